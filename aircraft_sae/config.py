@@ -1,0 +1,231 @@
+"""Configuration: one frozen dataclass per stage, the presets, and their JSON round trip."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, get_type_hints
+
+SOURCES = ("hangar", "fgvc", "folder")
+LEVELS = ("variant", "family", "manufacturer")
+TAXONOMIES = ("hangar", "pretraining")
+
+
+@dataclass(frozen=True)
+class HangarConfig:
+    """What the hangar renders."""
+
+    taxonomy: str = "hangar"
+    """"hangar" (30 variants) or "pretraining" (a disjoint, larger set)."""
+    n_variants: int | None = None
+    """Only the first so many variants; None takes all."""
+    scenes_per_variant: int = 100
+    size: int = 224
+    """Width and height of a picture in pixels."""
+    supersampling: int = 2
+    """Rays a pixel are this number squared."""
+    seed: int = 0
+    split_shares: tuple[float, float, float] = (0.57, 0.10, 0.33)
+    """Shares of each variant's scenes in train, val and test."""
+
+    def __post_init__(self):
+        _one_of("taxonomy", self.taxonomy, TAXONOMIES)
+        for name in ("scenes_per_variant", "size", "supersampling"):
+            _at_least(name, getattr(self, name), 1)
+        if self.n_variants is not None:
+            _at_least("n_variants", self.n_variants, 2)
+        if abs(sum(self.split_shares) - 1) > 1e-6 or min(self.split_shares) <= 0:
+            raise ValueError(f"split_shares must be positive and add up to 1, got {self.split_shares}")
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Where pictures come from: rendered, FGVC-Aircraft, or any folder in its layout."""
+
+    source: str = "hangar"
+    root: str | None = None
+    """Folder that holds (or, for "fgvc", will hold) fgvc-aircraft-2013b; unused by the hangar."""
+    banner: int = 0
+    """Rows cut off the bottom of every picture: 20 in FGVC-Aircraft, 0 elsewhere."""
+    on_bad_image: str = "raise"
+    """"raise" stops at unreadable pictures; "skip" leaves them out and records them."""
+    hangar: HangarConfig = field(default_factory=HangarConfig)
+
+    def __post_init__(self):
+        _one_of("source", self.source, SOURCES)
+        _one_of("on_bad_image", self.on_bad_image, ("raise", "skip"))
+        _at_least("banner", self.banner, 0)
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """How the ConvNeXt is built and trained."""
+
+    arch: str = "convnext_atto"
+    """Any ConvNeXt that timm knows."""
+    weights: str | None = "hangar_pretrained"
+    """A name in data/weights, a .safetensors or .pth file, "timm" (its hub), or None (from scratch)."""
+    layer_scale: float | None = None
+    """Initial layer scale when training from scratch; None keeps timm's 1e-6."""
+    level: str = "variant"
+    train_split: str = "train"
+    val_split: str | None = "val"
+    """Watched after each epoch, never chosen on; None where it is part of train_split."""
+    sizes: tuple[int, ...] = (224,)
+    """Picture size of each phase in pixels; the last one is used for evaluation."""
+    epochs: tuple[int, ...] = (8,)
+    """Epochs of each phase, as many as there are sizes."""
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup_epochs: float = 1.0
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    ema_decay: float = 0.99
+    """Decay per step of the averaged weights that are evaluated and saved."""
+    frozen_stages: int = 0
+    """The stem and this many stages keep their loaded weights."""
+    crop_scale: tuple[float, float] = (0.7, 1.0)
+    """Area share of the random crop; (1, 1) only resizes."""
+    flip: bool = True
+    colour_jitter: float = 0.2
+    mixed_precision: bool = True
+    """bfloat16 autocast on a GPU, and on a CPU that has it in hardware."""
+    seed: int = 0
+
+    def __post_init__(self):
+        _one_of("level", self.level, LEVELS)
+        if len(self.sizes) != len(self.epochs) or not self.sizes:
+            raise ValueError(f"sizes and epochs need one entry per phase, got {self.sizes} and {self.epochs}")
+        for name in ("batch_size", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for size in self.sizes:
+            _at_least("sizes", size, 32)
+        if not 0 <= self.frozen_stages <= 4:
+            raise ValueError(f"frozen_stages must be 0 to 4, got {self.frozen_stages}")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale must be two rising shares in (0, 1], got {self.crop_scale}")
+
+    @property
+    def n_epochs(self) -> int:
+        return sum(self.epochs)
+
+    @property
+    def image_size(self) -> int:
+        return self.sizes[-1]
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """One whole study: its name and the config of every stage."""
+
+    name: str = "hangar"
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+
+
+def presets() -> dict[str, StudyConfig]:
+    """All presets by name."""
+    return {
+        "smoke": StudyConfig(
+            name="smoke",
+            dataset=DatasetConfig(hangar=HangarConfig(n_variants=4, scenes_per_variant=12, size=64, supersampling=1)),
+            classifier=ClassifierConfig(
+                arch="test_convnext", weights=None, layer_scale=0.1, sizes=(64,), epochs=(2,), batch_size=8
+            ),
+        ),
+        "hangar": StudyConfig(),
+        "fgvc": StudyConfig(
+            name="fgvc",
+            dataset=DatasetConfig(source="fgvc", banner=20),
+            classifier=ClassifierConfig(
+                arch="convnext_tiny.fb_in22k_ft_in1k", weights="timm", train_split="trainval", val_split=None,
+                epochs=(30,), learning_rate=2e-4, ema_decay=0.999, crop_scale=(0.4, 1.0),
+            ),
+        ),
+        "photos": StudyConfig(
+            name="photos",
+            dataset=DatasetConfig(source="folder"),
+            classifier=ClassifierConfig(epochs=(12,)),
+        ),
+        "pretraining": StudyConfig(
+            name="pretraining",
+            dataset=DatasetConfig(hangar=HangarConfig(taxonomy="pretraining", scenes_per_variant=300, seed=1)),
+            classifier=ClassifierConfig(weights=None, layer_scale=0.1, sizes=(64, 128, 224), epochs=(20, 6, 1)),
+        ),
+    }
+
+
+def preset(name: str) -> StudyConfig:
+    """The preset called `name`; ValueError lists those there are."""
+    known = presets()
+    if name not in known:
+        raise ValueError(f"no preset {name!r}: choose one of {', '.join(known)}")
+    return known[name]
+
+
+def with_data_root(config: StudyConfig, data_root: str | None) -> StudyConfig:
+    """A copy that reads its pictures from `data_root`, or the same where that is empty.
+
+    Raises: ValueError where the source takes no folder, or needs one and has none.
+    """
+    if data_root:
+        if config.dataset.source == "hangar":
+            takers = ", ".join(name for name, known in presets().items() if known.dataset.source != "hangar")
+            raise ValueError(f"{config.name} renders its own pictures and takes no data root: only {takers} do")
+        config = change(config, **{"dataset.root": str(data_root)})
+    if config.dataset.source == "folder" and not config.dataset.root:
+        raise ValueError(
+            f"{config.name} needs a folder of pictures: name the one that holds fgvc-aircraft-2013b with --data-root, "
+            "data_root=... or AIRCRAFT_SAE_DATA_ROOT"
+        )
+    return config
+
+
+def to_json(config: Any) -> str:
+    """Readable JSON of a config dataclass."""
+    return json.dumps(asdict(config), indent=2)
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """A config of class `cls` from plain values; ValueError names unknown and missing fields."""
+    names = {f.name for f in fields(cls)}
+    if set(values) != names:
+        raise ValueError(
+            f"{cls.__name__}: unknown fields {sorted(set(values) - names)}, missing {sorted(names - set(values))}"
+        )
+    hints = get_type_hints(cls)
+    built = {}
+    for key, value in values.items():
+        if is_dataclass(hints[key]):
+            value = from_dict(hints[key], value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        built[key] = value
+    return cls(**built)
+
+
+def from_json(text: str) -> StudyConfig:
+    """A StudyConfig from what `to_json` wrote."""
+    return from_dict(StudyConfig, json.loads(text))
+
+
+def change(config: StudyConfig, **values: Any) -> StudyConfig:
+    """A copy with dotted fields changed, as in change(c, **{"classifier.seed": 1}); ValueError names a wrong field."""
+    for path, value in values.items():
+        head, _, rest = path.partition(".")
+        if not any(f.name == head for f in fields(config)):
+            names = ", ".join(f.name for f in fields(config))
+            raise ValueError(f"no field {head!r} in {type(config).__name__}: {names}")
+        config = replace(config, **{head: change(getattr(config, head), **{rest: value}) if rest else value})
+    return config
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -1,0 +1,289 @@
+"""From an airframe's numbers to triangles: fuselage, glass, wings, tail, engines and gear.
+
+Axes: x forward, y to the left wing, z up; metres until `build` scales the longer of length and span to 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import trimesh
+
+from aircraft_sae.hangar.airframes import Airframe
+from aircraft_sae.hangar.solids import Builder, Mesh, spindle, surface
+
+
+class _Fuselage:
+    """The surface of a fuselage as a function of station s (0 nose, 1 tail) and angle (0 left, pi/2 top)."""
+
+    def __init__(self, a: Airframe):
+        self.a, self.radius = a, a.girth / 2
+
+    def frame(self, s):
+        a, r = self.a, self.radius
+        s = np.asarray(s, float)
+        front = np.clip(s * a.length / (a.nose * a.girth), 0, 1)
+        rear = np.clip((1 - s) * a.length / (a.tail * a.girth), 0, 1)
+        blunt = (1 - (1 - front) ** a.nose_power) ** (1 / a.nose_power)
+        taper = a.tail_tip + (1 - a.tail_tip) * np.sin(np.pi / 2 * rear) ** 0.9
+        rise = -a.nose_droop * r * (1 - front) ** 2 + a.upsweep * r * (1 - rear) ** 1.7
+        hump = a.hump * r * np.exp(-(((s - a.hump_at) / 0.12) ** 4)) if a.hump else np.zeros_like(s)
+        return a.length * (0.5 - s), r * blunt * taper, rise, hump
+
+    def point(self, s, angle, out=0.0):
+        """Points (..., 3) on the skin, `out` metres above it."""
+        x, r, rise, hump = self.frame(s)
+        p = 2 / self.a.boxy
+        c, d = np.cos(angle), np.sin(angle)
+        y = (r + out) * np.sign(c) * np.abs(c) ** p
+        z = (r * self.a.section_height + out) * np.sign(d) * np.abs(d) ** p + np.clip(d, 0, 1) * hump + rise
+        return np.stack(np.broadcast_arrays(x, y, z), -1)
+
+    def patch(self, builder, s, angle, part, material, out, n=(3, 3), coat=0.0):
+        """A piece of skin between two stations and two angles, lifted a little: a window or a windscreen pane."""
+        grid = self.point(*np.meshgrid(np.linspace(*s, n[0]), np.linspace(*angle, n[1]), indexing="ij"), out)
+        index = np.arange(n[0] * n[1]).reshape(n)
+        a, b, c, d = (q.ravel() for q in (index[:-1, :-1], index[1:, :-1], index[:-1, 1:], index[1:, 1:]))
+        faces = np.concatenate([np.stack([a, b, c], 1), np.stack([c, b, d], 1)])
+        p = grid.reshape(-1, 3)
+        normal = np.cross(p[faces[0, 1]] - p[faces[0, 0]], p[faces[0, 2]] - p[faces[0, 0]])
+        centre = np.array([p[0, 0], 0, self.frame(np.mean(s))[2]])
+        if normal @ (p[faces[0, 0]] - centre) < 0:
+            faces = faces[:, ::-1]
+        builder.add(p, faces, part, material, coat)
+
+
+def _wing(b, a: Airframe, height, span, leading, chord):
+    """One pair of wings with what hangs at the tips; returns a function of span share -> (leading edge, chord)."""
+    half, root_y = span / 2, 0.0
+    sweep, dihedral = np.tan(np.radians(a.sweep)), np.tan(np.radians(a.dihedral))
+
+    def at(share):
+        y = root_y + share * half
+        kink = max(0.0, 0.35 - share) / 0.35 * a.kink * chord
+        length = chord * (1 - (1 - a.taper) * share)
+        return np.array([leading - sweep * y + kink * 0.4, y, height + dihedral * y]), length + kink
+
+    sections = [(*at(t), 0.13 - 0.03 * t, [0, 0, 1]) for t in (0, 0.12, 0.35, 0.7, 0.97, 1.0)]
+    tip, tip_chord = at(1.0)
+    if a.winglet in ("blended", "raked", "sharklet"):
+        lean, rise, back = {"blended": (0.25, 0.075, 0.9), "sharklet": (0.12, 0.12, 0.8), "raked": (1.0, 0.015, 1.5)}[
+            a.winglet
+        ]
+        up = np.array([0, -rise, lean * rise]) / np.hypot(rise, lean * rise) if a.winglet != "raked" else [0, 0, 1]
+        for t in (0.35, 1.0):
+            out = np.array([-back * rise * span * t, lean * rise * span * t, rise * span * t])
+            if a.winglet == "raked":
+                out = np.array([-0.045 * span * t, 0.05 * span * t, 0.006 * span * t])
+            sections.append((tip + out, tip_chord * (1 - 0.65 * t), 0.09, up))
+    surface(b, sections, "wing", "wing", mirror=True)
+    if a.winglet == "fence":
+        fence = [(tip + [0.15 * tip_chord, 0, z * span], tip_chord * c, 0.06, [0, 1, 0])
+                 for z, c in ((-0.035, 0.5), (0.0, 1.0), (0.04, 0.45))]  # fmt: skip
+        surface(b, fence, "wing", "wing", mirror=True)
+    if a.winglet == "tank":
+        b.revolve(spindle(1.5 * tip_chord, 0.28 * tip_chord), tip - [0.5 * tip_chord, 0, 0], "wing", "wing", True)
+    return at
+
+
+def _jet(b, centre, length, radius, mirror):
+    """A nacelle with open intake, fan face and exhaust cone."""
+    shell = [(0.38, 0.72), (0.5, 0.8), (0.5, 0.9), (0.36, 1.0), (0.0, 1.04), (-0.3, 0.9), (-0.5, 0.66), (-0.42, 0.6)]
+    b.revolve(np.asarray(shell) * [length, radius], centre, "engine", "engine", mirror)
+    fan = [(0.44, 0.0), (0.36, 0.18), (0.34, 0.76)]
+    b.revolve(np.asarray(fan) * [length, radius], centre, "engine", "rubber", mirror)
+    cone = [(-0.35, 0.68), (-0.5, 0.4), (-0.72, 0.0)]
+    b.revolve(np.asarray(cone) * [length, radius], centre, "engine", "metal", mirror)
+
+
+def _propeller(b, hub, radius, blades, mirror):
+    hub = np.asarray(hub, float)
+    spin = radius * 0.16
+    turning = [b.revolve([(spin * 1.7, 0), (spin * 1.3, spin * 0.6), (0, spin)], hub, "propeller", "propeller", mirror)]
+    for i in range(blades):
+        turn = 2 * np.pi * i / blades + 0.3
+        c, s = np.cos(turn), np.sin(turn)
+        rings = []
+        for share, width, twist in ((0.1, 0.1, 1.1), (0.45, 0.19, 0.75), (0.8, 0.17, 0.5), (1.0, 0.07, 0.4)):
+            across = np.array([-np.sin(twist), np.cos(twist)]) * width * radius / 2
+            thick = np.array([np.cos(twist), np.sin(twist)]) * radius * 0.012
+            corners = np.array([across, thick, -across, -thick])
+            local = np.stack([corners[:, 0], corners[:, 1], np.full(4, share * radius)], 1)
+            rings.append(np.stack([local[:, 0], local[:, 1] * c - local[:, 2] * s, local[:, 1] * s + local[:, 2] * c], 1))
+        turning.append(b.loft(np.asarray(rings) + hub, "propeller", "propeller", mirror=mirror))
+    for piece in turning:
+        # a mirrored piece comes right after its original
+        b.hubs += [(piece - 1, hub[1], hub[2]), (piece, -hub[1], hub[2])] if mirror else [(piece, hub[1], hub[2])]
+
+
+@lru_cache(maxsize=128)
+def build(a: Airframe) -> Mesh:
+    """The airframe with its gear down, the longer of length and span scaled to 1, centred between nose and tail."""
+    b, skin = Builder(), _Fuselage(a)
+    r, height = a.girth / 2, a.girth / 2 * a.section_height
+    stations = np.concatenate([np.linspace(0, 0.12, 14)[:-1] ** 1.3 / 0.12**0.3, np.linspace(0.12, 1, 36)])
+    stations[0] = 1e-4
+    angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+    rings = skin.point(stations[:, None], angles[None])
+    b.loft(rings, "fuselage", "body", np.broadcast_to(np.sin(angles), rings.shape[:2]))
+    _glass(b, a, skin)
+
+    wing_z = {"low": -0.72, "mid": -0.05, "high": 0.9, "parasol": 1.0}[a.wing_height] * height
+    leading = a.length * (0.5 - a.wing_at)
+    at = _wing(b, a, wing_z, a.span, leading, a.chord)
+    if a.biplane:
+        top = wing_z + a.biplane_gap
+        above = _wing(b, a, top, a.span * a.top_span, leading + 0.2 * a.chord, a.chord)
+        for share in a.strut_at:
+            for chordwise in (0.15, 0.65):
+                low, c = at(share)
+                high, d = above(share / a.top_span)
+                b.tube(low - [chordwise * c, 0, 0], high - [chordwise * d, 0, 0], 0.011 * a.girth + 0.02, "strut", "metal", True)
+        for x in (0.1, 0.6):
+            b.tube([leading - x * a.chord, 0.5 * r, 0.5 * height], [leading - x * a.chord, 0.9 * r, top], 0.04, "strut", "metal", True)
+    elif a.strut_at:
+        for share in a.strut_at:
+            spot, c = at(share)
+            b.tube([spot[0] - 0.35 * c, 0.8 * r, -0.75 * height], spot - [0.35 * c, 0, 0], 0.02 * a.girth, "strut", "wing", True)
+    for share in np.linspace(0.25, 0.8, a.fairings) if a.fairings else ():
+        spot, c = at(share)
+        size = 0.62 * c if share < 0.6 else 0.75 * c
+        profile = spindle(size, 0.065 * c + 0.035 * a.girth)
+        b.revolve(profile, spot - [1.0 * c, 0, 0.035 * c + 0.02 * a.girth], "flap_fairing", "wing", True, n=12)
+    _tail(b, a, skin)
+    _engines(b, a, skin, at, height)
+    ground, pitch = _gear(b, a, at, height)
+    mesh = b.mesh(ground, pitch)
+    scale = 1 / max(a.length, a.span)
+    hubs = tuple((piece, y * scale, z * scale) for piece, y, z in mesh.hubs)
+    return replace(mesh, vertices=mesh.vertices * np.float32(scale), hubs=hubs, ground=ground * scale)
+
+
+def _glass(b, a: Airframe, skin: _Fuselage):
+    lift = 0.012 * a.girth
+    for row in range(a.window_rows):
+        first, last = (0.13, a.window_end) if row == 0 else (a.hump_at - 0.1, a.hump_at + (0.09 if a.hump else 0.25))
+        first = max(first, a.nose * a.girth / a.length * 0.8)
+        pitch = a.window_pitch * a.girth / a.length
+        middle = np.arcsin(0.3 if row == 0 else 0.74)
+        for s in np.arange(first, last, pitch):
+            for side in (0, np.pi):
+                angle = (middle - 0.13, middle + 0.13) if side == 0 else (np.pi - middle - 0.13, np.pi - middle + 0.13)
+                skin.patch(b, (s, s + 0.55 * pitch), angle, "window", "window", lift, (2, 3))
+    if a.cockpit == "windscreen":
+        long = a.girth / a.length
+        start = a.nose * long * (0.38 if a.nose_power > 1.7 else 0.5)
+        for low, high, back in ((20, 48, 0.55), (52, 88, 0.42), (92, 128, 0.42), (132, 160, 0.55)):
+            lean = 0.16 * long if 50 < low < 130 else 0.3 * long
+            skin.patch(b, (start + lean, start + lean + back * long * a.cockpit_size), np.radians((low, high)), "cockpit", "cockpit", lift, (4, 4))
+        return
+    s = a.canopy_at
+    x, radius, rise, hump = (float(v) for v in skin.frame(s))
+    top = radius * a.section_height + rise + hump
+    long, wide, tall = a.canopy_length * a.length, 0.62 * radius, (0.85 if a.cockpit == "bubble" else 0.5) * a.girth * 0.5
+    sphere = trimesh.creation.icosphere(3)
+    p = sphere.vertices * [long / 2, wide, tall]
+    p[:, 0] -= 0.12 * long * np.clip(p[:, 2] / tall, 0, 1) ** 2
+    b.add(p + [x, 0, top - 0.12 * radius], sphere.faces, "cockpit", "cockpit")
+
+
+def _tail(b, a: Airframe, skin: _Fuselage):
+    x0 = a.length * (-0.5 + a.fin_at) + a.fin_chord
+    _, radius, rise, _ = (float(v) for v in skin.frame(1 - a.fin_at - 0.5 * a.fin_chord / a.length))
+    base, lean = rise + 0.4 * radius * a.section_height, np.tan(np.radians(a.fin_sweep))
+    levels = ((0, 1.0), (0.5, 1 - (1 - a.fin_taper) / 2), (0.97, a.fin_taper), (1.0, a.fin_taper * 0.85))
+    offsets = [0.0] if not a.twin_fin else [-1.0, 1.0]
+    half = a.stab_span / 2
+    for side in offsets:
+        y = side * half * (0.98 if a.twin_fin == "plate" else 0.4)
+        z = base if a.twin_fin != "plate" else base - 0.3 * a.fin_height
+        lean_out = 0.25 * side if a.twin_fin == "canted" else 0.0
+        fin = [([x0 - lean * t * a.fin_height, y + lean_out * t * a.fin_height, z + t * a.fin_height], a.fin_chord * c, 0.1, [0, 1, 0]) for t, c in levels]
+        surface(b, fin, "fin", "fin", [2 * t - 1 for t, _ in levels])
+    if a.dorsal:
+        front = x0 + a.dorsal * a.fin_chord
+        dorsal = [([front, 0, base - 0.1 * radius], front - x0 + 0.5 * a.fin_chord, 0.035, [0, 1, 0]),
+                  ([x0 - lean * 0.25 * a.fin_height, 0, base + 0.25 * a.fin_height], 0.5 * a.fin_chord, 0.08, [0, 1, 0])]  # fmt: skip
+        surface(b, dorsal, "fin", "body", [-1, -1])
+    share = {"conventional": 0.0, "cruciform": 0.45, "t": 0.97}[a.tail_kind]
+    z = base + share * a.fin_height if share else rise + 0.15 * radius
+    x = x0 - lean * share * a.fin_height + (0.0 if share else -0.1 * a.fin_chord) + a.stab_at * a.fin_chord
+    sweep, dihedral = np.tan(np.radians(a.stab_sweep)), np.tan(np.radians(a.stab_dihedral))
+    stab = [([x - sweep * t * half, t * half, z + dihedral * t * half], a.stab_chord * (1 - 0.5 * t), 0.09, [0, 0, 1]) for t in (0, 0.5, 0.97, 1)]
+    surface(b, stab, "stabilizer", "wing", mirror=True)
+
+
+def _engines(b, a: Airframe, skin: _Fuselage, at, height):
+    size = a.engine_size * a.girth
+    for share in a.wing_jets:
+        spot, chord = at(share)
+        below = spot + [0.18 * chord + 0.45 * size, 0, -0.62 * size]
+        _jet(b, below, 2.1 * size * a.engine_length, 0.5 * size, True)
+        pylon = [(below + [0.5 * size, 0, 0.42 * size], 1.9 * size, 0.1, [0, 1, 0]), (spot + [0.05 * chord, 0, 0], 0.75 * chord, 0.05, [0, 1, 0])]
+        surface(b, pylon, "engine", "engine", mirror=True)
+    for level in a.rear_jets:
+        s = 1 - a.rear_jets_at
+        x, radius, rise, _ = (float(v) for v in skin.frame(s))
+        centre = np.array([x, radius + 0.72 * size, rise + level * height])
+        _jet(b, centre, 2.3 * size * a.engine_length, 0.5 * size, True)
+        pylon = [([x + 0.4 * size, 0.5 * radius, centre[2]], 1.2 * size, 0.14, [0, 0, 1]), (centre + [0.4 * size, -0.4 * size, 0], 1.1 * size, 0.14, [0, 0, 1])]
+        surface(b, pylon, "engine", "engine", mirror=True)
+    if a.tail_jet == "fin":
+        x, radius, rise, _ = (float(v) for v in skin.frame(1 - a.fin_at - 0.7 * a.fin_chord / a.length))
+        _jet(b, [x - 0.3 * size, 0, rise + radius + 0.5 * size], 3.0 * size, 0.52 * size, False)
+    if a.tail_jet == "exhaust":
+        r = max(a.tail_tip * a.girth * 0.5, 0.3 * size)
+        x, rise = -a.length / 2, a.upsweep * a.girth / 2
+        b.revolve([(0.6 * r, r * 1.1), (-0.8 * r, r * 0.9), (-0.7 * r, r * 0.75), (0.5 * r, r * 0.6)], [x, 0, rise], "engine", "metal")
+        b.revolve([(0.4 * r, r * 0.8), (0.3 * r, 0)], [x, 0, rise], "engine", "rubber")
+        for side_height in a.intakes:
+            _, radius, _, _ = (float(v) for v in skin.frame(a.intake_at))
+            x = a.length * (0.5 - a.intake_at)
+            box = [(0.0, 0.72), (0.3, 0.85), (-1.2, 1.0), (-4.2, 0.7), (-5.0, 0.1)]
+            b.revolve(np.asarray(box) * [0.42 * size, 0.36 * size], [x, radius * 0.95, side_height * height], "engine", "body", True)
+            b.revolve(np.asarray([(0.05, 0.72), (0.0, 0.0)]) * [0.42 * size, 0.36 * size], [x, radius * 0.95, side_height * height], "engine", "rubber", True)
+    if a.nose_prop:
+        x, rise = a.length / 2, -a.nose_droop * a.girth / 2
+        if a.cowl:
+            r = 0.5 * a.cowl * a.girth
+            b.revolve([(-0.05 * r, 0.5 * r), (0.1 * r, 0.85 * r), (-0.2 * r, r), (-1.3 * r, r), (-1.8 * r, 0.8 * r)], [x - 0.05 * r, 0, rise], "engine", "engine")
+        _propeller(b, [x + 0.02 * a.girth, 0, rise], a.propeller * a.girth, a.blades, False)
+    for share in a.wing_props:
+        spot, chord = at(share)
+        long = chord + 1.6 * size
+        centre = spot + [0.8 * size - 0.35 * chord, 0, -0.12 * size if a.wing_height != "low" else 0.1 * size]
+        profile = [(0.5, 0.0), (0.5, 0.55), (0.4, 0.85), (0.2, 1.0), (-0.15, 0.9), (-0.5, 0.1)]
+        b.revolve(np.asarray(profile) * [long, 0.5 * size], centre, "engine", "engine", True)
+        _propeller(b, centre + [0.5 * long, 0, 0], a.propeller * a.girth, a.blades, True)
+
+
+def _gear(b, a: Airframe, at, height):
+    """Wheels on their legs; returns the ground's z and the attitude at rest."""
+    r, wheel = a.girth / 2, a.wheel * a.girth
+    low = -height - a.leg * a.girth
+    spot, chord = at(a.track)
+    x, y = spot[0] - 0.6 * chord, max(spot[1], 0.55 * r)
+    from_wing = a.wing_height == "low" and y > 0.8 * r
+    top = [x, y, spot[2]] if from_wing else [x, 0.6 * r, -0.6 * height]
+    x = a.length * (0.5 - a.wing_at) - 0.1 * a.chord if a.gear == "taildragger" else x
+    b.tube(top, [x, y, low + wheel], 0.05 * a.girth + 0.02, "main_gear", "metal", True)
+    rows = (-1.15 * wheel, 1.15 * wheel) if a.bogies == 2 else (0.0,)
+    for dx in rows:
+        for dy in (0.0,) if a.bogies == 0 else (-0.5 * wheel, 0.5 * wheel):
+            b.wheel(np.array([x + dx, y + dy, low + wheel]), wheel, 0.6 * wheel, "main_gear", True)
+    if a.spats:
+        b.revolve(spindle(3.6 * wheel, 1.15 * wheel), [x, y, low + 1.35 * wheel], "main_gear", "body", True)
+    if a.gear == "taildragger":
+        tail = np.array([-0.46 * a.length, 0, a.upsweep * r * 0.7 - r * 0.35])
+        b.tube(tail + [0, 0, 0.1 * r], tail - [0, 0, 0.35 * r], 0.04 * a.girth, "main_gear", "metal")
+        b.wheel(tail - [0, 0, 0.4 * r], 0.45 * wheel, 0.3 * wheel, "main_gear")
+        return low, float(np.arctan2(tail[2] - 0.6 * r - low, x - tail[0]) * 0.9)
+    nose = a.length * (0.5 - a.nose_gear_at)
+    b.tube([nose, 0, -0.6 * height], [nose, 0, low + 0.8 * wheel], 0.045 * a.girth + 0.02, "nose_gear", "metal")
+    for dy in (0.0,) if a.bogies == 0 else (-0.35 * wheel, 0.35 * wheel):
+        b.wheel(np.array([nose, dy, low + 0.8 * wheel]), 0.8 * wheel, 0.45 * wheel, "nose_gear")
+    if a.spats:
+        b.revolve(spindle(3.0 * wheel, 0.9 * wheel), [nose, 0, low + 1.15 * wheel], "nose_gear", "body")
+    return low, 0.0

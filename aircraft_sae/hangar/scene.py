@@ -1,0 +1,289 @@
+"""A scene: a small immutable record of one view, sampled without knowledge of the class, that can be edited."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from aircraft_sae.config import from_dict
+from aircraft_sae.hangar.solids import MATERIALS, PARTS
+
+Colour = tuple[float, float, float]
+"""Red, green and blue as seen on a screen, 0 to 1."""
+BACKGROUNDS = ("sky", "runway", "field", "apron")
+EDITS = ("remove", "recolour", "move", "scale")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where the picture is taken from; angles in radians, lengths in units of the longer of length and span."""
+
+    azimuth: float
+    """0 sees the nose, pi/2 the left side."""
+    elevation: float
+    roll: float
+    distance: float
+    focal: float
+    """Focal length in units of the picture's width."""
+    shift_x: float
+    """Where the aircraft's middle falls, in shares of the picture's width right of its centre."""
+    shift_y: float
+
+
+@dataclass(frozen=True)
+class Light:
+    azimuth: float
+    elevation: float
+    colour: Colour
+    sun: float
+    ambient: float
+
+
+@dataclass(frozen=True)
+class Livery:
+    colours: tuple[Colour, ...]
+    """One for each of MATERIALS."""
+    belly: Colour
+    belly_height: float
+    stripe: Colour
+    stripe_height: float
+    stripe_width: float
+    fin_band: Colour
+    fin_band_height: float
+    dirt: float
+    gloss: float
+
+
+@dataclass(frozen=True)
+class Background:
+    kind: str
+    zenith: Colour
+    horizon: Colour
+    ground: Colour
+    clouds: float
+    haze: float
+    hills: float
+    offset: tuple[float, float]
+    """Where the textures are read, so that no two skies or fields are alike."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What lens, sensor and file do to the picture."""
+
+    exposure: float
+    blur: float
+    """Standard deviation in pixels at 224 pixels' width."""
+    noise: float
+    quality: int
+    """JPEG quality."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    kind: str
+    part: str
+    value: tuple[float, ...] = ()
+    """recolour: a colour; move: x, y, z; scale: one factor about each solid's own centre."""
+
+    def __post_init__(self):
+        if self.kind not in EDITS:
+            raise ValueError(f"no edit {self.kind!r}: choose one of {', '.join(EDITS)}")
+        if self.part not in PARTS[2:]:
+            raise ValueError(f"no part {self.part!r} to {self.kind}: choose one of {', '.join(PARTS[2:])}")
+        n = {"remove": 0, "recolour": 3, "move": 3, "scale": 1}[self.kind]
+        if len(self.value) != n:
+            raise ValueError(f"{self.kind} takes {n} numbers, got {self.value}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One view of one variant. `hangar.render.render(scene, …)` turns it into a picture and a mask."""
+
+    variant: str
+    taxonomy: str
+    seed: int
+    camera: Camera
+    light: Light
+    livery: Livery
+    background: Background
+    finish: Finish
+    gear_down: bool
+    """Whether retractable gear is out; fixed gear always is, and on the ground all of it."""
+    propeller_turn: float
+    pitch: float
+    bank: float
+    shadows: bool = True
+    """Cast shadows; without them a removed part takes no shadow with it."""
+    edits: tuple[Edit, ...] = field(default=())
+
+    @property
+    def on_ground(self) -> bool:
+        return self.background.kind != "sky"
+
+    def remove(self, *parts: str) -> Scene:
+        """The scene without these parts."""
+        return self._edit(*(Edit("remove", part) for part in parts))
+
+    def recolour(self, part: str, colour: Colour) -> Scene:
+        """The scene with a part in one colour."""
+        return self._edit(Edit("recolour", part, tuple(colour)))
+
+    def move(self, part: str, by: tuple[float, float, float]) -> Scene:
+        """The scene with a part moved forward, left and up, in units of the longer of length and span."""
+        return self._edit(Edit("move", part, tuple(by)))
+
+    def scale(self, part: str, factor: float) -> Scene:
+        """The scene with each solid of a part scaled about its own centre."""
+        return self._edit(Edit("scale", part, (float(factor),)))
+
+    def look(self, **camera: float) -> Scene:
+        """The scene from elsewhere: any fields of Camera."""
+        return replace(self, camera=replace(self.camera, **camera))
+
+    def _edit(self, *edits: Edit) -> Scene:
+        return replace(self, edits=self.edits + edits)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Scene:
+        """The scene that `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        edits = tuple(Edit(e["kind"], e["part"], tuple(e["value"])) for e in values.pop("edits"))
+        livery = values["livery"]
+        livery["colours"] = tuple(tuple(c) for c in livery["colours"])
+        return replace(from_dict(cls, {**values, "edits": ()}), edits=edits)
+
+
+def factors(scene: Scene) -> dict[str, float | str | bool]:
+    """The scene's numbers, flat, for a table: camera_azimuth, light_sun, livery_dirt, …"""
+    row: dict[str, Any] = {}
+    for group in ("camera", "light", "livery", "background", "finish"):
+        record = getattr(scene, group)
+        for f in fields(record):
+            value = getattr(record, f.name)
+            if not isinstance(value, tuple):
+                row[f"{group}_{f.name}"] = value
+    return row | {name: getattr(scene, name) for name in ("gear_down", "propeller_turn", "pitch", "bank", "seed")}
+
+
+def sample(variant: str, taxonomy: str, seed: int, number: int) -> Scene:
+    """The scene `number` of a seed. Nothing but the name depends on the variant, so nothing else gives it away."""
+    rng = np.random.default_rng([seed, number])
+    kind = str(rng.choice(BACKGROUNDS, p=[0.46, 0.2, 0.14, 0.2]))
+    ground = kind != "sky"
+    bank, pitch = (0.0, 0.0) if ground else (float(rng.normal(0, 0.14)), float(rng.uniform(-0.05, 0.2)))
+    return Scene(
+        variant=variant, taxonomy=taxonomy, seed=int(rng.integers(2**31)),
+        camera=_camera(rng, ground), light=_light(rng), livery=_livery(rng), background=_background(rng, kind),
+        finish=Finish(
+            exposure=float(rng.uniform(0.85, 1.2)), blur=float(rng.uniform(0, 0.7)),
+            noise=float(rng.uniform(0, 0.02)), quality=int(rng.integers(70, 96)),
+        ),
+        gear_down=ground or bool(rng.random() < 0.45), propeller_turn=float(rng.uniform(0, 2 * np.pi)),
+        pitch=pitch, bank=bank,
+    )  # fmt: skip
+
+
+# Nose, tail, fin, wing tips and wheels of no airframe in particular: the camera is fitted to them.
+_OUTLINE = np.array([[0.5, 0, 0], [-0.5, 0, 0.04], [-0.46, 0, 0.2], [0, 0.42, 0.02], [0, -0.42, 0.02], [0, 0, -0.14]])
+
+
+def _camera(rng: np.random.Generator, ground: bool) -> Camera:
+    side = rng.choice([-1, 1])
+    azimuth = side * (np.pi / 2 + rng.normal(0, 0.6)) if rng.random() < 0.82 else rng.uniform(-np.pi, np.pi)
+    # spotters stand at the fence or on a terrace; in the air they look up more often than down
+    elevation = 0.03 + abs(rng.normal(0, 0.16)) if ground else rng.normal(-0.1, 0.25)
+    camera = Camera(float(azimuth), float(np.clip(elevation, -0.7, 0.7)), float(rng.normal(0, 0.07)),
+                    float(rng.uniform(2.2, 7.0)), 1.0, 0.0, 0.0)  # fmt: skip
+    x, y = _project(camera, _OUTLINE)
+    width, height = np.ptp(x), np.ptp(y)
+    fill = rng.triangular(0.6, 0.92, 1.0)
+    focal = fill / max(width, height)
+    room_x, room_y = (max(0.02, (1 - size * focal) / 2) for size in (width, height))
+    # up to three cells of a 7 x 7 grid
+    shift = [float(np.clip(rng.uniform(-room, room), -3 / 7, 3 / 7)) for room in (room_x, room_y)]
+    return replace(camera, focal=float(focal), shift_x=shift[0] - float(x.max() + x.min()) / 2 * focal,
+                   shift_y=shift[1] - float(y.max() + y.min()) / 2 * focal)  # fmt: skip
+
+
+def axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Position relative to the target and the unit vectors right, down and forward."""
+    a, e, r = camera.azimuth, camera.elevation, camera.roll
+    back = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
+    right = np.array([-np.sin(a), np.cos(a), 0.0])
+    down = np.cross(-back, right)
+    return (camera.distance * back, np.cos(r) * right + np.sin(r) * down, np.cos(r) * down - np.sin(r) * right, -back)
+
+
+def _project(camera: Camera, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    position, right, down, forward = axes(camera)
+    p = points - position
+    depth = p @ forward
+    return p @ right / depth, p @ down / depth
+
+
+def _light(rng: np.random.Generator) -> Light:
+    elevation = float(rng.uniform(0.25, 1.2))
+    warm = max(0.0, 0.6 - elevation)
+    overcast = rng.random() < 0.25
+    return Light(
+        float(rng.uniform(-np.pi, np.pi)), elevation, (1.0, 1.0 - 0.3 * warm, 0.97 - 0.7 * warm),
+        float(rng.uniform(0.3, 0.7) if overcast else rng.uniform(1.3, 2.1)),
+        float(rng.uniform(0.75, 1.0) if overcast else rng.uniform(0.4, 0.65)),
+    )  # fmt: skip
+
+
+def _vivid(rng: np.random.Generator) -> Colour:
+    hue, saturation, value = rng.random() * 6, rng.uniform(0.5, 0.95), rng.uniform(0.3, 0.9)
+    k = (np.array([5, 3, 1]) + hue) % 6
+    return tuple(float(c) for c in value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1)))
+
+
+def _grey(rng: np.random.Generator, low: float, high: float) -> Colour:
+    return tuple(float(c) for c in np.clip(rng.uniform(low, high) + rng.normal(0, 0.015, 3), 0, 1))
+
+
+def _livery(rng: np.random.Generator) -> Livery:
+    def paint(white: float) -> Colour:
+        draw = rng.random()
+        return _grey(rng, 0.86, 0.97) if draw < white else _grey(rng, 0.3, 0.75) if draw < white + 0.2 else _vivid(rng)
+
+    body = paint(0.5)
+    wing = body if rng.random() < 0.35 else paint(0.25) if rng.random() < 0.4 else _grey(rng, 0.5, 0.8)
+    fin = body if rng.random() < 0.2 else _vivid(rng) if rng.random() < 0.8 else paint(0.3)
+    engine = body if rng.random() < 0.4 else paint(0.25)
+    # glass, tyres and propellers vary too, or their share of the pixels would tell the class
+    glass = [_grey(rng, 0.05, 0.3) if rng.random() < 0.7 else tuple(c * 0.6 for c in _vivid(rng)) for _ in range(2)]
+    dark, metal = _grey(rng, 0.06, 0.25), _grey(rng, 0.3, 0.8)
+    propeller = _grey(rng, 0.08, 0.8)
+    colours = dict(body=body, wing=wing, fin=fin, engine=engine, window=glass[0], cockpit=glass[1], rubber=dark,
+                   metal=metal, propeller=propeller)  # fmt: skip
+    striped = rng.random() < 0.55
+    return Livery(
+        colours=tuple(colours[m] for m in MATERIALS),
+        belly=paint(0.2) if rng.random() < 0.4 else body, belly_height=float(rng.uniform(-0.6, 0.0)),
+        stripe=_vivid(rng), stripe_height=float(rng.uniform(-0.4, 0.5)),
+        stripe_width=float(rng.uniform(0.05, 0.22)) if striped else 0.0,
+        fin_band=_vivid(rng) if rng.random() < 0.5 else fin, fin_band_height=float(rng.uniform(-0.6, 0.6)),
+        dirt=float(rng.uniform(0, 0.35)), gloss=float(rng.uniform(0.15, 1.0)),
+    )  # fmt: skip
+
+
+def _background(rng: np.random.Generator, kind: str) -> Background:
+    zenith = np.array([0.22, 0.42, 0.75]) * rng.uniform(0.7, 1.25) + rng.normal(0, 0.03, 3)
+    horizon = np.array([0.72, 0.81, 0.9]) * rng.uniform(0.8, 1.08) + rng.normal(0, 0.03, 3)
+    grey = rng.random() * (rng.random() < 0.45)
+    zenith, horizon = ((1 - grey) * c + grey * (0.4 * c.mean() + 0.4) for c in (zenith, horizon))
+    ground = {"sky": [0.4, 0.42, 0.38], "runway": [0.36, 0.36, 0.37], "field": [0.36, 0.45, 0.22], "apron": [0.58, 0.57, 0.55]}[kind]
+    ground = np.array(ground) * rng.uniform(0.7, 1.25) + rng.normal(0, 0.02, 3)
+    return Background(
+        kind, *(tuple(float(v) for v in np.clip(c, 0.02, 1)) for c in (zenith, horizon, ground)),
+        clouds=float(rng.uniform(0, 1)), haze=float(rng.uniform(0.1, 0.8)), hills=float(rng.uniform(0, 1)),
+        offset=(float(rng.random()), float(rng.random())),
+    )  # fmt: skip

@@ -1,0 +1,138 @@
+"""Solids that airframes are made of: lofts, tubes, bodies of revolution, wheels and lifting surfaces.
+
+Axes: x forward, y to the left wing, z up. Each triangle knows its part and its material.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import trimesh
+
+PARTS = (
+    "sky", "ground", "fuselage", "wing", "stabilizer", "fin", "engine", "propeller",
+    "nose_gear", "main_gear", "window", "cockpit", "strut", "flap_fairing",
+)  # fmt: skip
+"""Part names; the index is the value in a mask. The first two are background."""
+MATERIALS = ("body", "wing", "fin", "engine", "window", "cockpit", "rubber", "metal", "propeller")
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles of one airframe."""
+
+    vertices: np.ndarray  # (n, 3) float32
+    normals: np.ndarray  # (n, 3) float32, outward
+    coat: np.ndarray  # (n,) float32: height on the fuselage or along the fin in [-1, 1], where paint schemes are read
+    piece: np.ndarray  # (n,) int32: number of the solid that a vertex belongs to
+    faces: np.ndarray  # (m, 3) int32
+    part: np.ndarray  # (m,) uint8, index into PARTS
+    material: np.ndarray  # (m,) uint8, index into MATERIALS
+    hubs: tuple[tuple[int, float, float], ...]  # (piece, y, z) of what turns with each propeller
+    ground: float  # z of the wheels' lowest point
+    pitch: float  # rest attitude on the ground in radians, nose up
+
+    def keep(self, faces: np.ndarray) -> Mesh:
+        """The same vertices with only some of the faces (boolean or index array)."""
+        return replace(self, faces=self.faces[faces], part=self.part[faces], material=self.material[faces])
+
+
+class Builder:
+    """Collects solids and joins them into a mesh."""
+
+    def __init__(self):
+        self.vertices, self.faces, self.coat, self.piece, self.part, self.material, self.normals = ([] for _ in range(7))
+        self.n_vertices = self.n_pieces = 0
+        self.hubs = []
+
+    def add(self, vertices, faces, part, material, coat=0.0, mirror=False):
+        """Add a solid; `mirror` adds its image on the other side as a piece of its own. Returns the piece's number."""
+        vertices, faces = np.asarray(vertices, float), np.asarray(faces)
+        self.vertices.append(vertices)
+        self.normals.append(trimesh.Trimesh(vertices, faces, process=False).vertex_normals)
+        self.faces.append(faces + self.n_vertices)
+        self.coat.append(np.broadcast_to(np.asarray(coat, float), len(vertices)))
+        self.piece.append(np.full(len(vertices), self.n_pieces))
+        self.part.append(np.full(len(faces), PARTS.index(part)))
+        self.material.append(np.full(len(faces), MATERIALS.index(material)))
+        self.n_vertices += len(vertices)
+        self.n_pieces += 1
+        if mirror:
+            self.add(vertices * [1, -1, 1], faces[:, ::-1], part, material, coat)
+        return self.n_pieces - 1
+
+    def loft(self, rings, part, material, coat=0.0, mirror=False, caps=True):
+        """A skin over closed rings (k, m, 3), its ends closed by fans with vertices of their own."""
+        rings = np.asarray(rings, float)
+        k, m = rings.shape[:2]
+        i, j = np.meshgrid(np.arange(k - 1), np.arange(m), indexing="ij")
+        a, b = (i * m + j).ravel(), (i * m + (j + 1) % m).ravel()
+        faces = np.concatenate([np.stack([a, a + m, b], 1), np.stack([b, a + m, b + m], 1)])
+        vertices, coat = rings.reshape(-1, 3), np.broadcast_to(np.asarray(coat, float), (k, m)).ravel()
+        if caps:
+            loop = np.arange(m)
+            for ring, level, turn in ((rings[0], coat[:m], 1), (rings[-1], coat[-m:], -1)):
+                base = len(vertices)
+                vertices = np.concatenate([vertices, ring, ring.mean(0, keepdims=True)])
+                coat = np.concatenate([coat, level, [level.mean()]])
+                fan = np.stack([base + loop, base + (loop + 1) % m, np.full(m, base + m)], 1)
+                faces = np.concatenate([faces, fan[:, ::turn]])
+        # rings may run either way round: turn the skin so that its volume is positive
+        triangles = vertices[faces] - vertices.mean(0)
+        if np.einsum("ij,ij->i", triangles[:, 0], np.cross(triangles[:, 1], triangles[:, 2])).sum() < 0:
+            faces = faces[:, ::-1]
+        return self.add(vertices, faces, part, material, coat, mirror)
+
+    def tube(self, start, end, radius, part, material, mirror=False, flat=1.0):
+        """A straight rod between two points; `flat` thins it along y or z into a fairing."""
+        start, end = np.asarray(start, float), np.asarray(end, float)
+        axis = (end - start) / np.linalg.norm(end - start)
+        side = np.cross(axis, [1.0, 0, 0] if abs(axis[0]) < 0.9 else [0, 1.0, 0])
+        side /= np.linalg.norm(side)
+        angle = np.linspace(0, 2 * np.pi, 8, endpoint=False)[:, None]
+        ring = radius * (flat * np.cos(angle) * side + np.sin(angle) * np.cross(axis, side))
+        self.loft([start + ring, end + ring], part, material, mirror=mirror)
+
+    def revolve(self, profile, centre, part, material, mirror=False, n=20):
+        """A body of revolution about x from (x, radius) pairs, open where the radius is not 0."""
+        x, r = np.asarray(profile, float).T
+        angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
+        rings = np.stack(
+            [np.broadcast_to(x[:, None], (len(x), n)), r[:, None] * np.cos(angle), r[:, None] * np.sin(angle)], -1
+        )
+        return self.loft(rings + np.asarray(centre, float), part, material, mirror=mirror, caps=False)
+
+    def wheel(self, centre, radius, width, part, mirror=False):
+        angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+        circle = np.stack([np.cos(angle), np.zeros(16), np.sin(angle)], 1) * radius
+        hub = [circle * s + np.array([0, y * width, 0]) for s, y in ((0.7, -0.5), (1, -0.3), (1, 0.3), (0.7, 0.5))]
+        self.loft(np.asarray(hub) + centre, part, "rubber", mirror=mirror)
+
+    def mesh(self, ground, pitch):
+        join = np.concatenate
+        return Mesh(
+            join(self.vertices).astype(np.float32), join(self.normals).astype(np.float32),
+            join(self.coat).astype(np.float32), join(self.piece).astype(np.int32), join(self.faces).astype(np.int32),
+            join(self.part).astype(np.uint8), join(self.material).astype(np.uint8), tuple(self.hubs), ground, pitch,
+        )  # fmt: skip
+
+
+def aerofoil(leading, chord, thickness, up, n=9):
+    """One closed section (2n - 2, 3): a symmetric four-digit aerofoil; `up` is the thickness direction."""
+    u = (1 - np.cos(np.linspace(0, np.pi, n))) / 2
+    half = 5 * thickness * (0.2969 * np.sqrt(u) - 0.126 * u - 0.3516 * u**2 + 0.2843 * u**3 - 0.1036 * u**4)
+    u, half = np.concatenate([u, u[-2:0:-1]]), np.concatenate([half, -half[-2:0:-1]])
+    return leading + chord * (u[:, None] * [-1.0, 0, 0] + half[:, None] * up)
+
+
+def surface(builder, sections, part, material, coat=None, mirror=False):
+    """A lifting surface through sections of (leading edge, chord, thickness share, thickness direction)."""
+    rings = [aerofoil(np.asarray(le, float), c, t, np.asarray(up, float)) for le, c, t, up in sections]
+    builder.loft(rings, part, material, 0.0 if coat is None else np.asarray(coat)[:, None], mirror)
+
+
+def spindle(length, radius, n=11):
+    """Profile of a spindle from +length/2 to -length/2."""
+    t = np.linspace(0, np.pi, n)
+    return np.stack([length / 2 * np.cos(t), radius * np.sin(t)], 1)

@@ -1,0 +1,206 @@
+"""The hangar: determinism, edits, masks, layout, speed of nothing, and no shortcut to the class."""
+
+import hashlib
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import ndimage
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torchvision.datasets import FGVCAircraft
+
+from aircraft_sae.config import HangarConfig
+from aircraft_sae.hangar.airframes import taxonomy
+from aircraft_sae.hangar.dataset import render_dataset
+from aircraft_sae.hangar.meshes import build
+from aircraft_sae.hangar.render import render
+from aircraft_sae.hangar.scene import Scene, sample
+from aircraft_sae.hangar.solids import PARTS
+
+HANGAR = taxonomy("hangar")
+SMALL = HangarConfig(n_variants=3, scenes_per_variant=6, size=48, supersampling=1)
+# variants and the parts that the test of edits takes off them; together they have every part
+EDITED = {"210-300": ["fuselage", "wing", "stabilizer", "fin", "engine", "nose_gear", "window", "cockpit"],
+          "172": ["main_gear", "strut", "propeller"], "250-400": ["flap_fairing"]}  # fmt: skip
+
+
+def scene_of(variant: str, **camera: float) -> Scene:
+    """A clear view on the ground from the front left, without blur."""
+    scene = sample(variant, "hangar", 0, 4)
+    scene = replace(scene, background=replace(scene.background, kind="apron"), finish=replace(scene.finish, blur=0.0), gear_down=True)
+    view = dict(azimuth=0.95, elevation=0.08, roll=0.0, distance=4.0, focal=3.2, shift_x=0.0, shift_y=0.05)
+    return scene.look(**(view | camera))
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hangar")
+    render_dataset(SMALL, folder, workers=1)
+    return folder
+
+
+def test_taxonomies_have_the_promised_sizes_and_nothing_in_common():
+    pretraining = taxonomy("pretraining")
+    assert (len(HANGAR), len({a.family for a in HANGAR}), len({a.manufacturer for a in HANGAR})) == (30, 15, 6)
+    assert len(pretraining) >= 60
+    everything = HANGAR + pretraining
+    assert len({a.variant for a in everything}) == len({a.shape() for a in everything}) == len(everything)
+
+
+@pytest.mark.parametrize("frame", HANGAR, ids=lambda a: a.variant)
+def test_every_airframe_is_well_formed(frame):
+    mesh = build(frame)
+    assert np.isfinite(mesh.vertices).all() and np.isfinite(mesh.normals).all()
+    assert mesh.faces.max() < len(mesh.vertices)
+    extent = np.ptp(mesh.vertices, axis=0)
+    assert 0.95 < extent[:2].max() < 1.35 and extent[2] < 0.6, extent
+
+
+def test_every_part_is_seen_somewhere():
+    seen = np.zeros(len(PARTS), int)
+    for number, frame in enumerate(HANGAR):
+        seen += np.bincount(render(sample(frame.variant, "hangar", 0, number), 112, 1).mask.ravel(), minlength=len(PARTS)) > 0
+    assert (seen > 0).all(), dict(zip(PARTS, seen, strict=True))
+
+
+@pytest.mark.parametrize(("variant", "part"), [(v, p) for v, parts in EDITED.items() for p in parts])
+def test_removing_a_part_changes_its_pixels_and_no_others(variant, part):
+    # one ray a pixel, so that the mask says exactly what each pixel shows
+    scene = replace(scene_of(variant), shadows=False)
+    before, after = render(scene, 224, 1), render(scene.remove(part), 224, 1)
+    own = before.mask == PARTS.index(part)
+    changed = (before.image != after.image).any(2)
+    assert own.sum() >= 20
+    assert not changed[~own].any()
+    assert changed[own].mean() > 0.6
+    assert not (after.mask == PARTS.index(part)).any()
+    assert (before.mask[~own] == after.mask[~own]).all()
+
+
+def test_removing_a_part_with_shadows_also_changes_where_its_shadow_fell():
+    scene = scene_of("210-300", elevation=0.3)
+    before, after = render(scene, 224, 1), render(scene.remove("wing"), 224, 1)
+    changed = (before.image != after.image).any(2) & (before.mask != PARTS.index("wing"))
+    ground = before.mask == PARTS.index("ground")
+    assert changed[ground].sum() > 50
+    # what was in shadow is lighter without the wing
+    gain = after.image.astype(int).sum(2) - before.image.astype(int).sum(2)
+    assert (gain[changed & ground] > 0).mean() > 0.95
+
+
+def test_edits_do_what_they_say():
+    scene = replace(scene_of("210-300"), shadows=False)
+    plain = render(scene, 224, 1)
+    fin, engine = (plain.mask == PARTS.index(p) for p in ("fin", "engine"))
+
+    red = render(scene.recolour("fin", (0.9, 0.05, 0.05)), 224, 1)
+    assert ((red.image != plain.image).any(2) <= fin).all() and (red.mask == plain.mask).all()
+    assert (red.image[fin, 0].astype(int) > red.image[fin, 1].astype(int) + 20).mean() > 0.9
+
+    def middle(mask):
+        return np.array(ndimage.center_of_mass(mask == PARTS.index("engine")))
+
+    moved = render(scene.move("engine", (0.08, 0, 0)), 224, 1)
+    shift = middle(moved.mask) - middle(plain.mask)
+    # the camera stands ahead on the left: forward is to the left in the picture
+    assert shift[1] < -3
+    allowed = engine | (moved.mask == PARTS.index("engine"))
+    assert ((moved.image != plain.image).any(2) <= allowed).all()
+    assert (render(scene.scale("engine", 1.4), 224, 1).mask == PARTS.index("engine")).sum() > 1.2 * engine.sum()
+    assert (render(scene.scale("engine", 1.0), 224, 1).image == plain.image).mean() > 0.999
+
+    other = sample("210-300", "hangar", 0, 9).livery
+    repainted = render(replace(scene, livery=other), 224, 1)
+    assert (repainted.mask == plain.mask).all()
+    assert (repainted.image == plain.image).all(2)[plain.mask < 2].all()
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda s: s.remove("rotor"), "rotor"),
+        (lambda s: s.remove("sky"), "sky"),
+        (lambda s: s.move("fin", (1.0,)), "3 numbers"),
+        (lambda s: render(replace(s, variant="Concorde")), "Concorde"),
+    ],
+)
+def test_impossible_edits_are_refused(edit, words):
+    with pytest.raises(ValueError, match=words):
+        edit(scene_of("172"))
+
+
+def test_a_scene_survives_json_and_renders_to_the_same_bytes():
+    scene = sample("F/A-9D", "hangar", 3, 77).remove("engine").move("fin", (0.1, 0, 0)).scale("wing", 1.1)
+    again = Scene.from_json(scene.to_json())
+    assert again == scene
+    first, second = render(scene, 64), render(again, 64)
+    assert first.image.tobytes() == second.image.tobytes() and first.mask.tobytes() == second.mask.tobytes()
+
+
+def test_only_the_name_depends_on_the_variant():
+    one, other = (sample(v, "hangar", 0, 5) for v in ("172", "Delta 5"))
+    assert replace(one, variant="Delta 5") == other
+    assert sample("172", "hangar", 0, 6) != one != sample("172", "hangar", 1, 5)
+
+
+def test_same_bytes_with_one_worker_or_two_and_after_an_interruption(rendered, tmp_path):
+    # two workers are two fresh processes: this also compares processes with each other
+    render_dataset(SMALL, tmp_path, workers=2)
+    assert digest(tmp_path) == digest(rendered)
+    images = tmp_path / "fgvc-aircraft-2013b/data/images"
+    for name in ("0000003.jpg", "0000011.jpg"):
+        (images / name).unlink()
+    render_dataset(SMALL, tmp_path, workers=1)
+    assert digest(tmp_path) == digest(rendered)
+
+
+def test_layout_is_what_torchvision_reads(rendered):
+    data = rendered / "fgvc-aircraft-2013b/data"
+    table = pd.read_parquet(data / "scenes.parquet")
+    for level, split in itertools.product(("variant", "family", "manufacturer"), ("train", "val", "trainval", "test")):
+        dataset = FGVCAircraft(rendered, split=split, annotation_level=level)
+        members = table[table.split.isin(["train", "val"] if split == "trainval" else [split])]
+        assert [dataset.classes[label] for label in dataset._labels] == members[level].tolist()
+    assert set(table.split) == {"train", "val", "test"}
+    assert (table.groupby("variant").split.value_counts().groupby("split").nunique() == 1).all()
+    for row in table.itertuples():
+        mask = np.asarray(Image.open(data / "masks" / f"{row.image}.png"))
+        assert mask.dtype == np.uint8 and mask.shape == (SMALL.size, SMALL.size)
+        aircraft = mask >= 2
+        assert aircraft[row.ymin - 1 : row.ymax, row.xmin - 1 : row.xmax].sum() == aircraft.sum() > 0
+        picture = render(Scene.from_json(row.scene), SMALL.size, SMALL.supersampling)
+        assert (picture.mask == mask).all()
+
+
+@pytest.mark.parametrize("clue", ["background", "histogram"])
+def test_no_shortcut_to_the_class(clue):
+    """A linear classifier on held-out scenes sees at most chance plus three standard errors."""
+    n, features, labels = 24, [], []
+    for label, frame in enumerate(HANGAR):
+        for i in range(n):
+            scene = sample(frame.variant, "hangar", 3, label * n + i)
+            if clue == "background":
+                image = render(scene.remove(*PARTS[2:]), 48, 1).image
+                features.append(image.reshape(12, 4, 12, 4, 3).mean((1, 3)).ravel())
+            else:
+                picture = render(scene, 64, 1)
+                pixels = picture.image[picture.mask >= 2] // 64
+                counts = np.bincount(pixels @ [16, 4, 1], minlength=64)
+                features.append(counts / counts.sum())
+            labels.append(label)
+    features, labels = np.array(features), np.array(labels)
+    train = np.arange(len(labels)) % n < n // 2
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+    accuracy = model.fit(features[train], labels[train]).score(features[~train], labels[~train])
+    chance = 1 / len(HANGAR)
+    assert accuracy <= chance + 3 * np.sqrt(chance * (1 - chance) / (~train).sum())
