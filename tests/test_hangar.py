@@ -33,13 +33,22 @@ EDITED = {"210-300": ["fuselage", "wing", "stabilizer", "fin", "engine", "nose_g
 def scene_of(variant: str, **camera: float) -> Scene:
     """A clear view on the ground from the front left, without blur."""
     scene = sample(variant, "hangar", 0, 4)
-    scene = replace(scene, background=replace(scene.background, kind="apron"), finish=replace(scene.finish, blur=0.0), gear_down=True)
+    scene = replace(
+        scene,
+        background=replace(scene.background, kind="apron"),
+        finish=replace(scene.finish, blur=0.0),
+        gear_down=True,
+    )
     view = dict(azimuth=0.95, elevation=0.08, roll=0.0, distance=4.0, focal=3.2, shift_x=0.0, shift_y=0.05)
     return scene.look(**(view | camera))
 
 
 def digest(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +78,10 @@ def test_every_airframe_is_well_formed(frame):
 def test_every_part_is_seen_somewhere():
     seen = np.zeros(len(PARTS), int)
     for number, frame in enumerate(HANGAR):
-        seen += np.bincount(render(sample(frame.variant, "hangar", 0, number), 112, 1).mask.ravel(), minlength=len(PARTS)) > 0
+        seen += (
+            np.bincount(render(sample(frame.variant, "hangar", 0, number), 112, 1).mask.ravel(), minlength=len(PARTS))
+            > 0
+        )
     assert (seen > 0).all(), dict(zip(PARTS, seen, strict=True))
 
 

@@ -230,7 +230,9 @@ _HANGAR = {
         }),
         "Cormorant Isle": ("flying_boat_hauler", dict(), {
             "Isle 100": dict(),
-            "Isle 300": dict(twin_fin="plate", tail_kind="conventional", blades=5, length=21.0, fin_height=3.0, fin_chord=2.4),
+            "Isle 300": dict(
+                twin_fin="plate", tail_kind="conventional", blades=5, length=21.0, fin_height=3.0, fin_chord=2.4,
+            ),
         }),
     }),
     "Dunlin": (dict(fin_sweep=38.0), {
@@ -258,12 +260,15 @@ _HANGAR = {
             "F-9A/B": dict(),
             "F/A-9D": dict(twin_fin="canted", span=12.5, chord=5.0, sweep=32.0, length=16.5, girth=2.0),
         }),
-        "Falken Delta": ("fighter", dict(sweep=56.0, chord=8.2, taper=0.05, span=9.5, wing_height="low", wing_at=0.42, stab_span=0.4, stab_chord=0.3), {
+        "Falken Delta": ("fighter", dict(
+            sweep=56.0, chord=8.2, taper=0.05, span=9.5, wing_height="low", wing_at=0.42, stab_span=0.4, stab_chord=0.3,
+        ), {
             "Delta 3": dict(),
             "Delta 5": dict(length=18.0, fin_height=3.4, dorsal=1.2, canopy_length=0.28, winglet="tank"),
         }),
     }),
 }  # fmt: skip
+
 
 def _make(archetype: str, *changes: dict, **names: str) -> Airframe:
     frame = replace(Airframe(**_ARCHETYPES[archetype]), **names)
@@ -282,7 +287,7 @@ def _hangar() -> list[Airframe]:
     ]
 
 
-def _pretraining(n_families: int = 32, n_variants: int = 3) -> list[Airframe]:
+def _pretraining(n_families: int = 20, n_variants: int = 3) -> list[Airframe]:
     """Families drawn at random from every archetype, each with variants that change two or three things."""
     rng = np.random.default_rng(20260)
     scaled = ("length", "girth", "span", "chord", "fin_height", "fin_chord", "stab_span", "nose", "tail", "engine_size",
@@ -293,8 +298,13 @@ def _pretraining(n_families: int = 32, n_variants: int = 3) -> list[Airframe]:
         kind = kinds[number % len(kinds)]
         base = _make(kind)
         base = replace(base, **{name: float(getattr(base, name) * rng.uniform(0.8, 1.25)) for name in scaled})
-        base = replace(base, sweep=base.sweep + float(rng.uniform(-5, 9)), fin_sweep=base.fin_sweep + float(rng.uniform(-10, 10)),
-                       dihedral=base.dihedral + float(rng.uniform(-2, 3)), nose_power=float(rng.uniform(1.5, 2.5)))  # fmt: skip
+        base = replace(
+            base,
+            sweep=base.sweep + float(rng.uniform(-5, 9)),
+            fin_sweep=base.fin_sweep + float(rng.uniform(-10, 10)),
+            dihedral=base.dihedral + float(rng.uniform(-2, 3)),
+            nose_power=float(rng.uniform(1.5, 2.5)),
+        )
         # some families leave their archetype: another wing height, tail or engine layout
         if rng.random() < 0.5:
             base = replace(base, **_odd(base, rng))
@@ -302,7 +312,14 @@ def _pretraining(n_families: int = 32, n_variants: int = 3) -> list[Airframe]:
             frame = replace(base, length=base.length * (0.8, 1.0, 1.25)[i])
             for change in rng.permutation(4)[:2]:
                 frame = replace(frame, **_twist(frame, int(change), rng))
-            frames.append(replace(frame, variant=f"P{number:02d}-{i + 1}", family=f"P{number:02d}", manufacturer=f"Works {number // 4 + 1}"))
+            frames.append(
+                replace(
+                    frame,
+                    variant=f"P{number:02d}-{i + 1}",
+                    family=f"P{number:02d}",
+                    manufacturer=f"Works {number // 4 + 1}",
+                )
+            )
     return frames
 
 
@@ -310,7 +327,9 @@ def _odd(a: Airframe, rng: np.random.Generator) -> dict:
     choices = [dict(wing_height=str(rng.choice(["low", "mid", "high"])))]
     if not a.twin_fin:
         choices.append(dict(tail_kind=str(rng.choice(["conventional", "t", "cruciform"]))))
-        choices.append(dict(twin_fin=str(rng.choice(["plate", "canted"])), tail_kind="conventional", fin_height=a.fin_height * 0.8))
+        choices.append(
+            dict(twin_fin=str(rng.choice(["plate", "canted"])), tail_kind="conventional", fin_height=a.fin_height * 0.8)
+        )
     if a.wing_jets:
         choices.append(dict(wing_jets=(0.3, 0.58) if len(a.wing_jets) == 1 else (0.33,)))
     if a.wing_props:
@@ -326,10 +345,16 @@ def _twist(a: Airframe, change: int, rng: np.random.Generator) -> dict:
     if change == 1:
         return dict(engine_size=a.engine_size * float(rng.choice([0.75, 1.3])), blades=int(rng.integers(2, 7)))
     if change == 2:
-        return dict(span=a.span * float(rng.choice([0.85, 1.15])), fairings=int(rng.integers(0, 5)) if a.girth > 2.5 else 0)
-    return dict(tail_kind=str(rng.choice(["conventional", "cruciform", "t"]))) if not a.twin_fin else dict(fin_height=a.fin_height * 1.3)
+        return dict(
+            span=a.span * float(rng.choice([0.85, 1.15])), fairings=int(rng.integers(0, 5)) if a.girth > 2.5 else 0
+        )
+    return (
+        dict(tail_kind=str(rng.choice(["conventional", "cruciform", "t"])))
+        if not a.twin_fin
+        else dict(fin_height=a.fin_height * 1.3)
+    )
 
 
 def taxonomy(name: str) -> list[Airframe]:
-    """All airframes of "hangar" (30) or "pretraining" (96), ordered by manufacturer and family."""
+    """All airframes of "hangar" (30) or "pretraining" (60), ordered by manufacturer and family."""
     return {"hangar": _hangar, "pretraining": _pretraining}[name]()

@@ -12,7 +12,7 @@ import numpy as np
 import trimesh
 
 from aircraft_sae.hangar.airframes import Airframe
-from aircraft_sae.hangar.solids import Builder, Mesh, spindle, surface
+from aircraft_sae.hangar.solids import Builder, Mesh, jet, propeller, spindle, surface
 
 
 class _Fuselage:
@@ -88,36 +88,6 @@ def _wing(b, a: Airframe, height, span, leading, chord):
     return at
 
 
-def _jet(b, centre, length, radius, mirror):
-    """A nacelle with open intake, fan face and exhaust cone."""
-    shell = [(0.38, 0.72), (0.5, 0.8), (0.5, 0.9), (0.36, 1.0), (0.0, 1.04), (-0.3, 0.9), (-0.5, 0.66), (-0.42, 0.6)]
-    b.revolve(np.asarray(shell) * [length, radius], centre, "engine", "engine", mirror)
-    fan = [(0.44, 0.0), (0.36, 0.18), (0.34, 0.76)]
-    b.revolve(np.asarray(fan) * [length, radius], centre, "engine", "rubber", mirror)
-    cone = [(-0.35, 0.68), (-0.5, 0.4), (-0.72, 0.0)]
-    b.revolve(np.asarray(cone) * [length, radius], centre, "engine", "metal", mirror)
-
-
-def _propeller(b, hub, radius, blades, mirror):
-    hub = np.asarray(hub, float)
-    spin = radius * 0.16
-    turning = [b.revolve([(spin * 1.7, 0), (spin * 1.3, spin * 0.6), (0, spin)], hub, "propeller", "propeller", mirror)]
-    for i in range(blades):
-        turn = 2 * np.pi * i / blades + 0.3
-        c, s = np.cos(turn), np.sin(turn)
-        rings = []
-        for share, width, twist in ((0.1, 0.1, 1.1), (0.45, 0.19, 0.75), (0.8, 0.17, 0.5), (1.0, 0.07, 0.4)):
-            across = np.array([-np.sin(twist), np.cos(twist)]) * width * radius / 2
-            thick = np.array([np.cos(twist), np.sin(twist)]) * radius * 0.012
-            corners = np.array([across, thick, -across, -thick])
-            local = np.stack([corners[:, 0], corners[:, 1], np.full(4, share * radius)], 1)
-            rings.append(np.stack([local[:, 0], local[:, 1] * c - local[:, 2] * s, local[:, 1] * s + local[:, 2] * c], 1))
-        turning.append(b.loft(np.asarray(rings) + hub, "propeller", "propeller", mirror=mirror))
-    for piece in turning:
-        # a mirrored piece comes right after its original
-        b.hubs += [(piece - 1, hub[1], hub[2]), (piece, -hub[1], hub[2])] if mirror else [(piece, hub[1], hub[2])]
-
-
 @lru_cache(maxsize=128)
 def build(a: Airframe) -> Mesh:
     """The airframe with its gear down, the longer of length and span scaled to 1, centred between nose and tail."""
@@ -140,13 +110,34 @@ def build(a: Airframe) -> Mesh:
             for chordwise in (0.15, 0.65):
                 low, c = at(share)
                 high, d = above(share / a.top_span)
-                b.tube(low - [chordwise * c, 0, 0], high - [chordwise * d, 0, 0], 0.011 * a.girth + 0.02, "strut", "metal", True)
+                b.tube(
+                    low - [chordwise * c, 0, 0],
+                    high - [chordwise * d, 0, 0],
+                    0.011 * a.girth + 0.02,
+                    "strut",
+                    "metal",
+                    True,
+                )
         for x in (0.1, 0.6):
-            b.tube([leading - x * a.chord, 0.5 * r, 0.5 * height], [leading - x * a.chord, 0.9 * r, top], 0.04, "strut", "metal", True)
+            b.tube(
+                [leading - x * a.chord, 0.5 * r, 0.5 * height],
+                [leading - x * a.chord, 0.9 * r, top],
+                0.04,
+                "strut",
+                "metal",
+                True,
+            )
     elif a.strut_at:
         for share in a.strut_at:
             spot, c = at(share)
-            b.tube([spot[0] - 0.35 * c, 0.8 * r, -0.75 * height], spot - [0.35 * c, 0, 0], 0.02 * a.girth, "strut", "wing", True)
+            b.tube(
+                [spot[0] - 0.35 * c, 0.8 * r, -0.75 * height],
+                spot - [0.35 * c, 0, 0],
+                0.02 * a.girth,
+                "strut",
+                "wing",
+                True,
+            )
     for share in np.linspace(0.25, 0.8, a.fairings) if a.fairings else ():
         spot, c = at(share)
         size = 0.62 * c if share < 0.6 else 0.75 * c
@@ -177,12 +168,24 @@ def _glass(b, a: Airframe, skin: _Fuselage):
         start = a.nose * long * (0.38 if a.nose_power > 1.7 else 0.5)
         for low, high, back in ((20, 48, 0.55), (52, 88, 0.42), (92, 128, 0.42), (132, 160, 0.55)):
             lean = 0.16 * long if 50 < low < 130 else 0.3 * long
-            skin.patch(b, (start + lean, start + lean + back * long * a.cockpit_size), np.radians((low, high)), "cockpit", "cockpit", lift, (4, 4))
+            skin.patch(
+                b,
+                (start + lean, start + lean + back * long * a.cockpit_size),
+                np.radians((low, high)),
+                "cockpit",
+                "cockpit",
+                lift,
+                (4, 4),
+            )
         return
     s = a.canopy_at
     x, radius, rise, hump = (float(v) for v in skin.frame(s))
     top = radius * a.section_height + rise + hump
-    long, wide, tall = a.canopy_length * a.length, 0.62 * radius, (0.85 if a.cockpit == "bubble" else 0.5) * a.girth * 0.5
+    long, wide, tall = (
+        a.canopy_length * a.length,
+        0.62 * radius,
+        (0.85 if a.cockpit == "bubble" else 0.5) * a.girth * 0.5,
+    )
     sphere = trimesh.creation.icosphere(3)
     p = sphere.vertices * [long / 2, wide, tall]
     p[:, 0] -= 0.12 * long * np.clip(p[:, 2] / tall, 0, 1) ** 2
@@ -200,7 +203,15 @@ def _tail(b, a: Airframe, skin: _Fuselage):
         y = side * half * (0.98 if a.twin_fin == "plate" else 0.4)
         z = base if a.twin_fin != "plate" else base - 0.3 * a.fin_height
         lean_out = 0.25 * side if a.twin_fin == "canted" else 0.0
-        fin = [([x0 - lean * t * a.fin_height, y + lean_out * t * a.fin_height, z + t * a.fin_height], a.fin_chord * c, 0.1, [0, 1, 0]) for t, c in levels]
+        fin = [
+            (
+                [x0 - lean * t * a.fin_height, y + lean_out * t * a.fin_height, z + t * a.fin_height],
+                a.fin_chord * c,
+                0.1,
+                [0, 1, 0],
+            )
+            for t, c in levels
+        ]
         surface(b, fin, "fin", "fin", [2 * t - 1 for t, _ in levels])
     if a.dorsal:
         front = x0 + a.dorsal * a.fin_chord
@@ -211,7 +222,10 @@ def _tail(b, a: Airframe, skin: _Fuselage):
     z = base + share * a.fin_height if share else rise + 0.15 * radius
     x = x0 - lean * share * a.fin_height + (0.0 if share else -0.1 * a.fin_chord) + a.stab_at * a.fin_chord
     sweep, dihedral = np.tan(np.radians(a.stab_sweep)), np.tan(np.radians(a.stab_dihedral))
-    stab = [([x - sweep * t * half, t * half, z + dihedral * t * half], a.stab_chord * (1 - 0.5 * t), 0.09, [0, 0, 1]) for t in (0, 0.5, 0.97, 1)]
+    stab = [
+        ([x - sweep * t * half, t * half, z + dihedral * t * half], a.stab_chord * (1 - 0.5 * t), 0.09, [0, 0, 1])
+        for t in (0, 0.5, 0.97, 1)
+    ]
     surface(b, stab, "stabilizer", "wing", mirror=True)
 
 
@@ -220,43 +234,71 @@ def _engines(b, a: Airframe, skin: _Fuselage, at, height):
     for share in a.wing_jets:
         spot, chord = at(share)
         below = spot + [0.18 * chord + 0.45 * size, 0, -0.62 * size]
-        _jet(b, below, 2.1 * size * a.engine_length, 0.5 * size, True)
-        pylon = [(below + [0.5 * size, 0, 0.42 * size], 1.9 * size, 0.1, [0, 1, 0]), (spot + [0.05 * chord, 0, 0], 0.75 * chord, 0.05, [0, 1, 0])]
+        jet(b, below, 2.1 * size * a.engine_length, 0.5 * size, True)
+        pylon = [
+            (below + [0.5 * size, 0, 0.42 * size], 1.9 * size, 0.1, [0, 1, 0]),
+            (spot + [0.05 * chord, 0, 0], 0.75 * chord, 0.05, [0, 1, 0]),
+        ]
         surface(b, pylon, "engine", "engine", mirror=True)
     for level in a.rear_jets:
         s = 1 - a.rear_jets_at
         x, radius, rise, _ = (float(v) for v in skin.frame(s))
         centre = np.array([x, radius + 0.72 * size, rise + level * height])
-        _jet(b, centre, 2.3 * size * a.engine_length, 0.5 * size, True)
-        pylon = [([x + 0.4 * size, 0.5 * radius, centre[2]], 1.2 * size, 0.14, [0, 0, 1]), (centre + [0.4 * size, -0.4 * size, 0], 1.1 * size, 0.14, [0, 0, 1])]
+        jet(b, centre, 2.3 * size * a.engine_length, 0.5 * size, True)
+        pylon = [
+            ([x + 0.4 * size, 0.5 * radius, centre[2]], 1.2 * size, 0.14, [0, 0, 1]),
+            (centre + [0.4 * size, -0.4 * size, 0], 1.1 * size, 0.14, [0, 0, 1]),
+        ]
         surface(b, pylon, "engine", "engine", mirror=True)
     if a.tail_jet == "fin":
         x, radius, rise, _ = (float(v) for v in skin.frame(1 - a.fin_at - 0.7 * a.fin_chord / a.length))
-        _jet(b, [x - 0.3 * size, 0, rise + radius + 0.5 * size], 3.0 * size, 0.52 * size, False)
+        jet(b, [x - 0.3 * size, 0, rise + radius + 0.5 * size], 3.0 * size, 0.52 * size, False)
     if a.tail_jet == "exhaust":
         r = max(a.tail_tip * a.girth * 0.5, 0.3 * size)
         x, rise = -a.length / 2, a.upsweep * a.girth / 2
-        b.revolve([(0.6 * r, r * 1.1), (-0.8 * r, r * 0.9), (-0.7 * r, r * 0.75), (0.5 * r, r * 0.6)], [x, 0, rise], "engine", "metal")
+        b.revolve(
+            [(0.6 * r, r * 1.1), (-0.8 * r, r * 0.9), (-0.7 * r, r * 0.75), (0.5 * r, r * 0.6)],
+            [x, 0, rise],
+            "engine",
+            "metal",
+        )
         b.revolve([(0.4 * r, r * 0.8), (0.3 * r, 0)], [x, 0, rise], "engine", "rubber")
         for side_height in a.intakes:
             _, radius, _, _ = (float(v) for v in skin.frame(a.intake_at))
             x = a.length * (0.5 - a.intake_at)
             box = [(0.0, 0.72), (0.3, 0.85), (-1.2, 1.0), (-4.2, 0.7), (-5.0, 0.1)]
-            b.revolve(np.asarray(box) * [0.42 * size, 0.36 * size], [x, radius * 0.95, side_height * height], "engine", "body", True)
-            b.revolve(np.asarray([(0.05, 0.72), (0.0, 0.0)]) * [0.42 * size, 0.36 * size], [x, radius * 0.95, side_height * height], "engine", "rubber", True)
+            b.revolve(
+                np.asarray(box) * [0.42 * size, 0.36 * size],
+                [x, radius * 0.95, side_height * height],
+                "engine",
+                "body",
+                True,
+            )
+            b.revolve(
+                np.asarray([(0.05, 0.72), (0.0, 0.0)]) * [0.42 * size, 0.36 * size],
+                [x, radius * 0.95, side_height * height],
+                "engine",
+                "rubber",
+                True,
+            )
     if a.nose_prop:
         x, rise = a.length / 2, -a.nose_droop * a.girth / 2
         if a.cowl:
             r = 0.5 * a.cowl * a.girth
-            b.revolve([(-0.05 * r, 0.5 * r), (0.1 * r, 0.85 * r), (-0.2 * r, r), (-1.3 * r, r), (-1.8 * r, 0.8 * r)], [x - 0.05 * r, 0, rise], "engine", "engine")
-        _propeller(b, [x + 0.02 * a.girth, 0, rise], a.propeller * a.girth, a.blades, False)
+            b.revolve(
+                [(-0.05 * r, 0.5 * r), (0.1 * r, 0.85 * r), (-0.2 * r, r), (-1.3 * r, r), (-1.8 * r, 0.8 * r)],
+                [x - 0.05 * r, 0, rise],
+                "engine",
+                "engine",
+            )
+        propeller(b, [x + 0.02 * a.girth, 0, rise], a.propeller * a.girth, a.blades, False)
     for share in a.wing_props:
         spot, chord = at(share)
         long = chord + 1.6 * size
         centre = spot + [0.8 * size - 0.35 * chord, 0, -0.12 * size if a.wing_height != "low" else 0.1 * size]
         profile = [(0.5, 0.0), (0.5, 0.55), (0.4, 0.85), (0.2, 1.0), (-0.15, 0.9), (-0.5, 0.1)]
         b.revolve(np.asarray(profile) * [long, 0.5 * size], centre, "engine", "engine", True)
-        _propeller(b, centre + [0.5 * long, 0, 0], a.propeller * a.girth, a.blades, True)
+        propeller(b, centre + [0.5 * long, 0, 0], a.propeller * a.girth, a.blades, True)
 
 
 def _gear(b, a: Airframe, at, height):

@@ -280,7 +280,12 @@ def _background(rng: np.random.Generator, kind: str) -> Background:
     horizon = np.array([0.72, 0.81, 0.9]) * rng.uniform(0.8, 1.08) + rng.normal(0, 0.03, 3)
     grey = rng.random() * (rng.random() < 0.45)
     zenith, horizon = ((1 - grey) * c + grey * (0.4 * c.mean() + 0.4) for c in (zenith, horizon))
-    ground = {"sky": [0.4, 0.42, 0.38], "runway": [0.36, 0.36, 0.37], "field": [0.36, 0.45, 0.22], "apron": [0.58, 0.57, 0.55]}[kind]
+    ground = {
+        "sky": [0.4, 0.42, 0.38],
+        "runway": [0.36, 0.36, 0.37],
+        "field": [0.36, 0.45, 0.22],
+        "apron": [0.58, 0.57, 0.55],
+    }[kind]
     ground = np.array(ground) * rng.uniform(0.7, 1.25) + rng.normal(0, 0.02, 3)
     return Background(
         kind, *(tuple(float(v) for v in np.clip(c, 0.02, 1)) for c in (zenith, horizon, ground)),

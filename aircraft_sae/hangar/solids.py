@@ -42,7 +42,9 @@ class Builder:
     """Collects solids and joins them into a mesh."""
 
     def __init__(self):
-        self.vertices, self.faces, self.coat, self.piece, self.part, self.material, self.normals = ([] for _ in range(7))
+        self.vertices, self.faces, self.coat, self.piece, self.part, self.material, self.normals = (
+            [] for _ in range(7)
+        )
         self.n_vertices = self.n_pieces = 0
         self.hubs = []
 
@@ -136,3 +138,36 @@ def spindle(length, radius, n=11):
     """Profile of a spindle from +length/2 to -length/2."""
     t = np.linspace(0, np.pi, n)
     return np.stack([length / 2 * np.cos(t), radius * np.sin(t)], 1)
+
+
+def jet(b, centre, length, radius, mirror):
+    """A nacelle with open intake, fan face and exhaust cone."""
+    shell = [(0.38, 0.72), (0.5, 0.8), (0.5, 0.9), (0.36, 1.0), (0.0, 1.04), (-0.3, 0.9), (-0.5, 0.66), (-0.42, 0.6)]
+    b.revolve(np.asarray(shell) * [length, radius], centre, "engine", "engine", mirror)
+    fan = [(0.44, 0.0), (0.36, 0.18), (0.34, 0.76)]
+    b.revolve(np.asarray(fan) * [length, radius], centre, "engine", "rubber", mirror)
+    cone = [(-0.35, 0.68), (-0.5, 0.4), (-0.72, 0.0)]
+    b.revolve(np.asarray(cone) * [length, radius], centre, "engine", "metal", mirror)
+
+
+def propeller(b, hub, radius, blades, mirror):
+    """A spinner and twisted blades; both are noted as turning about the hub."""
+    hub = np.asarray(hub, float)
+    spin = radius * 0.16
+    turning = [b.revolve([(spin * 1.7, 0), (spin * 1.3, spin * 0.6), (0, spin)], hub, "propeller", "propeller", mirror)]
+    for i in range(blades):
+        turn = 2 * np.pi * i / blades + 0.3
+        c, s = np.cos(turn), np.sin(turn)
+        rings = []
+        for share, width, twist in ((0.1, 0.1, 1.1), (0.45, 0.19, 0.75), (0.8, 0.17, 0.5), (1.0, 0.07, 0.4)):
+            across = np.array([-np.sin(twist), np.cos(twist)]) * width * radius / 2
+            thick = np.array([np.cos(twist), np.sin(twist)]) * radius * 0.012
+            corners = np.array([across, thick, -across, -thick])
+            local = np.stack([corners[:, 0], corners[:, 1], np.full(4, share * radius)], 1)
+            rings.append(
+                np.stack([local[:, 0], local[:, 1] * c - local[:, 2] * s, local[:, 1] * s + local[:, 2] * c], 1)
+            )
+        turning.append(b.loft(np.asarray(rings) + hub, "propeller", "propeller", mirror=mirror))
+    for piece in turning:
+        # a mirrored piece comes right after its original
+        b.hubs += [(piece - 1, hub[1], hub[2]), (piece, -hub[1], hub[2])] if mirror else [(piece, hub[1], hub[2])]

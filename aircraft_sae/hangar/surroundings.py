@@ -1,0 +1,114 @@
+"""What is around the aircraft: sky, clouds, hills, runway, field and apron, and the paint's noise."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from embreex.rtcore_scene import EmbreeScene
+from scipy import ndimage
+
+from aircraft_sae.hangar.scene import Colour, Scene
+
+BLOCKED = np.float32(1e-3)
+"""How far from a surface a ray toward the light starts, lest it meets that surface."""
+
+
+@lru_cache
+def _cloud_texture(size: int = 512, power: float = 1.7) -> np.ndarray:
+    """Tileable 1/f noise in [0, 1], (size, size)."""
+    rng = np.random.default_rng(7)
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
+    f[0, 0] = np.inf
+    field = np.fft.ifft2(np.fft.fft2(rng.normal(size=(size, size))) / f**power).real
+    rank = field.argsort(axis=None).argsort().reshape(size, size)
+    return (rank / (size * size - 1)).astype(np.float32)
+
+
+def noise(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """The noise texture at (u, v), one tile per unit, bilinear."""
+    texture = _cloud_texture()
+    at = np.stack([u, v], dtype=np.float32, casting="same_kind") * np.float32(len(texture))
+    return ndimage.map_coordinates(texture, at, np.float32, order=1, mode="grid-wrap")
+
+
+def linear(colour: Colour) -> np.ndarray:
+    """A colour on a screen as light."""
+    return np.asarray(colour, np.float32) ** np.float32(2.2)
+
+
+def occluded(bvh: EmbreeScene, origins: np.ndarray, directions: np.ndarray, reach: float) -> np.ndarray:
+    """Which rays (n, 3) meet a surface within `reach`."""
+    if not len(origins):
+        return np.zeros(0, bool)
+    far = np.full(len(origins), reach, np.float32)
+    return bvh.run(origins.astype(np.float32), directions.astype(np.float32), far, query="OCCLUDED") >= 0
+
+
+def backdrop(scene: Scene, position, directions, sun, bvh: EmbreeScene | None) -> tuple[np.ndarray, np.ndarray]:
+    """Light (n, 3) of sky and ground along rays that meet no aircraft, and which of them meet the ground."""
+    b = scene.background
+    rise = directions[:, 2]
+    zenith, horizon = linear(b.zenith), linear(b.horizon)
+    height = np.clip(rise, 0, 1)[:, None] ** 0.5 if scene.on_ground else np.clip(rise * 0.8 + 0.45, 0, 1)[:, None]
+    colour = horizon + (zenith - horizon) * height
+    spread = 0.35 / (np.abs(rise) + 0.35)
+    cloud = noise(directions[:, 0] * spread * 0.5 + b.offset[0], directions[:, 1] * spread * 0.5 + b.offset[1])
+    cloud = 0.75 * cloud + 0.25 * noise(
+        directions[:, 0] * spread * 2.1 + b.offset[1], directions[:, 1] * spread * 2.1 + 2 * rise
+    )
+    cover = np.clip((cloud - 1 + b.clouds * 0.8) * 2.5, 0, 1)[:, None] * 0.85
+    colour = colour * (1 - cover) + cover * (0.55 + 0.5 * np.float32(scene.light.ambient)) * (horizon * 0.3 + 0.6)
+    if not scene.on_ground:
+        return colour, np.zeros(len(colour), bool)
+    around = np.arctan2(directions[:, 1], directions[:, 0]) / (2 * np.pi)
+    ridge = 0.015 + 0.05 * b.hills * noise(around * 3 + b.offset[0], np.full_like(around, b.offset[1]))
+    trees = (rise < ridge) & (rise >= 0)
+    shade = 0.5 + 0.5 * noise(around * 60, rise * 20)
+    far = linear([0.2, 0.27, 0.18]) * shade[:, None] * (0.6 + 0.4 * scene.light.sun / 2)
+    colour = np.where(trees[:, None], far * (1 - 0.6 * b.haze) + horizon * 0.6 * b.haze, colour)
+
+    ground = np.flatnonzero(rise < -1e-4)
+    away = (-position[2] / rise[ground]).astype(np.float32)
+    x, y = (position[i].astype(np.float32) + directions[ground, i] * away for i in (0, 1))
+    lit = np.ones(len(ground), np.float32)
+    near = np.flatnonzero(np.hypot(x, y) < 4)
+    if scene.shadows and bvh is not None:
+        origins = np.stack([x[near], y[near], np.full(len(near), BLOCKED)], 1)
+        lit[near] = ~occluded(bvh, origins, np.broadcast_to(sun, origins.shape).copy(), 10.0)
+    albedo = _terrain(scene, x, y, away)
+    sky = horizon * 0.5 + zenith * 0.5
+    light = linear(scene.light.colour) * scene.light.sun * sun[2]
+    seen = albedo * (lit[:, None] * light + sky * scene.light.ambient * 1.6)
+    fade = (1 - np.exp(-away * 0.02 * b.haze))[:, None]
+    colour[ground] = seen * (1 - fade) + horizon * fade * 0.8
+    return colour, rise < -1e-4
+
+
+def _terrain(scene, x, y, away):
+    """Albedo of the ground at (x, y): asphalt with markings, grass, or concrete slabs."""
+    b = scene.background
+    albedo = np.broadcast_to(linear(b.ground), (len(x), 3)).copy()
+    turn = b.offset[0] * np.pi
+    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    if b.kind == "runway":
+        along, across = x, y + (b.offset[1] - 0.5) * 1.5
+    # texture finer than a pixel would sparkle: fade it with distance
+    detail = np.clip(6 / away, 0, 1)
+    grain = (noise(along * 0.9 + b.offset[0], across * 0.9 + b.offset[1]) - 0.5) * detail
+    wide = noise(along * 0.11 + b.offset[1], across * 0.11 + b.offset[0]) - 0.5
+    if b.kind == "field":
+        albedo *= (1 + 0.9 * grain + 0.6 * wide)[:, None]
+        return np.clip(albedo * (1 + wide[:, None] * [0.5, 0.0, -0.3]), 0.01, 1).astype(np.float32)
+    albedo *= (1 + 0.35 * grain + 0.35 * wide)[:, None]
+    if b.kind == "apron":
+        seam = (np.abs((along / 0.35) % 1 - 0.5) > 0.485) | (np.abs((across / 0.35) % 1 - 0.5) > 0.485)
+        albedo *= np.where(seam, 1 - 0.35 * detail, 1)[:, None]
+        line = (np.abs(across - 0.4) < 0.012) & (b.offset[1] > 0.4)
+        albedo[line] = linear([0.8, 0.65, 0.15])
+        return np.clip(albedo, 0.01, 1)
+    edge = (np.abs(np.abs(across) - 1.1) < 0.025) | ((np.abs(across) < 0.02) & ((along / 0.8) % 1 < 0.55))
+    albedo[edge] = albedo[edge] * (1 - detail[edge, None]) + linear([0.85, 0.85, 0.82]) * detail[edge, None]
+    grass = np.abs(across) > 1.35
+    albedo[grass] = linear([0.38, 0.44, 0.22]) * (1 + 0.8 * grain[grass] + 0.5 * wide[grass])[:, None]
+    return np.clip(albedo, 0.01, 1)

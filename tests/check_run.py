@@ -1,0 +1,35 @@
+"""Checks what the run line has left behind: `python tests/check_run.py DATA_DIR FIRST_SECONDS SECOND_SECONDS`."""
+
+import json
+import sys
+from pathlib import Path
+
+MAX_FIRST, MAX_SECOND = 900, 45
+"""Seconds; the aims are 720 and 20, these leave room for a busy machine."""
+LEAST_ACCURACY = 0.90
+
+
+def main(data_dir: str, first: str, second: str) -> int:
+    """Print each check; 1 if any fails."""
+    results = json.loads((Path(data_dir) / "results/hangar/01_train_classifier.json").read_text(encoding="utf-8"))
+    accuracy = results["test/variant/class_averaged_accuracy"]
+    report = Path(data_dir) / "runs/hangar/report/index.html"
+    checks = [
+        (f"the run took {first} s, at most {MAX_FIRST}", int(first) <= MAX_FIRST),
+        (f"the second run took {second} s, at most {MAX_SECOND}", int(second) <= MAX_SECOND),
+        (
+            f"class-averaged test accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}], "
+            f"n = {accuracy['n']}, at least {LEAST_ACCURACY}",
+            accuracy["value"] >= LEAST_ACCURACY,
+        ),
+        (f"training took {results['train_seconds']['value']:.0f} s", True),
+        (f"rendering took {results['render_seconds']['value']:.0f} s", True),
+        ("the report is there", report.is_file() and report.stat().st_size > 100_000),
+    ]
+    for words, passed in checks:
+        print("ok  " if passed else "FAIL", words)
+    return int(not all(passed for _, passed in checks))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
