@@ -61,7 +61,7 @@ class DatasetConfig:
 class ClassifierConfig:
     """How the ConvNeXt is built and trained."""
 
-    arch: str = "convnext_atto"
+    arch: str = "convnext_atto_ols"
     """Any ConvNeXt that timm knows."""
     weights: str | None = "hangar_pretrained"
     """A name in data/weights, a .safetensors or .pth file, "timm" (its hub), or None (from scratch)."""
@@ -150,8 +150,15 @@ def presets() -> dict[str, StudyConfig]:
         ),
         "pretraining": StudyConfig(
             name="pretraining",
-            dataset=DatasetConfig(hangar=HangarConfig(taxonomy="pretraining", scenes_per_variant=300, seed=1)),
-            classifier=ClassifierConfig(weights=None, layer_scale=0.1, sizes=(64, 128, 224), epochs=(20, 6, 1)),
+            dataset=DatasetConfig(
+                hangar=HangarConfig(
+                    taxonomy="pretraining", scenes_per_variant=300, size=160, seed=1, split_shares=(0.94, 0.03, 0.03)
+                )
+            ),
+            classifier=ClassifierConfig(
+                weights=None, layer_scale=0.5, sizes=(64, 112, 176), epochs=(8, 3, 1), batch_size=64, warmup_epochs=0.3,
+                ema_decay=0.999, crop_scale=(0.5, 1.0),
+            ),
         ),
     }
 

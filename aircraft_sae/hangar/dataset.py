@@ -42,7 +42,7 @@ def render_dataset(config: HangarConfig, folder: Path, workers: int | None = Non
     numbers = [(v, i) for v in range(len(frames)) for i in range(config.scenes_per_variant)]
     jobs = [(v * config.scenes_per_variant + i, frames[v].variant) for v, i in numbers]
     draw = partial(_draw, config=config, data=data)
-    workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = workers or os.cpu_count() or 1
     bar = partial(tqdm, total=len(jobs), desc="render scenes", unit="scene", smoothing=0.05)
     if workers == 1:
         rows = [draw(job) for job in bar(jobs)]
@@ -82,9 +82,9 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
 def _save(image: Image.Image, path: Path, **options) -> None:
     buffer = io.BytesIO()
     image.save(buffer, **options)
-    partial_path = path.with_name(f".{path.name}.partial")
-    partial_path.write_bytes(buffer.getvalue())
-    partial_path.replace(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(buffer.getvalue())
+    temporary.replace(path)
 
 
 def _write_tables(config, frames, numbers, table, data):

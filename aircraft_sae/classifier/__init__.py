@@ -1,0 +1,12 @@
+"""ConvNeXt classifiers from timm: built, trained, evaluated, and open at named sites.
+
+`network` builds a ConvNeXt and names its parts, `weights` reads and writes its weights, `training` is the resumable
+loop, `inference` predicts and evaluates.
+"""
+
+from aircraft_sae.classifier.inference import Classifier, Evaluation, evaluate, export_weights
+from aircraft_sae.classifier.network import build, head, site
+from aircraft_sae.classifier.training import train
+from aircraft_sae.classifier.weights import weights_digest
+
+__all__ = ["Classifier", "Evaluation", "build", "evaluate", "export_weights", "head", "site", "train", "weights_digest"]

@@ -1,0 +1,99 @@
+"""The text files of FGVC-Aircraft layout: read into tables, and refused where they contradict themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from aircraft_sae.config import LEVELS
+
+NAMES_FILES = {"variant": "variants.txt", "family": "families.txt", "manufacturer": "manufacturers.txt"}
+BOX = ["xmin", "ymin", "xmax", "ymax"]
+DISJOINT_SPLITS = ("train", "val", "test")
+
+
+def read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """(table with columns image, split, one per level, and the box; class names by level in file order).
+
+    A level may be absent with all its files. Box columns are those of `BOX`, nan where an image has none.
+    Raises: FileNotFoundError for a missing file, ValueError for files that contradict themselves or each other.
+    """
+    needed = {
+        level: [NAMES_FILES[level], *(f"images_{level}_{split}.txt" for split in DISJOINT_SPLITS)] for level in LEVELS
+    }
+    absent = {level: [name for name in names if not (folder / name).is_file()] for level, names in needed.items()}
+    levels = [level for level in LEVELS if len(absent[level]) < len(needed[level])]
+    missing = [name for level in levels or ["variant"] for name in absent[level]]
+    if missing:
+        raise FileNotFoundError(f"{folder} lacks the annotation files {', '.join(missing)}: copy them there.")
+    classes, table = {}, None
+    for level in levels:
+        names = pd.Series([line for line in _lines(folder / NAMES_FILES[level]) if line], dtype=str)
+        refuse(names[names.duplicated()], f"classes twice in {folder / NAMES_FILES[level]}")
+        labels = pd.concat([_read_labels(folder, level, split) for split in DISJOINT_SPLITS], ignore_index=True)
+        where = f"in {folder / f'images_{level}_*.txt'}"
+        refuse(labels[level][~labels[level].isin(names)], f"labels {where} that {NAMES_FILES[level]} does not name")
+        refuse(labels["image"][labels["image"].duplicated()], f"images listed twice {where}")
+        classes[level] = names.tolist()
+        if table is None:
+            table = labels
+            continue
+        both = table[["image", "split"]].merge(labels, on="image", how="outer", suffixes=("", "_here"))
+        refuse(both["image"][both["split"].ne(both["split_here"])], f"images {where} not listed as in {levels[0]}")
+        table = table.merge(labels[["image", level]], on="image")
+    refuse(table["image"][table["image"].str.contains(r"[/\\]|^\.")], f"image names in {folder} that are no file names")
+    check_occupied(table, classes, str(folder))
+    return table.join(_read_boxes(folder / "images_box.txt"), on="image"), classes
+
+
+def check_occupied(table: pd.DataFrame, classes: dict[str, list[str]], where: str) -> None:
+    """ValueError where a split or a class has no image."""
+    empty = [split for split in DISJOINT_SPLITS if not table["split"].eq(split).any()]
+    if empty:
+        raise ValueError(f"the {' and '.join(empty)} split of {where} is empty: list at least one image there.")
+    for level, names in classes.items():
+        names = pd.Series(names, dtype=str)
+        refuse(names[~names.isin(table[level])], f"classes in {NAMES_FILES[level]} of {where} without an image")
+
+
+def refuse(names: pd.Series, what: str, remedy: str = "Correct these files.", error: type = ValueError) -> None:
+    """Raise `error` with the number and the first five of `names`, if there are any."""
+    if len(names := names.drop_duplicates()):
+        raise error(f"{len(names)} {what}: {first_five(names)}. {remedy}")
+
+
+def first_five(names: Sequence[str] | pd.Series, separator: str = ", ") -> str:
+    """The first five names in one line, with an ellipsis where there are more."""
+    return separator.join(map(str, names[:5])) + (f"{separator}…" if len(names) > 5 else "")
+
+
+def _read_labels(folder: Path, level: str, split: str) -> pd.DataFrame:
+    path = folder / f"images_{level}_{split}.txt"
+    lines = pd.Series(_lines(path), dtype=str)
+    lines = lines[lines != ""]
+    parts = lines.str.extract(r"^(\S+) +(.+)$")  # the first space ends the image, the label may hold more
+    refuse(lines[parts[0].isna()], f'lines of {path} that are not "image label"')
+    return pd.DataFrame({"image": parts[0], "split": split, level: parts[1]})
+
+
+def _read_boxes(path: Path) -> pd.DataFrame:
+    """Boxes by image, from 0 and with exclusive ends; in the file they count from 1 and both ends are inside."""
+    lines = pd.Series(_lines(path) if path.is_file() else [], dtype=str)
+    lines = lines[lines != ""]
+    parts = lines.str.extract(r"^(\S+)\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)$").set_axis(["image", *BOX], axis=1)
+    boxes = parts[BOX].apply(pd.to_numeric, errors="coerce").astype(float)
+    good = boxes.notna().all(axis=1) & boxes["xmin"].le(boxes["xmax"]) & boxes["ymin"].le(boxes["ymax"])
+    refuse(lines[~good], f'lines of {path} that are not "image xmin ymin xmax ymax"')
+    refuse(parts["image"][parts["image"].duplicated()], f"images twice in {path}")
+    boxes[["xmin", "ymin"]] -= 1
+    return boxes.set_index(pd.Index(parts["image"], name="image"))
+
+
+def _lines(path: Path) -> list[str]:
+    """Stripped lines of a UTF-8 text file, with any line ends, with or without a byte-order mark."""
+    try:
+        return [line.strip() for line in path.read_text("utf-8-sig").split("\n")]
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"{path} is not UTF-8 text ({problem}): save it as UTF-8.") from problem

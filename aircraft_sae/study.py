@@ -1,0 +1,132 @@
+"""The front door: `Study.open("hangar")` loads each stage from disk, or runs it once."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aircraft_sae import classifier
+from aircraft_sae.classifier import Classifier
+from aircraft_sae.config import StudyConfig, preset, with_data_root
+from aircraft_sae.data import AircraftData, open_source
+from aircraft_sae.hangar.dataset import render_dataset
+from aircraft_sae.store import Stage, default_data_dir, make_stage, write_json, write_parquet
+
+VERSIONS = {"dataset": 1, "classifier": 1}
+"""To be raised with every change of code after which a stage's result differs: it makes the stage again everywhere."""
+ENTRY = ("value", "low", "high", "n")
+
+say = partial(print, file=sys.stderr, flush=True)  # beside the progress bars, and out of the notebooks' outputs
+
+
+class Study:
+    """One study on disk: stages in `folder`, numbers in `data_dir`/results."""
+
+    def __init__(self, config: StudyConfig, data_dir: Path):
+        self.config, self.data_dir = config, data_dir
+        self.folder = data_dir / "runs" / config.name
+        self.stages: dict[str, Stage] = {}
+        """Stages loaded or made so far."""
+
+    @classmethod
+    def open(
+        cls,
+        preset_or_config: str | StudyConfig | None = None,
+        *,
+        data_dir: str | Path | None = None,
+        data_root: str | Path | None = None,
+    ) -> Study:
+        """A study by preset name or config; nothing runs until a stage is asked for.
+
+        Where not given: the preset is AIRCRAFT_SAE_PRESET or "hangar", data_dir is AIRCRAFT_SAE_DATA_DIR or the
+        repository's data folder, data_root (the folder of pictures) is AIRCRAFT_SAE_DATA_ROOT or the config's own.
+        Raises: ValueError for an unknown preset, or a data root that the config cannot use or lacks.
+        """
+        config = preset_or_config or os.environ.get("AIRCRAFT_SAE_PRESET") or "hangar"
+        if isinstance(config, str):
+            config = preset(config)
+        config = with_data_root(config, data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT"))
+        return cls(config, Path(data_dir).expanduser().resolve() if data_dir else default_data_dir())
+
+    def dataset(self) -> AircraftData:
+        """The pictures: rendered for the hangar, else found (or downloaded) and checked once."""
+        if "dataset" not in self.stages:
+            config = self.config.dataset
+            if config.source == "hangar":
+                self._stage("dataset", config.hangar, {}, partial(render_dataset, config.hangar))
+                self._data = open_source(config, self.folder / "dataset")
+            else:
+                say(f"dataset: reading {config.root or self.data_dir / 'downloads'}")
+                self._data = open_source(config, None, self.data_dir / "downloads")
+                # known by content, so that a moved folder is not checked again
+                self._stage("dataset", replace(config, root=None), {"pictures": self._data.fingerprint}, self._check)
+        return self._data
+
+    def classifier(self) -> Classifier:
+        """The trained ConvNeXt, with its `history` and its `predictions` on the test split."""
+        if "classifier" not in self.stages:
+            data, config = self.dataset(), self.config.classifier
+            inputs = {"dataset": data.fingerprint, "weights": classifier.weights_digest(config)}
+            self._stage("classifier", config, inputs, self._train)
+            self._classifier = Classifier.load(self.folder / "classifier")
+        return self._classifier
+
+    def record(self, notebook: str, results: Mapping[str, Any]) -> Path:
+        """Write all of a notebook's numbers, in place of those of its last run.
+
+        Each is a value, or (value, low, high, n) or a dict of these, with None where low, high or n mean nothing.
+        Raises: ValueError for what is not that, or not finite.
+        """
+        flat = {}
+        for name, given in results.items():
+            if isinstance(given, tuple) and len(given) == len(ENTRY):
+                given = dict(zip(ENTRY, given, strict=True))
+            elif not isinstance(given, dict):
+                given = dict.fromkeys(ENTRY) | {"value": given}
+            if set(given) != set(ENTRY):
+                raise ValueError(f"{name} must have {', '.join(ENTRY)}, got {', '.join(given)}")
+            flat[name] = {key: _number(f"{name} ({key})", given[key], key != "value") for key in ENTRY}
+        path = self._results_file(notebook)
+        write_json(path, flat)
+        return path
+
+    def results(self, notebook: str) -> dict[str, dict[str, float | None]]:
+        """What `record` wrote for a notebook; FileNotFoundError where it has not run."""
+        path = self._results_file(notebook)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there: run notebook {notebook} on {self.config.name} first")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _results_file(self, notebook: str) -> Path:
+        return self.data_dir / "results" / self.config.name / f"{notebook}.json"
+
+    def _stage(self, name: str, config: Any, inputs: dict[str, str], make) -> None:
+        inputs = inputs | {"version": str(VERSIONS[name])}
+        self.stages[name] = make_stage(self.folder / name, config, inputs, make, say=say)
+
+    def _check(self, work: Path) -> None:
+        if self.config.dataset.on_bad_image == "raise":  # else opening it has left the bad ones out
+            self._data.check_images()
+        write_parquet(self._data.table, work / "table.parquet")
+        write_parquet(self._data.skipped, work / "skipped.parquet")
+
+    def _train(self, work: Path) -> None:
+        classifier.train(self.config.classifier, self._data, work)
+        write_parquet(Classifier.load(work).predict(self._data, "test"), work / "predictions.parquet")
+
+
+def _number(name: str, value: Any, optional: bool) -> float | int | None:
+    """A plain number of six significant digits: further ones differ between machines."""
+    if value is None and optional:
+        return None
+    value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return value if isinstance(value, int) else float(f"{value:.6g}")

@@ -1,0 +1,28 @@
+"""One data folder for all tests and notebooks of a session, and a smoke study in it."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+import pytest
+
+# Set for the whole session, so that nothing is written into the repository. The notebooks' conftest does the same, and
+# whichever is loaded first decides, also for the worker processes of pytest-xdist.
+if "AIRCRAFT_SAE_TEST_DATA" not in os.environ:
+    os.environ["AIRCRAFT_SAE_TEST_DATA"] = tempfile.mkdtemp(prefix="aircraft_sae-")
+    atexit.register(shutil.rmtree, os.environ["AIRCRAFT_SAE_TEST_DATA"], ignore_errors=True)
+os.environ["AIRCRAFT_SAE_DATA_DIR"] = os.environ["AIRCRAFT_SAE_TEST_DATA"]
+os.environ["AIRCRAFT_SAE_PRESET"] = "smoke"
+os.environ.pop("AIRCRAFT_SAE_DATA_ROOT", None)
+
+
+@pytest.fixture(scope="session")
+def smoke_study():
+    """The smoke study with all its stages made."""
+    from aircraft_sae.study import Study
+
+    study = Study.open("smoke")
+    study.dataset()
+    study.classifier()
+    return study

@@ -1,0 +1,170 @@
+"""The command, on notebooks of a few lines."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from filelock import FileLock
+
+import aircraft_sae.__main__ as command
+from aircraft_sae import store
+
+GOOD = """# %% [markdown]
+# # Question
+# %%
+import os, sys, time
+from tqdm import tqdm
+print(os.path.realpath(sys.executable) == os.path.realpath(os.environ["WANTED"]), os.environ["AIRCRAFT_SAE_PRESET"])
+for _ in tqdm(range(3), "training"):
+    time.sleep(0.01)
+# %%
+import matplotlib.pyplot as plt
+plt.plot([1, 2]);
+# %%
+from ipywidgets import interact
+interact(lambda x: print(x), x=(0, 5));
+# %%
+6 * 7
+"""
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch):
+    """Writes scripts as the notebooks to run, with data beside them; returns their folder."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    monkeypatch.setattr(command, "NOTEBOOKS", folder)
+    monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("WANTED", sys.executable)
+
+    def write(**scripts):
+        for name, script in scripts.items():
+            (folder / f"{name}.py").write_text(script)
+        return folder
+
+    return write
+
+
+def test_run_shows_progress_and_writes_notebooks_and_one_offline_report(notebooks, tmp_path, monkeypatch, capfd):
+    folder = notebooks(**{"02_last": "# %%\n'the last one'", "01_first": GOOD})
+    (tmp_path / "jupyter" / "kernels" / "python3").mkdir(parents=True)
+    other = {"argv": ["/bin/false"], "display_name": "another environment", "language": "python"}
+    (tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json").write_text(json.dumps(other))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    assert command.main(["run", "--preset", "smoke", "--in-place"]) == 0
+    output, errors = capfd.readouterr()
+    assert "training: 100%" in errors and "01_first: 4 of 4 cells" in errors and "True smoke" in errors
+    assert output.splitlines()[-1].startswith("Done in ")
+    report = tmp_path / "data" / "runs" / "smoke" / "report"
+    assert sorted(path.name for path in report.iterdir()) == ["01_first.ipynb", "02_last.ipynb", "index.html"]
+    page = (report / "index.html").read_text()
+    assert page.index("42") < page.index("the last one") and "data:image/png;base64" in page
+    assert "<script src" not in page and "cdn" not in page.lower()
+
+    executed = nbformat.read(folder / "01_first.ipynb", as_version=4)
+    kinds = [[output.output_type for output in cell.outputs] for cell in executed.cells if cell.cell_type == "code"]
+    assert kinds == [["stream"], ["display_data"], [], ["execute_result"]], "stderr and widgets are left out"
+    assert "widgets" not in executed.metadata and "execution" not in executed.cells[1].metadata
+    assert "True smoke" in executed.cells[1].outputs[0].text, "wrong interpreter or preset"
+    assert command.as_script(folder / "01_first.ipynb").endswith("# %%\n6 * 7\n")
+
+
+def test_no_module_draws_widget_bars_which_the_command_cannot_show():
+    modules = Path(command.__file__).parent.rglob("*.py")
+    assert not [path.name for path in modules if "tqdm.auto" in path.read_text()], "from tqdm import tqdm draws text"
+
+
+def test_run_stops_at_the_first_failing_cell_and_shows_it(notebooks, tmp_path, capfd):
+    bad = "# %% [markdown]\n# text\n# %%\ny = 0\n# %%\nprint(1 / y)\n# %%\n3"
+    folder = notebooks(**{"01_bad": bad, "02_never": "# %%\nopen('ran', 'w')"})
+    assert command.main(["--preset", "smoke", "--in-place"]) == 1
+    errors = capfd.readouterr().err
+    assert "Stopped in 01_bad.py, code cell 2 of 3" in errors
+    assert "print(1 / y)" in errors and "ZeroDivisionError: division by zero" in errors and "Traceback" in errors
+    assert sorted(path.name for path in folder.iterdir()) == ["01_bad.py", "02_never.py"]
+    assert "ZeroDivisionError" in (tmp_path / "data" / "runs" / "smoke" / "report" / "index.html").read_text()
+
+
+def test_a_dying_kernel_is_named(notebooks, capfd):
+    notebooks(**{"01_dies": "# %%\nimport os\nos.kill(os.getpid(), 9)"})
+    assert command.main(["--preset", "smoke"]) == 1
+    assert "os.kill(os.getpid(), 9)\n\nThe kernel died" in capfd.readouterr().err
+
+
+def test_ctrl_c_ends_the_kernel_and_says_what_is_kept(notebooks, tmp_path):
+    folder = notebooks(**{"01_slow": "# %%\nimport os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)"})
+    code = f"import aircraft_sae.__main__ as m, pathlib; m.NOTEBOOKS = pathlib.Path({str(folder)!r}); exit(m.main())"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    kernel = int(process.stderr.readline())
+    process.send_signal(signal.SIGINT)
+    assert "Interrupted." in process.communicate()[1] and process.returncode == 130
+    time.sleep(0.5)
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["fly"], "invalid choice: 'fly'"),
+        (["--preset", "jet"], "no preset 'jet': choose one of smoke, hangar"),
+        (["--fast"], "unrecognized arguments: --fast"),
+        (["--data-root", "x", "--preset", "hangar"], "only fgvc, photos do"),
+        (["--preset", "photos"], "--data-root"),
+        (["--preset", "photos", "--data-root", "/not/there"], "/not/there is not a folder"),
+    ],
+)
+def test_words_it_does_not_understand_end_with_2(notebooks, capsys, words, answer):
+    notebooks(**{"01_a": "# %%\n1"})
+    with pytest.raises(SystemExit) as ended:
+        command.main(words)
+    assert ended.value.code == 2 and answer in capsys.readouterr().err
+
+
+def test_notebooks_out_of_step_are_said_and_never_written(notebooks, capsys):
+    folder = notebooks(**{"01_a": "# %%\n1"})
+    assert command._notebooks(folder, in_place=True) == [folder / "01_a.py"]
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("2")]), folder / "01_a.ipynb")
+    assert command._notebooks(folder, in_place=False) == [folder / "01_a.ipynb"]
+    assert "01_a.ipynb differs from 01_a.py" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["--in-place"])
+
+
+@pytest.fixture
+def stages(tmp_path, monkeypatch):
+    """One made stage, one half-made one."""
+    monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path))
+    folder = tmp_path / "runs" / "smoke"
+    store.make_stage(folder / "dataset", 1, {}, lambda work: (work / "a").write_bytes(b"x" * 10**6), say=lambda _: None)
+    with pytest.raises(KeyError):
+        store.make_stage(folder / "sae" / "first", 1, {}, lambda work: {}["stopped"], say=lambda _: None)
+    return folder
+
+
+def test_info_tells_made_from_half_made_from_not_made(stages, capsys):
+    assert command.main(["info", "--preset", "smoke"]) == 0
+    lines = {words[0]: words[1:] for words in map(str.split, capsys.readouterr().out.splitlines())}
+    assert lines["dataset"][:2] == ["made", "1.0"] and len(lines["dataset"]) == 4
+    assert (lines["sae/first"], lines["classifier"]) == (["part", "made"], ["not", "made"])
+
+
+def test_clean_asks_and_removes_the_run_alone(stages, monkeypatch, capsys):
+    neighbour = stages.parents[1] / "results"
+    neighbour.mkdir()
+    monkeypatch.setattr("builtins.input", lambda _: "")
+    assert command.main(["clean", "--preset", "smoke"]) == 1 and stages.is_dir()
+    with FileLock(stages / "dataset.lock"):
+        holder = "from aircraft_sae.__main__ import main; exit(main(['clean', '--preset', 'smoke', '--yes']))"
+        assert subprocess.run([sys.executable, "-c", holder]).returncode == 1 and stages.is_dir()
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    assert command.main(["clean", "--preset", "smoke"]) == 0 and not stages.exists() and neighbour.is_dir()
+    assert "1.0 MB" in capsys.readouterr().out
+    assert command.main(["clean", "--preset", "smoke", "--yes"]) == 0

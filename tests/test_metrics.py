@@ -1,0 +1,137 @@
+"""Metrics against values by hand, scikit-learn and slow loops."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
+
+from aircraft_sae.metrics import (
+    bootstrap_interval,
+    class_averaged_accuracy,
+    expected_calibration_error,
+    most_confused,
+    roll_up,
+    top_k_accuracy,
+)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Labels, predictions and probabilities of 200 images in 7 classes of unequal size."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice(7, 200, p=np.arange(1, 8) / 28)
+    probabilities = rng.dirichlet(np.ones(7), 200)
+    probabilities[np.arange(200), labels] += rng.uniform(0, 0.6, 200)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return labels, probabilities.argmax(axis=1), probabilities
+
+
+def test_class_averaged_accuracy(made):
+    labels, predicted, _ = made
+    assert class_averaged_accuracy([0, 0, 0, 1], [0, 0, 1, 1], 2) == pytest.approx((2 / 3 + 1) / 2)
+    assert class_averaged_accuracy([0, 0, 2], [0, 1, 2], 3) == pytest.approx(0.75)  # class 1 has no image
+    assert class_averaged_accuracy(labels, predicted, 7) == pytest.approx(balanced_accuracy_score(labels, predicted))
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 9])
+def test_top_k_accuracy(made, k):
+    labels, predicted, probabilities = made
+    want = top_k_accuracy_score(labels, probabilities, k=k, labels=range(7)) if k < 7 else 1
+    assert top_k_accuracy(labels, probabilities, k) == pytest.approx(want)
+    if k == 1:
+        assert top_k_accuracy(labels, probabilities) == pytest.approx((labels == predicted).mean())
+    assert top_k_accuracy([0, 1, 2], np.ones((3, 3)), 2) == pytest.approx(2 / 3)  # ties go to the first classes
+
+
+def test_expected_calibration_error(made):
+    by_hand = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.5, 0.5]])  # bins (0.8, 1], (0.4, 0.6], (0.4, 0.6]
+    want = 2 / 4 * abs(0.5 - 0.9) + 2 / 4 * abs(1 - 0.55)
+    assert expected_calibration_error(by_hand, [0, 1, 1, 0], n_bins=5) == pytest.approx(want)
+    labels, predicted, probabilities = made
+    slow, confidence = 0, probabilities.max(axis=1)
+    for m in range(15):
+        inside = (confidence > m / 15) & (confidence <= (m + 1) / 15)
+        if inside.any():
+            slow += inside.mean() * abs((labels == predicted)[inside].mean() - confidence[inside].mean())
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(slow)
+
+
+@pytest.mark.parametrize("metric", [class_averaged_accuracy, top_k_accuracy, expected_calibration_error])
+def test_counts_are_repeated_images(made, metric):
+    labels, predicted, probabilities = made
+    rows = {
+        class_averaged_accuracy: (labels, predicted),
+        top_k_accuracy: (labels, probabilities),
+        expected_calibration_error: (probabilities, labels),
+    }[metric]
+    rest = (7,) if metric is class_averaged_accuracy else ()
+    rng = np.random.default_rng(1)
+    drawn = rng.integers(20, size=(30, 20))  # small, so that classes go without a draw
+    rows = tuple(values[:20] for values in rows)
+    counts = np.stack([np.bincount(draw, minlength=20) for draw in drawn])
+    slow = [metric(*(values[draw] for values in rows), *rest) for draw in drawn]
+    np.testing.assert_allclose(metric(*rows, *rest, counts=counts), slow, rtol=1e-5, atol=1e-6)
+    assert len({len(set(labels[:20][draw])) for draw in drawn}) > 1
+
+
+def test_bootstrap_interval(made, monkeypatch):
+    labels, predicted, probabilities = made
+    low, high = bootstrap_interval(top_k_accuracy, labels, probabilities)
+    p = top_k_accuracy(labels, probabilities)
+    normal = 1.96 * np.sqrt(p * (1 - p) / 200)  # a mean of 200 coin throws
+    assert low == pytest.approx(p - normal, abs=0.02) and high == pytest.approx(p + normal, abs=0.02)
+    narrow = bootstrap_interval(top_k_accuracy, labels, probabilities, confidence=0.5)
+    assert low < narrow[0] < p < narrow[1] < high
+    again = [bootstrap_interval(class_averaged_accuracy, labels, predicted, 7, seed=seed) for seed in (0, 0, 1)]
+    assert again[0] == again[1] != again[2]
+    assert bootstrap_interval(class_averaged_accuracy, labels, labels, 7) == (1, 1)
+    rare = np.array([0] * 99 + [1])  # a third of the draws have no image of class 1
+    assert bootstrap_interval(class_averaged_accuracy, rare, np.zeros(100, int), 2) == (0.5, 1)
+
+
+def test_bootstrap_draws_many_images_in_chunks():
+    labels = np.arange(20_000) % 2
+    low, high = bootstrap_interval(class_averaged_accuracy, labels, np.zeros(20_000, int), 2, n=1000)
+    assert low == high == 0.5  # all of one class right, none of the other, however many of each
+    seen = []
+    bootstrap_interval(
+        lambda values, counts=None: 0 if counts is None else seen.append(counts) or counts.sum(1), labels, n=1000
+    )
+    assert sum(map(len, seen)) == 1000 and len(seen) > 1
+    assert all((counts.sum(axis=1) == 20_000).all() for counts in seen) and not np.array_equal(seen[0][0], seen[1][0])
+
+
+def test_most_confused():
+    confusion = confusion_matrix([0] * 5 + [1] * 4 + [2] * 2, [0, 1, 1, 1, 2] + [1, 1, 0, 0] + [2, 2])
+    table = most_confused(confusion, ["a", "b", "c"], 5)
+    assert table.values.tolist() == [["a", "b", 3, 0.6], ["b", "a", 2, 0.5], ["a", "c", 1, 0.2]]
+    assert len(most_confused(confusion, ["a", "b", "c"], 1)) == 1 and len(most_confused(np.eye(2), ["a", "b"])) == 0
+
+
+def test_roll_up(made):
+    parents = np.array([0, 0, 1, 2, 1, 0, 2])
+    slow = [[sum(row[parents == parent]) for parent in range(4)] for row in made[2]]
+    np.testing.assert_allclose(roll_up(made[2], parents, 4), slow)
+    assert roll_up(made[2], parents).shape == (200, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: class_averaged_accuracy([0, 1], [0], 2), "2 labels and 1"),
+        (lambda: class_averaged_accuracy([0, 2], [0, 1], 2), r"0 \.\. 1, got 0 \.\. 2"),
+        (lambda: class_averaged_accuracy([], [], 2), "one per image"),
+        (lambda: class_averaged_accuracy([0.0], [0], 2), "whole numbers"),
+        (lambda: top_k_accuracy([0], [[0.5, np.nan]]), "finite"),
+        (lambda: top_k_accuracy([0], [[0.5, 0.5]], 0), "k must be at least 1"),
+        (lambda: expected_calibration_error([[3.0, -1.0]], [0]), r"0 \.\. 1"),
+        (lambda: expected_calibration_error([[1.0, 0.0]], [0], n_bins=0), "n_bins"),
+        (lambda: bootstrap_interval(class_averaged_accuracy, [0], [1], 1), "class indices"),
+        (lambda: bootstrap_interval(class_averaged_accuracy, [0], [0], 1, n=0), "n must be"),
+        (lambda: most_confused(np.eye(3), ["a"]), r"\(1, 1\)"),
+        (lambda: roll_up([[0.5, 0.5]], [0]), "one parent per class"),
+        (lambda: roll_up([[0.5, 0.5]], [0, 3], 2), r"0 \.\. 1, got 0 \.\. 3"),
+    ],
+)
+def test_refuses(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

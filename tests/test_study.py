@@ -1,0 +1,110 @@
+"""The front door: stages are made once, again where their config changed, and numbers survive the way to disk."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from aircraft_sae import config, study
+from aircraft_sae.study import Study
+
+
+def test_smoke_chain_is_made_once_and_then_loaded(smoke_study, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("made twice")
+
+    monkeypatch.setattr(study, "render_dataset", never)
+    monkeypatch.setattr(study.classifier, "train", never)
+    again = Study.open("smoke", data_dir=smoke_study.data_dir)
+    network = again.classifier()
+    assert not any(stage.made for stage in again.stages.values()) and set(again.stages) == {"dataset", "classifier"}
+    assert len(network.history) == sum(again.config.classifier.epochs)
+    assert network.predictions["image"].tolist() == again.dataset().rows("test")["image"].tolist()
+    assert network.predictions.equals(network.predict(again.dataset(), "test")), "predictions are of other weights"
+
+
+def test_a_changed_classifier_leaves_the_data_and_trains_again(smoke_study, tmp_path):
+    shutil.copytree(smoke_study.folder, tmp_path / "runs" / "smoke")
+    changed = config.change(smoke_study.config, **{"classifier.epochs": (1,), "classifier.level": "family"})
+    other = Study.open(changed, data_dir=tmp_path)
+    assert len(other.classifier().history) == 1 and other.classifier().classes == other.dataset().classes("family")
+    assert {name: stage.made for name, stage in other.stages.items()} == {"dataset": False, "classifier": True}
+
+
+@pytest.fixture
+def folder_study(smoke_study, tmp_path):
+    """Opens a study of a copy of the hangar's pictures, as of a folder of one's own."""
+    root = tmp_path / "pictures"
+    shutil.copytree(smoke_study.folder / "dataset" / "fgvc-aircraft-2013b", root / "fgvc-aircraft-2013b")
+    own = config.change(config.preset("smoke"), name="mine", dataset=config.DatasetConfig(source="folder"))
+    return root, lambda **more: Study.open(config.change(own, **more), data_dir=tmp_path, data_root=root)
+
+
+def test_a_folder_is_checked_once_and_again_when_its_content_changes(folder_study, monkeypatch):
+    root, open_study = folder_study
+    first = open_study()
+    first.dataset()
+    assert first.stages["dataset"].made and str(root) not in json.dumps(first.stages["dataset"].meta)
+    again = open_study()
+    again.dataset()
+    assert not again.stages["dataset"].made
+    data = root / "fgvc-aircraft-2013b" / "data"
+    for file in data.glob("images_box.txt"):
+        file.unlink()
+    changed = open_study()
+    assert changed.dataset().table["xmin"].isna().all() and changed.stages["dataset"].made
+
+
+def test_a_bad_picture_stops_the_study_or_is_left_out(folder_study):
+    root, open_study = folder_study
+    images = sorted((root / "fgvc-aircraft-2013b" / "data" / "images").glob("*.jpg"))
+    images[3].write_bytes(images[3].read_bytes()[:100])
+    with pytest.raises(ValueError, match=images[3].name):
+        open_study().dataset()
+    tolerant = open_study(**{"dataset.on_bad_image": "skip"})
+    for _ in range(2):  # made, then loaded
+        assert tolerant.dataset().skipped["image"].tolist() == [images[3].stem]
+        tolerant = open_study(**{"dataset.on_bad_image": "skip"})
+
+
+def test_preset_data_dir_and_data_root_come_from_arguments_then_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRCRAFT_SAE_PRESET", "photos")
+    monkeypatch.setenv("AIRCRAFT_SAE_DATA_ROOT", "from/environment")
+    monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path))
+    opened = Study.open()
+    assert (opened.config.name, opened.config.dataset.root) == ("photos", "from/environment")
+    assert opened.folder == tmp_path / "runs" / "photos" and not opened.folder.exists()
+    opened = Study.open("fgvc", data_root="given", data_dir=tmp_path / "x")
+    assert (opened.config.dataset.root, opened.data_dir) == ("given", tmp_path / "x")
+    with pytest.raises(ValueError, match="only fgvc, photos do"):
+        Study.open("smoke")
+    monkeypatch.delenv("AIRCRAFT_SAE_DATA_ROOT")
+    with pytest.raises(ValueError, match="needs a folder"):
+        Study.open()
+    monkeypatch.delenv("AIRCRAFT_SAE_PRESET")
+    assert Study.open().config == config.preset("hangar")
+
+
+def test_recorded_numbers_come_back_flat_and_replace_the_last_ones(tmp_path):
+    opened = Study.open("smoke", data_dir=tmp_path)
+    opened.record("01_x", {"old": 1})
+    measured = {"value": np.float32(0.123456789), "low": 0.1, "high": 0.2, "n": np.int64(7)}
+    path = opened.record("01_x", {"a/b": measured, "c": (1.5, 1, 2, 3), "train_seconds": 12.5})
+    assert path == tmp_path / "results" / "smoke" / "01_x.json"
+    assert opened.results("01_x") == {
+        "a/b": {"value": 0.123457, "low": 0.1, "high": 0.2, "n": 7},
+        "c": {"value": 1.5, "low": 1, "high": 2, "n": 3},
+        "train_seconds": {"value": 12.5, "low": None, "high": None, "n": None},
+    }
+    with pytest.raises(FileNotFoundError, match="run notebook 02_y"):
+        opened.results("02_y")
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), "0.5", None, (1, 2), (1, 2, 3, float("inf")), {"value": 1}, {"v": 1}])
+def test_what_is_no_finite_number_is_not_recorded(tmp_path, wrong):
+    opened = Study.open("smoke", data_dir=tmp_path)
+    opened.record("01_x", {"a": 1})
+    with pytest.raises(ValueError, match=r"^a"):
+        opened.record("01_x", {"a": wrong})
+    assert opened.results("01_x")["a"]["value"] == 1
