@@ -297,10 +297,10 @@ def _write_report(path: Path, executed: dict, title: str) -> None:
     for name, notebook in executed.items():
         cells += [nbformat.v4.new_markdown_cell(f'<a id="{name}"></a>'), *notebook.cells]
     whole = nbformat.v4.new_notebook(cells=cells, metadata=next(iter(executed.values())).metadata)
-    scripts = dict.fromkeys(("mathjax_url", "require_js_url", "mermaid_js_url", "mermaid_layout_elk_js_url"), "")
-    exporter = HTMLExporter(embed_images=True, **scripts)
+    diagrams = dict.fromkeys(("mermaid_js_url", "mermaid_layout_elk_js_url"), "")
+    exporter = HTMLExporter(embed_images=True, **diagrams)
     page, _ = exporter.from_notebook_node(whole, {"metadata": {"name": f"aircraft_sae {title}"}})
-    write_text(path, page)
+    write_text(path, re.sub(r"<script src=.*?</script>", "", page))
 
 
 if __name__ == "__main__":

@@ -71,9 +71,9 @@ class ClassifierConfig:
     train_split: str = "train"
     val_split: str | None = "val"
     """Watched after each epoch, never chosen on; None where it is part of train_split."""
-    sizes: tuple[int, ...] = (224,)
+    sizes: tuple[int, ...] = (128, 224)
     """Picture size of each phase in pixels; the last one is used for evaluation."""
-    epochs: tuple[int, ...] = (8,)
+    epochs: tuple[int, ...] = (7, 3)
     """Epochs of each phase, as many as there are sizes."""
     batch_size: int = 32
     learning_rate: float = 1e-3
@@ -139,14 +139,21 @@ def presets() -> dict[str, StudyConfig]:
             name="fgvc",
             dataset=DatasetConfig(source="fgvc", banner=20),
             classifier=ClassifierConfig(
-                arch="convnext_tiny.fb_in22k_ft_in1k", weights="timm", train_split="trainval", val_split=None,
-                epochs=(30,), learning_rate=2e-4, ema_decay=0.999, crop_scale=(0.4, 1.0),
+                arch="convnext_tiny.fb_in22k_ft_in1k",
+                weights="timm",
+                train_split="trainval",
+                val_split=None,
+                sizes=(224,),
+                epochs=(30,),
+                learning_rate=2e-4,
+                ema_decay=0.999,
+                crop_scale=(0.4, 1.0),
             ),
         ),
         "photos": StudyConfig(
             name="photos",
             dataset=DatasetConfig(source="folder"),
-            classifier=ClassifierConfig(epochs=(12,)),
+            classifier=ClassifierConfig(sizes=(112, 224), epochs=(8, 2), ema_decay=0.995),
         ),
         "pretraining": StudyConfig(
             name="pretraining",
@@ -156,8 +163,14 @@ def presets() -> dict[str, StudyConfig]:
                 )
             ),
             classifier=ClassifierConfig(
-                weights=None, layer_scale=0.5, sizes=(64, 112, 176), epochs=(8, 3, 1), batch_size=64, warmup_epochs=0.3,
-                ema_decay=0.999, crop_scale=(0.5, 1.0),
+                weights=None,
+                layer_scale=0.5,
+                sizes=(64, 112, 176),
+                epochs=(8, 3, 1),
+                batch_size=64,
+                warmup_epochs=0.3,
+                ema_decay=0.999,
+                crop_scale=(0.5, 1.0),
             ),
         ),
     }

@@ -5,6 +5,7 @@ Sizes are chosen so that a figure of a notebook's width is still readable at hal
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ PART_COLOURS = dict(zip(PARTS, (
 ), strict=True))  # fmt: skip
 """Chosen by search: any two differ by at least 18 CIELAB units, with normal vision, protanopia and deuteranopia."""
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
+Grid = Sequence[Sequence[Any]]
 FONT, WIDTH = 12, 9.5  # points, inches
 
 
@@ -38,28 +40,24 @@ def in_words(entry: Mapping[str, float | None], percent: bool = True) -> str:
 
 
 def picture_grid(
-    rows: Sequence[Sequence[Any]],
-    captions: Sequence[Sequence[str]] | None = None,
-    names: Sequence[str] | None = None,
-    marks: Sequence[Sequence[Any]] | None = None,
-    empty: str = "no pictures",
+    rows: Grid, captions: Grid | None = None, names: Sequence[str] = (), marks: Grid | None = None, empty: str = ""
 ) -> Figure:
     """Pictures in rows: names stand left of rows, captions under pictures, marked pixels in orange on a pale picture.
 
-    rows: pictures (height, width, 3) uint8 or PIL; marks: boolean (height, width) or None for each; all rows but the
-    last are of one length. Where there is not one picture, the figure says `empty`.
+    rows: pictures (h, w, 3) uint8 or PIL; marks: boolean (h, w) or None. For no pictures, `empty` is said.
     """
     if not any(map(len, rows)):
-        return _message(empty)
+        return _message(empty or "no pictures")
     n_columns = max(map(len, rows))
     side = min(WIDTH / n_columns, WIDTH / 3)
     shape = np.mean([np.asarray(picture).shape[0] / np.asarray(picture).shape[1] for row in rows for picture in row])
-    n_lines = max((text.count("\n") + bool(text) for row in captions or () for text in row), default=0)
+    captions = [[_wrap(text, side) for text in row] for row in captions or [[""] * len(row) for row in rows]]
+    n_lines = max(text.count("\n") + bool(text) for row in captions for text in row)
     figure = Figure((side * n_columns, len(rows) * (side * shape + 0.2 * n_lines + 0.05)), layout="constrained")
     for i, axes in enumerate(figure.subplots(len(rows), n_columns, squeeze=False)):
         for j, picture in enumerate(rows[i]):
             picture = _highlight(picture, marks[i][j]) if marks and marks[i][j] is not None else picture
-            _show(axes[j], picture, captions[i][j] if captions else "")
+            _show(axes[j], picture, captions[i][j])
         axes[0].set_ylabel(names[i] if names else "", fontsize=FONT)
     for ax in figure.axes:
         ax.axison = bool(ax.images)
@@ -79,7 +77,7 @@ def contact_sheet(pictures: Sequence[Any], names: Sequence[str], groups: Sequenc
         for ax in axes[len(row) :]:
             ax.axison = False
         for j, i in enumerate(row):
-            _show(axes[j], pictures[i], names[i])
+            _show(axes[j], pictures[i], _wrap(names[i], WIDTH / n_columns))
             first, last = (not 0 <= k < len(row) or groups[row[k]] != groups[i] for k in (j - 1, j + 1))
             axes[j].set_title(groups[i] if first else " ", fontsize=FONT, fontweight="bold", loc="left")
             line = dict(color="black", linewidth=1.5, clip_on=False, transform=axes[j].transAxes, in_layout=False)
@@ -164,7 +162,6 @@ def confusion_matrix(confusion: pd.DataFrame, parents: Sequence[Mapping[str, str
     confusion: counts with class names as index and columns; parents: group of each class, in their order, coarsest
     level first; lines part groups, thick for the coarsest. Up to 40 classes, mistakes carry their number of images.
     """
-    # a group stands where its first class does, and classes keep their order in it
     keys = {name: tuple(list(level.values()).index(level[name]) for level in parents) for name in confusion.index}
     order = sorted(confusion.index, key=keys.get)
     n, counts = len(order), confusion.loc[order, order].to_numpy()
@@ -181,7 +178,7 @@ def confusion_matrix(confusion: pd.DataFrame, parents: Sequence[Mapping[str, str
             look = dict(color=GREY, linewidth=0.5) if depth else dict(color="black", linewidth=1.2)
             ax.axhline(edge, **look), ax.axvline(edge, **look)
     _style(ax, "predicted", "actual")
-    size = FONT - 2 if n <= 40 else 6
+    size = FONT - 2 if n <= 72 else 8
     ax.set_xticks(range(n), order, rotation=90, fontsize=size)
     ax.set_yticks(range(n), order, fontsize=size)
     figure.colorbar(image, ax=ax, shrink=0.6).set_label("share of the actual class's pictures, %", fontsize=FONT)
@@ -189,7 +186,7 @@ def confusion_matrix(confusion: pd.DataFrame, parents: Sequence[Mapping[str, str
 
 
 def reliability(confidence: np.ndarray, hit: np.ndarray, n_bins: int = 15) -> Figure:
-    """Accuracy, from hits (n,), against confidence (n,) in equal bins, with Wilson intervals, above pictures per bin."""
+    """Accuracy, from hit (n,), against confidence (n,) in equal bins, with Wilson intervals; below, images per bin."""
     confidence, hit = np.asarray(confidence, float), np.asarray(hit, bool)
     bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
     figure = Figure((0.65 * WIDTH, 5), layout="constrained")
@@ -211,6 +208,10 @@ def _show(ax: Axes, picture: Any, caption: str = "", **options: Any) -> None:
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.set_xlabel(caption, fontsize=FONT)
+
+
+def _wrap(text: str, inches: float) -> str:
+    return "\n".join(textwrap.fill(line, int(inches / 0.095)) for line in text.split("\n"))
 
 
 def _name_parts(ax: Axes, mask: np.ndarray) -> None:

@@ -119,7 +119,6 @@ class Study:
 
     def _train(self, work: Path) -> None:
         classifier.train(self.config.classifier, self._data, work)
-        write_parquet(Classifier.load(work).predict(self._data, "test"), work / "predictions.parquet")
 
 
 def _number(name: str, value: Any, optional: bool) -> float | int | None:

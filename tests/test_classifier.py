@@ -86,6 +86,7 @@ def test_a_seed_gives_the_same_model_and_layer_scale_is_set():
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not torch.equal(one["head.fc.weight"], classifier.build(replace(CFG, seed=1), 3).head.fc.weight)
     assert one["stages.0.blocks.0.gamma"].unique().tolist() == pytest.approx([0.1])
+    assert one["stem.0.weight"].std().item() == pytest.approx(48**-0.5, rel=0.1)  # from 3 x 4 x 4 inputs
     assert not one["stem.0.weight"].is_contiguous()  # but in channels-last memory
 
 
@@ -230,6 +231,9 @@ def test_training_learns_and_writes_what_loading_needs(unbroken, made, data):
     ]  # fmt: skip
     assert made.history["epoch"].tolist() == [1, 2, 3] and made.history["size"].tolist() == [32, 32, 48]
     assert made.history["val_accuracy"].iloc[-1] == 1 and made.history["val_loss"].iloc[-1] < 0.5
+    val = made.predict(data, "val", progress=False)  # of the saved weights, which are those that were validated
+    likelihood = val[["p_0", "p_1", "p_2"]].to_numpy()[range(6), np.arange(6) % 3]
+    assert made.history["val_loss"].iloc[-1] == pytest.approx(-np.log(likelihood).mean(), rel=0.05)
     assert made.cfg == CFG and made.classes == TAXONOMY["variant"] and made.mean == (0.5, 0.5, 0.5)
     assert not made.model.training and made.image_size == 48
     pd.testing.assert_frame_equal(made.predict(data, "test", progress=False), made.predictions)

@@ -1,6 +1,7 @@
 """Figures: what they show for small inputs made by hand, and what they say where there is nothing to show."""
 
 import io
+import itertools
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -74,6 +75,17 @@ def test_a_grid_has_its_captions_names_and_a_gap_in_a_short_row():
     figure = plots.picture_grid([pictures(3), pictures(2)], [["a", "b", "c"], ["d\nd", "e"]], ["upper", "lower"])
     assert sorted(texts(figure)) == ["a", "b", "c", "d\nd", "e", "lower", "upper"]
     assert len(shown(figure)) == 5 and not figure.axes[5].axison
+
+
+def test_long_captions_are_broken_lest_they_meet():
+    caption = "Northrop P-61 Black Widow\nsaid North American P51 Mustang"
+    for figure in (
+        plots.picture_grid([pictures(5)], [[caption] * 5]),
+        plots.contact_sheet(pictures(5), [caption] * 5, "AAAAA"),
+    ):
+        figure.savefig(io.BytesIO(), format="png")
+        boxes = [ax.xaxis.label.get_window_extent() for ax in figure.axes]
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_marked_pixels_are_orange_and_others_grey():

@@ -14,7 +14,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 from timm.models.convnext import ConvNeXt
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from aircraft_sae import metrics
 from aircraft_sae.classifier import network

@@ -14,7 +14,7 @@ import torch
 from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
 from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from aircraft_sae.classifier.inference import BATCH, Classifier, device, n_workers
 from aircraft_sae.classifier.network import build, freeze

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from torchvision.datasets import FGVCAircraft
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from aircraft_sae.config import DatasetConfig
 from aircraft_sae.data.annotations import check_occupied, first_five, read_annotations, refuse

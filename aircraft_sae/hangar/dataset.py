@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from aircraft_sae.config import LEVELS, HangarConfig
 from aircraft_sae.hangar.airframes import Airframe, taxonomy
@@ -82,7 +82,7 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
 def _save(image: Image.Image, path: Path, **options) -> None:
     buffer = io.BytesIO()
     image.save(buffer, **options)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(buffer.getvalue())
     temporary.replace(path)
 

@@ -215,8 +215,9 @@ def _tail(b, a: Airframe, skin: _Fuselage):
         surface(b, fin, "fin", "fin", [2 * t - 1 for t, _ in levels])
     if a.dorsal:
         front = x0 + a.dorsal * a.fin_chord
-        dorsal = [([front, 0, base - 0.1 * radius], front - x0 + 0.5 * a.fin_chord, 0.035, [0, 1, 0]),
-                  ([x0 - lean * 0.25 * a.fin_height, 0, base + 0.25 * a.fin_height], 0.5 * a.fin_chord, 0.08, [0, 1, 0])]  # fmt: skip
+        crest = [x0 - lean * 0.25 * a.fin_height, 0, base + 0.25 * a.fin_height]
+        root = ([front, 0, base - 0.1 * radius], front - x0 + 0.5 * a.fin_chord, 0.035, [0, 1, 0])
+        dorsal = [root, (crest, 0.5 * a.fin_chord, 0.08, [0, 1, 0])]
         surface(b, dorsal, "fin", "body", [-1, -1])
     share = {"conventional": 0.0, "cruciform": 0.45, "t": 0.97}[a.tail_kind]
     z = base + share * a.fin_height if share else rise + 0.15 * radius

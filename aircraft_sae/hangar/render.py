@@ -17,8 +17,6 @@ from aircraft_sae.hangar.scene import Scene, axes
 from aircraft_sae.hangar.solids import MATERIALS, PARTS, Mesh
 from aircraft_sae.hangar.surroundings import BLOCKED, backdrop, linear, noise, occluded
 
-VERSION = 1
-"""Raised whenever the same scene would give other pixels."""
 _GEAR = [PARTS.index("nose_gear"), PARTS.index("main_gear")]
 _GLASS = [MATERIALS.index(m) for m in ("window", "cockpit")]
 _BODY, _FIN = MATERIALS.index("body"), MATERIALS.index("fin")
