@@ -41,6 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
             study = config.with_data_root(study, data_root)
             if study.dataset.source == "folder" and not Path(data_root).expanduser().is_dir():
                 raise ValueError(f"the data root {data_root} is not a folder")
+            if options.in_place and study.dataset.source != "hangar":
+                raise ValueError(
+                    f"--in-place would put the photographs of preset {name} into notebooks/: run without it"
+                )
             paths = _notebooks(NOTEBOOKS, options.in_place)
     except ValueError as error:
         parser.error(str(error))

@@ -30,8 +30,8 @@ class HangarConfig:
 
     def __post_init__(self):
         _one_of("taxonomy", self.taxonomy, TAXONOMIES)
-        for name in ("scenes_per_variant", "size", "supersampling"):
-            _at_least(name, getattr(self, name), 1)
+        for name, least in {"scenes_per_variant": 3, "size": 1, "supersampling": 1}.items():
+            _at_least(name, getattr(self, name), least)
         if self.n_variants is not None:
             _at_least("n_variants", self.n_variants, 2)
         if abs(sum(self.split_shares) - 1) > 1e-6 or min(self.split_shares) <= 0:
@@ -71,9 +71,9 @@ class ClassifierConfig:
     train_split: str = "train"
     val_split: str | None = "val"
     """Watched after each epoch, never chosen on; None where it is part of train_split."""
-    sizes: tuple[int, ...] = (128, 224)
+    sizes: tuple[int, ...] = (160, 224)
     """Picture size of each phase in pixels; the last one is used for evaluation."""
-    epochs: tuple[int, ...] = (7, 3)
+    epochs: tuple[int, ...] = (5, 3)
     """Epochs of each phase, as many as there are sizes."""
     batch_size: int = 32
     learning_rate: float = 1e-3

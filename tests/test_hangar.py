@@ -17,7 +17,7 @@ from torchvision.datasets import FGVCAircraft
 
 from aircraft_sae.config import HangarConfig
 from aircraft_sae.hangar.airframes import taxonomy
-from aircraft_sae.hangar.dataset import render_dataset
+from aircraft_sae.hangar.dataset import _write_tables, render_dataset
 from aircraft_sae.hangar.meshes import build
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene, sample
@@ -192,6 +192,19 @@ def test_layout_is_what_torchvision_reads(rendered):
         assert aircraft[row.ymin - 1 : row.ymax, row.xmin - 1 : row.xmax].sum() == aircraft.sum() > 0
         picture = render(Scene.from_json(row.scene), SMALL.size, SMALL.supersampling)
         assert (picture.mask == mask).all()
+
+
+@pytest.mark.parametrize("n", [3, 4, 8, 100])
+def test_every_split_has_a_scene_of_every_variant(n, tmp_path):
+    config = replace(SMALL, n_variants=2, scenes_per_variant=n)
+    frames = HANGAR[:2]
+    numbers = [(v, i) for v in range(2) for i in range(n)]
+    table = pd.DataFrame({"image": [f"{k:07d}" for k in range(2 * n)]}).assign(xmin=1, ymin=1, xmax=2, ymax=2)
+    _write_tables(config, frames, numbers, table, tmp_path)
+    counts = pd.read_parquet(tmp_path / "scenes.parquet").groupby(["variant", "split"]).size()
+    assert len(counts) == 6 and counts.sum() == 2 * n
+    if n == 100:
+        assert counts[frames[0].variant].to_dict() == {"test": 33, "train": 57, "val": 10}
 
 
 @pytest.mark.parametrize("clue", ["background", "histogram"])

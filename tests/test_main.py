@@ -121,6 +121,7 @@ def test_ctrl_c_ends_the_kernel_and_says_what_is_kept(notebooks, tmp_path):
         (["--data-root", "x", "--preset", "hangar"], "only fgvc, photos do"),
         (["--preset", "photos"], "--data-root"),
         (["--preset", "photos", "--data-root", "/not/there"], "/not/there is not a folder"),
+        (["--preset", "photos", "--data-root", ".", "--in-place"], "would put the photographs"),
     ],
 )
 def test_words_it_does_not_understand_end_with_2(notebooks, capsys, words, answer):

@@ -93,7 +93,8 @@ def _write_tables(config, frames, numbers, table, data):
     order = np.random.default_rng([config.seed, 1]).permutation(n)
     rank = np.empty(n, int)
     rank[order] = np.arange(n)
-    first, second = max(1, round(n * train)), max(2, round(n * (train + val)))
+    second = min(max(2, round(n * (train + val))), n - 1)  # at least one scene in each split
+    first = min(max(1, round(n * train)), second - 1)
     split = np.where(rank < first, "train", np.where(rank < second, "val", "test"))
     for level in LEVELS:
         table.insert(1, level, [getattr(frames[v], level) for v, _ in numbers])
