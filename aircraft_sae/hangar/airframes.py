@@ -292,19 +292,14 @@ def _pretraining(n_families: int = 32, n_variants: int = 3) -> list[Airframe]:
     rng = np.random.default_rng(20260)
     scaled = ("length", "girth", "span", "chord", "fin_height", "fin_chord", "stab_span", "nose", "tail", "engine_size",
               "propeller", "fin_taper", "canopy_length", "window_pitch", "leg", "wheel")  # fmt: skip
-    frames = []
-    kinds = list(_ARCHETYPES)
+    frames, kinds = [], list(_ARCHETYPES)
     for number in range(n_families):
         kind = kinds[number % len(kinds)]
         base = _make(kind)
         base = replace(base, **{name: float(getattr(base, name) * rng.uniform(0.8, 1.25)) for name in scaled})
-        base = replace(
-            base,
-            sweep=base.sweep + float(rng.uniform(-5, 9)),
-            fin_sweep=base.fin_sweep + float(rng.uniform(-10, 10)),
-            dihedral=base.dihedral + float(rng.uniform(-2, 3)),
-            nose_power=float(rng.uniform(1.5, 2.5)),
-        )
+        sweep, fin_sweep = base.sweep + float(rng.uniform(-5, 9)), base.fin_sweep + float(rng.uniform(-10, 10))
+        dihedral, nose = base.dihedral + float(rng.uniform(-2, 3)), float(rng.uniform(1.5, 2.5))
+        base = replace(base, sweep=sweep, fin_sweep=fin_sweep, dihedral=dihedral, nose_power=nose)
         # some families leave their archetype: another wing height, tail or engine layout
         if rng.random() < 0.5:
             base = replace(base, **_odd(base, rng))
@@ -312,14 +307,9 @@ def _pretraining(n_families: int = 32, n_variants: int = 3) -> list[Airframe]:
             frame = replace(base, length=base.length * (0.8, 1.0, 1.25)[i])
             for change in rng.permutation(4)[:2]:
                 frame = replace(frame, **_twist(frame, int(change), rng))
-            frames.append(
-                replace(
-                    frame,
-                    variant=f"P{number:02d}-{i + 1}",
-                    family=f"P{number:02d}",
-                    manufacturer=f"Works {number // 4 + 1}",
-                )
-            )
+            family = f"P{number:02d}"
+            names = {"variant": f"{family}-{i + 1}", "family": family, "manufacturer": f"Works {number // 4 + 1}"}
+            frames.append(replace(frame, **names))
     return frames
 
 
