@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 SOURCES = ("hangar", "fgvc", "folder")
 LEVELS = ("variant", "family", "manufacturer")
 TAXONOMIES = ("hangar", "pretraining")
+OPTIMIZERS = ("muon", "adamw")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class ClassifierConfig:
     epochs: tuple[int, ...] = (5, 3)
     """Epochs of each phase, as many as there are sizes."""
     batch_size: int = 32
+    optimizer: str = "muon"
+    """"muon" (matrices; AdamW for the rest) or "adamw"."""
     learning_rate: float = 1e-3
     warmup_epochs: float = 1.0
     weight_decay: float = 0.05
@@ -94,6 +97,7 @@ class ClassifierConfig:
 
     def __post_init__(self):
         _one_of("level", self.level, LEVELS)
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
         if len(self.sizes) != len(self.epochs) or not self.sizes:
             raise ValueError(f"sizes and epochs need one entry per phase, got {self.sizes} and {self.epochs}")
         for name in ("batch_size", "learning_rate"):
@@ -145,6 +149,7 @@ def presets() -> dict[str, StudyConfig]:
                 val_split=None,
                 sizes=(224,),
                 epochs=(30,),
+                optimizer="adamw",
                 learning_rate=2e-4,
                 ema_decay=0.999,
                 crop_scale=(0.4, 1.0),
@@ -165,12 +170,14 @@ def presets() -> dict[str, StudyConfig]:
             classifier=ClassifierConfig(
                 weights=None,
                 layer_scale=0.5,
-                sizes=(64, 112, 176),
-                epochs=(8, 3, 1),
+                sizes=(96, 128, 160),
+                epochs=(6, 4, 3),
                 batch_size=64,
+                learning_rate=3e-3,
                 warmup_epochs=0.3,
                 ema_decay=0.999,
-                crop_scale=(0.5, 1.0),
+                crop_scale=(0.8, 1.0),
+                colour_jitter=0.0,
             ),
         ),
     }

@@ -159,7 +159,7 @@ def _classes(indices, n_classes: int) -> np.ndarray:
 
 
 def _scores(probabilities) -> np.ndarray:
-    probabilities = np.asarray(probabilities)
+    probabilities = np.asarray(probabilities, np.float64)  # a negated uint8 would wrap around
     if probabilities.ndim != 2 or not probabilities.size or not np.isfinite(probabilities).all():
         raise ValueError(f"probabilities must be finite numbers (images, classes), got shape {probabilities.shape}")
     return probabilities

@@ -108,6 +108,7 @@ REFUSED = {
     "class unused": (edit("families.txt", "Ан-2", "Ан-2\nАн-3"), ValueError, ["Ан-3", "without an image"]),
     "bad box": (edit("images_box.txt", "1 2 24 16", "9 2 x 16"), ValueError, ["images_box.txt", "тtrain0 9 2 x 16"]),
     "box inside out": (edit("images_box.txt", "1 2 24 16", "25 2 24 16"), ValueError, ["images_box.txt", "25 2"]),
+    "endless box": (edit("images_box.txt", "1 2 24 16", "-inf 2 inf 16"), ValueError, ["images_box.txt", "-inf 2"]),
     "box twice": (edit("images_box.txt", "vtrain1", "тtrain0"), ValueError, ["images_box.txt", "тtrain0"]),
     "not UTF-8": (lambda f: (f / "variants.txt").write_bytes(b"\xc0\xed-2\n"), ValueError, ["variants.txt", "UTF-8"]),
 }

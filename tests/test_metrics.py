@@ -40,6 +40,7 @@ def test_top_k_accuracy(made, k):
     if k == 1:
         assert top_k_accuracy(labels, probabilities) == pytest.approx((labels == predicted).mean())
     assert top_k_accuracy([0, 0, 2], np.ones((3, 3)), 1) == pytest.approx(2 / 3)  # ties go to the first class
+    assert top_k_accuracy([0, 1], np.array([[9, 0], [0, 9]], np.uint8), 1) == 1  # where -0 > -9 wraps around
 
 
 def test_expected_calibration_error(made):

@@ -1,4 +1,4 @@
-"""Training: AdamW, cosine with warm-up, averaged weights, phases of picture size; a killed run goes on unchanged."""
+"""Training: Muon or AdamW, cosine with warm-up, averaged weights, phases of size; a killed run goes on unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pandas as pd
 import torch
-from timm.optim import param_groups_weight_decay
+from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
@@ -60,8 +60,7 @@ class Run:
         self.mean, self.std = pixel_config(self.model)
         freeze(self.model, cfg.frozen_stages)
         # biases, norms and layer scale, all one-dimensional, do not decay
-        groups = param_groups_weight_decay(self.model, cfg.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=cfg.learning_rate, fused=True)
+        self.optimizer = create_optimizer_v2(self.model, cfg.optimizer, cfg.learning_rate, cfg.weight_decay)
         # its decay grows with the step, else a short run would keep part of its first weights
         self.ema = ModelEmaV3(self.model, decay=cfg.ema_decay, use_warmup=True)
         self.precision = torch.autocast(

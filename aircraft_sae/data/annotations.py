@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from aircraft_sae.config import LEVELS
@@ -84,7 +85,7 @@ def _read_boxes(path: Path) -> pd.DataFrame:
     lines = lines[lines != ""]
     parts = lines.str.extract(r"^(\S+)\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)$").set_axis(["image", *BOX], axis=1)
     boxes = parts[BOX].apply(pd.to_numeric, errors="coerce").astype(float)
-    good = boxes.notna().all(axis=1) & boxes["xmin"].le(boxes["xmax"]) & boxes["ymin"].le(boxes["ymax"])
+    good = np.isfinite(boxes).all(axis=1) & boxes["xmin"].le(boxes["xmax"]) & boxes["ymin"].le(boxes["ymax"])
     refuse(lines[~good], f'lines of {path} that are not "image xmin ymin xmax ymax"')
     refuse(parts["image"][parts["image"].duplicated()], f"images twice in {path}")
     boxes[["xmin", "ymin"]] -= 1

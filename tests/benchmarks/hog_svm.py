@@ -41,19 +41,21 @@ class HogConfig:
     """Each pixel's gradient from its strongest colour channel; else from the grey picture."""
     balanced: bool = False
     """Weigh classes by their inverse frequency."""
+    mirrored: bool = True
+    """Train on each picture and its mirror image."""
     penalties: tuple[float, ...] = (0.002, 0.02, 0.2, 2.0)
     """Values tried for C times the length of the descriptor: standardised features have about that squared norm."""
 
 
-def hog_features(data: AircraftData, split: str, cfg: HogConfig) -> np.ndarray:
+def hog_features(data: AircraftData, split: str, cfg: HogConfig, mirror: bool = False) -> np.ndarray:
     """(images, descriptor) float32, in the order of `data.rows(split)`: blocks of 2 x 2 cells, L2-Hys."""
     features = []
-    for image in tqdm(data.rows(split)["image"], f"HOG of {split}", unit=" pictures"):
+    for image in tqdm(data.rows(split)["image"], f"HOG of {split}{', mirrored' * mirror}", unit=" pictures"):
         picture = data.picture(image).convert("RGB" if cfg.colour else "L")
         pixels = np.asarray(picture.resize((cfg.image_size, cfg.image_size), Image.Resampling.BICUBIC))
         features.append(
             hog(
-                pixels,
+                pixels[:, ::-1] if mirror else pixels,
                 orientations=cfg.orientations,
                 pixels_per_cell=(cfg.pixels_per_cell, cfg.pixels_per_cell),
                 cells_per_block=(2, 2),
@@ -84,6 +86,9 @@ def run(data: AircraftData, level: str = "variant", cfg: HogConfig = HogConfig()
     began, n_classes = time.monotonic(), len(data.classes(level))
     features = {split: hog_features(data, split, cfg) for split in ("train", "val", "test")}
     labels = {split: labels_of(data, split, level) for split in features}
+    if cfg.mirrored:
+        features["train"] = np.concatenate([features["train"], hog_features(data, "train", cfg, mirror=True)])
+        labels["train"] = np.tile(labels["train"], 2)
     scaler = StandardScaler(copy=False).fit(features["train"])
     features = {split: scaler.transform(values) for split, values in features.items()}
     model, scores = fit(features["train"], labels["train"], features["val"], labels["val"], n_classes, cfg)
