@@ -10,6 +10,7 @@ SOURCES = ("hangar", "fgvc", "folder")
 LEVELS = ("variant", "family", "manufacturer")
 TAXONOMIES = ("hangar", "pretraining")
 OPTIMIZERS = ("muon", "adamw")
+VARIANTS = ("topk", "batchtopk", "matryoshka", "l1")
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,18 @@ class ClassifierConfig:
     """Watched after each epoch, never chosen on; None where it is part of train_split."""
     sizes: tuple[int, ...] = (160, 224)
     """Picture size of each phase in pixels; the last one is used for evaluation."""
-    epochs: tuple[int, ...] = (5, 3)
+    epochs: tuple[int, ...] = (4, 3)
     """Epochs of each phase, as many as there are sizes."""
     batch_size: int = 32
     optimizer: str = "muon"
     """"muon" (matrices; AdamW for the rest) or "adamw"."""
-    learning_rate: float = 1e-3
-    warmup_epochs: float = 1.0
+    learning_rate: float = 2e-3
+    warmup_epochs: float = 0.3
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
-    ema_decay: float = 0.99
+    ema_decay: float = 0.98
     """Decay per step of the averaged weights that are evaluated and saved."""
-    frozen_stages: int = 0
+    frozen_stages: int = 1
     """The stem and this many stages keep their loaded weights."""
     crop_scale: tuple[float, float] = (0.7, 1.0)
     """Area share of the random crop; (1, 1) only resizes."""
@@ -120,12 +121,71 @@ class ClassifierConfig:
 
 
 @dataclass(frozen=True)
+class SAEConfig:
+    """A sparse autoencoder and its training. Lengths are in scaled acts: centred, mean squared norm d_in."""
+
+    site: str = "stage4"
+    variant: str = "topk"
+    """"topk", "batchtopk", "matryoshka" (batchtopk, nested) or "l1"."""
+    expansion: int = 8
+    """d_sae / d_in."""
+    k: int = 32
+    """Features a cell has, exactly or on average; unused by "l1"."""
+    tied: bool = False
+    """W_enc is W_dec transposed."""
+    unit_norm: bool = True
+    """Rows of W_dec keep length 1."""
+    frozen_decoder: bool = False
+    """W_dec keeps its random directions: a control."""
+    prefixes: tuple[float, ...] = (1.0,)
+    """Shares of d_sae whose reconstructions are averaged in the loss: several, rising, for "matryoshka"."""
+    l1_coefficient: float = 0.0
+    """Loss per mean total activation of a cell."""
+    n_cells: int = 4_000_000
+    """Cells seen in training, over all epochs."""
+    batch_size: int = 4096
+    learning_rate: float = 1e-3
+    warmup_share: float = 0.02
+    decay_share: float = 0.3
+    """Last share of the steps, in which the learning rate falls to 0."""
+    aux_k: int = 256
+    """Dead features that reconstruct the error of each cell (AuxK); 0 for none."""
+    aux_coefficient: float = 1 / 32
+    dead_after: int = 400_000
+    """A feature is dead that has not fired on so many cells."""
+    mixed_precision: bool = True
+    seed: int = 0
+
+    def __post_init__(self):
+        _one_of("variant", self.variant, VARIANTS)
+        for name in ("expansion", "k", "batch_size", "n_cells"):
+            _at_least(name, getattr(self, name), 1)
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if list(self.prefixes) != sorted(set(self.prefixes)) or self.prefixes[-1] != 1 or self.prefixes[0] <= 0:
+            raise ValueError(f"prefixes must be rising shares that end with 1, got {self.prefixes}")
+        if self.tied and self.frozen_decoder:
+            raise ValueError("a tied autoencoder with a frozen decoder would learn nothing but biases")
+        if (len(self.prefixes) > 1) != (self.variant == "matryoshka"):
+            raise ValueError(f"several prefixes are for matryoshka, which needs them: got {self.prefixes}")
+        if (self.l1_coefficient > 0) != (self.variant == "l1"):
+            raise ValueError(f"l1_coefficient is for l1, which needs it: got {self.l1_coefficient} for {self.variant}")
+
+    @property
+    def n_steps(self) -> int:
+        return max(1, self.n_cells // self.batch_size)
+
+
+@dataclass(frozen=True)
 class StudyConfig:
     """One whole study: its name and the config of every stage."""
 
     name: str = "hangar"
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    sites: tuple[str, ...] = ("stage3", "stage4")
+    """Places in the network whose activations are kept."""
+    sae: SAEConfig = field(default_factory=SAEConfig)
 
 
 def presets() -> dict[str, StudyConfig]:
@@ -135,8 +195,15 @@ def presets() -> dict[str, StudyConfig]:
             name="smoke",
             dataset=DatasetConfig(hangar=HangarConfig(n_variants=4, scenes_per_variant=12, size=64, supersampling=1)),
             classifier=ClassifierConfig(
-                arch="test_convnext", weights=None, layer_scale=0.1, sizes=(64,), epochs=(2,), batch_size=8
+                arch="test_convnext",
+                weights=None,
+                layer_scale=0.1,
+                sizes=(64,),
+                epochs=(2,),
+                batch_size=8,
+                frozen_stages=0,
             ),
+            sae=SAEConfig(expansion=4, k=4, n_cells=4000, batch_size=64, aux_k=8, dead_after=1000),
         ),
         "hangar": StudyConfig(),
         "fgvc": StudyConfig(
@@ -151,6 +218,8 @@ def presets() -> dict[str, StudyConfig]:
                 epochs=(30,),
                 optimizer="adamw",
                 learning_rate=2e-4,
+                warmup_epochs=1.0,
+                frozen_stages=0,
                 ema_decay=0.999,
                 crop_scale=(0.4, 1.0),
             ),
@@ -158,7 +227,7 @@ def presets() -> dict[str, StudyConfig]:
         "photos": StudyConfig(
             name="photos",
             dataset=DatasetConfig(source="folder"),
-            classifier=ClassifierConfig(sizes=(112, 224), epochs=(8, 2), ema_decay=0.995),
+            classifier=ClassifierConfig(sizes=(112, 224), epochs=(6, 2), ema_decay=0.99, frozen_stages=0),
         ),
         "pretraining": StudyConfig(
             name="pretraining",
@@ -174,7 +243,7 @@ def presets() -> dict[str, StudyConfig]:
                 epochs=(6, 4, 3),
                 batch_size=64,
                 learning_rate=3e-3,
-                warmup_epochs=0.3,
+                frozen_stages=0,
                 ema_decay=0.999,
                 crop_scale=(0.8, 1.0),
                 colour_jitter=0.0,

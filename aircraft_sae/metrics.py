@@ -98,6 +98,22 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def ratio_of_sums(numerator, denominator, counts=None):
+    """Sum of one quantity over images by the sum of another: fvu from squared errors and squared distances, or a mean.
+
+    numerator, denominator: (n,) per image. Sums are of float64.
+    Raises: ValueError for arrays of other lengths, no images, numbers that are not finite, a denominator of sum 0.
+    """
+    numerator, denominator = (np.asarray(values, np.float64) for values in (numerator, denominator))
+    _same_length(numerator, denominator)
+    if not len(numerator) or not (np.isfinite(numerator).all() and np.isfinite(denominator).all()):
+        raise ValueError(f"a ratio needs finite numbers for at least one image, got {len(numerator)} images")
+    if counts is None and denominator.sum() == 0:
+        raise ValueError("the denominator's sum is 0: there is nothing to take a share of")
+    weights = np.ones((1, len(numerator))) if counts is None else np.asarray(counts, np.float64)
+    return _result((weights @ numerator) / (weights @ denominator), counts)
+
+
 def most_confused(confusion, classes: list[str], n: int = 10) -> pd.DataFrame:
     """The n largest off-diagonal cells: actual, predicted, n_images, share of the actual class's images.
 

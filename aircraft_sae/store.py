@@ -79,7 +79,7 @@ def folder_digest(paths: Iterable[Path]) -> str:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
-    _write(path, lambda temporary: temporary.write_bytes(content))
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -94,7 +94,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_parquet(table: pd.DataFrame, path: Path) -> None:
     """Write a table whole or not at all."""
-    _write(path, table.to_parquet)
+    write_whole(path, table.to_parquet)
 
 
 def make_stage(
@@ -118,7 +118,7 @@ def make_stage(
     if not old.exists() and (meta := _load(folder, wanted, verify)):
         return Stage(folder, meta, made=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(lock, lambda: say(f"{folder.name}: waiting for process {_read(work / PROGRESS).get('pid')}")):
+    with _locked(lock, lambda: say(f"{folder.name}: waiting for process {read_json(work / PROGRESS).get('pid')}")):
         if (work / META).is_file():  # a kill during the swap
             _swap(work, folder, old)
         elif folder.exists():
@@ -141,11 +141,11 @@ def make_stage(
         _swap(work, folder, old)
     megabytes = sum(file["bytes"] for file in meta["files"].values()) / 1e6
     say(f"{folder.name}: made in {meta['seconds']:.0f} s, {megabytes:.1f} MB")
-    return Stage(folder, _read(folder / META), made=True)
+    return Stage(folder, read_json(folder / META), made=True)
 
 
 def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say: Callable[[str], None]) -> dict:
-    progress = _read(work / PROGRESS)
+    progress = read_json(work / PROGRESS)
     if progress.get("fingerprint") != wanted:
         shutil.rmtree(work, ignore_errors=True)
         progress = {"fingerprint": wanted, "seconds": 0.0, "peak_memory_bytes": 0}
@@ -200,7 +200,7 @@ def _memory() -> int:
 
 def _load(folder: Path, wanted: str, verify: bool, say: Callable[[str], None] | None = None) -> dict[str, Any]:
     """The meta of a whole stage, {} where it is absent, of another fingerprint or damaged."""
-    meta, problem = _read(folder / META), ""
+    meta, problem = read_json(folder / META), ""
     if meta and meta.get("fingerprint") != wanted:
         problem = "its config or what it is made from changed"
     for name, recorded in meta.get("files", {}).items() if not problem else ():
@@ -239,7 +239,8 @@ def _swap(work: Path, folder: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` write a file beside `path`, then put it in its place: whole, or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
@@ -252,7 +253,8 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} where it is absent, damaged or none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

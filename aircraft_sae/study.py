@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from aircraft_sae import classifier
+from aircraft_sae.activations import Activations, extract
 from aircraft_sae.classifier import Classifier
-from aircraft_sae.config import StudyConfig, preset, with_data_root
+from aircraft_sae.config import StudyConfig, preset, to_json, with_data_root
 from aircraft_sae.data import AircraftData, open_source
 from aircraft_sae.hangar.dataset import render_dataset
+from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.sae_training import train_sae
 from aircraft_sae.store import Stage, default_data_dir, make_stage, write_json, write_parquet
 
-VERSIONS = {"dataset": 1, "classifier": 1}
+VERSIONS = {"dataset": 1, "classifier": 1, "activations": 1, "sae": 1}
 """To be raised with every change of code after which a stage's result differs: it makes the stage again everywhere."""
 ENTRY = ("value", "low", "high", "n")
 
@@ -78,6 +81,29 @@ class Study:
             self._classifier = Classifier.load(self.folder / "classifier")
         return self._classifier
 
+    def activations(self, site: str | None = None) -> Activations:
+        """The activations of one site, the autoencoder's own unless named; all sites are extracted in one pass."""
+        site = site or self.config.sae.site
+        if site not in self.config.sites:
+            raise ValueError(f"no site {site!r} in this study: it keeps {', '.join(self.config.sites)}")
+        if "activations" not in self.stages:
+            trained, sites = self.classifier(), self.config.sites
+            inputs = {"classifier": self.stages["classifier"].fingerprint}
+            self._stage("activations", list(sites), inputs, partial(extract, trained, self._data, sites))
+        return Activations.open(self.folder / "activations" / site)
+
+    def sae(self, name: str = "main", **changes: Any) -> SparseAutoencoder:
+        """An autoencoder of the training and validation pictures' cells: the config's, or one with fields changed.
+
+        name: its folder under sae/. As in `study.sae("k8", k=8)`. Raises: what its config and its training raise.
+        """
+        config, stage = replace(self.config.sae, **changes), f"sae/{name}"
+        if stage not in self.stages or self.stages[stage].meta["config"] != json.loads(to_json(config)):
+            acts = self.activations(config.site)
+            inputs = {"activations": self.stages["activations"].fingerprint}
+            self._stage(stage, config, inputs, partial(train_sae, config, acts, acts.rows("train", "val")))
+        return SparseAutoencoder.load(self.folder / stage)
+
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:
         """Write all of a notebook's numbers, in place of those of its last run.
 
@@ -108,7 +134,7 @@ class Study:
         return self.data_dir / "results" / self.config.name / f"{notebook}.json"
 
     def _stage(self, name: str, config: Any, inputs: dict[str, str], make) -> None:
-        inputs = inputs | {"version": str(VERSIONS[name])}
+        inputs = inputs | {"version": str(VERSIONS[name.partition("/")[0]])}
         self.stages[name] = make_stage(self.folder / name, config, inputs, make, say=say)
 
     def _check(self, work: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 MAX_FIRST, MAX_SECOND = 900, 45
 """Seconds; the aims are 720 and 20, these leave room for a busy machine."""
-LEAST_ACCURACY = 0.45
-"""The aim is 0.90, which the first shipped weights do not reach; this floor only notices that something broke."""
+LEAST_ACCURACY = 0.75
+"""The aim is 0.90, which the shipped weights do not reach (0.83); this floor only notices that something broke."""
 
 
 def main(data_dir: str, first: str, second: str) -> int:

@@ -23,7 +23,7 @@ from aircraft_sae.data import AircraftData
 
 CFG = ClassifierConfig(
     arch="test_convnext", weights=None, layer_scale=0.1, sizes=(32, 48), epochs=(2, 1), batch_size=8,
-    learning_rate=5e-3, ema_decay=0.9,
+    learning_rate=5e-3, warmup_epochs=1.0, ema_decay=0.9, frozen_stages=0,
 )  # fmt: skip
 TAXONOMY = {"variant": ["F-16A/B", "F-16C", "Ан-2"], "family": ["F-16", "F-16", "Ан-2"], "manufacturer": ["X"] * 3}
 PER_SPLIT = {"train": 18, "val": 6, "test": 9}
@@ -286,7 +286,9 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(data, tmp_path, mon
 
 @pytest.mark.parametrize("n_stages", [0, 2])
 def test_frozen_stages_keep_their_weights_and_all_else_moves(data, tmp_path, n_stages):
-    run = training.Run(replace(CFG, frozen_stages=n_stages), data, tmp_path)
+    path = tmp_path / "weights.safetensors"
+    weights.write_safetensors(path, classifier.build(CFG, 3).state_dict())
+    run = training.Run(replace(CFG, frozen_stages=n_stages, weights=str(path)), data, tmp_path)
     frozen = tuple(["stem.", "stages.0.", "stages.1."][: n_stages + 1 if n_stages else 0])
     before = copy.deepcopy(run.model.state_dict())
     for _ in range(3):
@@ -294,6 +296,19 @@ def test_frozen_stages_keep_their_weights_and_all_else_moves(data, tmp_path, n_s
     for model in (run.model, run.ema.module):
         for name, value in model.state_dict().items():
             assert torch.equal(value, before[name]) == name.startswith(frozen), name
+
+
+def test_random_weights_are_not_frozen(data, tmp_path):
+    with pytest.raises(ValueError, match="frozen_stages=1 would keep random weights: set it to 0 or name weights"):
+        classifier.train(replace(CFG, frozen_stages=1), data, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_the_optimizer_is_the_one_named(data, tmp_path, name):
+    run = training.Run(replace(CFG, optimizer=name), data, tmp_path)
+    assert type(run.optimizer).__name__.lower() == name
+    with pytest.raises(ValueError, match="optimizer must be one of muon, adamw, got 'sgd'"):
+        replace(CFG, optimizer="sgd")
 
 
 def test_averaged_weights_schedule_and_decay(data, tmp_path):

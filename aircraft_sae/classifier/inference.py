@@ -21,6 +21,7 @@ from aircraft_sae.classifier import network
 from aircraft_sae.classifier.weights import write_safetensors
 from aircraft_sae.config import LEVELS, ClassifierConfig, from_dict
 from aircraft_sae.data import AircraftData, loader, test_transform
+from aircraft_sae.devices import device
 from aircraft_sae.store import write_json, write_text
 
 BATCH = 64
@@ -86,6 +87,10 @@ class Classifier:
     def head(self, acts: torch.Tensor) -> torch.Tensor:
         """Logits (n, n_classes) from stage-4 acts (n, d_in, rows, columns) or their mean over cells (n, d_in)."""
         return network.head(self.model, acts)
+
+    def logits_from(self, name: str, acts: torch.Tensor) -> torch.Tensor:
+        """Logits (n, n_classes) from a site's acts (n, d_in, rows, columns)."""
+        return network.logits_from(self.model, name, acts)
 
     def predict(self, data: AircraftData, split: str = "test", progress: bool = True) -> pd.DataFrame:
         """One row per image: image, label, predicted (class names), confidence, and p_0, p_1, … (float32).
@@ -181,11 +186,6 @@ def export_weights(source: Classifier | str | Path, path: str | Path, **facts: A
     own = {"arch": made.cfg.arch, "n_classes": len(made.classes), "image_size": made.image_size}
     own |= {"mean": made.mean, "std": made.std, "classes": made.classes}
     write_json(path.with_suffix(".json"), own | facts)
-
-
-def device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def n_workers(n_pictures: int) -> int:

@@ -73,6 +73,14 @@ def head(model: ConvNeXt, acts: torch.Tensor) -> torch.Tensor:
     return model.forward_head(model.norm_pre(acts))
 
 
+def logits_from(model: ConvNeXt, name: str, acts: torch.Tensor) -> torch.Tensor:
+    """Logits (n, n_classes) from what a site gave, acts (n, d_in, rows, columns): the part of the network after it."""
+    site(model, name)  # refuses unknown names
+    for stage in model.stages[SITES.index(name) :]:
+        acts = stage(acts)
+    return head(model, acts)
+
+
 def freeze(model: ConvNeXt, n_stages: int) -> None:
     """Take the stem and `n_stages` stages out of training; none, and not the stem, where n_stages is 0.
 

@@ -16,12 +16,13 @@ from timm.utils import ModelEmaV3
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from aircraft_sae.classifier.inference import BATCH, Classifier, device, n_workers
+from aircraft_sae.classifier.inference import BATCH, Classifier, n_workers
 from aircraft_sae.classifier.network import build, freeze
-from aircraft_sae.classifier.weights import weights_digest, write_whole
+from aircraft_sae.classifier.weights import weights_digest
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.data import AircraftData, Loader, loader, pixel_config, test_transform, train_transform
-from aircraft_sae.store import fingerprint, write_parquet, write_text
+from aircraft_sae.devices import device, has_bfloat16
+from aircraft_sae.store import fingerprint, write_parquet, write_text, write_whole
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 60.0
@@ -54,6 +55,8 @@ class Run:
     """One training run: all that a checkpoint holds, and the steps that change it."""
 
     def __init__(self, cfg: ClassifierConfig, data: AircraftData, folder: Path):
+        if cfg.frozen_stages and cfg.weights is None:
+            raise ValueError(f"frozen_stages={cfg.frozen_stages} would keep random weights: set it to 0 or name weights")
         self.cfg, self.data, self.folder, self.device = cfg, data, folder, device()
         self.identity = fingerprint(cfg, data.fingerprint, weights_digest(cfg))
         self.model = build(cfg, len(data.classes(cfg.level))).to(self.device)
@@ -199,10 +202,3 @@ class Run:
             self._loaders = {size: loader(pictures, self.cfg.batch_size, order_seed=self.cfg.seed, workers=workers)}
         self._loaders[size].set_epoch(self.epoch)
         return self._loaders[size]
-
-
-def has_bfloat16(where: torch.device) -> bool:
-    """Whether the hardware computes in bfloat16; emulated, it is slower than float32."""
-    if where.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

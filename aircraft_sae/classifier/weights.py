@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
@@ -15,7 +13,7 @@ import torch
 from torch import nn
 
 from aircraft_sae.config import ClassifierConfig
-from aircraft_sae.store import folder_digest
+from aircraft_sae.store import folder_digest, write_whole
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "weights"
 """Shipped weights: <name>.safetensors, and <name>.json with arch, n_classes, mean, std, and what the maker added."""
@@ -134,15 +132,6 @@ def write_safetensors(path: Path, state: dict[str, torch.Tensor]) -> None:
     """Write tensors whole or not at all; they are made contiguous, which channels-last weights are not."""
     state = {name: value.cpu().contiguous() for name, value in state.items()}
     write_whole(path, lambda temporary: safetensors.torch.save_file(state, temporary))
-
-
-def write_whole(path: Path, save: Callable[[Path], None]) -> None:
-    """Let `save` write a file beside `path`, then put it in its place."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    save(temporary)
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _shape(state: dict[str, torch.Tensor], name: str) -> tuple[int, ...] | str:

@@ -1,6 +1,6 @@
 """A classical baseline for the classifier: HOG features and a linear SVM, on any folder in FGVC-Aircraft layout.
 
-    python tests/benchmarks/hog_svm.py --data-root FOLDER [--image-size 128] [--record]
+    python tests/benchmarks/hog_svm.py --data-root FOLDER [--image-size 96] [--record]
 
 Trained on the train split; val chooses C; test is looked at once. Prints the class-averaged test accuracy with its
 bootstrap interval; --record also merges it into data/results/photos/01_train_classifier.json.
@@ -18,7 +18,7 @@ from PIL import Image
 from skimage.feature import hog
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from aircraft_sae.config import LEVELS
 from aircraft_sae.data import AircraftData
@@ -33,13 +33,13 @@ NOTEBOOK = "01_train_classifier"
 class HogConfig:
     """The descriptor and the values of C to choose from; the defaults were best on the photographs' val split."""
 
-    image_size: int = 128
+    image_size: int = 96
     """Pictures are squashed to this square, in pixels."""
     pixels_per_cell: int = 16
-    orientations: int = 9
-    colour: bool = False
+    orientations: int = 12
+    colour: bool = True
     """Each pixel's gradient from its strongest colour channel; else from the grey picture."""
-    balanced: bool = False
+    balanced: bool = True
     """Weigh classes by their inverse frequency."""
     mirrored: bool = True
     """Train on each picture and its mirror image."""

@@ -1,0 +1,207 @@
+"""The sparse autoencoder: codes, encoding, decoding, files that SAELens 6 opens.
+
+With acts x (n, d_in) and the features' own axes in d_sae:
+
+    pre_acts      = (x - b_dec) W_enc + b_enc
+    feature_acts  = pre_acts where the variant selects them and they are positive, else 0
+    recon         = feature_acts W_dec + b_dec
+
+"topk" selects the k largest of each cell (Gao et al. 2024, arXiv 2406.04093, equation 3); "batchtopk" and "matryoshka"
+train on the n k largest of a batch and then use one threshold (Bussmann et al. 2024, arXiv 2412.06410, equation 4);
+"l1" selects all that are positive (Bricken et al. 2023). Tied autoencoders have W_enc = W_dec transposed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn.functional import embedding_bag, linear, normalize
+
+from aircraft_sae.config import SAEConfig, from_dict
+from aircraft_sae.store import write_bytes, write_json
+
+WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
+BLOCK = 512
+"""Cells encoded at a time: their pre-activations (12 MB at d_sae 6,144) stay in the cache until they are selected."""
+
+
+@dataclass
+class Codes:
+    """Feature activations of n cells, sparse: those of cell i are entries offsets[i] to offsets[i + 1].
+
+    values: (entries,), none negative; features: (entries,) int64 ids; offsets: (n + 1,) int64.
+    """
+
+    values: torch.Tensor
+    features: torch.Tensor
+    offsets: torch.Tensor
+    d_sae: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def cells(self) -> torch.Tensor:
+        """(entries,) the cell of each entry."""
+        return torch.repeat_interleave(self.offsets.diff(), output_size=len(self.values))
+
+    def decode(self, table: torch.Tensor) -> torch.Tensor:
+        """(n, d) sums of value x table[feature] over each cell's entries; table: (d_sae, d)."""
+        return embedding_bag(self.features, table, self.offsets[:-1], mode="sum", per_sample_weights=self.values)
+
+    def dot(self, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """(entries,) table[feature] . rows[cell], the other entries never computed; table (d_sae, d), rows (n, d)."""
+        values = torch.ones_like(self.values, dtype=rows.dtype).requires_grad_()
+        with torch.enable_grad():  # the gradient of a weighted sum by its weights is just that
+            sums = embedding_bag(self.features, table, self.offsets[:-1], mode="sum", per_sample_weights=values)
+        return torch.autograd.grad(sums, values, rows)[0]
+
+    def where(self, keep: torch.Tensor) -> Codes:
+        """Only the entries for which keep (entries,) is true."""
+        offsets = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])[self.offsets]
+        return Codes(self.values[keep], self.features[keep], offsets, self.d_sae)
+
+    def within(self, start: int, end: int) -> Codes:
+        """Only the entries of features from start to end, the end excluded."""
+        return self.where((self.features >= start) & (self.features < end))
+
+    def by_feature(self, start: int = 0, end: int | None = None) -> tuple[Codes, torch.Tensor]:
+        """(the same entries with the roles of cells and features exchanged, their order): all within start to end."""
+        features, order = self.features.sort(stable=True)
+        ids = torch.arange(start, (self.d_sae if end is None else end) + 1, device=features.device)
+        return Codes(self.values[order], self.cells[order], torch.searchsorted(features, ids), len(self)), order
+
+    def sums(self) -> torch.Tensor:
+        """(n,) sum of the values of each cell."""
+        return torch.segment_reduce(self.values, "sum", offsets=self.offsets, unsafe=True)
+
+    def dense(self) -> torch.Tensor:
+        """(n, d_sae), for small n: 6,144 features of 490,000 cells would be 12 GB."""
+        return self.values.new_zeros(len(self), self.d_sae).index_put_((self.cells, self.features), self.values)
+
+
+class SparseAutoencoder(nn.Module):
+    """Weights in the units of the acts: W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,).
+
+    W_enc is a transposed view, its memory (d_sae, d_in): sparse gradients then add whole rows.
+    """
+
+    def __init__(self, cfg: SAEConfig, d_in: int):
+        super().__init__()
+        self.cfg, self.d_in, self.d_sae = cfg, d_in, cfg.expansion * d_in
+        generator = torch.Generator().manual_seed(cfg.seed)
+        directions = normalize(torch.randn(self.d_sae, d_in, generator=generator))
+        self.W_dec = nn.Parameter(directions)
+        self.W_enc_rows = self.W_dec if cfg.tied else nn.Parameter(directions.clone())
+        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.register_buffer("threshold", torch.zeros(()))
+        """Least pre-activation that is selected, where the variant has one."""
+
+    @property
+    def W_enc(self) -> torch.Tensor:
+        return self.W_enc_rows.t()
+
+    @torch.no_grad()
+    def encode(self, acts: torch.Tensor) -> Codes:
+        """Codes of acts (n, d_in), as after training: batch variants with their threshold."""
+        return self.select(acts - self.b_dec)
+
+    @torch.no_grad()
+    def decode(self, codes: Codes) -> torch.Tensor:
+        """recon (n, d_in)."""
+        return codes.decode(self.W_dec).add_(self.b_dec)
+
+    def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, Codes]:
+        """(recon, codes) of acts (n, d_in)."""
+        codes = self.encode(acts)
+        return self.decode(codes), codes
+
+    def select(self, centred: torch.Tensor, least: float | None = None, rough: bool = False) -> Codes:
+        """Codes of acts - b_dec: the k largest of each cell for "topk", else all above `least` (the threshold).
+
+        rough: search in bfloat16, with a margin, and compute only what was found in float32.
+        """
+        k, width = self.cfg.k, self.d_sae
+        margin = min(width, k + max(8, k // 4) if rough else k)
+        rows_enc, bias = (self.W_enc_rows.bfloat16(), self.b_enc.bfloat16()) if rough else (self.W_enc_rows, self.b_enc)
+        if least is None:
+            least = 0.0 if self.cfg.variant == "l1" else max(0.0, self.threshold.item())
+        found, counts = [], []
+        for block in (centred.bfloat16() if rough else centred).split(BLOCK):
+            pre_acts = linear(block, rows_enc, bias)
+            if self.cfg.variant == "topk":
+                values, features = pre_acts.topk(margin, sorted=False)
+                counts.append(torch.full((len(block),), margin, device=block.device))
+            else:
+                mask = pre_acts > (least - 0.05 if rough else least)
+                values, features = pre_acts[mask], mask.nonzero()[:, 1]
+                counts.append(mask.sum(1))
+            found.append((values.flatten(), features.flatten()))
+        values, features = (torch.cat(parts) for parts in zip(*found, strict=True))
+        counts = torch.cat(counts)
+        codes = Codes(values, features, torch.cat([counts.new_zeros(1), counts.cumsum(0)]), width)
+        if rough:
+            codes.values = codes.dot(self.W_enc_rows, centred) + self.b_enc[features]
+            if self.cfg.variant == "topk":
+                codes.values, best = codes.values.view(-1, margin).topk(min(k, width), sorted=False)
+                codes.features = codes.features.view(-1, margin).gather(1, best).flatten()
+                codes.values = codes.values.flatten()
+                codes.offsets = torch.arange(len(counts) + 1, device=features.device) * min(k, width)
+            else:
+                codes = codes.where(codes.values > least)
+        codes.values.relu_()
+        return codes
+
+    @torch.no_grad()
+    def in_units_of(self, mean: torch.Tensor, scale: float) -> SparseAutoencoder:
+        """Fold "x -> (x - mean) scale", under which this was trained, into its own biases; features scale back too."""
+        self.b_dec.div_(scale).add_(mean)
+        self.b_enc.div_(scale)
+        self.threshold.div_(scale)
+        return self
+
+    def save(self, folder: str | Path, **facts) -> None:
+        """Write sae_weights.safetensors and cfg.json, which `sae_lens.SAE.load_from_disk` opens too."""
+        folder = Path(folder)
+        state = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
+        architecture = {"topk": "topk", "l1": "standard"}.get(self.cfg.variant, "jumprelu")
+        if architecture == "jumprelu":
+            state["threshold"] = self.threshold.clamp(min=0).expand(self.d_sae)
+        write_json(
+            folder / CONFIG,
+            {
+                "architecture": architecture, "d_in": self.d_in, "d_sae": self.d_sae, "dtype": "float32",
+                "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": "none",
+                "reshape_activations": "none", "metadata": {},
+                **({"k": self.cfg.k, "rescale_acts_by_decoder_norm": False} if architecture == "topk" else {}),
+                "aircraft_sae": asdict(self.cfg), **facts,
+            },
+        )  # fmt: skip
+        write_bytes(
+            folder / WEIGHTS, safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in state.items()})
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SparseAutoencoder:
+        """What `save` wrote. Raises: FileNotFoundError where it has not, ValueError for another maker's files."""
+        folder = Path(folder)
+        if not (folder / WEIGHTS).is_file():
+            raise FileNotFoundError(f"{folder / WEIGHTS} is not there: train an autoencoder into it first")
+        facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if "aircraft_sae" not in facts:
+            raise ValueError(f"{folder / CONFIG} lacks the entry aircraft_sae: it was not written by this project")
+        sae = cls(from_dict(SAEConfig, facts["aircraft_sae"]), facts["d_in"])
+        state = safetensors.torch.load_file(folder / WEIGHTS)
+        with torch.no_grad():
+            for name in ("W_dec", "b_enc", "b_dec"):
+                getattr(sae, name).copy_(state[name])
+            sae.W_enc_rows.copy_(state["W_enc"].t())
+            if "threshold" in state:
+                sae.threshold.copy_(state["threshold"][0])
+        return sae

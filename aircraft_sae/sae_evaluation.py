@@ -1,0 +1,226 @@
+"""How good an autoencoder is: reconstruction, sparsity, what splicing costs the classifier; and its baselines.
+
+Whatever has `reconstruct(acts) -> (recon, codes or None)` on (n, d_in) is measured: trained autoencoders and baselines
+alike. Sums run over images in float64 on the network's own scale, so that intervals are over images, never cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.linear_model import orthogonal_mp_gram
+from tqdm import tqdm
+
+from aircraft_sae import metrics
+from aircraft_sae.activations import Activations
+from aircraft_sae.sae import Codes, SparseAutoencoder
+
+
+class Reconstructs(Protocol):
+    """An autoencoder or a baseline."""
+
+    def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, Codes | None]:
+        """(recon (n, d_in), codes where there are any)."""
+
+
+@dataclass
+class Linear:
+    """mean + (x - mean) projected on orthonormal rows `basis` (k, d_in): PCA, or with no rows the mean alone."""
+
+    mean: torch.Tensor
+    basis: torch.Tensor
+
+    def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return self.mean + (acts - self.mean) @ self.basis.t() @ self.basis, None
+
+
+@dataclass
+class Nearest:
+    """The nearest of `centres` (n_centres, d_in): k-means, one "feature" a cell."""
+
+    centres: torch.Tensor
+
+    def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, Codes]:
+        best = torch.cdist(acts, self.centres).argmin(1)
+        return self.centres[best], Codes(torch.ones(len(acts)), best, torch.arange(len(acts) + 1), len(self.centres))
+
+
+@dataclass
+class Pursuit:
+    """Orthogonal matching pursuit of x - mean with k unit rows of `directions` (d_sae, d_in), which nobody trained.
+
+    Source: Pati, Rezaiifar & Krishnaprasad 1993; here scikit-learn's.
+    """
+
+    mean: torch.Tensor
+    directions: torch.Tensor
+    k: int
+
+    def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
+        centred, directions = (acts - self.mean).numpy(), self.directions.numpy()
+        products = directions @ centred.T
+        codes = orthogonal_mp_gram(directions @ directions.T, products, n_nonzero_coefs=self.k)
+        return self.mean + torch.from_numpy((directions.T @ codes).T).float(), None
+
+
+def pca(acts: Activations, rows: np.ndarray, k: int) -> Linear:
+    """The mean and the k directions of most variance over the cells of these images (exact, one pass)."""
+    mean, _ = acts.moments(rows)
+    second = torch.zeros(acts.d_in, acts.d_in, dtype=torch.float64)
+    for block in acts.blocks(rows):
+        cells = block.flatten(0, 2).double() - mean
+        second.addmm_(cells.t(), cells)
+    directions = torch.linalg.eigh(second).eigenvectors.flip(1).t()[:k]
+    return Linear(mean.float(), directions.float())
+
+
+def k_means(acts: Activations, rows: np.ndarray, n_centres: int, n_cells: int = 50_000, seed: int = 0) -> Nearest:
+    """Mini-batch k-means (scikit-learn's) on shuffled cells of these images."""
+    n_cells = min(n_cells, len(rows) * acts.cells_per_image)
+    cells = next(acts.batches(rows, n_cells, seed)).float().numpy()
+    fitted = MiniBatchKMeans(min(n_centres, n_cells), batch_size=4096, n_init=1, random_state=seed).fit(cells)
+    return Nearest(torch.from_numpy(fitted.cluster_centers_).float())
+
+
+def neuron_basis(sae: SparseAutoencoder, mean: torch.Tensor) -> SparseAutoencoder:
+    """The network's own channels as a dictionary: of x - mean the k channels farthest from 0 are kept, the rest 0."""
+    from dataclasses import replace
+
+    basis = SparseAutoencoder(replace(sae.cfg, variant="topk", expansion=2, tied=False, **PLAIN), sae.d_in)
+    with torch.no_grad():
+        channels = torch.eye(sae.d_in)
+        for rows in (basis.W_dec, basis.W_enc_rows):
+            rows.copy_(torch.cat([channels, -channels]))
+        basis.b_dec.copy_(mean)
+    return basis
+
+
+PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0}
+
+
+@dataclass
+class Measured:
+    """Sums per image (arrays (n_images,) float64) and counts per feature of one autoencoder on some images."""
+
+    table: pd.DataFrame
+    """error, total, pooled_error, pooled_total, entries (active features, summed over cells), distinct (features)."""
+    fired: np.ndarray
+    """(d_sae,) cells on which each feature fired; empty without codes."""
+    n_cells: int
+    results: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def measure(
+    model: Reconstructs, acts: Activations, rows: np.ndarray, mean: torch.Tensor, progress: bool = False
+) -> Measured:
+    """Reconstruct all cells of these images. mean: (d_in,) of the training cells, which fvu compares with."""
+    parts, fired = [], None
+    for block in tqdm(acts.blocks(rows), "reconstruct", -(-len(rows) // 64), disable=not progress, leave=False):
+        n, shape = len(block), block.shape
+        cells = block.flatten(0, 2)
+        recon, codes = model.reconstruct(cells)
+        error, total = (recon - cells).view(n, -1, shape[-1]).double(), (cells - mean).view(n, -1, shape[-1]).double()
+        part = {
+            "error": error.square().sum((1, 2)), "total": total.square().sum((1, 2)),
+            "pooled_error": error.mean(1).square().sum(1), "pooled_total": total.mean(1).square().sum(1),
+        }  # fmt: skip
+        if codes is not None:
+            codes = codes.where(codes.values > 0)
+            image = codes.cells // (shape[1] * shape[2])
+            part["entries"] = torch.bincount(image, minlength=n).double()
+            pairs = torch.unique(image * codes.d_sae + codes.features)
+            part["distinct"] = torch.bincount(pairs // codes.d_sae, minlength=n).double()
+            counts = torch.bincount(codes.features, minlength=codes.d_sae)
+            fired = counts if fired is None else fired + counts
+        parts.append(pd.DataFrame({name: values.numpy() for name, values in part.items()}))
+    table = pd.concat(parts, ignore_index=True)
+    n_cells = len(rows) * acts.cells_per_image
+    measured = Measured(table, np.zeros(0, int) if fired is None else fired.numpy(), n_cells)
+    measured.results = _summary(measured)
+    return measured
+
+
+def _summary(measured: Measured) -> dict[str, dict[str, float | None]]:
+    table, n_images = measured.table, len(measured.table)
+    per_image = np.full(n_images, measured.n_cells / n_images)
+    ratios = {"fvu": ("error", "total"), "pooled_fvu": ("pooled_error", "pooled_total")}
+    results = {name: _ratio(table[a], table[b]) for name, (a, b) in ratios.items()}
+    if len(measured.fired):
+        results["l0"] = _ratio(table["entries"], per_image)
+        results["distinct_features_per_image"] = _ratio(table["distinct"], np.ones(n_images))
+        density = measured.fired / measured.n_cells
+        for name, share in {"dead_share": (density == 0).mean(), "dense_share": (density > 0.1).mean()}.items():
+            results[name] = {"value": float(share), "low": None, "high": None, "n": len(density)}
+    return results
+
+
+@torch.no_grad()
+def splice(
+    model: Reconstructs, acts: Activations, rows: np.ndarray, labels: np.ndarray, after: Callable, mean: torch.Tensor
+) -> dict[str, dict[str, float | None]]:
+    """What it costs the classifier to go on from the reconstruction, with 95 % intervals over images.
+
+    labels: (n_images,) class indices; after: logits from acts (n, d_in, rows, columns), as `Classifier.logits_from`.
+    top1_lost_points: accuracy lost, in percentage points; agreement: share of images with the same prediction;
+    kl_nats: KL(p || p spliced); ce_recovered_zero, ce_recovered_mean: share of the cross-entropy lost by replacing all
+    acts with 0, or with the mean, that the reconstruction wins back.
+    """
+    parts, start = [], 0
+    for block in acts.blocks(rows):
+        target = torch.from_numpy(labels[start : start + len(block)])
+        start += len(block)
+        recon = model.reconstruct(block.flatten(0, 2))[0].view(block.shape)
+        variants = {"own": block, "spliced": recon, "zero": torch.zeros_like(block), "mean": mean.expand(block.shape)}
+        logs = {name: after(value.permute(0, 3, 1, 2)).float().log_softmax(1) for name, value in variants.items()}
+        own, spliced = logs["own"], logs["spliced"]
+        part = {f"ce_{name}": -log.gather(1, target[:, None])[:, 0] for name, log in logs.items()}
+        part |= {"kl": (own.exp() * (own - spliced)).sum(1), "agree": own.argmax(1) == spliced.argmax(1)}
+        part |= {f"hit_{name}": logs[name].argmax(1) == target for name in ("own", "spliced")}
+        parts.append(pd.DataFrame({name: values.double().numpy() for name, values in part.items()}))
+    table = pd.concat(parts, ignore_index=True)
+    ones = np.ones(len(table))
+    results = {
+        "top1_lost_points": _ratio(100 * (table["hit_own"] - table["hit_spliced"]), ones),
+        "agreement": _ratio(table["agree"], ones),
+        "kl_nats": _ratio(table["kl"], ones),
+    }
+    for name in ("zero", "mean"):
+        lost = table[f"ce_{name}"]
+        results[f"ce_recovered_{name}"] = _ratio(lost - table["ce_spliced"], lost - table["ce_own"])
+    return results
+
+
+def seed_agreement(first: torch.Tensor, second: torch.Tensor, seed: int = 0) -> dict[str, float]:
+    """How far two dictionaries W_dec (d_sae, d_in) have the same features: mean cosine of the best one-to-one pairs.
+
+    agreement: that mean, less what random directions of the same shape reach, as a share of the way from there to 1;
+    matched_cosine, chance: the two means. Source: Hungarian matching as in Paulo & Belrose 2025, arXiv 2501.16615.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    random = [torch.randn(first.shape, generator=generator) for _ in range(2)]
+    matched, chance = matched_cosines(first, second).mean().item(), matched_cosines(*random).mean().item()
+    return {"agreement": (matched - chance) / (1 - chance), "matched_cosine": matched, "chance": chance}
+
+
+def matched_cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """(d_sae,) cosine of each row of `first` with its partner in `second`, partners chosen for the largest sum."""
+    unit = torch.nn.functional.normalize
+    cosines = unit(first.detach()) @ unit(second.detach()).t()
+    row, column = linear_sum_assignment(cosines.numpy(), maximize=True)
+    return cosines[torch.from_numpy(row), torch.from_numpy(column)]
+
+
+def _ratio(numerator, denominator) -> dict[str, float | None]:
+    numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
+    low, high = metrics.bootstrap_interval(metrics.ratio_of_sums, numerator, denominator)
+    return {
+        "value": metrics.ratio_of_sums(numerator, denominator), "low": low, "high": high, "n": len(numerator)
+    }  # fmt: skip

@@ -1,0 +1,151 @@
+"""Extraction: what the hooks see, kills, bad values, full disks; and cells read back, shuffled."""
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from aircraft_sae import activations
+from aircraft_sae.activations import Activations, captured, extract
+from aircraft_sae.data import loader, test_transform
+
+SITES = ("stage3", "stage4")
+
+
+@pytest.fixture(scope="module")
+def made(smoke_study, tmp_path_factory):
+    """(classifier, data, folder with the activations of all pictures at both sites)."""
+    folder = tmp_path_factory.mktemp("activations")
+    trained, data = smoke_study.classifier(), smoke_study.dataset()
+    extract(trained, data, SITES, folder, progress=False)
+    return trained, data, folder
+
+
+def n_hooks(model):
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_splicing_what_is_stored_gives_the_networks_own_logits(made):
+    trained, data, folder = made
+    pictures = data.torch("test", "variant", test_transform(trained.image_size, trained.mean, trained.std))
+    with torch.inference_mode():
+        logits = torch.cat([trained.model(batch) for batch, _, _ in loader(pictures, 8, workers=0)])
+        for site in SITES:
+            acts = Activations.open(folder / site)
+            assert acts.acts.dtype == np.float16 and acts.images["image"].tolist() == data.table["image"].tolist()
+            own = torch.cat([block.permute(0, 3, 1, 2) for block in acts.blocks(acts.rows("test"), 5)])
+            torch.testing.assert_close(trained.logits_from(site, own), logits, rtol=0, atol=2e-3)
+            assert (trained.logits_from(site, own.flip(0)) - logits).abs().max() > 0.01
+    with pytest.raises(ValueError, match="no site 'stage5'"):
+        trained.logits_from("stage5", own)
+
+
+def test_captured_is_what_the_stage_gives_and_its_hooks_go(made):
+    trained = made[0]
+    before = n_hooks(trained.model)
+    pictures = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="on purpose"), captured(trained, SITES) as acts:
+        logits = trained.model(pictures)
+        assert set(acts) == set(SITES) and n_hooks(trained.model) == before + 2
+        torch.testing.assert_close(trained.logits_from("stage3", acts["stage3"]), logits)
+        raise RuntimeError("on purpose")
+    assert n_hooks(trained.model) == before
+
+
+def test_a_killed_extraction_goes_on_and_ends_the_same(made, tmp_path, monkeypatch):
+    trained, data, folder = made
+    monkeypatch.setattr(activations, "BATCH", 5)
+    monkeypatch.setattr(activations, "SAVE_EVERY", 5)
+    seen, forward = [], trained.model.forward
+
+    def killed(pictures):
+        seen.append(len(pictures))
+        if len(seen) in (4, 7):
+            raise KeyboardInterrupt
+        return forward(pictures)
+
+    monkeypatch.setattr(trained.model, "forward", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            extract(trained, data, SITES, tmp_path, progress=False)
+    extract(trained, data, SITES, tmp_path, progress=False)
+    n = len(data.table)
+    assert sum(seen) == n + 2 * 5 + 3  # two batches twice, and one picture a run to learn the shapes
+    for site in SITES:
+        whole, cut = (Activations.open(where / site) for where in (folder, tmp_path))
+        np.testing.assert_allclose(np.float32(cut.acts), np.float32(whole.acts), rtol=0, atol=4e-3)
+        pd.testing.assert_frame_equal(cut.images, whole.images)
+
+
+def test_acts_that_are_not_finite_name_the_image(made, tmp_path, monkeypatch):
+    trained, data, _ = made
+    image = data.table["image"][7]
+    stage = trained.site("stage4")
+    calls = []
+
+    def spoil(_module, _given, out):
+        calls.append(1)
+        if len(calls) == 2:  # the first is the picture that tells the shapes
+            out[7, 0, 0, 0] = 1e6  # finite in float32 only
+        return out
+
+    hook = stage.register_forward_hook(spoil)
+    try:
+        with pytest.raises(ValueError, match=f"stage4 activations of image {image} are not finite in float16"):
+            extract(trained, data, SITES, tmp_path, progress=False)
+    finally:
+        hook.remove()
+    with pytest.raises(FileNotFoundError, match="extract the activations of stage4 first"):
+        Activations.open(tmp_path / "stage4")
+
+
+def test_a_full_disk_is_said_before_anything_is_written(made, tmp_path, monkeypatch):
+    trained, data, _ = made
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=r"need 0\.\d+ GB and 0\.00 GB of disk are free: make room"):
+        extract(trained, data, SITES, tmp_path, progress=False)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+@pytest.fixture
+def counted():
+    """12 images of 2 x 3 cells with 4 channels; channel 0 is the image, channel 1 the cell."""
+    acts = np.zeros((12, 2, 3, 4), np.float16)
+    acts[..., 0] = np.arange(12)[:, None, None]
+    acts[..., 1] = np.arange(6).reshape(2, 3)
+    acts[..., 2] = 0.5
+    return Activations(acts, pd.DataFrame({"split": ["train"] * 6 + ["val"] * 2 + ["test"] * 4}))
+
+
+def test_batches_hold_every_cell_once_an_epoch_in_any_groups(counted, monkeypatch):
+    rows = counted.rows("train", "val")
+    assert rows.tolist() == list(range(8)) and (counted.d_in, counted.cells_per_image) == (4, 6)
+    for group_bytes in (1, 2 * 6 * 4 * 3, 2**25):
+        monkeypatch.setattr(activations, "GROUP_BYTES", group_bytes)
+        epochs = []
+        batches = counted.batches(rows, 8, seed=0)
+        for _ in range(2):
+            cells = torch.cat([next(batches) for _ in range(6)])
+            assert cells.dtype == torch.float16
+            epochs.append([(int(image), int(cell)) for image, cell, *_ in cells])
+            assert sorted(epochs[-1]) == [(image, cell) for image in range(8) for cell in range(6)]
+        assert epochs[0] != epochs[1] and epochs[0] != sorted(epochs[0])
+        late = counted.batches(rows, 8, seed=0, start=7)
+        assert torch.equal(next(late)[:, :2].long(), torch.tensor(epochs[1][8:16]))
+        assert [tuple(row) for row in next(counted.batches(rows, 8, seed=1))[:, :2].long().tolist()] != epochs[0][:8]
+    # cells that fill no batch wait for another epoch
+    batches = counted.batches(rows, 20, seed=0)
+    pairs = [{(int(image), int(cell)) for image, cell, *_ in next(batches)} for _ in range(4)]
+    assert not pairs[0] & pairs[1] and not pairs[2] & pairs[3]
+    with pytest.raises(ValueError, match="batch_size 49 is more than the 48 cells of 8 images"):
+        next(counted.batches(rows, 49, seed=0))
+
+
+def test_moments_are_those_of_all_cells(counted):
+    mean, variance = counted.moments(counted.rows("train", "test"))
+    cells = np.float64(counted.acts[[0, 1, 2, 3, 4, 5, 8, 9, 10, 11]]).reshape(-1, 4)
+    np.testing.assert_allclose(mean.numpy(), cells.mean(0))
+    assert variance == pytest.approx(cells.var(0).sum())

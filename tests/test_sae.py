@@ -1,0 +1,296 @@
+"""The autoencoder and its training against a dense reference, a planted dictionary, kills and bad input."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from aircraft_sae import sae_training
+from aircraft_sae.config import SAEConfig
+from aircraft_sae.sae import Codes, SparseAutoencoder
+from aircraft_sae.sae_training import Run, ahead, backward, choose, train_sae
+
+VARIANTS = {
+    "topk": {},
+    "batchtopk": {},
+    "matryoshka": {"prefixes": (0.25, 0.5, 1.0)},
+    "l1": {"l1_coefficient": 0.01},
+}
+
+
+class Planted:
+    """Cells that are sums of `per_cell` known directions, with noise: the interface that training asks for."""
+
+    def __init__(self, n_cells, d_in, n_true, per_cell, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        self.d_in, self.directions = d_in, normalize(torch.randn(n_true, d_in, generator=generator))
+        ids = torch.rand(n_cells, n_true, generator=generator).topk(per_cell).indices
+        strengths = 0.5 + torch.rand(n_cells, per_cell, generator=generator)
+        clean = (self.directions[ids] * strengths[:, :, None]).sum(1)
+        noise = 0.05 * clean.square().mean().sqrt() * torch.randn(n_cells, d_in, generator=generator)
+        self.cells = 3 + clean + noise  # off the origin
+
+    def moments(self, rows):
+        cells = self.cells.double()
+        return cells.mean(0), (cells - cells.mean(0)).square().sum(1).mean().item()
+
+    def batches(self, rows, batch_size, seed, start=0):
+        per_epoch = len(self.cells) // batch_size
+        while True:
+            epoch, i = divmod(start, per_epoch)
+            order = np.random.default_rng((seed, epoch)).permutation(len(self.cells))
+            yield self.cells[order[i * batch_size : (i + 1) * batch_size]].half()
+            start += 1
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return Planted(20_000, 32, 64, 3)
+
+
+def small(variant="topk", **values):
+    given = {"k": 6, "n_cells": 40_000, "batch_size": 1000, "dead_after": 10_000, "aux_k": 16}
+    return SAEConfig(variant=variant, **VARIANTS[variant] | given | values)
+
+
+def made(cfg, d_in=48):
+    """An autoencoder with nothing at 0 or of unit length."""
+    sae = SparseAutoencoder(cfg, d_in)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in (sae.b_dec, sae.b_enc):
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
+        sae.W_dec.mul_(1.3)
+        if not cfg.tied:
+            sae.W_enc_rows.add_(0.05 * torch.randn(sae.W_dec.shape, generator=generator))
+    return sae
+
+
+def reference(sae, acts, dead=()):
+    """(loss, gradients by name) by dense products, float64 and autograd, as the formulas say."""
+    cfg, n = sae.cfg, len(acts)
+    weights = {name: value.detach().double().requires_grad_() for name, value in sae.named_parameters()}
+    W_dec, W_enc_rows = weights["W_dec"], weights["W_dec" if cfg.tied else "W_enc_rows"]
+    acts = acts.double()
+    pre_acts = (acts - weights["b_dec"]) @ W_enc_rows.t() + weights["b_enc"]
+    positive = pre_acts.relu()
+    if cfg.variant == "topk":
+        chosen = torch.zeros_like(positive).scatter_(1, pre_acts.topk(cfg.k).indices, 1)
+    elif cfg.variant == "l1":
+        chosen = torch.ones_like(positive)
+    else:
+        chosen = positive >= positive.flatten().topk(cfg.k * n).values.min()
+    features = positive * chosen
+    losses = []
+    for share in cfg.prefixes:
+        end = round(share * sae.d_sae)
+        losses.append((features[:, :end] @ W_dec[:end] + weights["b_dec"] - acts).square().sum() / (n * sae.d_in))
+    loss = sum(losses) / len(losses) + cfg.l1_coefficient * features.sum() / n
+    if len(dead):
+        m = n // 4
+        left_over = (acts - features @ W_dec - weights["b_dec"])[:m].detach()
+        pre_dead = ((acts - weights["b_dec"]) @ W_enc_rows.t() + weights["b_enc"])[:m][:, dead]
+        keep = torch.zeros_like(pre_dead).scatter_(1, pre_dead.topk(min(cfg.aux_k, len(dead))).indices, 1)
+        recon = (pre_dead.relu() * keep) @ W_dec[dead]
+        loss = loss + cfg.aux_coefficient * (recon - left_over).square().sum() / left_over.square().sum()
+    loss.backward()
+    return loss.item(), {name: value.grad for name, value in weights.items()}
+
+
+@pytest.mark.parametrize("rough", [False, True])
+@pytest.mark.parametrize("with_dead", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, rough):
+    sae = made(small(variant, tied=tied))
+    acts = torch.randn(700, 48, generator=torch.Generator().manual_seed(2))  # more than one block
+    dead = torch.tensor([3, 50, 51, 200, *range(300, 330)]) if with_dead else None
+    codes, _ = choose(sae, (acts - sae.b_dec).detach(), 0.0, rough)
+    parts = backward(sae, acts, codes, dead)
+    loss, gradients = reference(sae, acts, () if dead is None else dead)
+    assert parts.loss == pytest.approx(loss, rel=1e-5)
+    for name, parameter in sae.named_parameters():
+        assert (parameter.grad - gradients[name]).norm() < 1e-5 * gradients[name].norm(), name
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.5, 100.0])
+def test_batch_variants_choose_the_largest_of_the_batch_from_any_floor(floor):
+    sae = made(small("batchtopk"))
+    centred = torch.randn(300, 48, generator=torch.Generator().manual_seed(3))
+    codes, least = choose(sae, centred, floor)
+    pre_acts = centred @ sae.W_enc + sae.b_enc
+    wanted = pre_acts.flatten().topk(6 * 300).values
+    assert least == pytest.approx(wanted.min().item(), rel=1e-5)
+    torch.testing.assert_close(codes.values.sort(descending=True).values, wanted.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["topk", "batchtopk", "matryoshka", "l1"])
+def test_a_planted_dictionary_is_found(planted, tmp_path, variant):
+    values = {"l1_coefficient": 0.003} if variant == "l1" else {}
+    k = 3
+    cfg = small(variant, k=k, n_cells=600_000, batch_size=500, learning_rate=3e-3, expansion=4, **values)
+    if variant == "matryoshka":
+        cfg = dataclasses.replace(cfg, prefixes=(0.5, 1.0))
+    train_sae(cfg, planted, [0], tmp_path, progress=False)
+    sae = SparseAutoencoder.load(tmp_path)
+    found = (normalize(sae.W_dec.detach()) @ planted.directions.t()).max(0).values
+    assert (found > 0.9).float().mean() >= 0.95
+    recon, codes = sae.reconstruct(planted.cells)
+    fvu = (recon - planted.cells).square().sum() / (planted.cells - planted.cells.mean(0)).square().sum()
+    assert fvu < (0.2 if variant == "l1" else 0.05)  # in the units of the cells, 3 off the origin
+    assert len(codes.where(codes.values > 0).values) / len(codes) < (10 if variant == "l1" else 1.1 * k)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["n_cells"].iloc[-1] == 600_000 and history["fvu"].iloc[-1] == pytest.approx(fvu.item(), abs=0.02)
+
+
+def test_dead_features_are_counted_and_revived(planted, tmp_path):
+    shares = {}
+    for aux_k in (0, 16):
+        cfg = small(k=2, n_cells=300_000, dead_after=20_000, aux_k=aux_k, expansion=8, learning_rate=3e-3)
+        train_sae(cfg, planted, [0], tmp_path / str(aux_k), progress=False)
+        shares[aux_k] = pd.read_csv(tmp_path / str(aux_k) / "history.csv")["dead_share"].iloc[-1]
+        codes = SparseAutoencoder.load(tmp_path / str(aux_k)).encode(planted.cells)
+        silent = 1 - len(codes.features[codes.values > 0].unique()) / 256
+        assert shares[aux_k] == pytest.approx(silent, abs=0.05)
+    assert shares[0] > 0.1 and shares[16] < shares[0] / 2
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_killed_run_ends_with_the_same_bits(planted, tmp_path, monkeypatch, variant):
+    cfg = small(variant)
+    train_sae(cfg, planted, [0], tmp_path / "whole", progress=False)
+    monkeypatch.setattr(sae_training, "CHECKPOINT_SECONDS", 0.0)
+    step, calls = Run.train_step, []
+
+    def killed(run, cells):
+        calls.append(1)
+        if len(calls) in (8, 15):
+            raise KeyboardInterrupt
+        step(run, cells)
+
+    monkeypatch.setattr(Run, "train_step", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train_sae(cfg, planted, [0], tmp_path / "cut", progress=False)
+    train_sae(cfg, planted, [0], tmp_path / "cut", progress=False)
+    assert len(calls) == 40 + 2
+    for name in ("sae_weights.safetensors", "cfg.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "cut" / sae_training.CHECKPOINT).exists()
+    columns = ["n_cells", "fvu", "l0", "loss", "dead_share"]
+    cut, whole = (pd.read_csv(tmp_path / name / "history.csv")[columns] for name in ("cut", "whole"))
+    pd.testing.assert_frame_equal(cut, whole)
+
+
+def test_another_runs_checkpoint_is_refused(planted, tmp_path):
+    run = Run(small(), planted, [0], tmp_path)
+    run.save()
+    with pytest.raises(ValueError, match="another config or other activations"):
+        train_sae(small(seed=1), planted, [0], tmp_path, progress=False)
+
+
+def test_a_diverging_run_says_so(tmp_path):
+    planted = Planted(2_000, 32, 64, 3)
+    planted.batches = lambda rows, n, seed, start=0: iter([planted.cells[:1000], planted.cells[:1000] * torch.inf] * 99)
+    with pytest.raises(ValueError, match=r"the loss is nan at step 1, learning rate .*; there is no checkpoint yet"):
+        train_sae(small(), planted, [0], tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_saved_and_loaded_it_gives_the_same(tmp_path, variant, tied):
+    sae = made(small(variant, tied=tied))
+    sae.threshold.fill_(0.7)
+    acts = torch.randn(50, 48, generator=torch.Generator().manual_seed(4))
+    scaled = (acts - 0.3) * 2.5
+    recon, codes = sae.reconstruct(scaled)
+    sae.in_units_of(torch.full((48,), 0.3), 2.5).save(tmp_path)
+    again, same = SparseAutoencoder.load(tmp_path).reconstruct(acts)
+    torch.testing.assert_close(again, recon / 2.5 + 0.3)
+    torch.testing.assert_close(same.dense(), codes.dense() / 2.5)
+    facts = json.loads((tmp_path / "cfg.json").read_text())
+    assert facts["architecture"] == {"topk": "topk", "l1": "standard"}.get(variant, "jumprelu")
+    assert (facts["d_in"], facts["d_sae"]) == (48, 384)
+
+
+def test_files_open_in_saelens(tmp_path):
+    sae_lens = pytest.importorskip("sae_lens")
+    acts = torch.randn(50, 48, generator=torch.Generator().manual_seed(4))
+    for variant in VARIANTS:
+        sae = made(small(variant))
+        sae.threshold.fill_(0.7)
+        sae.save(tmp_path / variant)
+        theirs = sae_lens.SAE.load_from_disk(str(tmp_path / variant))
+        recon, codes = sae.reconstruct(acts)
+        torch.testing.assert_close(theirs.encode(acts).detach(), codes.dense(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(theirs(acts).detach(), recon, rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_not_saved_here_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="train an autoencoder into it first"):
+        SparseAutoencoder.load(tmp_path)
+    made(small()).save(tmp_path)
+    (tmp_path / "cfg.json").write_text('{"d_in": 48}')
+    with pytest.raises(ValueError, match="lacks the entry aircraft_sae"):
+        SparseAutoencoder.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"variant": "jumprelu"}, "variant must be one of topk"),
+        ({"k": 0}, "k must be at least 1"),
+        ({"learning_rate": 0}, "learning_rate must be positive, got 0"),
+        ({"prefixes": (0.5, 0.25, 1.0)}, "rising shares"),
+        ({"prefixes": (0.5, 1.0)}, "for matryoshka"),
+        ({"variant": "matryoshka"}, "for matryoshka"),
+        ({"l1_coefficient": 0.1}, "for l1"),
+        ({"variant": "l1"}, "for l1"),
+        ({"tied": True, "frozen_decoder": True}, "nothing but biases"),
+    ],
+)
+def test_configs_that_cannot_be_are_refused(values, words):
+    with pytest.raises(ValueError, match=words):
+        SAEConfig(**values)
+
+
+def test_options_of_the_decoder(planted, tmp_path):
+    lengths = {}
+    for name, values in {"unit": {}, "free": {"unit_norm": False}, "frozen": {"frozen_decoder": True}}.items():
+        train_sae(small(**values), planted, [0], tmp_path / name, progress=False)
+        sae = SparseAutoencoder.load(tmp_path / name)
+        lengths[name] = sae.W_dec.norm(dim=1).detach()
+        untouched = torch.equal(sae.W_dec, SparseAutoencoder(sae.cfg, 32).W_dec)
+        assert untouched == (name == "frozen")
+    torch.testing.assert_close(lengths["unit"], torch.ones(256))
+    assert lengths["free"].std() > 1e-3
+
+
+def test_codes_by_hand():
+    codes = Codes(torch.tensor([2.0, 3.0, 5.0]), torch.tensor([1, 0, 1]), torch.tensor([0, 1, 1, 3]), 2)
+    table = torch.tensor([[1.0, 0.0], [0.0, 10.0]])
+    assert codes.dense().tolist() == [[0, 2], [0, 0], [3, 5]]
+    assert codes.decode(table).tolist() == [[0, 20], [0, 0], [3, 50]]
+    assert codes.cells.tolist() == [0, 2, 2] and codes.sums().tolist() == [2, 0, 8]
+    assert codes.dot(table, torch.tensor([[1.0, 2], [3, 4], [5, 6]])).tolist() == [20, 5, 60]
+    turned, order = codes.by_feature()
+    assert turned.dense().tolist() == codes.dense().t().tolist() and order.tolist() == [1, 0, 2]
+    assert codes.within(1, 2).dense().tolist() == [[0, 2], [0, 0], [0, 5]]
+
+
+def test_what_is_made_ahead_is_in_order_and_errors_reach_the_caller():
+    assert list(ahead(iter(range(20)))) == list(range(20))
+
+    def broken():
+        yield 1
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        list(ahead(broken()))
+    unfinished = ahead(iter(range(10**9)))
+    next(unfinished)
+    unfinished.close()  # its thread ends, or this would hang
