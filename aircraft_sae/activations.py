@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from tqdm import tqdm
 
 from aircraft_sae.classifier.inference import BATCH, Classifier, n_workers
 from aircraft_sae.data import AircraftData, Pictures, loader, test_transform
-from aircraft_sae.store import read_json, write_json, write_parquet
+from aircraft_sae.store import read_json, write_json, write_parquet, write_whole
 
 ACTS, IMAGES, DONE = "acts.npy", "images.parquet", "done.json"
 SAVE_EVERY = 512
@@ -160,6 +162,7 @@ class Activations:
 
 def _check_room(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     """OSError where the disk has no room for the arrays that are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
     needed = sum(2 * int(np.prod(shape)) for site, shape in shapes.items() if not (folder / site / ACTS).is_file())
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -170,11 +173,18 @@ def _check_room(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """The array of an extraction under way, or a new one."""
-    if path.is_file():
-        return np.lib.format.open_memmap(path, "r+")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    """The array of an extraction under way, or a new one, whose room on disk is taken at once: OSError without it."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, partial(_reserve, shape=shape))
+    return np.lib.format.open_memmap(path, "r+")
+
+
+def _reserve(path: Path, shape: tuple[int, ...]) -> None:
+    np.lib.format.open_memmap(path, "w+", np.float16, shape).flush()
+    if hasattr(os, "posix_fallocate"):  # a full disk would else end the process at some later write into the map
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _count(start: int) -> Iterator[int]:

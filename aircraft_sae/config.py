@@ -10,6 +10,7 @@ SOURCES = ("hangar", "fgvc", "folder")
 LEVELS = ("variant", "family", "manufacturer")
 TAXONOMIES = ("hangar", "pretraining")
 OPTIMIZERS = ("muon", "adamw")
+SITES = ("stem", "stage1", "stage2", "stage3", "stage4")
 VARIANTS = ("topk", "batchtopk", "matryoshka", "l1")
 
 
@@ -164,6 +165,10 @@ class SAEConfig:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if list(self.prefixes) != sorted(set(self.prefixes)) or self.prefixes[-1] != 1 or self.prefixes[0] <= 0:
             raise ValueError(f"prefixes must be rising shares that end with 1, got {self.prefixes}")
+        if self.aux_k and self.dead_after >= self.n_cells:
+            raise ValueError(
+                f"dead_after={self.dead_after} leaves no time to be dead in n_cells={self.n_cells}: lower it"
+            )
         if self.tied and self.frozen_decoder:
             raise ValueError("a tied autoencoder with a frozen decoder would learn nothing but biases")
         if (len(self.prefixes) > 1) != (self.variant == "matryoshka"):
@@ -186,6 +191,12 @@ class StudyConfig:
     sites: tuple[str, ...] = ("stage3", "stage4")
     """Places in the network whose activations are kept."""
     sae: SAEConfig = field(default_factory=SAEConfig)
+
+    def __post_init__(self):
+        for site in (*self.sites, self.sae.site):
+            _one_of("site", site, SITES)
+        if self.sae.site not in self.sites:
+            raise ValueError(f"sae.site must be one of the sites that are kept, {self.sites}, got {self.sae.site!r}")
 
 
 def presets() -> dict[str, StudyConfig]:
@@ -227,7 +238,7 @@ def presets() -> dict[str, StudyConfig]:
         "photos": StudyConfig(
             name="photos",
             dataset=DatasetConfig(source="folder"),
-            classifier=ClassifierConfig(sizes=(112, 224), epochs=(6, 2), ema_decay=0.99, frozen_stages=0),
+            classifier=ClassifierConfig(sizes=(160,), epochs=(7,), ema_decay=0.99, frozen_stages=0),
         ),
         "pretraining": StudyConfig(
             name="pretraining",

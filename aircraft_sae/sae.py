@@ -139,7 +139,7 @@ class SparseAutoencoder(nn.Module):
                 values, features = pre_acts.topk(margin, sorted=False)
                 counts.append(torch.full((len(block),), margin, device=block.device))
             else:
-                mask = pre_acts > (least - 0.05 if rough else least)
+                mask = pre_acts > (least - 0.05 - least / 64 if rough else least)
                 values, features = pre_acts[mask], mask.nonzero()[:, 1]
                 counts.append(mask.sum(1))
             found.append((values.flatten(), features.flatten()))

@@ -173,13 +173,13 @@ def splice(
     kl_nats: KL(p || p spliced); ce_recovered_zero, ce_recovered_mean: share of the cross-entropy lost by replacing all
     acts with 0, or with the mean, that the reconstruction wins back.
     """
-    parts, start = [], 0
+    parts, start, mean = [], 0, mean.float()
     for block in acts.blocks(rows):
         target = torch.from_numpy(labels[start : start + len(block)])
         start += len(block)
         recon = model.reconstruct(block.flatten(0, 2))[0].view(block.shape)
         variants = {"own": block, "spliced": recon, "zero": torch.zeros_like(block), "mean": mean.expand(block.shape)}
-        logs = {name: after(value.permute(0, 3, 1, 2)).float().log_softmax(1) for name, value in variants.items()}
+        logs = {name: after(value.permute(0, 3, 1, 2)).cpu().log_softmax(1) for name, value in variants.items()}
         own, spliced = logs["own"], logs["spliced"]
         part = {f"ce_{name}": -log.gather(1, target[:, None])[:, 0] for name, log in logs.items()}
         part |= {"kl": (own.exp() * (own - spliced)).sum(1), "agree": own.argmax(1) == spliced.argmax(1)}

@@ -4,8 +4,8 @@ In scaled acts (centred, mean squared norm d_in) the loss of n cells is
 
     mean over prefixes of ||recon - x||^2 / (n d_in)  +  l1_coefficient sum of feature_acts / n  +  AuxK
 
-so that for one prefix its first term is the batch's fraction of variance unexplained. AuxK: Gao et al. 2024,
-arXiv 2406.04093, appendix A.2. Matryoshka: Bussmann et al. 2025, arXiv 2503.17547.
+so that for one prefix its first term is the batch's squared error as a share of the training cells' variance.
+AuxK: Gao et al. 2024, arXiv 2406.04093, appendix A.2. Matryoshka: Bussmann et al. 2025, arXiv 2503.17547.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pandas as pd
 import torch
@@ -139,17 +140,20 @@ def train_sae(cfg: SAEConfig, acts, rows, folder: str | Path, progress: bool = T
     run = Run(cfg, acts, rows, folder)
     run.resume()
     with tqdm(total=cfg.n_steps * cfg.batch_size, initial=run.n_seen, unit=" cells", disable=not progress) as bar:
-        cells = ahead(acts.batches(rows, cfg.batch_size, cfg.seed, run.step))
-        saved = time.monotonic()
-        while run.step < cfg.n_steps:
-            run.train_step(next(cells))
-            bar.update(cfg.batch_size)
-            if run.step % run.every == 0 or run.step == cfg.n_steps:
-                bar.set_postfix(run.note(), refresh=False)
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                run.save()
-                saved = time.monotonic()
-        cells.close()
+        with closing(ahead(acts.batches(rows, cfg.batch_size, cfg.seed, run.step))) as cells:
+            began = saved = time.monotonic()
+            while run.step < cfg.n_steps:
+                run.train_step(next(cells))
+                run.sums["seconds"] += time.monotonic() - began  # the wait for cells too
+                began = time.monotonic()
+                bar.update(cfg.batch_size)
+                if run.step % run.every == 0 or run.step == cfg.n_steps:
+                    bar.set_postfix(run.note(), refresh=False)
+                if began - saved > CHECKPOINT_SECONDS:
+                    run.check_weights()
+                    run.save()
+                    saved = began
+    run.check_weights()
     run.sae.in_units_of(run.mean.to(run.device), run.scale).save(folder, scale=run.scale)
     write_text(folder / "history.csv", pd.DataFrame(run.history).to_csv(index=False))
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -163,7 +167,7 @@ class Run:
         self.device = device()
         self.rough = cfg.mixed_precision and has_bfloat16(self.device)
         mean, variance = acts.moments(rows)
-        self.identity = fingerprint(cfg, acts.d_in, len(rows), [round(v, 9) for v in mean.tolist()], variance)
+        self.identity = fingerprint(cfg, acts.d_in, len(rows), [f"{v:.4g}" for v in (*mean.tolist(), variance)])
         self.mean, self.scale = mean.float(), math.sqrt(acts.d_in / variance)
         self.sae = SparseAutoencoder(cfg, acts.d_in).to(self.device)
         self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=cfg.learning_rate, fused=True)
@@ -181,7 +185,6 @@ class Run:
 
     def train_step(self, cells: torch.Tensor) -> None:
         """One update from cells (n, d_in) in the units of the network; ValueError for a loss that is not finite."""
-        began = time.monotonic()
         acts = cells.to(self.device, torch.float32).sub_(self.mean.to(self.device)).mul_(self.scale)
         sae, cfg = self.sae, self.cfg
         for group in self.optimizer.param_groups:
@@ -191,7 +194,7 @@ class Run:
             dead = (self.idle > cfg.dead_after).nonzero()[:, 0] if cfg.aux_k else None
             parts = backward(sae, acts, codes, dead)
             if not math.isfinite(parts.loss):
-                self.stop(parts.loss)
+                self.stop(f"the loss is {parts.loss}")
             if cfg.frozen_decoder:
                 sae.W_dec.grad = None
             elif cfg.unit_norm:  # only what turns a row changes anything: its length is set again after the step
@@ -200,19 +203,13 @@ class Run:
             if cfg.unit_norm and not cfg.frozen_decoder:
                 normalize(sae.W_dec, out=sae.W_dec)
             if cfg.variant in ("batchtopk", "matryoshka"):
-                decay = THRESHOLD_DECAY if self.step else 0.0
+                decay = min(THRESHOLD_DECAY, self.step / (self.step + 1))  # at first the plain mean
                 sae.threshold.mul_(decay).add_(least * (1 - decay))
                 self.floor = FLOOR * least
             self.idle.add_(len(acts)).mul_(parts.fired == 0)
         self.step += 1
-        for name, value in (
-            ("loss", parts.loss),
-            ("fvu", parts.fvu),
-            ("entries", int(parts.fired.sum())),
-            ("steps", 1),
-        ):
-            self.sums[name] += value
-        self.sums["seconds"] += time.monotonic() - began
+        step = {"loss": parts.loss, "fvu": parts.fvu, "entries": int(parts.fired.sum()), "steps": 1}
+        self.sums |= {name: self.sums[name] + value for name, value in step.items()}
 
     def note(self) -> dict[str, float]:
         """Add a row to the history: means since the last one. Returns what the progress bar shows."""
@@ -238,7 +235,7 @@ class Run:
         """Write the checkpoint whole or not at all."""
         state = {
             "identity": self.identity, "step": self.step, "floor": self.floor, "history": self.history,
-            "sums": self.sums, "idle": self.idle, "sae": self.sae.state_dict(),
+            "sums": self.sums, "idle": self.idle, "mean": self.mean, "scale": self.scale, "sae": self.sae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
         write_whole(self.folder / CHECKPOINT, lambda temporary: torch.save(state, temporary))
@@ -255,13 +252,19 @@ class Run:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.floor, self.idle = saved["step"], saved["floor"], saved["idle"]
         self.history, self.sums = saved["history"], saved["sums"]
+        self.mean, self.scale = saved["mean"].cpu(), saved["scale"]
 
-    def stop(self, loss: float) -> None:
+    def check_weights(self) -> None:
+        """ValueError where a weight is not finite: no loss has told of the last step yet."""
+        if not all(bool(weight.isfinite().all()) for weight in self.sae.parameters()):
+            self.stop("a weight is not finite")
+
+    def stop(self, problem: str) -> NoReturn:
         """Raise the ValueError for a run that has diverged."""
         path = self.folder / CHECKPOINT
         kept = f"the last good checkpoint is in {path}" if path.is_file() else "there is no checkpoint yet"
         raise ValueError(
-            f"the loss is {loss} at step {self.step}, learning rate {self.learning_rate(self.step):.2g}; {kept}. "
+            f"{problem} at step {self.step}, learning rate {self.learning_rate(self.step):.2g}; {kept}. "
             "Try a lower sae.learning_rate (a third)"
         )
 

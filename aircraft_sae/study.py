@@ -95,8 +95,13 @@ class Study:
     def sae(self, name: str = "main", **changes: Any) -> SparseAutoencoder:
         """An autoencoder of the training and validation pictures' cells: the config's, or one with fields changed.
 
-        name: its folder under sae/. As in `study.sae("k8", k=8)`. Raises: what its config and its training raise.
+        name: its folder under sae/. As in `study.sae("k8", k=8)`.
+        Raises: ValueError for changes to "main", and what its config and its training raise.
         """
+        if changes and name == "main":
+            raise ValueError(
+                f'"main" is the config\'s own autoencoder: give one with {", ".join(changes)} its own name'
+            )
         config, stage = replace(self.config.sae, **changes), f"sae/{name}"
         if stage not in self.stages or self.stages[stage].meta["config"] != json.loads(to_json(config)):
             acts = self.activations(config.site)

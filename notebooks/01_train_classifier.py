@@ -274,8 +274,9 @@ assert elsewhere == 0 and (not rendered or changed["engine removed"].any())
 # ## Does it learn?
 #
 # The network is a ConvNeXt. It starts from the weights that the preset names, with a new last layer, and is trained
-# with AdamW; the next cell loads the result where it is on disk already. Training accuracy is measured on the fly, on
-# cropped and recoloured pictures; validation accuracy on whole pictures, with weights averaged over past steps.
+# (with Muon, where the preset says nothing else); the next cell loads the result where it is on disk already. Training
+# accuracy is measured on the fly, on cropped and recoloured pictures; validation accuracy on whole pictures, with
+# weights averaged over past steps.
 
 # %%
 classifier = study.classifier()

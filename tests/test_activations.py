@@ -32,7 +32,8 @@ def test_splicing_what_is_stored_gives_the_networks_own_logits(made):
     trained, data, folder = made
     pictures = data.torch("test", "variant", test_transform(trained.image_size, trained.mean, trained.std))
     with torch.inference_mode():
-        logits = torch.cat([trained.model(batch) for batch, _, _ in loader(pictures, 8, workers=0)])
+        where = next(trained.model.parameters()).device
+        logits = torch.cat([trained.model(batch.to(where)) for batch, _, _ in loader(pictures, 8, workers=0)])
         for site in SITES:
             acts = Activations.open(folder / site)
             assert acts.acts.dtype == np.float16 and acts.images["image"].tolist() == data.table["image"].tolist()
@@ -46,7 +47,7 @@ def test_splicing_what_is_stored_gives_the_networks_own_logits(made):
 def test_captured_is_what_the_stage_gives_and_its_hooks_go(made):
     trained = made[0]
     before = n_hooks(trained.model)
-    pictures = torch.randn(2, 3, 64, 64)
+    pictures = torch.randn(2, 3, 64, 64, device=next(trained.model.parameters()).device)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="on purpose"), captured(trained, SITES) as acts:
         logits = trained.model(pictures)
         assert set(acts) == set(SITES) and n_hooks(trained.model) == before + 2

@@ -90,7 +90,7 @@ class Classifier:
 
     def logits_from(self, name: str, acts: torch.Tensor) -> torch.Tensor:
         """Logits (n, n_classes) from a site's acts (n, d_in, rows, columns)."""
-        return network.logits_from(self.model, name, acts)
+        return network.logits_from(self.model, name, acts.to(next(self.model.parameters()).device))
 
     def predict(self, data: AircraftData, split: str = "test", progress: bool = True) -> pd.DataFrame:
         """One row per image: image, label, predicted (class names), confidence, and p_0, p_1, … (float32).

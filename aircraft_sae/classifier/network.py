@@ -8,9 +8,7 @@ from timm.models.convnext import ConvNeXt
 from torch import nn
 
 from aircraft_sae.classifier.weights import check_arch, load_weights, unreachable
-from aircraft_sae.config import ClassifierConfig
-
-SITES = ("stem", "stage1", "stage2", "stage3", "stage4")
+from aircraft_sae.config import SITES, ClassifierConfig
 
 
 def build(cfg: ClassifierConfig, n_classes: int) -> ConvNeXt:

@@ -56,14 +56,17 @@ class Run:
 
     def __init__(self, cfg: ClassifierConfig, data: AircraftData, folder: Path):
         if cfg.frozen_stages and cfg.weights is None:
-            raise ValueError(f"frozen_stages={cfg.frozen_stages} would keep random weights: set it to 0 or name weights")
+            raise ValueError(
+                f"frozen_stages={cfg.frozen_stages} would keep random weights: set it to 0 or name weights"
+            )
         self.cfg, self.data, self.folder, self.device = cfg, data, folder, device()
         self.identity = fingerprint(cfg, data.fingerprint, weights_digest(cfg))
         self.model = build(cfg, len(data.classes(cfg.level))).to(self.device)
         self.mean, self.std = pixel_config(self.model)
         freeze(self.model, cfg.frozen_stages)
         # biases, norms and layer scale, all one-dimensional, do not decay
-        self.optimizer = create_optimizer_v2(self.model, cfg.optimizer, cfg.learning_rate, cfg.weight_decay)
+        fused = {"fused": True} if cfg.optimizer == "adamw" else {}
+        self.optimizer = create_optimizer_v2(self.model, cfg.optimizer, cfg.learning_rate, cfg.weight_decay, **fused)
         # its decay grows with the step, else a short run would keep part of its first weights
         self.ema = ModelEmaV3(self.model, decay=cfg.ema_decay, use_warmup=True)
         self.precision = torch.autocast(
