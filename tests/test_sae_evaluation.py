@@ -1,0 +1,123 @@
+"""Reconstruction, sparsity and splicing measured by hand on small arrays, and the baselines' own guarantees."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from aircraft_sae.activations import Activations
+from aircraft_sae.config import SAEConfig
+from aircraft_sae.metrics import ratio_of_sums
+from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.sae_evaluation import (
+    Linear,
+    Pursuit,
+    k_means,
+    matched_cosines,
+    measure,
+    neuron_basis,
+    pca,
+    seed_agreement,
+    splice,
+)
+
+
+@pytest.fixture(scope="module")
+def acts():
+    """70 images of 2 x 3 cells with 5 channels of unequal variance, 2 off the origin."""
+    cells = np.random.default_rng(0).normal(size=(70, 2, 3, 5)) * [4, 2, 1, 0.5, 0.25] + 2
+    return Activations(np.float16(cells), pd.DataFrame({"split": ["train"] * 40 + ["test"] * 30}))
+
+
+@pytest.fixture(scope="module")
+def mean(acts):
+    return acts.moments(acts.rows("train"))[0].float()
+
+
+def flat(acts, split):
+    return np.float64(acts.acts[acts.rows(split)]).reshape(-1, 5)
+
+
+def test_fvu_is_squared_error_over_squared_distance_from_the_training_mean(acts, mean):
+    rows = acts.rows("test")
+    alone = measure(Linear(mean, torch.zeros(0, 5)), acts, rows, mean).results
+    assert alone["fvu"]["value"] == pytest.approx(1) and alone["pooled_fvu"]["value"] == pytest.approx(1)
+    kept = measure(Linear(mean, torch.eye(5)[:2]), acts, rows, mean).results["fvu"]
+    centred = flat(acts, "test") - flat(acts, "train").mean(0)
+    assert kept["value"] == pytest.approx((centred[:, 2:] ** 2).sum() / (centred**2).sum(), rel=1e-4)
+    assert kept["low"] < kept["value"] < kept["high"] and kept["n"] == 30
+
+
+def test_pca_is_the_best_linear_reconstruction(acts, mean):
+    fitted = pca(acts, acts.rows("train"), 2)
+    torch.testing.assert_close(fitted.basis @ fitted.basis.t(), torch.eye(2))
+    rows, centred = acts.rows("train"), flat(acts, "train") - flat(acts, "train").mean(0)
+    variances = np.linalg.svd(centred, compute_uv=False) ** 2
+    fvu = measure(fitted, acts, rows, mean).results["fvu"]["value"]
+    assert fvu == pytest.approx(variances[2:].sum() / variances.sum(), rel=1e-4)
+
+
+def test_sparsity_counts_by_hand(acts, mean):
+    sae = SparseAutoencoder(SAEConfig(k=2, expansion=2), 5)
+    basis = neuron_basis(sae, mean)
+    measured = measure(basis, acts, acts.rows("test"), mean)
+    centred = (flat(acts, "test") - mean.double().numpy()).reshape(30, 6, 5)
+    largest = np.argsort(-np.abs(centred), axis=2)[:, :, :2]
+    features = largest + 5 * (np.take_along_axis(centred, largest, 2) < 0)  # -channels come after the channels
+    assert measured.fired.tolist() == np.bincount(features.ravel(), minlength=10).tolist()
+    assert measured.results["l0"]["value"] == 2
+    distinct = [len(np.unique(image)) for image in features]
+    assert measured.results["distinct_features_per_image"]["value"] == pytest.approx(np.mean(distinct))
+    left = np.sort(centred**2, axis=2)[:, :, :3].sum() / (centred**2).sum()
+    assert measured.results["fvu"]["value"] == pytest.approx(left, rel=1e-3)
+    assert measured.results["dead_share"]["value"] == (measured.fired == 0).mean()
+    assert measured.results["dense_share"]["value"] == (measured.fired > 18).mean()  # of 180 cells
+
+
+def test_k_means_and_pursuit_reconstruct(acts, mean):
+    rows = acts.rows("test")
+    near = measure(k_means(acts, acts.rows("train"), 60), acts, rows, mean).results
+    assert near["l0"]["value"] == 1 and near["fvu"]["value"] < 0.3
+    directions = torch.nn.functional.normalize(torch.randn(12, 5, generator=torch.Generator().manual_seed(0)))
+    fvus = [measure(Pursuit(mean, directions, k), acts, rows, mean).results["fvu"]["value"] for k in (1, 3, 5)]
+    assert fvus[0] > fvus[1] > fvus[2] and fvus[2] < 1e-6  # five of twelve directions span everything
+
+
+def test_splicing_costs_nothing_when_exact_and_everything_at_the_mean(acts, mean):
+    rows, weight = acts.rows("test"), torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+
+    def after(spliced):
+        return spliced.mean((2, 3)) @ weight
+
+    own = after(torch.from_numpy(acts.acts[rows]).float().permute(0, 3, 1, 2))
+    labels = own.argmax(1).numpy()
+    labels[:10] = (labels[:10] + 1) % 3  # ten mistakes
+    exact = splice(Linear(mean, torch.eye(5)), acts, rows, labels, after, mean.double())
+    assert exact["top1_lost_points"]["value"] == 0 and exact["agreement"]["value"] == 1
+    assert exact["kl_nats"]["value"] == pytest.approx(0, abs=1e-6)
+    assert exact["ce_recovered_mean"]["value"] == pytest.approx(1)
+    alone = splice(Linear(mean, torch.zeros(0, 5)), acts, rows, labels, after, mean)
+    at_mean = (mean @ weight).log_softmax(0)
+    p = own.softmax(1)
+    assert alone["kl_nats"]["value"] == pytest.approx((p * (p.log() - at_mean)).sum(1).mean().item(), rel=1e-3)
+    hits = (labels == at_mean.argmax().item()).mean()
+    assert alone["top1_lost_points"]["value"] == pytest.approx(100 * (20 / 30 - hits))
+    assert alone["agreement"]["value"] == pytest.approx((own.argmax(1) == at_mean.argmax()).float().mean().item())
+    assert alone["ce_recovered_mean"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_seed_agreement_is_1_for_the_same_features_in_any_order_and_0_by_chance():
+    generator = torch.Generator().manual_seed(0)
+    first, other = (torch.randn(40, 8, generator=generator) for _ in range(2))
+    shuffled = 3 * first[torch.randperm(40, generator=generator)]
+    torch.testing.assert_close(matched_cosines(first, shuffled), torch.ones(40))
+    assert seed_agreement(first, shuffled)["agreement"] == pytest.approx(1)
+    assert abs(seed_agreement(first, other)["agreement"]) < 0.1 < seed_agreement(first, other)["chance"]
+
+
+def test_ratio_of_sums():
+    assert ratio_of_sums([1, 2], [2, 4]) == 0.5
+    assert ratio_of_sums([1, 3], [2, 4], [[2, 0], [1, 1]]).tolist() == [0.5, 4 / 6]
+    for bad, words in (([[1], [1, 2]], "one entry per image"), ([[np.nan], [1]], "finite"), ([[1], [0]], "sum is 0")):
+        with pytest.raises(ValueError, match=words):
+            ratio_of_sums(*bad)
