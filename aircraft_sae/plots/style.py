@@ -1,0 +1,56 @@
+"""What all figures share: colours that are safe for the colour-blind, sizes, axes, results as prose."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from aircraft_sae.hangar.solids import PARTS
+
+PART_COLOURS = dict(zip(PARTS, (
+    "#E9EEF3", "#C9C2B4", "#EEDD88", "#0072B2", "#66CCEE", "#228833", "#661100", "#CC79A7",
+    "#AAAA00", "#6699FF", "#000000", "#332288", "#555555", "#F0E442",
+), strict=True))  # fmt: skip
+"""Chosen by search: any two differ by at least 18 CIELAB units, with normal vision, protanopia and deuteranopia."""
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
+Grid = Sequence[Sequence[Any]]
+FONT, WIDTH = 12, 9.5  # points, inches
+
+
+def in_words(entry: Mapping[str, float | None], percent: bool = True) -> str:
+    """A result with its interval and number of images: "93.1% (91.2 to 94.8, n = 990)"."""
+    scale, digits = (100, 1) if percent else (1, 3)
+    number = {key: f"{scale * entry[key]:.{digits}f}" for key in ("value", "low", "high") if entry[key] is not None}
+    about = [f"{number['low']} to {number['high']}"] if "low" in number else []
+    about += [] if entry["n"] is None else [f"n = {entry['n']:,}"]
+    return number["value"] + ("%" if percent else "") + (f" ({', '.join(about)})" if about else "")
+
+
+def show(ax: Axes, picture: Any, caption: str = "", **options: Any) -> None:
+    ax.imshow(picture, **options)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel(caption, fontsize=FONT)
+
+
+def wrap(text: str, inches: float) -> str:
+    return "\n".join(textwrap.fill(line, int(inches / 0.095)) for line in text.split("\n"))
+
+
+def style(ax: Axes, x: str, y: str) -> None:
+    ax.set_xlabel(x, fontsize=FONT)
+    ax.set_ylabel(y, fontsize=FONT)
+    ax.tick_params(labelsize=FONT - 1)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def message(text: str) -> Figure:
+    """A figure that says why there is nothing to show."""
+    figure = Figure((WIDTH, 0.6))
+    figure.subplots().set_axis_off()  # a notebook shows no figure without axes
+    figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=FONT)
+    return figure
