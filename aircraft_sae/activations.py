@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +16,13 @@ import torch
 from tqdm import tqdm
 
 from aircraft_sae.classifier.inference import BATCH, Classifier, n_workers
-from aircraft_sae.data import AircraftData, Pictures, loader, test_transform
+from aircraft_sae.data import AircraftData, Pictures, loader, test_transform, train_transform
+from aircraft_sae.devices import has_bfloat16
 from aircraft_sae.store import read_json, write_json, write_parquet, write_whole
 
 ACTS, IMAGES, DONE = "acts.npy", "images.parquet", "done.json"
+VIEWS = "views"
+"""The split of random crops and flips of training and validation pictures."""
 SAVE_EVERY = 512
 """Images between two notes of how far an extraction has come."""
 GROUP_BYTES = 2**25
@@ -42,47 +45,65 @@ def captured(classifier: Classifier, sites: Sequence[str]) -> Iterator[dict[str,
 
 
 def extract(
-    classifier: Classifier, data: AircraftData, sites: Sequence[str], folder: str | Path, progress: bool = True
+    classifier: Classifier,
+    data: AircraftData,
+    sites: Sequence[str],
+    folder: str | Path,
+    n_views: int = 0,
+    progress: bool = True,
 ) -> None:
     """Write folder/<site>/acts.npy (float16: image, row, column, channel) and images.parquet, for each site.
 
-    Every picture of `data` goes through the network once, in the order of its table; a killed run goes on where it was.
+    Every picture of `data` goes through the network once, in float32 and in the order of its table; then n_views random
+    crops and flips of each training and validation picture, as split "views" and in mixed precision: more cells for
+    autoencoders to learn from. A killed run goes on where it was.
     Raises: OSError where the disk has no room, ValueError for acts that are not finite in float16 (with the image).
     """
-    folder, table = Path(folder), data.table
-    transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
-    labels = np.zeros(len(table), np.int64)
-    images = table["image"].tolist()
+    folder, n = Path(folder), len(data.table)
+    table = _with_views(data.table, n_views)
+    images, labels = table["image"].tolist(), np.zeros(len(table), np.int64)
+    pixels = classifier.image_size, classifier.mean, classifier.std
+    plain, varied = test_transform(*pixels), train_transform(*pixels, replace(classifier.cfg, colour_jitter=0.0))
     where = next(classifier.model.parameters()).device
+    mixed = classifier.cfg.mixed_precision and has_bfloat16(where)
     with captured(classifier, sites) as acts, torch.inference_mode():
         classifier.model(torch.zeros(1, 3, classifier.image_size, classifier.image_size, device=where))
         shapes = {site: (len(table), *out.shape[2:], out.shape[1]) for site, out in acts.items()}
         _check_room(folder, shapes)
         files = {site: _open(folder / site / ACTS, shape) for site, shape in shapes.items()}
-        n_done = read_json(folder / DONE).get("n_images", 0)
-        rest = Pictures(data.picture, images[n_done:], labels[n_done:], transform)
+        n_done = saved = read_json(folder / DONE).get("n_images", 0)
         with tqdm(total=len(table), initial=n_done, desc="activations", unit="img", disable=not progress) as bar:
-            saved = n_done
-            for pictures, _, _ in loader(rest, BATCH, workers=n_workers(len(rest))):
-                classifier.model(pictures.to(where, non_blocking=True))
-                for site, out in acts.items():
-                    cells = out.permute(0, 2, 3, 1).to("cpu", torch.float16)
-                    if not bool((finite := cells.isfinite().flatten(1).all(1)).all()):
-                        image = images[n_done + int(finite.logical_not().nonzero()[0])]
-                        raise ValueError(
-                            f"the {site} activations of image {image} are not finite in float16: look at the picture "
-                            f"{data.folder / 'images' / image}.jpg, or whether the classifier's training diverged"
-                        )
-                    files[site][n_done : n_done + len(cells)] = cells.numpy()
-                n_done += len(pictures)
-                bar.update(len(pictures))
-                if n_done - saved >= SAVE_EVERY or n_done == len(table):
-                    for file in files.values():
-                        file.flush()
-                    write_json(folder / DONE, {"n_images": n_done})
-                    saved = n_done
+            for end, transform, cast in ((n, plain, False), (len(table), varied, mixed)):
+                pictures = Pictures(data.picture, images[:end], labels[:end], transform)
+                rest = max(0, end - n_done)
+                for batch, _, _ in loader(pictures, BATCH, workers=n_workers(rest), first=min(n_done, end)):
+                    with torch.autocast(where.type, torch.bfloat16, cast):
+                        classifier.model(batch.to(where, non_blocking=True))
+                    for site, out in acts.items():
+                        cells = out.permute(0, 2, 3, 1).to("cpu", torch.float16)
+                        if not bool((finite := cells.isfinite().flatten(1).all(1)).all()):
+                            image = images[n_done + int(finite.logical_not().nonzero()[0])]
+                            raise ValueError(
+                                f"the {site} activations of image {image} are not finite in float16: look at the "
+                                f"picture {data.folder / 'images' / image}.jpg, or whether the classifier's training "
+                                "diverged"
+                            )
+                        files[site][n_done : n_done + len(cells)] = cells.numpy()
+                    n_done += len(batch)
+                    bar.update(len(batch))
+                    if n_done - saved >= SAVE_EVERY or n_done == end:
+                        for file in files.values():
+                            file.flush()
+                        write_json(folder / DONE, {"n_images": n_done})
+                        saved = n_done
     for site in sites:
         write_parquet(table, folder / site / IMAGES)
+
+
+def _with_views(table: pd.DataFrame, n_views: int) -> pd.DataFrame:
+    """The table of images, and below it n_views times its training and validation rows, their split "views"."""
+    seen = table[table["split"].isin(("train", "val"))].assign(split=VIEWS)
+    return pd.concat([table, *[seen] * n_views], ignore_index=True)
 
 
 @dataclass

@@ -126,7 +126,7 @@ class SAEConfig:
     """A sparse autoencoder and its training. Lengths are in scaled acts: centred, mean squared norm d_in."""
 
     site: str = "stage4"
-    variant: str = "topk"
+    variant: str = "batchtopk"
     """"topk", "batchtopk", "matryoshka" (batchtopk, nested) or "l1"."""
     expansion: int = 8
     """d_sae / d_in."""
@@ -142,17 +142,17 @@ class SAEConfig:
     """Shares of d_sae whose reconstructions are averaged in the loss: several, rising, for "matryoshka"."""
     l1_coefficient: float = 0.0
     """Loss per mean total activation of a cell."""
-    n_cells: int = 4_000_000
+    n_cells: int = 1_000_000
     """Cells seen in training, over all epochs."""
-    batch_size: int = 4096
-    learning_rate: float = 1e-3
+    batch_size: int = 1024
+    learning_rate: float = 6e-3
     warmup_share: float = 0.02
     decay_share: float = 0.3
     """Last share of the steps, in which the learning rate falls to 0."""
     aux_k: int = 256
     """Dead features that reconstruct the error of each cell (AuxK); 0 for none."""
     aux_coefficient: float = 1 / 32
-    dead_after: int = 400_000
+    dead_after: int = 100_000
     """A feature is dead that has not fired on so many cells."""
     mixed_precision: bool = True
     seed: int = 0
@@ -190,11 +190,14 @@ class StudyConfig:
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     sites: tuple[str, ...] = ("stage3", "stage4")
     """Places in the network whose activations are kept."""
+    n_views: int = 1
+    """Random crops and flips of each training and validation picture from which autoencoders learn too."""
     sae: SAEConfig = field(default_factory=SAEConfig)
 
     def __post_init__(self):
         for site in (*self.sites, self.sae.site):
             _one_of("site", site, SITES)
+        _at_least("n_views", self.n_views, 0)
         if self.sae.site not in self.sites:
             raise ValueError(f"sae.site must be one of the sites that are kept, {self.sites}, got {self.sae.site!r}")
 

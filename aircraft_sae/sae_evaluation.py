@@ -7,7 +7,7 @@ alike. Sums run over images in float64 on the network's own scale, so that inter
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -91,8 +91,6 @@ def k_means(acts: Activations, rows: np.ndarray, n_centres: int, n_cells: int = 
 
 def neuron_basis(sae: SparseAutoencoder, mean: torch.Tensor) -> SparseAutoencoder:
     """The network's own channels as a dictionary: of x - mean the k channels farthest from 0 are kept, the rest 0."""
-    from dataclasses import replace
-
     basis = SparseAutoencoder(replace(sae.cfg, variant="topk", expansion=2, tied=False, **PLAIN), sae.d_in)
     with torch.no_grad():
         channels = torch.eye(sae.d_in)
@@ -110,7 +108,8 @@ class Measured:
     """Sums per image (arrays (n_images,) float64) and counts per feature of one autoencoder on some images."""
 
     table: pd.DataFrame
-    """error, total, pooled_error, pooled_total, entries (active features, summed over cells), distinct (features)."""
+    """error, total, pooled_error, pooled_total, entries (active features, summed over cells), distinct (features); and
+    cells, error, total, entries of foreground and background where these are told apart."""
     fired: np.ndarray
     """(d_sae,) cells on which each feature fired; empty without codes."""
     n_cells: int
@@ -119,10 +118,18 @@ class Measured:
 
 @torch.no_grad()
 def measure(
-    model: Reconstructs, acts: Activations, rows: np.ndarray, mean: torch.Tensor, progress: bool = False
+    model: Reconstructs,
+    acts: Activations,
+    rows: np.ndarray,
+    mean: torch.Tensor,
+    foreground: np.ndarray | None = None,
+    progress: bool = False,
 ) -> Measured:
-    """Reconstruct all cells of these images. mean: (d_in,) of the training cells, which fvu compares with."""
-    parts, fired = [], None
+    """Reconstruct all cells of these images. mean: (d_in,) of the training cells, which fvu compares with.
+
+    foreground: (images, rows, columns) bool, for the fvu and l0 of cells that show the aircraft, and of the others.
+    """
+    parts, fired, start, mean = [], None, 0, mean.float()
     for block in tqdm(acts.blocks(rows), "reconstruct", -(-len(rows) // 64), disable=not progress, leave=False):
         n, shape = len(block), block.shape
         cells = block.flatten(0, 2)
@@ -132,8 +139,17 @@ def measure(
             "error": error.square().sum((1, 2)), "total": total.square().sum((1, 2)),
             "pooled_error": error.mean(1).square().sum(1), "pooled_total": total.mean(1).square().sum(1),
         }  # fmt: skip
+        shown = None if foreground is None else torch.from_numpy(foreground[start : start + n]).view(n, -1)
+        start += n
+        places = {} if shown is None else {"foreground": shown, "background": ~shown}
+        for place, mask in places.items():
+            part[f"cells_{place}"] = mask.sum(1).double()
+            part[f"error_{place}"] = (error.square().sum(2) * mask).sum(1)
+            part[f"total_{place}"] = (total.square().sum(2) * mask).sum(1)
         if codes is not None:
             codes = codes.where(codes.values > 0)
+            for place, mask in places.items():
+                part[f"entries_{place}"] = (codes.offsets.diff().view(n, -1) * mask).sum(1).double()
             image = codes.cells // (shape[1] * shape[2])
             part["entries"] = torch.bincount(image, minlength=n).double()
             pairs = torch.unique(image * codes.d_sae + codes.features)
@@ -152,6 +168,12 @@ def _summary(measured: Measured) -> dict[str, dict[str, float | None]]:
     table, n_images = measured.table, len(measured.table)
     per_image = np.full(n_images, measured.n_cells / n_images)
     ratios = {"fvu": ("error", "total"), "pooled_fvu": ("pooled_error", "pooled_total")}
+    for place in ("foreground", "background"):
+        pairs = {
+            f"fvu_{place}": (f"error_{place}", f"total_{place}"),
+            f"l0_{place}": (f"entries_{place}", f"cells_{place}"),
+        }
+        ratios |= {name: pair for name, pair in pairs.items() if set(pair) <= set(table)}
     results = {name: _ratio(table[a], table[b]) for name, (a, b) in ratios.items()}
     if len(measured.fired):
         results["l0"] = _ratio(table["entries"], per_image)

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.devices import device, has_bfloat16
-from aircraft_sae.sae import Codes, SparseAutoencoder
+from aircraft_sae.sae import BLOCK, Codes, SparseAutoencoder
 from aircraft_sae.store import fingerprint, write_text, write_whole
 
 CHECKPOINT = "checkpoint.pt"
@@ -119,6 +119,8 @@ def choose(sae: SparseAutoencoder, centred: torch.Tensor, floor: float, rough: b
     if cfg.variant in ("topk", "l1"):
         return sae.select(centred, 0.0, rough), 0.0
     wanted = len(centred) * cfg.k
+    if floor == 0 and len(centred) > BLOCK:  # half of all pre-activations are positive: too many to collect
+        floor = FLOOR * choose(sae, centred[:BLOCK], 0.0, rough)[1]
     while True:
         codes = sae.select(centred, floor, rough)
         if len(codes.values) >= wanted:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aircraft_sae import classifier
-from aircraft_sae.activations import Activations, extract
+from aircraft_sae.activations import VIEWS, Activations, extract
 from aircraft_sae.classifier import Classifier
 from aircraft_sae.config import StudyConfig, preset, to_json, with_data_root
 from aircraft_sae.data import AircraftData, open_source
@@ -22,8 +22,9 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae_training import train_sae
 from aircraft_sae.store import Stage, default_data_dir, make_stage, write_json, write_parquet
 
-VERSIONS = {"dataset": 1, "classifier": 1, "activations": 1, "sae": 1}
+VERSIONS = {"dataset": 1, "classifier": 1, "activations": 1, "permuted": 1, "sae": 1}
 """To be raised with every change of code after which a stage's result differs: it makes the stage again everywhere."""
+CONTROL_EVERY = 3
 ENTRY = ("value", "low", "high", "n")
 
 say = partial(print, file=sys.stderr, flush=True)  # beside the progress bars, and out of the notebooks' outputs
@@ -81,32 +82,43 @@ class Study:
             self._classifier = Classifier.load(self.folder / "classifier")
         return self._classifier
 
-    def activations(self, site: str | None = None) -> Activations:
-        """The activations of one site, the autoencoder's own unless named; all sites are extracted in one pass."""
-        site = site or self.config.sae.site
+    def activations(self, site: str | None = None, control: bool = False) -> Activations:
+        """The activations of one site, the autoencoder's own unless named; all sites are extracted in one pass.
+
+        control: of the network with permuted weights, for every third picture.
+        """
+        site, name = site or self.config.sae.site, "permuted" if control else "activations"
         if site not in self.config.sites:
             raise ValueError(f"no site {site!r} in this study: it keeps {', '.join(self.config.sites)}")
-        if "activations" not in self.stages:
-            trained, sites = self.classifier(), self.config.sites
-            inputs = {"classifier": self.stages["classifier"].fingerprint}
-            self._stage("activations", list(sites), inputs, partial(extract, trained, self._data, sites))
-        return Activations.open(self.folder / "activations" / site)
+        if name not in self.stages:
+            trained, data, sites = self.classifier(), self._data, self.config.sites
+            inputs, n_views = (
+                {"classifier": self.stages["classifier"].fingerprint},
+                0 if control else self.config.n_views,
+            )
+            if control:
+                trained, data = trained.permuted(), data.every(CONTROL_EVERY)
+            make = partial(extract, trained, data, sites, n_views=n_views)
+            self._stage(name, {"sites": list(sites), "n_views": n_views}, inputs, make)
+        return Activations.open(self.folder / name / site)
 
-    def sae(self, name: str = "main", **changes: Any) -> SparseAutoencoder:
-        """An autoencoder of the training and validation pictures' cells: the config's, or one with fields changed.
+    def sae(self, name: str = "main", control: bool = False, every: int = 1, **changes: Any) -> SparseAutoencoder:
+        """An autoencoder of the cells of training and validation pictures: the config's, or one with fields changed.
 
-        name: its folder under sae/. As in `study.sae("k8", k=8)`.
+        name: its folder under sae/. control: of the network with permuted weights; every: from every so many pictures
+        only. As in `study.sae("k8", k=8)`.
         Raises: ValueError for changes to "main", and what its config and its training raise.
         """
-        if changes and name == "main":
-            raise ValueError(
-                f'"main" is the config\'s own autoencoder: give one with {", ".join(changes)} its own name'
-            )
+        if name == "main" and (changes or control or every != 1):
+            raise ValueError('"main" is the config\'s own autoencoder: give any other a name of its own')
         config, stage = replace(self.config.sae, **changes), f"sae/{name}"
         if stage not in self.stages or self.stages[stage].meta["config"] != json.loads(to_json(config)):
-            acts = self.activations(config.site)
-            inputs = {"activations": self.stages["activations"].fingerprint}
-            self._stage(stage, config, inputs, partial(train_sae, config, acts, acts.rows("train", "val")))
+            acts = self.activations(config.site, control)
+            source = self.stages["permuted" if control else "activations"].fingerprint
+            rows = acts.rows("train", "val", VIEWS)[::every]
+            self._stage(
+                stage, config, {"activations": source, "every": str(every)}, partial(train_sae, config, acts, rows)
+            )
         return SparseAutoencoder.load(self.folder / stage)
 
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aircraft_sae import activations
-from aircraft_sae.activations import Activations, captured, extract
+from aircraft_sae.activations import VIEWS, Activations, captured, extract
 from aircraft_sae.data import loader, test_transform
 
 SITES = ("stage3", "stage4")
@@ -20,7 +20,7 @@ def made(smoke_study, tmp_path_factory):
     """(classifier, data, folder with the activations of all pictures at both sites)."""
     folder = tmp_path_factory.mktemp("activations")
     trained, data = smoke_study.classifier(), smoke_study.dataset()
-    extract(trained, data, SITES, folder, progress=False)
+    extract(trained, data, SITES, folder, n_views=2, progress=False)
     return trained, data, folder
 
 
@@ -36,7 +36,8 @@ def test_splicing_what_is_stored_gives_the_networks_own_logits(made):
         logits = torch.cat([trained.model(batch.to(where)) for batch, _, _ in loader(pictures, 8, workers=0)])
         for site in SITES:
             acts = Activations.open(folder / site)
-            assert acts.acts.dtype == np.float16 and acts.images["image"].tolist() == data.table["image"].tolist()
+            assert acts.acts.dtype == np.float16
+            assert acts.images["image"].tolist()[: len(data.table)] == data.table["image"].tolist()
             own = torch.cat([block.permute(0, 3, 1, 2) for block in acts.blocks(acts.rows("test"), 5)])
             torch.testing.assert_close(trained.logits_from(site, own), logits, rtol=0, atol=2e-3)
             assert (trained.logits_from(site, own.flip(0)) - logits).abs().max() > 0.01
@@ -64,21 +65,36 @@ def test_a_killed_extraction_goes_on_and_ends_the_same(made, tmp_path, monkeypat
 
     def killed(pictures):
         seen.append(len(pictures))
-        if len(seen) in (4, 7):
+        if len(seen) in (4, 14):  # among the pictures, and among the views
             raise KeyboardInterrupt
         return forward(pictures)
 
     monkeypatch.setattr(trained.model, "forward", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            extract(trained, data, SITES, tmp_path, progress=False)
-    extract(trained, data, SITES, tmp_path, progress=False)
-    n = len(data.table)
+            extract(trained, data, SITES, tmp_path, n_views=2, progress=False)
+    extract(trained, data, SITES, tmp_path, n_views=2, progress=False)
+    n = len(data.table) + 2 * len(data.rows("trainval"))
     assert sum(seen) == n + 2 * 5 + 3  # two batches twice, and one picture a run to learn the shapes
     for site in SITES:
         whole, cut = (Activations.open(where / site) for where in (folder, tmp_path))
         np.testing.assert_allclose(np.float32(cut.acts), np.float32(whole.acts), rtol=0, atol=4e-3)
         pd.testing.assert_frame_equal(cut.images, whole.images)
+
+
+def test_views_are_crops_of_what_autoencoders_learn_from_each_another(made):
+    folder = made[2]
+    acts = Activations.open(folder / "stage4")
+    own, views = acts.rows("train", "val"), acts.rows(VIEWS)
+    assert acts.images["image"][views].tolist() == 2 * acts.images["image"][own].tolist()
+    first, second = np.float32(acts.acts[views]).reshape(2, len(own), -1)
+    plain = np.float32(acts.acts[own]).reshape(len(own), -1)
+    for one, other in ((first, second), (first, plain)):
+        assert (np.abs(one - other).max(1) > 1e-2).all()
+    # they are still the same pictures: nearer to their own than to the next
+    assert np.linalg.norm(first - plain, axis=1).mean() < np.linalg.norm(first - plain[::-1], axis=1).mean()
+    pictures = [Activations.open(folder / site).acts.shape[:3] for site in SITES]
+    assert pictures == [(len(acts.images), 4, 4), (len(acts.images), 2, 2)]
 
 
 def test_acts_that_are_not_finite_name_the_image(made, tmp_path, monkeypatch):

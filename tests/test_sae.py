@@ -119,10 +119,10 @@ def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, 
 @pytest.mark.parametrize("floor", [0.0, 0.5, 100.0])
 def test_batch_variants_choose_the_largest_of_the_batch_from_any_floor(floor):
     sae = made(small("batchtopk"))
-    centred = torch.randn(300, 48, generator=torch.Generator().manual_seed(3))
+    centred = torch.randn(700, 48, generator=torch.Generator().manual_seed(3))
     codes, least = choose(sae, centred, floor)
     pre_acts = centred @ sae.W_enc + sae.b_enc
-    wanted = pre_acts.flatten().topk(6 * 300).values
+    wanted = pre_acts.flatten().topk(6 * 700).values
     assert least == pytest.approx(wanted.min().item(), rel=1e-5)
     torch.testing.assert_close(codes.values.sort(descending=True).values, wanted.detach(), rtol=1e-5, atol=1e-5)
 
@@ -235,7 +235,7 @@ def test_what_was_not_saved_here_is_refused(tmp_path):
         ({"l1_coefficient": 0.1}, "for l1"),
         ({"variant": "l1"}, "for l1"),
         ({"tied": True, "frozen_decoder": True}, "nothing but biases"),
-        ({"n_cells": 10_000}, "dead_after=400000 leaves no time to be dead in n_cells=10000"),
+        ({"n_cells": 10_000}, "dead_after=100000 leaves no time to be dead in n_cells=10000"),
     ],
 )
 def test_configs_that_cannot_be_are_refused(values, words):

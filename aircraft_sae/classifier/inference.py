@@ -92,6 +92,10 @@ class Classifier:
         """Logits (n, n_classes) from a site's acts (n, d_in, rows, columns)."""
         return network.logits_from(self.model, name, acts.to(next(self.model.parameters()).device))
 
+    def permuted(self, seed: int = 0) -> Classifier:
+        """The same network with permuted weights, as in `network.permuted`: the control that has learned nothing."""
+        return replace(self, model=network.permuted(self.model, seed), history=None, predictions=None)
+
     def predict(self, data: AircraftData, split: str = "test", progress: bool = True) -> pd.DataFrame:
         """One row per image: image, label, predicted (class names), confidence, and p_0, p_1, … (float32).
 

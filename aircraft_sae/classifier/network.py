@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import timm
 import torch
 from timm.models.convnext import ConvNeXt
@@ -77,6 +79,19 @@ def logits_from(model: ConvNeXt, name: str, acts: torch.Tensor) -> torch.Tensor:
     for stage in model.stages[SITES.index(name) :]:
         acts = stage(acts)
     return head(model, acts)
+
+
+def permuted(model: ConvNeXt, seed: int = 0) -> ConvNeXt:
+    """A copy in which the entries of every weight tensor have changed places: same values, nothing learned.
+
+    Source: Heap et al. 2025, arXiv 2501.17727; permuting keeps ConvNeXt's layer scales at their trained size.
+    """
+    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+            weight.copy_(weight.flatten()[order].view(weight.shape))
+    return model
 
 
 def freeze(model: ConvNeXt, n_stages: int) -> None:

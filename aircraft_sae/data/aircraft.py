@@ -6,20 +6,24 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
+from torch.nn.functional import adaptive_avg_pool2d, one_hot
 from torchvision.datasets import FGVCAircraft
 from tqdm import tqdm
 
 from aircraft_sae.config import DatasetConfig
 from aircraft_sae.data.annotations import check_occupied, first_five, read_annotations, refuse
 from aircraft_sae.data.loading import Pictures
+from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.store import fingerprint
 
 SPLITS = ("train", "val", "trainval", "test")
@@ -107,6 +111,21 @@ class AircraftData:
             raise FileNotFoundError(f"{path} is not there: only rendered data sets have part masks")
         mask = np.array(Image.open(path), np.uint8)
         return mask[: len(mask) - self.banner]
+
+    def coverage(self, image: str, rows: int, columns: int) -> np.ndarray:
+        """(parts, rows, columns) share of each cell's pixels that show the part, in the order of `PARTS`."""
+        parts = one_hot(torch.from_numpy(self.mask(image)).long(), len(PARTS)).permute(2, 0, 1).float()
+        return adaptive_avg_pool2d(parts, (rows, columns)).numpy()
+
+    def foreground(self, images: Sequence[str], rows: int, columns: int, least: float = 0.25) -> np.ndarray:
+        """(images, rows, columns) whether at least this share of a cell shows the aircraft."""
+        return np.stack([self.coverage(image, rows, columns)[2:].sum(0) >= least for image in images])
+
+    def every(self, n: int) -> AircraftData:
+        """The same data with every n-th image of its table alone."""
+        fewer = copy(self)
+        fewer.table = self.table.iloc[::n].reset_index(drop=True)
+        return fewer
 
     def torch(self, split: str, level: str, transform: Callable) -> Pictures:
         """A torch data set of (transformed picture, label, row in `rows(split)`)."""
