@@ -81,11 +81,12 @@ def pca(acts: Activations, rows: np.ndarray, k: int) -> Linear:
     return Linear(mean.float(), directions.float())
 
 
-def k_means(acts: Activations, rows: np.ndarray, n_centres: int, n_cells: int = 50_000, seed: int = 0) -> Nearest:
+def k_means(acts: Activations, rows: np.ndarray, n_centres: int, n_cells: int = 20_000, seed: int = 0) -> Nearest:
     """Mini-batch k-means (scikit-learn's) on shuffled cells of these images."""
     n_cells = min(n_cells, len(rows) * acts.cells_per_image)
     cells = next(acts.batches(rows, n_cells, seed)).float().numpy()
-    fitted = MiniBatchKMeans(min(n_centres, n_cells), batch_size=4096, n_init=1, random_state=seed).fit(cells)
+    options = dict(init="random", n_init=1, max_iter=5, batch_size=4096, random_state=seed)  # k-means++ would take 20 s
+    fitted = MiniBatchKMeans(min(n_centres, n_cells), **options).fit(cells)
     return Nearest(torch.from_numpy(fitted.cluster_centers_).float())
 
 
@@ -168,13 +169,13 @@ def _summary(measured: Measured) -> dict[str, dict[str, float | None]]:
     table, n_images = measured.table, len(measured.table)
     per_image = np.full(n_images, measured.n_cells / n_images)
     ratios = {"fvu": ("error", "total"), "pooled_fvu": ("pooled_error", "pooled_total")}
-    for place in ("foreground", "background"):
-        pairs = {
-            f"fvu_{place}": (f"error_{place}", f"total_{place}"),
-            f"l0_{place}": (f"entries_{place}", f"cells_{place}"),
-        }
-        ratios |= {name: pair for name, pair in pairs.items() if set(pair) <= set(table)}
     results = {name: _ratio(table[a], table[b]) for name, (a, b) in ratios.items()}
+    for place in ("foreground", "background"):
+        if table.get(f"total_{place}", pd.Series([0.0])).sum():
+            own = table[table[f"cells_{place}"] > 0]  # a draw of images without any such cell has no fvu
+            results[f"fvu_{place}"] = _ratio(own[f"error_{place}"], own[f"total_{place}"])
+            if len(measured.fired):
+                results[f"l0_{place}"] = _ratio(own[f"entries_{place}"], own[f"cells_{place}"])
     if len(measured.fired):
         results["l0"] = _ratio(table["entries"], per_image)
         results["distinct_features_per_image"] = _ratio(table["distinct"], np.ones(n_images))

@@ -48,28 +48,30 @@ class Parts:
 
 
 @torch.no_grad()
-def backward(sae: SparseAutoencoder, acts: torch.Tensor, codes: Codes, dead: torch.Tensor | None = None) -> Parts:
-    """Write the loss's gradients for acts (n, d_in) into .grad of all parameters, from the codes of these acts.
+def backward(sae: SparseAutoencoder, centred: torch.Tensor, codes: Codes, dead: torch.Tensor | None = None) -> Parts:
+    """Write the loss's gradients for acts - b_dec (n, d_in) into .grad of all parameters, from the codes of these acts.
 
     dead: ids of dead features, for AuxK on the first quarter of the cells. A cell's centre is taken as constant in
     choosing its features, as everywhere, and as variable in everything else.
     """
-    cfg, n = sae.cfg, len(acts)
-    centred = acts - sae.b_dec
+    cfg, n = sae.cfg, len(centred)
     scale = 1 / (n * sae.d_in * len(cfg.prefixes))
     ends = [round(share * sae.d_sae) for share in cfg.prefixes]
     slices = list(zip([0, *ends], ends, strict=False))
     pieces = [codes] if len(slices) == 1 else [codes.within(*bounds) for bounds in slices]
-    error, errors, loss = centred.neg(), [], 0.0
+    error, errors = centred.neg(), []
     for piece in pieces:
         error = error.add_(piece.decode(sae.W_dec)) if len(pieces) == 1 else error + piece.decode(sae.W_dec)
         errors.append(error)
-        loss += error.square().sum().item() * scale
-    upstream = torch.zeros_like(error)
+    squares = [torch.linalg.vector_norm(error).item() ** 2 for error in errors]
+    loss = sum(squares) * scale + cfg.l1_coefficient * codes.values.sum().item() / n
+    left_over = errors[-1][: max(1, n // 4)].neg() if dead is not None and len(dead) and cfg.aux_k else None
+    upstream = None
     W_dec_grad, W_enc_grad = torch.empty_like(sae.W_dec), torch.empty_like(sae.W_dec)
     b_enc_grad = torch.empty_like(sae.b_enc)
     for (start, end), piece, error in zip(reversed(slices), reversed(pieces), reversed(errors), strict=True):
-        upstream.add_(error, alpha=2 * scale)  # features of a prefix are in every longer one
+        # features of a prefix are in every longer one; the longest's error is not needed again
+        upstream = error.mul_(2 * scale) if upstream is None else upstream.add_(error, alpha=2 * scale)
         values_grad = piece.dot(sae.W_dec, upstream)
         values_grad.add_(cfg.l1_coefficient / n).mul_(piece.values > 0)
         turned, order = piece.by_feature(start, end)
@@ -77,24 +79,22 @@ def backward(sae: SparseAutoencoder, acts: torch.Tensor, codes: Codes, dead: tor
         turned.values = values_grad[order]
         W_enc_grad[start:end] = turned.decode(centred)
         b_enc_grad[start:end] = turned.sums()
-    loss += cfg.l1_coefficient * codes.values.sum().item() / n
     b_dec_grad = upstream.sum(0)
-    if dead is not None and len(dead) and cfg.aux_k:
-        loss += _aux(sae, centred, errors[-1], dead, W_dec_grad, W_enc_grad, b_enc_grad)
+    if left_over is not None:
+        loss += _aux(sae, centred[: len(left_over)], left_over, dead, W_dec_grad, W_enc_grad, b_enc_grad)
     b_dec_grad.sub_(b_enc_grad @ sae.W_enc_rows)
     if cfg.tied:
         W_dec_grad.add_(W_enc_grad)
     else:
         sae.W_enc_rows.grad = W_enc_grad
     sae.W_dec.grad, sae.b_enc.grad, sae.b_dec.grad = W_dec_grad, b_enc_grad, b_dec_grad
-    fvu = errors[-1].square().sum().item() / (n * sae.d_in)
-    return Parts(loss, fvu, codes, torch.bincount(codes.features[codes.values > 0], minlength=sae.d_sae))
+    fired = torch.bincount(codes.features[codes.values > 0], minlength=sae.d_sae)
+    return Parts(loss, squares[-1] / (n * sae.d_in), codes, fired)
 
 
-def _aux(sae, centred, error, dead, W_dec_grad, W_enc_grad, b_enc_grad) -> float:
+def _aux(sae, centred, left_over, dead, W_dec_grad, W_enc_grad, b_enc_grad) -> float:
     """Add AuxK's gradients: the dead features with the largest pre-activations reconstruct what is left over."""
-    cfg, m = sae.cfg, max(1, len(centred) // 4)
-    centred, left_over = centred[:m], -error[:m]
+    cfg = sae.cfg
     rows_enc, rows_dec = sae.W_enc_rows[dead], sae.W_dec[dead]
     pre_acts = torch.addmm(sae.b_enc[dead], centred, rows_enc.t())
     values, places = pre_acts.topk(min(cfg.aux_k, len(dead)), sorted=False)
@@ -192,15 +192,17 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         with torch.no_grad():
-            codes, least = choose(sae, acts - sae.b_dec, self.floor, self.rough)
+            centred = acts.sub_(sae.b_dec)
+            codes, least = choose(sae, centred, self.floor, self.rough)
             dead = (self.idle > cfg.dead_after).nonzero()[:, 0] if cfg.aux_k else None
-            parts = backward(sae, acts, codes, dead)
+            parts = backward(sae, centred, codes, dead)
             if not math.isfinite(parts.loss):
                 self.stop(f"the loss is {parts.loss}")
             if cfg.frozen_decoder:
                 sae.W_dec.grad = None
             elif cfg.unit_norm:  # only what turns a row changes anything: its length is set again after the step
-                sae.W_dec.grad.addcmul_(sae.W_dec, (sae.W_dec.grad * sae.W_dec).sum(1, keepdim=True), value=-1)
+                along = torch.bmm(sae.W_dec.grad[:, None], sae.W_dec[:, :, None])[:, 0]
+                sae.W_dec.grad.addcmul_(sae.W_dec, along, value=-1)
             self.optimizer.step()
             if cfg.unit_norm and not cfg.frozen_decoder:
                 normalize(sae.W_dec, out=sae.W_dec)
@@ -208,7 +210,7 @@ class Run:
                 decay = min(THRESHOLD_DECAY, self.step / (self.step + 1))  # at first the plain mean
                 sae.threshold.mul_(decay).add_(least * (1 - decay))
                 self.floor = FLOOR * least
-            self.idle.add_(len(acts)).mul_(parts.fired == 0)
+            self.idle.add_(len(centred)).mul_(parts.fired == 0)
         self.step += 1
         step = {"loss": parts.loss, "fvu": parts.fvu, "entries": int(parts.fired.sum()), "steps": 1}
         self.sums |= {name: self.sums[name] + value for name, value in step.items()}

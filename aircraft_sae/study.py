@@ -15,7 +15,7 @@ from typing import Any
 from aircraft_sae import classifier
 from aircraft_sae.activations import VIEWS, Activations, extract
 from aircraft_sae.classifier import Classifier
-from aircraft_sae.config import StudyConfig, preset, to_json, with_data_root
+from aircraft_sae.config import StudyConfig, preset, with_data_root
 from aircraft_sae.data import AircraftData, open_source
 from aircraft_sae.hangar.dataset import render_dataset
 from aircraft_sae.sae import SparseAutoencoder
@@ -91,13 +91,10 @@ class Study:
         if site not in self.config.sites:
             raise ValueError(f"no site {site!r} in this study: it keeps {', '.join(self.config.sites)}")
         if name not in self.stages:
-            trained, data, sites = self.classifier(), self._data, self.config.sites
-            inputs, n_views = (
-                {"classifier": self.stages["classifier"].fingerprint},
-                0 if control else self.config.n_views,
-            )
+            trained, data, sites, n_views = self.classifier(), self._data, self.config.sites, self.config.n_views
+            inputs = {"classifier": self.stages["classifier"].fingerprint}
             if control:
-                trained, data = trained.permuted(), data.every(CONTROL_EVERY)
+                trained, data, n_views = trained.permuted(), data.every(CONTROL_EVERY), 0
             make = partial(extract, trained, data, sites, n_views=n_views)
             self._stage(name, {"sites": list(sites), "n_views": n_views}, inputs, make)
         return Activations.open(self.folder / name / site)
@@ -112,13 +109,10 @@ class Study:
         if name == "main" and (changes or control or every != 1):
             raise ValueError('"main" is the config\'s own autoencoder: give any other a name of its own')
         config, stage = replace(self.config.sae, **changes), f"sae/{name}"
-        if stage not in self.stages or self.stages[stage].meta["config"] != json.loads(to_json(config)):
-            acts = self.activations(config.site, control)
-            source = self.stages["permuted" if control else "activations"].fingerprint
-            rows = acts.rows("train", "val", VIEWS)[::every]
-            self._stage(
-                stage, config, {"activations": source, "every": str(every)}, partial(train_sae, config, acts, rows)
-            )
+        acts = self.activations(config.site, control)
+        inputs = {"activations": self.stages["permuted" if control else "activations"].fingerprint, "every": str(every)}
+        rows = acts.rows("train", "val", VIEWS)[::every]
+        self._stage(stage, config, inputs, partial(train_sae, config, acts, rows))
         return SparseAutoencoder.load(self.folder / stage)
 
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:

@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from aircraft_sae.config import ClassifierConfig, DatasetConfig
 from aircraft_sae.data import AircraftData, aircraft, download, loader, loading, open_source, pixel_config
 from aircraft_sae.data.loading import test_transform, train_transform
+from aircraft_sae.hangar.solids import PARTS
 
 CLASSES = {
     "variant": ["F-16A/B", "Ан-2", "737-300"],
@@ -232,6 +233,25 @@ def test_pictures_of_odd_mode_or_size_become_rgb(folder, mode):
     for transform in (test_transform(32, MEAN, STD), train_transform(32, MEAN, STD, ClassifierConfig(colour_jitter=0))):
         pixels = data.torch("train", "variant", transform)[0][0]
         assert pixels.shape == (3, 32, 32) and np.abs(pixels.numpy().T.astype(int) - want).max() <= 1
+
+
+def test_coverage_is_the_share_of_a_cells_pixels(folder):
+    mask = np.zeros((32, 24), np.uint8)  # 2 x 2 cells of 16 x 12 pixels
+    mask[:8, :12], mask[16:, 12:18] = 3, 5
+    (folder / "masks").mkdir()
+    Image.fromarray(mask).save(folder / "masks" / "тtrain0.png")
+    data = AircraftData.open(folder)
+    coverage = data.coverage("тtrain0", 2, 2)
+    assert coverage.shape == (len(PARTS), 2, 2) and np.allclose(coverage.sum(0), 1)
+    assert coverage[3].tolist() == [[0.5, 0], [0, 0]] and coverage[5].tolist() == [[0, 0], [0, 0.5]]
+    assert data.foreground(["тtrain0"], 2, 2).tolist() == [[[True, False], [False, True]]]
+    assert not data.foreground(["тtrain0"], 2, 2, least=0.6).any()
+
+
+def test_every_nth_image_of_the_same_data(folder):
+    data = AircraftData.open(folder)
+    assert data.every(3).table["image"].tolist() == data.table["image"].tolist()[::3]
+    assert len(data.every(1).table) == len(data.table) and data.every(3).classes("variant") == data.classes("variant")
 
 
 def test_banner_is_cut_off_pictures_and_masks_and_exif_never_turns_them(folder):

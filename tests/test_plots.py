@@ -217,3 +217,98 @@ def test_results_in_words():
     assert plots.in_words(ENTRY) == "90.0% (85.0 to 94.0, n = 1,200)"
     assert plots.in_words(ENTRY | {"n": None}) == "90.0% (85.0 to 94.0)"
     assert plots.in_words({"value": 0.1234, "low": None, "high": None, "n": None}, percent=False) == "0.123"
+
+
+SITE = np.linspace(0.01, 1, 40)
+ACTIVATIONS = {
+    "differences": lambda: plots.differences({"stage4": 1e-5 * SITE, "another": SITE}, "change"),
+    "differences that are 0": lambda: plots.differences({"stage4": np.zeros(3)}, "change"),
+    "energy_shares": lambda: plots.energy_shares({"a": {"mean": 0.6, "rest": 0.4}, "b": {"mean": 0.02, "rest": 0.98}}),
+    "cumulative_variance": lambda: plots.cumulative_variance({"a": {"test": SITE}, "b": {"test": SITE, "null": SITE}}),
+    "cumulative_variance of one site": lambda: plots.cumulative_variance({"a": {"test": SITE[:2]}}),
+    "channel_sparsity": lambda: plots.channel_sparsity({site: {"channels": (SITE, SITE)} for site in "ab"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", ACTIVATIONS.values(), ids=ACTIVATIONS)
+def test_every_chart_of_activations_has_labelled_axes(make):
+    test_every_chart_has_labelled_axes_and_leaves_no_trace(make)
+
+
+def test_differences_below_the_axis_are_counted_at_its_end():
+    ax = plots.differences({"a": np.array([0.0, 1e-9, 0.5])}, "change", least=1e-6).axes[0]
+    assert ax.get_xscale() == "log" and ax.patches[0].get_xy()[:, 1].max() == 2
+
+
+def test_shares_are_stacked_to_100_percent():
+    ax = plots.energy_shares({"a": {"mean": 0.6, "rest": 0.4}, "b": {"mean": 0.02, "rest": 0.98}}).axes[0]
+    ends = {(bar.get_x(), bar.get_x() + bar.get_width()) for bar in ax.patches}
+    assert {(round(a), round(b)) for a, b in ends} == {(0, 60), (60, 100), (0, 2), (2, 100)}
+    assert "2.0" not in texts(ax.figure), "no room for the number"
+
+
+@pytest.mark.parametrize("outlined", [True, False])
+def test_heat_maps_share_a_scale_in_each_row(outlined):
+    maps = {"stage3": np.arange(12.0).reshape(3, 2, 2), "stage4": np.ones((3, 1, 1))}
+    outlines = [mask_of(wing=(40, 60, 10, 90)) >= 2] * 3 if outlined else None
+    figure = plots.heat_maps(pictures(3), maps, "distance from mean", outlines)
+    assert {"stage3", "stage4", "distance from mean"} <= set(texts(figure))
+    rows = [ax for ax in figure.axes[3:9] if ax.images]
+    assert [ax.images[0].get_clim() for ax in rows] == [(0, 11)] * 3 + [(0, 1)] * 3
+    assert all(bool(ax.collections) == outlined for ax in rows)
+
+
+def test_a_component_picture_paints_shown_cells_alone():
+    scores, shown = np.zeros((1, 2, 3)), np.array([[True, False]])
+    scores[0, 0] = [1, 0.5, 0.5]
+    painted = plots.component_picture(GREY_PICTURE, scores, np.array([[0, 0, 0], [1, 1, 1]]), shown)
+    assert painted.shape == GREY_PICTURE.shape and (painted[:, 15:] == 190).all()
+    assert np.ptp(painted[:, :15], axis=2).max() <= 2 and painted[:, :15].min() > 210, "light, and no hue"
+    for component, rising in ((1, 2), (2, 0)):  # to blue, to red
+        scores[0, 0] = [0.5, 0.5, 0.5]
+        scores[0, 0, component] = 1
+        painted = plots.component_picture(GREY_PICTURE, scores, np.array([[0, 0, 0], [1, 1, 1]]), shown)
+        assert painted[0, 0].argmax() == rising
+
+
+def test_cumulative_variance_and_sparsity_are_in_percent():
+    ax = plots.cumulative_variance({"a": {"test": np.array([0.5, 0.8, 1])}}).axes[0]
+    assert ax.lines[0].get_ydata().tolist() == [50, 80, 100] and ax.lines[0].get_xdata().tolist() == [1, 2, 3]
+    dots = plots.channel_sparsity({"a": {"channels": ([0.25], [3.0])}}).axes[0].lines[0]
+    assert (dots.get_xdata()[0], dots.get_ydata()[0]) == (25, 3)
+
+
+def test_curves_of_an_autoencoder_mark_where_the_learning_rate_falls():
+    history = pd.DataFrame({"n_cells": [1000, 2000, 3000], "fvu": [0.9, 0.5, 0.4], "dead_share": [0, 0.1, 0.05]})
+    left, right = plots.sae_curves(history.assign(lr=[1e-3, 1e-3, 5e-4])).axes
+    assert left.lines[0].get_ydata().tolist() == [90, 50, 40] and right.lines[0].get_xdata().tolist() == [1, 2, 3]
+    assert len(left.patches) == len(right.patches) == 1 and left.patches[0].get_x() == 3
+    assert not plots.sae_curves(history.assign(lr=1e-3)).axes[0].patches
+
+
+def test_dots_show_value_and_interval_on_the_scale_that_is_asked_for():
+    ax = plots.dots({"a": ENTRY, "b": dict.fromkeys(ENTRY) | {"value": 0.5}}, "share, %", "", 100, line=60).axes[0]
+    assert ax.lines[0].get_xdata().tolist() == [85, 94] and ax.lines[2].get_xdata().tolist() == [50, 50]
+    assert [text.get_text() for text in ax.texts] == ["90", "50"] and len(ax.lines) == 5
+
+
+def test_the_sparsity_tradeoff_has_a_line_a_width_and_a_mark_a_baseline():
+    sweep = pd.DataFrame({"expansion": [2, 2, 4], "k": [8, 16, 8], "l0": [8.1, 16.0, 7.9], "explained_variance": 0.7})
+    baselines = pd.DataFrame({"name": ["PCA", "PCA", "k-means"], "l0": [8, 16, 1], "explained_variance": 0.2})
+    figure = plots.sparsity_tradeoff(sweep, baselines)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["autoencoder, 2 x d_in", "autoencoder, 4 x d_in", "PCA", "k-means"]
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines[:4]] == [2, 1, 2, 1]
+
+
+def test_features_that_never_fire_stand_apart_in_the_histogram():
+    ax = plots.density_histogram(np.array([0, 0, 0, 0.001, 0.01, 0.01, 0.5])).axes[0]
+    heights = [bar.get_height() for bar in ax.patches]
+    assert heights[-1] == 3 and sum(heights[:-1]) == 4
+    assert plots.density_histogram(np.zeros(3)).axes[0].patches[-1].get_height() == 3
+
+
+def test_matched_cosines_are_counted_beside_chance():
+    ax = plots.matched_cosines(np.array([0.9, 0.95, 0.2]), np.array([0.1, 0.15])).axes[0]
+    assert sum(bar.get_height() for bar in ax.patches if bar.get_fill() and bar.get_width() < 1) >= 3
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["features of two seeds", "random directions"]

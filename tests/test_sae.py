@@ -109,7 +109,7 @@ def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, 
     acts = torch.randn(700, 48, generator=torch.Generator().manual_seed(2))  # more than one block
     dead = torch.tensor([3, 50, 51, 200, *range(300, 330)]) if with_dead else None
     codes, _ = choose(sae, (acts - sae.b_dec).detach(), 0.0, rough)
-    parts = backward(sae, acts, codes, dead)
+    parts = backward(sae, (acts - sae.b_dec).detach(), codes, dead)
     loss, gradients = reference(sae, acts, () if dead is None else dead)
     assert parts.loss == pytest.approx(loss, rel=1e-5)
     for name, parameter in sae.named_parameters():

@@ -121,3 +121,20 @@ def test_ratio_of_sums():
     for bad, words in (([[1], [1, 2]], "one entry per image"), ([[np.nan], [1]], "finite"), ([[1], [0]], "sum is 0")):
         with pytest.raises(ValueError, match=words):
             ratio_of_sums(*bad)
+
+
+def test_cells_of_the_aircraft_and_others_are_told_apart(acts, mean):
+    rows, model = acts.rows("test"), Linear(mean, torch.eye(5)[:2])
+    shown = np.zeros((30, 2, 3), bool)
+    shown[5:, 0] = True  # five images without any
+    results = measure(model, acts, rows, mean, shown).results
+    centred = (np.float64(acts.acts[rows]) - flat(acts, "train").mean(0))[shown]
+    assert results["fvu_foreground"]["value"] == pytest.approx(
+        (centred[:, 2:] ** 2).sum() / (centred**2).sum(), rel=1e-4
+    )
+    assert results["fvu_foreground"]["n"] == 25 and results["fvu_background"]["n"] == 30
+    assert "l0_foreground" not in results and "fvu_foreground" not in measure(model, acts, rows, mean).results
+    centres = measure(k_means(acts, acts.rows("train"), 4, 100), acts, rows, mean, shown).results
+    assert centres["l0_foreground"]["value"] == centres["l0_background"]["value"] == 1
+    nowhere = measure(model, acts, rows, mean, np.zeros((30, 2, 3), bool)).results
+    assert "fvu_foreground" not in nowhere and nowhere["fvu_background"]["value"] == nowhere["fvu"]["value"]

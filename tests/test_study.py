@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from aircraft_sae import config, study
 from aircraft_sae.study import Study
@@ -108,3 +109,35 @@ def test_what_is_no_finite_number_is_not_recorded(tmp_path, wrong):
     with pytest.raises(ValueError, match=r"^a"):
         opened.record("01_x", {"a": wrong})
     assert opened.results("01_x")["a"]["value"] == 1
+
+
+def test_autoencoders_are_made_once_and_each_has_its_own_name(smoke_study):
+    first = smoke_study.sae()
+    assert smoke_study.stages["sae/main"].folder.name == "main"
+    again = Study.open("smoke")
+    assert torch.equal(again.sae().W_dec, first.W_dec) and not again.stages["sae/main"].made
+    few = dict(n_cells=500, dead_after=200)
+    assert again.sae("k2", k=2, **few).cfg.k == 2
+    assert again.stages["sae/k2"].made and again.sae("k2", k=2, **few).cfg.k == 2 and not again.stages["sae/k2"].made
+    third = again.sae("third", every=3, **few)
+    assert again.sae("third", every=3, **few).W_dec.equal(third.W_dec) and not again.stages["sae/third"].made
+    assert not again.sae("third", every=1, **few).W_dec.equal(third.W_dec) and again.stages["sae/third"].made
+    with pytest.raises(ValueError, match="give any other a name of its own"):
+        again.sae(k=2)
+    with pytest.raises(ValueError, match="no site 'stage1' in this study: it keeps stage3, stage4"):
+        again.activations("stage1")
+
+
+def test_the_control_is_a_network_that_has_learned_nothing(smoke_study):
+    trained, control = smoke_study.classifier(), smoke_study.classifier().permuted()
+    before = [weight.clone() for weight in trained.model.parameters()]
+    for own, other, kept in zip(trained.model.parameters(), control.model.parameters(), before, strict=True):
+        assert torch.equal(own, kept) and own.flatten().sort().values.equal(other.flatten().sort().values)
+        assert own.numel() < 20 or own.unique().numel() == 1 or not torch.equal(own, other)
+    again = trained.permuted().model.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in control.model.state_dict().items())
+    acts, data = smoke_study.activations(control=True), smoke_study.dataset()
+    assert acts.images["image"].tolist() == data.table["image"].tolist()[::3]
+    own = smoke_study.activations()
+    assert np.abs(np.float32(acts.acts) - np.float32(own.acts[: len(data.table) : 3])).max() > 0.1
+    assert len(own.images) == len(data.table) + len(data.rows("trainval"))

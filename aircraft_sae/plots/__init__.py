@@ -3,11 +3,22 @@
 Sizes are chosen so that a figure of a notebook's width is still readable at half of it.
 """
 
+from aircraft_sae.plots.activations import (
+    channel_sparsity,
+    component_picture,
+    cumulative_variance,
+    differences,
+    energy_shares,
+    heat_maps,
+)
 from aircraft_sae.plots.classifier import accuracy_by_level, confusion_matrix, learning_curves, reliability
 from aircraft_sae.plots.pictures import contact_sheet, part_masks, part_shares, picture_grid
+from aircraft_sae.plots.sae import density_histogram, dots, matched_cosines, sae_curves, sparsity_tradeoff
 from aircraft_sae.plots.style import PART_COLOURS, in_words
 
 __all__ = [
-    "PART_COLOURS", "accuracy_by_level", "confusion_matrix", "contact_sheet", "in_words", "learning_curves",
-    "part_masks", "part_shares", "picture_grid", "reliability",
+    "PART_COLOURS", "accuracy_by_level", "channel_sparsity", "component_picture", "confusion_matrix",
+    "contact_sheet", "cumulative_variance", "density_histogram", "differences", "dots", "energy_shares",
+    "heat_maps", "in_words", "learning_curves", "matched_cosines", "part_masks", "part_shares", "picture_grid",
+    "reliability", "sae_curves", "sparsity_tradeoff",
 ]  # fmt: skip
