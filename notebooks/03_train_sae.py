@@ -1,0 +1,340 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3. Train sparse autoencoders
+#
+# **Question.** Can the activations of the last stage be written as sums of a few directions out of a large dictionary,
+# and how much is lost by doing so? A sparse autoencoder (SAE) learns such a dictionary. Its directions are the
+# *features* that the next notebooks look at, so we first have to know how well they describe what the network
+# computes, and how much of that a method that learned nothing would have reached too.
+#
+# **Reads** `data/runs/<preset>/activations` (notebook 02). **Writes** `…/sae/<name>` for each autoencoder, `…/permuted`
+# (activations of a control network) and the numbers in `data/results/<preset>/03_train_sae.json`.
+#
+# **Runtime** with the default preset on 2 CPU cores: 4 minutes the first time, half a minute for the main autoencoder.
+
+# %%
+# %matplotlib inline
+# %config InlineBackend.figure_formats = ["jpeg"]
+# %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+
+from aircraft_sae import plots
+from aircraft_sae import sae_evaluation as evaluation
+
+# %%
+from aircraft_sae.plots import in_words
+from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.study import Study
+
+# %% [markdown]
+# ## Settings
+#
+# What the default preset promises stands here and is asserted below. Other presets promise nothing. The sweep and the
+# controls see fewer cells than the main autoencoder; what they are compared with sees as few.
+
+# %%
+study = Study.open()
+NAME, results, config = "03_train_sae", {}, study.config.sae
+promised = {"hangar": {"explained": 0.80, "lost": 2.0, "dead": 0.05, "ratio": 1.15, "l0": 32.5}}.get(
+    study.config.name, {"explained": -9.0, "lost": 100.0, "dead": 1.0, "ratio": 99.0, "l0": 1e9}
+)
+SHORT = {"n_cells": config.n_cells // 8, "dead_after": config.dead_after // 8, "batch_size": config.batch_size // 2}
+N_PURSUIT = 16  # test pictures for orthogonal matching pursuit, which takes 15 ms a cell
+
+# %% [markdown]
+# ## Does it learn?
+#
+# Each cell's activations are centred and scaled. The encoder scores every feature, a few of the highest scores are
+# kept (on average `k` a cell, over a batch), and the decoder adds up the kept features' directions. What it misses, as
+# a share of the cells' variance, is the *unexplained variance* (fvu). A feature is *dead* if it has not fired for long.
+
+# %%
+acts, sae = study.activations(), study.sae()
+stage = study.stages["sae/main"]
+history = pd.read_csv(stage.folder / "history.csv")
+print(f"{config.site}: {acts.d_in} channels to {sae.d_sae} features, {config.variant}, k = {config.k}")
+plots.sae_curves(history)
+
+# %%
+seconds = history["seconds"].sum()
+results |= {"d_in": acts.d_in, "d_sae": sae.d_sae, "k": config.k, "n_cells": int(history["n_cells"].iloc[-1])}
+results |= {"train_seconds": seconds, "cells_per_second": results["n_cells"] / seconds}
+text = f"**Takeaway.** After {results['n_cells']:,} cells in {seconds:.0f} s ({results['cells_per_second']:,.0f} a "
+text += f"second), the last batches leave {history['fvu'].iloc[-1]:.1%} of the variance unexplained."
+display(Markdown(text))
+assert history["fvu"].iloc[-1] < history["fvu"].iloc[0]
+
+# %% [markdown]
+# These are batches of training cells, some of which were seen before. What counts is the next section.
+
+# %% [markdown]
+# ## How much does it explain on pictures it has not seen?
+#
+# Explained variance is 1 - fvu: squared error over squared distance from the mean training cell, summed over all cells
+# in float64, in the network's own units. *Pooled* is the same for the mean over a picture's cells, which is all that
+# the classifier's head sees. In the hangar, cells that show the aircraft (at least a quarter of their pixels) stand
+# apart from the rest. The autoencoder never saw the test split, and nothing was chosen on it.
+
+# %%
+train, test = acts.rows("train", "val"), acts.rows("test")
+mean, _ = acts.moments(train)
+data, classifier = study.dataset(), study.classifier()
+images = acts.images["image"][test]
+foreground = data.foreground(images, *acts.acts.shape[1:3]) if data.masks else None
+measured = evaluation.measure(sae, acts, test, mean, foreground)
+seen = evaluation.measure(sae, acts, train, mean).results
+
+# %%
+flip = {"value": "value", "low": "high", "high": "low"}
+for name, entry in [(name, entry) for name, entry in measured.results.items() if "fvu" in name]:
+    explained = {key: 1 - entry[other] for key, other in flip.items()} | {"n": entry["n"]}
+    results[name.replace("fvu", "explained_variance")] = explained
+results |= {name: entry for name, entry in measured.results.items() if "fvu" not in name}
+ratio = measured.results["fvu"]["value"] / seen["fvu"]["value"]
+results |= {"train/explained_variance": 1 - seen["fvu"]["value"], "test_train_fvu_ratio": ratio}
+
+# %%
+kinds = {"explained_variance": "all cells", "explained_variance_foreground": "aircraft cells"}
+kinds |= {"explained_variance_background": "other cells", "pooled_explained_variance": "pooled"}
+shown = {title: results[name] for name, title in kinds.items() if name in results}
+plots.dots(shown, "explained variance on test pictures, %", "", 100)
+
+# %%
+text = f"**Takeaway.** With {in_words(results['l0'], percent=False)} active features a cell, it explains "
+text += f"{in_words(results['explained_variance'])} of the variance on test pictures, and "
+text += f"{in_words(results['pooled_explained_variance'])} of the pooled vector's. Test fvu is {ratio:.2f} times that "
+display(Markdown(text + "on the training pictures."))
+assert results["explained_variance"]["value"] >= promised["explained"] and ratio <= promised["ratio"]
+assert results["l0"]["value"] <= promised["l0"]
+
+# %% [markdown]
+# Explained variance counts large activations most. It does not say whether what is missing matters to the classifier,
+# nor whether a feature means anything to a person.
+
+# %% [markdown]
+# ## Is that much? Sparsity, width and baselines
+#
+# The same training with fewer cells, for four sparsities and three widths; and what needs no autoencoder: principal
+# components (each cell may use *all* of them, so they are dense), the nearest of as many k-means centres as there are
+# features (one a cell), random directions with the best coefficients (orthogonal matching pursuit, on a few
+# pictures), the network's own channels, an autoencoder before training and one whose decoder stays random.
+
+# %%
+rows = []
+for expansion in (config.expansion // 4, config.expansion // 2, config.expansion):
+    for k in (config.k // 4, config.k // 2, config.k, 2 * config.k):
+        chosen = dict(expansion=expansion, k=k, **SHORT)
+        swept = evaluation.measure(study.sae(f"k{k}-x{expansion}", **chosen), acts, test, mean).results
+        row = {"expansion": expansion, "k": k, "l0": swept["l0"]["value"]}
+        rows.append(row | {"explained_variance": 1 - swept["fvu"]["value"]})
+        results[f"sweep/k{k}-x{expansion}/fvu"] = swept["fvu"]
+sweep = pd.DataFrame(rows)
+
+# %%
+frozen = study.sae("frozen-decoder", frozen_decoder=True, **SHORT)
+untrained = SparseAutoencoder(replace(config, variant="topk", prefixes=(1.0,), l1_coefficient=0.0), acts.d_in)
+scale = (acts.d_in / acts.moments(train)[1]) ** 0.5
+models = {f"PCA, {k} components": (k, evaluation.pca(acts, train, k)) for k in sweep["k"].unique()}
+models["k-means"] = (1, evaluation.k_means(acts, train, sae.d_sae))
+models["network's channels"] = (config.k, evaluation.neuron_basis(sae, mean))
+models["decoder stays random"] = (config.k, frozen)
+models["untrained"] = (config.k, untrained.in_units_of(mean.float(), scale))
+reached = {name: evaluation.measure(model, acts, test, mean).results for name, (_, model) in models.items()}
+
+# %%
+pursuit = evaluation.Pursuit(mean.float(), untrained.W_dec.detach(), config.k)
+reached["random directions"] = evaluation.measure(pursuit, acts, test[:: len(test) // N_PURSUIT], mean).results
+counts = {name: k for name, (k, _) in models.items()} | {"random directions": config.k}
+results |= {f"baseline/{name}/fvu": entry["fvu"] for name, entry in reached.items()}
+baselines = pd.DataFrame(
+    {"name": [name.split(",")[0] for name in reached], "l0": [counts[name] for name in reached]}
+).assign(explained_variance=[1 - entry["fvu"]["value"] for entry in reached.values()])
+display(plots.sparsity_tradeoff(sweep, baselines[baselines["explained_variance"] > -0.1]))
+
+# %%
+same = sweep.query("k == @config.k and expansion == @config.expansion")["explained_variance"].iloc[0]
+best = baselines.query("l0 <= @config.k").sort_values("explained_variance").iloc[-1]
+text = f"**Takeaway.** With {SHORT['n_cells']:,} cells of training, the autoencoder of the main one's width and "
+text += (
+    f"sparsity explains {same:.1%} (n = {len(test)} pictures); the best baseline of at most {config.k} active terms, "
+)
+display(Markdown(text + f"*{best['name']}*, {best['explained_variance']:.1%}."))
+assert study.config.name != "hangar" or same > best["explained_variance"]
+
+# %% [markdown]
+# A baseline that explains little is not thereby meaningless, and one that explains much is not thereby meaningful.
+# Baselines below the axis, left out here, are worse than the mean cell; their numbers are in the results file.
+
+# %% [markdown]
+# ## Is it the network that has structure, or the method?
+#
+# Autoencoders also reconstruct activations of networks that have learned nothing. The control is the same network with
+# the entries of every weight tensor in a random order, and an autoencoder of the same size trained on it. Both see the
+# same number of pictures here, every third.
+
+# %%
+control_acts = study.activations(control=True)
+halves = {"trained network": (acts, study.sae("every-third", every=3, **SHORT))}
+halves["permuted weights"] = (control_acts, study.sae("permuted", control=True, **SHORT))
+explained = {}
+for name, (own, model) in halves.items():
+    own_mean, _ = own.moments(own.rows("train", "val"))
+    entry = evaluation.measure(model, own, own.rows("test"), own_mean).results["fvu"]
+    explained[name] = {key: 1 - entry[other] for key, other in flip.items()} | {"n": entry["n"]}
+results |= {f"control/{name}/explained_variance": entry for name, entry in explained.items()}
+plots.dots(explained, "explained variance on test pictures, %", "", 100)
+
+# %%
+text = "**Takeaway.** " + "; ".join(f"{name}: {in_words(entry)}" for name, entry in explained.items())
+display(Markdown(text + " of the variance explained. High explained variance alone is no sign of something learned."))
+assert all(entry["value"] > promised["explained"] - 0.5 for entry in explained.values())
+
+# %% [markdown]
+# A permuted network's activations may be easier to reconstruct, since they vary in fewer directions. So this comparison
+# says nothing about whether features of either network mean something; that is asked with part masks later.
+
+# %% [markdown]
+# ## What does the classifier lose?
+#
+# We let the head go on from the reconstruction in place of the activations (*splicing*). KL is between the two
+# predictions, in nats. Recovered is the share of the cross-entropy won back that is lost when every cell is replaced by
+# the mean cell (or by zero). Beside it stand two baselines with as many terms.
+
+# %%
+codes = pd.Categorical(acts.images[classifier.cfg.level][test], classifier.classes).codes.astype(np.int64)
+spliced = {"autoencoder": sae, "k-means": models["k-means"][1]}
+spliced |= {name: model for name, (k, model) in models.items() if name.startswith("PCA") and k == config.k}
+costs = {
+    name: evaluation.splice(model, acts, test, codes, lambda x: classifier.logits_from(config.site, x), mean)
+    for name, model in spliced.items()
+}
+results |= costs["autoencoder"]
+results |= {
+    f"baseline/{name}/{key}": cost[key] for name, cost in costs.items() for key in cost if name != "autoencoder"
+}
+
+# %%
+plots.dots({name: cost["top1_lost_points"] for name, cost in costs.items()}, "top-1 accuracy lost, points", "", line=0)
+
+# %%
+pd.DataFrame(
+    {name: {key: in_words(entry, percent=False) for key, entry in cost.items()} for name, cost in costs.items()}
+)
+
+# %%
+text = f"**Takeaway.** Splicing costs {in_words(results['top1_lost_points'], percent=False)} points of top-1 accuracy; "
+text += (
+    f"{in_words(results['agreement'])} of the predictions stay, and KL is {in_words(results['kl_nats'], percent=False)}"
+)
+display(Markdown(text + " nats."))
+assert results["top1_lost_points"]["value"] <= promised["lost"]
+
+# %% [markdown]
+# The head sees only the mean over cells, in which errors of single cells cancel. A small cost is therefore a weak test
+# of the reconstruction of each cell.
+
+# %% [markdown]
+# ## Which features live, and how often do they fire?
+
+# %%
+density = measured.fired / measured.n_cells
+plots.density_histogram(density)
+
+# %%
+bound = 3 / measured.n_cells  # 95 % upper limit of the rate of a feature that fired on none of so many cells
+results |= {"dead_rate_bound": bound, "median_density": float(np.median(density))}
+text = f"**Takeaway.** Of {sae.d_sae:,} features, {results['dead_share']['value']:.1%} never fire on the "
+text += (
+    f"{measured.n_cells:,} test cells (a rate below {bound:.1g}), {results['dense_share']['value']:.1%} fire on more "
+)
+text += f"than 10%, and the median feature on {results['median_density']:.2%}. A picture has "
+text += f"{in_words(results['distinct_features_per_image'], percent=False)} distinct features."
+display(Markdown(text))
+assert results["dead_share"]["value"] <= promised["dead"]
+
+# %% [markdown]
+# Dense features need not be defects: light or distance vary in every picture. Whether they are is not answered here.
+
+# %% [markdown]
+# ## Would another seed find the same features?
+#
+# Two more autoencoders, with other initial directions and another order of cells. Features of two seeds are matched one
+# to one so that the sum of their decoder directions' cosines is largest. Even random directions reach a cosine well
+# above 0 that way; *agreement* counts that as 0 and identity as 1.
+
+# %%
+seeds = {seed: study.sae(f"seed{seed}", seed=config.seed + seed) for seed in (1, 2)}
+pairs = [(sae, seeds[1]), (sae, seeds[2]), (seeds[1], seeds[2])]
+agreements = [evaluation.seed_agreement(a.W_dec, b.W_dec) for a, b in pairs]
+values = [agreement["agreement"] for agreement in agreements]
+results["seed_agreement"] = (float(np.mean(values)), min(values), max(values), 3)
+generator = torch.Generator().manual_seed(0)
+chance = [torch.randn(sae.W_dec.shape, generator=generator) for _ in range(2)]
+cosines = evaluation.matched_cosines(sae.W_dec, seeds[1].W_dec)
+plots.matched_cosines(cosines, evaluation.matched_cosines(*chance))
+
+# %%
+others = {seed: evaluation.measure(model, acts, test, mean).results for seed, model in seeds.items()}
+spread = [results["explained_variance"]["value"], *(1 - other["fvu"]["value"] for other in others.values())]
+dead = [results["dead_share"]["value"], *(other["dead_share"]["value"] for other in others.values())]
+results["seeds/explained_variance"] = (float(np.mean(spread)), min(spread), max(spread), 3)
+results["seeds/dead_share"] = (float(np.mean(dead)), min(dead), max(dead), 3)
+results["seed_share_above_0.7"] = float((cosines > 0.7).float().mean())
+
+# %%
+text = f"**Takeaway.** Agreement is {results['seed_agreement'][0]:.2f} ({min(values):.2f} to {max(values):.2f} over 3 "
+text += f"pairs of seeds); {results['seed_share_above_0.7']:.0%} of the features have a partner above cosine 0.7. "
+text += f"Explained variance differs less: {min(spread):.1%} to {max(spread):.1%} (3 seeds)."
+display(Markdown(text))
+assert results["seed_agreement"][0] > -0.1 and max(spread) - min(spread) < 0.1
+
+# %% [markdown]
+# Three seeds give a range, not an interval. Two dictionaries that explain equally much can hold different features: a
+# claim about a single feature needs to say whether another seed finds it too.
+
+# %% [markdown]
+# ## Takeaways
+#
+# All numbers are now written down, and the list below is built from the file.
+
+# %%
+study.record(NAME, results)
+final = study.results(NAME)
+number = {name: entry["value"] for name, entry in final.items()}
+
+# %%
+lines = [
+    f"{number['d_sae']:,} features, {number['l0']:.1f} a cell, explain {in_words(final['explained_variance'])} of the"
+]
+lines[0] += f" variance on test pictures; test fvu is {number['test_train_fvu_ratio']:.2f} times training fvu."
+lines += [f"Splicing costs {in_words(final['top1_lost_points'], percent=False)} points of top-1 accuracy."]
+lines += [f"Dead: {number['dead_share']:.1%}; dense: {number['dense_share']:.1%}."]
+lines += [f"Two seeds agree to {number['seed_agreement']:.2f} (0 is chance, 1 identity)."]
+lines += [f"On this machine, training took {number['train_seconds']:.0f} s."]
+display(Markdown("\n".join(f"- {line}" for line in lines)))
+assert len(lines) <= 5
+
+# %% [markdown]
+# ## What this does not show
+#
+# - **That features mean something.** Nothing here looked at a feature. The next notebook does.
+# - **That the network uses them.** Splicing tests the sum of all features, not one of them.
+# - **The best autoencoder possible.** The settings suit half a minute on a small machine.
+# - **Anything about other sites or networks.** One site of one network was taken apart.

@@ -1,0 +1,78 @@
+"""What keeping activations costs: `activations.extract` beside a bare forward loop over the same pictures.
+
+    python tests/benchmarks/extraction.py [--preset hangar] [--images 512] [--rounds 3]
+
+Both read the same pictures through the same loader into the same network; the bare loop has no hooks and keeps nothing.
+The study's dataset and classifier must be there already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+from functools import partial
+
+import numpy as np
+import torch
+
+from aircraft_sae.activations import extract
+from aircraft_sae.classifier.inference import BATCH, Classifier, n_workers
+from aircraft_sae.data import AircraftData, Pictures, loader, test_transform
+from aircraft_sae.study import Study
+
+
+@torch.inference_mode()
+def forward(classifier: Classifier, data: AircraftData) -> None:
+    """The bare loop."""
+    transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
+    where = next(classifier.model.parameters()).device
+    pictures = Pictures(data.picture, data.table["image"].tolist(), np.zeros(len(data.table), np.int64), transform)
+    for batch, _, _ in loader(pictures, BATCH, workers=n_workers(len(pictures))):
+        classifier.model(batch.to(where, non_blocking=True))
+
+
+def seconds(work) -> float:
+    """How long a call takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command: both in turn, the order exchanged each round."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="hangar")
+    parser.add_argument("--images", type=int, default=512, help="pictures; the first of the data set")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args(arguments)
+    study = Study.open(given.preset)
+    classifier, data = study.classifier(), copy.copy(study.dataset())
+    data.table = data.table.head(given.images)
+    n_images = len(data.table)
+    first = copy.copy(data)
+    first.table = data.table.head(BATCH)
+    forward(classifier, first)  # warm-up
+    times = {"bare loop": [], "extract": []}
+    for i in range(given.rounds):
+        for name in list(times)[:: 1 if i % 2 == 0 else -1]:
+            if name == "extract":
+                with tempfile.TemporaryDirectory() as folder:
+                    run = partial(extract, classifier, data, study.config.sites, folder, progress=False)
+                    times[name].append(seconds(run))
+            else:
+                times[name].append(seconds(partial(forward, classifier, data)))
+    speeds = {name: n_images / statistics.median(values) for name, values in times.items()}
+    print(f"{n_images} pictures of {classifier.image_size} pixels, sites {', '.join(study.config.sites)}, ", end="")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, median of {given.rounds}:")
+    for name, speed in speeds.items():
+        print(f"{name:10} {speed:6.1f} images per second")
+    ratios = [bare / ours for bare, ours in zip(*times.values(), strict=True)]
+    print(f"extract / bare loop: {speeds['extract'] / speeds['bare loop']:.3f}, ", end="")
+    print(f"of single rounds {min(ratios):.3f} to {max(ratios):.3f}")
+
+
+if __name__ == "__main__":
+    main()
