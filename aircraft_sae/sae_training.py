@@ -67,18 +67,19 @@ def backward(sae: SparseAutoencoder, centred: torch.Tensor, codes: Codes, dead: 
     loss = sum(squares) * scale + cfg.l1_coefficient * codes.values.sum().item() / n
     left_over = errors[-1][: max(1, n // 4)].neg() if dead is not None and len(dead) and cfg.aux_k else None
     upstream = None
-    W_dec_grad, W_enc_grad = torch.empty_like(sae.W_dec), torch.empty_like(sae.W_dec)
-    b_enc_grad = torch.empty_like(sae.b_enc)
+    W_dec_grads, W_enc_grads, b_enc_grads = [], [], []
     for (start, end), piece, error in zip(reversed(slices), reversed(pieces), reversed(errors), strict=True):
         # features of a prefix are in every longer one; the longest's error is not needed again
         upstream = error.mul_(2 * scale) if upstream is None else upstream.add_(error, alpha=2 * scale)
         values_grad = piece.dot(sae.W_dec, upstream)
         values_grad.add_(cfg.l1_coefficient / n).mul_(piece.values > 0)
         turned, order = piece.by_feature(start, end)
-        W_dec_grad[start:end] = turned.decode(upstream)
+        W_dec_grads.insert(0, turned.decode(upstream))
         turned.values = values_grad[order]
-        W_enc_grad[start:end] = turned.decode(centred)
-        b_enc_grad[start:end] = turned.sums()
+        W_enc_grads.insert(0, turned.decode(centred))
+        b_enc_grads.insert(0, turned.sums())
+    grads = (W_dec_grads, W_enc_grads, b_enc_grads)
+    W_dec_grad, W_enc_grad, b_enc_grad = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in grads)
     b_dec_grad = upstream.sum(0)
     if left_over is not None:
         loss += _aux(sae, centred[: len(left_over)], left_over, dead, W_dec_grad, W_enc_grad, b_enc_grad)
@@ -187,7 +188,7 @@ class Run:
 
     def train_step(self, cells: torch.Tensor) -> None:
         """One update from cells (n, d_in) in the units of the network; ValueError for a loss that is not finite."""
-        acts = cells.to(self.device, torch.float32).sub_(self.mean.to(self.device)).mul_(self.scale)
+        acts = cells.to(self.device, torch.float32, copy=True).sub_(self.mean.to(self.device)).mul_(self.scale)
         sae, cfg = self.sae, self.cfg
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
@@ -204,6 +205,7 @@ class Run:
                 along = torch.bmm(sae.W_dec.grad[:, None], sae.W_dec[:, :, None])[:, 0]
                 sae.W_dec.grad.addcmul_(sae.W_dec, along, value=-1)
             self.optimizer.step()
+            self.optimizer.zero_grad()  # not kept beside the next ones
             if cfg.unit_norm and not cfg.frozen_decoder:
                 normalize(sae.W_dec, out=sae.W_dec)
             if cfg.variant in ("batchtopk", "matryoshka"):

@@ -243,9 +243,13 @@ def test_coverage_is_the_share_of_a_cells_pixels(folder):
     data = AircraftData.open(folder)
     coverage = data.coverage("тtrain0", 2, 2)
     assert coverage.shape == (len(PARTS), 2, 2) and np.allclose(coverage.sum(0), 1)
-    assert coverage[3].tolist() == [[0.5, 0], [0, 0]] and coverage[5].tolist() == [[0, 0], [0, 0.5]]
+    np.testing.assert_allclose(coverage[3], [[0.5, 0], [0, 0]], rtol=1e-5)
+    np.testing.assert_allclose(coverage[5], [[0, 0], [0, 0.5]], rtol=1e-5)
     assert data.foreground(["тtrain0"], 2, 2).tolist() == [[[True, False], [False, True]]]
     assert not data.foreground(["тtrain0"], 2, 2, least=0.6).any()
+    thirds = data.coverage("тtrain0", 3, 1)  # rows of 10 2/3 pixels, half of their width
+    np.testing.assert_allclose(thirds[3, :, 0], [8 / (32 / 3) / 2, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(thirds.sum(0), 1, rtol=1e-5)
 
 
 def test_every_nth_image_of_the_same_data(folder):

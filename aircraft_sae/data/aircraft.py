@@ -9,14 +9,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
-from torch.nn.functional import adaptive_avg_pool2d, one_hot
 from torchvision.datasets import FGVCAircraft
 from tqdm import tqdm
 
@@ -114,12 +112,14 @@ class AircraftData:
 
     def coverage(self, image: str, rows: int, columns: int) -> np.ndarray:
         """(parts, rows, columns) share of each cell's pixels that show the part, in the order of `PARTS`."""
-        parts = one_hot(torch.from_numpy(self.mask(image)).long(), len(PARTS)).permute(2, 0, 1).float()
-        return adaptive_avg_pool2d(parts, (rows, columns)).numpy()
+        mask = self.mask(image)
+        down, across = _averaging(mask.shape[0], rows), _averaging(mask.shape[1], columns)
+        return np.stack([down @ (mask == part) @ across.T for part in range(len(PARTS))])
 
     def foreground(self, images: Sequence[str], rows: int, columns: int, least: float = 0.25) -> np.ndarray:
         """(images, rows, columns) whether at least this share of a cell shows the aircraft."""
-        return np.stack([self.coverage(image, rows, columns)[2:].sum(0) >= least for image in images])
+        masks = [self.mask(image) >= 2 for image in images]
+        return np.stack([_averaging(len(m), rows) @ m @ _averaging(m.shape[1], columns).T >= least for m in masks])
 
     def every(self, n: int) -> AircraftData:
         """The same data with every n-th image of its table alone."""
@@ -165,6 +165,14 @@ class AircraftData:
         self.skipped = pd.concat([self.skipped, skipped], ignore_index=True)
         self.table = self.table[~self.table["image"].isin(list(reasons))].reset_index(drop=True)
         check_occupied(self.table, self._classes, f"{self.folder}, with {len(self.skipped)} bad images left out,")
+
+
+@cache
+def _averaging(n_pixels: int, n_cells: int) -> np.ndarray:
+    """(n_cells, n_pixels) weights that average pixels over equal cells; a pixel on an edge counts in parts."""
+    edges = np.arange(n_cells + 1)[:, None] * n_pixels / n_cells
+    covered = np.clip(edges - np.arange(n_pixels), 0, 1)  # of each pixel, the share that lies before each edge
+    return (np.diff(covered, axis=0) * n_cells / n_pixels).astype(np.float32)
 
 
 def find_folder(root: str | Path) -> Path:
