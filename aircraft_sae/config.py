@@ -219,7 +219,7 @@ def presets() -> dict[str, StudyConfig]:
             ),
             sae=SAEConfig(expansion=4, k=4, n_cells=4000, batch_size=64, aux_k=8, dead_after=1000),
         ),
-        "hangar": StudyConfig(),
+        "hangar": StudyConfig(sae=SAEConfig(expansion=4)),
         "fgvc": StudyConfig(
             name="fgvc",
             dataset=DatasetConfig(source="fgvc", banner=20),
@@ -242,6 +242,7 @@ def presets() -> dict[str, StudyConfig]:
             name="photos",
             dataset=DatasetConfig(source="folder"),
             classifier=ClassifierConfig(sizes=(160,), epochs=(7,), ema_decay=0.99, frozen_stages=0),
+            sae=SAEConfig(expansion=4),
         ),
         "pretraining": StudyConfig(
             name="pretraining",

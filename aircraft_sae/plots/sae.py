@@ -87,12 +87,12 @@ def density_histogram(density: np.ndarray, dense: float = 0.1) -> Figure:
     alive = np.log10(density[density > 0])
     low = np.floor(alive.min()) if len(alive) else -4.0
     ax.hist(alive, np.linspace(low, 0, 41), color=BLUE)
-    ax.bar(low - 0.3, (density == 0).sum(), 0.2, color=ORANGE)
+    ax.bar(low - 0.5, (density == 0).sum(), 0.2, color=ORANGE)
     ax.axvline(np.log10(dense), color=GREY, linestyle=":")
     ax.annotate(f"dense: above {dense:.0%}", (np.log10(dense), 0.95), (4, 0), xycoords=("data", "axes fraction"),
                 textcoords="offset points", va="top", fontsize=FONT - 1)  # fmt: skip
     powers = np.arange(int(low), 1)
-    ax.set_xticks([low - 0.3, *powers], ["never", *(f"{100 * 10.0**p:g}" for p in powers)])
+    ax.set_xticks([low - 0.5, *powers], ["never", *(f"{100 * 10.0**p:g}" for p in powers)])
     style(ax, "cells on which a feature fires, % (log scale)", "features")
     return figure
 
