@@ -101,6 +101,11 @@ foreground = data.foreground(images, *acts.acts.shape[1:3]) if data.masks else N
 measured = evaluation.measure(sae, acts, test, mean, foreground)
 seen = evaluation.measure(sae, acts, train, mean).results
 
+# %% tags=["nbval-check-output"]
+learned = set(acts.images["image"][~acts.images["split"].eq("test")])
+print("test pictures that an autoencoder learned from:", len(learned & set(images)))
+assert not learned & set(images)
+
 # %%
 flip = {"value": "value", "low": "high", "high": "low"}
 for name, entry in [(name, entry) for name, entry in measured.results.items() if "fvu" in name]:
