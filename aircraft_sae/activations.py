@@ -33,9 +33,10 @@ GROUP_BYTES = 2**25
 def captured(classifier: Classifier, sites: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
     """A dict that each forward pass fills with {site: acts (n, d_in, rows, columns)}; the hooks go at the end."""
     acts: dict[str, torch.Tensor] = {}
+    modules = {name: classifier.site(name) for name in sites}  # refuses unknown names before any hook is there
     hooks = [
-        classifier.site(name).register_forward_hook(lambda _module, _given, out, name=name: acts.update({name: out}))
-        for name in sites
+        module.register_forward_hook(lambda _module, _given, out, name=name: acts.update({name: out}))
+        for name, module in modules.items()
     ]
     try:
         yield acts
@@ -57,7 +58,8 @@ def extract(
     Every picture of `data` goes through the network once, in float32 and in the order of its table; then n_views random
     crops and flips of each training and validation picture, as split "views" and in mixed precision: more cells for
     autoencoders to learn from. A killed run goes on where it was.
-    Raises: OSError where the disk has no room, ValueError for acts that are not finite in float16 (with the image).
+    Raises: OSError where the disk has no room, ValueError for acts that are not finite in float16 (with the image) and
+    for a folder that holds those of other pictures.
     """
     folder, n = Path(folder), len(data.table)
     table = _with_views(data.table, n_views)
@@ -70,8 +72,9 @@ def extract(
         classifier.model(torch.zeros(1, 3, classifier.image_size, classifier.image_size, device=where))
         shapes = {site: (len(table), *out.shape[2:], out.shape[1]) for site, out in acts.items()}
         _check_room(folder, shapes)
+        whole = all((folder / site / ACTS).is_file() for site in sites)
         files = {site: _open(folder / site / ACTS, shape) for site, shape in shapes.items()}
-        n_done = saved = read_json(folder / DONE).get("n_images", 0)
+        n_done = saved = read_json(folder / DONE).get("n_images", 0) if whole else 0
         with tqdm(total=len(table), initial=n_done, desc="activations", unit="img", disable=not progress) as bar:
             for end, transform, cast in ((n, plain, False), (len(table), varied, mixed)):
                 pictures = Pictures(data.picture, images[:end], labels[:end], transform)
@@ -158,7 +161,9 @@ class Activations:
         n_cells = len(rows) * self.cells_per_image
         per_epoch = n_cells // batch_size
         if not per_epoch:
-            raise ValueError(f"batch_size {batch_size} is more than the {n_cells} cells of {len(rows)} images")
+            raise ValueError(
+                f"batch_size {batch_size} is more than the {n_cells} cells of {len(rows)} images: lower sae.batch_size"
+            )
         group_images = max(1, GROUP_BYTES // (2 * self.cells_per_image * self.d_in))
         group_cells, held = group_images * self.cells_per_image, (None, None)
         for batch in _count(start):
@@ -198,7 +203,10 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, partial(_reserve, shape=shape))
-    return np.lib.format.open_memmap(path, "r+")
+    file = np.lib.format.open_memmap(path, "r+")
+    if file.shape != shape:
+        raise ValueError(f"{path} is of shape {file.shape}, these pictures need {shape}: name another folder")
+    return file
 
 
 def _reserve(path: Path, shape: tuple[int, ...]) -> None:

@@ -89,7 +89,9 @@ class Study:
         """
         site, name = site or self.config.sae.site, "permuted" if control else "activations"
         if site not in self.config.sites:
-            raise ValueError(f"no site {site!r} in this study: it keeps {', '.join(self.config.sites)}")
+            raise ValueError(
+                f"no site {site!r} in this study: it keeps {', '.join(self.config.sites)}: add it to `sites`"
+            )
         if name not in self.stages:
             trained, data, sites, n_views = self.classifier(), self._data, self.config.sites, self.config.n_views
             inputs = {"classifier": self.stages["classifier"].fingerprint}
@@ -103,7 +105,7 @@ class Study:
         """An autoencoder of the cells of training and validation pictures: the config's, or one with fields changed.
 
         name: its folder under sae/. control: of the network with permuted weights; every: from every so many pictures
-        only. As in `study.sae("k8", k=8)`.
+        only, without their views: 3 gives the control's pictures. As in `study.sae("k8", k=8)`.
         Raises: ValueError for changes to "main", and what its config and its training raise.
         """
         if name == "main" and (changes or control or every != 1):
@@ -111,7 +113,8 @@ class Study:
         config, stage = replace(self.config.sae, **changes), f"sae/{name}"
         acts = self.activations(config.site, control)
         inputs = {"activations": self.stages["permuted" if control else "activations"].fingerprint, "every": str(every)}
-        rows = acts.rows("train", "val", VIEWS)[::every]
+        rows = acts.rows("train", "val", *([] if every > 1 else [VIEWS]))
+        rows = rows[rows % every == 0]
         self._stage(stage, config, inputs, partial(train_sae, config, acts, rows))
         return SparseAutoencoder.load(self.folder / stage)
 

@@ -133,8 +133,9 @@ results["splice/another_pictures_median_change"] = (float(np.median(another)), N
 display(Markdown(text + f" between two pictures it is {np.median(another):.2f} (median)."))
 
 # %% [markdown]
-# So 16 bits are enough, and whatever an autoencoder loses later is its own loss. It does not follow that everything
-# that is stored matters to the network.
+# So 16 bits are enough for whole pictures, and whatever an autoencoder loses on these is its own loss. The views, which
+# autoencoders only learn from, were computed in mixed precision and are not tested here. It does not follow that
+# everything that is stored matters to the network.
 
 # %% [markdown]
 # ## What do all cells have in common?

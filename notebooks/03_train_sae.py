@@ -22,7 +22,7 @@
 # **Reads** `data/runs/<preset>/activations` (notebook 02). **Writes** `…/sae/<name>` for each autoencoder, `…/permuted`
 # (activations of a control network) and the numbers in `data/results/<preset>/03_train_sae.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: 4 minutes the first time, half a minute for the main autoencoder.
+# **Runtime** with the default preset on 2 CPU cores: 2.5 minutes the first time, 20 seconds for the main autoencoder.
 
 # %%
 # %matplotlib inline
@@ -90,7 +90,8 @@ assert history["fvu"].iloc[-1] < history["fvu"].iloc[0]
 # Explained variance is 1 - fvu: squared error over squared distance from the mean training cell, summed over all cells
 # in float64, in the network's own units. *Pooled* is the same for the mean over a picture's cells, which is all that
 # the classifier's head sees. In the hangar, cells that show the aircraft (at least a quarter of their pixels) stand
-# apart from the rest. The autoencoder never saw the test split, and nothing was chosen on it.
+# apart from the rest. The autoencoder never saw the test split. Its learning rate, batch size, variant and width were
+# however chosen in trials that looked at fvu on these test pictures, so that the numbers are slightly flattering.
 
 # %%
 train, test = acts.rows("train", "val"), acts.rows("test")
@@ -143,13 +144,13 @@ assert results["l0"]["value"] <= promised["l0"]
 
 # %%
 rows = []
-for expansion in (config.expansion // 2, config.expansion, 2 * config.expansion):
-    for k in (config.k // 4, config.k // 2, config.k, 2 * config.k):
+for expansion in (max(1, config.expansion // 2), config.expansion, 2 * config.expansion):
+    for k in sorted({max(1, config.k // 4), max(1, config.k // 2), config.k, 2 * config.k}):
         chosen = dict(expansion=expansion, k=k, **SHORT)
         swept = evaluation.measure(study.sae(f"k{k}-x{expansion}", **chosen), acts, test, mean).results
         row = {"expansion": expansion, "k": k, "l0": swept["l0"]["value"]}
         rows.append(row | {"explained_variance": 1 - swept["fvu"]["value"]})
-        results[f"sweep/k{k}-x{expansion}/fvu"] = swept["fvu"]
+        results |= {f"sweep/k{k}-x{expansion}/{name}": swept[name] for name in ("fvu", "l0", "dead_share")}
 sweep = pd.DataFrame(rows)
 
 # %%
@@ -165,34 +166,37 @@ reached = {name: evaluation.measure(model, acts, test, mean).results for name, (
 
 # %%
 pursuit = evaluation.Pursuit(mean.float(), untrained.W_dec.detach(), config.k)
-reached["random directions"] = evaluation.measure(pursuit, acts, test[:: len(test) // N_PURSUIT], mean).results
+some = test[:: max(1, len(test) // N_PURSUIT)][:N_PURSUIT]
+reached["random directions"] = evaluation.measure(pursuit, acts, some, mean).results
 counts = {name: k for name, (k, _) in models.items()} | {"random directions": config.k}
+counts |= {name: entry["l0"]["value"] for name, entry in reached.items() if "l0" in entry}
 results |= {f"baseline/{name}/fvu": entry["fvu"] for name, entry in reached.items()}
-baselines = pd.DataFrame(
-    {"name": [name.split(",")[0] for name in reached], "l0": [counts[name] for name in reached]}
-).assign(explained_variance=[1 - entry["fvu"]["value"] for entry in reached.values()])
-display(plots.sparsity_tradeoff(sweep, baselines[baselines["explained_variance"] > -0.1]))
+
+# %%
+baselines = pd.DataFrame({"name": [name.split(",")[0] for name in reached], "l0": [counts[name] for name in reached]})
+baselines["explained_variance"] = [1 - entry["fvu"]["value"] for entry in reached.values()]
+plots.sparsity_tradeoff(sweep, baselines[baselines["explained_variance"] > -0.1])
 
 # %%
 same = sweep.query("k == @config.k and expansion == @config.expansion")["explained_variance"].iloc[0]
-best = baselines.query("l0 <= @config.k").sort_values("explained_variance").iloc[-1]
+best = baselines.query("l0 < @config.k + 0.5").sort_values("explained_variance").iloc[-1]
 text = f"**Takeaway.** With {SHORT['n_cells']:,} cells of training, the autoencoder of the main one's width and "
-text += (
-    f"sparsity explains {same:.1%} (n = {len(test)} pictures); the best baseline of at most {config.k} active terms, "
-)
+text += f"sparsity explains {same:.1%} (n = {len(test)} pictures), that of half the width "
+text += f"{sweep.query('k == @config.k')['explained_variance'].iloc[0]:.1%}; the best baseline of as many terms, "
 display(Markdown(text + f"*{best['name']}*, {best['explained_variance']:.1%}."))
 assert study.config.name != "hangar" or same > best["explained_variance"]
 
 # %% [markdown]
-# A baseline that explains little is not thereby meaningless, and one that explains much is not thereby meaningful.
-# Baselines below the axis, left out here, are worse than the mean cell; their numbers are in the results file.
+# A baseline that explains little is not thereby meaningless, and one that explains much is not thereby meaningful. The
+# mean cell explains 0 by definition. In so short a training wide dictionaries are learned least, so that the widths'
+# curves might part later; k-means saw 20,000 cells five times from random starts, and might do better with more.
 
 # %% [markdown]
 # ## Is it the network that has structure, or the method?
 #
 # Autoencoders also reconstruct activations of networks that have learned nothing. The control is the same network with
-# the entries of every weight tensor in a random order, and an autoencoder of the same size trained on it. Both see the
-# same number of pictures here, every third.
+# the entries of every weight tensor in a random order, and an autoencoder of the same size trained on it. Both learn
+# from the same pictures here, every third, and are measured on the same.
 
 # %%
 control_acts = study.activations(control=True)
@@ -200,16 +204,19 @@ halves = {"trained network": (acts, study.sae("every-third", every=3, **SHORT))}
 halves["permuted weights"] = (control_acts, study.sae("permuted", control=True, **SHORT))
 explained = {}
 for name, (own, model) in halves.items():
-    own_mean, _ = own.moments(own.rows("train", "val"))
-    entry = evaluation.measure(model, own, own.rows("test"), own_mean).results["fvu"]
+    own_mean, _ = own.moments(own.rows("train", "val") if own is control_acts else train[train % 3 == 0])
+    chosen = own.rows("test") if own is control_acts else test[test % 3 == 0]
+    entry = evaluation.measure(model, own, chosen, own_mean).results["fvu"]
     explained[name] = {key: 1 - entry[other] for key, other in flip.items()} | {"n": entry["n"]}
 results |= {f"control/{name}/explained_variance": entry for name, entry in explained.items()}
 plots.dots(explained, "explained variance on test pictures, %", "", 100)
 
 # %%
 text = "**Takeaway.** " + "; ".join(f"{name}: {in_words(entry)}" for name, entry in explained.items())
-display(Markdown(text + " of the variance explained. High explained variance alone is no sign of something learned."))
-assert all(entry["value"] > promised["explained"] - 0.5 for entry in explained.values())
+gain = explained["trained network"]["value"] - explained["permuted weights"]["value"]
+results["control/gain"] = gain
+display(Markdown(text + f" of the variance explained: {100 * gain:+.1f} points for having learned something."))
+assert len({entry["n"] for entry in explained.values()}) == 1 and np.isfinite(gain)
 
 # %% [markdown]
 # A permuted network's activations may be easier to reconstruct, since they vary in fewer directions. So this comparison
@@ -220,7 +227,8 @@ assert all(entry["value"] > promised["explained"] - 0.5 for entry in explained.v
 #
 # We let the head go on from the reconstruction in place of the activations (*splicing*). KL is between the two
 # predictions, in nats. Recovered is the share of the cross-entropy won back that is lost when every cell is replaced by
-# the mean cell (or by zero). Beside it stand two baselines with as many terms.
+# the mean cell (or by zero); above 1, cross-entropy is even lower than the network's own, as smoothing can make it.
+# Beside it stand k-means, with one term a cell, and as many principal components as a cell has features.
 
 # %%
 codes = pd.Categorical(acts.images[classifier.cfg.level][test], classifier.classes).codes.astype(np.int64)
@@ -263,12 +271,9 @@ density = measured.fired / measured.n_cells
 plots.density_histogram(density)
 
 # %%
-bound = 3 / measured.n_cells  # 95 % upper limit of the rate of a feature that fired on none of so many cells
-results |= {"dead_rate_bound": bound, "median_density": float(np.median(density))}
-text = f"**Takeaway.** Of {sae.d_sae:,} features, {results['dead_share']['value']:.1%} never fire on the "
-text += (
-    f"{measured.n_cells:,} test cells (a rate below {bound:.1g}), {results['dense_share']['value']:.1%} fire on more "
-)
+results["median_density"] = float(np.median(density))
+text = f"**Takeaway.** Of {sae.d_sae:,} features, {results['dead_share']['value']:.1%} never fire on a cell of the "
+text += f"{len(test)} test pictures, {results['dense_share']['value']:.1%} fire on more "
 text += f"than 10%, and the median feature on {results['median_density']:.2%}. A picture has "
 text += f"{in_words(results['distinct_features_per_image'], percent=False)} distinct features."
 display(Markdown(text))
@@ -290,6 +295,7 @@ pairs = [(sae, seeds[1]), (sae, seeds[2]), (seeds[1], seeds[2])]
 agreements = [evaluation.seed_agreement(a.W_dec, b.W_dec) for a, b in pairs]
 values = [agreement["agreement"] for agreement in agreements]
 results["seed_agreement"] = (float(np.mean(values)), min(values), max(values), 3)
+results["seed_matched_cosine"] = float(np.mean([agreement["matched_cosine"] for agreement in agreements]))
 generator = torch.Generator().manual_seed(0)
 chance = [torch.randn(sae.W_dec.shape, generator=generator) for _ in range(2)]
 cosines = evaluation.matched_cosines(sae.W_dec, seeds[1].W_dec).numpy()
@@ -306,38 +312,30 @@ results["seed_chance_cosine"] = agreements[0]["chance"]
 stayed = torch.nn.functional.cosine_similarity(sae.W_dec, untrained.W_dec).detach().numpy()
 
 # %%
-groups = {"frequent": density > 0.01, "rare": density <= 0.01}  # features that fire on more than 1% of the test cells
+groups = {"more than 1% of cells": density > 0.01, "at most 1%": density <= 0.01}
+table = pd.DataFrame(index=["features", "with another seed's partner", "with its own random start"])
 for name, chosen in groups.items():
-    results[f"seed_cosine_{name}"] = (
-        float(cosines[chosen].mean()) if chosen.any() else 0.0,
-        None,
-        None,
-        int(chosen.sum()),
-    )
-    results[f"start_cosine_{name}"] = (
-        float(stayed[chosen].mean()) if chosen.any() else 0.0,
-        None,
-        None,
-        int(chosen.sum()),
-    )
-two = pd.DataFrame({name: {"features": int(chosen.sum())} for name, chosen in groups.items()})
-two.loc["cosine with another seed's"] = [f"{results[f'seed_cosine_{name}'][0]:.2f}" for name in groups]
-two.loc["cosine with its random start"] = [f"{results[f'start_cosine_{name}'][0]:.2f}" for name in groups]
-display(two)
+    means = [float(cosine[chosen].mean()) if chosen.any() else 0.0 for cosine in (cosines, stayed)]
+    results |= {f"seed_cosine/{name}": (means[0], None, None, int(chosen.sum()))}
+    results |= {f"start_cosine/{name}": (means[1], None, None, int(chosen.sum()))}
+    table[f"fires on {name}"] = [f"{chosen.sum():,}", *(f"cosine {mean_cosine:.2f}" for mean_cosine in means)]
+table["chance"] = ["", f"cosine {results['seed_chance_cosine']:.2f}", "cosine 0"]
+display(table)
 
 # %%
-text = f"**Takeaway.** Agreement is {results['seed_agreement'][0]:.2f} ({min(values):.2f} to {max(values):.2f} over 3 "
-text += f"pairs of seeds); {results['seed_share_above_0.7']:.0%} of the features have a partner above cosine 0.7. "
+matched = f"{results['seed_matched_cosine']:.2f}, where random directions reach {results['seed_chance_cosine']:.2f}"
+text = f"**Takeaway.** Matched features have a mean cosine of {matched}: an agreement of "
 text += (
-    f"Explained variance differs less: {min(spread):.1%} to {max(spread):.1%} (3 seeds). Chance alone gives a cosine "
+    f"{results['seed_agreement'][0]:.2f} ({min(values):.2f} to {max(values):.2f} over 3 pairs of seeds). Of the pair "
 )
-display(Markdown(text + f"of {results['seed_chance_cosine']:.2f}."))
+text += f"shown, {results['seed_share_above_0.7']:.0%} are above 0.7. Explained variance is {min(spread):.1%} to "
+display(Markdown(text + f"{max(spread):.1%} (3 seeds)."))
 assert results["seed_agreement"][0] > -0.1 and max(spread) - min(spread) < 0.1
 
 # %% [markdown]
 # Three seeds give a range, not an interval. The table says what explained variance, which frequent features dominate,
-# hides: in a training this short, directions that fire rarely stay close to where they began, at random. Two
-# dictionaries that explain equally much can hold different features: a claim about a single feature needs to say
+# hides: directions that fire rarely still point half-way to where they began, at random. Whether a longer training
+# would move them to the same places from every seed is not shown. A claim about a single feature therefore needs to say
 # whether another seed finds it too.
 
 # %% [markdown]

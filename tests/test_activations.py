@@ -97,6 +97,24 @@ def test_views_are_crops_of_what_autoencoders_learn_from_each_another(made):
     assert pictures == [(len(acts.images), 4, 4), (len(acts.images), 2, 2)]
 
 
+def test_an_unknown_site_leaves_no_hook(made):
+    trained = made[0]
+    before = n_hooks(trained.model)
+    with pytest.raises(ValueError, match="no site 'stage9'"), captured(trained, ("stage4", "stage9")):
+        pass
+    assert n_hooks(trained.model) == before
+
+
+def test_a_lost_file_is_made_again_and_one_of_other_pictures_refused(made, tmp_path):
+    trained, data, folder = made
+    extract(trained, data, ("stage3",), tmp_path, progress=False)
+    extract(trained, data, SITES, tmp_path, progress=False)
+    own = Activations.open(folder / "stage4").acts[: len(data.table)]
+    np.testing.assert_allclose(np.float32(Activations.open(tmp_path / "stage4").acts), np.float32(own), atol=4e-3)
+    with pytest.raises(ValueError, match="name another folder"):
+        extract(trained, data.every(2), SITES, tmp_path, progress=False)
+
+
 def test_acts_that_are_not_finite_name_the_image(made, tmp_path, monkeypatch):
     trained, data, _ = made
     image = data.table["image"][7]

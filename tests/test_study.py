@@ -116,7 +116,7 @@ def test_autoencoders_are_made_once_and_each_has_its_own_name(smoke_study):
     assert smoke_study.stages["sae/main"].folder.name == "main"
     again = Study.open("smoke")
     assert torch.equal(again.sae().W_dec, first.W_dec) and not again.stages["sae/main"].made
-    few = dict(n_cells=500, dead_after=200)
+    few = dict(n_cells=500, dead_after=200, batch_size=32)
     assert again.sae("k2", k=2, **few).cfg.k == 2
     assert again.stages["sae/k2"].made and again.sae("k2", k=2, **few).cfg.k == 2 and not again.stages["sae/k2"].made
     third = again.sae("third", every=3, **few)

@@ -124,6 +124,7 @@ class AircraftData:
     def every(self, n: int) -> AircraftData:
         """The same data with every n-th image of its table alone."""
         fewer = copy(self)
+        fewer.__dict__.pop("fingerprint", None)
         fewer.table = self.table.iloc[::n].reset_index(drop=True)
         return fewer
 
