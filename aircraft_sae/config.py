@@ -163,6 +163,11 @@ class SAEConfig:
             _at_least(name, getattr(self, name), 1)
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("aux_k", "aux_coefficient", "dead_after"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("warmup_share", "decay_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a share of the steps, 0 to 1, got {getattr(self, name)}")
         if list(self.prefixes) != sorted(set(self.prefixes)) or self.prefixes[-1] != 1 or self.prefixes[0] <= 0:
             raise ValueError(f"prefixes must be rising shares that end with 1, got {self.prefixes}")
         if self.aux_k and self.dead_after >= self.n_cells:

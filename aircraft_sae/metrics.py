@@ -83,6 +83,11 @@ def bootstrap_interval(
     """
     if n < 1 or not 0 < confidence < 1:
         raise ValueError(f"n must be at least 1 and confidence in (0, 1), got {n} and {confidence}")
+    return interval(bootstrap_draws(statistic, *arguments, n=n, seed=seed), confidence)
+
+
+def bootstrap_draws(statistic: Callable, *arguments: Any, n: int = 2000, seed: int = 0) -> np.ndarray:
+    """(n,) values of `statistic(*arguments)`, each for images drawn anew with replacement: see `bootstrap_interval`."""
     n_images = len(arguments[0])
     statistic(*arguments)  # refuses bad arguments before the draws
     rng = np.random.default_rng(seed)
@@ -93,9 +98,47 @@ def bootstrap_interval(
         drawn = rng.integers(n_images, size=(n_draws, n_images)) + n_images * np.arange(n_draws)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=n_draws * n_images).reshape(n_draws, n_images)
         values.append(statistic(*arguments, counts=counts))
+    return np.concatenate(values)
+
+
+def interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """(low, high) percentiles of draws (n,) that hold this share of them."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(values), [tail, 1 - tail])
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def with_interval(numerator, denominator) -> dict[str, float | None]:
+    """A ratio of sums over images as {value, low, high, n}, with its 95 % bootstrap interval."""
+    numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
+    low, high = bootstrap_interval(ratio_of_sums, numerator, denominator)
+    return {"value": ratio_of_sums(numerator, denominator), "low": low, "high": high, "n": len(numerator)}
+
+
+def fvu_by_definition(acts, recon, mean) -> dict[str, float]:
+    """Unexplained variance of the same reconstructions as different libraries define it; all in float64.
+
+    acts, recon: (n, d_in) cells in the units of the network; mean: (d_in,) of the training cells. "this project":
+    squared error by squared distance from `mean`, as saev evaluates; "sparsify, SAELens": from the mean of these cells;
+    "dictionary_learning": variance of the error by variance of the acts, which forgives a constant error;
+    "overcomplete": distance from one scalar mean of all channels; "mean of cells' ratios": SAELens' legacy, SAEBench's
+    paper, ViT-Prisma; "OpenAI": mean of each cell's squared error by its squared length.
+    Raises: ValueError for arrays that do not fit.
+    """
+    acts, recon, mean = (np.asarray(values, np.float64) for values in (acts, recon, mean))
+    if acts.ndim != 2 or acts.shape != recon.shape or mean.shape != acts.shape[1:]:
+        raise ValueError(
+            f"acts and recon must be (n, d_in) and mean (d_in,), got {acts.shape, recon.shape, mean.shape}"
+        )
+    error = np.square(recon - acts)
+    return {
+        "this project": error.sum() / np.square(acts - mean).sum(),
+        "sparsify, SAELens": error.sum() / np.square(acts - acts.mean(0)).sum(),
+        "dictionary_learning": (recon - acts).var(0).sum() / acts.var(0).sum(),
+        "overcomplete": error.sum() / np.square(acts - acts.mean()).sum(),
+        "mean of cells' ratios": (error.sum(1) / np.square(acts - mean).sum(1)).mean(),
+        "OpenAI": (error.sum(1) / np.square(acts).sum(1)).mean(),
+    }
 
 
 def ratio_of_sums(numerator, denominator, counts=None):

@@ -18,8 +18,8 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.linear_model import orthogonal_mp_gram
 from tqdm import tqdm
 
-from aircraft_sae import metrics
 from aircraft_sae.activations import Activations
+from aircraft_sae.metrics import with_interval
 from aircraft_sae.sae import Codes, SparseAutoencoder
 
 
@@ -169,16 +169,16 @@ def _summary(measured: Measured) -> dict[str, dict[str, float | None]]:
     table, n_images = measured.table, len(measured.table)
     per_image = np.full(n_images, measured.n_cells / n_images)
     ratios = {"fvu": ("error", "total"), "pooled_fvu": ("pooled_error", "pooled_total")}
-    results = {name: _ratio(table[a], table[b]) for name, (a, b) in ratios.items()}
+    results = {name: with_interval(table[a], table[b]) for name, (a, b) in ratios.items()}
     for place in ("foreground", "background"):
         if table.get(f"total_{place}", pd.Series([0.0])).sum():
             own = table[table[f"cells_{place}"] > 0]  # a draw of images without any such cell has no fvu
-            results[f"fvu_{place}"] = _ratio(own[f"error_{place}"], own[f"total_{place}"])
+            results[f"fvu_{place}"] = with_interval(own[f"error_{place}"], own[f"total_{place}"])
             if len(measured.fired):
-                results[f"l0_{place}"] = _ratio(own[f"entries_{place}"], own[f"cells_{place}"])
+                results[f"l0_{place}"] = with_interval(own[f"entries_{place}"], own[f"cells_{place}"])
     if len(measured.fired):
-        results["l0"] = _ratio(table["entries"], per_image)
-        results["distinct_features_per_image"] = _ratio(table["distinct"], np.ones(n_images))
+        results["l0"] = with_interval(table["entries"], per_image)
+        results["distinct_features_per_image"] = with_interval(table["distinct"], np.ones(n_images))
         density = measured.fired / measured.n_cells
         for name, share in {"dead_share": (density == 0).mean(), "dense_share": (density > 0.1).mean()}.items():
             results[name] = {"value": float(share), "low": None, "high": None, "n": len(density)}
@@ -211,13 +211,13 @@ def splice(
     table = pd.concat(parts, ignore_index=True)
     ones = np.ones(len(table))
     results = {
-        "top1_lost_points": _ratio(100 * (table["hit_own"] - table["hit_spliced"]), ones),
-        "agreement": _ratio(table["agree"], ones),
-        "kl_nats": _ratio(table["kl"], ones),
+        "top1_lost_points": with_interval(100 * (table["hit_own"] - table["hit_spliced"]), ones),
+        "agreement": with_interval(table["agree"], ones),
+        "kl_nats": with_interval(table["kl"], ones),
     }
     for name in ("zero", "mean"):
         lost = table[f"ce_{name}"]
-        results[f"ce_recovered_{name}"] = _ratio(lost - table["ce_spliced"], lost - table["ce_own"])
+        results[f"ce_recovered_{name}"] = with_interval(lost - table["ce_spliced"], lost - table["ce_own"])
     return results
 
 
@@ -239,11 +239,3 @@ def matched_cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     cosines = unit(first.detach()) @ unit(second.detach()).t()
     row, column = linear_sum_assignment(cosines.numpy(), maximize=True)
     return cosines[torch.from_numpy(row), torch.from_numpy(column)]
-
-
-def _ratio(numerator, denominator) -> dict[str, float | None]:
-    numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
-    low, high = metrics.bootstrap_interval(metrics.ratio_of_sums, numerator, denominator)
-    return {
-        "value": metrics.ratio_of_sums(numerator, denominator), "low": low, "high": high, "n": len(numerator)
-    }  # fmt: skip

@@ -8,6 +8,7 @@ from aircraft_sae.metrics import (
     bootstrap_interval,
     class_averaged_accuracy,
     expected_calibration_error,
+    fvu_by_definition,
     most_confused,
     roll_up,
     top_k_accuracy,
@@ -101,6 +102,26 @@ def test_bootstrap_draws_many_images_in_chunks():
     assert all((counts.sum(axis=1) == 20_000).all() for counts in seen) and not np.array_equal(seen[0][0], seen[1][0])
 
 
+def test_each_definition_of_fvu():
+    rng = np.random.default_rng(3)
+    acts = rng.normal(size=(300, 6)) * [1, 2, 3, 1, 1, 1] + [5, 0, 0, 0, 0, -2]
+    mean, recon = acts.mean(0), acts.copy()
+    recon[:, 2] = acts[:, 2].mean()
+    fvu = fvu_by_definition(acts, recon, mean)
+    variances = acts.var(0)
+    right = variances[2] / variances.sum()
+    assert fvu["this project"] == pytest.approx(right)
+    assert fvu["sparsify, SAELens"] == pytest.approx(right) and fvu["dictionary_learning"] == pytest.approx(right)
+    assert fvu["overcomplete"] == pytest.approx(variances[2] / 6 / acts.var())
+    assert fvu["OpenAI"] < fvu["this project"]  # the mean's length is in what it divides by
+    shifted = fvu_by_definition(acts, recon + 1, mean)
+    assert shifted["dictionary_learning"] == pytest.approx(right)  # forgives it
+    assert shifted["this project"] == pytest.approx(right + 6 / variances.sum())
+    by_mean = fvu_by_definition(acts, np.broadcast_to(mean, acts.shape), mean)
+    assert by_mean["this project"] == pytest.approx(1) and by_mean["mean of cells' ratios"] == pytest.approx(1)
+    assert by_mean["overcomplete"] < 0.5 and fvu_by_definition(acts, acts, mean)["OpenAI"] == 0
+
+
 def test_most_confused():
     confusion = confusion_matrix([0] * 5 + [1] * 4 + [2] * 2, [0, 1, 1, 1, 2] + [1, 1, 0, 0] + [2, 2])
     table = most_confused(confusion, ["a", "b", "c"], 5)
@@ -128,6 +149,7 @@ def test_roll_up(made):
         (lambda: expected_calibration_error([[1.0, 0.0]], [0], n_bins=0), "n_bins"),
         (lambda: bootstrap_interval(class_averaged_accuracy, [], [], 1), "class indices"),
         (lambda: bootstrap_interval(class_averaged_accuracy, [0], [0], 1, n=0), "n must be"),
+        (lambda: fvu_by_definition(np.ones((3, 2)), np.ones((3, 3)), np.ones(2)), r"\(3, 2\), \(3, 3\), \(2,\)"),
         (lambda: most_confused(np.eye(3), ["a"]), r"\(1, 1\)"),
         (lambda: roll_up([[0.5, 0.5]], [0]), "one parent per class"),
         (lambda: roll_up([[0.5, 0.5]], [0, 3], 2), r"0 \.\. 1, got 0 \.\. 3"),

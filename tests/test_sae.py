@@ -100,11 +100,13 @@ def reference(sae, acts, dead=()):
     return loss.item(), {name: value.grad for name, value in weights.items()}
 
 
+@pytest.mark.parametrize("crowded", [0, 10**9], ids=["sparse", "dense"])
 @pytest.mark.parametrize("rough", [False, True])
 @pytest.mark.parametrize("with_dead", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, rough):
+def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, rough, crowded, monkeypatch):
+    monkeypatch.setattr("aircraft_sae.sae.CROWDED", crowded)
     sae = made(small(variant, tied=tied))
     acts = torch.randn(700, 48, generator=torch.Generator().manual_seed(2))  # more than one block
     dead = torch.tensor([3, 50, 51, 200, *range(300, 330)]) if with_dead else None
@@ -229,6 +231,8 @@ def test_what_was_not_saved_here_is_refused(tmp_path):
         ({"variant": "jumprelu"}, "variant must be one of topk"),
         ({"k": 0}, "k must be at least 1"),
         ({"learning_rate": 0}, "learning_rate must be positive, got 0"),
+        ({"aux_coefficient": -0.1}, "aux_coefficient must be at least 0, got -0.1"),
+        ({"decay_share": 1.5}, "decay_share must be a share of the steps, 0 to 1, got 1.5"),
         ({"prefixes": (0.5, 0.25, 1.0)}, "rising shares"),
         ({"prefixes": (0.5, 1.0)}, "for matryoshka"),
         ({"variant": "matryoshka"}, "for matryoshka"),
