@@ -134,11 +134,11 @@ class Sparsify:
 class SAELens:
     """By `SAETrainer.step`; the learning rate falls over the last fifth, as in its tutorials."""
 
-    package, needs = "sae-lens", ("sae_lens.training.sae_trainer",)
+    package, needs, variant = "sae-lens", ("sae_lens.training.sae_trainer",), "TopK"
     factors = (1.0, 3.0, 10.0)
 
     def __init__(self, shape: Shape, learning_rate: float | None = None):
-        from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+        import sae_lens
         from sae_lens.config import SAETrainerConfig
         from sae_lens.training.sae_trainer import SAETrainer
 
@@ -149,7 +149,8 @@ class SAELens:
             lr_end=0.0,
             lr_decay_steps=shape.n_steps // 5,
         )
-        self.sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=shape.d_in, d_sae=shape.d_sae, k=shape.k))
+        made = getattr(sae_lens, f"{self.variant}TrainingSAE"), getattr(sae_lens, f"{self.variant}TrainingSAEConfig")
+        self.sae = made[0](made[1](d_in=shape.d_in, d_sae=shape.d_sae, k=shape.k))
         self.trainer = SAETrainer(config, self.sae, iter(()))
 
     @staticmethod
@@ -169,13 +170,13 @@ class SAELens:
 class DictionaryLearning:
     """By `TopKTrainer.update`; the learning rate rises over the first tenth and falls over the last fifth."""
 
-    package, needs = "dictionary-learning", ("dictionary_learning.trainers.top_k",)
-    factors = (1.0, 3.0, 10.0)
+    package, needs, variant = "dictionary-learning", ("dictionary_learning.trainers",), "TopK"
+    factors, encoding = (1.0, 3.0, 10.0), {}
 
     def __init__(self, shape: Shape, learning_rate: float | None = None):
-        from dictionary_learning.trainers.top_k import TopKTrainer
+        from dictionary_learning import trainers
 
-        self.trainer, self.n_done = TopKTrainer(
+        self.trainer, self.n_done = getattr(trainers, f"{self.variant}Trainer")(
             steps=shape.n_steps, activation_dim=shape.d_in, dict_size=shape.d_sae, k=shape.k, layer=0, lm_name="none",
             lr=learning_rate, warmup_steps=min(1000, shape.n_steps // 10), decay_start=round(0.8 * shape.n_steps),
             seed=0, device="cpu",
@@ -191,8 +192,20 @@ class DictionaryLearning:
 
     @torch.no_grad()
     def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, int]:
-        recon, feature_acts = self.trainer.ae(acts, output_features=True)
-        return recon, int(feature_acts.count_nonzero())
+        feature_acts = self.trainer.ae.encode(acts, **self.encoding)
+        return self.trainer.ae.decode(feature_acts), int(feature_acts.count_nonzero())
+
+
+class SAELensBatchTopK(SAELens):
+    """Measured with the k largest of each block of cells, not with its threshold: its best case."""
+
+    variant = "BatchTopK"
+
+
+class DictionaryLearningBatchTopK(DictionaryLearning):
+    """Measured with the k largest of each block of cells, not with its threshold: its best case."""
+
+    variant, encoding = "BatchTopK", {"use_threshold": False}
 
 
 class Overcomplete:
@@ -250,7 +263,7 @@ class Saev:
 
 PEERS = {
     "sparsify": Sparsify, "SAELens": SAELens, "dictionary_learning": DictionaryLearning, "overcomplete": Overcomplete,
-    "saev": Saev,
+    "saev": Saev, "SAELens, batchtopk": SAELensBatchTopK, "dictionary_learning, batchtopk": DictionaryLearningBatchTopK,
 }  # fmt: skip
 OURS = {
     "this project": lambda shape, learning_rate=None: Ours(shape, variant="topk"),
