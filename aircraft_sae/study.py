@@ -25,6 +25,7 @@ from aircraft_sae.store import Stage, default_data_dir, make_stage, write_json, 
 VERSIONS = {"dataset": 1, "classifier": 1, "activations": 1, "permuted": 1, "sae": 1}
 """To be raised with every change of code after which a stage's result differs: it makes the stage again everywhere."""
 CONTROL_EVERY = 3
+"""The control network sees every so many pictures."""
 ENTRY = ("value", "low", "high", "n")
 
 say = partial(print, file=sys.stderr, flush=True)  # beside the progress bars, and out of the notebooks' outputs
@@ -95,17 +96,18 @@ class Study:
         if name not in self.stages:
             trained, data, sites, n_views = self.classifier(), self._data, self.config.sites, self.config.n_views
             inputs = {"classifier": self.stages["classifier"].fingerprint}
+            config = {"sites": list(sites), "n_views": n_views}
             if control:
                 trained, data, n_views = trained.permuted(), data.every(CONTROL_EVERY), 0
-            make = partial(extract, trained, data, sites, n_views=n_views)
-            self._stage(name, {"sites": list(sites), "n_views": n_views}, inputs, make)
+                config = {"sites": list(sites), "every": CONTROL_EVERY}
+            self._stage(name, config, inputs, partial(extract, trained, data, sites, n_views=n_views))
         return Activations.open(self.folder / name / site)
 
     def sae(self, name: str = "main", control: bool = False, every: int = 1, **changes: Any) -> SparseAutoencoder:
         """An autoencoder of the cells of training and validation pictures: the config's, or one with fields changed.
 
         name: its folder under sae/. control: of the network with permuted weights; every: from every so many pictures
-        only, without their views: 3 gives the control's pictures. As in `study.sae("k8", k=8)`.
+        only, without their views: CONTROL_EVERY gives the control's pictures. As in `study.sae("k8", k=8)`.
         Raises: ValueError for changes to "main", and what its config and its training raise.
         """
         if name == "main" and (changes or control or every != 1):

@@ -36,7 +36,6 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Markdown, display
-from PIL import Image
 from scipy.special import entr
 from scipy.stats import binomtest
 
@@ -263,15 +262,12 @@ plots.heat_maps(pictures, {site: d[at] for site, d in distance.items()}, "distan
 
 # %%
 chosen = training[:: max(1, len(training) // 500)]  # training pictures, for the colours further down
-names, aircraft = images["image"].iloc[np.concatenate([test, chosen])], {}
-masks = [data.mask(image) >= 2 for image in names] if data.masks else []
+aircraft = {site: {} for site in sites}
 for site, acts in sites.items():
-    height, width = acts.acts.shape[1:3]
-    cells = [Image.fromarray(np.float32(mask)).resize((width, height), Image.Resampling.BOX) for mask in masks]
-    cells = [np.asarray(cell) >= 0.25 for cell in cells] or np.ones((len(names), height, width), bool)
-    aircraft[site] = dict(zip(("test", "training"), np.split(np.array(cells), [len(test)]), strict=True))
-    if data.masks:
-        assert (aircraft[site]["test"][at] == data.foreground(shown, height, width)).all()
+    grid = acts.acts.shape[1:3]
+    for split, rows in (("test", test), ("training", chosen)):
+        everywhere = np.ones((len(rows), *grid), bool)
+        aircraft[site][split] = data.foreground(images["image"].iloc[rows], *grid) if data.masks else everywhere
 
 # %%
 lines = [NO_MASKS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -60,14 +61,14 @@ def dots(
 def sparsity_tradeoff(sweep: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
     """Explained variance against active features a cell: a line for each width, and the baselines.
 
-    sweep: l0, explained_variance, expansion; baselines: name, l0, explained_variance, joined by a line where a name
+    sweep: k, l0, explained_variance, expansion; baselines: name, l0, explained_variance, joined by a line where a name
     has several rows.
     """
     figure = Figure((WIDTH, 5.2), layout="constrained")
     ax = figure.subplots()
-    for (width, line), colour in zip(sweep.groupby("expansion"), SHADES, strict=False):
+    for (width, line), colour in zip(sweep.groupby("expansion"), cycle(SHADES)):
         ax.plot(line["l0"], 100 * line["explained_variance"], "o-", color=colour, label=f"autoencoder, {width} x d_in")
-    for (name, points), marker in zip(baselines.groupby("name", sort=False), MARKERS[1:], strict=False):
+    for (name, points), marker in zip(baselines.groupby("name", sort=False), cycle(MARKERS[1:])):
         look = "--" if len(points) > 1 else ""
         ax.plot(points["l0"], 100 * points["explained_variance"], look, marker=marker, color=ORANGE, label=name)
     ax.set_xscale("log", base=2)
