@@ -35,7 +35,7 @@ def ranking_scores(values: np.ndarray, member: np.ndarray, n_in: np.ndarray, n_c
 
     values: (m,) positive scores of the active cells, all others being 0; member: (m, parts) their labels; n_in:
     (parts,) cells with the label among all n_cells. Returns ap, auroc, f1, threshold, each (parts,); nan where there
-    are no such cells. Equals scikit-learn's average_precision_score and roc_auc_score on the dense vector, ties included.
+    are no such cells. Ties count as in scikit-learn's average_precision_score and roc_auc_score on the dense vector.
     """
     order = np.argsort(-values, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(values[order]) != 0, True)) if len(values) else np.zeros(0, int)
