@@ -17,12 +17,13 @@ from aircraft_sae.activations import VIEWS, Activations, extract
 from aircraft_sae.classifier import Classifier
 from aircraft_sae.config import StudyConfig, preset, with_data_root
 from aircraft_sae.data import AircraftData, open_source
+from aircraft_sae.features import FeatureIndex, build_features
 from aircraft_sae.hangar.dataset import render_dataset
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae_training import train_sae
 from aircraft_sae.store import Stage, default_data_dir, make_stage, write_json, write_parquet
 
-VERSIONS = {"dataset": 1, "classifier": 1, "activations": 1, "permuted": 1, "sae": 1}
+VERSIONS = {"dataset": 1, "classifier": 1, "activations": 1, "permuted": 1, "sae": 1, "features": 1}
 """To be raised with every change of code after which a stage's result differs: it makes the stage again everywhere."""
 CONTROL_EVERY = 3
 """The control network sees every so many pictures."""
@@ -119,6 +120,14 @@ class Study:
         rows = rows[rows % every == 0]
         self._stage(stage, config, inputs, partial(train_sae, config, acts, rows))
         return SparseAutoencoder.load(self.folder / stage)
+
+    def features(self, name: str = "main", **which: Any) -> FeatureIndex:
+        """The index and table of an autoencoder's features on all pictures; arguments as for `sae`."""
+        sae, control = self.sae(name, **which), which.get("control", False)
+        acts, data = self.activations(sae.cfg.site, control), self._data.every(CONTROL_EVERY if control else 1)
+        inputs = {"sae": self.stages[f"sae/{name}"].fingerprint}
+        self._stage(f"features/{name}", {}, inputs, partial(build_features, sae, acts, data))
+        return FeatureIndex.open(self.folder / "features" / name)
 
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:
         """Write all of a notebook's numbers, in place of those of its last run.

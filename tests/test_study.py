@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -141,3 +142,20 @@ def test_the_control_is_a_network_that_has_learned_nothing(smoke_study):
     own = smoke_study.activations()
     assert np.abs(np.float32(acts.acts) - np.float32(own.acts[: len(data.table) : 3])).max() > 0.1
     assert len(own.images) == len(data.table) + len(data.rows("trainval"))
+
+
+def test_features_are_indexed_once_with_all_that_is_measured_of_them(smoke_study):
+    index = smoke_study.features()
+    table, data = index.table, smoke_study.dataset()
+    assert index.images["image"].tolist() == data.table["image"].tolist()
+    assert table["feature_id"].tolist() == list(range(index.d_sae)) and len(table) == index.d_sae
+    wanted = {"density_cell", "placed", "part", "part_ap", "part_excess"}
+    wanted |= {f"{level}/{name}" for level in data.levels for name in ("class", "auroc", "auroc_z", "auroc_q")}
+    assert wanted <= set(table)
+    parts = pd.read_parquet(smoke_study.stages["features/main"].folder / "parts.parquet")
+    row = parts[(parts["feature_id"] == 5) & (parts["part"] == table["part"][5])].iloc[0]
+    assert row["ap_a"] == table["part_ap_a"][5] == parts["ap_a"][parts["feature_id"] == 5].max()
+    control = smoke_study.features("permuted", control=True, batch_size=32)
+    assert len(control.images) == len(data.table[::3]) and smoke_study.stages["features/permuted"].made
+    smoke_study.features()
+    assert not smoke_study.stages["features/main"].made

@@ -3,9 +3,12 @@
 from aircraft_sae.features.index import FeatureIndex, build_index, describe, neighbours
 from aircraft_sae.features.parts import cell_labels, part_scores
 from aircraft_sae.features.selectivity import halves, selectivity
+from aircraft_sae.features.table import best_parts, build_features
 
 __all__ = [
     "FeatureIndex",
+    "best_parts",
+    "build_features",
     "build_index",
     "cell_labels",
     "describe",

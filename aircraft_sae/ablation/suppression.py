@@ -1,0 +1,138 @@
+"""Suppression in feature space: take a feature's part out of the activations, and see what the classifier makes of it.
+
+An edit replaces acts x by x - (f - c) d in every cell: f the feature's activation, d its decoder row, c what is put in
+its place. What the autoencoder does not explain stays as it is, so that changing nothing changes nothing.
+
+At the last stage only the mean over cells reaches the head (mean -> LayerNorm -> linear), so the effect of each feature
+on each picture follows from the pooled vector in closed form. That is exact arithmetic about the head, no evidence of
+what the network before it does. With p the pooled acts, r the mean over cells of f - c, tildes centred over
+channels, W' the head's weight times LayerNorm's gain, v the variance over D channels:
+
+    logits' = (W' p~ - r W' d~) / sqrt(v_p - 2 r p~.d~ / D + r^2 v_d + eps) + bias
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from aircraft_sae.classifier import Classifier
+
+BLOCK = 64
+"""Images at a time: 64 x 6,144 features x 100 classes of logits are 157 MB."""
+EFFECTS = ("logit", "margin", "confidence", "specificity")
+
+
+@dataclass(frozen=True)
+class PooledHead:
+    """The classifier's head on pooled acts: weight (classes, d_in) with LayerNorm's gain in it, bias (classes,)."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, classifier: Classifier) -> PooledHead:
+        """Of a timm ConvNeXt; ValueError where its head is not mean -> LayerNorm -> linear."""
+        head, before = classifier.model.head, classifier.model.norm_pre
+        plain = isinstance(before, nn.Identity) and isinstance(head.pre_logits, nn.Identity)
+        if not plain or not isinstance(head.fc, nn.Linear):
+            raise ValueError("the closed form needs a head of mean, LayerNorm and one linear layer: this has more")
+        with torch.no_grad():
+            gain, shift = head.norm.weight.cpu(), head.norm.bias.cpu()
+            weight, bias = head.fc.weight.cpu(), head.fc.bias.cpu()
+            return cls(weight * gain, bias + weight @ shift, head.norm.eps)
+
+    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(n, classes) from pooled acts (n, d_in)."""
+        centred = pooled - pooled.mean(1, keepdim=True)
+        scale = (centred.square().mean(1, keepdim=True) + self.eps).sqrt()
+        return centred @ self.weight.t() / scale + self.bias
+
+    def edited(self, pooled: torch.Tensor, removed: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+        """(n, d, classes) logits of pooled - removed[:, j] directions[j], for every j: one edit at a time.
+
+        pooled: (n, d_in); removed: (n, d); directions: (d, d_in).
+        """
+        p = pooled - pooled.mean(1, keepdim=True)
+        d = directions - directions.mean(1, keepdim=True)
+        variance = p.square().mean(1)[:, None] - 2 * removed * (p @ d.t()) / p.shape[1]
+        variance = variance + removed.square() * d.square().mean(1)
+        top = (p @ self.weight.t())[:, None] - removed[:, :, None] * (d @ self.weight.t())
+        return top / (variance.clamp(min=0) + self.eps).sqrt()[:, :, None] + self.bias
+
+
+def effects(
+    before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor, rival: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
+    """What an edit changes: (n, …) each, after less before.
+
+    before: (n, classes) logits; after: (n, …, classes); labels: (n,) true classes; rival: (n,) the class that the
+    margin is to, by default the most probable other one before the edit.
+    logit: of the true class; margin: true class's logit less the rival's; confidence: true class's probability;
+    specificity: logit less the mean change of all other classes' logits.
+    """
+    shape = (len(labels),) + (1,) * (after.ndim - 1)
+    if rival is None:
+        rival = before.scatter(1, labels[:, None], -torch.inf).argmax(1)
+
+    def of(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        return logits.gather(-1, classes.view(shape).expand(*logits.shape[:-1], 1))[..., 0]
+
+    wide = before.view(len(before), *(1,) * (after.ndim - 2), -1).expand_as(after)
+    change = after - wide
+    logit = of(change, labels)
+    others = (change.sum(-1) - logit) / (change.shape[-1] - 1)
+    return {
+        "logit": logit,
+        "margin": logit - of(change, rival),
+        "confidence": of(after.softmax(-1), labels) - of(wide.softmax(-1), labels),
+        "specificity": logit - others,
+    }
+
+
+@torch.no_grad()
+def suppress_all(
+    head: PooledHead, pooled: torch.Tensor, removed: torch.Tensor, directions: torch.Tensor, labels: torch.Tensor
+) -> dict[str, np.ndarray]:
+    """Effects (n, d) of taking out each feature by itself, in closed form: those of `effects`, float32.
+
+    pooled: (n, d_in) acts averaged over cells; removed: (n, d) what is taken out of each feature's pooled activation
+    (all of it to suppress, minus it to double); directions: (d, d_in); labels: (n,).
+    """
+    parts = []
+    for start in range(0, len(pooled), BLOCK):
+        rows = slice(start, start + BLOCK)
+        after = head.edited(pooled[rows], removed[rows], directions)
+        parts.append(effects(head.logits(pooled[rows]), after, labels[rows]))
+    return {name: torch.cat([part[name] for part in parts]).numpy() for name in EFFECTS}
+
+
+def matched_features(table: pd.DataFrame, strength: np.ndarray, within: float = 0.25, seed: int = 0) -> np.ndarray:
+    """(d,) for each feature another one, drawn at random among those of like density and like strength; -1 for none.
+
+    table: features.parquet (density_cell); strength: (d,) such as mean activation times decoder norm; like: within this
+    share of its own.
+    """
+    density, rng = table["density_cell"].to_numpy(), np.random.default_rng(seed)
+    partner = np.full(len(density), -1)
+    for j in np.flatnonzero(density > 0):
+        like = np.abs(density / density[j] - 1) <= within
+        like &= np.abs(strength / max(strength[j], 1e-12) - 1) <= within
+        like[j] = False
+        if like.any():
+            partner[j] = rng.choice(np.flatnonzero(like))
+    return partner
+
+
+def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """(d, d_in) directions drawn from N(0, covariance), each as long as the row of `like` (d, d_in) in its place."""
+    generator = torch.Generator().manual_seed(seed)
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
+    root = (eigenvectors * eigenvalues.clamp(min=0).sqrt()).float()
+    drawn = torch.randn(like.shape, generator=generator) @ root.t()
+    return drawn * (like.norm(dim=1) / drawn.norm(dim=1).clamp(min=1e-12))[:, None]
