@@ -224,7 +224,7 @@ def presets() -> dict[str, StudyConfig]:
             ),
             sae=SAEConfig(expansion=4, k=4, n_cells=4000, batch_size=64, aux_k=8, dead_after=1000),
         ),
-        "hangar": StudyConfig(sae=SAEConfig(expansion=4)),
+        "hangar": StudyConfig(sae=SAEConfig(expansion=2)),
         "fgvc": StudyConfig(
             name="fgvc",
             dataset=DatasetConfig(source="fgvc", banner=20),
@@ -247,25 +247,22 @@ def presets() -> dict[str, StudyConfig]:
             name="photos",
             dataset=DatasetConfig(source="folder"),
             classifier=ClassifierConfig(sizes=(160,), epochs=(7,), ema_decay=0.99, frozen_stages=0),
-            sae=SAEConfig(expansion=4),
+            sae=SAEConfig(expansion=2),
         ),
         "pretraining": StudyConfig(
             name="pretraining",
             dataset=DatasetConfig(
                 hangar=HangarConfig(
-                    taxonomy="pretraining", scenes_per_variant=300, size=160, seed=1, split_shares=(0.94, 0.03, 0.03)
+                    taxonomy="pretraining", scenes_per_variant=300, size=224, seed=1, split_shares=(0.94, 0.03, 0.03)
                 )
             ),
-            classifier=ClassifierConfig(
-                weights=None,
-                layer_scale=0.5,
-                sizes=(96, 128, 160),
-                epochs=(6, 4, 3),
+            classifier=ClassifierConfig(  # goes on from the shipped weights: their model card tells how they began
+                epochs=(2, 1),
                 batch_size=64,
                 learning_rate=3e-3,
+                warmup_epochs=0.2,
                 frozen_stages=0,
                 ema_decay=0.999,
-                crop_scale=(0.8, 1.0),
                 colour_jitter=0.0,
             ),
         ),

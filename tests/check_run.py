@@ -6,8 +6,8 @@ from pathlib import Path
 
 MAX_FIRST, MAX_SECOND = 1200, 240
 """Seconds; the aims are 900 and 120, these leave room for a busy machine."""
-LEAST_ACCURACY = 0.75
-"""The aim is 0.90, which the shipped weights do not reach (0.83); this floor only notices that something broke."""
+LEAST_ACCURACY = 0.88
+"""The aim is 0.90, and 0.905 is reached; this leaves room for another machine's rounding."""
 
 
 def main(data_dir: str, first: str, second: str) -> int:
@@ -27,10 +27,10 @@ def main(data_dir: str, first: str, second: str) -> int:
         ),
         (f"training took {results['train_seconds']['value']:.0f} s", True),
         (f"rendering took {results['render_seconds']['value']:.0f} s", True),
-        (f"explained variance {sae['explained_variance']:.3f}, at least 0.80", sae["explained_variance"] >= 0.80),
+        (f"explained variance {sae['explained_variance']:.3f}, at least 0.85", sae["explained_variance"] >= 0.85),
         (f"at {sae['l0']:.1f} active features a cell, at most 32.5", sae["l0"] <= 32.5),
         (f"dead features {sae['dead_share']:.3f}, at most 0.05", sae["dead_share"] <= 0.05),
-        (f"test / train fvu {sae['test_train_fvu_ratio']:.3f}, at most 1.15", sae["test_train_fvu_ratio"] <= 1.15),
+        (f"test / train fvu {sae['test_train_fvu_ratio']:.3f}, at most 1.12", sae["test_train_fvu_ratio"] <= 1.12),
         (f"splicing costs {sae['top1_lost_points']:.2f} points, at most 2", sae["top1_lost_points"] <= 2),
         (f"training the autoencoder took {sae['train_seconds']:.0f} s", True),
         ("the report is there", report.is_file() and report.stat().st_size > 100_000),

@@ -287,7 +287,7 @@ def _hangar() -> list[Airframe]:
     ]
 
 
-def _pretraining(n_families: int = 32, n_variants: int = 3) -> list[Airframe]:
+def _pretraining(n_families: int = 64, n_variants: int = 3) -> list[Airframe]:
     """Families drawn at random from every archetype, each with variants that change two or three things."""
     rng = np.random.default_rng(20260)
     scaled = ("length", "girth", "span", "chord", "fin_height", "fin_chord", "stab_span", "nose", "tail", "engine_size",
@@ -346,5 +346,5 @@ def _twist(a: Airframe, change: int, rng: np.random.Generator) -> dict:
 
 
 def taxonomy(name: str) -> list[Airframe]:
-    """All airframes of "hangar" (30) or "pretraining" (96), ordered by manufacturer and family."""
+    """All airframes of "hangar" (30) or "pretraining" (192), ordered by manufacturer and family."""
     return {"hangar": _hangar, "pretraining": _pretraining}[name]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from tqdm import tqdm
 
 from aircraft_sae.config import LEVELS, HangarConfig
 from aircraft_sae.hangar.airframes import Airframe, taxonomy
-from aircraft_sae.hangar.render import render
-from aircraft_sae.hangar.scene import factors, sample
+from aircraft_sae.hangar.render import Picture, render
+from aircraft_sae.hangar.scene import Scene, factors, sample
 from aircraft_sae.hangar.solids import PARTS
 
 SPLITS = ("train", "val", "test")
@@ -41,15 +42,25 @@ def render_dataset(config: HangarConfig, folder: Path, workers: int | None = Non
         (data / name).mkdir(parents=True, exist_ok=True)
     numbers = [(v, i) for v in range(len(frames)) for i in range(config.scenes_per_variant)]
     jobs = [(v * config.scenes_per_variant + i, frames[v].variant) for v, i in numbers]
-    draw = partial(_draw, config=config, data=data)
-    workers = workers or os.cpu_count() or 1
-    bar = partial(tqdm, total=len(jobs), desc="render scenes", unit="scene", smoothing=0.05)
+    rows = _mapped(partial(_draw, config=config, data=data), jobs, workers)
+    rows = list(tqdm(rows, "render scenes", len(jobs), unit="scene", smoothing=0.05))
+    _write_tables(config, frames, numbers, pd.DataFrame(rows), data)
+
+
+def render_scenes(
+    scenes: Sequence[Scene], size: int, supersampling: int, workers: int | None = None
+) -> Iterator[Picture]:
+    """The scenes rendered in order, by several processes (None: one a core); nothing is written."""
+    return _mapped(partial(render, size=size, supersampling=supersampling), scenes, workers)
+
+
+def _mapped(function: Callable, jobs: Sequence, workers: int | None) -> Iterator:
+    workers = workers or min(os.cpu_count() or 1, max(1, len(jobs) // 16))  # starting a process takes a second
     if workers == 1:
-        rows = [draw(job) for job in bar(jobs)]
+        yield from map(function, jobs)
     else:
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            rows = list(bar(pool.imap(draw, jobs, chunksize=4)))
-    _write_tables(config, frames, numbers, pd.DataFrame(rows), data)
+            yield from pool.imap(function, jobs, chunksize=4)
 
 
 def _draw(job: tuple[int, str], config: HangarConfig, data: Path) -> dict:

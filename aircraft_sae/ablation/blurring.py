@@ -1,0 +1,218 @@
+"""Blurring in input space: the patch under a feature's peak, and windows of equal area and equal change beside it.
+
+For a picture x and its blurred copy g, an edit takes g inside one square window and x outside it. Its controls on the
+same picture are windows whose squared change |x - g|^2 is within a fifth of the target's: on the aircraft, anywhere, on
+the aircraft where the feature is lowest; and the peak of another feature of like density, matched or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import ndimage
+from torchvision.transforms.functional import gaussian_blur
+from tqdm import tqdm
+
+from aircraft_sae.ablation.suppression import PooledHead, effects
+from aircraft_sae.activations import captured
+from aircraft_sae.classifier import Classifier
+from aircraft_sae.data import AircraftData, test_transform
+from aircraft_sae.features import FeatureIndex
+from aircraft_sae.sae import SparseAutoencoder
+
+CONTROLS = ("aircraft", "anywhere", "lowest", "other")
+STEP = 8
+"""Pixels between windows that are tried as controls."""
+TOLERANCE = 0.2
+"""Relative difference in squared change at which a control is matched."""
+ON_AIRCRAFT = 0.25
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square of a picture, in pixels: rows top to top + size, columns left to left + size."""
+
+    top: int
+    left: int
+    size: int
+
+    @classmethod
+    def around(cls, row: int, column: int, grid: tuple[int, int], image_size: int, size: int) -> Window:
+        """Centred on a cell, moved inwards where it would leave the picture."""
+        centres = [(at + 0.5) * image_size / n for at, n in zip((row, column), grid, strict=True)]
+        top, left = (int(np.clip(round(c - size / 2), 0, image_size - size)) for c in centres)
+        return cls(top, left, size)
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        return slice(self.top, self.top + self.size), slice(self.left, self.left + self.size)
+
+    def shared(self, other: Window) -> float:
+        """Share of this window's area that the other covers."""
+        down, across = (
+            max(0, min(a, b) + self.size - max(a, b)) for a, b in ((self.top, other.top), (self.left, other.left))
+        )
+        return down * across / self.size**2
+
+
+def blur(picture: torch.Tensor, sigma: float) -> torch.Tensor:
+    """The picture (3, height, width) under a Gaussian of `sigma` pixels, cut off at 3 sigma; edges are mirrored."""
+    size = 2 * min(round(3 * sigma), min(picture.shape[1:]) - 1) + 1
+    return gaussian_blur(picture, [size, size], [sigma, sigma])
+
+
+def control_windows(
+    target: Window,
+    change: np.ndarray,
+    aircraft: np.ndarray | None,
+    feature_map: np.ndarray,
+    other: Window | None,
+    rng: np.random.Generator,
+) -> dict[str, tuple[Window, bool]]:
+    """{control: (window, whether its squared change is matched)} of one picture; those that cannot be are left out.
+
+    change: (height, width) squared change of each pixel; aircraft: bool of the same shape, None where there are no
+    masks (all windows then count as on it); feature_map: (rows, columns) the feature's activation.
+    """
+    size = target.size
+    starts = np.arange(0, len(change) - size + 1, STEP)
+
+    def totals(of: np.ndarray) -> np.ndarray:
+        sums = np.pad(of.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        rows = sums[starts + size] - sums[starts]
+        return rows[:, starts + size] - rows[:, starts]
+
+    energy = totals(change)
+    own = change[target.slices].sum()
+    free = np.array([[target.shared(Window(t, left, size)) < 0.25 for left in starts] for t in starts])
+    on = np.ones_like(free) if aircraft is None else totals(aircraft.astype(float)) >= ON_AIRCRAFT * size**2
+    fine = ndimage.zoom(feature_map, len(change) / np.array(feature_map.shape), order=0)
+    level = totals(fine)
+    near = np.abs(energy / max(own, 1e-12) - 1) <= TOLERANCE
+    found = {}
+    for name, allowed in {"aircraft": free & on, "anywhere": free, "lowest": free & on}.items():
+        if not allowed.any():
+            continue
+        matched = allowed & near
+        pool = matched if matched.any() else allowed & _closest(energy, own, allowed)
+        if name == "lowest":
+            pool = pool & (level <= level[pool].min() + 1e-9)
+        row, column = rng.choice(np.argwhere(pool))
+        found[name] = Window(int(starts[row]), int(starts[column]), size), bool(matched.any())
+    if other is not None and target.shared(other) < 0.25:
+        found["other"] = other, bool(abs(change[other.slices].sum() / max(own, 1e-12) - 1) <= TOLERANCE)
+    return found
+
+
+def _closest(energy: np.ndarray, own: float, allowed: np.ndarray) -> np.ndarray:
+    distance = np.where(allowed, np.abs(np.log(np.maximum(energy, 1e-12) / max(own, 1e-12))), np.inf)
+    return distance <= distance.min() + 1e-9
+
+
+@torch.no_grad()
+def blur_effects(
+    classifier: Classifier,
+    sae: SparseAutoencoder,
+    data: AircraftData,
+    index: FeatureIndex,
+    picks: pd.DataFrame,
+    partners: np.ndarray,
+    sigma: float = 8.0,
+    window: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Blur under each picked peak and under its controls: one row for each pick and window.
+
+    picks: feature_id, image_row, row, column (the peak's cell), as `FeatureIndex.patches` gives; partners: (d_sae,) the
+    feature of like density for control "other", -1 for none. The last stage's acts are encoded anew.
+    Columns: where ("target" or a control), matched, change (mean squared change of a pixel in the window), before (the
+    feature's largest activation), feature (its change), pooled (change of its mean over cells), then logit, margin,
+    confidence, specificity as in `effects`; restored_… : the same with the feature put back into the blurred acts, and
+    random_… : with as much of a random direction of equal length put back.
+    Raises: ValueError for an autoencoder of another site than stage4, whose restoring has a closed form.
+    """
+    if sae.cfg.site != "stage4":
+        raise ValueError(f"blur_effects restores features at stage4, this autoencoder is of {sae.cfg.site}")
+    head, where = PooledHead.of(classifier), next(classifier.model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    random = torch.randn(sae.W_dec.shape, generator=generator)
+    random *= (sae.W_dec.norm(dim=1) / random.norm(dim=1))[:, None]
+    classes = data.classes(classifier.cfg.level)
+    tables, groups = [], picks.groupby("image_row", sort=True)
+    for row, group in tqdm(groups, f"blur {sigma:g} px", disable=not progress, leave=False):
+        picture, jobs = _jobs(classifier, data, index, int(row), group, partners, sigma, window, seed)
+        label = torch.tensor([classes.index(index.images[classifier.cfg.level].iloc[int(row)])])
+        clean = blurred = None
+        for batch in _batches(picture, jobs):
+            with captured(classifier, ["stage4"]) as acts:
+                classifier.model(batch.to(where))
+            cells = acts["stage4"].cpu().permute(0, 2, 3, 1)
+            dense = sae.encode(cells.flatten(0, 2)).dense().view(len(cells), -1, sae.d_sae)
+            got = cells.mean((1, 2)), dense
+            blurred = got if blurred is None else tuple(map(torch.cat, zip(blurred, got, strict=True)))
+        clean, blurred = [part[:1] for part in blurred], [part[1:] for part in blurred]
+        tables.append(_rows(head, sae.W_dec, random, label, jobs, clean, blurred).assign(image_row=int(row)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _jobs(classifier, data, index, row, group, partners, sigma, window, seed):
+    """((picture, its blurred copy), one dict for each window to blur)."""
+    image = index.images["image"].iloc[row]
+    size = classifier.image_size
+    transform = test_transform(size, classifier.mean, classifier.std)
+    x = transform.normalise(transform(data.picture(image))[None])[0]
+    g = blur(x, sigma)
+    std = torch.tensor(classifier.std)[:, None, None]
+    change = ((x - g) * std).square().mean(0).double().numpy()
+    aircraft = None
+    if data.masks:
+        mask = data.mask(image) >= 2
+        aircraft = ndimage.zoom(mask, size / np.array(mask.shape), order=0)
+    jobs = []
+    for pick in group.itertuples():
+        target = Window.around(pick.row, pick.column, index.grid, size, window)
+        own_map, other = index.maps(pick.feature_id, np.array([row]))[0], None
+        if (partner := partners[pick.feature_id]) >= 0:
+            its_map = index.maps(partner, np.array([row]))[0]
+            if its_map.max() > 0:
+                at = np.unravel_index(its_map.argmax(), its_map.shape)
+                other = Window.around(*at, index.grid, size, window)
+        rng = np.random.default_rng((seed, int(pick.feature_id), row))
+        windows = {"target": (target, True)} | control_windows(target, change, aircraft, own_map, other, rng)
+        for name, (place, matched) in windows.items():
+            facts = {"feature_id": int(pick.feature_id), "where": name, "matched": matched}
+            jobs.append(facts | {"window": place, "change": change[place.slices].mean()})
+    return (x, g), jobs
+
+
+def _batches(picture: tuple[torch.Tensor, torch.Tensor], jobs: list[dict]) -> Iterator[torch.Tensor]:
+    """The picture as it is, then with each window blurred, at most BATCH at a time."""
+    x, g = picture
+    for start in range(0, len(jobs) + 1, BATCH):
+        batch = x.repeat(min(BATCH, len(jobs) + 1 - start), 1, 1, 1)
+        for edited, job in zip(batch[1 if start == 0 else 0 :], jobs[max(0, start - 1) :], strict=False):
+            edited[:, *job["window"].slices] = g[:, *job["window"].slices]
+        yield batch.contiguous(memory_format=torch.channels_last)
+
+
+def _rows(head, W_dec, random, label, jobs, clean, blurred) -> pd.DataFrame:
+    features = torch.tensor([job["feature_id"] for job in jobs])
+    labels, before = label.expand(len(jobs)), head.logits(clean[0].repeat(len(jobs), 1))
+    own = blurred[1].gather(2, features.view(-1, 1, 1).expand(-1, blurred[1].shape[1], 1))[..., 0]
+    whole = clean[1][0].t()[features]  # (jobs, cells)
+    lost = (whole - own).mean(1)
+    table = pd.DataFrame([{k: v for k, v in job.items() if k != "window"} for job in jobs])
+    table["before"], table["feature"] = whole.amax(1).numpy(), (own.amax(1) - whole.amax(1)).numpy()
+    table["pooled"] = -lost.numpy()
+    edits = {"": 0 * W_dec[features], "restored_": W_dec[features], "random_": random[features]}
+    for prefix, direction in edits.items():
+        after = head.logits(blurred[0] + lost[:, None] * direction)
+        for name, effect in effects(before, after, labels).items():
+            table[prefix + name] = effect.numpy()
+    return table
