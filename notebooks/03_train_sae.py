@@ -147,7 +147,10 @@ some = torch.cat([block.flatten(0, 2) for block in acts.blocks(test[:: max(1, le
 with torch.inference_mode():
     models = {"this autoencoder": sae, "the mean cell": evaluation.Linear(mean.float(), torch.zeros(0, acts.d_in))}
     fvus = {title: fvu_by_definition(some, model.reconstruct(some)[0], mean) for title, model in models.items()}
-results |= {f"fvu_as_in/{name}": (fvu, None, None, len(some)) for name, fvu in fvus["this autoencoder"].items()}
+results |= {
+    f"fvu_as_in/{name}": (fvu, None, None, len(some) // acts.cells_per_image)
+    for name, fvu in fvus["this autoencoder"].items()
+}
 display(pd.DataFrame(fvus).round(3))
 assert abs(fvus["the mean cell"]["this project"] - 1) < 1e-4
 
@@ -161,7 +164,7 @@ assert abs(fvus["the mean cell"]["this project"] - 1) < 1e-4
 
 # %%
 rows = []
-for expansion in WIDTHS:
+for expansion in sorted({*WIDTHS, config.expansion}):
     for k in sorted({max(1, config.k // 4), max(1, config.k // 2), config.k, 2 * config.k}):
         chosen = dict(expansion=expansion, k=k, **SHORT)
         swept = evaluation.measure(study.sae(f"k{k}-x{expansion}", **chosen), acts, test, mean).results
@@ -289,7 +292,7 @@ plots.density_histogram(density)
 
 # %%
 results["median_density"] = float(np.median(density))
-edges = [0, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1]  # of the share of cells; the first bin holds the features that never fire
+edges = [0, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1]  # of the share of cells; the first bin also holds features that never fire
 for i, n_within in enumerate(np.histogram(density, edges)[0]):
     results[f"density/{edges[i]:g}_to_{edges[i + 1]:g}"] = (int(n_within), None, None, len(density))
 text = f"**Takeaway.** Of {sae.d_sae:,} features, {results['dead_share']['value']:.1%} never fire on a cell of the "

@@ -25,6 +25,7 @@ from aircraft_sae.ablation import (
     suppress_all,
 )
 from aircraft_sae.data import test_transform
+from aircraft_sae.devices import device
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.hangar.solids import PARTS
@@ -155,7 +156,11 @@ def test_controls_are_where_they_should_be():
     assert len(seen["aircraft"]) > 5 and seen["anywhere"] - seen["aircraft"]
     level = np.kron(feature_map, np.ones((32, 32)))
     lowest = level[found["lowest"][0].slices].sum()
-    assert all(level[w.slices].sum() >= lowest - 1e-6 for w in seen["aircraft"])
+    windows = [Window(top, left, 32) for top in range(0, 97, 8) for left in range(0, 97, 8)]
+    allowed = [w for w in windows if target.shared(w) < 0.25 and aircraft[w.slices].mean() >= 0.25]
+    allowed = [w for w in allowed if abs(change[w.slices].sum() / own - 1) <= 0.2]
+    assert lowest == pytest.approx(min(level[w.slices].sum() for w in allowed))
+    assert "aircraft" not in control_windows(target, change, None, feature_map, None, np.random.default_rng(0))
     change[:32] *= 100
     change[target.slices] *= 10  # nothing else changes as much on the aircraft: the nearest is taken, and says so
     unmatched = control_windows(target, change, aircraft, feature_map, Window(0, 0, 32), np.random.default_rng(0))
@@ -179,7 +184,7 @@ def blurring(smoke_study):
 
 def test_blurring_nothing_changes_nothing(blurring):
     made, picks, partners = blurring
-    table = blur_effects(*made, picks, partners, sigma=1e-3, window=32, progress=False)
+    table = blur_effects(*made, picks, partners, torch.eye(made[1].d_in), sigma=1e-3, window=32, progress=False)
     assert (table["change"] == 0).all() and len(table) > len(picks)
     for name in ("feature", "pooled", "logit", "margin", "confidence", "specificity", "restored_logit"):
         assert (table[name] == 0).all(), name
@@ -187,7 +192,9 @@ def test_blurring_nothing_changes_nothing(blurring):
 
 def test_blur_effects_are_those_of_the_edited_picture(blurring):
     (classifier, sae, data, index), picks, partners = blurring
-    table = blur_effects(classifier, sae, data, index, picks, partners, sigma=4, window=32, progress=False)
+    table = blur_effects(
+        classifier, sae, data, index, picks, partners, torch.eye(sae.d_in), sigma=4, window=32, progress=False
+    )
     targets = table[table["where"] == "target"].set_index(["feature_id", "image_row"])
     assert len(targets) == len(picks) and {"anywhere", "target"} <= set(table["where"])
     for pick in picks.itertuples():
@@ -196,8 +203,8 @@ def test_blur_effects_are_those_of_the_edited_picture(blurring):
         edited, window = x.clone(), Window.around(pick.row, pick.column, index.grid, 64, 32)
         edited[:, *window.slices] = blur(x, 4)[:, *window.slices]
         with torch.inference_mode():
-            stages = [classifier.model.forward_features(p[None]).cpu() for p in (x, edited)]
-            logits = [classifier.logits_from("stage4", stage) for stage in stages]
+            stages = [classifier.model.forward_features(p[None].to(device())).cpu() for p in (x, edited)]
+            logits = [classifier.logits_from("stage4", stage).cpu() for stage in stages]
             codes = [
                 sae.encode(stage.permute(0, 2, 3, 1).flatten(0, 2)).dense()[:, pick.feature_id] for stage in stages
             ]
@@ -248,9 +255,10 @@ def test_removals_are_those_of_pictures_without_the_part(smoke_study, scenes):
     scene = replace(scenes[s], shadows=False).remove(PARTS[p + 2])
     picture = render(scene, 64, 1)
     with torch.inference_mode():
-        acts = classifier.model.forward_features(transform.normalise(transform(Image.fromarray(picture.image))[None]))
+        x = transform.normalise(transform(Image.fromarray(picture.image))[None])
+        acts = classifier.model.forward_features(x.to(device())).cpu()
         dense = sae.encode(acts.permute(0, 2, 3, 1).flatten(0, 2)).dense()
-        logits = classifier.logits_from("stage4", acts)[0]
+        logits = classifier.logits_from("stage4", acts)[0].cpu()
     np.testing.assert_allclose(got.after[s, p], dense.amax(0), atol=1e-4)
     np.testing.assert_allclose(got.logits_after[s, p], logits, atol=1e-4)
     whole = render(replace(scenes[s], shadows=False), 64, 1)

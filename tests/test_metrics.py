@@ -114,6 +114,9 @@ def test_each_definition_of_fvu():
     assert fvu["sparsify, SAELens"] == pytest.approx(right) and fvu["dictionary_learning"] == pytest.approx(right)
     assert fvu["overcomplete"] == pytest.approx(variances[2] / 6 / acts.var())
     assert fvu["OpenAI"] < fvu["this project"]  # the mean's length is in what it divides by
+    elsewhere = fvu_by_definition(acts, recon, mean + 1)  # the training cells' mean is another
+    assert elsewhere["this project"] == pytest.approx(variances[2] / (variances.sum() + 6))
+    assert elsewhere["sparsify, SAELens"] == pytest.approx(right)
     shifted = fvu_by_definition(acts, recon + 1, mean)
     assert shifted["dictionary_learning"] == pytest.approx(right)  # forgives it
     assert shifted["this project"] == pytest.approx(right + 6 / variances.sum())

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from scipy import ndimage
 from torchvision.transforms.functional import gaussian_blur
 from tqdm import tqdm
 
-from aircraft_sae.ablation.suppression import PooledHead, effects
+from aircraft_sae.ablation.suppression import PooledHead, effects, random_directions
 from aircraft_sae.activations import captured
 from aircraft_sae.classifier import Classifier
 from aircraft_sae.data import AircraftData, test_transform
@@ -66,6 +65,12 @@ def blur(picture: torch.Tensor, sigma: float) -> torch.Tensor:
     return gaussian_blur(picture, [size, size], [sigma, sigma])
 
 
+def enlarged(small: np.ndarray, size: int) -> np.ndarray:
+    """(size, size) from (rows, columns): each pixel takes the value of the cell that holds its centre."""
+    down, across = ((np.arange(size) + 0.5) * n // size for n in small.shape)
+    return small[np.ix_(down.astype(int), across.astype(int))]
+
+
 def control_windows(
     target: Window,
     change: np.ndarray,
@@ -76,8 +81,8 @@ def control_windows(
 ) -> dict[str, tuple[Window, bool]]:
     """{control: (window, whether its squared change is matched)} of one picture; those that cannot be are left out.
 
-    change: (height, width) squared change of each pixel; aircraft: bool of the same shape, None where there are no
-    masks (all windows then count as on it); feature_map: (rows, columns) the feature's activation.
+    change: (size, size) squared change of each pixel; aircraft: bool of the same shape, None where there are no masks
+    ("aircraft" is then left out, and "lowest" is of all windows); feature_map: (rows, columns) activations.
     """
     size = target.size
     starts = np.arange(0, len(change) - size + 1, STEP)
@@ -91,11 +96,13 @@ def control_windows(
     own = change[target.slices].sum()
     free = np.array([[target.shared(Window(t, left, size)) < 0.25 for left in starts] for t in starts])
     on = np.ones_like(free) if aircraft is None else totals(aircraft.astype(float)) >= ON_AIRCRAFT * size**2
-    fine = ndimage.zoom(feature_map, len(change) / np.array(feature_map.shape), order=0)
-    level = totals(fine)
+    level = totals(enlarged(feature_map, len(change)))
     near = np.abs(energy / max(own, 1e-12) - 1) <= TOLERANCE
     found = {}
-    for name, allowed in {"aircraft": free & on, "anywhere": free, "lowest": free & on}.items():
+    pools = {"aircraft": free & on, "anywhere": free, "lowest": free & on}
+    if aircraft is None:
+        del pools["aircraft"]
+    for name, allowed in pools.items():
         if not allowed.any():
             continue
         matched = allowed & near
@@ -122,6 +129,7 @@ def blur_effects(
     index: FeatureIndex,
     picks: pd.DataFrame,
     partners: np.ndarray,
+    covariance: torch.Tensor,
     sigma: float = 8.0,
     window: int = 64,
     seed: int = 0,
@@ -130,7 +138,7 @@ def blur_effects(
     """Blur under each picked peak and under its controls: one row for each pick and window.
 
     picks: feature_id, image_row, row, column (the peak's cell), as `FeatureIndex.patches` gives; partners: (d_sae,) the
-    feature of like density for control "other", -1 for none. The last stage's acts are encoded anew.
+    feature of like density for control "other", -1 for none; covariance: (d_in, d_in) of the site's cells.
     Columns: where ("target" or a control), matched, change (mean squared change of a pixel in the window), before (the
     feature's largest activation), feature (its change), pooled (change of its mean over cells), then logit, margin,
     confidence, specificity as in `effects`; restored_… : the same with the feature put back into the blurred acts, and
@@ -140,9 +148,7 @@ def blur_effects(
     if sae.cfg.site != "stage4":
         raise ValueError(f"blur_effects restores features at stage4, this autoencoder is of {sae.cfg.site}")
     head, where = PooledHead.of(classifier), next(classifier.model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    random = torch.randn(sae.W_dec.shape, generator=generator)
-    random *= (sae.W_dec.norm(dim=1) / random.norm(dim=1))[:, None]
+    random = random_directions(sae.W_dec, covariance, seed)
     classes = data.classes(classifier.cfg.level)
     tables, groups = [], picks.groupby("image_row", sort=True)
     for row, group in tqdm(groups, f"blur {sigma:g} px", disable=not progress, leave=False):
@@ -173,7 +179,7 @@ def _jobs(classifier, data, index, row, group, partners, sigma, window, seed):
     aircraft = None
     if data.masks:
         mask = data.mask(image) >= 2
-        aircraft = ndimage.zoom(mask, size / np.array(mask.shape), order=0)
+        aircraft = enlarged(mask, size)
     jobs = []
     for pick in group.itertuples():
         target = Window.around(pick.row, pick.column, index.grid, size, window)

@@ -23,7 +23,7 @@ from torch import nn
 from aircraft_sae.classifier import Classifier
 
 BLOCK = 64
-"""Images at a time: 64 x 6,144 features x 100 classes of logits are 157 MB."""
+"""Images at a time: 64 x 6,144 features x 100 classes of logits are 157 MB, and a few such arrays live at once."""
 EFFECTS = ("logit", "margin", "confidence", "specificity")
 
 
@@ -90,7 +90,7 @@ def effects(
     return {
         "logit": logit,
         "margin": logit - of(change, rival),
-        "confidence": of(after.softmax(-1), labels) - of(wide.softmax(-1), labels),
+        "confidence": of(after.softmax(-1), labels) - before.softmax(-1).gather(1, labels[:, None]).view(shape)[..., 0],
         "specificity": logit - others,
     }
 

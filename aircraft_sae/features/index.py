@@ -30,19 +30,21 @@ def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, p
     feature_cells, feature_offsets: the same entries by feature, cells rising. features.parquet: `describe`'s table.
     Raises: ValueError for acts of another width.
     """
+    if acts.d_in != sae.d_in:
+        raise ValueError(f"the autoencoder is for acts of width {sae.d_in}, these have {acts.d_in}")
     folder = Path(folder)
     rows = np.flatnonzero(acts.images["split"] != VIEWS)
     where, found = device(), {"values": [], "features": [], "counts": []}
     small = np.min_scalar_type(sae.d_sae - 1)
     sae = sae.to(where)
     for block in tqdm(acts.blocks(rows), "index", -(-len(rows) // 64), disable=not progress, leave=False):
-        _, codes = sae.reconstruct(block.flatten(0, 2).to(where))
+        codes = sae.encode(block.flatten(0, 2).to(where))
         codes = codes.where(codes.values > 0)
         found["values"].append(codes.values.cpu().numpy())
         found["features"].append(codes.features.cpu().numpy().astype(small))
         found["counts"].append(codes.offsets.diff().cpu().numpy())
     sae.cpu()
-    values, features, counts = (np.concatenate(parts) for parts in found.values())
+    values, features, counts = (np.concatenate(found.pop(name)) for name in ("values", "features", "counts"))
     offsets = np.concatenate([[0], counts.cumsum()])
     order = np.argsort(features, kind="stable")  # a radix sort: cells stay in order within a feature
     cells = np.repeat(np.arange(len(counts), dtype=np.uint32), counts)[order]
@@ -50,6 +52,7 @@ def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, p
     arrays = (values, features, offsets, values[order], cells, feature_offsets)
     for name, array in zip((*BY_CELL, *BY_FEATURE), arrays, strict=True):
         np.save(folder / f"{name}.npy", array)
+    del arrays, array, values, features, order, cells  # from here on they are read from disk
     write_parquet(acts.images.iloc[rows].reset_index(drop=True), folder / IMAGES)
     write_json(folder / FACTS, {"grid": list(acts.acts.shape[1:3]), "d_sae": sae.d_sae})
     index = FeatureIndex.open(folder, with_table=False)
@@ -172,7 +175,7 @@ class FeatureIndex:
         Order: by share - density.
         """
         cells, _ = self.firings(feature_id)
-        cells = cells[:: max(1, len(cells) // N_COACTIVE)]
+        cells = cells[:: max(1, -(-len(cells) // N_COACTIVE))]
         offsets = self.arrays["offsets"]
         spans = [self.arrays["features"][offsets[c] : offsets[c + 1]] for c in cells]
         counts = np.bincount(np.concatenate(spans), minlength=self.d_sae) if spans else np.zeros(self.d_sae)

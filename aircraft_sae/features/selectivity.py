@@ -1,7 +1,8 @@
 """Class selectivity of features, on each level of the taxonomy: classes chosen on half A, scored on half B, with nulls.
 
-All of it works on image maxima (n_images, d_sae). The null permutes the labels of half B among its images, with the
-class that half A chose kept: a feature's own density and strengths stay, so that z-scores compare like with like.
+All of it works on image maxima (n_images, d_sae). Under the null the labels of half B are permuted among its images,
+with the class that half A chose kept: a feature's own density and strengths stay, so that z-scores compare like with
+like. For AUROC that null is known (Mann-Whitney with ties), for the others it is drawn.
 """
 
 from __future__ import annotations
@@ -10,17 +11,23 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control, rankdata
+from scipy.stats import false_discovery_control, norm, rankdata
 
-N_PERMUTATIONS = 999
+N_PERMUTATIONS = 199
+LEAST_FIRING = 8
+"""Images of half B in which a feature must be active, for a test to mean anything: below it is left untested."""
 TOP = 16
 """Images of half B whose classes purity and entropy look at."""
 MEASURES = ("auroc", "morcos", "information")
 
 
 def halves(classes: pd.Series) -> np.ndarray:
-    """(n,) True for half B: every second image of each class, so that both halves have all classes."""
-    return (classes.groupby(classes.to_numpy()).cumcount() % 2 == 1).to_numpy()
+    """(n,) True for half B: every second image of each class, so that both halves have all classes of two or more.
+
+    Which half has the first image alternates from class to class.
+    """
+    number, first = pd.factorize(classes)[0], classes.groupby(classes.to_numpy()).cumcount().to_numpy()
+    return (first + number) % 2 == 1
 
 
 def auroc(values: np.ndarray, member: np.ndarray) -> np.ndarray:
@@ -39,14 +46,33 @@ def _auroc(ranks: np.ndarray, member: np.ndarray) -> np.ndarray:
         return np.where(pairs > 0, (member @ ranks - n_in * (n_in + 1) / 2) / pairs, 0.5)
 
 
+def auroc_spread(values: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """(classes, d) standard deviation of `auroc` when labels are permuted, exact with ties; 0 where all is tied.
+
+    Source: Lehmann 1975, Nonparametrics, appendix, equation A.18.
+    """
+    n, n_in = len(values), member.sum(1, keepdims=True)
+    n_out = n - n_in
+    ordered = np.sort(values, axis=0)
+    tied = np.zeros(values.shape[1])
+    for j in range(values.shape[1]):
+        counts = np.diff(np.flatnonzero(np.append(True, np.append(ordered[1:, j] != ordered[:-1, j], True))))
+        tied[j] = (counts.astype(float) ** 3 - counts).sum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        variance = (n + 1 - tied / (n * (n - 1))) / (12 * n_in * n_out)
+    return np.sqrt(np.where(np.isfinite(variance), np.maximum(variance, 0), 0))
+
+
 def morcos_index(values: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """(classes, d): (m - r) / (m + r), m the mean of the class's images and r that of the others; 0 where both are 0.
+    """(classes, d): (m - r) / (m + r), m the mean of the class's images and r that of the others; 0 where both are 0,
+    nan for a class without images.
 
     Source: Morcos et al. 2018, arXiv 1803.06959, section 2.3, with the class given instead of the largest mean.
     """
     inside, outside = (kind / np.maximum(kind.sum(1, keepdims=True), 1) @ values for kind in (member, 1 - member))
     total = inside + outside
-    return np.divide(inside - outside, total, out=np.zeros_like(total), where=total > 0)
+    index = np.divide(inside - outside, total, out=np.zeros_like(total), where=total > 0)
+    return np.where(member.any(1, keepdims=True), index, np.nan)
 
 
 def information(fired: np.ndarray, member: np.ndarray) -> np.ndarray:
@@ -90,8 +116,9 @@ def selectivity(
 
     maxima: (n, d) image maxima; labels: level -> ((n,) indices, class names); in_b: (n,) half B.
     class: largest AUROC on half A. On half B: auroc, morcos (of that class against the rest), information (all
-    classes); each with _z (in standard deviations of the null), auroc_p (one-sided, (b + 1) / (m + 1), Phipson & Smyth
-    2010) and auroc_q (Benjamini-Hochberg over features); purity, entropy of the top images.
+    classes); each with _z (in standard deviations of the null), auroc_p (one-sided, normal) and auroc_q
+    (Benjamini-Hochberg over features and levels); purity, entropy of the top images. z and p are nan for features that
+    are active in fewer than LEAST_FIRING images of half B, or whose null has no spread.
     placed: the level whose auroc_z is largest among those with auroc_q < 0.05, else "none".
     Raises: ValueError for arrays that do not fit, or a half without images.
     """
@@ -100,35 +127,39 @@ def selectivity(
         raise ValueError(
             f"maxima must be (n, d) with both halves, got {maxima.shape} and {in_b.sum()} images in half B"
         )
-    table, ranks = {}, {half: np.float32(rankdata(maxima[in_b == half], axis=0)) for half in (False, True)}
-    values = maxima[in_b]
-    fired = np.float32(values > 0)
+    values, ranks_a = maxima[in_b], np.float32(rankdata(maxima[~in_b], axis=0))
+    fired, own = np.float32(values > 0), np.arange(maxima.shape[1])
+    enough, table = fired.sum(0) >= LEAST_FIRING, {}
     for level, (codes, classes) in labels.items():
         member = np.float32(np.asarray(codes) == np.arange(len(classes))[:, None])  # (classes, n)
-        chosen = _auroc(ranks[False], member[:, ~in_b]).argmax(0)
-        own = np.arange(len(chosen))
+        chosen = _auroc(ranks_a, member[:, ~in_b]).argmax(0)
         ours = member[:, in_b]
-
-        def measure(of, chosen=chosen, own=own):
-            return np.stack([
-                _auroc(ranks[True], of)[chosen, own], morcos_index(values, of)[chosen, own], information(fired, of)
-            ])  # fmt: skip
-
-        real, rng = measure(ours), np.random.default_rng(seed)
-        total, squares, above = (np.zeros_like(real, np.float64) for _ in range(3))
-        for _ in range(n_permutations):
-            null = measure(ours[:, rng.permutation(ours.shape[1])])
-            total += null
-            squares += np.square(null, dtype=np.float64)
-            above += null >= real - 1e-6
-        mean = total / n_permutations
-        spread = np.sqrt(np.maximum(squares / n_permutations - mean**2, 1e-12))
+        area, spread = auroc(values, ours)[chosen, own], auroc_spread(values, ours)[chosen, own]
+        z = {"auroc": np.divide(area - 0.5, spread, out=np.full(len(own), np.nan), where=enough & (spread > 0))}
+        real = _drawn(values, fired, ours, chosen)
+        rng = np.random.default_rng(seed)
+        null = np.stack([
+            _drawn(values, fired, ours[:, rng.permutation(ours.shape[1])], chosen) for _ in range(n_permutations)
+        ])  # fmt: skip
+        mean, spread = null.mean(0), null.std(0)
+        drawn = np.divide(real - mean, spread, out=np.full_like(real, np.nan), where=enough & (spread > 1e-6))
+        z |= dict(zip(MEASURES[1:], drawn, strict=True))
         purity, entropy = purity_and_entropy(values, np.asarray(codes)[in_b], len(classes))
-        p = (above[0] + 1) / (n_permutations + 1)
-        row = {"class": np.asarray(classes, object)[chosen]} | dict(zip(MEASURES, real, strict=True))
-        row |= {f"{name}_z": (real[i] - mean[i]) / spread[i] for i, name in enumerate(MEASURES)}
-        row |= {"auroc_p": p, "auroc_q": false_discovery_control(p), "purity": purity, "entropy": entropy}
+        row = {"class": np.asarray(classes, object)[chosen], "auroc": area}
+        row |= dict(zip(MEASURES[1:], real, strict=True)) | {f"{name}_z": z[name] for name in MEASURES}
+        row |= {"auroc_p": norm.sf(z["auroc"]), "purity": purity, "entropy": entropy}
         table |= {f"{level}/{name}": column for name, column in row.items()}
-    z = np.stack([np.where(table[f"{level}/auroc_q"] < 0.05, table[f"{level}/auroc_z"], -np.inf) for level in labels])
+    p = np.stack([table[f"{level}/auroc_p"] for level in labels])
+    q = np.full(p.shape, np.nan)
+    if (tested := np.isfinite(p)).any():
+        q[tested] = false_discovery_control(p[tested])
+    table |= {f"{level}/auroc_q": row for level, row in zip(labels, q, strict=True)}
+    z = np.stack([table[f"{level}/auroc_z"] for level in labels])
+    z = np.where(q < 0.05, z, -np.inf)
     names = np.asarray(list(labels), object)[z.argmax(0)]
     return pd.DataFrame(table | {"placed": np.where(np.isfinite(z.max(0)), names, "none")})
+
+
+def _drawn(values: np.ndarray, fired: np.ndarray, member: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """(2, d): Morcos' index of each feature's chosen class, and its information about all classes."""
+    return np.stack([morcos_index(values, member)[chosen, np.arange(len(chosen))], information(fired, member)])
