@@ -133,8 +133,8 @@ class Activations:
         return self.acts.shape[1] * self.acts.shape[2]
 
     def rows(self, *splits: str) -> np.ndarray:
-        """Indices of the images of these splits, rising."""
-        return np.flatnonzero(self.images["split"].isin(splits))
+        """Indices of the images of these splits, rising; ValueError for a word that is none."""
+        return split_rows(self.images, splits)
 
     def blocks(self, rows: np.ndarray, n_images: int = 64) -> Iterator[torch.Tensor]:
         """Acts of these images in order, (at most n_images, rows, columns, d_in) float32 at a time."""
@@ -184,6 +184,14 @@ class Activations:
         cells = self.acts[np.sort(order[group * n_images : (group + 1) * n_images])].reshape(-1, self.d_in)
         np.random.default_rng((seed, epoch, group)).shuffle(cells)
         return torch.from_numpy(cells)
+
+
+def split_rows(images: pd.DataFrame, splits: Sequence[str]) -> np.ndarray:
+    """Indices of the images of these splits; ValueError for none, or a word that is no split."""
+    unknown = [split for split in splits if split not in ("train", "val", "test", VIEWS)]
+    if unknown or not splits:
+        raise ValueError(f"splits must be some of train, val, test, {VIEWS}, got {', '.join(unknown) or 'none'}")
+    return np.flatnonzero(images["split"].isin(splits))
 
 
 def _check_room(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
@@ -160,6 +161,8 @@ class SAEConfig:
     def __post_init__(self):
         _one_of("variant", self.variant, VARIANTS)
         for name in ("expansion", "k", "batch_size", "n_cells"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
             _at_least(name, getattr(self, name), 1)
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
@@ -200,6 +203,7 @@ class StudyConfig:
     sae: SAEConfig = field(default_factory=SAEConfig)
 
     def __post_init__(self):
+        check_name(self.name)
         for site in (*self.sites, self.sae.site):
             _one_of("site", site, SITES)
         _at_least("n_views", self.n_views, 0)
@@ -325,13 +329,25 @@ def from_json(text: str) -> StudyConfig:
 
 def change(config: StudyConfig, **values: Any) -> StudyConfig:
     """A copy with dotted fields changed, as in change(c, **{"classifier.seed": 1}); ValueError names a wrong field."""
+    together: dict[str, Any] = {}  # at once, since fields are checked against each other
     for path, value in values.items():
         head, _, rest = path.partition(".")
         if not any(f.name == head for f in fields(config)):
             names = ", ".join(f.name for f in fields(config))
             raise ValueError(f"no field {head!r} in {type(config).__name__}: {names}")
-        config = replace(config, **{head: change(getattr(config, head), **{rest: value}) if rest else value})
-    return config
+        inner = together.get(head, getattr(config, head))
+        if rest and not is_dataclass(inner):
+            raise ValueError(f"{head} of {type(config).__name__} has no fields: give it a value as a whole")
+        together[head] = change(inner, **{rest: value}) if rest else value
+    return replace(config, **together)
+
+
+def check_name(name: str) -> None:
+    """ValueError for a name that could stand for another folder than its own, which making a stage replaces."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(
+            f"a name has letters, digits, _, dots and dashes, and begins with no dot or dash: got {name!r}"
+        )
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -105,6 +105,10 @@ class SparseAutoencoder(nn.Module):
     def __init__(self, cfg: SAEConfig, d_in: int):
         super().__init__()
         self.cfg, self.d_in, self.d_sae = cfg, d_in, cfg.expansion * d_in
+        if cfg.variant != "l1" and cfg.k > self.d_sae:
+            raise ValueError(
+                f"k={cfg.k} is more than the {self.d_sae} features ({cfg.expansion} x {d_in}): lower sae.k"
+            )
         generator = torch.Generator().manual_seed(cfg.seed)
         directions = normalize(torch.randn(self.d_sae, d_in, generator=generator))
         self.W_dec = nn.Parameter(directions)
@@ -120,7 +124,16 @@ class SparseAutoencoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, acts: torch.Tensor) -> Codes:
-        """Codes of acts (n, d_in), as after training: batch variants with their threshold."""
+        """Codes of acts (n, d_in), as after training: batch variants with their threshold.
+
+        Raises: ValueError for what is no such tensor.
+        """
+        if not isinstance(acts, torch.Tensor) or acts.ndim != 2 or acts.shape[1] != self.d_in:
+            got = tuple(acts.shape) if hasattr(acts, "shape") else acts
+            raise ValueError(
+                f"acts must be a tensor (n, {self.d_in}), got {type(acts).__name__} {got}: make it one with "
+                "torch.from_numpy, and flatten a picture's rows and columns"
+            )
         return self.select(acts - self.b_dec)
 
     @torch.no_grad()
@@ -129,9 +142,7 @@ class SparseAutoencoder(nn.Module):
         return codes.decode(self.W_dec).add_(self.b_dec)
 
     def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, Codes]:
-        """(recon, codes) of acts (n, d_in); ValueError for acts of another width."""
-        if acts.ndim != 2 or acts.shape[1] != self.d_in:
-            raise ValueError(f"acts must be (n, {self.d_in}) for this autoencoder, got {tuple(acts.shape)}")
+        """(recon, codes) of acts (n, d_in); ValueError as in `encode`."""
         codes = self.encode(acts)
         return self.decode(codes), codes
 

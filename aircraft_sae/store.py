@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -117,8 +118,13 @@ def make_stage(
     wanted = fingerprint(config, dict(inputs))
     if not old.exists() and (meta := _load(folder, wanted, verify)):
         return Stage(folder, meta, made=False)
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # else it would wait for its parent, for ever
+        raise RuntimeError(
+            f"{folder.name} would be made by a worker process, which runs your script's code anew: put that code under "
+            'if __name__ == "__main__":'
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(lock, lambda: say(f"{folder.name}: waiting for process {read_json(work / PROGRESS).get('pid')}")):
+    with _locked(lock, lambda: say(f"{folder.name}: waiting for process {read_json(work / PROGRESS).get('pid', '')}")):
         if (work / META).is_file():  # a kill during the swap
             _swap(work, folder, old)
         elif folder.exists():

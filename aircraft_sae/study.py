@@ -15,7 +15,7 @@ from typing import Any
 from aircraft_sae import classifier
 from aircraft_sae.activations import VIEWS, Activations, extract
 from aircraft_sae.classifier import Classifier
-from aircraft_sae.config import StudyConfig, preset, with_data_root
+from aircraft_sae.config import StudyConfig, change, check_name, preset, with_data_root
 from aircraft_sae.data import AircraftData, open_source
 from aircraft_sae.features import FeatureIndex, build_features
 from aircraft_sae.hangar.dataset import render_dataset
@@ -104,7 +104,7 @@ class Study:
             self._stage(name, config, inputs, partial(extract, trained, data, sites, n_views=n_views))
         return Activations.open(self.folder / name / site)
 
-    def sae(self, name: str = "main", control: bool = False, every: int = 1, **changes: Any) -> SparseAutoencoder:
+    def sae(self, name: str = "main", *, control: bool = False, every: int = 1, **changes: Any) -> SparseAutoencoder:
         """An autoencoder of the cells of training and validation pictures: the config's, or one with fields changed.
 
         name: its folder under sae/. control: of the network with permuted weights; every: from every so many pictures
@@ -113,7 +113,9 @@ class Study:
         """
         if name == "main" and (changes or control or every != 1):
             raise ValueError('"main" is the config\'s own autoencoder: give any other a name of its own')
-        config, stage = replace(self.config.sae, **changes), f"sae/{name}"
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        config, stage = change(self.config.sae, **changes), f"sae/{name}"
         acts = self.activations(config.site, control)
         inputs = {"activations": self.stages["permuted" if control else "activations"].fingerprint, "every": str(every)}
         rows = acts.rows("train", "val", *([] if every > 1 else [VIEWS]))
@@ -159,6 +161,7 @@ class Study:
         return self.data_dir / "results" / self.config.name / f"{notebook}.json"
 
     def _stage(self, name: str, config: Any, inputs: dict[str, str], make) -> None:
+        check_name(name.partition("/")[2] or name)
         inputs = inputs | {"version": str(VERSIONS[name.partition("/")[0]])}
         self.stages[name] = make_stage(self.folder / name, config, inputs, make, say=say)
 

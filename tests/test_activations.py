@@ -184,3 +184,9 @@ def test_moments_are_those_of_all_cells(counted):
     cells = np.float64(counted.acts[[0, 1, 2, 3, 4, 5, 8, 9, 10, 11]]).reshape(-1, 4)
     np.testing.assert_allclose(mean.numpy(), cells.mean(0))
     assert variance == pytest.approx(cells.var(0).sum())
+
+
+def test_a_mistyped_split_is_refused(counted):
+    for splits in (("tets",), ()):
+        with pytest.raises(ValueError, match="splits must be some of train, val, test"):
+            counted.rows(*splits)

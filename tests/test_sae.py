@@ -231,6 +231,7 @@ def test_what_was_not_saved_here_is_refused(tmp_path):
         ({"variant": "jumprelu"}, "variant must be one of topk"),
         ({"k": 0}, "k must be at least 1"),
         ({"learning_rate": 0}, "learning_rate must be positive, got 0"),
+        ({"k": 4.5}, "k must be a whole number, got 4.5"),
         ({"aux_coefficient": -0.1}, "aux_coefficient must be at least 0, got -0.1"),
         ({"decay_share": 1.5}, "decay_share must be a share of the steps, 0 to 1, got 1.5"),
         ({"prefixes": (0.5, 0.25, 1.0)}, "rising shares"),
@@ -245,6 +246,15 @@ def test_what_was_not_saved_here_is_refused(tmp_path):
 def test_configs_that_cannot_be_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         SAEConfig(**values)
+
+
+def test_what_is_no_cell_or_too_sparse_is_refused():
+    sae = made(small())
+    for wrong in (torch.zeros(2, 3, 48), torch.zeros(48), torch.zeros(5, 7), np.zeros((5, 48), np.float32)):
+        with pytest.raises(ValueError, match=r"acts must be a tensor \(n, 48\), got"):
+            sae.encode(wrong)
+    with pytest.raises(ValueError, match="k=100000 is more than the 384 features"):
+        SparseAutoencoder(small(k=100_000), 48)
 
 
 def test_options_of_the_decoder(planted, tmp_path):

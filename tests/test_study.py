@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -159,3 +161,32 @@ def test_features_are_indexed_once_with_all_that_is_measured_of_them(smoke_study
     assert len(control.images) == len(data.table[::3]) and smoke_study.stages["features/permuted"].made
     smoke_study.features()
     assert not smoke_study.stages["features/main"].made
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../classifier", "a/b", "-x", "a\\b"])
+def test_a_name_stays_in_its_own_folder(smoke_study, name):
+    smoke_study.sae()
+    before = sorted(path for path in smoke_study.folder.rglob("*"))
+    with pytest.raises(ValueError, match="a name has letters"):
+        smoke_study.sae(name, k=2)
+    with pytest.raises(ValueError, match="a name has letters"):
+        config.change(smoke_study.config, name=name)
+    assert sorted(path for path in smoke_study.folder.rglob("*")) == before
+
+
+def test_wrong_settings_of_an_autoencoder_are_named(smoke_study):
+    with pytest.raises(ValueError, match="no field 'kk' in SAEConfig"):
+        smoke_study.sae("x", kk=8)
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        smoke_study.sae("x", every=0)
+    assert not (smoke_study.folder / "sae" / "x").exists()
+
+
+def test_a_script_without_a_guard_ends_with_the_remedy(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from aircraft_sae.config import change, preset\nfrom aircraft_sae.study import Study\n"
+        f"Study.open(change(preset('smoke'), name='unguarded'), data_dir={str(tmp_path)!r}).dataset()\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode and "__name__" in done.stderr

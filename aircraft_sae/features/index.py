@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cosine_similarity, normalize
 from tqdm import tqdm
 
-from aircraft_sae.activations import VIEWS, Activations
+from aircraft_sae.activations import VIEWS, Activations, split_rows
 from aircraft_sae.devices import device
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_json, write_parquet
@@ -92,8 +92,8 @@ class FeatureIndex:
         return len(self.images) * self.cells_per_image
 
     def rows(self, *splits: str) -> np.ndarray:
-        """Indices of the images of these splits, rising."""
-        return np.flatnonzero(self.images["split"].isin(splits))
+        """Indices of the images of these splits, rising; ValueError for a word that is none."""
+        return split_rows(self.images, splits)
 
     def firings(self, feature_id: int) -> tuple[np.ndarray, np.ndarray]:
         """(cells, values) of a feature, cells rising: cell = (image x rows + row) x columns + column."""

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -59,8 +60,9 @@ def _mapped(function: Callable, jobs: Sequence, workers: int | None) -> Iterator
     if workers == 1:
         yield from map(function, jobs)
     else:
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            yield from pool.imap(function, jobs, chunksize=4)
+        # not a Pool, which starts processes that die again and again
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            yield from pool.map(function, jobs, chunksize=4)
 
 
 def _draw(job: tuple[int, str], config: HangarConfig, data: Path) -> dict:
