@@ -218,12 +218,7 @@ def presets() -> dict[str, StudyConfig]:
             name="smoke",
             dataset=DatasetConfig(hangar=HangarConfig(n_variants=4, scenes_per_variant=12, size=64, supersampling=1)),
             classifier=ClassifierConfig(
-                arch="test_convnext",
-                weights=None,
-                layer_scale=0.1,
-                sizes=(64,),
-                epochs=(2,),
-                batch_size=8,
+                arch="test_convnext", weights=None, layer_scale=0.1, sizes=(64,), epochs=(2,), batch_size=8,
                 frozen_stages=0,
             ),
             sae=SAEConfig(expansion=4, k=4, n_cells=4000, batch_size=64, aux_k=8, dead_after=1000),
@@ -261,16 +256,11 @@ def presets() -> dict[str, StudyConfig]:
                 )
             ),
             classifier=ClassifierConfig(  # goes on from the shipped weights: their model card tells how they began
-                epochs=(2, 1),
-                batch_size=64,
-                learning_rate=3e-3,
-                warmup_epochs=0.2,
-                frozen_stages=0,
-                ema_decay=0.999,
+                epochs=(2, 1), batch_size=64, learning_rate=3e-3, warmup_epochs=0.2, frozen_stages=0, ema_decay=0.999,
                 colour_jitter=0.0,
             ),
         ),
-    }
+    }  # fmt: skip
 
 
 def preset(name: str) -> StudyConfig:
