@@ -4,16 +4,21 @@ R_jp, the response of feature j to removing part p, is the share of its image ma
 
     R_jp = E[max over cells f_j(x) - max over cells f_j(x without p)] / E[max over cells f_j(x)]
 
-over scenes that show at least 30 pixels of p. S_jp = R_jp - max over q != p of R_jq.
+over scenes that show at least 30 pixels of p. S_jp, its selectivity, is R_jp less the largest R_jq of the other parts
+q whose edits change about as many pixels, or fewer: a larger edit says little against p. Adding a part is removing it,
+read backwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -25,6 +30,7 @@ from aircraft_sae.hangar.dataset import render_scenes
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.store import write_parquet
 
 FIRST = 2
 """PARTS before it are background."""
@@ -33,42 +39,9 @@ VISIBLE = 30
 """Least pixels of a part that a scene must show at 224 pixels' width."""
 MOVE = (0.0, 0.0, 0.12)
 RED, BLUE = (0.85, 0.1, 0.1), (0.1, 0.2, 0.85)
-
-
-@dataclass
-class Responses:
-    """What edits of some scenes do. Axes: scenes s, parts p (those of PARTS from the third), features j, classes c.
-
-    before: (s, j) image maxima; after: (s, p, j), nan where the scene does not show the part; shown, changed: (s, p)
-    pixels of the part, pixels that the edit changed; logits: (s, c), logits_after: (s, p, c); centres, centres_after:
-    (s, j, 2) and (s, p, j, 2) row and column of the activation's centre in cells, nan where it is silent; part_centres,
-    part_centres_after: (s, p, 2) those of the part's pixels, as shares of the picture.
-    """
-
-    kind: str
-    before: np.ndarray
-    after: np.ndarray
-    shown: np.ndarray
-    changed: np.ndarray
-    logits: np.ndarray
-    logits_after: np.ndarray
-    centres: np.ndarray
-    centres_after: np.ndarray
-    part_centres: np.ndarray
-    part_centres_after: np.ndarray
-
-    def response(self, counts: np.ndarray | None = None) -> np.ndarray:
-        """(parts, features) R, or (draws, parts, features) for counts (draws, scenes); nan where no scene shows it."""
-        shown = ~np.isnan(self.after[..., 0])
-        weights = np.ones((1, len(shown))) if counts is None else np.asarray(counts, float)
-        result = np.full((len(weights), self.after.shape[1], self.after.shape[2]), np.nan)
-        for p in range(self.after.shape[1]):
-            rows = shown[:, p]
-            if rows.any():
-                lost = weights[:, rows] @ (self.before[rows] - self.after[rows, p])
-                whole = weights[:, rows] @ self.before[rows]
-                result[:, p] = np.divide(lost, whole, out=np.full_like(whole, np.nan), where=whole > 0)
-        return result[0] if counts is None else result
+SIZE_RATIO = 2.0
+"""Parts whose edits change more than so many times a part's pixels are no match for it."""
+SCENES, EDITS, LOGITS = "scenes.parquet", "edits.parquet", "logits.npy"
 
 
 def edited(scene: Scene, kind: str, part: str) -> Scene:
@@ -85,66 +58,83 @@ def edited(scene: Scene, kind: str, part: str) -> Scene:
 
 
 @torch.no_grad()
-def edit_responses(
-    classifier: Classifier,
-    sae: SparseAutoencoder,
+def edit_scenes(
+    networks: Mapping[str, Classifier],
+    sites: Sequence[str],
     scenes: Sequence[Scene],
-    kind: str = "remove",
+    kind: str,
+    folder: str | Path,
+    most: int | None = None,
     size: int = 224,
     supersampling: int = 2,
     workers: int | None = None,
     progress: bool = True,
-) -> Responses:
-    """Render each scene without shadows, then with each part that it shows edited, and encode what the site gives.
+) -> None:
+    """Render each scene, then with each part that it shows edited, and write what the networks make of them.
 
+    No shadows, since a part's shadow would go with it. most: edits of one part, at most; scenes come in their order.
+    Into `folder`: scenes.parquet (scene as JSON, shown_<part> pixels), edits.parquet (scene, part, changed pixels, row,
+    column, row_after, column_after: the middle of the part's pixels as shares of the picture) and, for each network,
+    <network>/<site>.npy (float16, scenes then edits) and <network>/logits.npy.
     Raises: ValueError for another kind of edit, or no scenes.
     """
     if not scenes:
-        raise ValueError("edit_responses needs at least one scene")
+        raise ValueError("edit_scenes needs at least one scene")
     plain = [replace(scene, shadows=False) for scene in scenes]
-    edited(plain[0], kind, PARTS[2])  # refuses another kind before any work
+    edited(plain[0], kind, PARTS[FIRST])  # refuses another kind before any work
     render = dict(size=size, supersampling=supersampling, workers=workers)
+    folder, least = Path(folder), VISIBLE * (size / 224) ** 2
     whole = list(tqdm(render_scenes(plain, **render), "render scenes", len(plain), disable=not progress, leave=False))
-    parts = range(FIRST, len(PARTS))
     shown = np.stack([np.bincount(picture.mask.ravel(), minlength=len(PARTS))[FIRST:] for picture in whole])
-    jobs = [tuple(job) for job in np.argwhere(shown >= VISIBLE * (size / 224) ** 2)]
-    shape, d_sae = shown.shape, sae.d_sae
-    seen = _encoded(classifier, sae, (picture.image for picture in whole))
-    before, centres, logits = (np.stack(values) for values in zip(*seen, strict=True))
-    after, centres_after = np.full((*shape, d_sae), np.nan, np.float32), np.full((*shape, d_sae, 2), np.nan, np.float32)
-    logits_after = np.full((*shape, logits.shape[1]), np.nan, np.float32)
-    changed, part_centres = np.full(shape, np.nan), np.full((2, *shape, 2), np.nan)
-    part_centres[0] = [[_centre(picture.mask == p) for p in parts] for picture in whole]
+    allowed = shown >= least
+    if most is not None:
+        allowed &= allowed.cumsum(0) <= most
+    jobs, rows = np.argwhere(allowed), []
 
-    def pictures():
+    def pictures() -> Iterator[np.ndarray]:
         edits = render_scenes([edited(plain[s], kind, PARTS[FIRST + p]) for s, p in jobs], **render)
         for (s, p), picture in zip(jobs, edits, strict=True):
-            changed[s, p] = (picture.image != whole[s].image).any(2).sum()
-            part_centres[1, s, p] = _centre(picture.mask == FIRST + p)
-            yield picture.image
+            places = [_centre(each.mask == FIRST + p) for each in (whole[s], picture)]
+            names = ("row", "column", "row_after", "column_after")
+            facts = {"scene": s, "part": PARTS[FIRST + p], "changed": (picture.image != whole[s].image).any(2).sum()}
+            rows.append(facts | dict(zip(names, chain(*places), strict=True)))
+            yield _saved(picture.image, plain[s])
 
-    results = tqdm(_encoded(classifier, sae, pictures()), f"{kind} parts", len(jobs), disable=not progress, leave=False)
-    for job, (maxima, middle, new_logits) in zip(jobs, results, strict=True):
-        after[job], centres_after[job], logits_after[job] = maxima, middle, new_logits
-    return Responses(kind, before, after, shown, changed, logits, logits_after, centres, centres_after, *part_centres)
+    before = (_saved(picture.image, scene) for picture, scene in zip(whole, plain, strict=True))
+    total = len(plain) + len(jobs)
+    every = tqdm(chain(before, pictures()), f"{kind} parts", total, disable=not progress, leave=False)
+    found: dict[Path, list[np.ndarray]] = {}
+    for name, site, values in _seen(networks, sites, every):
+        found.setdefault(folder / name / f"{site}.npy", []).append(values)
+    for path, parts in found.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.concatenate(parts))
+    texts = pd.DataFrame({"scene": [scene.to_json() for scene in plain]})
+    write_parquet(texts.join(pd.DataFrame(shown, columns=[f"shown_{p}" for p in PARTS[FIRST:]])), folder / SCENES)
+    write_parquet(pd.DataFrame(rows), folder / EDITS)
 
 
-def _encoded(classifier: Classifier, sae: SparseAutoencoder, images: Iterable[np.ndarray]) -> Iterator[tuple]:
-    """(maxima (d_sae,), centres (d_sae, 2), logits) of each picture (size, size, 3)."""
-    transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
-    where, images = next(classifier.model.parameters()).device, iter(images)
-    while chunk := [transform(Image.fromarray(image)) for image in islice(images, BATCH)]:
-        with captured(classifier, [sae.cfg.site]) as acts:
-            logits = classifier.model(transform.normalise(torch.stack(chunk)).to(where)).float().cpu()
-        cells = acts[sae.cfg.site].cpu().permute(0, 2, 3, 1)
-        n, rows, columns, _ = cells.shape
-        dense = sae.encode(cells.flatten(0, 2)).dense().view(n, rows, columns, -1)
-        total = dense.sum((1, 2))
-        centres = [
-            torch.einsum("nrcj,r->nj", dense, torch.arange(rows).float()) / total,
-            torch.einsum("nrcj,c->nj", dense, torch.arange(columns).float()) / total,
-        ]
-        yield from zip(dense.amax((1, 2)).numpy(), torch.stack(centres, 2).numpy(), logits.numpy(), strict=True)
+def _seen(
+    networks: Mapping[str, Classifier], sites: Sequence[str], images: Iterable[np.ndarray]
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(network, site or "logits", values) of pictures (size, size, 3), a batch at a time."""
+    images = iter(images)
+    while chunk := list(islice(images, BATCH)):
+        for name, classifier in networks.items():
+            transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
+            batch = transform.normalise(torch.stack([transform(Image.fromarray(image)) for image in chunk]))
+            with captured(classifier, sites) as acts:
+                logits = classifier.model(batch.to(next(classifier.model.parameters()).device))
+            yield name, "logits", logits.float().cpu().numpy()
+            for site in sites:
+                yield name, site, acts[site].permute(0, 2, 3, 1).to("cpu", torch.float16).numpy()
+
+
+def _saved(image: np.ndarray, scene: Scene) -> np.ndarray:
+    """What is left of a picture once it is saved as JPEG, as the data set's pictures are."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=scene.finish.quality)
+    return np.asarray(Image.open(file))
 
 
 def _centre(mask: np.ndarray) -> tuple[float, float]:
@@ -152,3 +142,81 @@ def _centre(mask: np.ndarray) -> tuple[float, float]:
     if not mask.any():
         return np.nan, np.nan
     return tuple((at.mean() + 0.5) / n for at, n in zip(np.nonzero(mask), mask.shape, strict=True))
+
+
+@dataclass
+class Responses:
+    """What edits do to features. Axes: scenes s, edits e, features j.
+
+    edits: scene, part, changed, … as `edit_scenes` writes; before: (s, j) image maxima; after: (e, j); centres: (s, j,
+    2), centres_after: (e, j, 2) row and column of the activation's centre as shares of the picture, nan where silent.
+    """
+
+    edits: pd.DataFrame
+    before: np.ndarray
+    after: np.ndarray
+    centres: np.ndarray
+    centres_after: np.ndarray
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, sae: SparseAutoencoder, folder: str | Path, network: str = "trained") -> Responses:
+        """Of an autoencoder's features, from what `edit_scenes` wrote."""
+        edits, acts = pd.read_parquet(Path(folder) / EDITS), np.load(Path(folder) / network / f"{sae.cfg.site}.npy")
+        n, rows, columns, _ = acts.shape
+        maxima, centres = np.zeros((n, sae.d_sae), np.float32), np.zeros((n, sae.d_sae, 2), np.float32)
+        steps = [(torch.arange(m) + 0.5) / m for m in (rows, columns)]
+        for start in range(0, n, BATCH):
+            block = torch.from_numpy(acts[start : start + BATCH]).float()
+            dense = sae.encode(block.flatten(0, 2)).dense().view(len(block), rows, columns, -1)
+            total = dense.sum((1, 2))
+            maxima[start : start + BATCH] = dense.amax((1, 2)).numpy()
+            sums = torch.einsum("nrcj,r->nj", dense, steps[0]), torch.einsum("nrcj,c->nj", dense, steps[1])
+            centres[start : start + BATCH] = (torch.stack(sums, 2) / total[..., None]).numpy()
+        s = n - len(edits)
+        return cls(edits, maxima[:s], maxima[s:], centres[:s], centres[s:])
+
+    def of_part(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """(indices of the edits of a part, their scenes)."""
+        own = np.flatnonzero(self.edits["part"] == part)
+        return own, self.edits["scene"].to_numpy()[own]
+
+    def response(self, features: np.ndarray | None = None, counts: np.ndarray | None = None) -> np.ndarray:
+        """(12, j) R of these features (or all), or (draws, 12, j) for counts (draws, s); 0 where all is silent.
+
+        nan for a part that no scene shows.
+        """
+        features = np.arange(self.before.shape[1]) if features is None else features
+        weights = np.ones((1, len(self.before))) if counts is None else np.asarray(counts, float)
+        result = np.full((len(weights), len(PARTS) - FIRST, len(features)), np.nan)
+        for p, part in enumerate(PARTS[FIRST:]):
+            own, scenes = self.of_part(part)
+            if len(own):
+                before = self.before[np.ix_(scenes, features)]
+                lost = weights[:, scenes] @ (before - self.after[np.ix_(own, features)])
+                whole = weights[:, scenes] @ before
+                result[:, p] = np.divide(lost, whole, out=np.zeros_like(whole), where=whole > 0)
+        return result[0] if counts is None else result
+
+    def matches(self) -> np.ndarray:
+        """(12, 12) whether part q is a match for part p: its edits change at most 2 times as many pixels (medians)."""
+        changed = self.edits.groupby("part")["changed"].median().reindex(PARTS[FIRST:]).to_numpy()
+        with np.errstate(invalid="ignore"):
+            return (changed[None] <= SIZE_RATIO * changed[:, None]) & ~np.eye(len(changed), dtype=bool)
+
+    def selectivity(self, response: np.ndarray) -> np.ndarray:
+        """S of each part and feature, in the shape of `response` (…, 12, j)."""
+        result = np.full_like(response, np.nan)
+        for p, others in enumerate(self.matches()):
+            rivals = np.where(others[:, None], np.nan_to_num(response, nan=-np.inf), -np.inf).max(-2)
+            result[..., p, :] = response[..., p, :] - np.maximum(rivals, 0)  # no rival: none may be needed more than 0
+        return result
+
+    def moves(self, part: str, feature_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """(shifts of the part's middle, shifts of the feature's centre): (n, 2) each, where both are seen twice."""
+        own, scenes = self.of_part(part)
+        edits = self.edits.iloc[own]
+        there = edits[["row_after", "column_after"]].to_numpy() - edits[["row", "column"]].to_numpy()
+        here = self.centres_after[own, feature_id] - self.centres[scenes, feature_id]
+        seen = np.isfinite(there).all(1) & np.isfinite(here).all(1)
+        return there[seen], here[seen]

@@ -1,7 +1,7 @@
 """What features are: the index of every cell's codes, class selectivity, and the parts of the aircraft they follow."""
 
 from aircraft_sae.features.index import FeatureIndex, build_index, describe, neighbours
-from aircraft_sae.features.parts import cell_labels, part_scores
+from aircraft_sae.features.parts import cell_labels, excess_tests, matching_pursuit, part_scores, probe_scores
 from aircraft_sae.features.selectivity import halves, selectivity
 from aircraft_sae.features.table import best_parts, build_features
 
@@ -12,8 +12,11 @@ __all__ = [
     "build_index",
     "cell_labels",
     "describe",
+    "excess_tests",
     "halves",
+    "matching_pursuit",
     "neighbours",
     "part_scores",
+    "probe_scores",
     "selectivity",
 ]

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
+from scipy.stats import norm
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from aircraft_sae.data import AircraftData
 from aircraft_sae.features.index import FeatureIndex
 from aircraft_sae.hangar.solids import PARTS
+from aircraft_sae.metrics import auroc_difference
 
 FIRST = 2
 """PARTS before it are background."""
@@ -64,13 +66,12 @@ def part_scores(
 
     labels: (n, rows, columns, parts), aircraft: (n, rows, columns), both of the pictures `rows`; in_b: (n,).
     ap_a, ap, auroc: on A, on B, on B; f1: on B at the threshold that is best on A; prevalence: share of B's cells that
-    show the part; auroc_place: of each cell's share of A's pictures that show the part there; auroc_aircraft: of the
-    share of aircraft in a cell; excess: auroc less the larger of the two; auroc_within: among cells that show
-    aircraft (0.25 of the cell or more) alone.
+    show the part. Among cells of B that show aircraft (0.25 of the cell or more) alone: auroc_within; auroc_place: of
+    each cell's share of A's pictures that show the part there; auroc_aircraft: of the share of aircraft in a cell;
+    excess: auroc_within less the larger of the two.
     """
     names, cells_per_image = PARTS[FIRST:], index.cells_per_image
-    place = labels[~in_b].mean(0)
-    halves, baselines = {}, {}
+    halves, baselines = {}, place_and_outline(labels, aircraft, in_b)
     for half, kept in (("a", ~in_b), ("b", in_b), ("within", in_b)):
         number = np.full(len(index.images) * cells_per_image, -1, np.int64)
         chosen = np.zeros((len(index.images), cells_per_image), bool)
@@ -78,13 +79,11 @@ def part_scores(
         number[chosen.reshape(-1)] = np.arange(chosen.sum())
         own = labels[kept].reshape(-1, len(names))[chosen[rows[kept]].reshape(-1)]
         halves[half] = number, own, own.sum(0)
-    own = halves["b"][1]
+    own, within = halves["within"][1], aircraft[in_b] >= LEAST
+    known = np.full((len(names), 2), np.nan)
     for i in range(len(names)):
         if 0 < own[:, i].sum() < len(own):
-            scores = np.broadcast_to(place[..., i], (int(in_b.sum()), *index.grid)), aircraft[in_b]
-            baselines[i] = [roc_auc_score(own[:, i], score.reshape(-1)) for score in scores]
-        else:
-            baselines[i] = [np.nan, np.nan]
+            known[i] = [roc_auc_score(own[:, i], score[..., i][within]) for score in baselines]
     tables = []
     for feature_id in range(index.d_sae):
         cells, values = index.firings(feature_id)
@@ -102,8 +101,100 @@ def part_scores(
             "auroc_within": got["within"][0]["auroc"], "threshold": a["threshold"],
         })  # fmt: skip
     table = pd.concat([pd.DataFrame(t) for t in tables], ignore_index=True)
-    known = np.tile([baselines[i] for i in range(len(names))], (index.d_sae, 1))
     table["prevalence"] = np.tile(halves["b"][2] / len(halves["b"][1]), index.d_sae)
-    table["auroc_place"], table["auroc_aircraft"] = known.T
-    table["excess"] = table["auroc"] - known.max(1)
+    table["auroc_place"], table["auroc_aircraft"] = np.tile(known, (index.d_sae, 1)).T
+    table["excess"] = table["auroc_within"] - table[["auroc_place", "auroc_aircraft"]].max(axis=1)
     return table
+
+
+def place_and_outline(labels: np.ndarray, aircraft: np.ndarray, in_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is known of half B without looking for a part: two scores (n in B, rows, columns, parts).
+
+    How often half A shows the part in that place of the picture, and how much aircraft is in the cell.
+    """
+    place = np.broadcast_to(labels[~in_b].mean(0), labels[in_b].shape)
+    return place, np.broadcast_to(aircraft[in_b][..., None], labels[in_b].shape)
+
+
+def excess_tests(
+    index: FeatureIndex, labels: np.ndarray, aircraft: np.ndarray, rows: np.ndarray, in_b: np.ndarray, claims
+) -> pd.DataFrame:
+    """Is a feature's AUROC among half B's aircraft cells above those of place and outline? One row a claim.
+
+    claims: pairs (feature_id, part); the rest as in `part_scores`. excess, excess_low, excess_high: the smaller of the
+    two differences with its 95 % interval; excess_p: the larger of the two one-sided p; n: pictures of B in which the
+    feature is active. Pictures are the units.
+    """
+    within, names, found = aircraft[in_b] >= LEAST, PARTS[FIRST:], []
+    baselines = place_and_outline(labels, aircraft, in_b)
+    groups = np.broadcast_to(np.arange(in_b.sum())[:, None, None], within.shape)[within]
+    for feature_id, part in claims:
+        i, maps = names.index(part), index.maps(int(feature_id), rows[in_b])
+        member = labels[in_b][..., i][within]
+        tests = [auroc_difference(maps[within], baseline[..., i][within], member, groups) for baseline in baselines]
+        difference, error = min(tests, key=lambda test: test[0])
+        found.append({
+            "feature_id": int(feature_id), "part": part, "excess": difference, "excess_low": difference - 1.96 * error,
+            "excess_high": difference + 1.96 * error, "n": int((maps.max((1, 2)) > 0).sum()),
+            "excess_p": max(norm.sf(d / e) if e > 0 else float(d <= 0) for d, e in tests),
+        })  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def probe_scores(acts: np.ndarray, labels: np.ndarray, in_b: np.ndarray, ridge: float = 1.0) -> pd.DataFrame:
+    """What one direction of the activations could do for each part: part, ap, f1 on half B, fitted on half A.
+
+    acts: (n, rows, columns, d_in) of the labelled pictures. Linear regression of the labels on standardised channels,
+    with `ridge` times the cells as penalty: trained with labels, which no feature was, and so a ceiling.
+    """
+    d = acts.shape[-1]
+    a, b = (np.float64(acts[kept]).reshape(-1, d) for kept in (~in_b, in_b))
+    mean, spread = a.mean(0), a.std(0) + 1e-9
+    a, b = (a - mean) / spread, (b - mean) / spread
+    own_a, own_b = (labels[kept].reshape(len(x), -1) for kept, x in ((~in_b, a), (in_b, b)))
+    weights = np.linalg.solve(a.T @ a + 1e-3 * ridge * len(a) * np.eye(d), a.T @ (own_a - own_a.mean(0)))
+    table = []
+    for i, part in enumerate(PARTS[FIRST : FIRST + own_a.shape[1]]):
+        if not (own_a[:, i].any() and own_b[:, i].any()):
+            table.append({"part": part, "ap": np.nan, "f1": np.nan})
+            continue
+        score_a, score_b = a @ weights[:, i], b @ weights[:, i]
+        fitted = ranking_scores(score_a - score_a.min() + 1, own_a[:, [i]], own_a[:, [i]].sum(0), len(a))
+        over = score_b - score_a.min() + 1 >= fitted["threshold"][0]
+        f1 = 2 * (over & own_b[:, i]).sum() / (over.sum() + own_b[:, i].sum())
+        table.append({"part": part, "ap": average_precision_score(own_b[:, i], score_b), "f1": f1})
+    return pd.DataFrame(table)
+
+
+def matching_pursuit(
+    index: FeatureIndex, scores: pd.DataFrame, labels: np.ndarray, rows: np.ndarray, in_b: np.ndarray, most: int = 3
+) -> pd.DataFrame:
+    """Several features for a part: part, features (ids), f1 on half B of "any of them above its threshold".
+
+    On half A, of the 40 features with the largest ap_a the one whose firings have the best F_0.5 for the part's cells
+    not yet found is added, until `most` or until F1 grows no more; thresholds are those of `part_scores`.
+    Source: feature-based matching pursuit, arXiv 2606.24716.
+    """
+    table = []
+    for i, part in enumerate(PARTS[FIRST:]):
+        own_a, own_b = (labels[kept][..., i].reshape(-1) for kept in (~in_b, in_b))
+        if not own_a.any() or not own_b.any():
+            table.append({"part": part, "features": [], "f1": np.nan})
+            continue
+        candidates = scores[scores["part"] == part].nlargest(40, "ap_a")
+        maps = [index.maps(int(j), rows) >= t for j, t in candidates[["feature_id", "threshold"]].to_numpy()]
+        firing = np.stack([m[~in_b].reshape(-1) for m in maps])
+        chosen, any_a, best = [], np.zeros(len(own_a), bool), 0.0
+        while len(chosen) < most:
+            left = own_a & ~any_a
+            hits, wrong = (firing & left).sum(1), (firing & ~own_a & ~any_a).sum(1)
+            j = int((1.25 * hits / np.maximum(1.25 * hits + 0.25 * (left.sum() - hits) + wrong, 1e-9)).argmax())
+            together = any_a | firing[j]
+            f1 = 2 * (together & own_a).sum() / (together.sum() + own_a.sum())
+            if f1 <= best:
+                break
+            chosen, any_a, best = [*chosen, j], together, f1
+        any_b = np.any([maps[j][in_b].reshape(-1) for j in chosen] or [np.zeros(len(own_b), bool)], axis=0)
+        f1 = 2 * (any_b & own_b).sum() / (any_b.sum() + own_b.sum())
+        table.append({"part": part, "features": candidates["feature_id"].iloc[chosen].tolist(), "f1": f1})
+    return pd.DataFrame(table)
