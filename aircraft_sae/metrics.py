@@ -94,11 +94,16 @@ def bootstrap_draws(statistic: Callable, *arguments: Any, n: int = 2000, seed: i
     values = []
     chunk = max(1, 2**24 // n_images)  # draws at a time: about 128 MB of drawn indices
     for start in range(0, n, chunk):
-        n_draws = min(chunk, n - start)
-        drawn = rng.integers(n_images, size=(n_draws, n_images)) + n_images * np.arange(n_draws)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=n_draws * n_images).reshape(n_draws, n_images)
+        counts = bootstrap_counts(n_images, min(chunk, n - start), rng)
         values.append(statistic(*arguments, counts=counts))
     return np.concatenate(values)
+
+
+def bootstrap_counts(n_images: int, n: int, seed: Any = 0) -> np.ndarray:
+    """(n, n_images) how often each image is in each of n draws with replacement; seed: a number, or a Generator."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(n_images, size=(n, n_images)) + n_images * np.arange(n)[:, None]
+    return np.bincount(drawn.ravel(), minlength=n * n_images).reshape(n, n_images)
 
 
 def interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

@@ -6,7 +6,7 @@ alike. Sums run over images in float64 on the network's own scale, so that inter
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -90,15 +90,24 @@ def k_means(acts: Activations, rows: np.ndarray, n_centres: int, n_cells: int = 
     return Nearest(torch.from_numpy(fitted.cluster_centers_).float())
 
 
-def neuron_basis(sae: SparseAutoencoder, mean: torch.Tensor) -> SparseAutoencoder:
-    """The network's own channels as a dictionary: of x - mean the k channels farthest from 0 are kept, the rest 0."""
-    basis = SparseAutoencoder(replace(sae.cfg, variant="topk", expansion=2, tied=False, **PLAIN), sae.d_in)
+def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, directions: torch.Tensor) -> SparseAutoencoder:
+    """Directions (d, d_in) that nobody trained, as an autoencoder: of x - mean the k largest products are kept.
+
+    d must be a multiple of d_in. With the network's channels and their negatives: the neuron basis.
+    """
+    made = SparseAutoencoder(
+        replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, tied=False, **PLAIN), sae.d_in
+    )
     with torch.no_grad():
-        channels = torch.eye(sae.d_in)
-        for rows in (basis.W_dec, basis.W_enc_rows):
-            rows.copy_(torch.cat([channels, -channels]))
-        basis.b_dec.copy_(mean)
-    return basis
+        for rows in (made.W_dec, made.W_enc_rows):
+            rows.copy_(torch.nn.functional.normalize(directions))
+        made.b_dec.copy_(mean)
+    return made
+
+
+def both_signs(directions: torch.Tensor) -> torch.Tensor:
+    """Each direction and its negative, since features are never negative."""
+    return torch.cat([directions, -directions])
 
 
 PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0}
@@ -235,7 +244,24 @@ def seed_agreement(first: torch.Tensor, second: torch.Tensor, seed: int = 0) -> 
 
 def matched_cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """(d_sae,) cosine of each row of `first` with its partner in `second`, partners chosen for the largest sum."""
+    return _partners(first, second)[0]
+
+
+def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> np.ndarray:
+    """(d_sae,) how well other autoencoders have each feature: the lower of the cosines of decoder and encoder.
+
+    Partners are those of `matched_cosines`; the mean over the others.
+    """
+    found = []
+    for other in others:
+        cosines, partner = _partners(sae.W_dec, other.W_dec)
+        rows_enc = sae.W_enc_rows.detach(), other.W_enc_rows.detach()[partner]
+        found.append(torch.minimum(cosines, torch.nn.functional.cosine_similarity(*rows_enc)))
+    return torch.stack(found).mean(0).numpy()
+
+
+def _partners(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     unit = torch.nn.functional.normalize
     cosines = unit(first.detach()) @ unit(second.detach()).t()
-    row, column = linear_sum_assignment(cosines.numpy(), maximize=True)
-    return cosines[torch.from_numpy(row), torch.from_numpy(column)]
+    row, column = (torch.from_numpy(index) for index in linear_sum_assignment(cosines.numpy(), maximize=True))
+    return cosines[row, column], column

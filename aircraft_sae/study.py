@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,9 @@ from aircraft_sae.features import FeatureIndex, build_features
 from aircraft_sae.hangar.dataset import render_dataset
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae_training import train_sae
-from aircraft_sae.store import Stage, default_data_dir, make_stage, write_json, write_parquet
+from aircraft_sae.store import Stage, default_data_dir, fingerprint, make_stage, write_json, write_parquet
 
-VERSIONS = {"dataset": 1, "classifier": 1, "activations": 1, "permuted": 1, "sae": 1, "features": 1}
+VERSIONS = {"ablation": 1, "dataset": 1, "classifier": 1, "activations": 1, "permuted": 1, "sae": 1, "features": 2}
 """To be raised with every change of code after which a stage's result differs: it makes the stage again everywhere."""
 CONTROL_EVERY = 3
 """The control network sees every so many pictures."""
@@ -130,6 +131,31 @@ class Study:
         inputs = {"sae": self.stages[f"sae/{name}"].fingerprint}
         self._stage(f"features/{name}", {}, inputs, partial(build_features, sae, acts, data))
         return FeatureIndex.open(self.folder / "features" / name)
+
+    def index(self, name: str, dictionary: SparseAutoencoder, control: bool = False) -> FeatureIndex:
+        """Index and table of another dictionary's features on the test pictures: a null, say, that nobody trained."""
+        acts, data = self.activations(dictionary.cfg.site, control), self.dataset()
+        data = data.every(CONTROL_EVERY) if control else data
+        weights = [getattr(dictionary, part).detach().numpy().tobytes() for part in ("W_dec", "W_enc_rows", "b_enc")]
+        inputs = {"activations": self.stages["permuted" if control else "activations"].fingerprint}
+        inputs |= {"dictionary": fingerprint(*(hashlib.sha256(values).hexdigest() for values in weights))}
+
+        def make(folder: Path) -> None:
+            build_features(dictionary, acts, data, folder, splits=("test",))
+            (folder / "dictionary").mkdir(exist_ok=True)
+            dictionary.save(folder / "dictionary")
+
+        self._stage(f"features/{name}", {}, inputs, make)
+        return FeatureIndex.open(self.folder / "features" / name)
+
+    def ablation(self, name: str, make: Callable[[Path], None], uses: Sequence[str], **settings: Any) -> Path:
+        """The folder of an experiment that `make(folder)` writes, once for these settings and the stages it uses.
+
+        uses: names of stages made before, as in ("classifier", "features/main").
+        """
+        inputs = {stage: self.stages[stage].fingerprint for stage in uses}
+        self._stage(f"ablation/{name}", settings, inputs, make)
+        return self.folder / "ablation" / name
 
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:
         """Write all of a notebook's numbers, in place of those of its last run.

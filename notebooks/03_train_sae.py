@@ -179,7 +179,8 @@ untrained = SparseAutoencoder(replace(config, variant="topk", prefixes=(1.0,), l
 scale = (acts.d_in / acts.moments(train)[1]) ** 0.5
 models = {f"PCA, {k} components": (k, evaluation.pca(acts, train, k)) for k in sweep["k"].unique()}
 models["k-means"] = (1, evaluation.k_means(acts, train, sae.d_sae))
-models["network's channels"] = (config.k, evaluation.neuron_basis(sae, mean))
+channels = evaluation.both_signs(torch.eye(acts.d_in))
+models["network's channels"] = (config.k, evaluation.dictionary(sae, mean.float(), channels))
 models["decoder stays random"] = (config.k, frozen)
 models["untrained"] = (config.k, untrained.in_units_of(mean.float(), scale))
 reached = {name: evaluation.measure(model, acts, test, mean).results for name, (_, model) in models.items()}
@@ -322,7 +323,8 @@ results["seed_matched_cosine"] = float(np.mean([agreement["matched_cosine"] for 
 generator = torch.Generator().manual_seed(0)
 chance = [torch.randn(sae.W_dec.shape, generator=generator) for _ in range(2)]
 cosines = evaluation.matched_cosines(sae.W_dec, seeds[1].W_dec).numpy()
-plots.matched_cosines(cosines, evaluation.matched_cosines(*chance))
+kinds = ("features of two seeds", "random directions")
+plots.against_null(cosines, evaluation.matched_cosines(*chance).numpy(), "cosine with the matched partner", kinds)
 
 # %%
 spread = pd.DataFrame([{name: results[name]["value"] for name in ("l0", "dead_share", "top1_lost_points", "kl_nats")}])

@@ -1,14 +1,16 @@
-"""What features do: suppressed in feature space, with the controls that a claim needs beside it."""
+"""What features do: suppressed, blurred, edited away, with the controls and nulls that a claim needs beside it."""
 
 from aircraft_sae.ablation.blurring import Window, blur, blur_effects, control_windows
-from aircraft_sae.ablation.editing import Responses, edit_responses, edited
+from aircraft_sae.ablation.editing import Responses, choose_scenes, edit_scenes, edited, without
 from aircraft_sae.ablation.suppression import (
     PooledHead,
     effects,
     matched_features,
     random_directions,
     suppress_all,
+    suppress_hooked,
 )
+from aircraft_sae.ablation.verdicts import class_verdicts, frozen_list, part_verdicts, pass_share
 
 __all__ = [
     "PooledHead",
@@ -16,11 +18,18 @@ __all__ = [
     "Window",
     "blur",
     "blur_effects",
+    "choose_scenes",
+    "class_verdicts",
     "control_windows",
-    "edit_responses",
+    "edit_scenes",
     "edited",
     "effects",
+    "frozen_list",
     "matched_features",
+    "part_verdicts",
+    "pass_share",
     "random_directions",
     "suppress_all",
+    "suppress_hooked",
+    "without",
 ]

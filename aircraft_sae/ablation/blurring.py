@@ -1,8 +1,9 @@
 """Blurring in input space: the patch under a feature's peak, and windows of equal area and equal change beside it.
 
 For a picture x and its blurred copy g, an edit takes g inside one square window and x outside it. Its controls on the
-same picture are windows whose squared change |x - g|^2 is within a fifth of the target's: on the aircraft, anywhere, on
-the aircraft where the feature is lowest; and the peak of another feature of like density, matched or not.
+same picture, two of these drawn at random, are windows whose squared change |x - g|^2 is within a fifth of the
+target's: on the aircraft, anywhere, on the aircraft where the feature is lowest; and the peak of another feature of
+like density, matched or not.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from aircraft_sae.ablation.suppression import PooledHead, effects, random_direct
 from aircraft_sae.activations import captured
 from aircraft_sae.classifier import Classifier
 from aircraft_sae.data import AircraftData, test_transform
+from aircraft_sae.devices import has_bfloat16
 from aircraft_sae.features import FeatureIndex
 from aircraft_sae.sae import SparseAutoencoder
 
@@ -29,6 +31,8 @@ STEP = 8
 TOLERANCE = 0.2
 """Relative difference in squared change at which a control is matched."""
 ON_AIRCRAFT = 0.25
+N_CONTROLS = 2
+"""Controls of one picture, at most, drawn from those that it has: each kind gets its share of pictures."""
 BATCH = 32
 
 
@@ -133,6 +137,7 @@ def blur_effects(
     sigma: float = 8.0,
     window: int = 64,
     seed: int = 0,
+    mixed_precision: bool = True,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Blur under each picked peak and under its controls: one row for each pick and window.
@@ -148,6 +153,7 @@ def blur_effects(
     if sae.cfg.site != "stage4":
         raise ValueError(f"blur_effects restores features at stage4, this autoencoder is of {sae.cfg.site}")
     head, where = PooledHead.of(classifier), next(classifier.model.parameters()).device
+    mixed = mixed_precision and has_bfloat16(where)
     random = random_directions(sae.W_dec, covariance, seed)
     classes = data.classes(classifier.cfg.level)
     tables, groups = [], picks.groupby("image_row", sort=True)
@@ -156,9 +162,9 @@ def blur_effects(
         label = torch.tensor([classes.index(index.images[classifier.cfg.level].iloc[int(row)])])
         clean = blurred = None
         for batch in _batches(picture, jobs):
-            with captured(classifier, ["stage4"]) as acts:
+            with captured(classifier, ["stage4"]) as acts, torch.autocast(where.type, torch.bfloat16, mixed):
                 classifier.model(batch.to(where))
-            cells = acts["stage4"].cpu().permute(0, 2, 3, 1)
+            cells = acts["stage4"].float().cpu().permute(0, 2, 3, 1)
             dense = sae.encode(cells.flatten(0, 2)).dense().view(len(cells), -1, sae.d_sae)
             got = cells.mean((1, 2)), dense
             blurred = got if blurred is None else tuple(map(torch.cat, zip(blurred, got, strict=True)))
@@ -190,7 +196,9 @@ def _jobs(classifier, data, index, row, group, partners, sigma, window, seed):
                 at = np.unravel_index(its_map.argmax(), its_map.shape)
                 other = Window.around(*at, index.grid, size, window)
         rng = np.random.default_rng((seed, int(pick.feature_id), row))
-        windows = {"target": (target, True)} | control_windows(target, change, aircraft, own_map, other, rng)
+        controls = control_windows(target, change, aircraft, own_map, other, rng)
+        kept = sorted(rng.permutation(len(controls))[:N_CONTROLS])
+        windows = {"target": (target, True)} | {name: controls[name] for name in np.array(list(controls))[kept]}
         for name, (place, matched) in windows.items():
             facts = {"feature_id": int(pick.feature_id), "where": name, "matched": matched}
             jobs.append(facts | {"window": place, "change": change[place.slices].mean()})

@@ -26,7 +26,9 @@ from tqdm import tqdm
 from aircraft_sae.activations import captured
 from aircraft_sae.classifier import Classifier
 from aircraft_sae.data import test_transform
+from aircraft_sae.devices import has_bfloat16
 from aircraft_sae.hangar.dataset import render_scenes
+from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.sae import SparseAutoencoder
@@ -57,6 +59,27 @@ def edited(scene: Scene, kind: str, part: str) -> Scene:
     raise ValueError(f'kind must be "remove", "move", "recolour" or "nothing", got {kind!r}')
 
 
+def without(scene: Scene, part: str, size: int, supersampling: int) -> Image.Image:
+    """The picture of a scene, rendered without shadows and without one part."""
+    plain = replace(scene, shadows=False)
+    return Image.fromarray(_saved(render(edited(plain, "remove", part), size, supersampling).image, plain))
+
+
+def choose_scenes(table: pd.DataFrame, most: int, size: int = 224, seed: int = 0) -> list[Scene]:
+    """Scenes, in random order, of which each is needed to have `most` with each part, as far as there are so many.
+
+    table: rows of the hangar's scenes.parquet (scene, and pixels_<part> of its pictures of `size` pixels).
+    """
+    table, needed = table.sample(frac=1, random_state=seed), dict.fromkeys(PARTS[FIRST:], most)
+    chosen = []
+    for row in table.to_dict("records"):
+        useful = [part for part, n in needed.items() if n and row[f"pixels_{part}"] >= VISIBLE * (size / 224) ** 2]
+        if useful:
+            chosen.append(Scene.from_json(row["scene"]))
+            needed |= {part: needed[part] - 1 for part in useful}
+    return chosen
+
+
 @torch.no_grad()
 def edit_scenes(
     networks: Mapping[str, Classifier],
@@ -82,9 +105,9 @@ def edit_scenes(
         raise ValueError("edit_scenes needs at least one scene")
     plain = [replace(scene, shadows=False) for scene in scenes]
     edited(plain[0], kind, PARTS[FIRST])  # refuses another kind before any work
-    render = dict(size=size, supersampling=supersampling, workers=workers)
+    options = dict(size=size, supersampling=supersampling, workers=workers)
     folder, least = Path(folder), VISIBLE * (size / 224) ** 2
-    whole = list(tqdm(render_scenes(plain, **render), "render scenes", len(plain), disable=not progress, leave=False))
+    whole = list(tqdm(render_scenes(plain, **options), "render scenes", len(plain), disable=not progress, leave=False))
     shown = np.stack([np.bincount(picture.mask.ravel(), minlength=len(PARTS))[FIRST:] for picture in whole])
     allowed = shown >= least
     if most is not None:
@@ -92,7 +115,7 @@ def edit_scenes(
     jobs, rows = np.argwhere(allowed), []
 
     def pictures() -> Iterator[np.ndarray]:
-        edits = render_scenes([edited(plain[s], kind, PARTS[FIRST + p]) for s, p in jobs], **render)
+        edits = render_scenes([edited(plain[s], kind, PARTS[FIRST + p]) for s, p in jobs], **options)
         for (s, p), picture in zip(jobs, edits, strict=True):
             places = [_centre(each.mask == FIRST + p) for each in (whole[s], picture)]
             names = ("row", "column", "row_after", "column_after")
@@ -123,8 +146,10 @@ def _seen(
         for name, classifier in networks.items():
             transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
             batch = transform.normalise(torch.stack([transform(Image.fromarray(image)) for image in chunk]))
-            with captured(classifier, sites) as acts:
-                logits = classifier.model(batch.to(next(classifier.model.parameters()).device))
+            where = next(classifier.model.parameters()).device
+            mixed = classifier.cfg.mixed_precision and has_bfloat16(where)
+            with captured(classifier, sites) as acts, torch.autocast(where.type, torch.bfloat16, mixed):
+                logits = classifier.model(batch.to(where))
             yield name, "logits", logits.float().cpu().numpy()
             for site in sites:
                 yield name, site, acts[site].permute(0, 2, 3, 1).to("cpu", torch.float16).numpy()

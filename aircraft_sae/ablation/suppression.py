@@ -13,6 +13,7 @@ channels, W' the head's weight times LayerNorm's gain, v the variance over D cha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 from aircraft_sae.classifier import Classifier
+from aircraft_sae.sae import SparseAutoencoder
 
 BLOCK = 64
 """Images at a time: 64 x 6,144 features x 100 classes of logits are 157 MB, and a few such arrays live at once."""
@@ -110,6 +112,36 @@ def suppress_all(
         after = head.edited(pooled[rows], removed[rows], directions)
         parts.append(effects(head.logits(pooled[rows]), after, labels[rows]))
     return {name: torch.cat([part[name] for part in parts]).numpy() for name in EFFECTS}
+
+
+@torch.no_grad()
+def suppress_hooked(
+    classifier: Classifier,
+    sae: SparseAutoencoder,
+    acts: torch.Tensor,
+    features: Sequence[int],
+    labels: torch.Tensor,
+    factor: float = 0.0,
+    directions: torch.Tensor | None = None,
+) -> dict[str, np.ndarray]:
+    """Effects (n, len(features)) of multiplying each feature by `factor` at the autoencoder's site, by forward passes.
+
+    acts: (n, rows, columns, d_in); directions: (len(features), d_in) to take out in place of the decoder's rows, as
+    much of them as of the feature. Pictures in which a feature is silent have effect 0 and cost nothing.
+    """
+    n, rows, columns, _ = acts.shape
+    acts_of = sae.encode(acts.flatten(0, 2)).dense().view(n, rows, columns, -1)[..., list(features)]
+    directions = sae.W_dec[list(features)] if directions is None else directions
+    before = classifier.logits_from(sae.cfg.site, acts.permute(0, 3, 1, 2)).float().cpu()
+    found = {name: np.zeros((n, len(features)), np.float32) for name in EFFECTS}
+    for j, direction in enumerate(directions):
+        active = acts_of[..., j].amax((1, 2)).nonzero()[:, 0]
+        for some in active.split(BLOCK) if len(active) else ():
+            changed = acts[some] - (1 - factor) * acts_of[some][..., j, None] * direction
+            after = classifier.logits_from(sae.cfg.site, changed.permute(0, 3, 1, 2)).float().cpu()
+            for name, effect in effects(before[some], after, labels[some]).items():
+                found[name][some.numpy(), j] = effect.numpy()
+    return found
 
 
 def matched_features(table: pd.DataFrame, strength: np.ndarray, within: float = 0.25, seed: int = 0) -> np.ndarray:

@@ -1,11 +1,22 @@
-"""What features are: the index of every cell's codes, class selectivity, and the parts of the aircraft they follow."""
+"""What features are: the index of every cell's codes, class selectivity, the parts they follow, and where they look."""
 
 from aircraft_sae.features.index import FeatureIndex, build_index, describe, neighbours
-from aircraft_sae.features.parts import cell_labels, excess_tests, matching_pursuit, part_scores, probe_scores
+from aircraft_sae.features.localisation import localise
+from aircraft_sae.features.parts import (
+    FIRST,
+    LEAST,
+    cell_labels,
+    excess_tests,
+    matching_pursuit,
+    part_scores,
+    probe_scores,
+)
 from aircraft_sae.features.selectivity import halves, selectivity
 from aircraft_sae.features.table import best_parts, build_features
 
 __all__ = [
+    "FIRST",
+    "LEAST",
     "FeatureIndex",
     "best_parts",
     "build_features",
@@ -14,6 +25,7 @@ __all__ = [
     "describe",
     "excess_tests",
     "halves",
+    "localise",
     "matching_pursuit",
     "neighbours",
     "part_scores",

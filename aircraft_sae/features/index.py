@@ -23,8 +23,10 @@ N_COACTIVE = 4096
 """Cells of a feature, at most, in which its companions are counted."""
 
 
-def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, progress: bool = True) -> None:
-    """Encode every cell of every picture once, in order, and write the index into `folder`.
+def build_index(
+    sae: SparseAutoencoder, acts: Activations, folder: str | Path, progress: bool = True, rows: np.ndarray | None = None
+) -> None:
+    """Encode every cell of every picture (or of these rows) once, in order, and write the index into `folder`.
 
     values (float32), features, offsets: the codes of cell i are entries offsets[i] to offsets[i + 1]. feature_values,
     feature_cells, feature_offsets: the same entries by feature, cells rising. features.parquet: `describe`'s table.
@@ -33,7 +35,7 @@ def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, p
     if acts.d_in != sae.d_in:
         raise ValueError(f"the autoencoder is for acts of width {sae.d_in}, these have {acts.d_in}")
     folder = Path(folder)
-    rows = np.flatnonzero(acts.images["split"] != VIEWS)
+    rows = np.flatnonzero(acts.images["split"] != VIEWS) if rows is None else rows
     where, found = device(), {"values": [], "features": [], "counts": []}
     small = np.min_scalar_type(sae.d_sae - 1)
     sae = sae.to(where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +26,16 @@ def build_features(
     folder: str | Path,
     n_permutations: int = N_PERMUTATIONS,
     progress: bool = True,
+    splits: Sequence[str] = ("train", "val", "test"),
 ) -> None:
-    """The index of all pictures, and in features.parquet what the test pictures say of each feature.
+    """The index of all pictures (of these splits), and in features.parquet what the test pictures say of each feature.
 
     Columns: those of `describe`, of `selectivity` on each level and, where there are masks, part (largest average
     precision on half A) with its scores of `part_scores` on half B, as part_ap, part_auroc, …; parts.parquet has all
     features and parts.
     """
     folder = Path(folder)
-    build_index(sae, acts, folder, progress)
+    build_index(sae, acts, folder, progress, acts.rows(*splits))
     index = FeatureIndex.open(folder)
     test = index.rows("test")
     images = index.images.iloc[test]

@@ -12,13 +12,14 @@ from aircraft_sae.plots.activations import (
     heat_maps,
 )
 from aircraft_sae.plots.classifier import accuracy_by_level, confusion_matrix, learning_curves, reliability
+from aircraft_sae.plots.features import against_null, agreement, curves, heat, matrix, scores_by_part
 from aircraft_sae.plots.pictures import contact_sheet, part_masks, part_shares, picture_grid
-from aircraft_sae.plots.sae import density_histogram, dots, matched_cosines, sae_curves, sparsity_tradeoff
+from aircraft_sae.plots.sae import density_histogram, dots, sae_curves, sparsity_tradeoff
 from aircraft_sae.plots.style import PART_COLOURS, in_words
 
 __all__ = [
-    "PART_COLOURS", "accuracy_by_level", "channel_sparsity", "component_picture", "confusion_matrix",
-    "contact_sheet", "cumulative_variance", "density_histogram", "differences", "dots", "energy_shares",
-    "heat_maps", "in_words", "learning_curves", "matched_cosines", "part_masks", "part_shares", "picture_grid",
-    "reliability", "sae_curves", "sparsity_tradeoff",
+    "PART_COLOURS", "accuracy_by_level", "against_null", "agreement", "channel_sparsity", "component_picture",
+    "confusion_matrix", "contact_sheet", "cumulative_variance", "curves", "density_histogram", "differences",
+    "dots", "energy_shares", "heat", "heat_maps", "in_words", "learning_curves", "matrix", "part_masks",
+    "part_shares", "picture_grid", "reliability", "sae_curves", "scores_by_part", "sparsity_tradeoff",
 ]  # fmt: skip

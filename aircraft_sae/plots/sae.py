@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import cycle
 
 import numpy as np
@@ -95,17 +95,4 @@ def density_histogram(density: np.ndarray, dense: float = 0.1) -> Figure:
     powers = np.arange(int(low), 1)
     ax.set_xticks([low - 0.5, *powers], ["never", *(f"{100 * 10.0**p:g}" for p in powers)])
     style(ax, "cells on which a feature fires, % (log scale)", "features")
-    return figure
-
-
-def matched_cosines(pairs: Sequence[float], chance: Sequence[float]) -> Figure:
-    """Histograms of the cosine of each feature with its partner in another autoencoder, and of random directions."""
-    figure = Figure((WIDTH, 3.4), layout="constrained")
-    ax = figure.subplots()
-    pairs, chance = np.asarray(pairs), np.asarray(chance)
-    bins = np.linspace(min(0.0, chance.min(), pairs.min()), 1, 51)
-    ax.hist(pairs, bins, color=BLUE, label="features of two seeds")
-    ax.hist(chance, bins, histtype="step", linewidth=2, color=ORANGE, label="random directions")
-    style(ax, "cosine with the matched partner", "features")
-    ax.legend(fontsize=FONT - 1, frameon=False)
     return figure

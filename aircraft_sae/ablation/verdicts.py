@@ -1,0 +1,153 @@
+"""Verdicts: what may be said of a feature, and of how many features drawn at random.
+
+A feature is called the detector of a part only if all of this holds, on pictures and scenes on which nothing was
+chosen: its AUROC among cells that show aircraft is above what the place in the picture and the outline predict;
+removing the part takes at least half of its activation, and more than removing any other part whose edit is of like
+size or smaller; and two autoencoders from other seeds have it too. Tests are at Benjamini-Hochberg q < 0.05 over all
+claims of a list.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import false_discovery_control
+
+from aircraft_sae.ablation.editing import FIRST, Responses
+from aircraft_sae.hangar.solids import PARTS
+from aircraft_sae.metrics import bootstrap_counts, interval
+
+LEAST_RESPONSE, LEAST_MATCH, LEAST_AUROC, Q = 0.5, 0.7, 0.9, 0.05
+LEAST_N = 70
+"""Pictures or scenes below which a claim that is not shown is called underpowered."""
+N_DRAWS = 2000
+TESTS = {"excess_passes": "place", "response_passes": "removal", "selective_passes": "other parts"}
+
+
+def frozen_list(
+    table: pd.DataFrame, scores: pd.DataFrame | None = None, n_random: int = 100, n_matched: int = 100, seed: int = 0
+) -> pd.DataFrame:
+    """The features to test, chosen before any test: feature_id, chosen ("random" or "part"), part.
+
+    "random": as many from each fifth of the living features by density, part the best on half A; "part": the best of
+    each part by average precision on half A in turn. table: features.parquet; scores: parts.parquet, None for no parts.
+    """
+    alive = table[table["density_cell"] > 0]
+    fifth = pd.qcut(alive["density_cell"].rank(method="first"), min(5, len(alive)), labels=False)
+    shuffled = alive.sample(frac=1, random_state=seed)
+    turn = shuffled.groupby(fifth).cumcount().sort_values(kind="stable")
+    drawn = sorted(turn.index[:n_random])
+    part = table["part"] if scores is not None else pd.Series(None, table.index, dtype=object)
+    lists = [pd.DataFrame({"feature_id": drawn, "chosen": "random", "part": part[drawn].to_numpy()})]
+    if scores is not None:
+        ranked = scores.dropna(subset="ap_a").sort_values("ap_a", ascending=False, kind="stable")
+        ranked["turn"] = ranked.groupby("part").cumcount()
+        best = ranked.sort_values("turn", kind="stable").head(n_matched)
+        lists.append(best[["feature_id", "part"]].assign(chosen="part"))
+    return pd.concat(lists, ignore_index=True)
+
+
+def part_verdicts(
+    claims: pd.DataFrame,
+    excess: pd.DataFrame,
+    responses: Responses,
+    seed_match: np.ndarray | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row a claim (feature_id, part, …) with each test's numbers, and the verdict.
+
+    excess: `excess_tests` of the same claims, in order; seed_match: (d_sae,) cosine with the partners in other seeds,
+    None where the dictionary has none, whose claims are then excused that test: leniency to nulls.
+    Adds R, S with _low and _high (bootstrap over scenes), S_p, excess_q, S_q, n_scenes, seed_match, a column for each
+    test passed, shown (all but the seeds' test), passes, verdict and why (the tests failed).
+    """
+    features, which = np.unique(claims["feature_id"].to_numpy(int), return_inverse=True)
+    parts = claims["part"].map(PARTS[FIRST:].index).to_numpy()
+    response = responses.response(features)
+    whole = response[parts, which], responses.selectivity(response)[parts, which]
+    draws = np.empty((2, N_DRAWS, len(claims)), np.float32)
+    for start in range(0, N_DRAWS, 250):  # as many draws at a time: 250 x 12 x features
+        counts = bootstrap_counts(len(responses.before), 250, (seed, start))
+        drawn = responses.response(features, counts)
+        for kind, values in enumerate((drawn, responses.selectivity(drawn))):
+            draws[kind, start : start + 250] = values[:, parts, which]
+    table = claims.reset_index(drop=True).join(excess.drop(columns=["feature_id", "part"]).reset_index(drop=True))
+    for name, value, values in zip("RS", whole, draws, strict=True):
+        seen = np.isfinite(value)
+        bounds = np.full((2, len(claims)), np.nan)
+        bounds[:, seen] = np.quantile(np.nan_to_num(values[:, seen]), [0.025, 0.975], axis=0)
+        table[name], table[f"{name}_low"], table[f"{name}_high"] = value, *bounds
+    table["S_p"] = np.where(np.isfinite(whole[1]), ((draws[1] <= 0).sum(0) + 1) / (N_DRAWS + 1), np.nan)
+    n_scenes = responses.edits["part"].value_counts()
+    table["n_scenes"] = table["part"].map(n_scenes).fillna(0).astype(int)
+    for name in ("excess", "S"):
+        table[f"{name}_q"] = adjusted(table[f"{name}_p"].to_numpy(float))
+    table["excess_passes"] = (table["excess"] > 0) & (table["excess_q"] < Q)
+    table["response_passes"] = table["R"] >= LEAST_RESPONSE
+    table["selective_passes"] = (table["S"] > 0) & (table["S_q"] < Q)
+    table["shown"] = table[list(TESTS)].all(axis=1)
+    table["seed_match"] = np.nan if seed_match is None else seed_match[table["feature_id"]]
+    seeds_pass = True if seed_match is None else table["seed_match"] >= LEAST_MATCH
+    table["passes"] = table["shown"] & seeds_pass
+    failed = {title: ~table[name] for name, title in TESTS.items()}
+    if seed_match is not None:
+        failed["other seeds"] = table["seed_match"] < LEAST_MATCH
+    return _worded(table, "part", failed, table[["n", "n_scenes"]].min(axis=1))
+
+
+def class_verdicts(
+    claims: pd.DataFrame, table: pd.DataFrame, effect: np.ndarray, control: np.ndarray, labels: dict, seed_match, seed=0
+) -> pd.DataFrame:
+    """One row a claim (feature_id) about the class that half A chose, on the level where the feature is most selective.
+
+    table: features.parquet; effect, control: (n, d_sae) specificity of suppressing each feature, and as much of a
+    random direction, in the pictures of half B; labels: level -> (n,) class names of these; seed_match: (d_sae,).
+    A feature passes if its AUROC on B is at least 0.9 (q < 0.05) and suppressing it hurts its class, more than the
+    others and more than the control does (sign flips over the class's pictures, q < 0.05), and two seeds have it.
+    """
+    rng, rows = np.random.default_rng(seed), []
+    for feature_id in claims["feature_id"]:
+        z = {level: table.at[feature_id, f"{level}/auroc_z"] for level in labels}
+        level = max(z, key=lambda name: np.nan_to_num(z[name], nan=-np.inf))
+        own = np.asarray(labels[level]) == table.at[feature_id, f"{level}/class"]
+        paired = (effect - control)[own, feature_id]
+        flipped = rng.choice([-1.0, 1.0], (N_DRAWS, len(paired))) @ paired
+        known = {name: table.at[feature_id, f"{level}/{name}"] for name in ("class", "auroc", "auroc_q")}
+        rows.append(known | {
+            "level": level, "specificity": effect[own, feature_id].mean(),
+            "control": control[own, feature_id].mean(), "n": int(own.sum()), "seed_match": seed_match[feature_id],
+            "p": ((flipped <= paired.sum() + 1e-12).sum() + 1) / (N_DRAWS + 1) if paired.any() else 1.0,
+        })  # fmt: skip
+    made = claims.drop(columns="part", errors="ignore").reset_index(drop=True).join(pd.DataFrame(rows))
+    made["q"] = adjusted(made["p"].to_numpy(float))
+    failed = {
+        "AUROC": ~((made["auroc"] >= LEAST_AUROC) & (made["auroc_q"] < Q)),
+        "suppression": ~((made["specificity"] < 0) & (made["q"] < Q)),
+        "other seeds": made["seed_match"] < LEAST_MATCH,
+    }
+    made["shown"] = ~(failed["AUROC"] | failed["suppression"])
+    made["passes"] = made["shown"] & ~failed["other seeds"]
+    return _worded(made, "class", failed, made["n"])
+
+
+def adjusted(p: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg's q of the tests that could be made; nan for the others."""
+    q, made = np.full(len(p), np.nan), np.isfinite(p)
+    if made.any():
+        q[made] = false_discovery_control(p[made])
+    return q
+
+
+def pass_share(passes: np.ndarray, seed: int = 0) -> tuple[float, float, float, int]:
+    """(share, low, high, n) of claims that pass, with its 95 % bootstrap interval over features."""
+    passes = np.asarray(passes, float)
+    draws = bootstrap_counts(len(passes), 2000, seed) @ passes / len(passes)
+    return (float(passes.mean()), *interval(draws), len(passes))
+
+
+def _worded(table: pd.DataFrame, what: str, failed: dict[str, pd.Series], n: pd.Series) -> pd.DataFrame:
+    few = n < LEAST_N
+    said = "detector of " + table[what].astype(str).str.replace("_", " ")
+    table["verdict"] = np.where(table["passes"], said, np.where(few, "underpowered", "not shown"))
+    table["why"] = ["; ".join(name for name, column in failed.items() if column[i]) for i in table.index]
+    return table

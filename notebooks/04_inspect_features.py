@@ -1,0 +1,448 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 4. Inspect features
+#
+# **Question.** What do the features of the autoencoder show? A gallery of pictures in which a feature is strong looks
+# convincing almost always. So beside each thing that a feature seems to be stands what the same procedure finds where
+# there is nothing to be found: labels in random order, autoencoders that learned nothing, networks that learned
+# nothing, and guesses from the place in the picture alone.
+#
+# **Reads** `data/runs/<preset>/sae` (notebook 03). **Writes** `…/features/<name>` (every cell's codes and one table)
+# and the numbers in `data/results/<preset>/04_inspect_features.json`.
+#
+# **Runtime** with the default preset on 2 CPU cores: 2 minutes the first time, half a minute after that.
+
+# %%
+# %matplotlib inline
+# %config InlineBackend.figure_formats = ["jpeg"]
+# %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+
+from aircraft_sae import features, plots
+from aircraft_sae import sae_evaluation as evaluation
+from aircraft_sae.ablation import frozen_list, random_directions
+
+# %%
+from aircraft_sae.data import test_transform
+from aircraft_sae.hangar.solids import PARTS
+from aircraft_sae.metrics import with_interval
+from aircraft_sae.plots import in_words
+from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.study import Study
+
+# %% [markdown]
+# ## Settings
+#
+# Half of the test pictures of each class (*half A*) serve to choose: the class or part that a feature is said to
+# follow, thresholds, which features to show. Every number about a choice is measured on the other half (*half B*).
+# The list of features to be tested is drawn here, before any test, and is the same in notebook 05.
+
+# %%
+study = Study.open()
+NAME, results, config = "04_inspect_features", {}, study.config.sae
+SHORT = {"n_cells": config.n_cells // 8, "dead_after": config.dead_after // 8, "batch_size": config.batch_size // 2}
+N_LOCALISED = {"hangar": 8}.get(study.config.name, 2)  # pictures for each part; one takes a second
+NO_MASKS = (
+    "This data set holds photographs: there are no part masks, so what parts features follow can't be known here."
+)
+
+# %%
+sae, index, acts = study.sae(), study.features(), study.activations()
+data, classifier, table = study.dataset(), study.classifier(), index.table
+test = index.rows("test")
+images = index.images.iloc[test].reset_index(drop=True)
+in_b = features.halves(images[data.levels[0]])
+rows_b = test[in_b]
+parts, scores = list(PARTS[features.FIRST :]), None
+if data.masks:
+    scores = pd.read_parquet(study.folder / "features" / "main" / "parts.parquet")
+    labels, aircraft = features.cell_labels(data, images["image"], index.grid)
+frozen = frozen_list(table, scores)
+print(f"{index.d_sae} features of {len(index.images):,} pictures; half A {(~in_b).sum()}, half B {in_b.sum()}")
+
+# %% [markdown]
+# ## What does a feature look like?
+#
+# Four features: two at random, the best match of a part on half A, and the one most selective for a class there.
+# Upper row: the pictures of half B in which it is strongest. Middle row: one picture from each tenth of its range.
+# Lower row: any picture in which it is active. Heat has one scale for the feature, up to its largest activation, and
+# the cyan square is the cell that was picked. Only the upper row shows what galleries usually show.
+
+
+# %%
+def gallery(feature_id: int, n: int = 6):
+    """Three rows of pictures of one feature."""
+    kinds, pictures, captions, top = {"top": "strongest", "interval": "whole range", "random": "any"}, [], [], 0.0
+    top = float(table.at[feature_id, "max"])
+    for how in kinds:
+        picks = index.patches(feature_id, how, n, rows_b)
+        maps = [index.maps(feature_id, np.array([row]))[0] for row in picks["image_row"]]
+        cells = picks[["row", "column"]].to_numpy()
+        pictures.append([
+            plots.heat(data.picture(image), each, top, tuple(cell))
+            for image, each, cell in zip(picks["image"], maps, cells, strict=True)
+        ])  # fmt: skip
+        captions.append([f"{value / top:.0%} of max" for value in picks["value"]])
+    return plots.picture_grid(pictures, captions, list(kinds.values()), empty="never active in half B")
+
+
+level = data.levels[0]
+selective = int(table[f"{level}/auroc_z"].fillna(-np.inf).to_numpy().argmax())
+shown = frozen.query("chosen == 'random'")["feature_id"].sample(2, random_state=1).tolist()
+matched = frozen.query("chosen == 'part'")
+best = int(matched["feature_id"].iloc[0]) if len(matched) else None
+gallery(shown[0])
+
+# %%
+gallery(shown[1])
+
+# %%
+display(Markdown(NO_MASKS)) if best is None else display(
+    Markdown(f"The best match of *{matched['part'].iloc[0].replace('_', ' ')}* on half A, feature {best}:"),
+    gallery(best),
+)
+
+# %%
+words = f"{table.at[selective, f'{level}/class']}, AUROC {table.at[selective, f'{level}/auroc']:.2f} on half B"
+display(Markdown(f"Feature {selective}, most selective for a {level}: {words}."), gallery(selective))
+
+# %% [markdown]
+# **Takeaway.** The upper rows look alike within a feature. The rows below them are what the feature does most of the
+# time, and they are less of one kind.
+#
+# Pictures suggest; they show neither how often a suggestion is right nor whether a feature that learned nothing would
+# suggest as much.
+
+# %% [markdown]
+# ## Which classes do features follow?
+#
+# For each feature and each level of the taxonomy the class whose pictures it ranks highest is chosen on half A. On
+# half B we ask how well the feature's largest activation in a picture tells that class from all others (AUROC), in
+# standard deviations of what labels in random order give (z). A feature is *placed* on the level where its z is
+# largest, if that is significant at all (Benjamini-Hochberg, q < 0.05). Beside it: the same with pictures' labels in
+# random order.
+
+# %%
+codes = {each: (pd.Categorical(images[each], data.classes(each)).codes, data.classes(each)) for each in data.levels}
+order = np.random.default_rng(0).permutation(len(images))
+shuffled_codes = {each: (values[order], names) for each, (values, names) in codes.items()}
+null = features.selectivity(index.maxima(test), shuffled_codes, in_b, n_permutations=49)
+z, null_z = (each[[f"{name}/auroc_z" for name in data.levels]].max(axis=1).dropna() for each in (table, null))
+axis = "largest z over levels of AUROC on half B"
+plots.against_null(z, null_z, axis, ("labels", "labels in random order"))
+
+# %%
+tested = null[f"{level}/auroc_p"].dropna()
+results["shuffled_share_below_0.05"] = (float((tested < 0.05).mean()), None, None, len(tested))
+placed = {}
+for each in (*data.levels, "none"):
+    results[f"placed/{each}"] = (float((table["placed"] == each).mean()), None, None, len(table))
+    results[f"placed_shuffled/{each}"] = (float((null["placed"] == each).mean()), None, None, len(null))
+    placed[each] = [f"{results[f'placed/{each}'][0]:.1%}", f"{results[f'placed_shuffled/{each}'][0]:.1%}"]
+results["median_z"], results["median_z_shuffled"] = float(z.median()), float(null_z.median())
+display(pd.DataFrame(placed, index=["features placed there", "with labels in random order"]))
+
+# %%
+strong = table[f"{level}/auroc"] >= 0.9
+results[f"share_auroc_0.9/{level}"] = (float(strong.mean()), None, None, len(table))
+rare = null[(table["density_image"] > 0) & (table["density_image"] < 0.05)]
+often = null[table["density_image"] > 0.5]
+for name, group in (("below 5%", rare), ("above 50%", often)):
+    results[f"morcos_shuffled/fires in {name}"] = (
+        float(group[f"{level}/morcos"].mean() if len(group) else 0.0),
+        None,
+        None,
+        len(group),
+    )
+text = f"**Takeaway.** {1 - results['placed/none'][0]:.0%} of {len(table)} features follow some level beyond chance "
+text += f"({1 - results['placed_shuffled/none'][0]:.0%} with labels in random order), most of them "
+most = max(data.levels, key=lambda each: results[f"placed/{each}"][0])
+text += f"*{most}*. {results[f'share_auroc_0.9/{level}'][0]:.1%} reach an AUROC of 0.9 for a {level}. With labels in "
+text += "random order "
+display(
+    Markdown(text + f"{results['shuffled_share_below_0.05'][0]:.1%} of the features have p < 0.05, where 5% should.")
+)
+assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
+
+# %% [markdown]
+# That a feature follows classes is no news in a network trained to tell them apart. The index of Morcos, popular for
+# this, is high for rare features even with labels in random order (in the results as `morcos_shuffled`), which is why
+# z is shown. And that a feature follows a class does not say what in the picture it follows.
+
+# %% [markdown]
+# ## Which parts of the aircraft do features follow?
+#
+# In the hangar each pixel's part is known. A cell *shows* a part if the part fills a quarter of the cell, or the cell
+# holds a quarter of the part. For each part, the feature with the largest average precision (AP) on half A is scored
+# on half B. Beside it: the best feature of dictionaries that learned nothing from this network (the network's own
+# channels, principal components, random directions, an untrained autoencoder, one with a frozen random decoder, one
+# trained on the network with permuted weights), each chosen among as many features, and one direction fitted to the
+# labels of half A, which is what a feature could reach at best.
+
+# %%
+mean, variance = acts.moments(acts.rows("train", "val"))
+scale, d_in = (acts.d_in / variance) ** 0.5, acts.d_in
+basis = evaluation.pca(acts, acts.rows("train"), d_in).basis
+cells = torch.cat([block.flatten(0, 2) for block in acts.blocks(acts.rows("val"))])
+topk = replace(config, variant="topk", prefixes=(1.0,), l1_coefficient=0.0)
+untrained = SparseAutoencoder(topk, d_in).in_units_of(mean.float(), scale)
+directions = {
+    "channels": evaluation.both_signs(torch.eye(d_in)), "PCA": evaluation.both_signs(basis),
+    "random directions": random_directions(torch.ones(sae.d_sae, d_in), torch.cov(cells.t())),
+}  # fmt: skip
+nulls = {name: evaluation.dictionary(sae, mean.float(), rows) for name, rows in directions.items()}
+nulls |= {"untrained": untrained, "frozen decoder": study.sae("frozen-decoder", frozen_decoder=True, **SHORT)}
+nulls |= {"permuted network": study.sae("permuted", control=True, **SHORT)}
+
+
+# %%
+def best_ap(found: pd.DataFrame) -> pd.Series:
+    """AP on half B of the feature that is best on half A, for each part."""
+    return found.sort_values("ap_a", ascending=False, kind="stable").drop_duplicates("part").set_index("part")["ap"]
+
+
+probe, pursuit, null_ap = None, None, {}
+if data.masks:
+    for name, dictionary in nulls.items():
+        folder = "null-" + name.replace(" ", "-")
+        study.index(folder, dictionary, control=name == "permuted network")
+        null_ap[name] = best_ap(pd.read_parquet(study.folder / "features" / folder / "parts.parquet"))
+    probe = features.probe_scores(acts.acts[test], labels, in_b).set_index("part")
+    pursuit = features.matching_pursuit(index, scores, labels, test, in_b).set_index("part")
+    own_ap = best_ap(scores)
+    prevalence = scores.drop_duplicates("part").set_index("part")["prevalence"]
+    kinds = {"best feature": own_ap, "fitted to labels": probe["ap"]} | null_ap | {"chance": prevalence}
+    named = {name: dict(each) for name, each in kinds.items()}
+    figure = plots.scores_by_part(named, "average precision on half B")
+else:
+    figure = Markdown(NO_MASKS)
+display(figure)
+
+# %%
+if data.masks:
+    results["mean_part_ap"] = (float(own_ap.mean()), None, None, int(in_b.sum()))
+    results["parts_with_ap_0.3"] = (int((own_ap >= 0.3).sum()), None, None, len(own_ap))
+    results["probe/mean_part_ap"] = (float(probe["ap"].mean()), None, None, int(in_b.sum()))
+    results |= {
+        f"part_ap/{part}": (float(value), None, None, int(in_b.sum())) for part, value in own_ap.dropna().items()
+    }
+    results |= {f"null/{name}/mean_part_ap": float(each.mean()) for name, each in null_ap.items()}
+    results["pursuit/mean_f1"], results["probe/mean_f1"] = float(pursuit["f1"].mean()), float(probe["f1"].mean())
+    chosen = scores.sort_values("ap_a", ascending=False, kind="stable").drop_duplicates("part")
+    results["mean_part_f1"] = float(chosen["f1"].mean())
+    results["best_excess_mean"] = float(chosen["excess"].mean())
+    highest = max(null_ap, key=lambda name: results[f"null/{name}/mean_part_ap"])
+    text = f"**Takeaway.** The best features have a mean AP of {results['mean_part_ap'][0]:.2f} over {len(own_ap)} "
+    text += "parts (n = "
+    text += f"{in_b.sum()} pictures); the best null, *{highest}*, {results[f'null/{highest}/mean_part_ap']:.2f}; a "
+    text += "direction "
+    text += f"fitted to labels {results['probe/mean_part_ap'][0]:.2f}. {results['parts_with_ap_0.3'][0]} parts have "
+    text += "a feature "
+    text += (
+        f"of AP 0.3 or more. Up to three features together reach a mean F1 of {results['pursuit/mean_f1']:.2f}, one "
+    )
+    text += f"{results['mean_part_f1']:.2f}, the fitted direction {results['probe/mean_f1']:.2f}."
+    display(Markdown(text))
+    assert 0 <= results["mean_part_ap"][0] <= 1
+else:
+    display(Markdown(NO_MASKS))
+
+# %% [markdown]
+# AP counts cells in which a part is shown and the feature silent as misses. A feature that follows an engine seen
+# from the left only is right whenever it speaks and still scores low. For comparison, saev reports a mean AP of 0.61
+# on parts of fish, with another network, another data set and a finer grid.
+
+# %% [markdown]
+# ## Does a feature have one meaning?
+#
+# Take the 16 pictures of half B in which a feature is strongest, and the parts that the picked cells show. *Purity*
+# is the share of cells that show the commonest part. Many cells show several parts, and half of all aircraft cells
+# show the fuselage, so purity is high by itself: the control is as many random aircraft cells.
+
+# %%
+N_TOP, purity = 16, {}
+if data.masks:
+    position = {row: i for i, row in enumerate(test)}
+    rng = np.random.default_rng(0)
+    random_cells = labels[in_b][aircraft[in_b] >= features.LEAST]
+    draws = [random_cells[rng.integers(len(random_cells), size=N_TOP)].mean(0).max() for _ in range(1000)]
+    for feature_id in frozen.query("chosen == 'random'")["feature_id"]:
+        picks = index.patches(int(feature_id), "top", N_TOP, rows_b)
+        if len(picks) == N_TOP:
+            where = [position[row] for row in picks["image_row"]]
+            purity[int(feature_id)] = labels[where, picks["row"], picks["column"]].mean(0)
+    highest = np.array([each.max() for each in purity.values()])
+    figure = plots.against_null(
+        highest, np.array(draws), "purity of the 16 strongest cells", ("random features", "random aircraft cells")
+    )
+else:
+    figure = Markdown(NO_MASKS)
+display(figure)
+
+# %%
+if len(purity):
+    above = float((highest > np.quantile(draws, 0.95)).mean())
+    results["purity_above_random_cells"] = (above, None, None, len(purity))
+    results["purity_median"], results["purity_median_random_cells"] = float(np.median(highest)), float(np.median(draws))
+    text = f"**Takeaway.** The median purity of {len(purity)} features drawn at random is {np.median(highest):.2f}; "
+    text += "of random "
+    text += f"aircraft cells it is {np.median(draws):.2f}. {above:.0%} of the features are purer than 95% of the "
+    text += "random draws."
+    display(Markdown(text))
+    mixed = min(purity, key=lambda feature_id: purity[feature_id].max())
+    named = pd.Series(purity[mixed], parts).nlargest(3)
+    display(
+        Markdown(
+            f"The least pure of them, feature {mixed}: "
+            + ", ".join(f"{part.replace('_', ' ')} in {share:.0%}" for part, share in named.items())
+        )
+    )
+    display(gallery(mixed))
+
+# %% [markdown]
+# A feature of low purity may still have one meaning, for which the hangar has no mask: a colour, a viewing direction,
+# a shadow. Low purity shows only that no part of this list is it.
+
+# %% [markdown]
+# ## Where in the picture, exactly?
+#
+# A cell of the last stage is 32 pixels wide and sees nearly the whole picture. Two finer maps stand beside the plain
+# one: *stitched* from 16 copies of the picture, shifted by a quarter of a cell each; and *gradient × input* of the
+# feature at its peak. For each part its best feature (half A), and the pictures of half B that show the part and in
+# which it is strongest. *Pointing* is how often the map's peak is within 15 pixels of the part, less how often a
+# random pixel is; *lift* is the share of the map on the part, by the part's share of the picture.
+
+# %%
+localised = pd.DataFrame()
+if data.masks:
+    to_part = {part: i for i, part in enumerate(parts)}
+    size, transform = classifier.image_size, test_transform(classifier.image_size, classifier.mean, classifier.std)
+    picks = []
+    for part, feature_id in chosen.set_index("part")["feature_id"].items():
+        showing = rows_b[labels[in_b][..., to_part[part]].any((1, 2))]
+        picks.append(
+            index.patches(int(feature_id), "top", N_LOCALISED, showing).assign(feature_id=int(feature_id), part=part)
+        )
+    picks = pd.concat(picks, ignore_index=True)
+    pictures = [transform.normalise(transform(data.picture(image))[None])[0] for image in picks["image"]]
+    fill = np.minimum(
+        np.arange(size) * data.mask(picks["image"].iloc[0]).shape[0] // size,
+        data.mask(picks["image"].iloc[0]).shape[0] - 1,
+    )
+    masks = [
+        data.mask(image)[np.ix_(fill, fill)] == PARTS.index(part)
+        for image, part in zip(picks["image"], picks["part"], strict=True)
+    ]
+    localised = features.localise(classifier, sae, pictures, masks, picks)
+    kinds = {
+        name: each.groupby("kind", sort=False)[["pointing", "lift", "energy", "iou_of_oracle"]].mean()
+        for name, each in (("all", localised),)
+    }
+    by_kind = {
+        kind: {
+            name: with_interval(each[name].dropna(), np.ones(each[name].notna().sum())) for name in ("pointing", "lift")
+        }
+        for kind, each in localised.groupby("kind", sort=False)
+    }
+    results |= {f"localisation/{kind}/{name}": entry for kind, each in by_kind.items() for name, entry in each.items()}
+    figure = plots.dots(
+        {kind: each["pointing"] for kind, each in by_kind.items()}, "pointing beyond chance", "map", line=0
+    )
+else:
+    figure = Markdown(NO_MASKS)
+display(figure)
+
+# %%
+if data.masks:
+    display(kinds["all"].round(2))
+    radius = with_interval(localised["radius"].dropna(), np.ones(localised["radius"].notna().sum()))
+    results["effective_radius_px"] = radius
+    text = "**Takeaway.** Pointing beyond chance: " + "; ".join(
+        f"{kind} {in_words(each['pointing'], percent=False)}" for kind, each in by_kind.items()
+    )
+    text += f". Half of a feature's gradient lies within {in_words(radius, percent=False)} pixels of its cell, of a "
+    text += f"picture of {size}."
+    display(Markdown(text))
+    assert localised["radius"].dropna().between(0, 2 * size).all()
+
+# %% [markdown]
+# The stitched map shifts what the network sees; that its answer shifts along is assumed. The features were chosen for
+# their plain maps, which favours these. A map that points at a part does not show that the part is the cause: that is
+# the next notebook's question.
+
+# %% [markdown]
+# ## Would another seed find them?
+#
+# The lower of the cosines of encoder and decoder with the matched feature in two autoencoders from other seeds.
+
+# %%
+seeds = [study.sae(f"seed{seed}", seed=config.seed + seed) for seed in (1, 2)]
+stability = evaluation.seed_match(sae, seeds)
+groups = {
+    "random": frozen.query("chosen == 'random'")["feature_id"],
+    "best matches of parts": matched["feature_id"].unique(),
+}
+groups |= {f"AUROC of a {level} at least 0.9": table.index[strong]}
+entries = {name: with_interval(stability[list(ids)], np.ones(len(ids))) for name, ids in groups.items() if len(ids)}
+results |= {f"seed_match/{name}": entry for name, entry in entries.items()}
+results["seed_match_0.7"] = (float((stability >= 0.7).mean()), None, None, len(stability))
+plots.dots(entries, "cosine with the partner in other seeds", "features", line=0.7)
+
+# %%
+text = f"**Takeaway.** Random features have a mean cosine of {in_words(entries['random'], percent=False)} features "
+text += "with their "
+text += f"partners; {results['seed_match_0.7'][0]:.1%} of all features reach 0.7, which the verdicts of notebook 05 "
+text += "ask for."
+display(Markdown(text))
+assert -1 <= stability.min() and stability.max() <= 1.001
+
+# %% [markdown]
+# A feature that only one seed finds may still be real: autoencoders choose among many dictionaries of like error.
+
+# %% [markdown]
+# ## Takeaways
+#
+# All numbers are now written down, and the list below is built from the file.
+
+# %% tags=["nbval-check-output"]
+outside = set(index.images["image"].iloc[rows_b]) & set(images["image"][~in_b])
+print("pictures in both halves:", len(outside))
+assert not outside
+
+# %%
+number = {name: (entry["value"] if isinstance(entry, dict) else np.ravel(entry)[0]) for name, entry in results.items()}
+study.record(NAME, {name: results[name] for name, value in number.items() if np.isfinite(value)})  # nan: untested
+final = study.results(NAME)
+value = {name: entry["value"] for name, entry in final.items()}
+lines = [f"{1 - value['placed/none']:.0%} of features follow a class beyond chance."]
+if data.masks:
+    most = max(number for name, number in value.items() if name.startswith("null/"))
+    lines += [f"Parts: mean AP {value['mean_part_ap']:.2f} on half B, of nulls {most:.2f} at most."]
+    lines += [f"A direction fitted to labels: mean AP {value['probe/mean_part_ap']:.2f}."]
+lines += [f"{final['seed_match_0.7']['value']:.1%} of features are found by two other seeds (cosine 0.7)."]
+display(Markdown("\n".join(f"- {line}" for line in lines)))
+assert len(lines) <= 5
+
+# %% [markdown]
+# ## What this does not show
+#
+# - **What features do.** To follow a part is not to need it, nor to be used by the classifier. The next notebook asks.
+# - **What the features without a part mean.** The hangar's masks are of twelve parts; light, paint and view have none.
+# - **Anything about other autoencoders.** Other widths and sparsities split parts in other ways.

@@ -1,0 +1,736 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 5. Ablate features
+#
+# **Question.** Do features do what they seem to? Three kinds of intervention, each with its controls. *Suppression*
+# takes a feature out of the activations and asks what the classifier loses. *Blurring* takes away what is under a
+# feature's peak in the picture. *Scene edits* take one part off the aircraft and render the scene again, every other
+# pixel as it was. A sentence such as "feature 12 detects propellers" is printed only after tests that random
+# directions fail, and the answer of this notebook is the share of *random* features that pass.
+#
+# **Reads** `data/runs/<preset>/features` (notebook 04). **Writes** `…/ablation/<experiment>` and the numbers in
+# `data/results/<preset>/05_ablate_features.json`.
+#
+# **Runtime** with the default preset on 2 CPU cores: 4 minutes the first time, half a minute after that.
+
+# %%
+# %matplotlib inline
+# %config InlineBackend.figure_formats = ["jpeg"]
+# %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+from scipy.stats import binomtest, spearmanr
+
+from aircraft_sae import ablation, features, plots
+from aircraft_sae import sae_evaluation as evaluation
+
+# %%
+from aircraft_sae.activations import captured
+from aircraft_sae.data import test_transform
+from aircraft_sae.hangar.scene import Scene
+from aircraft_sae.hangar.solids import PARTS
+from aircraft_sae.metrics import bootstrap_counts, interval, with_interval
+from aircraft_sae.plots import in_words
+from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.store import write_parquet
+from aircraft_sae.study import Study
+
+# %% [markdown]
+# ## Settings
+#
+# The list of features is the one drawn in notebook 04 before any test. Suppression at the last stage covers every
+# feature and picture; experiments that need forward passes cover fewer. `FULL = True` takes the numbers of the full
+# protocol (100 features, 240 pictures each), for which a GPU is advisable: about 150,000 forward passes.
+
+# %%
+study = Study.open()
+NAME, results, config, FULL = "05_ablate_features", {}, study.config.sae, False
+small = study.config.name == "smoke"
+N_FEATURES, N_IMAGES = (100, 240) if FULL else (3, 4) if small else (40, 70)
+N_SCENES, N_MOVED = (240, 240) if FULL else (3, 2) if small else (70, 12)
+SIGMA, WINDOW = 8, 64  # pixels of a picture of 224
+NO_MASKS = "This data set holds photographs: parts can't be removed from them, so this can't be known here."
+
+# %%
+sae, index, acts = study.sae(), study.features(), study.activations()
+data, classifier, table = study.dataset(), study.classifier(), index.table
+test, level = index.rows("test"), data.levels[0]
+images = index.images.iloc[test].reset_index(drop=True)
+in_b = features.halves(images[level])
+rows_b, size = test[in_b], classifier.image_size
+window, sigma = round(WINDOW * size / 224), SIGMA * size / 224
+scores = pd.read_parquet(study.folder / "features" / "main" / "parts.parquet") if data.masks else None
+frozen = ablation.frozen_list(table, scores)
+class_of = torch.from_numpy(pd.Categorical(images[level], classifier.classes).codes.astype(np.int64))
+pooled = torch.cat([block.mean((1, 2)) for block in acts.blocks(test)])
+strength = index.sums(test) / index.cells_per_image  # (n, d_sae) mean over a picture's cells
+print(f"{len(frozen)} claims to test: {frozen['chosen'].value_counts().to_dict()}")
+
+# %% [markdown]
+# ## One feature through every experiment
+#
+# Before the tables, one feature: the first of the list's best matches (in photographs: the first random one). Left:
+# the picture of half B in which it is strongest, with its map. Middle: the patch under its peak blurred, with the map
+# that the network then gives. Right, in the hangar: the part that it matches taken away.
+
+# %%
+followed = frozen[frozen["chosen"] == ("part" if scores is not None else "random")].iloc[0]
+feature_id, transform = int(followed["feature_id"]), test_transform(size, classifier.mean, classifier.std)
+pick = index.patches(feature_id, "top", 1, rows_b).iloc[0]
+
+
+@torch.inference_mode()
+def seen(x):
+    """(map of the feature, logits) of a normalised picture."""
+    with captured(classifier, [config.site]) as got:
+        logits = classifier.model(x[None].to(next(classifier.model.parameters()).device))[0].float().cpu()
+    cells = got[config.site].float().cpu()[0].permute(1, 2, 0)
+    return sae.encode(cells.flatten(0, 1)).dense()[:, feature_id].view(cells.shape[:2]).numpy(), logits
+
+
+def as_picture(x):
+    """A normalised picture as uint8."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (classifier.mean, classifier.std))
+    return (255 * (x * std + mean)).clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+
+x = transform.normalise(transform(data.picture(pick["image"]))[None])[0]
+place = ablation.Window.around(pick["row"], pick["column"], index.grid, size, window)
+blurred = x.clone()
+blurred[:, *place.slices] = ablation.blur(x, sigma)[:, *place.slices]
+versions = {"as it is": x, f"blurred, sigma {sigma:.0f} px": blurred}
+if scores is not None:
+    scene = Scene.from_json(
+        pd.read_parquet(data.folder / "scenes.parquet").set_index("image").at[pick["image"], "scene"]
+    )
+    edit = ablation.without(scene, followed["part"], size, study.config.dataset.hangar.supersampling)
+    versions[f"without its {followed['part'].replace('_', ' ')}"] = transform.normalise(transform(edit)[None])[0]
+label = int(class_of[int(np.flatnonzero(test == pick["image_row"])[0])])
+panels = {name: seen(each) for name, each in versions.items()}
+top = float(table.at[feature_id, "max"])
+pictures = [[plots.heat(as_picture(each), panels[name][0], top) for name, each in versions.items()]]
+captions = [[f"{name}: feature {panels[name][0].max():.2f}, logit {panels[name][1][label]:.2f}" for name in versions]]
+plots.picture_grid(pictures, captions)
+
+# %% [markdown]
+# One feature and one picture show what is done, and nothing else: both were chosen because they look well.
+
+# %% [markdown]
+# ## Suppression: what does the classifier lose with each feature?
+#
+# Replace each cell's activations x by x - f d, with f the feature's activation and d its decoder direction; the part
+# of x that the autoencoder does not explain stays. At the last stage only the mean over cells reaches the head, so
+# the effect of every feature on every picture follows by arithmetic; a forward pass must agree. Controls: as much of
+# a random direction (same length, drawn with the cells' covariance), and the feature's partner of like density and
+# strength.
+
+# %%
+head = ablation.PooledHead.of(classifier)
+W_dec = sae.W_dec.detach()
+cells = torch.cat([block.flatten(0, 2) for block in acts.blocks(acts.rows("val"))])
+covariance = torch.cov(cells.t())
+random = ablation.random_directions(W_dec, covariance)
+removed = torch.from_numpy(strength)
+suppressed = ablation.suppress_all(head, pooled, removed, W_dec, class_of)
+control = ablation.suppress_all(head, pooled, removed, random, class_of)
+some = frozen["feature_id"].iloc[: min(10, len(frozen))].tolist()
+few = test[:: max(1, len(test) // 20)]
+hooked = ablation.suppress_hooked(
+    classifier, sae, torch.cat(list(acts.blocks(few))), some, class_of[:: max(1, len(test) // 20)]
+)
+gap = max(np.abs(hooked[name] - suppressed[name][np.ix_(np.searchsorted(test, few), some)]).max() for name in hooked)
+results["suppress_max_abs_error"] = (float(gap), None, None, len(few) * len(some))
+print(f"closed form against forward pass: equal within 1e-4: {gap < 1e-4}")
+assert gap < 1e-4
+
+# %%
+fires = strength > 0
+alive = fires[in_b].sum(0) >= min(8, in_b.sum() // 4)
+
+
+def mean_effect(effect):
+    """(d_sae,) mean specificity over the pictures of half B in which each feature is active."""
+    return (effect["specificity"] * fires)[in_b].sum(0) / np.maximum(fires[in_b].sum(0), 1)
+
+
+sizes, control_sizes = np.abs(mean_effect(suppressed))[alive], np.abs(mean_effect(control))[alive]
+beyond = float((sizes > np.quantile(control_sizes, 0.95)).mean())
+results["share_beyond_control_95"] = (
+    beyond,
+    *binomtest(int((sizes > np.quantile(control_sizes, 0.95)).sum()), len(sizes)).proportion_ci(),
+    len(sizes),
+)
+names = ("features", "random directions")
+plots.against_null(
+    np.log10(sizes + 1e-6),
+    np.log10(control_sizes + 1e-6),
+    "mean change of the true class's logit beyond the others', log10",
+    names,
+)
+
+# %%
+partner = ablation.matched_features(table, (table["mean"] * table["norm"]).fillna(0).to_numpy())
+swapped = np.where(partner >= 0, partner, 0)
+scale = strength * np.linalg.norm(W_dec, axis=1) / np.linalg.norm(W_dec[swapped], axis=1)
+like = ablation.suppress_all(head, pooled, torch.from_numpy(np.float32(scale)), W_dec[swapped], class_of)
+has = alive & (partner >= 0)
+sized = {
+    name: float(np.abs(mean_effect(each))[has].mean())
+    for name, each in (("feature", suppressed), ("random direction", control), ("feature of like density", like))
+}
+results |= {
+    f"suppress/{name}/mean_abs_specificity": (value, None, None, int(has.sum())) for name, value in sized.items()
+}
+recon = torch.cat(
+    [sae.reconstruct(block.flatten(0, 2))[0].view(block.shape).mean((1, 2)) for block in acts.blocks(test)]
+).detach()
+only = ablation.effects(head.logits(pooled), head.logits(recon)[:, None], class_of)["specificity"][:, 0].numpy()
+results["suppress/reconstruction_only/mean_specificity"] = with_interval(only, np.ones(len(only)))
+text = "**Takeaway.** Suppressing a feature changes its pictures' true class's logit, beyond the other classes', "
+text += f"by {sized['feature']:.3f} on average "
+text += f"(absolute; {has.sum()} features with a partner, n = {in_b.sum()} pictures), as much of a random direction "
+text += f"by {sized['random direction']:.3f}, of its "
+text += f"partner's direction by {sized['feature of like density']:.3f}. {beyond:.0%} of the features are beyond 95% "
+text += "of the random "
+text += "directions. The reconstruction alone changes it by "
+text += f"{in_words(results['suppress/reconstruction_only/mean_specificity'], percent=False)}."
+display(Markdown(text))
+
+# %% [markdown]
+# This is exact, and nearly a tautology: it says which way the head's weights point. It is no evidence of what the
+# network before the head does with a feature.
+
+# %% [markdown]
+# ## Dose and response
+#
+# The same with features multiplied by 0, 0.5, 2 and 4, for the random features of the list and their random
+# directions.
+
+# %%
+doses, listed = (0.0, 0.5, 1.0, 2.0, 4.0), frozen.query("chosen == 'random'")["feature_id"].to_numpy()
+lines = {"features": [], "random directions": []}
+for factor in doses:
+    for name, rows in (("features", W_dec), ("random directions", random)):
+        effect = ablation.suppress_all(
+            head, pooled[in_b], (1 - factor) * removed[in_b][:, listed], rows[listed], class_of[in_b]
+        )
+        lines[name].append(effect["logit"].T)
+rank = [
+    spearmanr(doses, [each[j][fires[in_b][:, feature]].mean() for each in lines["features"]]).statistic
+    for j, feature in enumerate(listed)
+    if fires[in_b][:, feature].any()
+]
+results["dose/share_monotone"] = (float((np.abs(rank) > 0.999).mean()), None, None, len(rank))
+means = {name: [np.abs(each.mean(1)).mean() for each in values] for name, values in lines.items()}
+results |= {
+    f"dose/{name}/x{factor:g}": float(value)
+    for name, values in means.items()
+    for factor, value in zip(doses, values, strict=True)
+}
+plots.curves(means, doses, "activation multiplied by", "mean absolute change of the true class's logit")
+
+# %%
+last = {name: values[-1] for name, values in means.items()}
+text = f"**Takeaway.** {results['dose/share_monotone'][0]:.0%} of {len(rank)} random features move their mean logit "
+text += f"the same way at every dose. Four times the activation changes it by {last['features']:.3f}, of random directions by "
+display(Markdown(text + f"{last['random directions']:.3f}."))
+
+
+# %% [markdown]
+# ## Which features tell two variants apart?
+#
+# The two classes most often mistaken for each other, and the features whose suppression moves the margin between them
+# most on half A, measured on half B: negative means that the feature speaks for the true class.
+
+# %%
+logits = head.logits(pooled)
+top2 = logits.scatter(1, class_of[:, None], -torch.inf).argmax(1)
+wrong = logits.argmax(1) != class_of
+pairs = pd.Series(
+    [tuple(sorted((int(a), int(b)))) for a, b in zip(class_of[wrong], logits.argmax(1)[wrong], strict=True)]
+)
+one, two = pairs.value_counts().index[0] if len(pairs) else (0, 1)
+own = np.isin(class_of.numpy(), (one, two))
+rival = torch.where(class_of == one, two, one)
+margins = {}
+for name, rows in (("feature", W_dec), ("random direction", random)):
+    after = head.edited(pooled[own], removed[own], rows)
+    margins[name] = ablation.effects(logits[own], after, class_of[own], rival[own])["margin"].numpy()
+a, b = ~in_b[own], in_b[own]
+strongest = margins["feature"][a].mean(0).argsort()[:8]
+rows = {f"feature {j}": with_interval(margins["feature"][b][:, j], np.ones(b.sum())) for j in strongest}
+rows["their random directions"] = with_interval(margins["random direction"][b][:, strongest].mean(1), np.ones(b.sum()))
+results |= {f"pair/{name}/margin": entry for name, entry in rows.items()}
+n_wrong = int(pairs.value_counts().iloc[0]) if len(pairs) else 0
+text = (
+    f"*{classifier.classes[one]}* and *{classifier.classes[two]}*, mistaken for each other in {n_wrong} of {own.sum()} "
+)
+display(Markdown(text + "test pictures:"))
+plots.dots(rows, "change of the margin between the two when suppressed", "", line=0)
+
+# %%
+held = sum(entry["high"] < 0 for name, entry in rows.items() if name.startswith("feature"))
+results["pair/features_that_hold"] = (held, None, None, len(strongest))
+text = (
+    f"**Takeaway.** {held} of the {len(strongest)} features chosen on half A lower the margin on half B too (interval "
+)
+display(Markdown(text + f"below 0, n = {b.sum()} pictures)."))
+
+
+# %% [markdown]
+# ## Does it hold where a network follows? Stage 3
+#
+# At the stage before the last, a whole stage of the network works on what is left after suppression. An autoencoder
+# of that stage, its features drawn at random by density, and forward passes; the control is a random direction again.
+
+# %%
+site3 = next((site for site in study.config.sites if site != config.site), config.site)
+sae3 = study.sae("stage3", site=site3)
+index3, acts3 = study.index("stage3", sae3), study.activations(site3)
+scores3 = pd.read_parquet(study.folder / "features" / "stage3" / "parts.parquet") if data.masks else None
+frozen3 = ablation.frozen_list(index3.table, scores3)
+drawn3 = frozen3.query("chosen == 'random'")["feature_id"].sample(N_FEATURES, random_state=0).tolist()
+cells3 = torch.cat([block.flatten(0, 2)[::7] for block in acts3.blocks(acts3.rows("val"))])
+random3 = ablation.random_directions(sae3.W_dec.detach(), torch.cov(cells3.t()))
+chosen3 = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(in_b))[: 2 * N_IMAGES])
+
+
+def suppress_stage3(folder):
+    """Effects of the drawn features and of random directions, in the chosen pictures."""
+    block, labels = torch.cat(list(acts3.blocks(test[chosen3]))), class_of[chosen3]
+    for name, rows in (("feature", None), ("random", random3[drawn3])):
+        effect = ablation.suppress_hooked(classifier, sae3, block, drawn3, labels, directions=rows)["specificity"]
+        np.save(folder / f"{name}.npy", effect)
+
+
+folder = study.ablation(
+    "suppress-stage3", suppress_stage3, ["classifier", "features/stage3"], n_features=N_FEATURES, n_images=N_IMAGES
+)
+effect3 = {name: np.abs(np.load(folder / f"{name}.npy")).mean(0) for name in ("feature", "random")}
+ratio3 = effect3["feature"].mean() / max(effect3["random"].mean(), 1e-12)
+draws = bootstrap_counts(len(drawn3), 2000)
+entry = (
+    float(ratio3),
+    *interval((draws @ effect3["feature"]) / np.maximum(draws @ effect3["random"], 1e-12)),
+    len(drawn3),
+)
+results["stage3/effect_over_random_direction"] = entry
+plots.agreement(
+    effect3["random"],
+    effect3["feature"],
+    ("random direction: mean |change of logit|", "feature: mean |change of logit|"),
+)
+
+# %%
+text = f"**Takeaway.** At {site3}, suppressing a random feature moves the true class's logit (beyond the others') "
+text += f"{entry[0]:.2f} times as much as a random direction "
+display(
+    Markdown(
+        text + f"of equal length ({entry[1]:.2f} to {entry[2]:.2f}, n = {entry[3]} features, {len(chosen3)} pictures)."
+    )
+)
+
+# %% [markdown]
+# ## Blurring: is what lies under the peak what the feature needs?
+#
+# The window is 64 pixels of 224: half of a feature's gradient lies within about that width (notebook 04). For each
+# feature, half of its pictures are those of half B in which it is strongest, half are any in which it is active.
+# Controls on the same picture: a window on the aircraft, one anywhere, the window where the feature is lowest (all
+# three of like change in pixels where there is one), and the peak of another feature of like density. *Mediation*:
+# after blurring, put the feature alone back, and ask which share of the logit's loss returns; control: a random
+# direction.
+
+# %%
+half = N_FEATURES // 2 if scores is not None else N_FEATURES
+blur_list = frozen.query("chosen == 'random'")["feature_id"].sample(half, random_state=0).tolist()
+matches = [j for j in frozen.query("chosen == 'part'")["feature_id"].drop_duplicates() if j not in blur_list]
+blur_list += matches[: N_FEATURES - len(blur_list)]
+picks = []
+for j in blur_list:
+    strongest_ = index.patches(int(j), "top", N_IMAGES // 2, rows_b)
+    others = index.patches(int(j), "random", N_IMAGES, np.setdiff1d(rows_b, strongest_["image_row"])).head(
+        N_IMAGES - len(strongest_)
+    )
+    picks.append(pd.concat([strongest_.assign(how="top"), others.assign(how="random")]).assign(feature_id=int(j)))
+picks = pd.concat(picks, ignore_index=True)
+
+
+def blur_all(folder):
+    """Every pick and its controls."""
+    made = ablation.blur_effects(classifier, sae, data, index, picks, partner, covariance, sigma, window)
+    write_parquet(made.merge(picks[["feature_id", "image_row", "how"]]), folder / "blur.parquet")
+
+
+folder = study.ablation(
+    "blur",
+    blur_all,
+    ["classifier", "features/main"],
+    sigma=sigma,
+    window=window,
+    n_features=N_FEATURES,
+    n_images=N_IMAGES,
+)
+blur = pd.read_parquet(folder / "blur.parquet")
+print(f"{blur['feature_id'].nunique()} features, {len(picks):,} feature-picture pairs, {len(blur):,} forward passes")
+
+
+# %%
+sums = blur.groupby(["where", "feature_id"])[["feature", "before"]].sum()
+by_feature = blur.groupby(["where", "feature_id"])[["logit", "margin", "confidence", "specificity"]].mean()
+by_feature["lost"] = -sums["feature"] / sums["before"].clip(lower=1e-9)
+kinds = {
+    "target": "under the peak",
+    "aircraft": "on the aircraft",
+    "anywhere": "anywhere",
+    "lowest": "where it is lowest",
+    "other": "another feature's peak",
+}
+lost = {
+    title: with_interval(by_feature.loc[kind, "lost"], np.ones(len(by_feature.loc[kind])))
+    for kind, title in kinds.items()
+    if kind in by_feature.index
+}
+results |= {f"blur/{title}/feature_lost": entry for title, entry in lost.items()}
+for kind, title in kinds.items():
+    if kind in by_feature.index:
+        results |= {
+            f"blur/{title}/{name}": with_interval(by_feature.loc[kind, name], np.ones(len(by_feature.loc[kind])))
+            for name in ("logit", "margin", "confidence")
+        }
+plots.dots(lost, "share of the feature's maximum lost, %", "blurred window", 100, line=0)
+
+# %%
+target = blur[blur["where"] == "target"].set_index(["feature_id", "image_row"])
+controls = blur[blur["where"] != "target"].groupby(["feature_id", "image_row"])[["logit", "feature"]].mean()
+paired = (target["logit"] - controls["logit"]).dropna().groupby("feature_id").mean()
+results["blur/logit_beyond_controls"] = with_interval(paired, np.ones(len(paired)))
+clear = target[target["logit"] < target["logit"].median()]
+mediation = {
+    name: with_interval(clear["logit"] - clear[f"{prefix}logit"], clear["logit"])
+    for name, prefix in (("the feature", "restored_"), ("a random direction", "random_"))
+}
+results |= {f"mediation/{name}": entry for name, entry in mediation.items()}
+text = (
+    "**Takeaway.** Share of the feature's maximum lost: "
+    + "; ".join(f"{title} {in_words(entry)}" for title, entry in lost.items())
+    + ". "
+)
+text += f"The logit falls by {-results['blur/logit_beyond_controls']['value']:.3f} more than under the controls. "
+text += f"Putting back the feature alone returns {in_words(mediation['the feature'])} of the loss, "
+text += (
+    f"as much of a random direction {in_words(mediation['a random direction'])} (n: feature-picture pairs with a loss "
+)
+display(Markdown(text + "beyond the median)."))
+
+
+# %% [markdown]
+# ## Do blurring and suppression agree?
+#
+# For each feature, over its pictures: does the logit fall most by blurring where it falls most by suppression?
+# Spearman's rank correlation, its interval by drawing features anew.
+
+# %%
+position = pd.Series(np.arange(len(test)), test)
+rho, signs = {}, {}
+for j, each in target.reset_index().groupby("feature_id"):
+    mine = suppressed["logit"][position[each["image_row"]].to_numpy(), j]
+    if len(each) >= 4 and np.ptp(mine) > 0 and np.ptp(each["logit"]) > 0:
+        rho[j], signs[j] = (
+            spearmanr(mine, each["logit"]).statistic,
+            float((np.sign(mine) == np.sign(each["logit"])).mean()),
+        )
+rho = pd.Series(rho, dtype=float)
+values = rho.to_numpy() if len(rho) else np.zeros(1)
+low, high = interval(
+    np.median(values[np.random.default_rng(0).integers(len(values), size=(2000, len(values)))], axis=1)
+)
+results["blur_suppress_spearman_median"] = (float(np.median(values)), low, high, len(values))
+results["blur_suppress_same_sign"] = float(np.mean(list(signs.values()) or [0.0]))
+over = [
+    (suppressed["logit"][position[each["image_row"]].to_numpy(), j].mean(), each["logit"].mean())
+    for j, each in target.reset_index().groupby("feature_id")
+]
+over = np.array(over)
+results["blur_suppress_spearman_over_features"] = (
+    float(np.nan_to_num(spearmanr(*over.T).statistic)),
+    None,
+    None,
+    len(over),
+)
+plots.agreement(*over.T, ("suppressed: mean change of the logit", "blurred: mean change of the logit"))
+
+# %%
+text = "**Takeaway.** Over a feature's pictures, the rank correlation is "
+text += f"{results['blur_suppress_spearman_median'][0]:.2f} in the median feature "
+text += f"({low:.2f} to {high:.2f}, n = {len(values)} features of about {N_IMAGES} pictures); over features it is "
+text += f"{results['blur_suppress_spearman_over_features'][0]:.2f}. "
+display(Markdown(text + f"The two have the same sign in {results['blur_suppress_same_sign']:.0%} of the pairs."))
+
+# %% [markdown]
+# Blurring a window changes all features that look there, suppression one. Agreement says that the two point the same
+# way, not that the one works through the other; that is what mediation asks.
+
+# %% [markdown]
+# ## Scene edits: does the feature go when the part goes?
+#
+# Scenes of half B, rendered without shadows, then again without one part. *R* is the share of the feature's maximum
+# that goes with a part, *S* that less the largest R of another part whose removal changes no more than twice as many
+# pixels. The matrix shows each part's best match (chosen on half A by AP) against every part: a detector would be red
+# on the diagonal alone.
+
+# %%
+responses, networks = {}, {"trained": classifier}
+if data.masks:
+    study.activations(control=True)
+    networks["permuted"] = classifier.permuted()
+    listing = pd.read_parquet(data.folder / "scenes.parquet").set_index("image")
+    own = listing.loc[images["image"][in_b]]
+    size_ = study.config.dataset.hangar.size
+    render = dict(size=size_, supersampling=study.config.dataset.hangar.supersampling)
+    for kind, most in (("remove", N_SCENES), ("move", N_MOVED), ("recolour", N_MOVED)):
+        scenes = ablation.choose_scenes(own, most, size_)
+        which = networks if kind == "remove" else {"trained": classifier}
+        make = partial(ablation.edit_scenes, which, study.config.sites, scenes, kind, most=most, **render)
+        uses = ["classifier", "permuted"] if kind == "remove" else ["classifier"]
+        responses[kind] = study.ablation(f"edit-{kind}", make, uses, most=most)
+    removal = ablation.Responses.of(sae, responses["remove"])
+    R = removal.response()
+    S, parts = removal.selectivity(R), list(PARTS[features.FIRST :])
+    best = (
+        scores.sort_values("ap_a", ascending=False, kind="stable")
+        .drop_duplicates("part")
+        .set_index("part")["feature_id"]
+        .reindex(parts)
+        .dropna()
+        .astype(int)
+    )
+    grid = pd.DataFrame(
+        {part: R[i, best.to_numpy()] for i, part in enumerate(parts)}, [f"{part} ({j})" for part, j in best.items()]
+    )
+    figure = plots.matrix(
+        grid, "R: share of the feature's maximum that goes", "best match of (feature)", "part removed"
+    )
+else:
+    figure = Markdown(NO_MASKS)
+display(figure)
+
+# %%
+if data.masks:
+    shown_pairs = removal.edits["part"].value_counts()
+    diagonal = {part: float(R[parts.index(part), j]) for part, j in best.items()}
+    results |= {
+        f"response/{part}": (value, None, None, int(shown_pairs.get(part, 0)))
+        for part, value in diagonal.items()
+        if np.isfinite(value)
+    }
+    results["mean_response_best_match"] = float(np.nanmean(list(diagonal.values())))
+    firing = (removal.before > 0).mean(0)[alive] / np.maximum((strength[in_b] > 0).mean(0)[alive], 1e-9)
+    results["render_firing_ratio_within_2"] = (
+        float(((firing > 0.5) & (firing < 2)).mean()),
+        None,
+        None,
+        int(alive.sum()),
+    )
+    text = f"**Takeaway.** Removing a part takes {results['mean_response_best_match']:.0%} of its best match's "
+    text += f"maximum on average over {len(diagonal)} parts "
+    text += f"({shown_pairs.min()} to {shown_pairs.max()} scene pairs a part). "
+    text += f"{results['render_firing_ratio_within_2'][0]:.0%} of the features fire about as often in these renders "
+    text += "(half to twice) as in the data set."
+    display(Markdown(text))
+
+# %% [markdown]
+# Moving a part by an eighth of the aircraft's half length asks whether the feature's centre follows; painting it red
+# or blue asks whether the feature is about its colour.
+
+# %%
+if data.masks:
+    moved, painted = (ablation.Responses.of(sae, responses[kind]) for kind in ("move", "recolour"))
+    shifts = [moved.moves(part, int(j)) for part, j in best.items()]
+    there, here = (np.concatenate([each[i] for each in shifts]) for i in range(2))
+    follows = [
+        np.corrcoef(there[:, i], here[:, i])[0, 1]
+        if len(there) > 2 and np.ptp(there[:, i]) * np.ptp(here[:, i]) > 0
+        else 0.0
+        for i in range(2)
+    ]
+    results["move/correlation_down"], results["move/correlation_across"] = (
+        (float(r), None, None, len(there)) for r in follows
+    )
+    own_colour = painted.response()
+    results["recolour/mean_response_best_match"] = float(
+        np.nanmean([own_colour[parts.index(part), j] for part, j in best.items()])
+    )
+    figure = plots.agreement(
+        100 * there[:, 0],
+        100 * here[:, 0],
+        ("part moved down by, % of the picture", "feature's centre moved down by, %"),
+    )
+else:
+    figure = Markdown(NO_MASKS)
+display(figure)
+
+# %%
+if data.masks:
+    text = f"**Takeaway.** Features' centres and their parts' move together with a correlation of {follows[0]:.2f} "
+    text += f"down and {follows[1]:.2f} across (n = {len(there)} scene pairs). "
+    text += f"Painting the part takes {results['recolour/mean_response_best_match']:.0%} of the best match's maximum "
+    display(Markdown(text + "on average."))
+else:
+    display(Markdown(NO_MASKS))
+
+# %% [markdown]
+# ## Verdicts
+#
+# *Detector of a part*: the feature's AUROC among half B's aircraft cells is above what place and outline predict; R
+# is at least 0.5; S is above 0; and two other seeds have the feature (cosine at least 0.7). *Detector of a class*:
+# AUROC at least 0.9 on half B; suppression hurts the class more than the others, and more than a random direction
+# does; and the seeds. Tests are at q < 0.05 (Benjamini-Hochberg) over the list. Nulls are excused the seeds' test, so
+# that the fair comparison is the row *without the seeds' test*.
+
+# %%
+match = evaluation.seed_match(sae, [study.sae(f"seed{seed}", seed=config.seed + seed) for seed in (1, 2)])
+labels_b = {each: images[each][in_b].to_numpy() for each in data.levels}
+classes = ablation.class_verdicts(
+    frozen.query("chosen == 'random'"),
+    table,
+    suppressed["specificity"][in_b],
+    control["specificity"][in_b],
+    labels_b,
+    match,
+)
+verdicts, shares = (
+    {},
+    {
+        "of a class": ablation.pass_share(classes["passes"]),
+        "of a class, without the seeds' test": ablation.pass_share(classes["shown"]),
+    },
+)
+
+
+def judged(dictionary, its_index, its_scores, claims, its_images, network="trained", its_match=None):
+    """Verdicts on claims about parts, for one dictionary."""
+    its_rows = its_index.rows("test")
+    half_b = features.halves(its_images[level])
+    its_labels, its_aircraft = features.cell_labels(data, its_images["image"], its_index.grid)
+    pairs = list(claims[["feature_id", "part"]].itertuples(index=False))
+    excess = features.excess_tests(its_index, its_labels, its_aircraft, its_rows, half_b, pairs)
+    return ablation.part_verdicts(
+        claims, excess, ablation.Responses.of(dictionary, responses["remove"], network), its_match
+    )
+
+
+if data.masks:
+    verdicts["features"] = judged(sae, index, scores, frozen, images, its_match=match)
+    verdicts["features at stage 3"] = judged(sae3, index3, scores3, frozen3, images)
+    for name in ("channels", "PCA", "random-directions", "untrained", "frozen-decoder", "permuted-network"):
+        where = study.folder / "features" / f"null-{name}"
+        its_index, dictionary = features.FeatureIndex.open(where), SparseAutoencoder.load(where / "dictionary")
+        its_scores = pd.read_parquet(where / "parts.parquet")
+        claims = ablation.frozen_list(its_index.table, its_scores, n_matched=0)
+        its_images = its_index.images.iloc[its_index.rows("test")].reset_index(drop=True)
+        verdicts[name.replace("-", " ")] = judged(
+            dictionary,
+            its_index,
+            its_scores,
+            claims,
+            its_images,
+            "permuted" if name.startswith("permuted") else "trained",
+        )
+    for name, each in verdicts.items():
+        shares[f"{name}, without the seeds' test"] = ablation.pass_share(each.query("chosen == 'random'")["shown"])
+    shares["features"] = ablation.pass_share(verdicts["features"].query("chosen == 'random'")["passes"])
+    results["null_pass_share_max"] = max(
+        shares[f"{name}, without the seeds' test"][0] for name in verdicts if not name.startswith("features")
+    )
+    results["random_pass_share"] = shares["features"]
+    results["random_pass_share_without_seeds"] = shares["features, without the seeds' test"]
+else:
+    results["random_pass_share"] = shares["of a class"]
+entries = {name: dict(zip(("value", "low", "high", "n"), share, strict=True)) for name, share in shares.items()}
+results |= {f"pass_share/{name}": entry for name, entry in entries.items()}
+plots.dots(entries, "random features that pass, %", "detectors", 100)
+
+# %%
+if data.masks:
+    tests = ["excess_passes", "response_passes", "selective_passes", "shown", "passes"]
+    display(
+        pd.DataFrame({name: each.query("chosen == 'random'")[tests].mean() for name, each in verdicts.items()}).T.map(
+            "{:.0%}".format
+        )
+    )
+    both = pd.concat(
+        [verdicts["features"], verdicts["features at stage 3"]], keys=["stage 4", "stage 3"], names=["site"]
+    ).reset_index("site")
+    held = both[both["passes"]]
+    results["parts_with_verdict"] = (int(held.query("site == 'stage 4'")["part"].nunique()), None, None, len(parts))
+    results["parts_shown_without_seeds"] = (int(both[both["shown"]]["part"].nunique()), None, None, len(parts))
+    results["n_parts"] = len(parts)
+    results["underpowered_share"] = float((verdicts["features"]["verdict"] == "underpowered").mean())
+    text = f"**Takeaway.** {results['random_pass_share'][0]:.0%} of {results['random_pass_share'][3]} random "
+    text += "features pass as detectors of a part "
+    text += f"({results['random_pass_share_without_seeds'][0]:.0%} without the seeds' test; of the nulls "
+    text += f"{results['null_pass_share_max']:.0%} at most). "
+    text += f"{results['parts_with_verdict'][0]} of {len(parts)} parts have a detector among the {len(frozen)} "
+    text += f"claims of stage 4, {results['parts_shown_without_seeds'][0]} at either stage without the seeds' test."
+    display(Markdown(text))
+    shown = both[both["shown"]].sort_values("R", ascending=False)[
+        ["site", "feature_id", "part", "excess", "R", "R_low", "R_high", "S", "seed_match", "verdict", "why"]
+    ]
+    display(shown.head(15).round(2))
+else:
+    text = f"**Takeaway.** {shares['of a class'][0]:.0%} of {shares['of a class'][3]} random features pass as "
+    display(Markdown(text + f"detectors of a class. {NO_MASKS}"))
+display(
+    classes.sort_values("p")
+    .head(8)[["feature_id", "level", "class", "auroc", "specificity", "control", "q", "seed_match", "verdict", "why"]]
+    .round(3)
+)
+
+# %% [markdown]
+# ## Takeaways
+#
+# All numbers are now written down, and the list below is built from the file.
+
+# %% tags=["nbval-check-output"]
+print("pictures of half A in the claims' tests:", len(set(picks["image_row"]) - set(rows_b)))
+assert set(picks["image_row"]) <= set(rows_b)
+
+# %%
+number = {name: (entry["value"] if isinstance(entry, dict) else np.ravel(entry)[0]) for name, entry in results.items()}
+study.record(NAME, {name: results[name] for name, value in number.items() if np.isfinite(value)})  # nan: untested
+final = study.results(NAME)
+value = {name: entry["value"] for name, entry in final.items()}
+lines = [f"Random features that pass every test: {in_words(final['random_pass_share'])}."]
+if data.masks:
+    lines += [f"Without the seeds' test: features {value['random_pass_share_without_seeds']:.1%}, nulls at most "]
+    lines[-1] += f"{value['null_pass_share_max']:.1%}."
+    lines += [f"Parts with a detector: {value['parts_with_verdict']} of {value['n_parts']}."]
+lines += ["Blurring and suppression agree to "]
+lines[-1] += f"{in_words(final['blur_suppress_spearman_median'], percent=False)} in the median feature."
+display(Markdown("\n".join(f"- {line}" for line in lines)))
+assert len(lines) <= 5
+
+# %% [markdown]
+# ## What this does not show
+#
+# - **That a feature that fails is nothing.** It may follow what has no mask here, or a part from one side only. "Not
+#   shown" and "underpowered" are said of claims, not of features.
+# - **How the classifier computes.** Suppression at the last stage is arithmetic; blurring and edits change more than
+#   one feature; mediation is linear.
+# - **Photographs.** Renders without shadows are not the pictures the network learned from, though features fire alike.
