@@ -136,7 +136,7 @@ class Study:
         """Index and table of another dictionary's features on the test pictures: a null, say, that nobody trained."""
         acts, data = self.activations(dictionary.cfg.site, control), self.dataset()
         data = data.every(CONTROL_EVERY) if control else data
-        weights = [getattr(dictionary, part).detach().numpy().tobytes() for part in ("W_dec", "W_enc_rows", "b_enc")]
+        weights = [value.numpy().tobytes() for value in dictionary.state_dict().values()]
         inputs = {"activations": self.stages["permuted" if control else "activations"].fingerprint}
         inputs |= {"dictionary": fingerprint(*(hashlib.sha256(values).hexdigest() for values in weights))}
 
@@ -145,7 +145,7 @@ class Study:
             (folder / "dictionary").mkdir(exist_ok=True)
             dictionary.save(folder / "dictionary")
 
-        self._stage(f"features/{name}", {}, inputs, make)
+        self._stage(f"features/{name}", dictionary.cfg, inputs, make)
         return FeatureIndex.open(self.folder / "features" / name)
 
     def ablation(self, name: str, make: Callable[[Path], None], uses: Sequence[str], **settings: Any) -> Path:

@@ -248,8 +248,8 @@ plots.curves(means, doses, "activation multiplied by", "mean absolute change of 
 # %%
 last = {name: values[-1] for name, values in means.items()}
 text = f"**Takeaway.** {results['dose/share_monotone'][0]:.0%} of {len(rank)} random features move their mean logit "
-text += f"the same way at every dose. Four times the activation changes it by {last['features']:.3f}, of random directions by "
-display(Markdown(text + f"{last['random directions']:.3f}."))
+text += f"the same way at every dose. Four times the activation changes it by {last['features']:.3f}, of "
+display(Markdown(text + f"random directions by {last['random directions']:.3f}."))
 
 
 # %% [markdown]

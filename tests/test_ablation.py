@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from aircraft_sae.ablation import (
@@ -16,13 +15,20 @@ from aircraft_sae.ablation import (
     Window,
     blur,
     blur_effects,
+    choose_scenes,
+    class_verdicts,
     control_windows,
-    edit_responses,
+    edit_scenes,
     edited,
     effects,
+    frozen_list,
     matched_features,
+    part_verdicts,
+    pass_share,
     random_directions,
     suppress_all,
+    suppress_hooked,
+    without,
 )
 from aircraft_sae.data import test_transform
 from aircraft_sae.devices import device
@@ -193,8 +199,9 @@ def test_blurring_nothing_changes_nothing(blurring):
 def test_blur_effects_are_those_of_the_edited_picture(blurring):
     (classifier, sae, data, index), picks, partners = blurring
     table = blur_effects(
-        classifier, sae, data, index, picks, partners, torch.eye(sae.d_in), sigma=4, window=32, progress=False
-    )
+        classifier, sae, data, index, picks, partners, torch.eye(sae.d_in), sigma=4, window=32,
+        mixed_precision=False, progress=False,
+    )  # fmt: skip
     targets = table[table["where"] == "target"].set_index(["feature_id", "image_row"])
     assert len(targets) == len(picks) and {"anywhere", "target"} <= set(table["where"])
     for pick in picks.itertuples():
@@ -234,59 +241,222 @@ def scenes(smoke_study):
     return [Scene.from_json(text) for text in table["scene"][:5]]
 
 
-def test_an_edit_that_changes_nothing_has_no_effect(smoke_study, scenes):
-    got = edit_responses(
-        smoke_study.classifier(), smoke_study.sae(), scenes, "nothing", size=64, supersampling=1, progress=False
-    )
-    seen = ~np.isnan(got.after[..., 0])
-    assert seen.any() and (seen == (got.shown >= 30 * (64 / 224) ** 2)).all()
-    assert (got.changed[seen] == 0).all()
-    for p in range(12):
-        assert (got.after[seen[:, p], p] == got.before[seen[:, p]]).all()
-        assert (got.logits_after[seen[:, p], p] == got.logits[seen[:, p]]).all()
+@pytest.fixture(scope="module")
+def edits(smoke_study, scenes, tmp_path_factory):
+    """What edit_scenes writes for a kind of edit, made once."""
+    made = {}
+
+    def of(kind):
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(kind)
+            networks = {"trained": smoke_study.classifier()}
+            options = dict(size=64, supersampling=1, progress=False)
+            edit_scenes(networks, ("stage3", "stage4"), scenes, kind, made[kind], **options)
+        return made[kind]
+
+    return of
+
+
+def test_an_edit_that_changes_nothing_has_no_effect(smoke_study, edits):
+    got = Responses.of(smoke_study.sae(), edits("nothing"))
+    assert len(got.edits) and (got.edits["changed"] == 0).all() and got.before.max() > 0
+    assert (got.after == got.before[got.edits["scene"]]).all()
+    logits = np.load(edits("nothing") / "trained" / "logits.npy")
+    assert (logits[len(got.before) :] == logits[got.edits["scene"]]).all()
     assert np.nanmax(np.abs(got.response())) == 0
 
 
-def test_removals_are_those_of_pictures_without_the_part(smoke_study, scenes):
+def test_removals_are_those_of_pictures_without_the_part(smoke_study, scenes, edits):
     classifier, sae = smoke_study.classifier(), smoke_study.sae()
-    got = edit_responses(classifier, sae, scenes, "remove", size=64, supersampling=1, progress=False)
+    got = Responses.of(sae, edits("remove"))
+    shown = pd.read_parquet(edits("remove") / "scenes.parquet")
+    for part in PARTS[2:]:  # every part that a scene shows is edited, and no other
+        wanted = np.flatnonzero(shown[f"shown_{part}"] >= 30 * (64 / 224) ** 2)
+        assert got.edits.query("part == @part")["scene"].tolist() == wanted.tolist()
+    e = int(got.edits["changed"].to_numpy().argmax())
+    s, part = got.edits.loc[e, ["scene", "part"]]
     transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
-    s, p = np.argwhere(got.shown >= 30)[-1]
-    scene = replace(scenes[s], shadows=False).remove(PARTS[p + 2])
-    picture = render(scene, 64, 1)
+    picture = without(scenes[s], part, 64, 1)
     with torch.inference_mode():
-        x = transform.normalise(transform(Image.fromarray(picture.image))[None])
-        acts = classifier.model.forward_features(x.to(device())).cpu()
+        acts = classifier.model.forward_features(transform.normalise(transform(picture)[None]).to(device())).cpu()
         dense = sae.encode(acts.permute(0, 2, 3, 1).flatten(0, 2)).dense()
-        logits = classifier.logits_from("stage4", acts)[0].cpu()
-    np.testing.assert_allclose(got.after[s, p], dense.amax(0), atol=1e-4)
-    np.testing.assert_allclose(got.logits_after[s, p], logits, atol=1e-4)
-    whole = render(replace(scenes[s], shadows=False), 64, 1)
-    assert got.changed[s, p] == (picture.image != whole.image).any(2).sum() > 0
-    rows, columns = np.nonzero(whole.mask == p + 2)
-    np.testing.assert_allclose(got.part_centres[s, p], [(rows.mean() + 0.5) / 64, (columns.mean() + 0.5) / 64])
-    assert np.isnan(got.part_centres_after[s, p]).all()  # it is gone
-    moved = edit_responses(classifier, sae, scenes, "move", size=64, supersampling=1, progress=False)
-    shift = moved.part_centres_after - moved.part_centres
-    assert np.nanmax(np.abs(shift)) > 0.02
+    np.testing.assert_allclose(got.after[e], dense.amax(0), atol=0.05 * max(1, dense.max().item()))  # bfloat16
+    whole, edit = (render(each, 64, 1) for each in (_plain(scenes[s]), _plain(scenes[s]).remove(part)))
+    assert got.edits["changed"][e] == (edit.image != whole.image).any(2).sum() > 0
+    rows, columns = np.nonzero(whole.mask == PARTS.index(part))
+    middle = (rows.mean() + 0.5) / 64, (columns.mean() + 0.5) / 64
+    np.testing.assert_allclose(got.edits.loc[e, ["row", "column"]].astype(float), middle)
+    assert got.edits[["row_after", "column_after"]].isna().all().all()  # it is gone
+    assert got.response(np.array([0, 5])).shape == (12, 2)
+
+
+def _plain(scene):
+    return replace(scene, shadows=False)
+
+
+def test_moved_parts_have_moved(smoke_study, edits):
+    moved = Responses.of(smoke_study.sae(), edits("move"))
+    shift = moved.edits["row_after"] - moved.edits["row"]
+    assert shift.abs().max() > 0.02
+    part = moved.edits["part"][shift.abs().idxmax()]
+    often = int((moved.before > 0).sum(0).argmax())
+    there, here = moved.moves(part, often)
+    assert there.shape == here.shape and np.isfinite(there).all() and np.isfinite(here).all()
+
+
+def test_edits_stop_where_a_part_has_enough_of_them(smoke_study, scenes, tmp_path):
+    options = dict(most=2, size=64, supersampling=1, progress=False)
+    edit_scenes({"trained": smoke_study.classifier()}, ("stage4",), scenes, "recolour", tmp_path, **options)
+    table = pd.read_parquet(tmp_path / "edits.parquet")
+    assert table["part"].value_counts().max() == 2 and (table["changed"] > 0).any()
     with pytest.raises(ValueError, match="got 'paint'"):
-        edit_responses(classifier, sae, scenes, "paint")
+        edit_scenes({}, (), scenes, "paint", tmp_path)
+    with pytest.raises(ValueError, match="at least one scene"):
+        edit_scenes({}, (), [], "remove", tmp_path)
+
+
+def test_scenes_are_chosen_while_a_part_needs_them(smoke_study):
+    table = pd.read_parquet(smoke_study.dataset().folder / "scenes.parquet")
+    chosen = choose_scenes(table, 3, 64)
+    seen = table[table["scene"].isin([scene.to_json() for scene in chosen])]
+    least = 30 * (64 / 224) ** 2
+    for part in PARTS[2:]:
+        there = (table[f"pixels_{part}"] >= least).sum()
+        assert (seen[f"pixels_{part}"] >= least).sum() >= min(3, there)
+    assert len(chosen) < len(table) and len(chosen) == len(seen)
+
+
+def responding(before, after, edits):
+    return Responses(pd.DataFrame(edits), np.asarray(before, float), np.asarray(after, float), None, None)
 
 
 def test_responses_by_hand():
-    before = np.array([[2.0, 1.0, 0.0], [4.0, 0.0, 0.0], [6.0, 1.0, 0.0]])
-    after = np.full((3, 2, 3), np.nan)
-    after[0, 0], after[1, 0] = [0, 1, 0], [1, 0, 0]  # part 0 is shown in scenes 0 and 1, part 1 in none
-    empty = np.zeros(0)
-    got = Responses("remove", before, after, *[empty] * 8)
-    np.testing.assert_allclose(got.response(), [[5 / 6, 0, np.nan], [np.nan] * 3])
-    drawn = got.response(np.array([[1, 1, 1], [2, 0, 1]]))
+    before = [[2.0, 1.0, 0.0], [4.0, 0.0, 0.0], [6.0, 1.0, 0.0]]
+    edits = {"scene": [0, 1, 2], "part": ["fuselage", "fuselage", "wing"], "changed": [10, 30, 30]}
+    got = responding(before, [[0, 1, 0], [1, 0, 0], [6, 0, 0]], edits)
+    R = got.response()
+    np.testing.assert_allclose(R[:3], [[5 / 6, 0, 0], [0, 1, 0], [np.nan] * 3])
+    drawn = got.response(counts=np.array([[1, 1, 1], [2, 0, 1]]))
     np.testing.assert_allclose(drawn[:, 0, 0], [5 / 6, 1])
+    assert got.matches()[0, 1] and got.matches()[1, 0] and not got.matches()[0, 0] and not got.matches()[0, 2]
+    np.testing.assert_allclose(got.selectivity(R)[:2], [[5 / 6, -1, 0], [-5 / 6, 1, 0]])
+    larger = responding(before, got.after, edits | {"changed": [10, 10, 30]})
+    assert not larger.matches()[0, 1] and larger.matches()[1, 0]  # thrice the pixels: no match for the small one
+    np.testing.assert_allclose(larger.selectivity(R)[0], [5 / 6, 0, 0])
 
 
 def test_edits_of_every_kind(scenes):
     for kind in ("remove", "move", "recolour"):
         assert [(e.kind, e.part) for e in edited(scenes[0], kind, "wing").edits] == [(kind, "wing")]
     assert edited(scenes[0], "nothing", "wing") is scenes[0]
-    with pytest.raises(ValueError, match="at least one scene"):
-        edit_responses(None, None, [])
+
+
+@pytest.mark.parametrize("site", ["stage3", "stage4"])
+def test_hooked_suppression_is_the_edit_by_hand(smoke_study, site):
+    sae = smoke_study.sae("hooked", site=site)
+    acts = smoke_study.activations(site)
+    block = next(acts.blocks(acts.rows("test")))[:5]
+    labels, classifier = torch.zeros(5, dtype=torch.int64), smoke_study.classifier()
+    dense = sae.encode(block.flatten(0, 2)).dense().view(*block.shape[:3], -1)
+    often = dense.amax((1, 2)).sum(0).topk(2).indices.tolist()
+    got = suppress_hooked(classifier, sae, block, often, labels, factor=0.5)
+    with torch.inference_mode():
+        before = classifier.logits_from(site, block.permute(0, 3, 1, 2)).cpu()
+        for i, j in enumerate(often):
+            changed = block - 0.5 * dense[..., j, None] * sae.W_dec[j]
+            after = classifier.logits_from(site, changed.permute(0, 3, 1, 2)).cpu()
+            for name, effect in effects(before, after, labels).items():
+                np.testing.assert_allclose(got[name][:, i], effect, atol=1e-5)
+    assert max(np.abs(each).max() for each in got.values()) > 1e-4
+    silent = int((dense.amax((0, 1, 2)) == 0).nonzero()[0, 0])
+    nothing = suppress_hooked(classifier, sae, block, [often[0], silent], labels, factor=1.0)
+    assert all((each == 0).all() for each in nothing.values())
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Claims about features with planted truth, what the tests of place give them, and responses of 90 scenes."""
+    rng = np.random.default_rng(0)
+    kinds = {"reader": (0.9, 0.0), "outline": (0.6, 0.7), "weak": (0.2, 0.0), "blind": (0.0, 0.0)}
+    n, edits, before, after = 90, [], rng.gamma(5, 1, (90, 4)), []
+    for part, column in (("fin", 0), ("engine", 1)):
+        for scene in range(n):
+            edits.append({"scene": scene, "part": part, "changed": 100})
+            after.append(
+                [before[scene, j] * (1 - kind[column] + rng.normal(0, 0.1)) for j, kind in enumerate(kinds.values())]
+            )
+    claims = pd.DataFrame({"feature_id": range(4), "chosen": "part", "part": "fin"})
+    excess = claims[["feature_id", "part"]].assign(
+        excess=[0.2, 0.1, 0.1, 0.0], excess_low=[0.1, 0.05, 0.05, -0.1], excess_high=[0.3, 0.15, 0.15, 0.1],
+        excess_p=[1e-6, 1e-4, 1e-4, 0.5], n=200,
+    )  # fmt: skip
+    return claims, excess, responding(before, after, pd.DataFrame(edits))
+
+
+def test_a_part_reader_passes_and_others_do_not(planted):
+    claims, excess, responses = planted
+    got = part_verdicts(claims, excess, responses, np.array([0.9, 0.9, 0.9, 0.9]))
+    assert got["passes"].tolist() == [True, False, False, False]
+    assert got["verdict"].tolist() == ["detector of fin", "not shown", "not shown", "not shown"]
+    assert got["why"].tolist() == ["", "other parts", "removal", "place; removal; other parts"]
+    reader = got.iloc[0]
+    assert reader["R_low"] < 0.9 < reader["R_high"] and reader["S"] == pytest.approx(0.9, abs=0.05)
+    assert got["n_scenes"].tolist() == [90] * 4
+    unstable = part_verdicts(claims, excess, responses, np.full(4, 0.5))
+    assert not unstable["passes"].any() and unstable["shown"].tolist() == [True, False, False, False]
+    excused = part_verdicts(claims, excess, responses)
+    assert excused["passes"].tolist() == [True, False, False, False]
+    few = part_verdicts(claims, excess.assign(n=20), responses)
+    assert few["verdict"].tolist()[1:] == ["underpowered"] * 3
+    lucky = part_verdicts(claims, excess.assign(excess=-0.1), responses)
+    assert not lucky["passes"].any() and "place" in lucky["why"][0]
+
+
+def test_features_that_no_removal_matters_to_pass_at_no_more_than_the_nominal_rate():
+    rng = np.random.default_rng(1)
+    before = rng.gamma(5, 1, (80, 200))
+    edits = pd.DataFrame({"scene": np.tile(np.arange(80), 2), "part": np.repeat(["fin", "engine"], 80), "changed": 50})
+    after = np.concatenate([before, before]) * rng.normal(1, 0.3, (160, 200))
+    claims = pd.DataFrame({"feature_id": range(200), "chosen": "random", "part": "fin"})
+    excess = claims[["feature_id", "part"]].assign(excess=1.0, excess_low=1, excess_high=1, excess_p=1e-9, n=100)
+    got = part_verdicts(claims, excess, responding(before, after, edits))
+    covered = ((got["R_low"] <= 0) & (got["R_high"] >= 0)).mean()
+    assert 0.90 <= covered <= 0.99, covered  # nominal: 0.95
+    assert (got["S_p"] < 0.05).mean() < 0.1 and not got["passes"].any()
+
+
+def test_class_verdicts_need_selectivity_suppression_and_seeds():
+    rng = np.random.default_rng(2)
+    labels = {"variant": np.repeat(["a", "b", "c"], 40)}
+    control, effect = rng.normal(0, 0.1, (120, 4)), rng.normal(0, 0.1, (120, 4))
+    effect[:40, :3] -= 1
+    table = pd.DataFrame({"variant/class": "a", "variant/auroc": [0.99, 0.6, 0.99, 0.99]})
+    table["variant/auroc_z"], table["variant/auroc_q"] = 5.0, [1e-4, 0.5, 1e-4, 1e-4]
+    claims = pd.DataFrame({"feature_id": range(4), "chosen": "random", "part": "fin"})
+    got = class_verdicts(claims, table, effect, control, labels, np.array([0.9, 0.9, 0.2, 0.9]))
+    assert got["verdict"].tolist() == ["detector of a", *["underpowered"] * 3]  # 40 pictures of the class
+    assert got["why"].tolist() == ["", "AUROC", "other seeds", "suppression"]
+    assert got["n"].tolist() == [40] * 4 and got["shown"].tolist() == [True, False, True, False]
+
+
+def test_the_frozen_list_is_drawn_by_density_and_by_part():
+    density = np.concatenate([np.zeros(20), np.geomspace(1e-4, 0.5, 200)])
+    table = pd.DataFrame({"density_cell": density, "part": "wing"})
+    rng = np.random.default_rng(0)
+    scores = pd.DataFrame(
+        {"feature_id": np.repeat(np.arange(220), 2), "part": ["wing", "fin"] * 220, "ap_a": rng.random(440)}
+    )
+    got = frozen_list(table, scores, 50, 30)
+    drawn, matched = got[got["chosen"] == "random"], got[got["chosen"] == "part"]
+    assert len(drawn) == 50 and drawn["feature_id"].min() >= 20 and drawn["feature_id"].is_unique
+    assert np.bincount((drawn["feature_id"].to_numpy() - 20) // 40).tolist() == [10] * 5  # fifths of the living
+    assert matched["part"].value_counts().tolist() == [15, 15]
+    best = scores[scores["part"] == "fin"].nlargest(15, "ap_a")["feature_id"]
+    assert set(matched[matched["part"] == "fin"]["feature_id"]) == set(best)
+    assert got.equals(frozen_list(table, scores, 50, 30)) and not got.equals(frozen_list(table, scores, 50, 30, seed=1))
+    assert set(frozen_list(table, None)["chosen"]) == {"random"}
+
+
+def test_shares_that_pass_have_intervals_over_features():
+    share, low, high, n = pass_share(np.repeat([True, False], [20, 80]))
+    assert (share, n) == (0.2, 100) and 0.1 < low < 0.15 and 0.25 < high < 0.3

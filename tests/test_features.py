@@ -8,9 +8,24 @@ from sklearn.metrics import average_precision_score, f1_score, mutual_info_score
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
-from aircraft_sae.features import FeatureIndex, build_index, cell_labels, halves, neighbours, part_scores, selectivity
+from aircraft_sae.data import test_transform
+from aircraft_sae.devices import device
+from aircraft_sae.features import (
+    FeatureIndex,
+    build_index,
+    cell_labels,
+    excess_tests,
+    halves,
+    matching_pursuit,
+    neighbours,
+    part_scores,
+    probe_scores,
+    selectivity,
+)
+from aircraft_sae.features.localisation import effective_radius, gradient_maps, localisation, stitched_maps
 from aircraft_sae.features.parts import ranking_scores
 from aircraft_sae.features.selectivity import auroc, auroc_spread, information, morcos_index, purity_and_entropy
+from aircraft_sae.metrics import auroc_difference
 from aircraft_sae.sae import SparseAutoencoder
 
 N_IMAGES, GRID, D = 40, (3, 4), 8
@@ -223,34 +238,146 @@ def test_halves_share_every_class_evenly():
         selectivity(np.ones((4, 2)), {}, np.zeros(4, bool))
 
 
-def test_a_part_reader_passes_and_place_or_outline_readers_do_not(tmp_path):
+@pytest.fixture(scope="module")
+def planted_parts(tmp_path_factory):
+    """(index, labels, aircraft, rows, in_b) with features that read part 0, place, outline, background or a class."""
     rng = np.random.default_rng(4)
     n, grid = 200, (7, 7)
     labels, aircraft = np.zeros((n, *grid, 12), bool), np.zeros((n, *grid))
     for i in range(n):  # a block of aircraft somewhere near the middle, two parts in it
         row, column = rng.integers(1, 3, 2)
-        aircraft[i, row : row + 4, column : column + 4] = 1
+        aircraft[i, row : row + 4, column : column + 4] = 0.3 + 0.7 * rng.random((4, 4))
         labels[i, row + rng.integers(4), column + rng.integers(4), 0] = True
         labels[i, row, column : column + 4, 1] = True
     noise = rng.random((n, *grid))
-    dense = np.zeros((n, *grid, 5))
+    dense = np.zeros((n, *grid, 7))
     dense[..., 0] = labels[..., 0] * (1 + noise) + 0.5 * (noise > 0.97)  # reads part 0
     dense[..., 1] = np.broadcast_to(labels[..., 0].mean(0) + 0.01, (n, *grid))  # knows where it usually is
-    dense[..., 2] = aircraft * (1 + 0.01 * noise)  # reads the outline
-    dense[..., 3] = (1 - aircraft) * noise  # reads background
+    dense[..., 2] = aircraft  # reads the outline
+    dense[..., 3] = (aircraft == 0) * noise  # reads background
     dense[..., 4] = noise * (np.arange(n) % 3 == 0)[:, None, None]  # reads a class
-    in_b = np.arange(n) % 2 == 1
-    table = part_scores(indexed(dense, tmp_path), labels, aircraft, np.arange(n), in_b).query("part == 'fuselage'")
-    reader, others = table.iloc[0], table.iloc[1:]
-    assert reader["ap"] > 0.9 and reader["f1"] > 0.9 and reader["excess"] > 0.05
-    assert (others["excess"] < 0.02).all() and (others["ap"] < 0.3).all()
-    own = labels[in_b][..., 0].reshape(-1)
-    assert reader["auroc"] == pytest.approx(roc_auc_score(own, np.float16(dense[in_b][..., 0]).reshape(-1)))
-    shown = aircraft[in_b].reshape(-1) > 0
-    within = roc_auc_score(own[shown], np.float16(dense[in_b][..., 2]).reshape(-1)[shown])
+    left = np.arange(7)[None, None] < 3
+    dense[..., 5] = labels[..., 1] * left  # two features for two sides of part 1
+    dense[..., 6] = labels[..., 1] * ~left
+    index = indexed(dense, tmp_path_factory.mktemp("parts"))
+    return index, labels, aircraft, np.arange(n), np.arange(n) % 2 == 1
+
+
+def test_a_part_reader_passes_and_place_or_outline_readers_do_not(planted_parts):
+    index, labels, aircraft, rows, in_b = planted_parts
+    everything = part_scores(*planted_parts)
+    table = everything.query("part == 'fuselage'")
+    reader, others = table.iloc[0], table.iloc[1:5]
+    assert reader["ap"] > 0.9 and reader["f1"] > 0.9 and reader["excess"] > 0.2
+    assert (others["excess"] < 0.05).all() and (others["ap"] < 0.3).all()
+    dense = index.maps(2, rows)
+    own, shown = labels[in_b][..., 0].reshape(-1), aircraft[in_b].reshape(-1) >= 0.25
+    assert table.iloc[2]["auroc"] == pytest.approx(roc_auc_score(own, dense[in_b].reshape(-1)))
+    within = roc_auc_score(own[shown], dense[in_b].reshape(-1)[shown])
     assert table.iloc[2]["auroc_within"] == pytest.approx(within)
-    absent = part_scores(FeatureIndex.open(tmp_path), labels, aircraft, np.arange(n), in_b).query("part == 'strut'")
-    assert absent["ap"].isna().all() and absent["excess"].isna().all()
+    place = np.broadcast_to(labels[~in_b][..., 0].mean(0), (100, 7, 7)).reshape(-1)
+    assert table.iloc[0]["auroc_place"] == pytest.approx(roc_auc_score(own[shown], place[shown]))
+    assert everything.query("part == 'strut'")[["ap", "excess"]].isna().all().all()  # which nothing shows
+
+
+def test_excess_is_tested_over_pictures(planted_parts):
+    claims = [(j, "fuselage") for j in range(5)]
+    got = excess_tests(*planted_parts, claims).set_index("feature_id")
+    scores = part_scores(*planted_parts).query("part == 'fuselage'").set_index("feature_id")
+    np.testing.assert_allclose(got["excess"], scores["excess"].loc[:4])
+    assert got["excess_low"][0] > 0 and got["excess_p"][0] < 1e-6
+    # whoever knows the place from more pictures than half A is a little better at it: hence a least excess of 0.05
+    assert (got["excess"][1:] < 0.05).all() and (got["excess_p"][2:] > 0.1).all()
+    assert got["n"].tolist() == [100, 100, 100, 100, 33]
+    assert got["excess"][2] < 1e-9  # the outline reader is no better than the outline
+    nothing = excess_tests(*planted_parts, [(0, "strut")]).iloc[0]
+    assert np.isnan(nothing["excess"]) and np.isnan(nothing["excess_p"])
+
+
+def test_the_error_of_an_auroc_difference_is_that_of_redrawn_pictures():
+    rng = np.random.default_rng(6)
+
+    def draw(n_pictures):
+        groups, effect = np.repeat(np.arange(n_pictures), 12), np.repeat(rng.normal(0, 1, n_pictures), 12)
+        member = rng.random(len(groups)) < 0.3
+        scores = [(member + effect + rng.normal(0, 1, len(groups))).round(1) for _ in range(2)]  # ties, clustered
+        return *scores, member, groups
+
+    tests = [auroc_difference(*draw(40)) for _ in range(300)]
+    differences, errors = np.array(tests).T
+    assert errors.mean() == pytest.approx(differences.std(), rel=0.15)
+    covered = (np.abs(differences) < 1.96 * errors).mean()
+    assert 0.91 <= covered <= 0.98  # two scores of equal worth: 0.95 of the intervals cover 0
+    first, second, member, groups = draw(40)
+    wanted = roc_auc_score(member, first) - roc_auc_score(member, second)
+    assert auroc_difference(first, second, member, groups)[0] == pytest.approx(wanted)
+    assert np.isnan(auroc_difference(first, second, member | True, groups)).all()
+
+
+def test_a_probe_is_a_ceiling_and_pursuit_joins_features(planted_parts):
+    index, labels, _, rows, in_b = planted_parts
+    acts = np.stack([index.maps(j, rows) for j in range(7)], -1) @ np.random.default_rng(0).normal(size=(7, 7))
+    probe = probe_scores(acts, labels, in_b).set_index("part")
+    assert probe.loc["fuselage", "ap"] > 0.9 and probe.loc["wing", "f1"] > 0.95 and np.isnan(probe.loc["strut", "ap"])
+    pursuit = matching_pursuit(index, part_scores(*planted_parts), labels, rows, in_b).set_index("part")
+    assert sorted(pursuit.loc["wing", "features"]) == [5, 6] and pursuit.loc["wing", "f1"] == 1
+    assert pursuit.loc["fuselage", "features"] == [0] and pursuit.loc["strut", "features"] == []
+    one = part_scores(*planted_parts).query("part == 'wing'")["f1"].max()
+    assert one < 0.85
+
+
+def test_a_stitched_map_holds_the_plain_maps_of_shifted_pictures(smoke_study):
+    classifier, sae, data = smoke_study.classifier(), smoke_study.sae(), smoke_study.dataset()
+    transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
+    picture = transform.normalise(transform(data.picture(data.table["image"][0]))[None])[0]
+    fine, plain = stitched_maps(classifier, sae, picture, [0, 1, 2])
+    assert fine.shape == (3, 8, 8) and plain.shape == (3, 2, 2)
+
+    def of(x):
+        with torch.inference_mode():
+            acts = classifier.model.forward_features(x[None].to(device())).cpu().permute(0, 2, 3, 1)
+        return sae.encode(acts.flatten(0, 2)).dense().view(2, 2, -1)[..., :3].permute(2, 0, 1).numpy()
+
+    np.testing.assert_allclose(plain, of(picture), atol=1e-4)
+    wide = torch.nn.functional.pad(picture[None], (16,) * 4, mode="reflect")[0]
+    np.testing.assert_allclose(fine[:, 1::4, 2::4], of(wide[:, 12:76, 20:84]), atol=1e-4)
+
+
+def test_gradients_are_those_of_the_pre_activation(smoke_study):
+    classifier, sae = smoke_study.classifier(), smoke_study.sae()
+    picture = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    product, gradient = gradient_maps(classifier, sae, picture, 3, (1, 0))
+    assert product.shape == gradient.shape == (64, 64) and product.min() >= 0
+
+    def value(x):
+        with torch.inference_mode():
+            return classifier.model.forward_features(x[None].to(device())).cpu()[0, :, 1, 0] @ sae.W_enc_rows[3]
+
+    row, column = np.unravel_index(gradient.argmax(), gradient.shape)
+    moved = []
+    for colour in range(3):
+        step = torch.zeros_like(picture)
+        step[colour, row, column] = 0.05
+        moved.append(((value(picture + step) - value(picture - step)) / 0.1).abs().item())
+    assert gradient.max() == pytest.approx(sum(moved), rel=0.05)
+
+
+def test_localisation_by_hand():
+    mask = np.zeros((56, 56), bool)
+    mask[0:8, 0:8] = True
+    values = np.zeros((7, 7))
+    values[0, 0] = 2.0
+    got = localisation(values, mask)
+    assert got["energy"] == 1 and got["lift"] == pytest.approx(49) and got["iou_of_oracle"] == pytest.approx(1)
+    near = (np.hypot(*(np.maximum(0, np.indices((56, 56)) - 7))) <= 4).mean()
+    assert got["pointing"] == pytest.approx(1 - near)
+    away = localisation(values[::-1, ::-1], mask)
+    assert away["energy"] == 0 and away["pointing"] == pytest.approx(-near)
+    assert np.isnan(localisation(0 * values, mask)["lift"]) and np.isnan(localisation(values, mask & False)["lift"])
+    spot = np.zeros((56, 56))
+    spot[20, 20] = 1.0
+    assert effective_radius(spot, (2, 2), (7, 7)) < 1
+    assert effective_radius(np.ones((56, 56)), (3, 3), (7, 7)) == pytest.approx(28 * (4 / np.pi * 0.5) ** 0.5, rel=0.05)
 
 
 def test_cells_of_small_parts_count_by_the_parts_own_pixels(smoke_study):

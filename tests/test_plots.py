@@ -308,7 +308,41 @@ def test_features_that_never_fire_stand_apart_in_the_histogram():
     assert plots.density_histogram(np.zeros(3)).axes[0].patches[-1].get_height() == 3
 
 
-def test_matched_cosines_are_counted_beside_chance():
-    ax = plots.matched_cosines(np.array([0.9, 0.95, 0.2]), np.array([0.1, 0.15])).axes[0]
-    assert sum(bar.get_height() for bar in ax.patches if bar.get_fill() and bar.get_width() < 1) >= 3
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["features of two seeds", "random directions"]
+def test_a_score_is_counted_beside_its_null_in_shares_of_each():
+    ax = plots.against_null(np.array([0.9, 0.95, 0.2]), np.array([0.1, 0.15]), "score", ("real", "null")).axes[0]
+    solid = [bar.get_height() for bar in ax.patches if hasattr(bar, "get_height")]
+    assert sum(solid) == pytest.approx(100)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["real", "null"]
+    plots.against_null(np.zeros(0), np.zeros(0), "score", ("real", "null"))  # nothing was tested
+
+
+def test_heat_marks_strong_cells_and_the_picked_one():
+    picture, values = np.full((28, 28, 3), 100, np.uint8), np.zeros((7, 7))
+    values[2, 3] = 2.0
+    plain, hot = plots.heat(picture, 0 * values, 2.0), plots.heat(picture, values, 2.0)
+    assert plain.shape == (28, 28, 3) and (plain == plain[0, 0]).all()
+    changed = np.abs(hot.astype(int) - plain).sum(2)
+    assert np.unravel_index(changed.argmax(), changed.shape)[0] // 4 == 2 and changed[-4:].max() == 0
+    weak = plots.heat(picture, values / 10, 2.0)  # one scale for the feature, not for the picture
+    assert np.abs(weak.astype(int) - plain).max() < np.abs(hot.astype(int) - plain).max()
+    marked = plots.heat(picture, 0 * values, 2.0, (6, 0))
+    assert (marked[24, 0] == (0, 255, 255)).all() and (marked[26, 2] == plain[0, 0]).all()
+
+
+def test_parts_are_sorted_by_the_first_score():
+    figure = plots.scores_by_part({"best": {"wing": 0.2, "fin": 0.5}, "chance": {"fin": 0.1}}, "AP")
+    ax = figure.axes[0]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["fin", "wing"]
+    assert ax.lines[0].get_xdata().tolist() == [0.5, 0.2] and np.isnan(ax.lines[1].get_xdata()[1])
+
+
+def test_a_matrix_writes_its_numbers_and_leaves_nan_blank():
+    table = pd.DataFrame([[0.5, np.nan]], ["nose_gear"], ["a", "b"])
+    ax = plots.matrix(table, "R", "rows", "columns").axes[0]
+    assert [text.get_text() for text in ax.texts] == ["0.50"] and ax.get_yticklabels()[0].get_text() == "nose gear"
+
+
+def test_curves_and_agreement_show_their_points():
+    ax = plots.curves({"a": [0, 1], "b": [0, 2]}, [0, 4], "x", "y").axes[0]
+    assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[0, 1], [0, 2]]
+    assert plots.agreement(np.array([1.0]), np.array([2.0]), ("x", "y")).axes[0].lines[0].get_ydata()[0] == 2

@@ -12,12 +12,14 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae_evaluation import (
     Linear,
     Pursuit,
+    both_signs,
+    dictionary,
     k_means,
     matched_cosines,
     measure,
-    neuron_basis,
     pca,
     seed_agreement,
+    seed_match,
     splice,
 )
 
@@ -59,7 +61,7 @@ def test_pca_is_the_best_linear_reconstruction(acts, mean):
 
 def test_sparsity_counts_by_hand(acts, mean):
     sae = SparseAutoencoder(SAEConfig(k=2, expansion=2), 5)
-    basis = neuron_basis(sae, mean)
+    basis = dictionary(sae, mean, both_signs(torch.eye(5)))
     measured = measure(basis, acts, acts.rows("test"), mean)
     centred = (flat(acts, "test") - mean.double().numpy()).reshape(30, 6, 5)
     largest = np.argsort(-np.abs(centred), axis=2)[:, :, :2]
@@ -138,3 +140,16 @@ def test_cells_of_the_aircraft_and_others_are_told_apart(acts, mean):
     assert centres["l0_foreground"]["value"] == centres["l0_background"]["value"] == 1
     nowhere = measure(model, acts, rows, mean, np.zeros((30, 2, 3), bool)).results
     assert "fvu_foreground" not in nowhere and nowhere["fvu_background"]["value"] == nowhere["fvu"]["value"]
+
+
+def test_seed_match_is_the_lower_cosine_of_the_same_partner():
+    sae, other = (SparseAutoencoder(SAEConfig(k=2, expansion=2, seed=seed), 8) for seed in (0, 1))
+    order = torch.randperm(16)
+    with torch.no_grad():
+        other.W_dec.copy_(sae.W_dec[order])
+        other.W_enc_rows.copy_(sae.W_enc_rows[order])
+    assert seed_match(sae, [other]) == pytest.approx(np.ones(16), abs=1e-5)
+    with torch.no_grad():
+        other.W_enc_rows[3].neg_()
+    got = seed_match(sae, [other, other])
+    assert got[order[3]] == pytest.approx(-1, abs=1e-5) and np.delete(got, order[3]) == pytest.approx(1, abs=1e-5)

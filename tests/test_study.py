@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from aircraft_sae import config, study
+from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.sae_evaluation import both_signs, dictionary
 from aircraft_sae.study import Study
 
 
@@ -161,6 +163,38 @@ def test_features_are_indexed_once_with_all_that_is_measured_of_them(smoke_study
     assert len(control.images) == len(data.table[::3]) and smoke_study.stages["features/permuted"].made
     smoke_study.features()
     assert not smoke_study.stages["features/main"].made
+
+
+def test_another_dictionary_is_indexed_on_test_pictures_and_again_when_it_changes(smoke_study):
+    sae, folder = smoke_study.sae(), smoke_study.folder / "features" / "null-x"
+    mean = torch.zeros(sae.d_in)
+    null = dictionary(sae, mean, both_signs(torch.eye(sae.d_in)))
+    index = smoke_study.index("null-x", null)
+    assert set(index.images["split"]) == {"test"} and (folder / "parts.parquet").is_file()
+    assert SparseAutoencoder.load(folder / "dictionary").W_dec.equal(null.W_dec)
+    smoke_study.index("null-x", null)
+    assert not smoke_study.stages["features/null-x"].made
+    with torch.no_grad():
+        null.b_dec.add_(0.1)
+    smoke_study.index("null-x", null)
+    assert smoke_study.stages["features/null-x"].made
+
+
+def test_an_experiment_is_made_once_for_its_settings_and_what_it_uses(smoke_study):
+    smoke_study.features()
+    made = []
+
+    def make(folder):
+        made.append(folder)
+        (folder / "x.txt").write_text("done")
+
+    for n in (1, 1, 2):
+        path = smoke_study.ablation("try", make, ["features/main"], n=n)
+    assert len(made) == 2 and (path / "x.txt").read_text() == "done"
+    smoke_study.ablation("try", make, ["features/main", "classifier"], n=2)
+    assert len(made) == 3
+    with pytest.raises(KeyError, match="features/none"):
+        smoke_study.ablation("try", make, ["features/none"], n=2)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../classifier", "a/b", "-x", "a\\b"])

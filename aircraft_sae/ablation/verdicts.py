@@ -1,10 +1,10 @@
 """Verdicts: what may be said of a feature, and of how many features drawn at random.
 
 A feature is called the detector of a part only if all of this holds, on pictures and scenes on which nothing was
-chosen: its AUROC among cells that show aircraft is above what the place in the picture and the outline predict;
-removing the part takes at least half of its activation, and more than removing any other part whose edit is of like
-size or smaller; and two autoencoders from other seeds have it too. Tests are at Benjamini-Hochberg q < 0.05 over all
-claims of a list.
+chosen: its AUROC among cells that show aircraft is at least 0.05 above what the place in the picture and the outline
+predict; removing the part takes at least half of its activation, and more than removing any other part whose edit is of
+like size or smaller; and two autoencoders from other seeds have it too. Tests are at Benjamini-Hochberg q < 0.05 over
+all claims of a list.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aircraft_sae.ablation.editing import FIRST, Responses
 from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.metrics import bootstrap_counts, interval
 
-LEAST_RESPONSE, LEAST_MATCH, LEAST_AUROC, Q = 0.5, 0.7, 0.9, 0.05
+LEAST_EXCESS, LEAST_RESPONSE, LEAST_MATCH, LEAST_AUROC, Q = 0.05, 0.5, 0.7, 0.9, 0.05
 LEAST_N = 70
 """Pictures or scenes below which a claim that is not shown is called underpowered."""
 N_DRAWS = 2000
@@ -82,7 +82,7 @@ def part_verdicts(
     table["n_scenes"] = table["part"].map(n_scenes).fillna(0).astype(int)
     for name in ("excess", "S"):
         table[f"{name}_q"] = adjusted(table[f"{name}_p"].to_numpy(float))
-    table["excess_passes"] = (table["excess"] > 0) & (table["excess_q"] < Q)
+    table["excess_passes"] = (table["excess"] >= LEAST_EXCESS) & (table["excess_q"] < Q)
     table["response_passes"] = table["R"] >= LEAST_RESPONSE
     table["selective_passes"] = (table["S"] > 0) & (table["S_q"] < Q)
     table["shown"] = table[list(TESTS)].all(axis=1)

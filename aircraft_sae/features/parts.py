@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,15 @@ LEAST = 0.25
 
 
 def cell_labels(data: AircraftData, images: Sequence[str], grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """((n, rows, columns, 12) bool whether a cell shows a part, (n, rows, columns) share of aircraft in a cell)."""
+    """((n, rows, columns, 12) bool whether a cell shows a part, (n, rows, columns) share of aircraft in a cell).
+
+    Both are read-only: the last few are kept, since every dictionary is scored on the same pictures.
+    """
+    return _cell_labels(data, tuple(images), tuple(grid))
+
+
+@lru_cache(maxsize=4)
+def _cell_labels(data: AircraftData, images: tuple[str, ...], grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     labels, aircraft = [], []
     for image in images:
         coverage = np.moveaxis(data.coverage(image, *grid), 0, 2)
@@ -29,7 +38,10 @@ def cell_labels(data: AircraftData, images: Sequence[str], grid: tuple[int, int]
         whole = parts.sum((0, 1))
         labels.append((parts >= LEAST) | (parts >= LEAST * np.maximum(whole, 1e-9)))
         aircraft.append(parts.sum(2))
-    return np.stack(labels), np.stack(aircraft)
+    made = np.stack(labels), np.stack(aircraft)
+    for array in made:
+        array.flags.writeable = False
+    return made
 
 
 def ranking_scores(values: np.ndarray, member: np.ndarray, n_in: np.ndarray, n_cells: int) -> dict[str, np.ndarray]:
