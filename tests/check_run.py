@@ -16,6 +16,11 @@ def main(data_dir: str, first: str, second: str) -> int:
     accuracy = results["test/variant/class_averaged_accuracy"]
     sae = json.loads((Path(data_dir) / "results/hangar/03_train_sae.json").read_text(encoding="utf-8"))
     sae = {name: entry["value"] for name, entry in sae.items()}
+    features, ablation = {}, {}
+    for name, found in (("04_inspect_features", features), ("05_ablate_features", ablation)):
+        text = (Path(data_dir) / f"results/hangar/{name}.json").read_text(encoding="utf-8")
+        found |= {key: entry["value"] for key, entry in json.loads(text).items()}
+    nulls = max(value for name, value in features.items() if name.startswith("null/"))
     report = Path(data_dir) / "runs/hangar/report/index.html"
     checks = [
         (f"the run took {first} s, at most {MAX_FIRST}", int(first) <= MAX_FIRST),
@@ -33,6 +38,23 @@ def main(data_dir: str, first: str, second: str) -> int:
         (f"test / train fvu {sae['test_train_fvu_ratio']:.3f}, at most 1.12", sae["test_train_fvu_ratio"] <= 1.12),
         (f"splicing costs {sae['top1_lost_points']:.2f} points, at most 2", sae["top1_lost_points"] <= 2),
         (f"training the autoencoder took {sae['train_seconds']:.0f} s", True),
+        (
+            f"mean AP of parts {features['mean_part_ap']:.2f}, of nulls at most {nulls:.2f}, at most 0.75 of it",
+            nulls <= 0.75 * features["mean_part_ap"],
+        ),
+        (
+            f"{features['shuffled_share_below_0.05']:.3f} of features have p < 0.05, labels in random order, 0.03 to 0.07",
+            0.03 <= features["shuffled_share_below_0.05"] <= 0.07,
+        ),
+        (
+            f"closed form against forward pass {ablation['suppress_max_abs_error']:.1e}, at most 1e-5",
+            ablation["suppress_max_abs_error"] <= 1e-5,
+        ),
+        (
+            f"random features that pass {ablation['random_pass_share']:.2f}, nulls {ablation['null_pass_share_max']:.2f}",
+            True,
+        ),
+        (f"{ablation['parts_with_verdict']} of {ablation['n_parts']} parts have a detector", True),
         ("the report is there", report.is_file() and report.stat().st_size > 100_000),
     ]
     for words, passed in checks:

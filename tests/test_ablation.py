@@ -405,7 +405,8 @@ def test_a_part_reader_passes_and_others_do_not(planted):
     unstable = part_verdicts(claims, excess, responses, np.full(4, 0.5))
     assert not unstable["passes"].any() and unstable["shown"].tolist() == [True, False, False, False]
     excused = part_verdicts(claims, excess, responses)
-    assert excused["passes"].tolist() == [True, False, False, False]
+    assert excused["shown"].tolist() == [True, False, False, False] and not excused["passes"].any()
+    assert excused["verdict"][0] == "shown, seeds not asked"
     few = part_verdicts(claims, excess.assign(n=20), responses)
     assert few["verdict"].tolist()[1:] == ["underpowered"] * 3
     lucky = part_verdicts(claims, excess.assign(excess=-0.1), responses)
@@ -422,7 +423,7 @@ def test_features_that_no_removal_matters_to_pass_at_no_more_than_the_nominal_ra
     got = part_verdicts(claims, excess, responding(before, after, edits))
     covered = ((got["R_low"] <= 0) & (got["R_high"] >= 0)).mean()
     assert 0.90 <= covered <= 0.99, covered  # nominal: 0.95
-    assert (got["S_p"] < 0.05).mean() < 0.1 and not got["passes"].any()
+    assert (got["S_p"] < 0.05).mean() < 0.1 and not got["shown"].any()
 
 
 def test_class_verdicts_need_selectivity_suppression_and_seeds():

@@ -113,21 +113,17 @@ def edit_scenes(
     if most is not None:
         allowed &= allowed.cumsum(0) <= most
     jobs, rows = np.argwhere(allowed), []
-
-    def pictures() -> Iterator[np.ndarray]:
-        edits = render_scenes([edited(plain[s], kind, PARTS[FIRST + p]) for s, p in jobs], **options)
-        for (s, p), picture in zip(jobs, edits, strict=True):
-            places = [_centre(each.mask == FIRST + p) for each in (whole[s], picture)]
-            names = ("row", "column", "row_after", "column_after")
-            facts = {"scene": s, "part": PARTS[FIRST + p], "changed": (picture.image != whole[s].image).any(2).sum()}
-            rows.append(facts | dict(zip(names, chain(*places), strict=True)))
-            yield _saved(picture.image, plain[s])
-
-    before = (_saved(picture.image, scene) for picture, scene in zip(whole, plain, strict=True))
-    total = len(plain) + len(jobs)
-    every = tqdm(chain(before, pictures()), f"{kind} parts", total, disable=not progress, leave=False)
+    # all is rendered before the networks see any of it: side by side, their threads would wait for each other
+    pictures = [_saved(picture.image, scene) for picture, scene in zip(whole, plain, strict=True)]
+    edits = render_scenes([edited(plain[s], kind, PARTS[FIRST + p]) for s, p in jobs], **options)
+    edits = tqdm(edits, f"render: {kind}", len(jobs), disable=not progress, leave=False)
+    for (s, p), picture in zip(jobs, edits, strict=True):
+        places = [_centre(each.mask == FIRST + p) for each in (whole[s], picture)]
+        facts = {"scene": s, "part": PARTS[FIRST + p], "changed": (picture.image != whole[s].image).any(2).sum()}
+        rows.append(facts | dict(zip(("row", "column", "row_after", "column_after"), chain(*places), strict=True)))
+        pictures.append(_saved(picture.image, plain[s]))
     found: dict[Path, list[np.ndarray]] = {}
-    for name, site, values in _seen(networks, sites, every):
+    for name, site, values in _seen(networks, sites, tqdm(pictures, f"see: {kind}", disable=not progress, leave=False)):
         found.setdefault(folder / name / f"{site}.npy", []).append(values)
     for path, parts in found.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -57,9 +57,9 @@ def part_verdicts(
     """One row a claim (feature_id, part, …) with each test's numbers, and the verdict.
 
     excess: `excess_tests` of the same claims, in order; seed_match: (d_sae,) cosine with the partners in other seeds,
-    None where the dictionary has none, whose claims are then excused that test: leniency to nulls.
+    None where the dictionary has none, whose claims can then be shown but do not pass.
     Adds R, S with _low and _high (bootstrap over scenes), S_p, excess_q, S_q, n_scenes, seed_match, a column for each
-    test passed, shown (all but the seeds' test), passes, verdict and why (the tests failed).
+    test passed, shown (all tests but the seeds'), passes, verdict and why (the tests failed).
     """
     features, which = np.unique(claims["feature_id"].to_numpy(int), return_inverse=True)
     parts = claims["part"].map(PARTS[FIRST:].index).to_numpy()
@@ -87,12 +87,14 @@ def part_verdicts(
     table["selective_passes"] = (table["S"] > 0) & (table["S_q"] < Q)
     table["shown"] = table[list(TESTS)].all(axis=1)
     table["seed_match"] = np.nan if seed_match is None else seed_match[table["feature_id"]]
-    seeds_pass = True if seed_match is None else table["seed_match"] >= LEAST_MATCH
-    table["passes"] = table["shown"] & seeds_pass
+    table["passes"] = table["shown"] & (table["seed_match"] >= LEAST_MATCH)
     failed = {title: ~table[name] for name, title in TESTS.items()}
     if seed_match is not None:
         failed["other seeds"] = table["seed_match"] < LEAST_MATCH
-    return _worded(table, "part", failed, table[["n", "n_scenes"]].min(axis=1))
+    table = _worded(table, "part", failed, table[["n", "n_scenes"]].min(axis=1))
+    if seed_match is None:
+        table.loc[table["shown"], "verdict"] = "shown, seeds not asked"
+    return table
 
 
 def class_verdicts(
