@@ -250,14 +250,14 @@ def matched_cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> np.ndarray:
     """(d_sae,) how well other autoencoders have each feature: the lower of the cosines of decoder and encoder.
 
-    Partners are those of `matched_cosines`; the mean over the others.
+    Partners are those of `matched_cosines`; the least over the others.
     """
     found = []
     for other in others:
         cosines, partner = _partners(sae.W_dec, other.W_dec)
         rows_enc = sae.W_enc_rows.detach(), other.W_enc_rows.detach()[partner]
         found.append(torch.minimum(cosines, torch.nn.functional.cosine_similarity(*rows_enc)))
-    return torch.stack(found).mean(0).numpy()
+    return torch.stack(found).amin(0).numpy()
 
 
 def _partners(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -80,10 +80,11 @@ print(f"{index.d_sae} features of {len(index.images):,} pictures; half A {(~in_b
 # %% [markdown]
 # ## What does a feature look like?
 #
-# Four features: two at random, the best match of a part on half A, and the one most selective for a class there.
-# Upper row: the pictures of half B in which it is strongest. Middle row: one picture from each tenth of its range.
-# Lower row: any picture in which it is active. Heat has one scale for the feature, up to its largest activation, and
-# the cyan square is the cell that was picked. Only the upper row shows what galleries usually show.
+# Four features: two at random, the best match of a part on half A, and the one with the largest class selectivity of
+# all (known from half B, so that its AUROC flatters). Upper row: the pictures of half B in which it is strongest.
+# Middle row: one picture from each tenth of its range. Lower row: any picture in which it is active. Heat has one
+# scale for the feature, up to its largest activation, and the cyan square is the cell that was picked. Only the upper
+# row shows what galleries usually show.
 
 
 # %%
@@ -124,11 +125,8 @@ words = f"{table.at[selective, f'{level}/class']}, AUROC {table.at[selective, f'
 display(Markdown(f"Feature {selective}, most selective for a {level}: {words}."), gallery(selective))
 
 # %% [markdown]
-# **Takeaway.** The upper rows look alike within a feature. The rows below them are what the feature does most of the
-# time, and they are less of one kind.
-#
-# Pictures suggest; they show neither how often a suggestion is right nor whether a feature that learned nothing would
-# suggest as much.
+# Look at the lower rows too: they are what a feature does most of the time. Pictures suggest; they show neither how
+# often a suggestion is right nor whether a feature that learned nothing would suggest as much.
 
 # %% [markdown]
 # ## Which classes do features follow?
@@ -141,9 +139,12 @@ display(Markdown(f"Feature {selective}, most selective for a {level}: {words}.")
 
 # %%
 codes = {each: (pd.Categorical(images[each], data.classes(each)).codes, data.classes(each)) for each in data.levels}
-order = np.random.default_rng(0).permutation(len(images))
-shuffled_codes = {each: (values[order], names) for each, (values, names) in codes.items()}
-null = features.selectivity(index.maxima(test), shuffled_codes, in_b, n_permutations=49)
+shuffles = []
+for seed in range(5):
+    order = np.random.default_rng(seed).permutation(len(images))
+    shuffled = {each: (values[order], names) for each, (values, names) in codes.items()}
+    shuffles.append(features.selectivity(index.maxima(test), shuffled, in_b, n_permutations=2))
+null = pd.concat(shuffles, ignore_index=True)
 z, null_z = (each[[f"{name}/auroc_z" for name in data.levels]].max(axis=1).dropna() for each in (table, null))
 axis = "largest z over levels of AUROC on half B"
 plots.against_null(z, null_z, axis, ("labels", "labels in random order"))
@@ -162,17 +163,13 @@ display(pd.DataFrame(placed, index=["features placed there", "with labels in ran
 # %%
 strong = table[f"{level}/auroc"] >= 0.9
 results[f"share_auroc_0.9/{level}"] = (float(strong.mean()), None, None, len(table))
-rare = null[(table["density_image"] > 0) & (table["density_image"] < 0.05)]
-often = null[table["density_image"] > 0.5]
+density = np.tile(table["density_image"], len(shuffles))
+rare, often = null[(density > 0) & (density < 0.05)], null[density > 0.5]
 for name, group in (("below 5%", rare), ("above 50%", often)):
-    results[f"morcos_shuffled/fires in {name}"] = (
-        float(group[f"{level}/morcos"].mean() if len(group) else 0.0),
-        None,
-        None,
-        len(group),
-    )
+    size = float(group[f"{level}/morcos"].abs().mean()) if len(group) else 0.0
+    results[f"morcos_shuffled/fires in {name} of pictures"] = (size, None, None, len(group))
 text = f"**Takeaway.** {1 - results['placed/none'][0]:.0%} of {len(table)} features follow some level beyond chance "
-text += f"({1 - results['placed_shuffled/none'][0]:.0%} with labels in random order), most of them "
+text += f"({1 - results['placed_shuffled/none'][0]:.0%} with labels in random order), the most often "
 most = max(data.levels, key=lambda each: results[f"placed/{each}"][0])
 text += f"*{most}*. {results[f'share_auroc_0.9/{level}'][0]:.1%} reach an AUROC of 0.9 for a {level}. With labels in "
 text += "random order "
@@ -183,8 +180,9 @@ assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 
 # %% [markdown]
 # That a feature follows classes is no news in a network trained to tell them apart. The index of Morcos, popular for
-# this, is high for rare features even with labels in random order (in the results as `morcos_shuffled`), which is why
-# z is shown. And that a feature follows a class does not say what in the picture it follows.
+# this, is far from 0 for rare features even with labels in random order (its mean size is in the results, as
+# `morcos_shuffled`), which is why z is shown. And that a feature follows a class does not say what in the picture it
+# follows.
 
 # %% [markdown]
 # ## Which parts of the aircraft do features follow?
@@ -192,9 +190,11 @@ assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 # In the hangar each pixel's part is known. A cell *shows* a part if the part fills a quarter of the cell, or the cell
 # holds a quarter of the part. For each part, the feature with the largest average precision (AP) on half A is scored
 # on half B. Beside it: the best feature of dictionaries that learned nothing from this network (the network's own
-# channels, principal components, random directions, an untrained autoencoder, one with a frozen random decoder, one
-# trained on the network with permuted weights), each chosen among as many features, and one direction fitted to the
-# labels of half A, which is what a feature could reach at best.
+# channels and principal components, both with their negatives; random directions; an untrained autoencoder; one with
+# a frozen random decoder; one trained on the network with permuted weights), and one direction fitted to the labels
+# of half A, which is what a feature could reach at best. The frozen and the permuted one saw an eighth of the cells
+# in training; *best, short training* is this autoencoder with as few. The permuted network is scored on every third
+# picture.
 
 # %%
 mean, variance = acts.moments(acts.rows("train", "val"))
@@ -210,6 +210,7 @@ directions = {
 nulls = {name: evaluation.dictionary(sae, mean.float(), rows) for name, rows in directions.items()}
 nulls |= {"untrained": untrained, "frozen decoder": study.sae("frozen-decoder", frozen_decoder=True, **SHORT)}
 nulls |= {"permuted network": study.sae("permuted", control=True, **SHORT)}
+twin = study.sae(f"k{config.k}-x{config.expansion}", expansion=config.expansion, k=config.k, **SHORT)
 
 
 # %%
@@ -224,11 +225,18 @@ if data.masks:
         folder = "null-" + name.replace(" ", "-")
         study.index(folder, dictionary, control=name == "permuted network")
         null_ap[name] = best_ap(pd.read_parquet(study.folder / "features" / folder / "parts.parquet"))
+    study.index("short", twin)
+    short_ap = best_ap(pd.read_parquet(study.folder / "features" / "short" / "parts.parquet"))
+    results["short/mean_part_ap"] = float(short_ap.mean())
     probe = features.probe_scores(acts.acts[test], labels, in_b).set_index("part")
     pursuit = features.matching_pursuit(index, scores, labels, test, in_b).set_index("part")
     own_ap = best_ap(scores)
     prevalence = scores.drop_duplicates("part").set_index("part")["prevalence"]
-    kinds = {"best feature": own_ap, "fitted to labels": probe["ap"]} | null_ap | {"chance": prevalence}
+    kinds = (
+        {"best feature": own_ap, "fitted to labels": probe["ap"], "best, short training": short_ap}
+        | null_ap
+        | {"chance": prevalence}
+    )
     named = {name: dict(each) for name, each in kinds.items()}
     figure = plots.scores_by_part(named, "average precision on half B")
 else:
@@ -272,9 +280,9 @@ else:
 # %% [markdown]
 # ## Does a feature have one meaning?
 #
-# Take the 16 pictures of half B in which a feature is strongest, and the parts that the picked cells show. *Purity*
-# is the share of cells that show the commonest part. Many cells show several parts, and half of all aircraft cells
-# show the fuselage, so purity is high by itself: the control is as many random aircraft cells.
+# Take the 16 pictures of half B in which a feature is strongest, the picked cells that are on the aircraft, and the
+# parts that these show. *Purity* is the share of them that show the commonest part. Many cells show several parts, so
+# purity is high by itself: the control is as many random aircraft cells.
 
 # %%
 N_TOP, purity = 16, {}
@@ -282,30 +290,36 @@ if data.masks:
     position = {row: i for i, row in enumerate(test)}
     rng = np.random.default_rng(0)
     random_cells = labels[in_b][aircraft[in_b] >= features.LEAST]
-    draws = [random_cells[rng.integers(len(random_cells), size=N_TOP)].mean(0).max() for _ in range(1000)]
+    on_aircraft, draws = {}, []
     for feature_id in frozen.query("chosen == 'random'")["feature_id"]:
         picks = index.patches(int(feature_id), "top", N_TOP, rows_b)
+        where = [position[row] for row in picks["image_row"]]
+        on = aircraft[where, picks["row"], picks["column"]] >= features.LEAST
         if len(picks) == N_TOP:
-            where = [position[row] for row in picks["image_row"]]
-            purity[int(feature_id)] = labels[where, picks["row"], picks["column"]].mean(0)
-    highest = np.array([each.max() for each in purity.values()])
-    figure = plots.against_null(
-        highest, np.array(draws), "purity of the 16 strongest cells", ("random features", "random aircraft cells")
-    )
+            on_aircraft[int(feature_id)] = on.mean()
+        if on.sum() >= N_TOP // 2:
+            purity[int(feature_id)] = labels[where, picks["row"], picks["column"]][on].mean(0)
+            drawn = random_cells[rng.integers(len(random_cells), size=(200, on.sum()))]
+            draws.append(drawn.mean(1).max(1))
+    highest, null = np.array([each.max() for each in purity.values()]), np.concatenate(draws or [np.zeros(0)])
+    names = ("random features", "as many random aircraft cells")
+    figure = plots.against_null(highest, null, "purity of the strongest cells on the aircraft", names)
 else:
     figure = Markdown(NO_MASKS)
 display(figure)
 
 # %%
 if len(purity):
-    above = float((highest > np.quantile(draws, 0.95)).mean())
-    results["purity_above_random_cells"] = (above, None, None, len(purity))
-    results["purity_median"], results["purity_median_random_cells"] = float(np.median(highest)), float(np.median(draws))
-    text = f"**Takeaway.** The median purity of {len(purity)} features drawn at random is {np.median(highest):.2f}; "
-    text += "of random "
-    text += f"aircraft cells it is {np.median(draws):.2f}. {above:.0%} of the features are purer than 95% of the "
-    text += "random draws."
-    display(Markdown(text))
+    pure = np.array([each > np.quantile(drawn, 0.95) for each, drawn in zip(highest, draws, strict=True)])
+    results["purity_above_random_cells"] = (float(pure.mean()), None, None, len(purity))
+    results["purity_median"], results["purity_median_random_cells"] = float(np.median(highest)), float(np.median(null))
+    results["top_cells_on_aircraft"] = with_interval(list(on_aircraft.values()), np.ones(len(on_aircraft)))
+    text = f"**Takeaway.** Of the strongest cells of random features, {in_words(results['top_cells_on_aircraft'])} "
+    text += "are on "
+    text += f"the aircraft (n: features). For the {len(purity)} features with half of them there, median purity is "
+    text += f"{np.median(highest):.2f}, of random aircraft cells {np.median(null):.2f}; {pure.mean():.0%} are purer "
+    text += "than "
+    display(Markdown(text + "95% of as many random cells."))
     mixed = min(purity, key=lambda feature_id: purity[feature_id].max())
     named = pd.Series(purity[mixed], parts).nlargest(3)
     display(
@@ -382,41 +396,38 @@ if data.masks:
         )
     picks = pd.concat(picks, ignore_index=True)
     pictures = [transform.normalise(transform(data.picture(image))[None])[0] for image in picks["image"]]
-    fill = np.minimum(
-        np.arange(size) * data.mask(picks["image"].iloc[0]).shape[0] // size,
-        data.mask(picks["image"].iloc[0]).shape[0] - 1,
-    )
+    fill = np.arange(size) * len(data.mask(picks["image"][0])) // size  # the nearest pixel of the mask
+    shown_parts = picks["part"].map(PARTS.index)
     masks = [
-        data.mask(image)[np.ix_(fill, fill)] == PARTS.index(part)
-        for image, part in zip(picks["image"], picks["part"], strict=True)
+        data.mask(image)[np.ix_(fill, fill)] == part for image, part in zip(picks["image"], shown_parts, strict=True)
     ]
     localised = features.localise(classifier, sae, pictures, masks, picks)
-    kinds = {
-        name: each.groupby("kind", sort=False)[["pointing", "lift", "energy", "iou_of_oracle"]].mean()
-        for name, each in (("all", localised),)
-    }
-    by_kind = {
-        kind: {
-            name: with_interval(each[name].dropna(), np.ones(each[name].notna().sum())) for name in ("pointing", "lift")
-        }
-        for kind, each in localised.groupby("kind", sort=False)
-    }
+    averaged = localised.groupby(["kind", "feature_id"], sort=False)[["pointing", "lift", "radius"]].mean()
+    by_kind = {}
+    for kind in ("cells", "stitched", "gradient"):
+        each = averaged.loc[kind].dropna(subset="pointing")
+        by_kind[kind] = {name: with_interval(each[name], np.ones(len(each))) for name in ("pointing", "lift")}
+    for kind in ("stitched", "gradient"):
+        gain = (averaged.loc[kind] - averaged.loc["cells"]).dropna(subset="pointing")
+        for name in ("pointing", "lift"):
+            results[f"localisation/{kind}_beyond_cells/{name}"] = with_interval(gain[name], np.ones(len(gain)))
     results |= {f"localisation/{kind}/{name}": entry for kind, each in by_kind.items() for name, entry in each.items()}
-    figure = plots.dots(
-        {kind: each["pointing"] for kind, each in by_kind.items()}, "pointing beyond chance", "map", line=0
-    )
+    pointing = {kind: each["pointing"] for kind, each in by_kind.items()}
+    figure = plots.dots(pointing, "pointing beyond chance", "map", line=0)
 else:
     figure = Markdown(NO_MASKS)
 display(figure)
 
 # %%
 if data.masks:
-    display(kinds["all"].round(2))
+    display(localised.groupby("kind", sort=False)[["pointing", "lift", "energy"]].mean().round(2))
     radius = with_interval(localised["radius"].dropna(), np.ones(localised["radius"].notna().sum()))
     results["effective_radius_px"] = radius
     text = "**Takeaway.** Pointing beyond chance: " + "; ".join(
         f"{kind} {in_words(each['pointing'], percent=False)}" for kind, each in by_kind.items()
     )
+    gain = in_words(results["localisation/stitched_beyond_cells/pointing"], percent=False)
+    text += f" features. Stitched less plain: {gain}"
     text += f". Half of a feature's gradient lies within {in_words(radius, percent=False)} pixels of its cell, of a "
     text += f"picture of {size}."
     display(Markdown(text))

@@ -43,7 +43,7 @@ def main(data_dir: str, first: str, second: str) -> int:
             nulls <= 0.75 * features["mean_part_ap"],
         ),
         (
-            f"{features['shuffled_share_below_0.05']:.3f} of features have p < 0.05, labels in random order, 0.03 to 0.07",
+            f"labels in random order: {features['shuffled_share_below_0.05']:.3f} have p < 0.05, 0.03 to 0.07 do",
             0.03 <= features["shuffled_share_below_0.05"] <= 0.07,
         ),
         (
@@ -51,7 +51,7 @@ def main(data_dir: str, first: str, second: str) -> int:
             ablation["suppress_max_abs_error"] <= 1e-5,
         ),
         (
-            f"random features that pass {ablation['random_pass_share']:.2f}, nulls {ablation['null_pass_share_max']:.2f}",
+            f"random features pass: {ablation['random_pass_share']:.2f}, nulls {ablation['null_pass_share_max']:.2f}",
             True,
         ),
         (f"{ablation['parts_with_verdict']} of {ablation['n_parts']} parts have a detector", True),

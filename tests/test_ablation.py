@@ -304,6 +304,30 @@ def test_moved_parts_have_moved(smoke_study, edits):
     assert there.shape == here.shape and np.isfinite(there).all() and np.isfinite(here).all()
 
 
+def test_a_move_is_the_shift_of_part_and_feature():
+    edits = {"scene": [1, 1], "part": ["fin", "wing"], "changed": 9, "row": 0.2, "column": 0.5}
+    edits |= {"row_after": [0.3, 0.9], "column_after": [0.4, 0.9]}
+    centres = np.array([[[0.9, 0.9]], [[0.1, 0.6]]]), np.array([[[0.25, 0.5]], [[np.nan, np.nan]]])
+    made = Responses(pd.DataFrame(edits), np.ones((2, 1)), np.ones((2, 1)), *centres)
+    there, here = made.moves("fin", 0)
+    np.testing.assert_allclose(there, [[0.1, -0.1]])
+    np.testing.assert_allclose(here, [[0.15, -0.1]])
+    assert [len(each) for each in made.moves("wing", 0)] == [0, 0]  # the feature is silent afterwards
+
+
+def test_centres_are_those_of_the_activation(smoke_study, edits):
+    got, sae = Responses.of(smoke_study.sae(), edits("nothing")), smoke_study.sae()
+    acts = torch.from_numpy(np.load(edits("nothing") / "trained" / "stage4.npy")[:1]).float()
+    dense = sae.encode(acts.flatten(0, 2)).dense().view(2, 2, -1)
+    often = int(dense.sum((0, 1)).argmax())
+    weights = dense[..., often] / dense[..., often].sum()
+    middle = (
+        float(weights[0].sum() * 0.25 + weights[1].sum() * 0.75),
+        float(weights[:, 0].sum() * 0.25 + weights[:, 1].sum() * 0.75),
+    )
+    np.testing.assert_allclose(got.centres[0, often], middle, rtol=1e-5)
+
+
 def test_edits_stop_where_a_part_has_enough_of_them(smoke_study, scenes, tmp_path):
     options = dict(most=2, size=64, supersampling=1, progress=False)
     edit_scenes({"trained": smoke_study.classifier()}, ("stage4",), scenes, "recolour", tmp_path, **options)
@@ -438,6 +462,9 @@ def test_class_verdicts_need_selectivity_suppression_and_seeds():
     assert got["verdict"].tolist() == ["detector of a", *["underpowered"] * 3]  # 40 pictures of the class
     assert got["why"].tolist() == ["", "AUROC", "other seeds", "suppression"]
     assert got["n"].tolist() == [40] * 4 and got["shown"].tolist() == [True, False, True, False]
+    for direction in (1.0, -1.0):  # a control that moves the class, either way, makes no detector of what does nothing
+        idle = class_verdicts(claims, table, 0 * effect + 1e-3 * control, control + direction, labels, np.ones(4))
+        assert not idle["shown"].any()
 
 
 def test_the_frozen_list_is_drawn_by_density_and_by_part():
@@ -461,3 +488,4 @@ def test_the_frozen_list_is_drawn_by_density_and_by_part():
 def test_shares_that_pass_have_intervals_over_features():
     share, low, high, n = pass_share(np.repeat([True, False], [20, 80]))
     assert (share, n) == (0.2, 100) and 0.1 < low < 0.15 and 0.25 < high < 0.3
+    assert pass_share(np.zeros(100))[2] == pytest.approx(0.036, abs=1e-3)  # none of 100 is not surely none

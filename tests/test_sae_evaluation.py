@@ -151,5 +151,5 @@ def test_seed_match_is_the_lower_cosine_of_the_same_partner():
     assert seed_match(sae, [other]) == pytest.approx(np.ones(16), abs=1e-5)
     with torch.no_grad():
         other.W_enc_rows[3].neg_()
-    got = seed_match(sae, [other, other])
+    got = seed_match(sae, [sae, other])  # all others have to have it
     assert got[order[3]] == pytest.approx(-1, abs=1e-5) and np.delete(got, order[3]) == pytest.approx(1, abs=1e-5)

@@ -59,10 +59,11 @@ def edited(scene: Scene, kind: str, part: str) -> Scene:
     raise ValueError(f'kind must be "remove", "move", "recolour" or "nothing", got {kind!r}')
 
 
-def without(scene: Scene, part: str, size: int, supersampling: int) -> Image.Image:
-    """The picture of a scene, rendered without shadows and without one part."""
+def without(scene: Scene, part: str | None, size: int, supersampling: int) -> Image.Image:
+    """The picture of a scene, rendered without shadows and without one part, or with all of them."""
     plain = replace(scene, shadows=False)
-    return Image.fromarray(_saved(render(edited(plain, "remove", part), size, supersampling).image, plain))
+    shown = edited(plain, "remove", part) if part else plain
+    return Image.fromarray(_saved(render(shown, size, supersampling).image, plain))
 
 
 def choose_scenes(table: pd.DataFrame, most: int, size: int = 224, seed: int = 0) -> list[Scene]:

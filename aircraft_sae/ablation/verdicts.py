@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control
+from scipy.stats import binomtest, false_discovery_control
 
 from aircraft_sae.ablation.editing import FIRST, Responses
 from aircraft_sae.hangar.solids import PARTS
-from aircraft_sae.metrics import bootstrap_counts, interval
+from aircraft_sae.metrics import bootstrap_counts
 
 LEAST_EXCESS, LEAST_RESPONSE, LEAST_MATCH, LEAST_AUROC, Q = 0.05, 0.5, 0.7, 0.9, 0.05
 LEAST_N = 70
@@ -78,8 +78,9 @@ def part_verdicts(
         bounds[:, seen] = np.quantile(np.nan_to_num(values[:, seen]), [0.025, 0.975], axis=0)
         table[name], table[f"{name}_low"], table[f"{name}_high"] = value, *bounds
     table["S_p"] = np.where(np.isfinite(whole[1]), ((draws[1] <= 0).sum(0) + 1) / (N_DRAWS + 1), np.nan)
-    n_scenes = responses.edits["part"].value_counts()
-    table["n_scenes"] = table["part"].map(n_scenes).fillna(0).astype(int)
+    scenes = {part: responses.of_part(part)[1] for part in table["part"].unique()}
+    active = responses.before > 0
+    table["n_scenes"] = [int(active[scenes[part], j].sum()) for j, part in claims[["feature_id", "part"]].to_numpy()]
     for name in ("excess", "S"):
         table[f"{name}_q"] = adjusted(table[f"{name}_p"].to_numpy(float))
     table["excess_passes"] = (table["excess"] >= LEAST_EXCESS) & (table["excess_q"] < Q)
@@ -112,13 +113,15 @@ def class_verdicts(
         z = {level: table.at[feature_id, f"{level}/auroc_z"] for level in labels}
         level = max(z, key=lambda name: np.nan_to_num(z[name], nan=-np.inf))
         own = np.asarray(labels[level]) == table.at[feature_id, f"{level}/class"]
-        paired = (effect - control)[own, feature_id]
-        flipped = rng.choice([-1.0, 1.0], (N_DRAWS, len(paired))) @ paired
+        ours, other = effect[own, feature_id], control[own, feature_id]
+        other = (
+            -other if other.mean() > 0 else other
+        )  # a direction's sign is arbitrary: the control at its most harmful
         known = {name: table.at[feature_id, f"{level}/{name}"] for name in ("class", "auroc", "auroc_q")}
         rows.append(known | {
             "level": level, "specificity": effect[own, feature_id].mean(),
             "control": control[own, feature_id].mean(), "n": int(own.sum()), "seed_match": seed_match[feature_id],
-            "p": ((flipped <= paired.sum() + 1e-12).sum() + 1) / (N_DRAWS + 1) if paired.any() else 1.0,
+            "p": max(_flipped(ours, rng), _flipped(ours - other, rng)),
         })  # fmt: skip
     made = claims.drop(columns="part", errors="ignore").reset_index(drop=True).join(pd.DataFrame(rows))
     made["q"] = adjusted(made["p"].to_numpy(float))
@@ -132,6 +135,14 @@ def class_verdicts(
     return _worded(made, "class", failed, made["n"])
 
 
+def _flipped(values: np.ndarray, rng: np.random.Generator) -> float:
+    """One-sided p of a negative mean, by flipping signs."""
+    if not values.any():
+        return 1.0
+    drawn = rng.choice([-1.0, 1.0], (N_DRAWS, len(values))) @ values
+    return ((drawn <= values.sum() + 1e-12).sum() + 1) / (N_DRAWS + 1)
+
+
 def adjusted(p: np.ndarray) -> np.ndarray:
     """Benjamini-Hochberg's q of the tests that could be made; nan for the others."""
     q, made = np.full(len(p), np.nan), np.isfinite(p)
@@ -140,11 +151,11 @@ def adjusted(p: np.ndarray) -> np.ndarray:
     return q
 
 
-def pass_share(passes: np.ndarray, seed: int = 0) -> tuple[float, float, float, int]:
-    """(share, low, high, n) of claims that pass, with its 95 % bootstrap interval over features."""
-    passes = np.asarray(passes, float)
-    draws = bootstrap_counts(len(passes), 2000, seed) @ passes / len(passes)
-    return (float(passes.mean()), *interval(draws), len(passes))
+def pass_share(passes: np.ndarray) -> tuple[float, float, float, int]:
+    """(share, low, high, n) of claims that pass, with the exact 95 % interval (Clopper-Pearson) over features."""
+    passes = np.asarray(passes, bool)
+    bounds = binomtest(int(passes.sum()), len(passes)).proportion_ci()
+    return float(passes.mean()), float(bounds.low), float(bounds.high), len(passes)
 
 
 def _worded(table: pd.DataFrame, what: str, failed: dict[str, pd.Series], n: pd.Series) -> pd.DataFrame:
