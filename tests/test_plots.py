@@ -334,6 +334,8 @@ def test_parts_are_sorted_by_the_first_score():
     ax = figure.axes[0]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["fin", "wing"]
     assert ax.lines[0].get_xdata().tolist() == [0.5, 0.2] and np.isnan(ax.lines[1].get_xdata()[1])
+    many = plots.scores_by_part({str(i): {"fin": i} for i in range(12)}, "AP").axes[0].lines
+    assert len({(line.get_color(), line.get_marker()) for line in many}) == 12  # no two look alike
 
 
 def test_a_matrix_writes_its_numbers_and_leaves_nan_blank():

@@ -15,6 +15,8 @@ from PIL import Image
 from aircraft_sae.plots.sae import MARKERS
 from aircraft_sae.plots.style import BLUE, FONT, GREY, ORANGE, WIDTH, style
 
+COLOURS = (BLUE, ORANGE, GREY, "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00")
+
 
 def heat(picture: Any, values: np.ndarray, top: float, cell: tuple[int, int] | None = None) -> np.ndarray:
     """A picture (h, w, 3) with a map (rows, columns) over it, `top` being the scale's end, and one cell outlined.
@@ -65,7 +67,7 @@ def scores_by_part(scores: Mapping[str, Mapping[str, float]], label: str, empty:
     parts = sorted(first, key=lambda part: -np.nan_to_num(first[part]))
     figure = Figure((WIDTH, 1.6 + 0.36 * len(parts)), layout="constrained")
     ax = figure.subplots()
-    look = cycle(zip((BLUE, ORANGE, GREY, "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00"), MARKERS, strict=True))
+    look = zip(cycle(COLOURS), cycle((*MARKERS, "<", ">")))  # 8 and 10: the pairs repeat after 40
     for (kind, values), (colour, marker) in zip(scores.items(), look, strict=False):
         solid = values is first
         ax.plot(
