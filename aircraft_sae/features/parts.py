@@ -148,9 +148,14 @@ def excess_tests(
         found.append({
             "feature_id": int(feature_id), "part": part, "excess": difference, "excess_low": difference - 1.96 * error,
             "excess_high": difference + 1.96 * error, "n": int((maps.max((1, 2)) > 0).sum()),
-            "excess_p": max(norm.sf(d / e) if e > 0 else float(d <= 0) for d, e in tests),
+            "excess_p": max(_one_sided(*test) for test in tests),
         })  # fmt: skip
     return pd.DataFrame(found)
+
+
+def _one_sided(difference: float, error: float) -> float:
+    """p of a difference that is not above 0; nan stays nan."""
+    return float(norm.sf(difference / error)) if not error == 0 else float(difference <= 0)
 
 
 def probe_scores(acts: np.ndarray, labels: np.ndarray, in_b: np.ndarray, ridge: float = 1.0) -> pd.DataFrame:
