@@ -189,7 +189,7 @@ assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 #
 # In the hangar each pixel's part is known. A cell *shows* a part if the part fills a quarter of the cell, or the cell
 # holds a quarter of the part. For each part, the feature with the largest average precision (AP) on half A is scored
-# on half B. Beside it: the best feature of dictionaries that learned nothing from this network (the network's own
+# on half B. Beside it: the best feature of each null (the network's own
 # channels and principal components, both with their negatives; random directions; an untrained autoencoder; one with
 # a frozen random decoder; one trained on the network with permuted weights), and one direction fitted to the labels
 # of half A, which is what a feature could reach at best. The frozen and the permuted one saw an eighth of the cells
@@ -371,8 +371,8 @@ assert all(-1 <= value <= 1 for each in rows.values() for value in each if np.is
 
 # %% [markdown]
 # Where channels have the bands too, the network made them, not the autoencoder. A head that averages over all cells
-# gives it no reason to keep what it knows in place; then no feature of this stage can mark a small part's cells
-# alone.
+# gives it no reason to keep what it knows in place. That may be why few features mark a small part's cells alone; a
+# direction fitted to the labels does better on the same cells.
 
 # %% [markdown]
 # ## Where in the picture, exactly?

@@ -57,7 +57,7 @@ from aircraft_sae.study import Study
 #
 # The list of features is the one drawn in notebook 04 before any test. Suppression at the last stage covers every
 # feature and picture; experiments that need forward passes cover fewer. `FULL = True` takes the numbers of the full
-# protocol (100 features, 240 pictures each), for which a GPU is advisable: about 150,000 forward passes.
+# protocol (100 features, 240 pictures each), for which a GPU is advisable: about 80,000 forward passes.
 
 # %%
 study = Study.open()
@@ -135,7 +135,7 @@ captions = [[f"{name}: feature {panels[name][0].max():.2f}, logit {panels[name][
 plots.picture_grid(pictures, captions)
 
 # %% [markdown]
-# One feature and one picture show what is done, and nothing else: both were chosen because they look well.
+# One feature and one picture show what is done, and nothing else: both were chosen for being strong.
 
 # %% [markdown]
 # ## Suppression: what does the classifier lose with each feature?
@@ -346,22 +346,19 @@ plots.agreement(
 # %%
 text = f"**Takeaway.** At {site3}, suppressing a random feature moves the true class's logit (beyond the others') "
 text += f"{entry[0]:.2f} times as much as a random direction "
-display(
-    Markdown(
-        text + f"of equal length ({entry[1]:.2f} to {entry[2]:.2f}, n = {entry[3]} features, {len(chosen3)} pictures)."
-    )
-)
+text += f"of equal length ({entry[1]:.2f} to {entry[2]:.2f}, n = {entry[3]} features, {len(chosen3)} pictures)"
+display(Markdown(text + (": no difference is shown." if entry[1] <= 1 <= entry[2] else ".")))
 
 # %% [markdown]
 # ## Blurring: is what lies under the peak what the feature needs?
 #
 # The window is 64 pixels of 224: twice a cell, and less than the disc that holds half of a feature's gradient
-# (notebook 04), so that what is blurred is what the cell itself shows. For each feature, half of its pictures are
-# those of half B in which it is strongest, half are any in which it is active. Controls on the same picture, two of
-# these four drawn at random: a window on the aircraft, one anywhere, the window where the feature is lowest, and the
-# peak of another feature of like density. A control is *matched* if its change in pixels is within a fifth of the
-# target's; the effect on the logit is given beyond matched controls. *Mediation*: after blurring, put the feature
-# alone back, and ask which share of the logit's loss returns; control: a random direction.
+# (notebook 04), so that little more is blurred than what the cell itself shows. For each feature, half of its
+# pictures are those of half B in which it is strongest, half are any in which it is active. Controls on the same
+# picture, two of these four drawn at random: a window on the aircraft, one anywhere, the window where the feature is
+# lowest, and the peak of another feature of like density. A control is *matched* if its change in pixels is within a
+# fifth of the target's; the effect on the logit is given beyond matched controls. *Mediation*: after blurring, put
+# the feature alone back, and ask which share of the logit's loss returns; control: a random direction.
 
 # %%
 half = N_FEATURES // 2 if scores is not None else N_FEATURES

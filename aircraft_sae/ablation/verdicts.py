@@ -114,9 +114,8 @@ def class_verdicts(
         level = max(z, key=lambda name: np.nan_to_num(z[name], nan=-np.inf))
         own = np.asarray(labels[level]) == table.at[feature_id, f"{level}/class"]
         ours, other = effect[own, feature_id], control[own, feature_id]
-        other = (
-            -other if other.mean() > 0 else other
-        )  # a direction's sign is arbitrary: the control at its most harmful
+        if other.mean() > 0:  # a direction's sign is arbitrary: the control at its most harmful
+            other = -other
         known = {name: table.at[feature_id, f"{level}/{name}"] for name in ("class", "auroc", "auroc_q")}
         rows.append(known | {
             "level": level, "specificity": effect[own, feature_id].mean(),
