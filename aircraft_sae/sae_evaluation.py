@@ -90,6 +90,18 @@ def k_means(acts: Activations, rows: np.ndarray, n_centres: int, n_cells: int = 
     return Nearest(torch.from_numpy(fitted.cluster_centers_).float())
 
 
+def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tensor) -> SparseAutoencoder:
+    """Given readers as an autoencoder of sae's site: feature i is directions[i] . x + biases[i] where positive.
+
+    directions: (d, d_in) with d at most d_in, biases: (d,); further features never fire. It reconstructs nothing.
+    """
+    made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, tied=False, **PLAIN), sae.d_in)
+    with torch.no_grad():
+        for values, given in ((made.W_enc_rows, directions), (made.b_enc, biases)):
+            values.zero_()[: len(given)] = given
+    return made
+
+
 def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, directions: torch.Tensor) -> SparseAutoencoder:
     """Directions (d, d_in) that nobody trained, as an autoencoder: of x - mean the k largest products are kept.
 

@@ -24,7 +24,7 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae_training import train_sae
 from aircraft_sae.store import Stage, default_data_dir, fingerprint, make_stage, write_json, write_parquet
 
-VERSIONS = {"ablation": 1, "dataset": 1, "classifier": 1, "activations": 1, "permuted": 1, "sae": 1, "features": 2}
+VERSIONS = {"ablation": 2, "dataset": 1, "classifier": 1, "activations": 1, "permuted": 1, "sae": 1, "features": 3}
 """To be raised with every change of code after which a stage's result differs: it makes the stage again everywhere."""
 CONTROL_EVERY = 3
 """The control network sees every so many pictures."""
@@ -156,6 +156,12 @@ class Study:
         inputs = {stage: self.stages[stage].fingerprint for stage in uses}
         self._stage(f"ablation/{name}", settings, inputs, make)
         return self.folder / "ablation" / name
+
+    def export_atlas(self, folder: str | Path | None = None, n_pictures: int | None = None) -> Path:
+        """Static HTML of all features, as `aircraft_sae.atlas.export_atlas` writes it; gives its index.html."""
+        from aircraft_sae.atlas import export_atlas  # from above: what a person sees is built on a study
+
+        return export_atlas(self, folder, n_pictures)
 
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:
         """Write all of a notebook's numbers, in place of those of its last run.

@@ -49,7 +49,7 @@ from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.metrics import bootstrap_counts, interval, with_interval
 from aircraft_sae.plots import in_words
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.store import write_parquet
+from aircraft_sae.store import write_json, write_parquet
 from aircraft_sae.study import Study
 
 # %% [markdown]
@@ -57,7 +57,9 @@ from aircraft_sae.study import Study
 #
 # The list of features is the one drawn in notebook 04 before any test. Suppression at the last stage covers every
 # feature and picture; experiments that need forward passes cover fewer. `FULL = True` takes the numbers of the full
-# protocol (100 features, 240 pictures each), for which a GPU is advisable: about 80,000 forward passes.
+# protocol: 100 features, 240 pictures each, about 80,000 forward passes. From the times of this run that is some 20
+# minutes on 2 CPU cores (extrapolated, not run). On a GPU the passes themselves are a minute or two; 10 minutes are
+# left for rendering and for windows, which stay on the CPU.
 
 # %%
 study = Study.open()
@@ -420,20 +422,10 @@ for kind, title in kinds.items():
 plots.dots(lost, "share of the feature's maximum lost, %", "blurred window", 100, line=0)
 
 # %%
-target = blur[blur["where"] == "target"].set_index(["feature_id", "image_row"])
-controls = (
-    blur[(blur["where"] != "target") & blur["matched"]]
-    .groupby(["feature_id", "image_row"])[["logit", "feature"]]
-    .mean()
-)
-paired = (target["logit"] - controls["logit"]).dropna().groupby("feature_id").mean()
+paired = ablation.beyond_controls(blur)
 results["blur/logit_beyond_controls"] = with_interval(paired, np.ones(len(paired)))
 results["blur/matched_controls_share"] = float(blur.loc[blur["where"] != "target", "matched"].mean())
-harmed = target[target["logit"] < 0]
-mediation = {}
-for name, prefix in (("the feature", "restored_"), ("a random direction", "random_")):
-    back = harmed.assign(back=harmed["logit"] - harmed[f"{prefix}logit"]).groupby("image_row")[["back", "logit"]].sum()
-    mediation[name] = with_interval(back["back"], back["logit"])
+mediation = ablation.mediation(blur)
 results |= {f"mediation/{name}": entry for name, entry in mediation.items()}
 text = (
     "**Takeaway.** Share of the feature's maximum lost: "
@@ -453,34 +445,18 @@ display(Markdown(text + f"{in_words(mediation['a random direction'])} (n: pictur
 # Spearman's rank correlation, its interval by drawing features anew.
 
 # %%
-position = pd.Series(np.arange(len(test)), test)
-rho, signs = {}, {}
-for j, each in target.reset_index().groupby("feature_id"):
-    mine = suppressed["logit"][position[each["image_row"]].to_numpy(), j]
-    if len(each) >= 4 and np.ptp(mine) > 0 and np.ptp(each["logit"]) > 0:
-        rho[j], signs[j] = (
-            spearmanr(mine, each["logit"]).statistic,
-            float((np.sign(mine) == np.sign(each["logit"])).mean()),
-        )
-rho = pd.Series(rho, dtype=float)
-values = rho.to_numpy() if len(rho) else np.zeros(1)
+agree = ablation.agreement(blur, suppressed["logit"], test)
+values = agree["spearman"].dropna().to_numpy() if agree["spearman"].notna().any() else np.zeros(1)
 low, high = interval(
     np.median(values[np.random.default_rng(0).integers(len(values), size=(2000, len(values)))], axis=1)
 )
 results["blur_suppress_spearman_median"] = (float(np.median(values)), low, high, len(values))
-results["blur_suppress_same_sign"] = float(np.mean(list(signs.values()) or [0.0]))
-over = [
-    (suppressed["logit"][position[each["image_row"]].to_numpy(), j].mean(), each["logit"].mean())
-    for j, each in target.reset_index().groupby("feature_id")
-]
-over = np.array(over)
-results["blur_suppress_spearman_over_features"] = (
-    float(np.nan_to_num(spearmanr(*over.T).statistic)),
-    None,
-    None,
-    len(over),
+results["blur_suppress_same_sign"] = float(agree["same_sign"].mean())
+over = float(np.nan_to_num(spearmanr(agree["suppressed"], agree["blurred"]).statistic))
+results["blur_suppress_spearman_over_features"] = (over, None, None, len(agree))
+plots.agreement(
+    agree["suppressed"], agree["blurred"], ("suppressed: mean change of the logit", "blurred: mean change of the logit")
 )
-plots.agreement(*over.T, ("suppressed: mean change of the logit", "blurred: mean change of the logit"))
 
 # %%
 text = "**Takeaway.** Over a feature's pictures, the rank correlation is "
@@ -562,40 +538,38 @@ if data.masks:
     display(Markdown(text))
 
 # %% [markdown]
-# Moving a part upwards by 12% of the aircraft's length or span, whichever is longer, asks whether the feature's
-# centre follows; painting it red or blue asks whether the feature is about its colour.
+# Moving a part up, down, forward or back by 12% of the aircraft's length or span, whichever is longer, asks whether
+# the feature's centre goes along: 100% if as far as the middle of the part's pixels, 0% if it stays. The control is the
+# best matches of the other parts, which should stay. Painting the part red or blue asks whether the feature is about
+# its colour.
 
 # %%
 if data.masks:
     moved, painted = (ablation.Responses.of(sae, responses[kind]) for kind in ("move", "recolour"))
-    shifts = [moved.moves(part, int(j)) for part, j in best.items()]
-    there, here = (np.concatenate([each[i] for each in shifts]) for i in range(2))
-    follows = [
-        np.corrcoef(there[:, i], here[:, i])[0, 1]
-        if len(there) > 2 and np.ptp(there[:, i]) * np.ptp(here[:, i]) > 0
-        else 0.0
-        for i in range(2)
-    ]
-    results["move/correlation_down"], results["move/correlation_across"] = (
-        (float(r), None, None, len(there)) for r in follows
-    )
+    shifts = {
+        "best match": [moved.moves(part, j) for part, j in best.items()],
+        "best matches of other parts": [moved.moves(part, j) for part in best.index for j in best.drop(part)],
+    }
+    shifts = {name: pd.concat(each) for name, each in shifts.items()}
+    follows = {
+        f"{name}, {way}": ablation.followed(each, way) for name, each in shifts.items() for way in ("down", "across")
+    }
+    results |= {f"move/{name}": entry for name, entry in follows.items()}
     own_colour = painted.response()
     results["recolour/mean_response_best_match"] = float(
         np.nanmean([own_colour[parts.index(part), j] for part, j in best.items()])
     )
-    figure = plots.agreement(
-        100 * there[:, 0],
-        100 * here[:, 0],
-        ("part moved down by, % of the picture", "feature's centre moved down by, %"),
-    )
+    figure = plots.dots(follows, "share of the part's shift that the centre makes, %", "features", 100, line=0)
 else:
     figure = Markdown(NO_MASKS)
 display(figure)
 
 # %%
 if data.masks:
-    text = f"**Takeaway.** Features' centres and their parts' move together with a correlation of {follows[0]:.2f} "
-    text += f"down and {follows[1]:.2f} across (n = {len(there)} scene pairs). "
+    own_shift, other_shift = ([in_words(follows[f"{name}, {way}"]) for way in ("down", "across")] for name in shifts)
+    text = f"**Takeaway.** The best matches' centres make {own_shift[0]} of their part's shift down the picture and "
+    text += f"{own_shift[1]} of that across it, other parts' features {other_shift[0]} and {other_shift[1]} "
+    text += f"(n: scenes; {len(shifts['best match'])} moves). "
     text += f"Painting the part takes {results['recolour/mean_response_best_match']:.0%} of the best match's maximum "
     display(Markdown(text + "on average."))
 else:
@@ -611,6 +585,10 @@ else:
 # rows that do not say *every test* are without that one, and are to be compared with each other. The permuted network
 # and the frozen decoder had a shorter training, and the permuted one a third of the pictures, so that its tests are
 # weaker. For classes, the null is each feature's random direction, judged with the feature's own AUROC.
+#
+# A test that nothing passes may be one that nothing can pass. So the *probes* of notebook 04, one direction for each
+# part, fitted to the labels of half A and silent below the threshold that is best there, go the same way: they show
+# what a feature could reach if the autoencoder had found the best direction.
 
 # %%
 match = evaluation.seed_match(sae, [study.sae(f"seed{seed}", seed=config.seed + seed) for seed in (1, 2)])
@@ -626,35 +604,37 @@ classes = ablation.class_verdicts(
 verdicts, shares = {}, {}
 
 
-def judged(dictionary, its_index, claims, its_images, network="trained", its_match=None):
-    """Verdicts on claims about parts, for one dictionary."""
-    its_rows = its_index.rows("test")
-    half_b = features.halves(its_images[level])
-    its_labels, its_aircraft = features.cell_labels(data, its_images["image"], its_index.grid)
-    pairs = list(claims[["feature_id", "part"]].itertuples(index=False))
-    excess = features.excess_tests(its_index, its_labels, its_aircraft, its_rows, half_b, pairs)
-    return ablation.part_verdicts(
-        claims, excess, ablation.Responses.of(dictionary, responses["remove"], network), its_match
-    )
-
-
 if data.masks:
-    verdicts["features"] = judged(sae, index, frozen, images, its_match=match)
-    verdicts["features at stage 3"] = judged(sae3, index3, frozen3, images)
+    removals = responses["remove"]
+    verdicts["features"] = ablation.judge(sae, index, frozen, data, removals, seed_match=match)
+    verdicts["features at stage 3"] = ablation.judge(sae3, index3, frozen3, data, removals)
+    for name, its_acts in (("probes", acts), ("probes at stage 3", acts3)):
+        its_labels = features.cell_labels(data, images["image"], its_acts.acts.shape[1:3])[0]
+        fitted = features.fit_probes(its_acts.acts[test[~in_b]], its_labels[~in_b])
+        dictionary = evaluation.readers(sae if its_acts is acts else sae3, *(torch.from_numpy(each) for each in fitted))
+        claims = pd.DataFrame({"feature_id": range(len(parts)), "chosen": "part", "part": parts})
+        verdicts[name] = ablation.judge(
+            dictionary, study.index(name.replace(" ", "-"), dictionary), claims, data, removals
+        )
     for name in ("channels", "PCA", "random-directions", "untrained", "frozen-decoder", "permuted-network"):
         where = study.folder / "features" / f"null-{name}"
         its_index, dictionary = features.FeatureIndex.open(where), SparseAutoencoder.load(where / "dictionary")
         its_scores = pd.read_parquet(where / "parts.parquet")
         claims = ablation.frozen_list(its_index.table, its_scores, n_matched=0)
-        its_images = its_index.images.iloc[its_index.rows("test")].reset_index(drop=True)
         network = "permuted" if name.startswith("permuted") else "trained"
-        verdicts[name.replace("-", " ")] = judged(dictionary, its_index, claims, its_images, network)
-    drawn = {name: each.query("chosen == 'random'") for name, each in verdicts.items()}
+        verdicts[name.replace("-", " ")] = ablation.judge(dictionary, its_index, claims, data, removals, network)
+    drawn = {name: each.query("chosen == 'random'") for name, each in verdicts.items() if "probes" not in name}
     shares["parts, every test"] = ablation.pass_share(drawn["features"]["passes"])
     shares |= {f"parts, {name}": ablation.pass_share(each["shown"]) for name, each in drawn.items()}
     results["null_pass_share_max"] = max(shares[f"parts, {name}"][0] for name in drawn if "features" not in name)
     results["random_pass_share"] = shares["parts, every test"]
     results["random_pass_share_without_seeds"] = shares["parts, features"]
+    shares |= {f"parts, {name}": ablation.pass_share(verdicts[name]["shown"]) for name in verdicts if "probes" in name}
+    results |= {
+        f"parts_shown/{name}": (int(verdicts[name]["shown"].sum()), None, None, len(parts))
+        for name in verdicts
+        if "probes" in name
+    }
 other = ablation.suppress_all(head, pooled, removed, ablation.random_directions(W_dec, covariance, seed=1), class_of)
 null_classes = ablation.class_verdicts(
     frozen.query("chosen == 'random'"), table, control["specificity"][in_b], other["specificity"][in_b], labels_b, match
@@ -666,7 +646,13 @@ results["random_pass_share_classes"] = shares["classes, every test"]
 
 
 def keep(folder):
-    """All verdicts, for whoever shows features."""
+    """All verdicts, and what is known of every feature, for the browser."""
+    known = {"seed_match": match, "suppressed": mean_effect(suppressed), "suppressed_random": mean_effect(control)}
+    write_parquet(pd.DataFrame({"feature_id": range(sae.d_sae)} | known), folder / "features.parquet")
+    if data.masks:
+        response = pd.DataFrame(R.T, columns=parts).rename_axis("feature_id").reset_index()
+        write_parquet(response.melt("feature_id", var_name="part", value_name="response"), folder / "responses.parquet")
+    write_json(folder / "about.json", {"features": study.stages["features/main"].fingerprint})
     write_parquet(classes, folder / "classes.parquet")
     for name, each in verdicts.items():
         write_parquet(each, folder / f"parts-{name.replace(' ', '-')}.parquet")
@@ -676,13 +662,13 @@ uses = ["features/main", "features/stage3", "sae/seed1", "sae/seed2", *(["ablati
 study.ablation("verdicts", keep, uses, shares={name: list(share) for name, share in shares.items()})
 entries = {name: dict(zip(("value", "low", "high", "n"), share, strict=True)) for name, share in shares.items()}
 results |= {f"pass_share/{name}": entry for name, entry in entries.items()}
-plots.dots(entries, "random features that pass, %", "detectors", 100)
+plots.dots(entries, "features that pass, %", "detectors", 100)
 
 # %%
 if data.masks:
     tests = ["excess_passes", "response_passes", "selective_passes", "shown", "passes"]
     display(
-        pd.DataFrame({name: each.query("chosen == 'random'")[tests].mean() for name, each in verdicts.items()}).T.map(
+        pd.DataFrame({name: drawn.get(name, each)[tests].mean() for name, each in verdicts.items()}).T.map(
             "{:.0%}".format
         )
     )
@@ -699,12 +685,21 @@ if data.masks:
     text += f"({results['random_pass_share_without_seeds'][0]:.0%} without the seeds' test; of the nulls "
     text += f"{results['null_pass_share_max']:.0%} at most). "
     text += f"{results['parts_with_verdict'][0]} of {len(parts)} parts have a detector among the {len(frozen)} "
-    text += f"claims of stage 4, {results['parts_shown_without_seeds'][0]} at either stage without the seeds' test."
+    text += f"claims of stage 4, {results['parts_shown_without_seeds'][0]} at either stage without the seeds' test. Of "
+    text += f"the {len(parts)} probes, {results['parts_shown/probes'][0]} pass at stage 4 and "
+    text += f"{results['parts_shown/probes at stage 3'][0]} at stage 3"
+    can = max(results["parts_shown/probes"][0], results["parts_shown/probes at stage 3"][0]) > 0
+    text += ": the tests can be passed." if can else "."
     display(Markdown(text))
     shown = both[both["shown"]].sort_values("R", ascending=False)[
         ["site", "feature_id", "part", "excess", "R", "R_low", "R_high", "S", "seed_match", "verdict", "why"]
     ]
     display(shown.head(15).round(2))
+    display(
+        verdicts["probes"][["part", "excess", "R", "R_low", "R_high", "S", "S_q", "shown", "why"]]
+        .sort_values("R", ascending=False)
+        .round(2)
+    )
 else:
     text = f"**Takeaway.** {results['random_pass_share_classes'][0]:.0%} of "
     text += f"{results['random_pass_share_classes'][3]} "
@@ -743,7 +738,11 @@ if data.masks:
     lines += [f"As detectors of a part: {in_words(final['random_pass_share'])}."]
     lines += [f"Without the seeds' test: features {value['random_pass_share_without_seeds']:.1%}, nulls at most "]
     lines[-1] += f"{value['null_pass_share_max']:.1%}."
-    lines += [f"Parts with a detector: {value['parts_with_verdict']} of {value['n_parts']}."]
+    lines += [f"Parts with a detector: {value['parts_with_verdict']} of {value['n_parts']}; directions fitted to "]
+    lines[-1] += (
+        f"labels pass for {value['parts_shown/probes']} (stage 4) and {value['parts_shown/probes at stage 3']} "
+    )
+    lines[-1] += "(stage 3)."
 lines += ["Blurring and suppression agree to "]
 lines[-1] += f"{in_words(final['blur_suppress_spearman_median'], percent=False)} in the median feature."
 display(Markdown("\n".join(f"- {line}" for line in lines)))

@@ -13,6 +13,8 @@ from aircraft_sae.ablation import (
     PooledHead,
     Responses,
     Window,
+    agreement,
+    beyond_controls,
     blur,
     blur_effects,
     choose_scenes,
@@ -21,8 +23,10 @@ from aircraft_sae.ablation import (
     edit_scenes,
     edited,
     effects,
+    followed,
     frozen_list,
     matched_features,
+    mediation,
     part_verdicts,
     pass_share,
     random_directions,
@@ -300,8 +304,7 @@ def test_moved_parts_have_moved(smoke_study, edits):
     assert shift.abs().max() > 0.02
     part = moved.edits["part"][shift.abs().idxmax()]
     often = int((moved.before > 0).sum(0).argmax())
-    there, here = moved.moves(part, often)
-    assert there.shape == here.shape and np.isfinite(there).all() and np.isfinite(here).all()
+    assert np.isfinite(moved.moves(part, often)).all(axis=None) and len(moved.moves(part, often))
 
 
 def test_a_move_is_the_shift_of_part_and_feature():
@@ -309,10 +312,21 @@ def test_a_move_is_the_shift_of_part_and_feature():
     edits |= {"row_after": [0.3, 0.9], "column_after": [0.4, 0.9]}
     centres = np.array([[[0.9, 0.9]], [[0.1, 0.6]]]), np.array([[[0.25, 0.5]], [[np.nan, np.nan]]])
     made = Responses(pd.DataFrame(edits), np.ones((2, 1)), np.ones((2, 1)), *centres)
-    there, here = made.moves("fin", 0)
-    np.testing.assert_allclose(there, [[0.1, -0.1]])
-    np.testing.assert_allclose(here, [[0.15, -0.1]])
-    assert [len(each) for each in made.moves("wing", 0)] == [0, 0]  # the feature is silent afterwards
+    moves = made.moves("fin", 0)
+    shifts = ["part_down", "part_across", "feature_down", "feature_across"]
+    np.testing.assert_allclose(moves[shifts], [[0.1, -0.1, 0.15, -0.1]])
+    assert moves["scene"].tolist() == [1]
+    assert not len(made.moves("wing", 0))  # the feature is silent afterwards
+
+
+def test_a_feature_that_goes_half_the_way_is_told_from_one_that_stays():
+    rng = np.random.default_rng(0)
+    moves = pd.DataFrame({"scene": np.repeat(np.arange(40), 2), "part_down": rng.normal(0, 0.1, 80)})
+    moves["feature_down"] = 0.5 * moves["part_down"] + rng.normal(0, 0.02, 80)
+    half = followed(moves, "down")
+    assert half["low"] < 0.5 < half["high"] < 0.7 and half["low"] > 0.3 and half["n"] == 40
+    stays = followed(moves.assign(feature_down=rng.normal(0, 0.02, 80)), "down")
+    assert stays["low"] < 0 < stays["high"]
 
 
 def test_centres_are_those_of_the_activation(smoke_study, edits):
@@ -395,6 +409,40 @@ def test_hooked_suppression_is_the_edit_by_hand(smoke_study, site):
     silent = int((dense.amax((0, 1, 2)) == 0).nonzero()[0, 0])
     nothing = suppress_hooked(classifier, sae, block, [often[0], silent], labels, factor=1.0)
     assert all((each == 0).all() for each in nothing.values())
+
+
+def blurred(**columns):
+    """Targets and matched controls of two features in four pictures."""
+    table = pd.DataFrame({"feature_id": [0] * 8 + [1] * 8, "image_row": [3, 3, 5, 5, 6, 6, 9, 9] * 2})
+    table["where"], table["matched"] = ["target", "aircraft"] * 8, True
+    return table.assign(**columns)
+
+
+def test_what_blurring_does_beyond_matched_controls():
+    table = blurred(logit=[-3, -1, -2, -1, -2, -2, -1, -1] * 2)
+    assert beyond_controls(table).tolist() == [-0.75, -0.75]
+    table.loc[1, "matched"] = False  # then the first picture has no control
+    assert beyond_controls(table).tolist() == [pytest.approx(-1 / 3), -0.75]
+
+
+def test_mediation_is_the_share_of_the_loss_that_comes_back():
+    table = blurred(logit=[-2.0, -1] * 8, restored_logit=[-1.5, -1] * 8, random_logit=[-2.0, -1] * 8)
+    table.loc[[0, 8], ["logit", "restored_logit"]] = 1.0  # blurring helped there: nothing to bring back
+    got = mediation(table)
+    assert got["the feature"]["value"] == pytest.approx(0.25) and got["the feature"]["n"] == 3
+    assert got["a random direction"]["value"] == 0
+
+
+def test_blurring_and_suppression_agree_where_they_do():
+    suppressed = np.zeros((5, 2))
+    suppressed[[0, 2, 3, 4], 0], suppressed[[0, 2, 3, 4], 1] = [-4, -3, -2, 1], [1, 2, 3, 4]
+    table = blurred(logit=[-8.0, 0, -6, 0, -4, 0, 1, 0] + [-1, 0, -2, 0, -3, 0, -4, 0])
+    got = agreement(table, suppressed, np.array([3, 4, 5, 6, 9]))
+    assert got["spearman"].tolist() == pytest.approx([1, -1]) and got["same_sign"].tolist() == [1, 0]
+    assert got["suppressed"].tolist() == [-2, 2.5] and got["blurred"].tolist() == [-4.25, -2.5]
+    assert got["n"].tolist() == [4, 4]
+    flat = agreement(table, 0 * suppressed, np.array([3, 4, 5, 6, 9]))
+    assert flat["spearman"].isna().all()
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,12 @@
 """The feature index against dense arrays; selectivity and part scores against scikit-learn and planted truth."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, f1_score, mutual_info_score, roc_auc_score
 
 from aircraft_sae.activations import Activations
@@ -12,9 +15,11 @@ from aircraft_sae.data import test_transform
 from aircraft_sae.devices import device
 from aircraft_sae.features import (
     FeatureIndex,
+    absorption,
     build_index,
     cell_labels,
     excess_tests,
+    fit_probes,
     halves,
     matching_pursuit,
     neighbours,
@@ -24,9 +29,18 @@ from aircraft_sae.features import (
 )
 from aircraft_sae.features.localisation import effective_radius, gradient_maps, localisation, stitched_maps
 from aircraft_sae.features.parts import ranking_scores
-from aircraft_sae.features.selectivity import auroc, auroc_spread, information, morcos_index, purity_and_entropy
+from aircraft_sae.features.selectivity import (
+    auroc,
+    auroc_p,
+    auroc_spread,
+    information,
+    morcos_index,
+    purity_and_entropy,
+)
+from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.metrics import auroc_difference
 from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.sae_evaluation import readers
 
 N_IMAGES, GRID, D = 40, (3, 4), 8
 
@@ -217,6 +231,21 @@ def test_shuffled_labels_are_called_selective_as_often_as_they_should(taxonomy):
     assert rare > 0.5 and abs(table["family/morcos_z"][:250].mean()) < 0.3
 
 
+def test_p_of_auroc_is_that_of_all_permutations():
+    rng = np.random.default_rng(6)
+    values = np.stack([rng.random(9), rng.integers(0, 3, 9), np.arange(9)], 1)
+    ranks, n_in = np.float32(rankdata(values, axis=0)), np.array([3, 2, 3])
+    own = [np.arange(9) >= 9 - n for n in n_in]
+    area = np.array([roc_auc_score(member, values[:, j]) for j, member in enumerate(own)])
+    wanted = [
+        np.mean([ranks[list(some), j].sum() >= ranks[member, j].sum() for some in combinations(range(9), n_in[j])])
+        for j, member in enumerate(own)
+    ]
+    np.testing.assert_allclose(auroc_p(ranks, n_in, area), wanted, atol=0.02)
+    assert wanted[2] == pytest.approx(1 / 84)
+    assert auroc_p(ranks, np.array([0, 9, 3]), area)[:2].tolist() == [1, 1]  # no class, no test
+
+
 def test_the_spread_of_auroc_is_that_of_permutations():
     rng = np.random.default_rng(5)
     values = rng.random((60, 4))
@@ -324,6 +353,44 @@ def test_a_probe_is_a_ceiling_and_pursuit_joins_features(planted_parts):
     assert pursuit.loc["fuselage", "features"] == [0] and pursuit.loc["strut", "features"] == []
     one = part_scores(*planted_parts).query("part == 'wing'")["f1"].max()
     assert one < 0.85
+
+
+def test_a_probe_fires_where_its_f1_is_best(planted_parts):
+    index, labels, _, rows, _ = planted_parts
+    rng = np.random.default_rng(1)
+    acts = np.stack([index.maps(j, rows) for j in range(7)], -1) @ rng.normal(size=(7, 7)) + rng.normal(size=7)
+    directions, biases = fit_probes(acts, labels)
+    score, own = (acts @ directions.T + biases)[..., 1], labels[..., 1]
+    best = max(f1_score(own.ravel(), score.ravel() >= t) for t in np.unique(score))
+    assert f1_score(own.ravel(), score.ravel() >= -1e-9) == pytest.approx(best)
+    assert not directions[PARTS.index("strut") - 2].any()  # no cell shows one
+    sae = readers(identity(7), torch.from_numpy(directions[:7]), torch.from_numpy(biases[:7]))
+    flat = torch.from_numpy(np.float32(acts).reshape(-1, 7))
+    wanted = (flat @ torch.from_numpy(np.float32(directions[:7])).t() + torch.from_numpy(np.float32(biases[:7]))).relu()
+    torch.testing.assert_close(sae.encode(flat).dense(), wanted)
+
+
+def test_absorbed_cells_are_those_where_another_feature_says_the_part(tmp_path):
+    dense = np.zeros((4, 2, 2, 3), np.float32)
+    labels = np.zeros((4, 2, 2, 1), bool)
+    labels[:, 0, 0] = True
+    dense[:2, 0, 0, 0] = 1.0  # its own feature, in two pictures; in the third another one, in the last nothing
+    dense[2, 0, 0, 1] = 1.0
+    dense[:, 1, 1, 2] = 1.0
+    index, sae = indexed(dense, tmp_path), identity(3)
+    acts, directions = dense.copy(), np.array([[1.0, 0.0, 0.0]])
+    acts[2:, 0, 0, 0] = 1.0  # the part is there in the activations, whatever the features say
+    pursuit = pd.DataFrame({"part": ["fuselage"], "features": [[0]], "f1": [1.0]})
+    arguments = acts, labels, pursuit, directions, np.array([-0.5]), np.arange(4)
+    with torch.no_grad():
+        sae.W_dec[1] = torch.tensor([0.6, 0.8, 0.0])
+    got = absorption(index, sae, *arguments).iloc[0]
+    assert (got["n"], got["silent"], got["absorbed"]) == (4, 0.5, 0.25)
+    with torch.no_grad():
+        sae.W_dec[1] = torch.tensor([0.3, 0.95, 0.0])  # too little of it
+    assert absorption(index, sae, *arguments).iloc[0]["absorbed"] == 0
+    nobody = pursuit.assign(features=[[]])
+    assert np.isnan(absorption(index, sae, acts, labels, nobody, *arguments[3:]).iloc[0]["absorbed"])
 
 
 def test_a_stitched_map_holds_the_plain_maps_of_shifted_pictures(smoke_study):

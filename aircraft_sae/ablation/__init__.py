@@ -1,7 +1,15 @@
 """What features do: suppressed, blurred, edited away, with the controls and nulls that a claim needs beside it."""
 
-from aircraft_sae.ablation.blurring import Window, blur, blur_effects, control_windows
-from aircraft_sae.ablation.editing import Responses, choose_scenes, edit_scenes, edited, without
+from aircraft_sae.ablation.blurring import (
+    Window,
+    agreement,
+    beyond_controls,
+    blur,
+    blur_effects,
+    control_windows,
+    mediation,
+)
+from aircraft_sae.ablation.editing import Responses, choose_scenes, edit_scenes, edited, followed, without
 from aircraft_sae.ablation.suppression import (
     PooledHead,
     effects,
@@ -10,12 +18,14 @@ from aircraft_sae.ablation.suppression import (
     suppress_all,
     suppress_hooked,
 )
-from aircraft_sae.ablation.verdicts import class_verdicts, frozen_list, part_verdicts, pass_share
+from aircraft_sae.ablation.verdicts import class_verdicts, frozen_list, judge, part_verdicts, pass_share
 
 __all__ = [
     "PooledHead",
     "Responses",
     "Window",
+    "agreement",
+    "beyond_controls",
     "blur",
     "blur_effects",
     "choose_scenes",
@@ -24,8 +34,11 @@ __all__ = [
     "edit_scenes",
     "edited",
     "effects",
+    "followed",
     "frozen_list",
+    "judge",
     "matched_features",
+    "mediation",
     "part_verdicts",
     "pass_share",
     "random_directions",

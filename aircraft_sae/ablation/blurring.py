@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import spearmanr
 from torchvision.transforms.functional import gaussian_blur
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ from aircraft_sae.classifier import Classifier
 from aircraft_sae.data import AircraftData, test_transform
 from aircraft_sae.devices import has_bfloat16
 from aircraft_sae.features import FeatureIndex
+from aircraft_sae.metrics import with_interval
 from aircraft_sae.sae import SparseAutoencoder
 
 CONTROLS = ("aircraft", "anywhere", "lowest", "other")
@@ -230,3 +232,44 @@ def _rows(head, W_dec, random, label, jobs, clean, blurred) -> pd.DataFrame:
         for name, effect in effects(before, after, labels).items():
             table[prefix + name] = effect.numpy()
     return table
+
+
+def beyond_controls(blur: pd.DataFrame) -> pd.Series:
+    """By feature, the mean over pictures of the target's change of the logit less that of its matched controls."""
+    pair = ["feature_id", "image_row"]
+    target = blur[blur["where"] == "target"].set_index(pair)["logit"]
+    controls = blur[(blur["where"] != "target") & blur["matched"]].groupby(pair)["logit"].mean()
+    return (target - controls).dropna().groupby("feature_id").mean()
+
+
+def mediation(blur: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """What share of the logit's loss comes back with the feature, and with as much of a random direction.
+
+    Over targets whose blurring lowers the logit; pictures are the units.
+    """
+    harmed = blur[(blur["where"] == "target") & (blur["logit"] < 0)]
+    found = {}
+    for name, prefix in (("the feature", "restored_"), ("a random direction", "random_")):
+        back = harmed.assign(back=harmed["logit"] - harmed[f"{prefix}logit"])
+        sums = back.groupby("image_row")[["back", "logit"]].sum()
+        found[name] = with_interval(sums["back"], sums["logit"])
+    return found
+
+
+def agreement(blur: pd.DataFrame, suppressed: np.ndarray, rows: np.ndarray) -> pd.DataFrame:
+    """Do blurring under a feature's peak and suppressing it change the logit alike? One row a feature.
+
+    suppressed: (n, d_sae) change of the logit in the pictures `rows` (n,), rising. spearman: rank correlation over the
+    feature's n pictures, nan below 4 or without spread; same_sign: share of these of like sign; suppressed, blurred:
+    means.
+    """
+    table = []
+    for feature_id, each in blur[blur["where"] == "target"].groupby("feature_id"):
+        mine, other = suppressed[np.searchsorted(rows, each["image_row"]), feature_id], each["logit"].to_numpy()
+        enough = len(each) >= 4 and np.ptp(mine) > 0 and np.ptp(other) > 0
+        table.append({
+            "feature_id": feature_id, "spearman": spearmanr(mine, other).statistic if enough else np.nan,
+            "same_sign": (np.sign(mine) == np.sign(other)).mean(), "suppressed": mine.mean(), "blurred": other.mean(),
+            "n": len(each),
+        })  # fmt: skip
+    return pd.DataFrame(table)

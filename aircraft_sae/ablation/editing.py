@@ -31,6 +31,7 @@ from aircraft_sae.hangar.dataset import render_scenes
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.hangar.solids import PARTS
+from aircraft_sae.metrics import with_interval
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
@@ -39,7 +40,8 @@ FIRST = 2
 BATCH = 32
 VISIBLE = 30
 """Least pixels of a part that a scene must show at 224 pixels' width."""
-MOVE = (0.0, 0.0, 0.12)
+MOVES = ((0.0, 0.0, 0.12), (0.12, 0.0, 0.0), (0.0, 0.0, -0.12), (-0.12, 0.0, 0.0))
+"""Up, forward, down, back, in units of the longer of length and span: a scene's seed says which."""
 RED, BLUE = (0.85, 0.1, 0.1), (0.1, 0.2, 0.85)
 SIZE_RATIO = 2.0
 """Parts whose edits change more than so many times a part's pixels are no match for it."""
@@ -53,7 +55,7 @@ def edited(scene: Scene, kind: str, part: str) -> Scene:
     if kind == "remove":
         return scene.remove(part)
     if kind == "move":
-        return scene.move(part, MOVE)
+        return scene.move(part, MOVES[scene.seed % len(MOVES)])
     if kind == "recolour":
         return scene.recolour(part, RED if scene.seed % 2 else BLUE)
     raise ValueError(f'kind must be "remove", "move", "recolour" or "nothing", got {kind!r}')
@@ -234,11 +236,25 @@ class Responses:
             result[..., p, :] = response[..., p, :] - np.maximum(rivals, 0)  # no rival: none may be needed more than 0
         return result
 
-    def moves(self, part: str, feature_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """(shifts of the part's middle, shifts of the feature's centre): (n, 2) each, where both are seen twice."""
+    def moves(self, part: str, feature_id: int) -> pd.DataFrame:
+        """One row an edit of the part in which both are seen before and after, all as shares of the picture.
+
+        scene; part_down, part_across: shift of the middle of the part's pixels; feature_down, feature_across: shift of
+        the feature's centre.
+        """
         own, scenes = self.of_part(part)
         edits = self.edits.iloc[own]
         there = edits[["row_after", "column_after"]].to_numpy() - edits[["row", "column"]].to_numpy()
         here = self.centres_after[own, feature_id] - self.centres[scenes, feature_id]
-        seen = np.isfinite(there).all(1) & np.isfinite(here).all(1)
-        return there[seen], here[seen]
+        names = ["part_down", "part_across", "feature_down", "feature_across"]
+        return pd.DataFrame(np.hstack([there, here]), columns=names).assign(scene=scenes).dropna()
+
+
+def followed(moves: pd.DataFrame, way: str) -> dict[str, float | None]:
+    """The share of a part's shift ("down" or "across") that a feature's centre makes too: 1 follows, 0 stays.
+
+    moves: rows of `Responses.moves`. Least squares through the origin; scenes are the units of the interval.
+    """
+    part, feature = moves[f"part_{way}"], moves[f"feature_{way}"]
+    sums = pd.DataFrame({"both": part * feature, "part": part**2}).groupby(moves["scene"]).sum()
+    return with_interval(sums["both"], sums["part"])

@@ -9,13 +9,18 @@ all claims of a list.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, false_discovery_control
 
 from aircraft_sae.ablation.editing import FIRST, Responses
+from aircraft_sae.data import AircraftData
+from aircraft_sae.features import FeatureIndex, cell_labels, excess_tests, halves
 from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.metrics import bootstrap_counts
+from aircraft_sae.sae import SparseAutoencoder
 
 LEAST_EXCESS, LEAST_RESPONSE, LEAST_MATCH, LEAST_AUROC, Q = 0.05, 0.5, 0.7, 0.9, 0.05
 LEAST_N = 70
@@ -45,6 +50,27 @@ def frozen_list(
         best = ranked.sort_values("turn", kind="stable").head(n_matched)
         lists.append(best[["feature_id", "part"]].assign(chosen="part"))
     return pd.concat(lists, ignore_index=True)
+
+
+def judge(
+    dictionary: SparseAutoencoder,
+    index: FeatureIndex,
+    claims: pd.DataFrame,
+    data: AircraftData,
+    removals: str | Path,
+    network: str = "trained",
+    seed_match: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """`part_verdicts` of claims about a dictionary's features, on half B of the test pictures and on scene edits.
+
+    index: of the dictionary; removals: what `edit_scenes` wrote for "remove", with acts of `network`.
+    """
+    test = index.rows("test")
+    images = index.images.iloc[test]
+    labels, aircraft = cell_labels(data, images["image"], index.grid)
+    pairs = list(claims[["feature_id", "part"]].itertuples(index=False))
+    excess = excess_tests(index, labels, aircraft, test, halves(images[data.levels[0]]), pairs)
+    return part_verdicts(claims, excess, Responses.of(dictionary, removals, network), seed_match)
 
 
 def part_verdicts(

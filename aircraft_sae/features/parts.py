@@ -8,12 +8,13 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from aircraft_sae.data import AircraftData
 from aircraft_sae.features.index import FeatureIndex
 from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.metrics import auroc_difference
+from aircraft_sae.sae import SparseAutoencoder
 
 FIRST = 2
 """PARTS before it are background."""
@@ -158,28 +159,39 @@ def _one_sided(difference: float, error: float) -> float:
     return float(norm.sf(difference / error)) if not error == 0 else float(difference <= 0)
 
 
-def probe_scores(acts: np.ndarray, labels: np.ndarray, in_b: np.ndarray, ridge: float = 1.0) -> pd.DataFrame:
+def fit_probes(acts: np.ndarray, labels: np.ndarray, ridge: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+    """(directions (parts, d_in), biases (parts,)): a cell is said to show part i where acts . direction + bias >= 0.
+
+    acts: (n, rows, columns, d_in) of labelled pictures. Linear regression of the labels on standardised channels, with
+    `ridge` times the cells as penalty; the bias has the best F1 on these pictures. No direction where all or no cells
+    show the part: zeros.
+    """
+    x = np.float64(acts).reshape(-1, acts.shape[-1])
+    mean, spread = x.mean(0), x.std(0) + 1e-9
+    x, own = (x - mean) / spread, labels.reshape(len(x), -1)
+    weights = np.linalg.solve(x.T @ x + ridge * len(x) * np.eye(x.shape[1]), x.T @ (own - own.mean(0)))
+    bias, scores = np.zeros(own.shape[1]), x @ weights
+    for i in range(own.shape[1]):
+        least = scores[:, i].min() - 1  # ranking_scores takes what is active, and so positive
+        bias[i] = -least - ranking_scores(scores[:, i] - least, own[:, [i]], own[:, [i]].sum(0), len(x))["threshold"][0]
+    weights = np.where(own.any(0) & ~own.all(0), weights, 0) / spread[:, None]
+    return weights.T, bias - mean @ weights
+
+
+def probe_scores(acts: np.ndarray, labels: np.ndarray, in_b: np.ndarray) -> pd.DataFrame:
     """What one direction of the activations could do for each part: part, ap, f1 on half B, fitted on half A.
 
-    acts: (n, rows, columns, d_in) of the labelled pictures. Linear regression of the labels on standardised channels,
-    with `ridge` times the cells as penalty: trained with labels, which no feature was, and so a ceiling.
+    acts: (n, rows, columns, d_in) of the labelled pictures. Trained with labels, as no feature was: a ceiling.
     """
-    d = acts.shape[-1]
-    a, b = (np.float64(acts[kept]).reshape(-1, d) for kept in (~in_b, in_b))
-    mean, spread = a.mean(0), a.std(0) + 1e-9
-    a, b = (a - mean) / spread, (b - mean) / spread
-    own_a, own_b = (labels[kept].reshape(len(x), -1) for kept, x in ((~in_b, a), (in_b, b)))
-    weights = np.linalg.solve(a.T @ a + 1e-3 * ridge * len(a) * np.eye(d), a.T @ (own_a - own_a.mean(0)))
+    directions, biases = fit_probes(acts[~in_b], labels[~in_b])
+    scores = np.float64(acts[in_b]) @ directions.T + biases
     table = []
-    for i, part in enumerate(PARTS[FIRST : FIRST + own_a.shape[1]]):
-        if not (own_a[:, i].any() and own_b[:, i].any()):
-            table.append({"part": part, "ap": np.nan, "f1": np.nan})
-            continue
-        score_a, score_b = a @ weights[:, i], b @ weights[:, i]
-        fitted = ranking_scores(score_a - score_a.min() + 1, own_a[:, [i]], own_a[:, [i]].sum(0), len(a))
-        over = score_b - score_a.min() + 1 >= fitted["threshold"][0]
-        f1 = 2 * (over & own_b[:, i]).sum() / (over.sum() + own_b[:, i].sum())
-        table.append({"part": part, "ap": average_precision_score(own_b[:, i], score_b), "f1": f1})
+    for i, part in enumerate(PARTS[FIRST : FIRST + len(biases)]):
+        own, score = labels[in_b][..., i].ravel(), scores[..., i].ravel()
+        ap, f1 = np.nan, np.nan
+        if own.any() and directions[i].any():
+            ap, f1 = average_precision_score(own, score), f1_score(own, score >= -1e-9)
+        table.append({"part": part, "ap": ap, "f1": f1})
     return pd.DataFrame(table)
 
 
@@ -214,4 +226,41 @@ def matching_pursuit(
         any_b = np.any([maps[j][in_b].reshape(-1) for j in chosen] or [np.zeros(len(own_b), bool)], axis=0)
         f1 = 2 * (any_b & own_b).sum() / (any_b.sum() + own_b.sum())
         table.append({"part": part, "features": candidates["feature_id"].iloc[chosen].tolist(), "f1": f1})
+    return pd.DataFrame(table)
+
+
+def absorption(
+    index: FeatureIndex,
+    sae: SparseAutoencoder,
+    acts: np.ndarray,
+    labels: np.ndarray,
+    pursuit: pd.DataFrame,
+    directions: np.ndarray,
+    biases: np.ndarray,
+    rows: np.ndarray,
+) -> pd.DataFrame:
+    """How often another feature speaks where a part's own are silent: part, n, silent, absorbed.
+
+    acts: (n, rows, columns, d_in) and labels of pictures of half B, whose rows in the index are `rows`; pursuit: of
+    `matching_pursuit`; directions, biases: of `fit_probes` on half A. Of the n cells that show the part and that the
+    probe finds: the share in which all the part's own features are silent, and that in which, besides, one other
+    feature with cosine 0.025 or more to the probe supplies 0.4 or more of what lies along it.
+    Source: Chanin et al. 2024, arXiv 2409.14507, as SAEBench computes it.
+    """
+    table, W_dec, b_dec = [], sae.W_dec.detach().numpy(), sae.b_dec.detach().numpy()
+    for i, (part, own, _) in enumerate(pursuit[["part", "features", "f1"]].itertuples(index=False)):
+        found = labels[..., i] & (acts @ directions[i] + biases[i] >= 0)
+        if not own or not found.any():
+            table.append({"part": part, "n": int(found.sum()), "silent": np.nan, "absorbed": np.nan})
+            continue
+        codes = np.concatenate([index.image(row)[cells] for row, cells in zip(rows, found, strict=True) if cells.any()])
+        probe = directions[i] / np.linalg.norm(directions[i])
+        along = W_dec @ probe
+        able = along / np.maximum(np.linalg.norm(W_dec, axis=1), 1e-12) >= 0.025
+        able[own] = False
+        supplied = (codes[:, able] * along[able]).max(1, initial=0)
+        total = (np.float32(acts[found]) - b_dec) @ probe
+        silent = (codes[:, own] == 0).all(1)
+        absorbed = silent & (total > 0) & (supplied >= 0.4 * total)
+        table.append({"part": part, "n": len(codes), "silent": silent.mean(), "absorbed": absorbed.mean()})
     return pd.DataFrame(table)

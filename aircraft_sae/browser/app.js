@@ -1,0 +1,879 @@
+// The browser's and the atlas' front end. mount(el, source, mode) draws everything into el and asks `source` for what
+// it shows: a kernel (widgets.py) or files on disk (atlas.py). Widgets are made once; later only values change.
+const AircraftApp = (() => {
+  const PAGE = 50, KEPT_PICTURES = 400, KEPT_VIEWS = 40, HEAT = 0.75, MOST_SLIDERS = 24;
+  const HOWS = { top: "strongest", interval: "whole range", random: "any" };
+  const KEYS = [
+    ["← →", "previous, next feature"], ["r", "random feature"], ["h", "heat on or off"],
+    ["s", "suppress this feature in the bench's picture"], ["0", "reset all multipliers"], ["/", "search"],
+    ["?", "this help"], ["Esc", "close this help, leave a field"],
+  ];
+
+  function h(tag, attributes = {}, ...children) {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else if (name in node && name !== "list") node[name] = value;
+      else node.setAttribute(name, value);
+    }
+    node.append(...children.filter((child) => child !== null && child !== undefined));
+    return node;
+  }
+  const field = (text, control) => h("label", { className: "field" }, h("span", {}, text), control);
+  const options = (pairs) => pairs.map(([value, text]) => h("option", { value }, text));
+  const words = (name) => String(name).replaceAll("_", " ");
+  const number = (value, digits = 3) =>
+    value === null || value === undefined || Number.isNaN(value) ? "–" : Number(value.toPrecision(digits)).toString();
+  const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)}%`);
+  const fixed = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+
+  class Kept extends Map { // forgets what was used longest ago
+    constructor(most) { super(); this.most = most; }
+    get(key) {
+      const value = super.get(key);
+      if (value !== undefined) { super.delete(key); super.set(key, value); }
+      return value;
+    }
+    set(key, value) {
+      super.set(key, value);
+      if (this.size > this.most) super.delete(this.keys().next().value);
+      return this;
+    }
+  }
+
+  // Keeps one request under way and remembers only the latest one wanted meanwhile.
+  function latest(work) {
+    let busy = false, wanted = null;
+    return async function ask(...given) {
+      if (busy) { wanted = given; return; }
+      busy = true;
+      try { await work(...given); } finally {
+        busy = false;
+        if (wanted) { const next = wanted; wanted = null; ask(...next); }
+      }
+    };
+  }
+
+  // Logits of a pooled vector: LayerNorm without its gain, which the weights hold, then linear.
+  function headLogits(pooled, { weight, bias, eps }) {
+    const d = pooled.length, mean = pooled.reduce((a, b) => a + b, 0) / d;
+    const centred = Float64Array.from(pooled, (value) => value - mean);
+    const scale = Math.sqrt(centred.reduce((a, b) => a + b * b, 0) / d + eps);
+    return Array.from(bias, (shift, i) => {
+      let sum = 0;
+      for (let c = 0; c < d; c++) sum += centred[c] * weight[i * d + c];
+      return sum / scale + shift;
+    });
+  }
+
+  function softmax(logits) {
+    const top = Math.max(...logits), powers = logits.map((value) => Math.exp(value - top));
+    const sum = powers.reduce((a, b) => a + b, 0);
+    return powers.map((value) => value / sum);
+  }
+
+  // Where each of `size` pixels lies between `n` cells: [cell, next cell, share of the next].
+  const between = new Map();
+  function places(size, n) {
+    const key = `${size}/${n}`;
+    if (!between.has(key)) {
+      between.set(key, Array.from({ length: size }, (_, i) => {
+        const at = Math.min(n - 1, Math.max(0, ((i + 0.5) * n) / size - 0.5)), low = Math.floor(at);
+        return [low, Math.min(n - 1, low + 1), at - low];
+      }));
+    }
+    return between.get(key);
+  }
+
+  const layers = new Map(); // one canvas for heat of each size
+  function layer(width, height) {
+    const key = `${width}x${height}`;
+    if (!layers.has(key)) layers.set(key, Object.assign(document.createElement("canvas"), { width, height }).getContext("2d"));
+    return layers.get(key);
+  }
+
+  // A picture under a map (rows x columns), on a scale that ends at `top`; as aircraft_sae.plots.heat. Pixels of the
+  // picture are never read: a page opened from disk may not.
+  function drawHeat(context, picture, map, grid, top, alpha, colours) {
+    const { width, height } = context.canvas;
+    context.fillStyle = "rgb(180,180,180)";
+    context.fillRect(0, 0, width, height);
+    context.globalAlpha = 1 - (0.25 * alpha) / HEAT;
+    context.drawImage(picture, 0, 0, width, height);
+    context.globalAlpha = 1;
+    const over = layer(width, height), image = over.createImageData(width, height), pixels = image.data;
+    const down = places(height, grid[0]), across = places(width, grid[1]);
+    const share = Float32Array.from(map, (value) => Math.min(1, Math.max(0, value / Math.max(top, 1e-12))));
+    for (let y = 0, at = 0; y < height; y++) {
+      const [y0, y1, v] = down[y], first = y0 * grid[1], second = y1 * grid[1];
+      for (let x = 0; x < width; x++, at += 4) {
+        const [x0, x1, u] = across[x];
+        const upper = share[first + x0] * (1 - u) + share[first + x1] * u;
+        const value = upper * (1 - v) + (share[second + x0] * (1 - u) + share[second + x1] * u) * v;
+        const colour = 3 * Math.min(255, Math.floor(value * 256));
+        for (let c = 0; c < 3; c++) pixels[at + c] = colours[colour + c];
+        pixels[at + 3] = 255 * alpha * Math.sqrt(value);
+      }
+    }
+    over.putImageData(image, 0, 0);
+    context.drawImage(over.canvas, 0, 0);
+  }
+
+  function outline(context, [row, column], grid, colour = "#00ffff") {
+    const { width, height } = context.canvas, line = Math.max(1, Math.floor(width / 112));
+    const [top, bottom] = [row, row + 1].map((at) => Math.round((at * height) / grid[0]));
+    const [left, right] = [column, column + 1].map((at) => Math.round((at * width) / grid[1]));
+    context.fillStyle = colour;
+    context.fillRect(left, top, right - left, line);
+    context.fillRect(left, bottom - line, right - left, line);
+    context.fillRect(left, top, line, bottom - top);
+    context.fillRect(right - line, top, line, bottom - top);
+  }
+
+  function mount(el, source, mode = "browser") {
+    const root = h("div", { className: `sae-app sae-${mode}`, tabIndex: 0 });
+    root.setAttribute("data-lm-suppress-shortcuts", "true");
+    root.setAttribute("role", "application");
+    root.setAttribute("aria-label", mode === "bench" ? "Intervention bench" : "Feature browser");
+    el.replaceChildren(root);
+    const state = {
+      facts: null, labels: {}, ids: [], page: 0, feature: null, how: "top", alpha: HEAT, heat: true, view: null,
+      entrance: "features", subject: null, multipliers: new Map(), brush: new Set(), after: null, blurred: null, cell: null,
+      pair: null, closed: false,
+    };
+    const pictures = new Kept(KEPT_PICTURES), views = new Kept(KEPT_VIEWS);
+    const ui = {};
+    root.dataset.revision = "0";
+    const drawn = (what) => {
+      root.dataset.revision = String(Number(root.dataset.revision) + 1);
+      root.dataset.drawn = what;
+    };
+
+    // ---------------------------------------------------------------- errors
+    ui.error = h("div", { className: "error", hidden: true });
+    ui.error.setAttribute("role", "alert");
+    function fail(error) {
+      ui.error.hidden = false;
+      ui.error.replaceChildren(
+        h("span", {}, String(error.message || error)),
+        h("button", { type: "button", onclick: () => { ui.error.hidden = true; }, ariaLabel: "Dismiss the message" }, "×"),
+      );
+      drawn("error");
+    }
+    const guarded = (work) => async (...given) => {
+      try { return await work(...given); } catch (error) { fail(error); }
+    };
+
+    // ---------------------------------------------------------------- the list
+    const columns = () => state.facts.columns;
+    function titled(name) {
+      const [level, what] = name.includes("/") ? name.split("/") : [null, name];
+      if (level) return { auroc: `AUROC of its ${level}`, z: `selectivity for a ${level} (z)`, class: level }[what];
+      return {
+        feature_id: "number", density_cell: "share of cells", density_image: "share of pictures", mean: "mean when active",
+        max: "maximum", part_ap: "part: average precision", part_excess: "part: AUROC beyond place and outline",
+        response: "part: share that goes with it", seed_match: "found by other seeds (cosine)",
+        suppressed: "effect of suppression", suppressed_random: "effect of a random direction", rating: "your rating",
+      }[name] || words(name);
+    }
+    const sortable = () => Object.keys(columns()).filter((name) => columns()[name].some((value) => typeof value === "number"));
+    const valueOf = (name, id) => (name === "rating" ? (state.labels[id] || {}).rating || null : columns()[name][id]);
+
+    function said(id) { // what the search looks through
+      const own = state.labels[id] || {}, c = columns();
+      const parts = [`#${id}`, own.label, own.note, c.part && c.part[id], c.verdict && c.verdict[id]];
+      return parts.concat(state.facts.levels.map((level) => c[`${level}/class`][id])).filter(Boolean).join(" ").toLowerCase();
+    }
+
+    function listed() {
+      const c = columns();
+      if (state.entrance === "picture" && state.subject) {
+        const at = state.cell && state.subject.cells[state.cell[0] * state.facts.grid[1] + state.cell[1]];
+        return at ? at.map(([id]) => id) : state.subject.active.map((each) => each.feature_id);
+      }
+      if (state.entrance === "class") {
+        if (state.pair) return state.pair.map((each) => each.feature_id);
+        const level = ui.level.value, name = ui.className.value;
+        const own = state.all.filter((id) => c[`${level}/class`][id] === name && c.placed[id] !== "none");
+        return own.sort((a, b) => (c[`${level}/z`][b] ?? -Infinity) - (c[`${level}/z`][a] ?? -Infinity));
+      }
+      const search = ui.search.value.trim().toLowerCase(), ranges = [...ui.ranges.children].map((row) => row.range());
+      const kept = state.all.filter((id) => {
+        if (ui.alive.checked && !c.density_cell[id]) return false;
+        if (search && !said(id).includes(search)) return false;
+        return ranges.every(([name, low, high]) => {
+          const value = valueOf(name, id);
+          return value !== null && (low === null || value >= low) && (high === null || value <= high);
+        });
+      });
+      const name = ui.sort.value, sign = ui.up.checked ? 1 : -1;
+      return kept.sort((a, b) => { // missing values last, either way
+        const one = valueOf(name, a), two = valueOf(name, b);
+        if (one === null || two === null) return (one === null) - (two === null) || a - b;
+        return sign * (one - two) || a - b;
+      });
+    }
+
+    function caption(id) {
+      const own = state.labels[id] || {}, c = columns();
+      if (own.label) return own.label;
+      if (c.verdict && c.verdict[id] && c.verdict[id].startsWith("detector")) return c.verdict[id];
+      if (c.placed[id] !== "none") return `${c[`${c.placed[id]}/class`][id]}?`;
+      return "";
+    }
+
+    function beside(id) { // the number that the list is sorted by
+      if (state.entrance === "picture" && state.subject) {
+        const own = state.subject.active.find((each) => each.feature_id === id);
+        return own ? fixed(own.effect, 2) : "";
+      }
+      if (state.entrance === "class" && state.pair) return fixed(state.pair.find((each) => each.feature_id === id).value, 2);
+      if (state.entrance === "class") return `z ${number(columns()[`${ui.level.value}/z`][id])}`;
+      return number(valueOf(ui.sort.value, id));
+    }
+
+    function showList(keepPage = false) {
+      state.ids = listed();
+      const n = Math.max(1, Math.ceil(state.ids.length / PAGE)), at = state.ids.indexOf(state.feature);
+      if (!keepPage && at >= 0) state.page = Math.floor(at / PAGE);
+      state.page = Math.min(n - 1, Math.max(0, state.page));
+      const shown = state.ids.slice(state.page * PAGE, (state.page + 1) * PAGE);
+      while (ui.list.children.length < shown.length) {
+        const button = h("button", { type: "button" }, h("b"), h("span"), h("i"));
+        button.addEventListener("click", () => show(Number(button.dataset.id)));
+        ui.list.append(h("li", {}, button));
+      }
+      [...ui.list.children].forEach((item, i) => {
+        item.hidden = i >= shown.length;
+        if (item.hidden) return;
+        const id = shown[i], button = item.firstChild, [name, text, value] = button.children;
+        button.dataset.id = id;
+        name.textContent = `#${id}`;
+        text.textContent = caption(id);
+        value.textContent = beside(id);
+        button.setAttribute("aria-current", id === state.feature ? "true" : "false");
+      });
+      ui.count.textContent = state.ids.length
+        ? `${state.page * PAGE + 1}–${state.page * PAGE + shown.length} of ${state.ids.length.toLocaleString("en")}`
+        : "no feature is like that";
+      ui.back.disabled = state.page === 0;
+      ui.forth.disabled = state.page >= n - 1;
+    }
+
+    function step(by) {
+      if (!state.ids.length) return;
+      const at = state.ids.indexOf(state.feature);
+      const next = at < 0 ? 0 : (at + by + state.ids.length) % state.ids.length;
+      return show(state.ids[next]);
+    }
+    const random = () => state.ids.length && show(state.ids[Math.floor(Math.random() * state.ids.length)]);
+
+    // ---------------------------------------------------------------- one feature
+    function asked(id) {
+      const wanted = { feature_id: id, how: state.how };
+      if (ui.only && ui.only.checked && state.entrance === "class") Object.assign(wanted, { level: ui.level.value, name: ui.className.value });
+      if (ui.wrong && ui.wrong.checked) wanted.wrong = true;
+      return wanted;
+    }
+    async function viewed(wanted) {
+      const key = JSON.stringify(wanted);
+      let view = views.get(key);
+      if (!view) { view = await source.feature(wanted); views.set(key, view); }
+      const rows = view.gallery.map((each) => each.picture).filter((row) => !pictures.get(row));
+      if (rows.length) (await source.pictures([...new Set(rows)])).forEach(([row, bitmap]) => pictures.set(row, bitmap));
+      return view;
+    }
+
+    const fetchAndDraw = latest(guarded(async (id) => {
+      const view = await viewed(asked(id));
+      if (state.closed || id !== state.feature) return; // another one was chosen meanwhile
+      state.view = view;
+      drawGallery();
+      drawFacts();
+      drawn(`feature ${id}`);
+      const at = state.ids.indexOf(id), next = state.ids[at + 1];
+      if (next !== undefined && source.prefetch) setTimeout(() => { if (state.feature === id) viewed(asked(next)).catch(() => {}); }, 60);
+    }));
+
+    function show(id) {
+      if (!Number.isInteger(id) || id < 0 || id >= state.facts.n_features) {
+        return fail(new Error(`feature ${id} is not one of 0 .. ${state.facts.n_features - 1}`));
+      }
+      saveNow();
+      state.feature = id;
+      root.dataset.feature = id;
+      if (source.chosen) source.chosen(id);
+      showList();
+      return fetchAndDraw(id);
+    }
+
+    function drawGallery() {
+      const { gallery, maps } = state.view, [rows, columns_] = state.facts.grid, cells = rows * columns_;
+      const top = columns().max[state.feature] || 1e-9, tile = state.facts.tile;
+      ui.empty.hidden = gallery.length > 0;
+      ui.empty.textContent = columns().density_cell[state.feature]
+        ? "Active in no test picture of this choice." : "A dead feature: never active in any picture.";
+      while (ui.tiles.children.length < gallery.length) {
+        const canvas = h("canvas", { width: tile, height: tile }), button = h("button", { type: "button", className: "tile" }, canvas, h("span"));
+        button.addEventListener("click", () => openPicture(Number(button.dataset.picture)));
+        button.addEventListener("mouseenter", () => mark(Number(button.dataset.value)));
+        button.addEventListener("mouseleave", () => mark(null));
+        ui.tiles.append(button);
+      }
+      [...ui.tiles.children].forEach((button, i) => {
+        button.hidden = i >= gallery.length;
+        if (button.hidden) return;
+        const each = gallery[i], [canvas, text] = button.children, context = canvas.getContext("2d");
+        const map = maps.subarray(i * cells, (i + 1) * cells), alpha = state.heat ? state.alpha : 0;
+        drawHeat(context, pictures.get(each.picture), map, state.facts.grid, top, alpha, state.facts.colours);
+        if (state.heat) outline(context, each.cell, state.facts.grid);
+        if (ui.field.checked && state.facts.radius) {
+          context.beginPath();
+          const [y, x] = [0, 1].map((k) => ((each.cell[k] + 0.5) * tile) / state.facts.grid[k]);
+          context.arc(x, y, (state.facts.radius * tile) / state.facts.image_size, 0, 2 * Math.PI);
+          context.strokeStyle = "#ffffff";
+          context.setLineDash([4, 3]);
+          context.lineWidth = 1.5;
+          context.stroke();
+          context.setLineDash([]);
+        }
+        button.dataset.picture = each.picture;
+        button.dataset.value = each.value;
+        button.classList.toggle("wrong", each.predicted !== each.label);
+        text.textContent = `${Math.round((100 * each.value) / top)}% · ${each.label}`;
+        button.ariaLabel = button.title =
+          `${each.label}${each.predicted !== each.label ? `, taken for ${each.predicted}` : ""}: ${number(each.value)}, ` +
+          `${Math.round((100 * each.value) / top)}% of this feature's maximum, in row ${each.cell[0] + 1}, column ${each.cell[1] + 1}. ` +
+          "Open it on the bench.";
+      });
+    }
+
+    function svg(tag, attributes, ...children) {
+      const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+      Object.entries(attributes).forEach(([name, value]) => node.setAttribute(name, value));
+      node.append(...children);
+      return node;
+    }
+    const HISTOGRAM = { left: 34, right: 284, top: 8, bottom: 92 };
+    function drawHistogram({ counts, top, n_cells }) {
+      const { left, right, top: high, bottom } = HISTOGRAM, most = Math.log10(1 + Math.max(1, ...counts));
+      const bars = counts.map((count, i) => {
+        const y = bottom - ((bottom - high) * Math.log10(1 + count)) / most, width = (right - left) / counts.length;
+        return svg("rect", { x: left + i * width, y, width: Math.max(1, width - 1), height: bottom - y, class: "bar" });
+      });
+      const text = (x, y, anchor, words_) => svg("text", { x, y, "text-anchor": anchor }, words_);
+      ui.marker = svg("line", { y1: high, y2: bottom, class: "marker", visibility: "hidden" });
+      const active = counts.reduce((a, b) => a + b, 0);
+      ui.histogram.replaceChildren(
+        ...bars, svg("line", { x1: left, x2: right, y1: bottom, y2: bottom, class: "axis" }),
+        text(left, bottom + 12, "middle", "0"), text(right, bottom + 12, "end", number(top)),
+        text((left + right) / 2, bottom + 22, "middle", "activation"),
+        text(left - 4, high + 8, "end", Math.max(0, ...counts).toLocaleString("en")), text(left - 4, bottom, "end", "0"), ui.marker,
+      );
+      ui.histogram.setAttribute("aria-label",
+        `Histogram of activation: ${active.toLocaleString("en")} of ${n_cells.toLocaleString("en")} test cells active, up to ${number(top)}; counts on a logarithmic scale`);
+      ui.histogramNote.textContent =
+        `${active.toLocaleString("en")} of ${n_cells.toLocaleString("en")} test cells are active; heights are logarithms of counts.`;
+    }
+    function mark(value) {
+      if (!ui.marker || !state.view) return;
+      const { left, right } = HISTOGRAM, x = left + ((right - left) * value) / state.view.histogram.top;
+      ui.marker.setAttribute("visibility", value === null ? "hidden" : "visible");
+      if (value !== null) { ui.marker.setAttribute("x1", x); ui.marker.setAttribute("x2", x); }
+    }
+
+    const link = (id, text) => h("button", { type: "button", className: "link", onclick: () => show(id) }, `#${id}`, h("small", {}, ` ${text}`));
+    function table(head, rows) {
+      return h("table", {}, h("thead", {}, h("tr", {}, ...head.map((text) => h("th", { scope: "col" }, text)))),
+        h("tbody", {}, ...rows.map((row) => h("tr", {}, ...row.map((cell) => h("td", {}, cell))))));
+    }
+
+    function drawFacts() {
+      const id = state.feature, c = columns(), view = state.view, own = state.labels[id] || { label: "", note: "", rating: 0 };
+      ui.title.textContent = `Feature ${id}`;
+      if (document.activeElement !== ui.label) ui.label.value = own.label;
+      if (document.activeElement !== ui.note) ui.note.value = own.note;
+      ui.rating.value = String(own.rating || 0);
+      const part = c.part && c.part[id], useful = part && (c.part_ap[id] || 0) >= 0.1;
+      ui.suggestion.hidden = !useful || !!own.label;
+      if (useful) ui.suggestion.textContent = `suggestion: ${words(part)} (AP ${fixed(c.part_ap[id], 2)})`;
+      ui.suggestion.onclick = () => { ui.label.value = words(part); saveSoon(); };
+      const verdict = c.verdict && c.verdict[id];
+      ui.verdict.textContent = verdict || (state.facts.has_verdicts ? "not tested: not on the frozen list" : "no verdicts yet: run notebook 05");
+      ui.verdict.className = `badge ${verdict && verdict.startsWith("detector") ? "good" : ""}`;
+      ui.verdict.title = (c.why && c.why[id] && `failed: ${c.why[id]}`) || "";
+      const match = c.seed_match && c.seed_match[id];
+      ui.stability.textContent = match === undefined || match === null ? "stability not known" : `other seeds: cosine ${fixed(match, 2)}`;
+      ui.stability.className = `badge ${match >= 0.7 ? "good" : ""}`;
+      ui.why.textContent = (c.why && c.why[id] && `Tests failed: ${c.why[id]}.`) || "";
+      const rows = [
+        ["active in", `${percent(c.density_cell[id], 2)} of cells, ${percent(c.density_image[id])} of pictures`],
+        ["when active", `mean ${number(c.mean[id])}, maximum ${number(c.max[id])}`],
+      ];
+      if (c.suppressed) rows.push(["suppressing it", `moves its pictures' logit by ${fixed(c.suppressed[id])}; a random direction by ${fixed(c.suppressed_random[id])}`]);
+      ui.numbers.replaceChildren(...rows.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]));
+      drawHistogram(view.histogram);
+      ui.selectivity.replaceChildren(...view.selectivity.map((each) => {
+        const low = each.null === null ? 0.5 : Math.max(0, 0.5 - each.null), high = each.null === null ? 0.5 : Math.min(1, 0.5 + each.null);
+        const bar = h("span", { className: "scale" },
+          h("span", { className: "band", style: `left:${100 * low}%;width:${100 * (high - low)}%` }),
+          h("span", { className: "dot", style: `left:${100 * (each.auroc ?? 0.5)}%`, hidden: each.auroc === null }));
+        const told = each.z === null ? "too rare to be tested" : `AUROC ${fixed(each.auroc, 2)}, z ${number(each.z)}`;
+        return h("div", { className: "level" }, h("b", {}, each.level), h("span", {}, each.class ?? "–"), bar, h("small", {}, told));
+      }));
+      ui.classes.replaceChildren(...Object.entries(view.classes).map(([level, bars]) => {
+        const most = bars.length ? bars[0][1] : 1;
+        return h("div", { className: "bars" }, h("b", {}, level), ...bars.map(([name, value]) =>
+          h("div", {}, h("span", { className: "fill", style: `width:${(60 * value) / most}%` }), h("small", {}, `${name} ${number(value, 2)}`))));
+      }));
+      ui.parts.replaceChildren(state.facts.has_parts
+        ? table(["part", "AP", "beyond place", "goes with it"], view.parts.slice(0, 6).map((each) =>
+          [words(each.part), fixed(each.ap, 2), fixed(each.excess, 2), percent(each.response, 0)]))
+        : h("p", { className: "quiet" }, "These are photographs: without part masks it can't be known which parts a feature follows."));
+      ui.neighbours.replaceChildren(...view.neighbours.map((each) => link(each.feature_id, fixed(each.cosine, 2))));
+      ui.coactive.replaceChildren(...(view.coactive.length
+        ? view.coactive.map((each) => link(each.feature_id, percent(each.share, 0))) : [h("span", { className: "quiet" }, "none beyond chance")]));
+      ui.suppress.disabled = !state.subject;
+    }
+
+    // ---------------------------------------------------------------- labels
+    let waiting = null;
+    function saveSoon() {
+      clearTimeout(waiting);
+      ui.saved.textContent = "…";
+      const id = state.feature;
+      const said_ = { label: ui.label.value, note: ui.note.value, rating: Number(ui.rating.value) };
+      state.unsaved = [id, said_];
+      waiting = setTimeout(saveNow, 250);
+    }
+    const saveNow = guarded(async () => {
+      clearTimeout(waiting);
+      if (!state.unsaved) return;
+      const [id, given] = state.unsaved;
+      state.unsaved = null;
+      const own = state.labels[id] || { label: "", note: "", rating: 0 };
+      const changed = Object.fromEntries(Object.entries(given).filter(([name, value]) => value !== own[name]));
+      if (!Object.keys(changed).length) { ui.saved.textContent = ""; return; }
+      state.labels = await source.label({ feature_id: id, ...changed });
+      ui.saved.textContent = "saved";
+      showList(true);
+      drawn(`label ${id}`);
+    });
+
+    // ---------------------------------------------------------------- the bench
+    const openPicture = guarded(async (row) => {
+      busy(true);
+      try { await openSubject(await source.open(row)); } finally { busy(false); }
+    });
+    function busy(is) {
+      ui.busy.hidden = !is;
+      root.setAttribute("aria-busy", String(is));
+    }
+    async function openSubject(subject) {
+      Object.assign(state, { subject, multipliers: new Map(), brush: new Set(), blurred: null, cell: null });
+      state.after = { after: subject.before, random: subject.before };
+      drawPicture();
+      drawSliders();
+      drawLogits();
+      if (state.entrance === "picture") showList();
+      ui.suppress.disabled = false;
+      root.dataset.picture = subject.picture ?? "upload";
+      drawn(`picture ${root.dataset.picture}`);
+    }
+
+    function drawPicture() {
+      const { subject } = state, context = ui.canvas.getContext("2d"), grid = state.facts.grid;
+      const bitmap = (state.blurred && state.blurred.bitmap) || subject.bitmap, size = ui.canvas.width;
+      const hot = ui.overlay.checked && state.feature !== null;
+      drawHeat(context, bitmap, hot ? mapOf(state.feature) : new Float32Array(grid[0] * grid[1]), grid,
+        hot ? columns().max[state.feature] || 1e-9 : 1, hot ? state.alpha : 0, state.facts.colours);
+      context.strokeStyle = "rgba(255,255,255,0.35)";
+      context.lineWidth = 1;
+      for (let i = 1; i < grid[0]; i++) line(context, 0, (i * size) / grid[0], size, (i * size) / grid[0]);
+      for (let i = 1; i < grid[1]; i++) line(context, (i * size) / grid[1], 0, (i * size) / grid[1], size);
+      state.brush.forEach((key) => outline(context, key.split(",").map(Number), grid, "#ff9500"));
+      if (state.cell) outline(context, state.cell, grid);
+      const { label, predicted } = subject;
+      ui.pictureText.textContent = `${label ? `${label}. ` : ""}Predicted: ${predicted}${label && label !== predicted ? " (wrong)" : ""}`;
+      ui.canvas.ariaLabel = `${ui.pictureText.textContent}. A grid of ${grid[0]} by ${grid[1]} cells: arrow keys move, Enter chooses.`;
+    }
+    function line(context, x0, y0, x1, y1) {
+      context.beginPath();
+      context.moveTo(x0, y0);
+      context.lineTo(x1, y1);
+      context.stroke();
+    }
+    function mapOf(id) { // the feature's activations in the bench's picture
+      const { cells } = (state.blurred || state.subject);
+      return Float32Array.from(cells, (cell) => (cell.find(([other]) => other === id) || [0, 0])[1]);
+    }
+
+    function chooseCell(row, column) {
+      if (ui.brushOn.checked && source.blur) {
+        const key = `${row},${column}`;
+        state.brush.has(key) ? state.brush.delete(key) : state.brush.add(key);
+        drawPicture();
+        return blurSoon();
+      }
+      state.cell = [row, column];
+      drawPicture();
+      const found = state.subject.cells[row * state.facts.grid[1] + column];
+      ui.cellText.replaceChildren(`Row ${row + 1}, column ${column + 1}: `,
+        ...(found.length ? found.slice(0, 8).map(([id, value]) => link(id, number(value, 2))) : ["no feature is active"]));
+      if (mode === "browser") setEntrance("picture");
+      drawn(`cell ${row},${column}`);
+    }
+    const blurSoon = latest(guarded(async () => {
+      if (!state.brush.size) { state.blurred = null; drawPicture(); drawLogits(); drawn("blur none"); return; }
+      busy(true);
+      try {
+        const cells = [...state.brush].map((key) => key.split(",").map(Number));
+        state.blurred = await source.blur({ cells, sigma: Number(ui.sigma.value) });
+        drawPicture();
+        drawLogits();
+        drawn(`blur ${state.brush.size}`);
+      } finally { busy(false); }
+    }));
+
+    function sliderRow() {
+      const slider = h("input", { type: "range", min: 0, max: 4, step: 0.05, value: 1 });
+      const value = h("output"), name = h("button", { type: "button", className: "link" });
+      const off = h("button", { type: "button", title: "suppress: multiply by 0" }, "0"), back = h("button", { type: "button", title: "unchanged: multiply by 1" }, "1");
+      const row = h("div", { className: "slider" }, name, h("small"), slider, value, off, back);
+      const set = (factor) => multiply(Number(row.dataset.id), factor);
+      slider.addEventListener("input", () => set(Number(slider.value)));
+      off.addEventListener("click", () => set(0));
+      back.addEventListener("click", () => set(1));
+      name.addEventListener("click", () => mode === "browser" && show(Number(row.dataset.id)));
+      return row;
+    }
+    function sliderIds() {
+      const active = state.subject.active.map((each) => each.feature_id), first = active.slice(0, MOST_SLIDERS);
+      const extra = [...state.multipliers.keys(), state.feature].filter((id) => active.includes(id) && !first.includes(id));
+      return [...new Set([...extra, ...first])];
+    }
+    function drawSliders() {
+      const ids = sliderIds();
+      while (ui.sliders.children.length < ids.length) ui.sliders.append(sliderRow());
+      [...ui.sliders.children].forEach((row, i) => {
+        row.hidden = i >= ids.length;
+        if (row.hidden) return;
+        const own = state.subject.active.find((each) => each.feature_id === ids[i]), [name, text, slider, value, off] = row.children;
+        const factor = state.multipliers.get(own.feature_id) ?? 1;
+        row.dataset.id = own.feature_id;
+        name.textContent = `#${own.feature_id}`;
+        text.textContent = caption(own.feature_id) || `peak ${number(own.peak, 2)}`;
+        slider.value = factor;
+        slider.ariaLabel = `multiplier of feature ${own.feature_id}`;
+        off.ariaLabel = `suppress feature ${own.feature_id}`;
+        value.textContent = `×${factor.toFixed(2)}`;
+        row.classList.toggle("changed", factor !== 1);
+      });
+      const hidden_ = state.subject.active.length - ids.length;
+      ui.slidersText.textContent = state.subject.active.length
+        ? `${state.subject.active.length} features are active here${hidden_ > 0 ? `; the ${ids.length} whose suppression moves the margin most` : ""}.`
+        : "No feature is active in this picture.";
+    }
+    function multiply(id, factor) {
+      if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));
+      factor === 1 ? state.multipliers.delete(id) : state.multipliers.set(id, factor);
+      drawSliders();
+      return changeSoon();
+    }
+    const changeSoon = latest(guarded(async () => {
+      state.after = await source.change({ multipliers: Object.fromEntries(state.multipliers) });
+      drawLogits();
+      drawn("logits");
+    }));
+    function resetBench() {
+      if (!state.subject) return;
+      Object.assign(state, { multipliers: new Map(), brush: new Set(), blurred: null });
+      ui.flipText.textContent = "";
+      drawPicture();
+      drawSliders();
+      changeSoon();
+    }
+    function suppressThis() {
+      if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));
+      if (!state.subject.active.some((each) => each.feature_id === state.feature)) {
+        return fail(new Error(`feature ${state.feature} is not active in the bench's picture`));
+      }
+      multiply(state.feature, state.multipliers.get(state.feature) === 0 ? 1 : 0);
+    }
+
+    function drawLogits() {
+      const { subject, after, blurred } = state, classes = subject.classes;
+      const kinds = [["as it is", subject.before], ["features changed", after.after], ["random directions", after.random],
+        ["reconstruction only", subject.reconstruction]];
+      if (source.blur) kinds.push(["cells blurred", blurred ? blurred.logits : null]);
+      const best = (logits) => logits.map((value, i) => [value, i]).sort((a, b) => b[0] - a[0]).map(([, i]) => i);
+      const true_ = subject.label ? classes.indexOf(subject.label) : -1, [winner, rival] = best(subject.before);
+      const shown = [...new Set([winner, ...(true_ >= 0 ? [true_] : []), ...best(after.after).slice(0, 3), ...best(subject.before).slice(0, 4)])].slice(0, 6);
+      const head = h("tr", {}, h("th", { scope: "col" }, "class"), ...kinds.map(([name]) => h("th", { scope: "col" }, name)));
+      const probabilities = kinds.map(([, logits]) => logits && softmax(logits));
+      const own = true_ >= 0 ? true_ : winner, other = own === winner ? rival : winner;
+      const rows = shown.map((i) => h("tr", { className: i === own ? "own" : "" },
+        h("th", { scope: "row" }, classes[i], i === true_ ? " ✓" : ""),
+        ...kinds.map(([name, logits], k) => {
+          const cell = h("td", {}, logits ? h("b", {}, logits[i].toFixed(3)) : "–", logits ? h("small", {}, ` ${percent(probabilities[k][i])}`) : "");
+          if (logits) { cell.dataset.logit = logits[i]; cell.dataset.kind = name; cell.dataset.class = classes[i]; }
+          return cell;
+        })));
+      rows.push(h("tr", { className: "margin" }, h("th", { scope: "row" }, `margin: ${classes[own]} − ${classes[other]}`),
+        ...kinds.map(([, logits]) => h("td", {}, logits ? (logits[own] - logits[other]).toFixed(3) : "–"))));
+      ui.logits.replaceChildren(h("thead", {}, head), h("tbody", {}, ...rows));
+      const now = best(after.after)[0];
+      ui.outcome.textContent = now === winner ? `Predicted: ${classes[winner]}.` : `Predicted: ${classes[now]}, no longer ${classes[winner]}.`;
+      ui.outcome.classList.toggle("flipped", now !== winner);
+    }
+
+    const flip = guarded(async () => {
+      if (!state.subject) throw new Error("open a picture on the bench first: click one in the gallery");
+      busy(true);
+      try {
+        const found = await source.flip();
+        if (!found.features.length) { ui.flipText.textContent = "No set of features was found whose suppression changes the prediction."; drawn("flip"); return; }
+        state.multipliers = new Map(found.features.map((id) => [id, 0]));
+        ui.flipText.textContent =
+          `Suppressing ${found.features.length} feature${found.features.length > 1 ? "s" : ""} (${found.features.map((id) => `#${id}`).join(", ")}) turns ` +
+          `${found.before} into ${found.after}. A forward pass of the whole network ${found.verified ? "agrees" : "disagrees"}` +
+          `${found.needed ? "; putting any of them back undoes it." : "."}`;
+        drawSliders();
+        await changeSoon();
+        drawn("flip");
+      } finally { busy(false); }
+    });
+
+    // ---------------------------------------------------------------- what there is on the screen
+    function setEntrance(name) {
+      state.entrance = name;
+      root.dataset.entrance = name;
+      [...ui.tabs.children].forEach((tab) => tab.setAttribute("aria-selected", String(tab.dataset.name === name)));
+      ui.forFeatures.hidden = name !== "features";
+      ui.forPicture.hidden = name !== "picture";
+      ui.forClass.hidden = name !== "class";
+      state.page = 0;
+      showList();
+      drawn(`entrance ${name}`);
+    }
+    function fillClasses() {
+      ui.className.replaceChildren(...options(state.facts.classes[ui.level.value].map((name) => [name, name])));
+    }
+    const classChosen = () => {
+      state.pair = null;
+      state.page = 0;
+      showList();
+      if (state.ids.length) show(state.ids[0]); else drawn("class");
+    };
+    const comparePair = guarded(async () => {
+      state.pair = await source.pair({ one: ui.one.value, two: ui.two.value });
+      ui.pairText.replaceChildren(table(["feature", "margin", "interval", "random"], state.pair.map((each) =>
+        [link(each.feature_id, caption(each.feature_id)), fixed(each.value, 3), `${fixed(each.low, 2)} to ${fixed(each.high, 2)}`, fixed(each.random, 3)])),
+      h("p", { className: "quiet" }, `Change of the true class's logit less the other's when the feature is suppressed: chosen on half A, measured on ${state.pair.length ? state.pair[0].n : 0} pictures of half B; random: as much of a random direction.`));
+      state.page = 0;
+      showList();
+      drawn("pair");
+    });
+
+    function range() {
+      const name = h("select", { ariaLabel: "filter by" }, ...options(sortable().map((column) => [column, titled(column)])));
+      name.value = "density_cell";
+      const [low, high] = ["at least", "at most"].map((text) => h("input", { type: "number", step: "any", placeholder: text, ariaLabel: text }));
+      const row = h("div", { className: "range" }, name, low, high, h("button", { type: "button", ariaLabel: "remove this filter", onclick: () => { row.remove(); filtered(); } }, "×"));
+      row.range = () => [name.value, low.value === "" ? null : Number(low.value), high.value === "" ? null : Number(high.value)];
+      [name, low, high].forEach((control) => control.addEventListener("input", filtered));
+      return row;
+    }
+    const filtered = () => { state.page = 0; showList(true); drawn("list"); };
+    const redraw = () => { if (state.view) { drawGallery(); drawn("gallery"); } if (state.subject) drawPicture(); };
+
+    function buildBench() {
+      ui.canvas = h("canvas", { width: 336, height: 336, tabIndex: 0 });
+      ui.canvas.setAttribute("role", "img");
+      let cursor = [0, 0];
+      ui.canvas.addEventListener("click", (event) => {
+        if (!state.subject) return;
+        const box = ui.canvas.getBoundingClientRect(), [rows, columns_] = state.facts.grid;
+        chooseCell(Math.min(rows - 1, Math.floor(((event.clientY - box.top) / box.height) * rows)),
+          Math.min(columns_ - 1, Math.floor(((event.clientX - box.left) / box.width) * columns_)));
+      });
+      ui.canvas.addEventListener("keydown", (event) => {
+        const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+        if (!state.subject || (!move && event.key !== "Enter")) return;
+        event.preventDefault();
+        event.stopPropagation();
+        if (!move) return chooseCell(...cursor);
+        cursor = cursor.map((at, k) => Math.min(state.facts.grid[k] - 1, Math.max(0, at + move[k])));
+        drawPicture();
+        outline(ui.canvas.getContext("2d"), cursor, state.facts.grid, "#ffffff");
+      });
+      ui.pictureText = h("p", { className: "told" });
+      ui.cellText = h("p", { className: "links" }, "Click a cell to see which features are active there.");
+      ui.overlay = h("input", { type: "checkbox", checked: mode === "browser", onchange: () => { if (state.subject) { drawPicture(); drawn("picture"); } } });
+      ui.brushOn = h("input", { type: "checkbox" });
+      ui.sigma = h("select", { onchange: () => state.brush.size && blurSoon() }, ...options([[4, "4"], [8, "8"], [16, "16"]]));
+      ui.sigma.value = "8";
+      ui.busy = h("span", { className: "busy", hidden: true }, "working…");
+      ui.pictureClass = h("select", { ariaLabel: "class of the picture" });
+      ui.pictureChoice = h("select", { ariaLabel: "picture", onchange: () => openPicture(Number(ui.pictureChoice.value)) });
+      ui.upload = h("input", { type: "file", accept: "image/*", ariaLabel: "a picture of your own", onchange: guarded(async () => {
+        const file = ui.upload.files[0];
+        if (!file) return;
+        busy(true);
+        try { await openSubject(await source.upload(file)); } finally { busy(false); ui.upload.value = ""; }
+      }) });
+      ui.sliders = h("div", { className: "sliders" });
+      ui.slidersText = h("p", { className: "quiet" });
+      ui.logits = h("table", { className: "logits" });
+      ui.outcome = h("p", { className: "told" });
+      ui.outcome.setAttribute("aria-live", "polite");
+      ui.flipText = h("p", { className: "told" });
+      ui.flip = h("button", { type: "button", onclick: flip, hidden: !source.flip }, "Minimal flip");
+      const chooser = h("div", { className: "row" }, field("class", ui.pictureClass), field("picture", ui.pictureChoice),
+        source.upload ? field("or your own", ui.upload) : null, ui.busy);
+      const left = h("div", { className: "stage" }, ui.canvas, ui.pictureText, ui.cellText,
+        h("div", { className: "row" }, mode === "browser" ? field("heat", ui.overlay) : null,
+          source.blur ? field("blur brush", ui.brushOn) : null, source.blur ? field("blur, px", ui.sigma) : null));
+      const right = h("div", { className: "levers" }, h("div", { className: "row" }, ui.flip,
+        h("button", { type: "button", onclick: resetBench }, "Reset")), ui.outcome, ui.flipText, h("div", { className: "wide" }, ui.logits),
+        ui.slidersText, ui.sliders);
+      return h("section", { className: "bench", ariaLabel: "bench" },
+        h("h3", {}, "Bench: change one picture's features"), chooser, h("div", { className: "columns" }, left, right));
+    }
+
+    function fillPictures() {
+      const own = state.facts.bench_pictures.filter((each) => each.label === ui.pictureClass.value);
+      ui.pictureChoice.replaceChildren(...options(own.map((each) => [each.picture, `${each.name}${each.right ? "" : " (misclassified)"}`])));
+    }
+
+    function build() {
+      const { facts } = state, bench = buildBench();
+      const classes = [...new Set(facts.bench_pictures.map((each) => each.label))];
+      ui.pictureClass.replaceChildren(...options(classes.map((name) => [name, name])));
+      ui.pictureClass.addEventListener("change", () => { fillPictures(); openPicture(Number(ui.pictureChoice.value)); });
+      fillPictures();
+      if (mode === "bench") { root.replaceChildren(ui.error, bench); return; }
+
+      ui.tabs = h("div", { className: "tabs" }, ...[["features", "Features"], ["picture", "Picture"], ["class", "Classes"]].map(([name, text]) => {
+        const tab = h("button", { type: "button", onclick: () => setEntrance(name) }, text);
+        tab.setAttribute("role", "tab");
+        tab.dataset.name = name;
+        return tab;
+      }));
+      ui.tabs.setAttribute("role", "tablist");
+      ui.go = h("input", { type: "number", min: 0, max: facts.n_features - 1, ariaLabel: "feature number", placeholder: "number",
+        onchange: () => { if (ui.go.value !== "") show(Number(ui.go.value)); } });
+      ui.search = h("input", { type: "search", placeholder: "search labels, classes, parts", ariaLabel: "search", oninput: filtered });
+      ui.sort = h("select", { ariaLabel: "sort by", onchange: filtered }, ...options([...sortable(), "rating"].map((name) => [name, titled(name)])));
+      ui.sort.value = sortable().includes("part_ap") ? "part_ap" : `${facts.levels[0]}/z`;
+      ui.up = h("input", { type: "checkbox", onchange: filtered });
+      ui.alive = h("input", { type: "checkbox", checked: true, onchange: filtered });
+      ui.ranges = h("div", {});
+      ui.help = h("dialog", {}, h("h3", {}, "Keys"), table(["key", "what it does"], KEYS.map(([key, text]) => [h("kbd", {}, key), text])),
+        h("button", { type: "button", onclick: () => ui.help.close() }, "Close"));
+      const header = h("header", {}, ui.tabs,
+        h("button", { type: "button", onclick: () => step(-1), title: "previous (←)" }, "← Previous"),
+        h("button", { type: "button", onclick: () => step(1), title: "next (→)" }, "Next →"),
+        h("button", { type: "button", onclick: random, title: "random (r)" }, "Random"), field("go to", ui.go),
+        h("button", { type: "button", onclick: () => ui.help.showModal(), title: "keys (?)" }, "?"));
+
+      ui.list = h("ul", { className: "list" });
+      ui.count = h("span", {});
+      ui.back = h("button", { type: "button", ariaLabel: "page back", onclick: () => { state.page--; showList(true); drawn("list"); } }, "‹");
+      ui.forth = h("button", { type: "button", ariaLabel: "page on", onclick: () => { state.page++; showList(true); drawn("list"); } }, "›");
+      ui.forFeatures = h("div", { className: "choice" }, ui.search, field("sort by", ui.sort), h("div", { className: "row" },
+        field("smallest first", ui.up), field("hide dead", ui.alive),
+        h("button", { type: "button", onclick: () => { ui.ranges.append(range()); } }, "+ filter")), ui.ranges);
+      ui.forPicture = h("div", { className: "choice", hidden: true }, h("p", { className: "quiet" },
+        "Features active in the bench's picture, or in the cell that you click; beside each, the change of the margin when it is suppressed."),
+        h("button", { type: "button", onclick: () => { state.cell = null; showList(); if (state.subject) drawPicture(); drawn("list"); } }, "whole picture"));
+      ui.level = h("select", { onchange: () => { fillClasses(); classChosen(); } }, ...options(facts.levels.map((level) => [level, level])));
+      ui.className = h("select", { onchange: classChosen });
+      ui.only = h("input", { type: "checkbox", onchange: () => state.feature !== null && show(state.feature) });
+      const pairs = facts.classes[facts.levels[0]].map((name) => [name, name]);
+      ui.one = h("select", { ariaLabel: "first class" }, ...options(pairs));
+      ui.two = h("select", { ariaLabel: "second class" }, ...options(pairs));
+      if (pairs.length > 1) ui.two.value = pairs[1][0];
+      ui.pairText = h("div", { className: "wide" });
+      ui.forClass = h("div", { className: "choice", hidden: true }, field("level", ui.level), field("class", ui.className),
+        source.byClass ? field("gallery of this class only", ui.only) : null,
+        source.pair ? h("div", { className: "row" }, ui.one, h("span", {}, "or"), ui.two, h("button", { type: "button", onclick: comparePair }, "What tells them apart?")) : null, ui.pairText);
+      const left = h("nav", { ariaLabel: "list of features" }, ui.forFeatures, ui.forPicture, ui.forClass,
+        h("div", { className: "row pager" }, ui.back, ui.count, ui.forth), ui.list);
+
+      ui.how = h("select", { onchange: () => { state.how = ui.how.value; show(state.feature); } }, ...options(facts.hows.map((how) => [how, HOWS[how]])));
+      ui.heat = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: HEAT, oninput: () => { state.alpha = Number(ui.heat.value); state.heat = state.alpha > 0; redraw(); } });
+      ui.field = h("input", { type: "checkbox", onchange: redraw });
+      ui.wrong = h("input", { type: "checkbox", onchange: () => show(state.feature) });
+      ui.tiles = h("div", { className: "tiles" });
+      ui.empty = h("p", { className: "empty", hidden: true });
+      const centre = h("main", {}, h("div", { className: "row" }, field("show", ui.how), field("heat", ui.heat),
+        source.byClass ? field("misclassified only", ui.wrong) : null,
+        facts.radius ? field("half of its gradient", ui.field) : null), ui.empty, ui.tiles,
+      h("p", { className: "quiet" }, "One scale for the feature, from 0 to its maximum. Cyan: the cell that was picked. Red: misclassified. Click a picture to put it on the bench."));
+
+      ui.title = h("h2");
+      ui.verdict = h("span", { className: "badge" });
+      ui.stability = h("span", { className: "badge" });
+      ui.why = h("p", { className: "quiet" });
+      ui.label = h("input", { type: "text", maxLength: 200, placeholder: "what does it show?", oninput: saveSoon, onchange: saveNow, ariaLabel: "label", disabled: !source.label });
+      ui.rating = h("select", { onchange: saveSoon, ariaLabel: "rating", disabled: !source.label }, ...options([[0, "no rating"], ...[1, 2, 3, 4, 5].map((n) => [n, "★".repeat(n)])]));
+      ui.note = h("textarea", { rows: 2, maxLength: 5000, placeholder: "notes", oninput: saveSoon, onchange: saveNow, ariaLabel: "notes", disabled: !source.label });
+      ui.saved = h("small", { className: "saved" });
+      ui.saved.setAttribute("aria-live", "polite");
+      ui.suggestion = h("button", { type: "button", className: "suggestion", hidden: true });
+      ui.numbers = h("dl");
+      ui.histogram = svg("svg", { viewBox: "0 0 290 118", role: "img" });
+      ui.histogramNote = h("p", { className: "quiet" });
+      ui.selectivity = h("div");
+      ui.classes = h("div", { className: "three" });
+      ui.parts = h("div", { className: "wide" });
+      ui.neighbours = h("div", { className: "links" });
+      ui.coactive = h("div", { className: "links" });
+      ui.suppress = h("button", { type: "button", disabled: true, onclick: suppressThis, title: "s" }, "Suppress on the bench");
+      const fold = (title, open, ...children) => h("details", { open }, h("summary", {}, title), ...children);
+      const right = h("aside", {}, ui.title, h("div", { className: "row" }, ui.verdict, ui.stability), ui.why,
+        h("div", { className: "row" }, ui.label, ui.rating, ui.saved), ui.suggestion, ui.note, ui.numbers, ui.suppress,
+        fold("Activation", true, ui.histogram, ui.histogramNote),
+        fold("Classes: AUROC on half B, grey where labels in random order end up", true, ui.selectivity),
+        fold("Mean of pictures' maxima, by class", false, ui.classes),
+        fold("Parts", true, ui.parts), fold("Nearest decoder directions (cosine)", true, ui.neighbours), fold("Active in the same cells (share)", true, ui.coactive));
+      root.replaceChildren(ui.error, header, h("div", { className: "panes" }, left, centre, right), bench, ui.help);
+    }
+
+    root.addEventListener("keydown", (event) => {
+      const typing = event.target.closest("input:not([type=checkbox]):not([type=range]), textarea, select");
+      if (event.key === "Escape") { if (ui.help && ui.help.open) ui.help.close(); root.focus(); return; }
+      if (typing || event.ctrlKey || event.metaKey || event.altKey || mode === "bench" && event.key !== "0") return;
+      if (event.target.type === "range" && event.key.startsWith("Arrow")) return;
+      const keys = {
+        ArrowLeft: () => step(-1), ArrowRight: () => step(1), r: random, s: suppressThis, 0: resetBench,
+        h: () => { state.heat = !state.heat; redraw(); }, "/": () => { setEntrance("features"); ui.search.focus(); },
+        "?": () => ui.help.showModal(),
+      };
+      if (!keys[event.key] || !state.facts) return;
+      event.preventDefault();
+      event.stopPropagation();
+      keys[event.key]();
+    });
+
+    const start = guarded(async () => {
+      const { facts, labels, feature } = await source.overview();
+      Object.assign(state, { facts, labels, all: Array.from({ length: facts.n_features }, (_, id) => id) });
+      build();
+      if (mode === "browser") {
+        fillClasses();
+        setEntrance("features");
+        const first = Number.isInteger(feature) && feature >= 0 && feature < facts.n_features ? feature : state.ids[0] ?? 0;
+        await show(first);
+      }
+      if (facts.bench_pictures.length) await openPicture(facts.bench_pictures[0].picture);
+      drawn("ready");
+    });
+    root.append(ui.error, h("p", { className: "quiet" }, "loading…"));
+    start();
+    return { show: guarded(show), close: () => { saveNow(); state.closed = true; }, state };
+  }
+
+  return { mount, softmax, headLogits };
+})();

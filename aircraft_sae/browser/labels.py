@@ -1,0 +1,78 @@
+"""What a person says of features: a small table on disk, written at each change, shared by all who have it open."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+
+from aircraft_sae.store import write_text
+
+FILE = "labels.csv"
+COLUMNS = ("autoencoder", "feature_id", "label", "note", "rating", "changed")
+MOST = {"label": 200, "note": 5000}
+"""Characters."""
+
+
+class Labels:
+    """Labels, notes and ratings (1 to 5, 0 for none) of one autoencoder's features, in `folder`/labels.csv.
+
+    Rows of other autoencoders stay in the file and are not shown: their features are others.
+    """
+
+    def __init__(self, folder: str | Path, autoencoder: str):
+        self.path, self.autoencoder = Path(folder) / FILE, autoencoder
+
+    def all(self) -> dict[int, dict[str, str | int]]:
+        """{feature_id: {label, note, rating}} as on disk now. ValueError where the file is no such table."""
+        table = self._read()
+        own = table[table["autoencoder"] == self.autoencoder]
+        return {int(row.feature_id): _said(row) for row in own.itertuples()}
+
+    def set(self, feature_id: int, **said: str | int) -> dict[str, str | int]:
+        """Change some of label, note and rating, and write all to disk; what others wrote meanwhile is kept.
+
+        Raises: ValueError for another word, a rating that is not 0 to 5, or a text that is too long.
+        """
+        for name, value in said.items():
+            if name not in ("label", "note", "rating"):
+                raise ValueError(f"a feature has a label, a note and a rating, no {name!r}")
+            if name == "rating" and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 5):
+                raise ValueError(f"rating must be a whole number from 0 (none) to 5, got {value!r}")
+            if name != "rating" and (not isinstance(value, str) or len(value) > MOST[name]):
+                raise ValueError(f"{name} must be a text of at most {MOST[name]} characters, got {str(value)[:40]!r} …")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock"):
+            table = self._read()
+            own = (table["autoencoder"] == self.autoencoder) & (table["feature_id"] == feature_id)
+            before = _said(next(table[own].itertuples())) if own.any() else {"label": "", "note": "", "rating": 0}
+            now = before | said
+            if not any(now.values()):
+                table = table[~own]
+            else:
+                changed = datetime.now(UTC).isoformat(timespec="seconds")
+                row = [self.autoencoder, int(feature_id), now["label"], now["note"], now["rating"], changed]
+                table = pd.concat([table[~own], pd.DataFrame([row], columns=COLUMNS)], ignore_index=True)
+            write_text(self.path, table.to_csv(index=False))
+        return now
+
+    def _read(self) -> pd.DataFrame:
+        if not self.path.is_file():
+            return pd.DataFrame(columns=COLUMNS)
+        types = {name: str for name in COLUMNS} | {"feature_id": int, "rating": int}
+        try:
+            text = self.path.read_text(encoding="utf-8")
+            table = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False)
+            missing = [name for name in COLUMNS if name not in table]
+        except (ValueError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.path} is no table of labels ({error}): mend it, or move it away") from error
+        if missing:
+            raise ValueError(f"{self.path} lacks the columns {', '.join(missing)}: mend it, or move it away")
+        return table[list(COLUMNS)]
+
+
+def _said(row) -> dict[str, str | int]:
+    return {"label": row.label, "note": row.note, "rating": int(row.rating)}

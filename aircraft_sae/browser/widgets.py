@@ -1,0 +1,241 @@
+"""The browser and the bench as widgets: a front end (app.js) and the kernel that answers what it asks."""
+
+from __future__ import annotations
+
+import traceback
+from functools import cache
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import anywidget
+import numpy as np
+import traitlets
+from PIL import Image
+
+from aircraft_sae.browser.bench import Bench, Subject
+from aircraft_sae.browser.catalogue import Catalogue, as_jpeg
+from aircraft_sae.browser.labels import Labels
+from aircraft_sae.study import Study
+
+HERE = Path(__file__).parent
+BENCH_PICTURE = 448
+"""Pixels of the picture on the bench."""
+N_ACTIVE, N_IN_CELL = 200, 40
+"""Features listed of a picture and of a cell, at most."""
+SOURCE = """
+export default { render({ model, el }) {
+  let last = 0;
+  const waiting = new Map();
+  model.on("msg:custom", (message, buffers) => {
+    const reply = waiting.get(message.id);
+    if (!reply) return;
+    waiting.delete(message.id);
+    message.error ? reply.fail(new Error(message.error)) : reply.done([message.result, buffers || []]);
+  });
+  const page = Math.random().toString(36).slice(2);
+  const ask = (call, given = {}, buffers = []) => new Promise((done, fail) => {
+    const id = `${page}/${++last}`;
+    waiting.set(id, { done, fail });
+    model.send({ id, call, given }, undefined, buffers);
+  });
+  const bytes = (view) => view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength);
+  const bitmap = (view) => createImageBitmap(new Blob([bytes(view)], { type: "image/jpeg" }));
+  const subject = async ([result, [picture]]) => ({ ...result, bitmap: await bitmap(picture) });
+  const source = {
+    byClass: true, prefetch: true,
+    overview: async () => ({ ...(await ask("overview"))[0], feature: model.get("feature_id") }),
+    feature: async (wanted) => {
+      const [view, [maps]] = await ask("feature", wanted);
+      return { ...view, maps: new Float32Array(bytes(maps)) };
+    },
+    pictures: async (rows) => {
+      const [, files] = await ask("pictures", { rows });
+      return Promise.all(rows.map(async (row, i) => [row, await bitmap(files[i])]));
+    },
+    open: async (row) => subject(await ask("open", { row })),
+    upload: async (file) => subject(await ask("upload", { name: file.name }, [await file.arrayBuffer()])),
+    change: async (given) => (await ask("change", given))[0],
+    blur: async (given) => subject(await ask("blur", given)),
+    flip: async () => (await ask("flip"))[0],
+    pair: async (given) => (await ask("pair", given))[0],
+    label: async (given) => (await ask("label", given))[0],
+    chosen: (id) => { model.set("feature_id", id); model.save_changes(); },
+  };
+  const app = AircraftApp.mount(el, source, model.get("mode"));
+  const follow = () => { if (model.get("feature_id") !== app.state.feature) app.show(model.get("feature_id")); };
+  model.on("change:feature_id", follow);
+  return () => { model.off("change:feature_id", follow); app.close(); };
+} };
+"""
+_catalogues: WeakKeyDictionary[Study, Catalogue] = WeakKeyDictionary()
+
+
+@cache
+def front_end() -> tuple[str, str]:
+    """(the application's JavaScript, its style sheet)."""
+    return (HERE / "app.js").read_text(encoding="utf-8"), (HERE / "app.css").read_text(encoding="utf-8")
+
+
+def catalogue_of(study: Study) -> Catalogue:
+    """The study's catalogue, made once in a kernel: its pictures and vectors are shared by all widgets."""
+    if study not in _catalogues:
+        _catalogues[study] = Catalogue.of(study)
+    return _catalogues[study]
+
+
+class Answers:
+    """What a front end may ask, without one: each method gives (JSON values, buffers)."""
+
+    def __init__(self, catalogue: Catalogue):
+        self.catalogue, self.bench = catalogue, Bench(catalogue)
+        self.labels = Labels(catalogue.folder, catalogue.key)
+        self.subject: Subject | None = None
+
+    def overview(self) -> tuple[dict, list]:
+        """The table, the names, the labels, and the pictures that the bench can open: the test pictures."""
+        catalogue = self.catalogue
+        right = catalogue.images["predicted"] == catalogue.images[catalogue.level]
+        columns = catalogue.rows, catalogue.images["image"], catalogue.images[catalogue.level], right
+        pictures = [
+            {"picture": int(row), "name": name, "label": label, "right": bool(ok)}
+            for row, name, label, ok in zip(*columns, strict=True)
+        ]
+        pictures.sort(key=lambda each: each["label"])
+        return {"facts": catalogue.overview() | {"bench_pictures": pictures}, "labels": self.labels.all()}, []
+
+    def feature(self, feature_id: int, **which: Any) -> tuple[dict, list]:
+        """One feature with its gallery, and the gallery's maps (float32)."""
+        view, maps = self.catalogue.feature(feature_id, **which)
+        return view, [np.ascontiguousarray(maps, np.float32).tobytes()]
+
+    def pictures(self, rows: list[int]) -> tuple[dict, list]:
+        """Thumbnails, as JPEG."""
+        return {}, [self.catalogue.thumbnail(row) for row in rows]
+
+    def open(self, row: int) -> tuple[dict, list]:
+        """A picture of the study, on the bench."""
+        self.subject = self.bench.of_row(row)
+        return self._told(self.subject, row)
+
+    def upload(self, name: str, content: bytes) -> tuple[dict, list]:
+        """A picture that a person gives, on the bench."""
+        self.subject = self.bench.of_file(content, name)
+        return self._told(self.subject, None)
+
+    def change(self, multipliers: dict[str, float]) -> tuple[dict, list]:
+        """Logits with features multiplied, and with random directions in their place."""
+        made = self.bench.change(self._opened(), {int(j): float(m) for j, m in multipliers.items()})
+        return {name: made[name].tolist() for name in ("after", "random")}, []
+
+    def blur(self, cells: list[list[int]], sigma: float) -> tuple[dict, list]:
+        """The picture with cells blurred: its logits, its cells' features, and itself."""
+        blurred = self.bench.blurred(self._opened(), [tuple(cell) for cell in cells], sigma)
+        return {"logits": blurred.logits.tolist(), "cells": in_cells(blurred)}, [_large(blurred)]
+
+    def flip(self) -> tuple[dict, list]:
+        """The smallest set of features found that changes the prediction."""
+        return self.bench.flip(self._opened()), []
+
+    def pair(self, one: str, two: str) -> tuple[list, list]:
+        """The features that tell two classes apart."""
+        return self.catalogue.pair(one, two), []
+
+    def label(self, feature_id: int, **said: Any) -> tuple[dict, list]:
+        """Save what a person says of a feature; all labels, with those that others wrote meanwhile."""
+        self.labels.set(feature_id, **said)
+        return self.labels.all(), []
+
+    def _opened(self) -> Subject:
+        if self.subject is None:
+            raise ValueError("open a picture on the bench first")
+        return self.subject
+
+    def _told(self, subject: Subject, row: int | None) -> tuple[dict, list]:
+        return told(self.catalogue, self.bench, subject, row), [_large(subject)]
+
+
+def told(catalogue: Catalogue, bench: Bench, subject: Subject, row: int | None) -> dict[str, Any]:
+    """What the bench shows of a picture: logits, features by effect on the margin of the prediction, cells."""
+    logits = bench.change(subject, {})
+    strength, classes = subject.strength, catalogue.classifier.classes
+    winner, rival = logits["before"].topk(2).indices.tolist()
+    after = catalogue.head.edited(subject.pooled[None], strength[None], bench.W_dec)[0]
+    effect = after[:, winner] - after[:, rival] - (logits["before"][winner] - logits["before"][rival])
+    peaks = subject.codes.amax((0, 1))
+    active = strength.nonzero()[:, 0]
+    order = active[effect[active].abs().argsort(descending=True, stable=True)][:N_ACTIVE].tolist()
+    return {
+        "picture": row, "label": None if row is None else catalogue.label(row), "predicted": classes[winner],
+        "classes": classes, "before": logits["before"].tolist(), "reconstruction": logits["reconstruction"].tolist(),
+        "active": [
+            {"feature_id": j, "strength": float(strength[j]), "peak": float(peaks[j]), "effect": float(effect[j])}
+            for j in order
+        ],
+        "cells": in_cells(subject),
+    }  # fmt: skip
+
+
+def in_cells(subject: Subject) -> list[list[list[float]]]:
+    """For each cell, row by row, [feature, activation] of those active there, the strongest first."""
+    found = []
+    for cell in subject.codes.flatten(0, 1):
+        values, features = cell.topk(min(N_IN_CELL, len(cell)))
+        found.append([[j, round(v, 5)] for j, v in zip(features.tolist(), values.tolist(), strict=True) if v > 0])
+    return found
+
+
+def _large(subject: Subject) -> bytes:
+    return as_jpeg(subject.picture.resize((BENCH_PICTURE, BENCH_PICTURE), Image.Resampling.BICUBIC))
+
+
+class Application(anywidget.AnyWidget):
+    """The front end in one widget. errors: tracebacks of what went wrong; the last line is shown in the panel too."""
+
+    _esm = front_end()[0] + SOURCE
+    _css = front_end()[1]
+    feature_id = traitlets.Int(0).tag(sync=True)
+    mode = traitlets.Unicode("browser").tag(sync=True)
+
+    def __init__(self, study: Study, **traits: Any):
+        self.answers, self.errors = Answers(catalogue_of(study)), []
+        super().__init__(**traits)
+        self.on_msg(self._answer)
+
+    def _answer(self, _widget, message: dict, buffers: list) -> None:
+        try:
+            given = message.get("given", {})
+            if message.get("call") == "upload":
+                given = given | {"content": bytes(buffers[0])}
+            if message.get("call", "_").startswith("_") or not hasattr(Answers, message["call"]):
+                raise ValueError(f"{message.get('call')!r} is nothing that can be asked")
+            result, files = getattr(self.answers, message["call"])(**given)
+            self.send({"id": message.get("id"), "result": result}, files)
+        except Exception as error:  # whatever it is, the person at the screen must see it
+            self.errors.append(traceback.format_exc())
+            words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            self.send({"id": message.get("id"), "error": words})
+
+
+class FeatureBrowser(Application):
+    """Browse a study's features: by feature, by picture, by class; label them; change them on the bench.
+
+    Keys: left and right, r, h, s, 0, / and ? for help. `feature_id` is the one shown, and can be set.
+    Raises: ValueError for a study whose autoencoder is not of stage4, or a feature that is not there.
+    """
+
+    def __init__(self, study: Study, feature_id: int | None = None):
+        table = catalogue_of(study).table
+        if feature_id is None:
+            by = "part_ap" if "part_ap" in table else f"{catalogue_of(study).level}/z"
+            feature_id = int(table[by].fillna(-np.inf).to_numpy().argmax())
+        if not 0 <= feature_id < len(table):
+            raise ValueError(f"feature {feature_id} is not one of 0 .. {len(table) - 1}")
+        super().__init__(study, feature_id=feature_id, mode="browser")
+
+
+class InterventionBench(Application):
+    """The bench alone: one picture's features with sliders, a blur brush, and the smallest set that flips it."""
+
+    def __init__(self, study: Study):
+        super().__init__(study, mode="bench")
