@@ -18,7 +18,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from aircraft_sae import config
-from aircraft_sae.store import META, default_data_dir, write_text
+from aircraft_sae.store import LABELS, META, default_data_dir, write_text
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -107,13 +107,13 @@ def info(folder: Path) -> int:
 
 
 def clean(folder: Path, yes: bool) -> int:
-    """Remove `folder` after saying what and how much that is; refuses while a stage in it is being made."""
+    """Remove what is in `folder`, less a person's labels, after saying how much; refuses while a stage is being made."""
     from filelock import FileLock, Timeout
 
     if not folder.is_dir():
         print(f"Nothing to remove: {folder} is not there.")
         return 0
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    files = [path for path in folder.rglob("*") if path.is_file() and path != folder / LABELS]
     print(f"{folder}: {len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")
     for lock in folder.rglob("*.lock"):
         try:
@@ -130,8 +130,16 @@ def clean(folder: Path, yes: bool) -> int:
         if answer.strip().lower() not in ("y", "yes"):
             print("Nothing was removed (--yes removes without asking).")
             return 1
-    shutil.rmtree(folder)
-    print("Removed.")
+    if not (folder / LABELS).is_file():
+        shutil.rmtree(folder)
+        print("Removed.")
+        return 0
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LABELS:
+            path.unlink()
+    print(f"Removed, less what was written by hand: {folder / LABELS}")
     return 0
 
 

@@ -120,6 +120,14 @@ def with_interval(numerator, denominator) -> dict[str, float | None]:
     return {"value": ratio_of_sums(numerator, denominator), "low": low, "high": high, "n": len(numerator)}
 
 
+def with_draws(value: float, draws, n: int) -> dict[str, float | None]:
+    """A value as {value, low, high, n} with the 95 % interval of draws of it, those that are no number left out."""
+    draws = np.asarray(draws, float)
+    seen = draws[np.isfinite(draws)]
+    low, high = interval(seen) if len(seen) else (None, None)
+    return {"value": float(value), "low": low, "high": high, "n": int(n)}
+
+
 def fvu_by_definition(acts, recon, mean) -> dict[str, float]:
     """Unexplained variance of the same reconstructions as different libraries define it; all in float64.
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # the command works without loading pandas
     import pandas as pd
 
 META = "meta.json"
+LABELS = "labels.csv"
+"""What a person wrote about features, in a study's folder: it is never made again."""
 PROGRESS = ".making.json"
 """Inside a partial folder: for what fingerprint and by which process it is made, seconds and memory so far."""
 HEARTBEAT = 1.0

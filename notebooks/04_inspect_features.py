@@ -40,9 +40,11 @@ from aircraft_sae import sae_evaluation as evaluation
 from aircraft_sae.ablation import frozen_list, random_directions
 
 # %%
+from aircraft_sae.browser import FeatureBrowser
+from aircraft_sae.browser.snapshots import gallery_figure
 from aircraft_sae.data import test_transform
 from aircraft_sae.hangar.solids import PARTS
-from aircraft_sae.metrics import with_interval
+from aircraft_sae.metrics import bootstrap_counts, with_draws, with_interval
 from aircraft_sae.plots import in_words
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.study import Study
@@ -71,6 +73,7 @@ images = index.images.iloc[test].reset_index(drop=True)
 in_b = features.halves(images[data.levels[0]])
 rows_b = test[in_b]
 parts, scores = list(PARTS[features.FIRST :]), None
+codes_b = pd.Categorical(images[data.levels[0]], data.classes(data.levels[0])).codes
 if data.masks:
     scores = pd.read_parquet(study.folder / "features" / "main" / "parts.parquet")
     labels, aircraft = features.cell_labels(data, images["image"], index.grid)
@@ -133,9 +136,9 @@ display(Markdown(f"Feature {selective}, most selective for a {level}: {words}.")
 #
 # For each feature and each level of the taxonomy the class whose pictures it ranks highest is chosen on half A. On
 # half B we ask how well the feature's largest activation in a picture tells that class from all others (AUROC), in
-# standard deviations of what labels in random order give (z). A feature is *placed* on the level where its z is
-# largest, if that is significant at all (Benjamini-Hochberg, q < 0.05). Beside it: the same with pictures' labels in
-# random order.
+# standard deviations of what labels in random order give (z). A feature is *placed* on the level where it stands out
+# most on half A, if its AUROC there is significant on half B (9,999 permutations of the labels, Benjamini-Hochberg,
+# q < 0.05). Beside it: the same with pictures' labels in random order.
 
 # %%
 codes = {each: (pd.Categorical(images[each], data.classes(each)).codes, data.classes(each)) for each in data.levels}
@@ -168,11 +171,16 @@ rare, often = null[(density > 0) & (density < 0.05)], null[density > 0.5]
 for name, group in (("below 5%", rare), ("above 50%", often)):
     size = float(group[f"{level}/morcos"].abs().mean()) if len(group) else 0.0
     results[f"morcos_shuffled/fires in {name} of pictures"] = (size, None, None, len(group))
-text = f"**Takeaway.** {1 - results['placed/none'][0]:.0%} of {len(table)} features follow some level beyond chance "
-text += f"({1 - results['placed_shuffled/none'][0]:.0%} with labels in random order), the most often "
+own_level = table["placed"] != "none"
+areas = [row[f"{row['placed']}/auroc"] for _, row in table[own_level].iterrows()]
+results["placed/median_auroc"] = (float(np.median(areas or [0.5])), None, None, len(areas))
+text = f"**Takeaway.** {1 - results['placed/none'][0]:.0%} of {len(table)} features are associated with a class beyond "
+text += f"chance ({1 - results['placed_shuffled/none'][0]:.0%} with labels in random order), the most often with a "
 most = max(data.levels, key=lambda each: results[f"placed/{each}"][0])
-text += f"*{most}*. {results[f'share_auroc_0.9/{level}'][0]:.1%} reach an AUROC of 0.9 for a {level}. With labels in "
-text += "random order "
+text += f"*{most}*; the median of their AUROC is {results['placed/median_auroc'][0]:.2f}. "
+text += (
+    f"{results[f'share_auroc_0.9/{level}'][0]:.1%} reach an AUROC of 0.9 for a {level}. With labels in random order "
+)
 display(
     Markdown(text + f"{results['shuffled_share_below_0.05'][0]:.1%} of the features have p < 0.05, where 5% should.")
 )
@@ -235,6 +243,7 @@ if data.masks:
         index, sae, acts.acts[rows_b], labels[in_b], pursuit, directions, biases, rows_b
     ).set_index("part")
     own_ap = best_ap(scores)
+    chosen = scores.sort_values("ap_a", ascending=False, kind="stable").drop_duplicates("part")
     prevalence = scores.drop_duplicates("part").set_index("part")["prevalence"]
     kinds = (
         {"best feature": own_ap, "probe": probe["ap"], "best, short training": short_ap}
@@ -249,31 +258,71 @@ display(figure)
 
 # %%
 if data.masks:
-    results["mean_part_ap"] = (float(own_ap.mean()), None, None, int(in_b.sum()))
+    counts, flat = bootstrap_counts(len(rows_b), 200), labels[in_b].reshape(len(rows_b), -1, len(parts))
+    maps = {part: index.maps(int(j), rows_b) for part, j in chosen.set_index("part")["feature_id"].items()}
+    drawn = {
+        part: features.ap_draws(each.reshape(len(each), -1), flat[..., parts.index(part)], counts)
+        for part, each in maps.items()
+        if flat[..., parts.index(part)].any()
+    }
+    n_b = int(in_b.sum())
+    results["mean_part_ap"] = with_draws(own_ap.mean(), np.mean(list(drawn.values()), axis=0), n_b)
     results["parts_with_ap_0.3"] = (int((own_ap >= 0.3).sum()), None, None, len(own_ap))
     results["probe/mean_part_ap"] = (float(probe["ap"].mean()), None, None, int(in_b.sum()))
-    results |= {
-        f"part_ap/{part}": (float(value), None, None, int(in_b.sum())) for part, value in own_ap.dropna().items()
-    }
+    results |= {f"part_ap/{part}": with_draws(own_ap[part], each, n_b) for part, each in drawn.items()}
     results |= {f"null/{name}/mean_part_ap": float(each.mean()) for name, each in null_ap.items()}
     results["pursuit/mean_f1"], results["probe/mean_f1"] = float(pursuit["f1"].mean()), float(probe["f1"].mean())
     results["pursuit/mean_n_features"] = float(pursuit["features"].str.len().mean())
-    for name in ("silent", "absorbed"):
+    for name in ("silent", "absorbed", "supplied"):
         counted = own_silent[own_silent["n"] > 0]
         share = float(np.average(counted[name].fillna(0), weights=counted["n"]))
         results[f"absorption/{name}"] = (share, None, None, int(counted["n"].sum()))
-    chosen = scores.sort_values("ap_a", ascending=False, kind="stable").drop_duplicates("part")
     results["mean_part_f1"] = float(chosen["f1"].mean())
     results["best_excess_mean"] = float(chosen["excess"].mean())
     highest = max(null_ap, key=lambda name: results[f"null/{name}/mean_part_ap"])
-    text = f"**Takeaway.** The best features have a mean AP of {results['mean_part_ap'][0]:.2f} over {len(own_ap)} "
-    text += "parts (n = "
-    text += f"{in_b.sum()} pictures); the best null, *{highest}*, {results[f'null/{highest}/mean_part_ap']:.2f}; the "
-    text += f"probe {results['probe/mean_part_ap'][0]:.2f}. {results['parts_with_ap_0.3'][0]} parts have a feature of "
-    text += f"AP 0.3 or more. One feature reaches a mean F1 of {results['mean_part_f1']:.2f}, the probe "
-    text += f"{results['probe/mean_f1']:.2f}."
+    text = "**Takeaway.** The best features have a mean AP of "
+    text += f"{in_words(results['mean_part_ap'], percent=False)} over {len(own_ap)} parts; the best null, *{highest}*, "
+    text += f"{results[f'null/{highest}/mean_part_ap']:.2f}; the probe {results['probe/mean_part_ap'][0]:.2f}. "
+    text += f"{results['parts_with_ap_0.3'][0]} parts have a feature of AP 0.3 or more. One feature reaches a mean F1 "
+    text += f"of {results['mean_part_f1']:.2f}, the probe {results['probe/mean_f1']:.2f}."
     display(Markdown(text))
-    assert 0 <= results["mean_part_ap"][0] <= 1
+else:
+    display(Markdown(NO_MASKS))
+
+# %% [markdown]
+# Is that more than what one could guess without looking for a part? *Guesses* know the true outline of the aircraft,
+# and from half A how often each cell shows the part (place), and how often the picture's class does. And the best
+# features once more, with the masks of another picture of the same class.
+
+# %%
+if data.masks:
+    table_ = features.guess_scores(labels, aircraft, in_b, codes_b)
+    guessed = {name: each.set_index("part")["ap"] for name, each in table_.groupby("guess", sort=False)}
+    order = np.argsort(codes_b[in_b], kind="stable")
+    another = np.empty_like(order)
+    another[order] = np.roll(order, 1)  # the one before it in its class
+    once = np.ones((1, len(rows_b)))
+    swapped = {
+        part: features.ap_draws(maps[part].reshape(len(rows_b), -1), flat[another][..., parts.index(part)], once)[0]
+        for part in drawn
+    }
+    named = {"best feature": dict(own_ap), "its AP with masks of another picture": swapped}
+    named |= {f"guess: {name}": dict(each) for name, each in guessed.items()}
+    results["swapped/mean_part_ap"] = float(np.mean(list(swapped.values())))
+    results |= {f"guess/{name}/mean_part_ap": float(each.mean()) for name, each in guessed.items()}
+    figure = plots.scores_by_part(named, "average precision on half B")
+else:
+    figure = Markdown(NO_MASKS)
+display(figure)
+
+# %%
+if data.masks:
+    beaten = sum(own_ap[part] > max(each[part] for each in guessed.values()) for part in drawn)
+    results["parts_above_guesses"] = (beaten, None, None, len(drawn))
+    text = "**Takeaway.** Guesses reach a mean AP of "
+    text += "; ".join(f"{results[f'guess/{name}/mean_part_ap']:.2f} ({name})" for name in guessed)
+    text += f". The best feature is above all of them for {beaten} of {len(drawn)} parts. With masks of another "
+    display(Markdown(text + f"picture of the class it has {results['swapped/mean_part_ap']:.2f}."))
 else:
     display(Markdown(NO_MASKS))
 
@@ -286,21 +335,24 @@ else:
 # another feature that means more than the part says it too. Splitting: features are joined, one after the other, as
 # long as F1 on half A grows (three at most). Absorption: of the cells of half B that show the part, and that the
 # probe finds, the share in which all of these are silent, and in which one other feature supplies 40% or more of what
-# lies along the probe.
+# lies along the probe. To compare with: how often one of the part's own features supplies as much where they speak.
 
 # %%
 if data.masks:
     text = f"**Takeaway.** {results['pursuit/mean_n_features']:.1f} features a part, joined, reach a mean F1 of "
     text += f"{results['pursuit/mean_f1']:.2f} (one: {results['mean_part_f1']:.2f}). They are silent in "
     text += f"{results['absorption/silent'][0]:.0%} of the cells that the probe finds, and absorbed in "
-    text += f"{results['absorption/absorbed'][0]:.1%} (n = {results['absorption/silent'][3]:,} cells)."
+    text += (
+        f"{results['absorption/absorbed'][0]:.1%} (n = {results['absorption/silent'][3]:,} cells). Where they speak, "
+    )
+    text += f"one of them supplies as much in {results['absorption/supplied'][0]:.1%} of the cells."
     display(Markdown(text))
 else:
     display(Markdown(NO_MASKS))
 
 # %% [markdown]
-# Absorption this low does not speak well of the autoencoder: it needs features that mean something. Where the probe
-# finds a part and its features are silent, the part's direction is spread over many features.
+# If the part's own features seldom supply that much, then no feature does, and this measure says nothing of absorption:
+# the part's direction is spread over many features.
 
 # %% [markdown]
 # ## Does a feature have one meaning?
@@ -445,7 +497,7 @@ display(figure)
 
 # %%
 if data.masks:
-    display(localised.groupby("kind", sort=False)[["pointing", "lift", "energy"]].mean().round(2))
+    display(localised.groupby("kind", sort=False)[["pointing", "lift", "energy", "iou_of_oracle"]].mean().round(2))
     radius = with_interval(localised["radius"].dropna(), np.ones(localised["radius"].notna().sum()))
     results["effective_radius_px"] = radius
     text = "**Takeaway.** Pointing beyond chance: " + "; ".join(
@@ -487,10 +539,23 @@ text += "with their "
 text += f"partners; {results['seed_match_0.7'][0]:.1%} of all features reach 0.7, which the verdicts of notebook 05 "
 text += "ask for."
 display(Markdown(text))
-assert -1 <= stability.min() and stability.max() <= 1.001
 
 # %% [markdown]
 # A feature that only one seed finds may still be real: autoencoders choose among many dictionaries of like error.
+
+# %% [markdown]
+# ## Browse them yourself
+#
+# All features, with what was measured of each, their pictures, and a field for what you think they show. The widget
+# needs a running kernel (notebook 06 has it alone, `study.export_atlas()` writes a folder that needs none); below it
+# stands the gallery that it opens with, over all test pictures.
+
+# %%
+browser = FeatureBrowser(study)
+display(browser)
+
+# %%
+gallery_figure(browser.answers.catalogue, browser.feature_id)
 
 # %% [markdown]
 # ## Takeaways
@@ -507,14 +572,14 @@ number = {name: (entry["value"] if isinstance(entry, dict) else np.ravel(entry)[
 study.record(NAME, {name: results[name] for name, value in number.items() if np.isfinite(value)})  # nan: untested
 final = study.results(NAME)
 value = {name: entry["value"] for name, entry in final.items()}
-lines = [f"{1 - value['placed/none']:.0%} of features follow a class beyond chance."]
+lines = [f"{1 - value['placed/none']:.0%} of features are associated with a class beyond chance."]
 if data.masks:
     most = max(number for name, number in value.items() if name.startswith("null/"))
-    lines += [f"Parts: mean AP {value['mean_part_ap']:.2f} on half B, of nulls {most:.2f} at most."]
+    lines += [f"Parts: mean AP {value['mean_part_ap']:.2f} on half B, of nulls {most:.2f} at most, of guesses from "]
+    lines[-1] += f"outline, place and class {value['guess/outline, place, class/mean_part_ap']:.2f}."
     lines += [f"A probe, fitted to labels: mean AP {value['probe/mean_part_ap']:.2f}."]
 lines += [f"{final['seed_match_0.7']['value']:.1%} of features are found by two other seeds (cosine 0.7)."]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
-assert len(lines) <= 5
 
 # %% [markdown]
 # ## What this does not show

@@ -15,6 +15,7 @@ from aircraft_sae.ablation import (
     Window,
     agreement,
     beyond_controls,
+    beyond_random,
     blur,
     blur_effects,
     choose_scenes,
@@ -23,6 +24,7 @@ from aircraft_sae.ablation import (
     edit_scenes,
     edited,
     effects,
+    feature_lost,
     followed,
     frozen_list,
     matched_features,
@@ -325,8 +327,13 @@ def test_a_feature_that_goes_half_the_way_is_told_from_one_that_stays():
     moves["feature_down"] = 0.5 * moves["part_down"] + rng.normal(0, 0.02, 80)
     half = followed(moves, "down")
     assert half["low"] < 0.5 < half["high"] < 0.7 and half["low"] > 0.3 and half["n"] == 40
-    stays = followed(moves.assign(feature_down=rng.normal(0, 0.02, 80)), "down")
-    assert stays["low"] < 0 < stays["high"]
+    other = moves.assign(feature_down=rng.normal(0, 0.02, 80))
+    stays, beyond = followed(other, "down"), followed(moves, "down", other)
+    assert stays["low"] < 0 < stays["high"] and beyond["low"] > 0.3
+    assert beyond["value"] == pytest.approx(half["value"] - stays["value"])
+    assert half["value"] == pytest.approx(
+        (moves["part_down"] * moves["feature_down"]).sum() / (moves["part_down"] ** 2).sum()
+    )
 
 
 def test_centres_are_those_of_the_activation(smoke_study, edits):
@@ -419,10 +426,13 @@ def blurred(**columns):
 
 
 def test_what_blurring_does_beyond_matched_controls():
-    table = blurred(logit=[-3, -1, -2, -1, -2, -2, -1, -1] * 2)
-    assert beyond_controls(table).tolist() == [-0.75, -0.75]
-    table.loc[1, "matched"] = False  # then the first picture has no control
-    assert beyond_controls(table).tolist() == [pytest.approx(-1 / 3), -0.75]
+    table = blurred(logit=[-3, -1, -2, -1, -2, -2, -1, -1] * 2, feature=[-2.0, -1] * 8, before=4.0)
+    assert beyond_controls(table)["value"] == -0.75 and beyond_controls(table)["n"] == 4  # pictures, not pairs
+    table.loc[1, "matched"] = False  # then one pair has no control
+    assert beyond_controls(table)["value"] == pytest.approx((-1 - 2 + -1 - 0 - 0 - 0 - 0) / 7)
+    assert feature_lost(table, "target")["value"] == 0.5 and feature_lost(table, "aircraft")["value"] == 0.25
+    sky = table.assign(where=table["where"].replace("aircraft", "anywhere"))
+    assert beyond_controls(sky, ["anywhere"])["n"] == 4 and not beyond_controls(sky)["n"]
 
 
 def test_mediation_is_the_share_of_the_loss_that_comes_back():
@@ -439,6 +449,7 @@ def test_blurring_and_suppression_agree_where_they_do():
     table = blurred(logit=[-8.0, 0, -6, 0, -4, 0, 1, 0] + [-1, 0, -2, 0, -3, 0, -4, 0])
     got = agreement(table, suppressed, np.array([3, 4, 5, 6, 9]))
     assert got["spearman"].tolist() == pytest.approx([1, -1]) and got["same_sign"].tolist() == [1, 0]
+    assert got["low"].tolist() == pytest.approx([1, -1]) and got["high"].tolist() == pytest.approx([1, -1])
     assert got["suppressed"].tolist() == [-2, 2.5] and got["blurred"].tolist() == [-4.25, -2.5]
     assert got["n"].tolist() == [4, 4]
     flat = agreement(table, 0 * suppressed, np.array([3, 4, 5, 6, 9]))
@@ -470,7 +481,7 @@ def test_a_part_reader_passes_and_others_do_not(planted):
     got = part_verdicts(claims, excess, responses, np.array([0.9, 0.9, 0.9, 0.9]))
     assert got["passes"].tolist() == [True, False, False, False]
     assert got["verdict"].tolist() == ["detector of fin", "not shown", "not shown", "not shown"]
-    assert got["why"].tolist() == ["", "other parts", "removal", "place; removal; other parts"]
+    assert got["why"].tolist() == ["", "other parts", "removal", "guesses; removal; other parts"]
     reader = got.iloc[0]
     assert reader["R_low"] < 0.9 < reader["R_high"] and reader["S"] == pytest.approx(0.9, abs=0.05)
     assert got["n_scenes"].tolist() == [90] * 4
@@ -482,7 +493,7 @@ def test_a_part_reader_passes_and_others_do_not(planted):
     few = part_verdicts(claims, excess.assign(n=20), responses)
     assert few["verdict"].tolist()[1:] == ["underpowered"] * 3
     lucky = part_verdicts(claims, excess.assign(excess=-0.1), responses)
-    assert not lucky["passes"].any() and "place" in lucky["why"][0]
+    assert not lucky["passes"].any() and "guesses" in lucky["why"][0]
 
 
 def test_features_that_no_removal_matters_to_pass_at_no_more_than_the_nominal_rate():
@@ -495,24 +506,61 @@ def test_features_that_no_removal_matters_to_pass_at_no_more_than_the_nominal_ra
     got = part_verdicts(claims, excess, responding(before, after, edits))
     covered = ((got["R_low"] <= 0) & (got["R_high"] >= 0)).mean()
     assert 0.90 <= covered <= 0.99, covered  # nominal: 0.95
-    assert (got["S_p"] < 0.05).mean() < 0.1 and not got["shown"].any()
+    assert (got["S_p"] < 0.05).mean() < 0.1
+    silent = responding(before * (np.arange(80) < 20)[:, None], 0 * after, edits)  # all of R, in 20 scenes
+    rare = part_verdicts(claims, excess, silent)
+    assert (rare["R"] == 1).all() and not rare["shown"].any() and (rare["verdict"] == "underpowered").all()
 
 
-def test_class_verdicts_need_selectivity_suppression_and_seeds():
-    rng = np.random.default_rng(2)
-    labels = {"variant": np.repeat(["a", "b", "c"], 40)}
-    control, effect = rng.normal(0, 0.1, (120, 4)), rng.normal(0, 0.1, (120, 4))
-    effect[:40, :3] -= 1
-    table = pd.DataFrame({"variant/class": "a", "variant/auroc": [0.99, 0.6, 0.99, 0.99]})
-    table["variant/auroc_z"], table["variant/auroc_q"] = 5.0, [1e-4, 0.5, 1e-4, 1e-4]
+@pytest.fixture(scope="module")
+def linear():
+    """(head, pooled, truth, covariance): 120 pictures of three classes, 40 of each."""
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(3, 24, generator=generator)
+    pooled = torch.randn(120, 24, generator=generator)
+    return (
+        PooledHead(weight, torch.zeros(3), 1e-6),
+        pooled,
+        torch.arange(3).repeat_interleave(40),
+        torch.cov(pooled.t()),
+    )
+
+
+def test_class_verdicts_need_selectivity_suppression_and_seeds(linear):
+    head, pooled, truth, covariance = linear
+    directions = head.weight[:1].repeat(4, 1)  # which speaks for the first class
+    directions[3] = random_directions(directions[:1], covariance, 7)[0]
+    removed = torch.where(truth[:, None] == 0, 0.5, 0.0).repeat(1, 4)
+    table = pd.DataFrame({"variant/class": "a", "variant/auroc": [0.99, 0.6, 0.99, 0.99], "level": "variant"})
+    table["variant/auroc_q"] = [1e-4, 0.5, 1e-4, 1e-4]
     claims = pd.DataFrame({"feature_id": range(4), "chosen": "random", "part": "fin"})
-    got = class_verdicts(claims, table, effect, control, labels, np.array([0.9, 0.9, 0.2, 0.9]))
-    assert got["verdict"].tolist() == ["detector of a", *["underpowered"] * 3]  # 40 pictures of the class
+    labels = {"variant": np.repeat(["a", "b", "c"], 40)}
+    given = head, pooled, removed, directions, covariance, truth, labels, np.array([0.9, 0.9, 0.2, 0.9])
+    got = class_verdicts(claims, table, *given)
+    assert got["verdict"].tolist() == ["detector of a", *["not shown"] * 3]
     assert got["why"].tolist() == ["", "AUROC", "other seeds", "suppression"]
     assert got["n"].tolist() == [40] * 4 and got["shown"].tolist() == [True, False, True, False]
-    for direction in (1.0, -1.0):  # a control that moves the class, either way, makes no detector of what does nothing
-        idle = class_verdicts(claims, table, 0 * effect + 1e-3 * control, control + direction, labels, np.ones(4))
-        assert not idle["shown"].any()
+    assert got["p"][0] == pytest.approx(1e-3) and got["control"].abs().max() < -got["specificity"][0]
+    few = class_verdicts(claims, table, *given[:6], {"variant": np.where(np.arange(120) < 8, "a", "b")}, given[7])
+    assert few["verdict"].tolist()[1:] == ["underpowered"] * 3
+
+
+def test_random_directions_pass_as_often_as_they_should(linear):
+    head, pooled, truth, covariance = linear
+    directions = random_directions(torch.ones(1000, 24), covariance, 11)
+    removed, every = torch.full((120, 1000), 0.3), np.arange(1000)
+    table = pd.DataFrame(
+        {"variant/class": "a", "variant/auroc": 1.0, "variant/auroc_q": 0.0, "level": "variant"}, every
+    )
+    labels = {"variant": np.repeat(["a", "b", "c"], 40)}
+    given = head, pooled, removed, directions, covariance, truth, labels, np.ones(1000)
+    got = class_verdicts(pd.DataFrame({"feature_id": every}), table, *given, n_random=199)
+    assert 0.03 <= (got["p"] < 0.05).mean() <= 0.07 and not got["passes"].any()
+    own = beyond_random(head, pooled, removed, directions, covariance, truth, every.tolist())
+    assert 0.03 <= own["beyond"].mean() <= 0.07 and (own["n"] == 120).all()
+    speaks = beyond_random(head, pooled, removed, head.weight, covariance, truth, [0, 1, 2])
+    assert speaks["beyond"].all() and (speaks["effect"] > speaks["random"]).all()
+    assert not len(beyond_random(head, pooled, 0 * removed, directions, covariance, truth, [0]))
 
 
 def test_the_frozen_list_is_drawn_by_density_and_by_part():
@@ -534,6 +582,6 @@ def test_the_frozen_list_is_drawn_by_density_and_by_part():
 
 
 def test_shares_that_pass_have_intervals_over_features():
-    share, low, high, n = pass_share(np.repeat([True, False], [20, 80]))
+    share, low, high, n = pass_share(np.repeat([True, False], [20, 80])).values()
     assert (share, n) == (0.2, 100) and 0.1 < low < 0.15 and 0.25 < high < 0.3
-    assert pass_share(np.zeros(100))[2] == pytest.approx(0.036, abs=1e-3)  # none of 100 is not surely none
+    assert pass_share(np.zeros(100))["high"] == pytest.approx(0.036, abs=1e-3)  # none of 100 is not surely none

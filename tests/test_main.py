@@ -171,3 +171,10 @@ def test_clean_asks_and_removes_the_run_alone(stages, monkeypatch, capsys):
     assert command.main(["clean", "--preset", "smoke"]) == 0 and not stages.exists() and neighbour.is_dir()
     assert "1.0 MB" in capsys.readouterr().out
     assert command.main(["clean", "--preset", "smoke", "--yes"]) == 0
+
+
+def test_clean_keeps_what_was_written_by_hand(stages, capsys):
+    (stages / store.LABELS).write_text("mine")
+    assert command.main(["clean", "--preset", "smoke", "--yes"]) == 0
+    assert [path.name for path in stages.iterdir()] == [store.LABELS]
+    assert (stages / store.LABELS).read_text() == "mine" and store.LABELS in capsys.readouterr().out

@@ -7,11 +7,13 @@ from aircraft_sae.ablation.blurring import (
     blur,
     blur_effects,
     control_windows,
+    feature_lost,
     mediation,
 )
 from aircraft_sae.ablation.editing import Responses, choose_scenes, edit_scenes, edited, followed, without
 from aircraft_sae.ablation.suppression import (
     PooledHead,
+    beyond_random,
     effects,
     matched_features,
     random_directions,
@@ -26,6 +28,7 @@ __all__ = [
     "Window",
     "agreement",
     "beyond_controls",
+    "beyond_random",
     "blur",
     "blur_effects",
     "choose_scenes",
@@ -34,6 +37,7 @@ __all__ = [
     "edit_scenes",
     "edited",
     "effects",
+    "feature_lost",
     "followed",
     "frozen_list",
     "judge",

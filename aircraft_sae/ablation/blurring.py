@@ -8,13 +8,13 @@ like density, matched or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 from torchvision.transforms.functional import gaussian_blur
 from tqdm import tqdm
 
@@ -36,6 +36,7 @@ ON_AIRCRAFT = 0.25
 N_CONTROLS = 2
 """Controls of one picture, at most, drawn from those that it has: each kind gets its share of pictures."""
 BATCH = 32
+N_REDRAWN = 500
 
 
 @dataclass(frozen=True)
@@ -234,12 +235,36 @@ def _rows(head, W_dec, random, label, jobs, clean, blurred) -> pd.DataFrame:
     return table
 
 
-def beyond_controls(blur: pd.DataFrame) -> pd.Series:
-    """By feature, the mean over pictures of the target's change of the logit less that of its matched controls."""
+ON_THE_AIRCRAFT = ("aircraft", "lowest")
+"""Controls that blur aircraft too: where a window of sky is blurred, nothing much can change."""
+
+
+def beyond_controls(blur: pd.DataFrame, kinds: Sequence[str] = ON_THE_AIRCRAFT) -> dict[str, float | None]:
+    """Mean change of the logit under the peak, less that of matched controls of these kinds on the same picture.
+
+    Over pairs of a feature and a picture; pictures are the units of the interval.
+    """
     pair = ["feature_id", "image_row"]
     target = blur[blur["where"] == "target"].set_index(pair)["logit"]
-    controls = blur[(blur["where"] != "target") & blur["matched"]].groupby(pair)["logit"].mean()
-    return (target - controls).dropna().groupby("feature_id").mean()
+    controls = blur[blur["where"].isin(kinds) & blur["matched"]].groupby(pair)["logit"].mean()
+    pairs = (target - controls).dropna().groupby("image_row").agg(["sum", "count"])
+    return _over_pictures(pairs["sum"], pairs["count"])
+
+
+def feature_lost(blur: pd.DataFrame, where: str) -> dict[str, float | None]:
+    """Share of the features' maxima that blurring takes: under the peak ("target"), or in matched controls of a kind.
+
+    Ratio of sums over pairs; pictures are the units of the interval.
+    """
+    own = blur[(blur["where"] == where) & blur["matched"]].groupby("image_row")[["feature", "before"]].sum()
+    return _over_pictures(-own["feature"], own["before"])
+
+
+def _over_pictures(numerator: pd.Series, denominator: pd.Series) -> dict[str, float | None]:
+    """`with_interval`, and nan for no picture."""
+    if not len(numerator) or not denominator.sum():
+        return {"value": np.nan, "low": None, "high": None, "n": 0}
+    return with_interval(numerator, denominator)
 
 
 def mediation(blur: pd.DataFrame) -> dict[str, dict[str, float | None]]:
@@ -252,7 +277,7 @@ def mediation(blur: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     for name, prefix in (("the feature", "restored_"), ("a random direction", "random_")):
         back = harmed.assign(back=harmed["logit"] - harmed[f"{prefix}logit"])
         sums = back.groupby("image_row")[["back", "logit"]].sum()
-        found[name] = with_interval(sums["back"], sums["logit"])
+        found[name] = _over_pictures(sums["back"], sums["logit"])
     return found
 
 
@@ -260,16 +285,23 @@ def agreement(blur: pd.DataFrame, suppressed: np.ndarray, rows: np.ndarray) -> p
     """Do blurring under a feature's peak and suppressing it change the logit alike? One row a feature.
 
     suppressed: (n, d_sae) change of the logit in the pictures `rows` (n,), rising. spearman: rank correlation over the
-    feature's n pictures, nan below 4 or without spread; same_sign: share of these of like sign; suppressed, blurred:
-    means.
+    feature's n pictures, nan below 4 or without spread, with its 95 % interval by redrawing these; same_sign: share of
+    them of like sign; suppressed, blurred: means.
     """
-    table = []
+    table, rng = [], np.random.default_rng(0)
     for feature_id, each in blur[blur["where"] == "target"].groupby("feature_id"):
         mine, other = suppressed[np.searchsorted(rows, each["image_row"]), feature_id], each["logit"].to_numpy()
-        enough = len(each) >= 4 and np.ptp(mine) > 0 and np.ptp(other) > 0
+        enough, low, high = len(each) >= 4 and np.ptp(mine) > 0 and np.ptp(other) > 0, np.nan, np.nan
+        if enough:
+            drawn = rng.integers(len(each), size=(N_REDRAWN, len(each)))
+            ranks = [rankdata(values[drawn], axis=1) for values in (mine, other)]
+            centred = [each_ - each_.mean(1, keepdims=True) for each_ in ranks]
+            with np.errstate(invalid="ignore"):
+                norms = np.sqrt((centred[0] ** 2).sum(1) * (centred[1] ** 2).sum(1))
+                low, high = np.nanquantile((centred[0] * centred[1]).sum(1) / norms, [0.025, 0.975])
         table.append({
-            "feature_id": feature_id, "spearman": spearmanr(mine, other).statistic if enough else np.nan,
-            "same_sign": (np.sign(mine) == np.sign(other)).mean(), "suppressed": mine.mean(), "blurred": other.mean(),
-            "n": len(each),
+            "feature_id": feature_id, "spearman": spearmanr(mine, other).statistic if enough else np.nan, "low": low,
+            "high": high, "same_sign": (np.sign(mine) == np.sign(other)).mean(), "suppressed": mine.mean(),
+            "blurred": other.mean(), "n": len(each),
         })  # fmt: skip
     return pd.DataFrame(table)

@@ -31,13 +31,13 @@ from aircraft_sae.hangar.dataset import render_scenes
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.hangar.solids import PARTS
-from aircraft_sae.metrics import with_interval
+from aircraft_sae.metrics import bootstrap_counts, interval
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
 FIRST = 2
 """PARTS before it are background."""
-BATCH = 32
+BATCH, N_DRAWS = 32, 2000
 VISIBLE = 30
 """Least pixels of a part that a scene must show at 224 pixels' width."""
 MOVES = ((0.0, 0.0, 0.12), (0.12, 0.0, 0.0), (0.0, 0.0, -0.12), (-0.12, 0.0, 0.0))
@@ -222,6 +222,12 @@ class Responses:
                 result[:, p] = np.divide(lost, whole, out=np.zeros_like(whole), where=whole > 0)
         return result[0] if counts is None else result
 
+    def off_rate(self, part: str, feature_id: int) -> float:
+        """Share of the scenes in which the feature is active that leave it silent without the part; nan for none."""
+        own, scenes = self.of_part(part)
+        active = self.before[scenes, feature_id] > 0
+        return float((self.after[own, feature_id] == 0)[active].mean()) if active.any() else np.nan
+
     def matches(self) -> np.ndarray:
         """(12, 12) whether part q is a match for part p: its edits change at most 2 times as many pixels (medians)."""
         changed = self.edits.groupby("part")["changed"].median().reindex(PARTS[FIRST:]).to_numpy()
@@ -250,11 +256,19 @@ class Responses:
         return pd.DataFrame(np.hstack([there, here]), columns=names).assign(scene=scenes).dropna()
 
 
-def followed(moves: pd.DataFrame, way: str) -> dict[str, float | None]:
+def followed(moves: pd.DataFrame, way: str, beside: pd.DataFrame | None = None) -> dict[str, float | None]:
     """The share of a part's shift ("down" or "across") that a feature's centre makes too: 1 follows, 0 stays.
 
-    moves: rows of `Responses.moves`. Least squares through the origin; scenes are the units of the interval.
+    moves: rows of `Responses.moves`; beside: other ones, whose share is taken off. Least squares through the origin;
+    scenes are the units of the interval.
     """
-    part, feature = moves[f"part_{way}"], moves[f"feature_{way}"]
-    sums = pd.DataFrame({"both": part * feature, "part": part**2}).groupby(moves["scene"]).sum()
-    return with_interval(sums["both"], sums["part"])
+    scenes = np.unique(np.concatenate([each["scene"] for each in (moves, beside) if each is not None]))
+    counts = np.concatenate([np.ones((1, len(scenes))), bootstrap_counts(len(scenes), N_DRAWS)])
+    shares = np.zeros(len(counts))
+    for each, sign in ((moves, 1), (beside, -1)):
+        if each is not None:
+            part, feature, at = each[f"part_{way}"], each[f"feature_{way}"], np.searchsorted(scenes, each["scene"])
+            both, whole = (np.bincount(at, values, len(scenes)) for values in (part * feature, part**2))
+            shares += sign * (counts @ both) / np.maximum(counts @ whole, 1e-12)
+    low, high = interval(shares[1:])
+    return {"value": float(shares[0]), "low": low, "high": high, "n": len(scenes)}

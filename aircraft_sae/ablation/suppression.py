@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -161,10 +162,48 @@ def matched_features(table: pd.DataFrame, strength: np.ndarray, within: float = 
     return partner
 
 
-def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int = 0) -> torch.Tensor:
+@torch.no_grad()
+def beyond_random(
+    head: PooledHead,
+    pooled: torch.Tensor,
+    removed: torch.Tensor,
+    directions: torch.Tensor,
+    covariance: torch.Tensor,
+    labels: torch.Tensor,
+    features: Sequence[int],
+    n_random: int = 99,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Is a feature's effect beyond that of as much of random directions of its length? One row a feature.
+
+    pooled: (n, d_in); removed: (n, d_sae) features' mean activations; directions: (d_sae, d_in); labels: (n,). effect:
+    mean absolute specificity over the pictures in which the feature is active; random: the median of its random
+    directions; beyond: whether it is above 95 % of these; n: pictures. Features that are active in none are left out.
+    """
+    table = []
+    for j in features:
+        own = removed[:, j] > 0
+        if not own.any():
+            continue
+        both = torch.cat([
+            directions[j][None], random_directions(directions[j].expand(n_random, -1), covariance, (seed, j))
+        ])  # fmt: skip
+        effect = suppress_all(head, pooled[own], removed[own, j, None].expand(-1, len(both)), both, labels[own])
+        ours, null = np.split(np.abs(effect["specificity"]).mean(0), [1])
+        facts = {"feature_id": j, "effect": ours[0], "random": np.median(null), "n": int(own.sum())}
+        table.append(facts | {"beyond": bool((null >= ours[0]).sum() + 1 <= 0.05 * (n_random + 1))})
+    return pd.DataFrame(table)
+
+
+def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int | tuple[int, ...] = 0) -> torch.Tensor:
     """(d, d_in) directions drawn from N(0, covariance), each as long as the row of `like` (d, d_in) in its place."""
-    generator = torch.Generator().manual_seed(seed)
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
-    root = (eigenvectors * eigenvalues.clamp(min=0).sqrt()).float()
-    drawn = torch.randn(like.shape, generator=generator) @ root.t()
+    root = _root(covariance)
+    drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal(like.shape, np.float32)) @ root.t()
     return drawn * (like.norm(dim=1) / drawn.norm(dim=1).clamp(min=1e-12))[:, None]
+
+
+@lru_cache(maxsize=2)
+def _root(covariance: torch.Tensor) -> torch.Tensor:
+    """A square root of a covariance; the last ones are kept, since many directions are drawn from one."""
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
+    return (eigenvectors * eigenvalues.clamp(min=0).sqrt()).float()

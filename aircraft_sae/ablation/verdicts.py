@@ -1,10 +1,10 @@
 """Verdicts: what may be said of a feature, and of how many features drawn at random.
 
 A feature is called the detector of a part only if all of this holds, on pictures and scenes on which nothing was
-chosen: its AUROC among cells that show aircraft is at least 0.05 above what the place in the picture and the outline
-predict; removing the part takes at least half of its activation, and more than removing any other part whose edit is of
-like size or smaller; and two autoencoders from other seeds have it too. Tests are at Benjamini-Hochberg q < 0.05 over
-all claims of a list.
+chosen: its AUROC among cells that show aircraft is at least 0.05 above what the place in the picture, the outline and
+the picture's class predict; removing the part takes at least half of its activation, and more than removing any other
+part whose edit is of like size or smaller; and two autoencoders from other seeds have it too. Tests are at
+Benjamini-Hochberg q < 0.05 over all claims of a list.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import binomtest, false_discovery_control
 
 from aircraft_sae.ablation.editing import FIRST, Responses
+from aircraft_sae.ablation.suppression import PooledHead, random_directions, suppress_all
 from aircraft_sae.data import AircraftData
 from aircraft_sae.features import FeatureIndex, cell_labels, excess_tests, halves
 from aircraft_sae.hangar.solids import PARTS
@@ -23,10 +25,10 @@ from aircraft_sae.metrics import bootstrap_counts
 from aircraft_sae.sae import SparseAutoencoder
 
 LEAST_EXCESS, LEAST_RESPONSE, LEAST_MATCH, LEAST_AUROC, Q = 0.05, 0.5, 0.7, 0.9, 0.05
-LEAST_N = 70
-"""Pictures or scenes below which a claim that is not shown is called underpowered."""
-N_DRAWS = 2000
-TESTS = {"excess_passes": "place", "response_passes": "removal", "selective_passes": "other parts"}
+LEAST_PICTURES, LEAST_SCENES, LEAST_OF_CLASS = 70, 30, 15
+"""Pictures and scenes in which a feature is active, pictures of a class: with fewer, a claim is called underpowered."""
+N_DRAWS, N_RANDOM = 2000, 999
+TESTS = {"excess_passes": "guesses", "response_passes": "removal", "selective_passes": "other parts"}
 
 
 def frozen_list(
@@ -34,8 +36,9 @@ def frozen_list(
 ) -> pd.DataFrame:
     """The features to test, chosen before any test: feature_id, chosen ("random" or "part"), part.
 
-    "random": as many from each fifth of the living features by density, part the best on half A; "part": the best of
-    each part by average precision on half A in turn. table: features.parquet; scores: parts.parquet, None for no parts.
+    "random": as many from each fifth of the living features by density, part that of the largest excess on half A;
+    "part": the best of each part by average precision on half A in turn. table: features.parquet; scores:
+    parts.parquet, None for no parts.
     """
     alive = table[table["density_cell"] > 0]
     fifth = pd.qcut(alive["density_cell"].rank(method="first"), min(5, len(alive)), labels=False)
@@ -68,8 +71,9 @@ def judge(
     test = index.rows("test")
     images = index.images.iloc[test]
     labels, aircraft = cell_labels(data, images["image"], index.grid)
-    pairs = list(claims[["feature_id", "part"]].itertuples(index=False))
-    excess = excess_tests(index, labels, aircraft, test, halves(images[data.levels[0]]), pairs)
+    pairs, level = list(claims[["feature_id", "part"]].itertuples(index=False)), data.levels[0]
+    classes = pd.Categorical(images[level], data.classes(level)).codes
+    excess = excess_tests(index, labels, aircraft, test, halves(images[level]), classes, pairs)
     return part_verdicts(claims, excess, Responses.of(dictionary, removals, network), seed_match)
 
 
@@ -110,7 +114,7 @@ def part_verdicts(
     for name in ("excess", "S"):
         table[f"{name}_q"] = adjusted(table[f"{name}_p"].to_numpy(float))
     table["excess_passes"] = (table["excess"] >= LEAST_EXCESS) & (table["excess_q"] < Q)
-    table["response_passes"] = table["R"] >= LEAST_RESPONSE
+    table["response_passes"] = (table["R"] >= LEAST_RESPONSE) & (table["n_scenes"] >= LEAST_SCENES)
     table["selective_passes"] = (table["S"] > 0) & (table["S_q"] < Q)
     table["shown"] = table[list(TESTS)].all(axis=1)
     table["seed_match"] = np.nan if seed_match is None else seed_match[table["feature_id"]]
@@ -118,35 +122,48 @@ def part_verdicts(
     failed = {title: ~table[name] for name, title in TESTS.items()}
     if seed_match is not None:
         failed["other seeds"] = table["seed_match"] < LEAST_MATCH
-    table = _worded(table, "part", failed, table[["n", "n_scenes"]].min(axis=1))
+    table = _worded(table, "part", failed, (table["n"] < LEAST_PICTURES) | (table["n_scenes"] < LEAST_SCENES))
     if seed_match is None:
         table.loc[table["shown"], "verdict"] = "shown, seeds not asked"
     return table
 
 
+@torch.no_grad()
 def class_verdicts(
-    claims: pd.DataFrame, table: pd.DataFrame, effect: np.ndarray, control: np.ndarray, labels: dict, seed_match, seed=0
+    claims: pd.DataFrame,
+    table: pd.DataFrame,
+    head: PooledHead,
+    pooled: torch.Tensor,
+    removed: torch.Tensor,
+    directions: torch.Tensor,
+    covariance: torch.Tensor,
+    truth: torch.Tensor,
+    labels: dict,
+    seed_match: np.ndarray,
+    n_random: int = N_RANDOM,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a claim (feature_id) about the class that half A chose, on the level where the feature is most selective.
+    """One row a claim (feature_id) about the class that half A chose, on the level that half A chose.
 
-    table: features.parquet; effect, control: (n, d_sae) specificity of suppressing each feature, and as much of a
-    random direction, in the pictures of half B; labels: level -> (n,) class names of these; seed_match: (d_sae,).
-    A feature passes if its AUROC on B is at least 0.9 (q < 0.05) and suppressing it hurts its class, more than the
-    others and more than the control does (sign flips over the class's pictures, q < 0.05), and two seeds have it.
+    table: features.parquet; pooled: (n, d_in), removed: (n, d_sae) mean activations, truth: (n,) indices of classes,
+    all of the pictures of half B; directions: (d_sae, d_in); covariance: (d_in, d_in) of cells; labels: level ->
+    (n,) names.
+    A feature passes if its AUROC on B is at least 0.9 (q < 0.05) and suppressing it hurts its class's pictures, more
+    than the other classes' logits and more than `n_random` random directions of equal length do (p: its rank among
+    these, q < 0.05), and two seeds have it.
     """
-    rng, rows = np.random.default_rng(seed), []
+    rows = []
     for feature_id in claims["feature_id"]:
-        z = {level: table.at[feature_id, f"{level}/auroc_z"] for level in labels}
-        level = max(z, key=lambda name: np.nan_to_num(z[name], nan=-np.inf))
-        own = np.asarray(labels[level]) == table.at[feature_id, f"{level}/class"]
-        ours, other = effect[own, feature_id], control[own, feature_id]
-        if other.mean() > 0:  # a direction's sign is arbitrary: the control at its most harmful
-            other = -other
+        level = table.at[feature_id, "level"]
+        own = np.flatnonzero(np.asarray(labels[level]) == table.at[feature_id, f"{level}/class"])
         known = {name: table.at[feature_id, f"{level}/{name}"] for name in ("class", "auroc", "auroc_q")}
+        random = random_directions(directions[feature_id].expand(n_random, -1), covariance, (seed, feature_id))
+        both = torch.cat([directions[feature_id][None], random])
+        effect = suppress_all(head, pooled[own], removed[own, feature_id, None].expand(-1, len(both)), both, truth[own])
+        ours, null = np.split(effect["specificity"].mean(0), [1])
         rows.append(known | {
-            "level": level, "specificity": effect[own, feature_id].mean(),
-            "control": control[own, feature_id].mean(), "n": int(own.sum()), "seed_match": seed_match[feature_id],
-            "p": max(_flipped(ours, rng), _flipped(ours - other, rng)),
+            "level": level, "specificity": ours[0], "control": null.mean(), "n": len(own),
+            "seed_match": seed_match[feature_id], "p": ((null <= ours[0]).sum() + 1) / (n_random + 1),
         })  # fmt: skip
     made = claims.drop(columns="part", errors="ignore").reset_index(drop=True).join(pd.DataFrame(rows))
     made["q"] = adjusted(made["p"].to_numpy(float))
@@ -157,15 +174,7 @@ def class_verdicts(
     }
     made["shown"] = ~(failed["AUROC"] | failed["suppression"])
     made["passes"] = made["shown"] & ~failed["other seeds"]
-    return _worded(made, "class", failed, made["n"])
-
-
-def _flipped(values: np.ndarray, rng: np.random.Generator) -> float:
-    """One-sided p of a negative mean, by flipping signs."""
-    if not values.any():
-        return 1.0
-    drawn = rng.choice([-1.0, 1.0], (N_DRAWS, len(values))) @ values
-    return ((drawn <= values.sum() + 1e-12).sum() + 1) / (N_DRAWS + 1)
+    return _worded(made, "class", failed, made["n"] < LEAST_OF_CLASS)
 
 
 def adjusted(p: np.ndarray) -> np.ndarray:
@@ -176,15 +185,14 @@ def adjusted(p: np.ndarray) -> np.ndarray:
     return q
 
 
-def pass_share(passes: np.ndarray) -> tuple[float, float, float, int]:
-    """(share, low, high, n) of claims that pass, with the exact 95 % interval (Clopper-Pearson) over features."""
+def pass_share(passes: np.ndarray) -> dict[str, float | int]:
+    """Share of claims that pass as {value, low, high, n}: exact 95 % interval (Clopper-Pearson) over features."""
     passes = np.asarray(passes, bool)
     bounds = binomtest(int(passes.sum()), len(passes)).proportion_ci()
-    return float(passes.mean()), float(bounds.low), float(bounds.high), len(passes)
+    return {"value": float(passes.mean()), "low": float(bounds.low), "high": float(bounds.high), "n": len(passes)}
 
 
-def _worded(table: pd.DataFrame, what: str, failed: dict[str, pd.Series], n: pd.Series) -> pd.DataFrame:
-    few = n < LEAST_N
+def _worded(table: pd.DataFrame, what: str, failed: dict[str, pd.Series], few: pd.Series) -> pd.DataFrame:
     said = "detector of " + table[what].astype(str).str.replace("_", " ")
     table["verdict"] = np.where(table["passes"], said, np.where(few, "underpowered", "not shown"))
     table["why"] = ["; ".join(name for name, column in failed.items() if column[i]) for i in table.index]

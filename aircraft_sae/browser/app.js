@@ -1,7 +1,7 @@
 // The browser's and the atlas' front end. mount(el, source, mode) draws everything into el and asks `source` for what
 // it shows: a kernel (widgets.py) or files on disk (atlas.py). Widgets are made once; later only values change.
 const AircraftApp = (() => {
-  const PAGE = 50, KEPT_PICTURES = 400, KEPT_VIEWS = 40, HEAT = 0.75, MOST_SLIDERS = 24;
+  const PAGE = 50, KEPT_PICTURES = 400, KEPT_VIEWS = 40, HEAT = 0.75, MOST_SLIDERS = 20;
   const HOWS = { top: "strongest", interval: "whole range", random: "any" };
   const KEYS = [
     ["← →", "previous, next feature"], ["r", "random feature"], ["h", "heat on or off"],
@@ -250,12 +250,18 @@ const AircraftApp = (() => {
         button.dataset.id = id;
         name.textContent = `#${id}`;
         text.textContent = caption(id);
+        text.title = text.textContent.endsWith("?") ? "a guess from what was measured, nobody's label" : "";
         value.textContent = beside(id);
         button.setAttribute("aria-current", id === state.feature ? "true" : "false");
       });
+      const current = ui.list.children[shown.indexOf(state.feature)];
+      if (current && !keepPage) { // into the list's view, without moving the page
+        const { offsetTop: top, offsetHeight: tall } = current, { scrollTop, clientHeight } = ui.list;
+        if (top < scrollTop || top + tall > scrollTop + clientHeight) ui.list.scrollTop = top - clientHeight / 2;
+      }
       ui.count.textContent = state.ids.length
         ? `${state.page * PAGE + 1}–${state.page * PAGE + shown.length} of ${state.ids.length.toLocaleString("en")}`
-        : "no feature is like that";
+        : `no feature is like that${ui.alive.checked && state.entrance === "features" ? ", dead ones left out" : ""}`;
       ui.back.disabled = state.page === 0;
       ui.forth.disabled = state.page >= n - 1;
     }
@@ -277,8 +283,12 @@ const AircraftApp = (() => {
     }
     async function viewed(wanted) {
       const key = JSON.stringify(wanted);
-      let view = views.get(key);
-      if (!view) { view = await source.feature(wanted); views.set(key, view); }
+      if (!views.get(key)) { // kept while it is under way: a feature fetched ahead is not asked for again
+        const coming = source.feature(wanted);
+        views.set(key, coming);
+        coming.catch(() => views.delete(key));
+      }
+      const view = await views.get(key);
       const rows = view.gallery.map((each) => each.picture).filter((row) => !pictures.get(row));
       if (rows.length) (await source.pictures([...new Set(rows)])).forEach(([row, bitmap]) => pictures.set(row, bitmap));
       return view;
@@ -290,6 +300,8 @@ const AircraftApp = (() => {
       state.view = view;
       drawGallery();
       drawFacts();
+      if (state.subject) { drawPicture(); drawSliders(); } // its heat, and its slider
+      root.dataset.feature = id;
       drawn(`feature ${id}`);
       const at = state.ids.indexOf(id), next = state.ids[at + 1];
       if (next !== undefined && source.prefetch) setTimeout(() => { if (state.feature === id) viewed(asked(next)).catch(() => {}); }, 60);
@@ -300,8 +312,8 @@ const AircraftApp = (() => {
         return fail(new Error(`feature ${id} is not one of 0 .. ${state.facts.n_features - 1}`));
       }
       saveNow();
-      state.feature = id;
-      root.dataset.feature = id;
+      if (id !== state.feature) { state.feature = id; drawLabel(); }
+      ui.go.value = id;
       if (source.chosen) source.chosen(id);
       showList();
       return fetchAndDraw(id);
@@ -315,7 +327,10 @@ const AircraftApp = (() => {
         ? "Active in no test picture of this choice." : "A dead feature: never active in any picture.";
       while (ui.tiles.children.length < gallery.length) {
         const canvas = h("canvas", { width: tile, height: tile }), button = h("button", { type: "button", className: "tile" }, canvas, h("span"));
-        button.addEventListener("click", () => openPicture(Number(button.dataset.picture)));
+        button.addEventListener("click", () => {
+          openPicture(Number(button.dataset.picture));
+          ui.canvas.scrollIntoView({ block: "nearest" });
+        });
         button.addEventListener("mouseenter", () => mark(Number(button.dataset.value)));
         button.addEventListener("mouseleave", () => mark(null));
         ui.tiles.append(button);
@@ -343,8 +358,8 @@ const AircraftApp = (() => {
         text.textContent = `${Math.round((100 * each.value) / top)}% · ${each.label}`;
         button.ariaLabel = button.title =
           `${each.label}${each.predicted !== each.label ? `, taken for ${each.predicted}` : ""}: ${number(each.value)}, ` +
-          `${Math.round((100 * each.value) / top)}% of this feature's maximum, in row ${each.cell[0] + 1}, column ${each.cell[1] + 1}. ` +
-          "Open it on the bench.";
+          `${Math.round((100 * each.value) / top)}% of this feature's maximum, in row ${each.cell[0] + 1}, column ${each.cell[1] + 1}.` +
+          (state.onBench.has(each.picture) ? " Open it on the bench." : "");
       });
     }
 
@@ -382,22 +397,20 @@ const AircraftApp = (() => {
       if (value !== null) { ui.marker.setAttribute("x1", x); ui.marker.setAttribute("x2", x); }
     }
 
-    const link = (id, text) => h("button", { type: "button", className: "link", onclick: () => show(id) }, `#${id}`, h("small", {}, ` ${text}`));
+    const link = (id, text) => (mode === "browser" // the bench alone shows no feature
+      ? h("button", { type: "button", className: "link", onclick: () => show(id) }, `#${id}`, h("small", {}, ` ${text}`))
+      : h("span", {}, `#${id}`, h("small", {}, ` ${text}`)));
     function table(head, rows) {
       return h("table", {}, h("thead", {}, h("tr", {}, ...head.map((text) => h("th", { scope: "col" }, text)))),
         h("tbody", {}, ...rows.map((row) => h("tr", {}, ...row.map((cell) => h("td", {}, cell))))));
     }
 
     function drawFacts() {
-      const id = state.feature, c = columns(), view = state.view, own = state.labels[id] || { label: "", note: "", rating: 0 };
-      ui.title.textContent = `Feature ${id}`;
-      if (document.activeElement !== ui.label) ui.label.value = own.label;
-      if (document.activeElement !== ui.note) ui.note.value = own.note;
-      ui.rating.value = String(own.rating || 0);
+      const id = state.feature, c = columns(), view = state.view;
       const part = c.part && c.part[id], useful = part && (c.part_ap[id] || 0) >= 0.1;
-      ui.suggestion.hidden = !useful || !!own.label;
+      ui.suggestion.hidden = !useful || !!ui.label.value;
       if (useful) ui.suggestion.textContent = `suggestion: ${words(part)} (AP ${fixed(c.part_ap[id], 2)})`;
-      ui.suggestion.onclick = () => { ui.label.value = words(part); saveSoon(); };
+      ui.suggestion.onclick = () => { ui.label.value = words(part); ui.suggestion.hidden = true; saveSoon(); };
       const verdict = c.verdict && c.verdict[id];
       ui.verdict.textContent = verdict || (state.facts.has_verdicts ? "not tested: not on the frozen list" : "no verdicts yet: run notebook 05");
       ui.verdict.className = `badge ${verdict && verdict.startsWith("detector") ? "good" : ""}`;
@@ -437,46 +450,74 @@ const AircraftApp = (() => {
     }
 
     // ---------------------------------------------------------------- labels
+    const unsaved = new Map();
     let waiting = null;
+    const saidOf = (id) => state.labels[id] || { label: "", note: "", rating: 0 };
+    function drawLabel() { // at once, so that what is typed next belongs to the feature that is named
+      const { label, note, rating } = unsaved.get(state.feature) || saidOf(state.feature);
+      ui.title.textContent = `Feature ${state.feature}`;
+      ui.label.value = label;
+      ui.note.value = note;
+      ui.rating.value = String(rating);
+      ui.saved.textContent = "";
+    }
     function saveSoon() {
       clearTimeout(waiting);
       ui.saved.textContent = "…";
-      const id = state.feature;
-      const said_ = { label: ui.label.value, note: ui.note.value, rating: Number(ui.rating.value) };
-      state.unsaved = [id, said_];
+      unsaved.set(state.feature, { label: ui.label.value, note: ui.note.value, rating: Number(ui.rating.value) });
       waiting = setTimeout(saveNow, 250);
     }
-    const saveNow = guarded(async () => {
+    function saveNow() {
       clearTimeout(waiting);
-      if (!state.unsaved) return;
-      const [id, given] = state.unsaved;
-      state.unsaved = null;
-      const own = state.labels[id] || { label: "", note: "", rating: 0 };
-      const changed = Object.fromEntries(Object.entries(given).filter(([name, value]) => value !== own[name]));
-      if (!Object.keys(changed).length) { ui.saved.textContent = ""; return; }
-      state.labels = await source.label({ feature_id: id, ...changed });
-      ui.saved.textContent = "saved";
+      const all = [...unsaved];
+      unsaved.clear();
+      all.forEach(([id, given]) => save(id, given));
+    }
+    const save = guarded(async (id, given) => {
+      const before = saidOf(id), changed = Object.fromEntries(Object.entries(given).filter(([name, value]) => value !== before[name]));
+      let told = "";
+      try {
+        if (Object.keys(changed).length) {
+          state.labels = { ...state.labels, [id]: given };
+          state.labels = await source.label({ feature_id: id, ...changed });
+          told = "saved";
+        }
+      } catch (error) { // kept, and tried again when the feature changes
+        state.labels = { ...state.labels, [id]: before };
+        if (!unsaved.has(id)) unsaved.set(id, given);
+        told = "not saved";
+        throw error;
+      } finally { if (id === state.feature && (told === "not saved" || !unsaved.has(id))) ui.saved.textContent = told; }
       showList(true);
       drawn(`label ${id}`);
     });
 
     // ---------------------------------------------------------------- the bench
-    const openPicture = guarded(async (row) => {
-      busy(true);
-      try { await openSubject(await source.open(row)); } finally { busy(false); }
-    });
-    function busy(is) {
-      ui.busy.hidden = !is;
-      root.setAttribute("aria-busy", String(is));
+    const bring = latest(guarded((get) => working(async () => openSubject(await get()))));
+    function openPicture(row) {
+      if (state.onBench.has(row)) return bring(() => source.open(row));
+      fail(new Error("this picture is not on the bench: an atlas has only those of the bench's list, the notebook has all"));
     }
-    async function openSubject(subject) {
+    let underWay = 0;
+    async function working(work) {
+      busy(++underWay);
+      try { return await work(); } finally { busy(--underWay); }
+    }
+    function busy(n) {
+      ui.busy.hidden = !n;
+      root.setAttribute("aria-busy", String(n > 0));
+    }
+    function openSubject(subject) {
       Object.assign(state, { subject, multipliers: new Map(), brush: new Set(), blurred: null, cell: null });
       state.after = { after: subject.before, random: subject.before };
+      ui.flipText.textContent = "";
+      ui.cellText.textContent = "Click a cell to see which features are active there.";
+      chosenPicture(subject.picture);
       drawPicture();
       drawSliders();
       drawLogits();
       if (state.entrance === "picture") showList();
-      ui.suppress.disabled = false;
+      if (ui.suppress) ui.suppress.disabled = false;
       root.dataset.picture = subject.picture ?? "upload";
       drawn(`picture ${root.dataset.picture}`);
     }
@@ -523,28 +564,26 @@ const AircraftApp = (() => {
       if (mode === "browser") setEntrance("picture");
       drawn(`cell ${row},${column}`);
     }
-    const blurSoon = latest(guarded(async () => {
-      if (!state.brush.size) { state.blurred = null; drawPicture(); drawLogits(); drawn("blur none"); return; }
-      busy(true);
-      try {
-        const cells = [...state.brush].map((key) => key.split(",").map(Number));
-        state.blurred = await source.blur({ cells, sigma: Number(ui.sigma.value) });
-        drawPicture();
-        drawLogits();
-        drawn(`blur ${state.brush.size}`);
-      } finally { busy(false); }
-    }));
+    const blurSoon = latest(guarded(() => working(async () => {
+      const { brush } = state, cells = [...brush].map((key) => key.split(",").map(Number));
+      const blurred = cells.length ? await source.blur({ cells, sigma: Number(ui.sigma.value) }) : null;
+      if (state.brush !== brush) return; // reset, or another picture, meanwhile
+      state.blurred = blurred;
+      drawPicture();
+      drawLogits();
+      drawn(cells.length ? `blur ${cells.length}` : "blur none");
+    })));
 
     function sliderRow() {
       const slider = h("input", { type: "range", min: 0, max: 4, step: 0.05, value: 1 });
-      const value = h("output"), name = h("button", { type: "button", className: "link" });
+      const value = h("output"), name = mode === "browser" ? h("button", { type: "button", className: "link" }) : h("span");
       const off = h("button", { type: "button", title: "suppress: multiply by 0" }, "0"), back = h("button", { type: "button", title: "unchanged: multiply by 1" }, "1");
       const row = h("div", { className: "slider" }, name, h("small"), slider, value, off, back);
       const set = (factor) => multiply(Number(row.dataset.id), factor);
       slider.addEventListener("input", () => set(Number(slider.value)));
       off.addEventListener("click", () => set(0));
       back.addEventListener("click", () => set(1));
-      name.addEventListener("click", () => mode === "browser" && show(Number(row.dataset.id)));
+      if (mode === "browser") name.addEventListener("click", () => show(Number(row.dataset.id)));
       return row;
     }
     function sliderIds() {
@@ -558,30 +597,38 @@ const AircraftApp = (() => {
       [...ui.sliders.children].forEach((row, i) => {
         row.hidden = i >= ids.length;
         if (row.hidden) return;
-        const own = state.subject.active.find((each) => each.feature_id === ids[i]), [name, text, slider, value, off] = row.children;
-        const factor = state.multipliers.get(own.feature_id) ?? 1;
+        const own = state.subject.active.find((each) => each.feature_id === ids[i]), [name, text, slider, , off, back] = row.children;
         row.dataset.id = own.feature_id;
         name.textContent = `#${own.feature_id}`;
         text.textContent = caption(own.feature_id) || `peak ${number(own.peak, 2)}`;
-        slider.value = factor;
         slider.ariaLabel = `multiplier of feature ${own.feature_id}`;
         off.ariaLabel = `suppress feature ${own.feature_id}`;
+        back.ariaLabel = `leave feature ${own.feature_id} as it is`;
+      });
+      setSliders();
+      const n = state.subject.n_active;
+      ui.slidersText.textContent = n
+        ? `${n} feature${n > 1 ? "s are" : " is"} active here${n > ids.length ? `; the ${ids.length} whose suppression moves the margin most` : ""}.`
+        : "No feature is active in this picture.";
+    }
+    function setSliders() { // rows stay where they are: one of them may be under the hand
+      for (const row of ui.sliders.children) {
+        const [, , slider, value] = row.children, factor = state.multipliers.get(Number(row.dataset.id)) ?? 1;
+        slider.value = factor;
         value.textContent = `×${factor.toFixed(2)}`;
         row.classList.toggle("changed", factor !== 1);
-      });
-      const hidden_ = state.subject.active.length - ids.length;
-      ui.slidersText.textContent = state.subject.active.length
-        ? `${state.subject.active.length} features are active here${hidden_ > 0 ? `; the ${ids.length} whose suppression moves the margin most` : ""}.`
-        : "No feature is active in this picture.";
+      }
     }
     function multiply(id, factor) {
       if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));
       factor === 1 ? state.multipliers.delete(id) : state.multipliers.set(id, factor);
-      drawSliders();
+      setSliders();
       return changeSoon();
     }
     const changeSoon = latest(guarded(async () => {
-      state.after = await source.change({ multipliers: Object.fromEntries(state.multipliers) });
+      const { subject } = state, after = await source.change({ multipliers: Object.fromEntries(state.multipliers) });
+      if (state.subject !== subject) return; // another picture meanwhile
+      state.after = after;
       drawLogits();
       drawn("logits");
     }));
@@ -627,22 +674,23 @@ const AircraftApp = (() => {
       ui.outcome.classList.toggle("flipped", now !== winner);
     }
 
-    const flip = guarded(async () => {
-      if (!state.subject) throw new Error("open a picture on the bench first: click one in the gallery");
-      busy(true);
-      try {
-        const found = await source.flip();
-        if (!found.features.length) { ui.flipText.textContent = "No set of features was found whose suppression changes the prediction."; drawn("flip"); return; }
+    const flip = guarded(() => working(async () => {
+      const { subject } = state;
+      if (!subject) throw new Error("open a picture on the bench first: click one in the gallery");
+      const found = await source.flip(), n = found.features.length;
+      if (state.subject !== subject) return;
+      if (n) {
         state.multipliers = new Map(found.features.map((id) => [id, 0]));
-        ui.flipText.textContent =
-          `Suppressing ${found.features.length} feature${found.features.length > 1 ? "s" : ""} (${found.features.map((id) => `#${id}`).join(", ")}) turns ` +
-          `${found.before} into ${found.after}. A forward pass of the whole network ${found.verified ? "agrees" : "disagrees"}` +
-          `${found.needed ? "; putting any of them back undoes it." : "."}`;
         drawSliders();
         await changeSoon();
-        drawn("flip");
-      } finally { busy(false); }
-    });
+      }
+      ui.flipText.textContent = n
+        ? `Suppressing ${n} feature${n > 1 ? "s" : ""} (${found.features.map((id) => `#${id}`).join(", ")}) turns ${found.before} into ` +
+          `${found.after}. A forward pass of the whole network ${found.verified ? "agrees" : "disagrees"}` +
+          `${found.needed ? "; putting any of them back undoes it." : "."}`
+        : "No set of features was found whose suppression changes the prediction.";
+      drawn("flip");
+    }));
 
     // ---------------------------------------------------------------- what there is on the screen
     function setEntrance(name) {
@@ -661,6 +709,7 @@ const AircraftApp = (() => {
     }
     const classChosen = () => {
       state.pair = null;
+      ui.pairText.replaceChildren();
       state.page = 0;
       showList();
       if (state.ids.length) show(state.ids[0]); else drawn("class");
@@ -718,9 +767,8 @@ const AircraftApp = (() => {
       ui.pictureChoice = h("select", { ariaLabel: "picture", onchange: () => openPicture(Number(ui.pictureChoice.value)) });
       ui.upload = h("input", { type: "file", accept: "image/*", ariaLabel: "a picture of your own", onchange: guarded(async () => {
         const file = ui.upload.files[0];
-        if (!file) return;
-        busy(true);
-        try { await openSubject(await source.upload(file)); } finally { busy(false); ui.upload.value = ""; }
+        if (file) await bring(() => source.upload(file));
+        ui.upload.value = "";
       }) });
       ui.sliders = h("div", { className: "sliders" });
       ui.slidersText = h("p", { className: "quiet" });
@@ -744,6 +792,12 @@ const AircraftApp = (() => {
     function fillPictures() {
       const own = state.facts.bench_pictures.filter((each) => each.label === ui.pictureClass.value);
       ui.pictureChoice.replaceChildren(...options(own.map((each) => [each.picture, `${each.name}${each.right ? "" : " (misclassified)"}`])));
+    }
+
+    function chosenPicture(row) {
+      const own = state.facts.bench_pictures.find((each) => each.picture === row);
+      if (own && ui.pictureClass.value !== own.label) { ui.pictureClass.value = own.label; fillPictures(); }
+      ui.pictureChoice.value = own ? row : "";
     }
 
     function build() {
@@ -821,7 +875,7 @@ const AircraftApp = (() => {
       ui.note = h("textarea", { rows: 2, maxLength: 5000, placeholder: "notes", oninput: saveSoon, onchange: saveNow, ariaLabel: "notes", disabled: !source.label });
       ui.saved = h("small", { className: "saved" });
       ui.saved.setAttribute("aria-live", "polite");
-      ui.suggestion = h("button", { type: "button", className: "suggestion", hidden: true });
+      ui.suggestion = h("button", { type: "button", className: "suggestion", hidden: true, disabled: !source.label });
       ui.numbers = h("dl");
       ui.histogram = svg("svg", { viewBox: "0 0 290 118", role: "img" });
       ui.histogramNote = h("p", { className: "quiet" });
@@ -841,9 +895,13 @@ const AircraftApp = (() => {
       root.replaceChildren(ui.error, header, h("div", { className: "panes" }, left, centre, right), bench, ui.help);
     }
 
+    // JupyterLab forbids line breaks inside a cell, and with them Enter in every field of ours.
+    root.addEventListener("beforeinput", (event) => { if (event.inputType === "insertLineBreak") event.stopPropagation(); }, true);
     root.addEventListener("keydown", (event) => {
+      event.stopPropagation(); // at any key, JupyterLab takes the focus to the cell that it holds for the active one
       const typing = event.target.closest("input:not([type=checkbox]):not([type=range]), textarea, select");
       if (event.key === "Escape") { if (ui.help && ui.help.open) ui.help.close(); root.focus(); return; }
+      if (ui.help && ui.help.open) return;
       if (typing || event.ctrlKey || event.metaKey || event.altKey || mode === "bench" && event.key !== "0") return;
       if (event.target.type === "range" && event.key.startsWith("Arrow")) return;
       const keys = {
@@ -853,13 +911,12 @@ const AircraftApp = (() => {
       };
       if (!keys[event.key] || !state.facts) return;
       event.preventDefault();
-      event.stopPropagation();
       keys[event.key]();
     });
 
     const start = guarded(async () => {
       const { facts, labels, feature } = await source.overview();
-      Object.assign(state, { facts, labels, all: Array.from({ length: facts.n_features }, (_, id) => id) });
+      Object.assign(state, { facts, labels, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });
       build();
       if (mode === "browser") {
         fillClasses();
@@ -871,8 +928,9 @@ const AircraftApp = (() => {
       drawn("ready");
     });
     root.append(ui.error, h("p", { className: "quiet" }, "loading…"));
+    addEventListener("pagehide", saveNow);
     start();
-    return { show: guarded(show), close: () => { saveNow(); state.closed = true; }, state };
+    return { show: guarded(show), close: () => { saveNow(); removeEventListener("pagehide", saveNow); state.closed = true; }, state };
   }
 
   return { mount, softmax, headLogits };

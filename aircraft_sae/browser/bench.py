@@ -16,7 +16,7 @@ from itertools import combinations
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from aircraft_sae.ablation import blur
 from aircraft_sae.activations import captured
@@ -72,7 +72,7 @@ class Bench:
                 if opened.width * opened.height > MOST_PIXELS:
                     raise ValueError(f"{opened.width} x {opened.height} pixels are too many")
                 opened.draft("RGB", (1024, 1024))
-                picture = opened.convert("RGB")
+                picture = ImageOps.exif_transpose(opened).convert("RGB")  # as the camera was held
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{name} is no picture that can be used ({error}): give a JPEG or PNG file") from error
         return self.look(picture)

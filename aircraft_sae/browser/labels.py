@@ -9,9 +9,8 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from aircraft_sae.store import write_text
+from aircraft_sae.store import LABELS, write_text
 
-FILE = "labels.csv"
 COLUMNS = ("autoencoder", "feature_id", "label", "note", "rating", "changed")
 MOST = {"label": 200, "note": 5000}
 """Characters."""
@@ -24,7 +23,7 @@ class Labels:
     """
 
     def __init__(self, folder: str | Path, autoencoder: str):
-        self.path, self.autoencoder = Path(folder) / FILE, autoencoder
+        self.path, self.autoencoder = Path(folder) / LABELS, autoencoder
 
     def all(self) -> dict[int, dict[str, str | int]]:
         """{feature_id: {label, note, rating}} as on disk now. ValueError where the file is no such table."""

@@ -42,6 +42,17 @@ export default { render({ model, el }) {
   const bytes = (view) => view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength);
   const bitmap = (view) => createImageBitmap(new Blob([bytes(view)], { type: "image/jpeg" }));
   const subject = async ([result, [picture]]) => ({ ...result, bitmap: await bitmap(picture) });
+  const small = async (file) => { // JupyterLab's connection breaks at a message of 10 MB
+    if (file.size < 4e6) return file.arrayBuffer();
+    const fail = () => { throw new Error(`${file.name} is no picture that can be used`); };
+    const whole = await createImageBitmap(file).catch(fail);
+    const share = Math.min(1, 2048 / Math.max(whole.width, whole.height));
+    const [width, height] = [whole.width, whole.height].map((size) => Math.ceil(share * size));
+    const canvas = new OffscreenCanvas(width, height), context = canvas.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.drawImage(whole, 0, 0, width, height);
+    return (await canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 })).arrayBuffer();
+  };
   const source = {
     byClass: true, prefetch: true,
     overview: async () => ({ ...(await ask("overview"))[0], feature: model.get("feature_id") }),
@@ -54,7 +65,7 @@ export default { render({ model, el }) {
       return Promise.all(rows.map(async (row, i) => [row, await bitmap(files[i])]));
     },
     open: async (row) => subject(await ask("open", { row })),
-    upload: async (file) => subject(await ask("upload", { name: file.name }, [await file.arrayBuffer()])),
+    upload: async (file) => subject(await ask("upload", { name: file.name }, [await small(file)])),
     change: async (given) => (await ask("change", given))[0],
     blur: async (given) => subject(await ask("blur", given)),
     flip: async () => (await ask("flip"))[0],
@@ -167,7 +178,8 @@ def told(catalogue: Catalogue, bench: Bench, subject: Subject, row: int | None) 
     order = active[effect[active].abs().argsort(descending=True, stable=True)][:N_ACTIVE].tolist()
     return {
         "picture": row, "label": None if row is None else catalogue.label(row), "predicted": classes[winner],
-        "classes": classes, "before": logits["before"].tolist(), "reconstruction": logits["reconstruction"].tolist(),
+        "n_active": len(active), "classes": classes, "before": logits["before"].tolist(),
+        "reconstruction": logits["reconstruction"].tolist(),
         "active": [
             {"feature_id": j, "strength": float(strength[j]), "peak": float(peaks[j]), "effect": float(effect[j])}
             for j in order

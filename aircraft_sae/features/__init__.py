@@ -2,17 +2,8 @@
 
 from aircraft_sae.features.index import FeatureIndex, build_index, describe, neighbours
 from aircraft_sae.features.localisation import localise
-from aircraft_sae.features.parts import (
-    FIRST,
-    LEAST,
-    absorption,
-    cell_labels,
-    excess_tests,
-    fit_probes,
-    matching_pursuit,
-    part_scores,
-    probe_scores,
-)
+from aircraft_sae.features.parts import FIRST, LEAST, ap_draws, cell_labels, excess_tests, guess_scores, part_scores
+from aircraft_sae.features.probes import absorption, fit_probes, matching_pursuit, probe_scores
 from aircraft_sae.features.selectivity import halves, selectivity
 from aircraft_sae.features.table import best_parts, build_features
 
@@ -21,6 +12,7 @@ __all__ = [
     "LEAST",
     "FeatureIndex",
     "absorption",
+    "ap_draws",
     "best_parts",
     "build_features",
     "build_index",
@@ -28,6 +20,7 @@ __all__ = [
     "describe",
     "excess_tests",
     "fit_probes",
+    "guess_scores",
     "halves",
     "localise",
     "matching_pursuit",

@@ -1,4 +1,4 @@
-"""Which parts of the aircraft features follow, cell by cell: scores on half B beside what place and outline predict."""
+"""Which parts of the aircraft features follow, cell by cell: scores on half B beside what can be guessed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from aircraft_sae.data import AircraftData
 from aircraft_sae.features.index import FeatureIndex
 from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.metrics import auroc_difference
-from aircraft_sae.sae import SparseAutoencoder
 
 FIRST = 2
 """PARTS before it are background."""
@@ -73,30 +72,39 @@ def ranking_scores(values: np.ndarray, member: np.ndarray, n_in: np.ndarray, n_c
 
 
 def part_scores(
-    index: FeatureIndex, labels: np.ndarray, aircraft: np.ndarray, rows: np.ndarray, in_b: np.ndarray
+    index: FeatureIndex,
+    labels: np.ndarray,
+    aircraft: np.ndarray,
+    rows: np.ndarray,
+    in_b: np.ndarray,
+    classes: np.ndarray,
 ) -> pd.DataFrame:
     """One row per feature and part: how well the feature's activation finds the part's cells in half B.
 
-    labels: (n, rows, columns, parts), aircraft: (n, rows, columns), both of the pictures `rows`; in_b: (n,).
-    ap_a, ap, auroc: on A, on B, on B; f1: on B at the threshold that is best on A; prevalence: share of B's cells that
-    show the part. Among cells of B that show aircraft (0.25 of the cell or more) alone: auroc_within; auroc_place: of
-    each cell's share of A's pictures that show the part there; auroc_aircraft: of the share of aircraft in a cell;
-    excess: auroc_within less the larger of the two.
+    labels: (n, rows, columns, parts), aircraft: (n, rows, columns), classes: (n,) codes, all of the pictures `rows`;
+    in_b: (n,). ap_a, ap, auroc: on A, on B, on B; f1: on B at the threshold that is best on A; prevalence: share of B's
+    cells that show the part. Among cells of B that show aircraft (0.25 of the cell or more) alone: auroc_within, and
+    auroc_<guess> of each of `guesses`; excess: auroc_within less the largest of these; excess_a: the same on A, to
+    choose by.
     """
     names, cells_per_image = PARTS[FIRST:], index.cells_per_image
-    halves, baselines = {}, place_and_outline(labels, aircraft, in_b)
-    for half, kept in (("a", ~in_b), ("b", in_b), ("within", in_b)):
+    whole = np.ones((len(rows), cells_per_image), bool)
+    within = aircraft.reshape(whole.shape) >= LEAST
+    halves, known = {}, {}
+    for half, kept, shown in (
+        ("a", ~in_b, whole),
+        ("b", in_b, whole),
+        ("within_a", ~in_b, within),
+        ("within", in_b, within),
+    ):
         number = np.full(len(index.images) * cells_per_image, -1, np.int64)
         chosen = np.zeros((len(index.images), cells_per_image), bool)
-        chosen[rows[kept]] = aircraft[kept].reshape(-1, cells_per_image) >= LEAST if half == "within" else True
+        chosen[rows[kept]] = shown[kept]
         number[chosen.reshape(-1)] = np.arange(chosen.sum())
-        own = labels[kept].reshape(-1, len(names))[chosen[rows[kept]].reshape(-1)]
+        own = labels[kept].reshape(-1, len(names))[shown[kept].reshape(-1)]
         halves[half] = number, own, own.sum(0)
-    own, within = halves["within"][1], aircraft[in_b] >= LEAST
-    known = np.full((len(names), 2), np.nan)
-    for i in range(len(names)):
-        if 0 < own[:, i].sum() < len(own):
-            known[i] = [roc_auc_score(own[:, i], score[..., i][within]) for score in baselines]
+        if shown is within:
+            known[half] = _guessed(guesses(labels, aircraft, in_b, classes, kept), own, shown[kept])
     tables = []
     for feature_id in range(index.d_sae):
         cells, values = index.firings(feature_id)
@@ -112,39 +120,95 @@ def part_scores(
         tables.append({
             "feature_id": feature_id, "part": names, "ap_a": a["ap"], "ap": b["ap"], "auroc": b["auroc"], "f1": f1,
             "auroc_within": got["within"][0]["auroc"], "threshold": a["threshold"],
+            "excess_a": got["within_a"][0]["auroc"] - known["within_a"].max(axis=1),
         })  # fmt: skip
     table = pd.concat([pd.DataFrame(t) for t in tables], ignore_index=True)
     table["prevalence"] = np.tile(halves["b"][2] / len(halves["b"][1]), index.d_sae)
-    table["auroc_place"], table["auroc_aircraft"] = np.tile(known, (index.d_sae, 1)).T
-    table["excess"] = table["auroc_within"] - table[["auroc_place", "auroc_aircraft"]].max(axis=1)
+    for name, column in known["within"].items():
+        table[f"auroc_{name}"] = np.tile(column, index.d_sae)
+    table["excess"] = table["auroc_within"] - np.tile(known["within"].max(axis=1), index.d_sae)
     return table
 
 
-def place_and_outline(labels: np.ndarray, aircraft: np.ndarray, in_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What is known of half B without looking for a part: two scores (n in B, rows, columns, parts).
+def _guessed(scores: dict[str, np.ndarray], own: np.ndarray, shown: np.ndarray) -> pd.DataFrame:
+    """AUROC of each guess among the cells shown, a row per part; nan where all or none show it."""
+    table = pd.DataFrame(np.nan, range(own.shape[1]), list(scores))
+    for name, score in scores.items():
+        for i in np.flatnonzero(own.any(0) & ~own.all(0)):
+            table.loc[i, name] = roc_auc_score(own[:, i], score[..., i].reshape(shown.shape)[shown])
+    return table
 
-    How often half A shows the part in that place of the picture, and how much aircraft is in the cell.
+
+def guesses(
+    labels: np.ndarray, aircraft: np.ndarray, in_b: np.ndarray, classes: np.ndarray, of: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What is known of the pictures `of` (n,) without looking for a part: scores (pictures, rows, columns, parts).
+
+    place: how often half A shows the part in that cell; aircraft: how much aircraft is in it; class: how often half A's
+    pictures of this class show the part at all; class_aircraft: the product of these two.
     """
-    place = np.broadcast_to(labels[~in_b].mean(0), labels[in_b].shape)
-    return place, np.broadcast_to(aircraft[in_b][..., None], labels[in_b].shape)
+    shape, n_classes = labels[of].shape, int(classes.max()) + 1
+    member = np.float64(classes[~in_b] == np.arange(n_classes)[:, None])
+    share = member @ labels[~in_b].any((1, 2)) / np.maximum(member.sum(1, keepdims=True), 1)
+    share, aircraft = share[classes[of]][:, None, None], aircraft[of][..., None]
+    made = {
+        "place": labels[~in_b].mean(0), "aircraft": aircraft, "class": share, "class_aircraft": share * aircraft,
+    }  # fmt: skip
+    return {name: np.broadcast_to(score, shape) for name, score in made.items()}
+
+
+def guess_scores(labels: np.ndarray, aircraft: np.ndarray, in_b: np.ndarray, classes: np.ndarray) -> pd.DataFrame:
+    """Average precision on half B of guesses that know the true outline: guess, part, ap. Arguments as `part_scores`.
+
+    Beside the outline alone, it is multiplied by the guesses of place, of class, and of both.
+    """
+    known, table = guesses(labels, aircraft, in_b, classes, in_b), []
+    outline = known["aircraft"]
+    made = {
+        "outline": outline, "outline, place": outline * known["place"], "outline, class": known["class_aircraft"],
+        "outline, place, class": known["class_aircraft"] * known["place"],
+    }  # fmt: skip
+    for name, score in made.items():
+        for i, part in enumerate(PARTS[FIRST:]):
+            own = labels[in_b][..., i].ravel()
+            ap = average_precision_score(own, score[..., i].ravel()) if own.any() else np.nan
+            table.append({"guess": name, "part": part, "ap": ap})
+    return pd.DataFrame(table)
+
+
+def ap_draws(values: np.ndarray, member: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(draws,) average precision of a score when pictures are drawn anew.
+
+    values, member: (n, cells) score and label of each picture's cells; counts: (draws, n) how often each is drawn.
+    """
+    order = np.argsort(-values, axis=None, kind="stable")
+    picture, positive = order // values.shape[1], np.float64(member.reshape(-1)[order])
+    ends = np.flatnonzero(np.append(np.diff(values.reshape(-1)[order]) != 0, True))
+    found = np.empty(len(counts))
+    for i, count in enumerate(counts):
+        weight = count[picture]
+        hits, taken = (weight * positive).cumsum()[ends], weight.cumsum()[ends]
+        precision = np.divide(hits, taken, out=np.zeros(len(ends)), where=taken > 0)
+        found[i] = (np.diff(hits, prepend=0) * precision).sum() / hits[-1] if hits[-1] else np.nan
+    return found
 
 
 def excess_tests(
-    index: FeatureIndex, labels: np.ndarray, aircraft: np.ndarray, rows: np.ndarray, in_b: np.ndarray, claims
+    index: FeatureIndex, labels: np.ndarray, aircraft: np.ndarray, rows: np.ndarray, in_b: np.ndarray, classes, claims
 ) -> pd.DataFrame:
-    """Is a feature's AUROC among half B's aircraft cells above those of place and outline? One row a claim.
+    """Is a feature's AUROC among half B's aircraft cells above those of all `guesses`? One row a claim.
 
-    claims: pairs (feature_id, part); the rest as in `part_scores`. excess, excess_low, excess_high: the smaller of the
-    two differences with its 95 % interval; excess_p: the larger of the two one-sided p; n: pictures of B in which the
-    feature is active. Pictures are the units.
+    claims: pairs (feature_id, part); the rest as in `part_scores`. excess, excess_low, excess_high: the least of the
+    differences with its 95 % interval; excess_p: the largest of the one-sided p; n: pictures of B in which the feature
+    is active. Pictures are the units.
     """
     within, names, found = aircraft[in_b] >= LEAST, PARTS[FIRST:], []
-    baselines = place_and_outline(labels, aircraft, in_b)
+    known = guesses(labels, aircraft, in_b, classes, in_b).values()
     groups = np.broadcast_to(np.arange(in_b.sum())[:, None, None], within.shape)[within]
     for feature_id, part in claims:
         i, maps = names.index(part), index.maps(int(feature_id), rows[in_b])
         member = labels[in_b][..., i][within]
-        tests = [auroc_difference(maps[within], baseline[..., i][within], member, groups) for baseline in baselines]
+        tests = [auroc_difference(maps[within], guess[..., i][within], member, groups) for guess in known]
         difference, error = min(tests, key=lambda test: test[0])
         found.append({
             "feature_id": int(feature_id), "part": part, "excess": difference, "excess_low": difference - 1.96 * error,
@@ -157,110 +221,3 @@ def excess_tests(
 def _one_sided(difference: float, error: float) -> float:
     """p of a difference that is not above 0; nan stays nan."""
     return float(norm.sf(difference / error)) if not error == 0 else float(difference <= 0)
-
-
-def fit_probes(acts: np.ndarray, labels: np.ndarray, ridge: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
-    """(directions (parts, d_in), biases (parts,)): a cell is said to show part i where acts . direction + bias >= 0.
-
-    acts: (n, rows, columns, d_in) of labelled pictures. Linear regression of the labels on standardised channels, with
-    `ridge` times the cells as penalty; the bias has the best F1 on these pictures. No direction where all or no cells
-    show the part: zeros.
-    """
-    x = np.float64(acts).reshape(-1, acts.shape[-1])
-    mean, spread = x.mean(0), x.std(0) + 1e-9
-    x, own = (x - mean) / spread, labels.reshape(len(x), -1)
-    weights = np.linalg.solve(x.T @ x + ridge * len(x) * np.eye(x.shape[1]), x.T @ (own - own.mean(0)))
-    bias, scores = np.zeros(own.shape[1]), x @ weights
-    for i in range(own.shape[1]):
-        least = scores[:, i].min() - 1  # ranking_scores takes what is active, and so positive
-        bias[i] = -least - ranking_scores(scores[:, i] - least, own[:, [i]], own[:, [i]].sum(0), len(x))["threshold"][0]
-    weights = np.where(own.any(0) & ~own.all(0), weights, 0) / spread[:, None]
-    return weights.T, bias - mean @ weights
-
-
-def probe_scores(acts: np.ndarray, labels: np.ndarray, in_b: np.ndarray) -> pd.DataFrame:
-    """What one direction of the activations could do for each part: part, ap, f1 on half B, fitted on half A.
-
-    acts: (n, rows, columns, d_in) of the labelled pictures. Trained with labels, as no feature was: a ceiling.
-    """
-    directions, biases = fit_probes(acts[~in_b], labels[~in_b])
-    scores = np.float64(acts[in_b]) @ directions.T + biases
-    table = []
-    for i, part in enumerate(PARTS[FIRST : FIRST + len(biases)]):
-        own, score = labels[in_b][..., i].ravel(), scores[..., i].ravel()
-        ap, f1 = np.nan, np.nan
-        if own.any() and directions[i].any():
-            ap, f1 = average_precision_score(own, score), f1_score(own, score >= -1e-9)
-        table.append({"part": part, "ap": ap, "f1": f1})
-    return pd.DataFrame(table)
-
-
-def matching_pursuit(
-    index: FeatureIndex, scores: pd.DataFrame, labels: np.ndarray, rows: np.ndarray, in_b: np.ndarray, most: int = 3
-) -> pd.DataFrame:
-    """Several features for a part: part, features (ids), f1 on half B of "any of them above its threshold".
-
-    On half A, of the 40 features with the largest ap_a the one whose firings have the best F_0.5 for the part's cells
-    not yet found is added, until `most` or until F1 grows no more; thresholds are those of `part_scores`.
-    Source: feature-based matching pursuit, arXiv 2606.24716.
-    """
-    table = []
-    for i, part in enumerate(PARTS[FIRST:]):
-        own_a, own_b = (labels[kept][..., i].reshape(-1) for kept in (~in_b, in_b))
-        if not own_a.any() or not own_b.any():
-            table.append({"part": part, "features": [], "f1": np.nan})
-            continue
-        candidates = scores[scores["part"] == part].nlargest(40, "ap_a")
-        maps = [index.maps(int(j), rows) >= t for j, t in candidates[["feature_id", "threshold"]].to_numpy()]
-        firing = np.stack([m[~in_b].reshape(-1) for m in maps])
-        chosen, any_a, best = [], np.zeros(len(own_a), bool), 0.0
-        while len(chosen) < most:
-            left = own_a & ~any_a
-            hits, wrong = (firing & left).sum(1), (firing & ~own_a & ~any_a).sum(1)
-            j = int((1.25 * hits / np.maximum(1.25 * hits + 0.25 * (left.sum() - hits) + wrong, 1e-9)).argmax())
-            together = any_a | firing[j]
-            f1 = 2 * (together & own_a).sum() / (together.sum() + own_a.sum())
-            if f1 <= best:
-                break
-            chosen, any_a, best = [*chosen, j], together, f1
-        any_b = np.any([maps[j][in_b].reshape(-1) for j in chosen] or [np.zeros(len(own_b), bool)], axis=0)
-        f1 = 2 * (any_b & own_b).sum() / (any_b.sum() + own_b.sum())
-        table.append({"part": part, "features": candidates["feature_id"].iloc[chosen].tolist(), "f1": f1})
-    return pd.DataFrame(table)
-
-
-def absorption(
-    index: FeatureIndex,
-    sae: SparseAutoencoder,
-    acts: np.ndarray,
-    labels: np.ndarray,
-    pursuit: pd.DataFrame,
-    directions: np.ndarray,
-    biases: np.ndarray,
-    rows: np.ndarray,
-) -> pd.DataFrame:
-    """How often another feature speaks where a part's own are silent: part, n, silent, absorbed.
-
-    acts: (n, rows, columns, d_in) and labels of pictures of half B, whose rows in the index are `rows`; pursuit: of
-    `matching_pursuit`; directions, biases: of `fit_probes` on half A. Of the n cells that show the part and that the
-    probe finds: the share in which all the part's own features are silent, and that in which, besides, one other
-    feature with cosine 0.025 or more to the probe supplies 0.4 or more of what lies along it.
-    Source: Chanin et al. 2024, arXiv 2409.14507, as SAEBench computes it.
-    """
-    table, W_dec, b_dec = [], sae.W_dec.detach().numpy(), sae.b_dec.detach().numpy()
-    for i, (part, own, _) in enumerate(pursuit[["part", "features", "f1"]].itertuples(index=False)):
-        found = labels[..., i] & (acts @ directions[i] + biases[i] >= 0)
-        if not own or not found.any():
-            table.append({"part": part, "n": int(found.sum()), "silent": np.nan, "absorbed": np.nan})
-            continue
-        codes = np.concatenate([index.image(row)[cells] for row, cells in zip(rows, found, strict=True) if cells.any()])
-        probe = directions[i] / np.linalg.norm(directions[i])
-        along = W_dec @ probe
-        able = along / np.maximum(np.linalg.norm(W_dec, axis=1), 1e-12) >= 0.025
-        able[own] = False
-        supplied = (codes[:, able] * along[able]).max(1, initial=0)
-        total = (np.float32(acts[found]) - b_dec) @ probe
-        silent = (codes[:, own] == 0).all(1)
-        absorbed = silent & (total > 0) & (supplied >= 0.4 * total)
-        table.append({"part": part, "n": len(codes), "silent": silent.mean(), "absorbed": absorbed.mean()})
-    return pd.DataFrame(table)

@@ -140,7 +140,8 @@ def selectivity(
     classes); each with _z (in standard deviations of the null), `auroc_p` and auroc_q
     (Benjamini-Hochberg over features and levels); purity, entropy of the top images. z and p are nan for features that
     are active in fewer than LEAST_FIRING images of half B, or whose null has no spread.
-    placed: the level whose auroc_z is largest among those with auroc_q < 0.05, else "none".
+    level: the one whose class stands out most on half A (AUROC in standard deviations of its null); placed: that level
+    where auroc_q on half B is below 0.05, else "none".
     Raises: ValueError for arrays that do not fit, or a half without images.
     """
     maxima, in_b = np.asarray(maxima, np.float32), np.asarray(in_b, bool)
@@ -153,7 +154,10 @@ def selectivity(
     enough, table, ranks = fired.sum(0) >= LEAST_FIRING, {}, np.float32(rankdata(values, axis=0))
     for level, (codes, classes) in labels.items():
         member = np.float32(np.asarray(codes) == np.arange(len(classes))[:, None])  # (classes, n)
-        chosen = _auroc(ranks_a, member[:, ~in_b]).argmax(0)
+        area_a = _auroc(ranks_a, member[:, ~in_b])
+        chosen = area_a.argmax(0)
+        spread = auroc_spread(maxima[~in_b], member[:, ~in_b])[chosen, own]
+        z_a = np.divide(area_a[chosen, own] - 0.5, spread, out=np.full(len(own), -np.inf), where=spread > 0)
         ours = member[:, in_b]
         area, spread = _auroc(ranks, ours)[chosen, own], auroc_spread(values, ours)[chosen, own]
         z = {"auroc": np.divide(area - 0.5, spread, out=np.full(len(own), np.nan), where=enough & (spread > 0))}
@@ -166,7 +170,7 @@ def selectivity(
         drawn = np.divide(real - mean, spread, out=np.full_like(real, np.nan), where=enough & (spread > 1e-6))
         z |= dict(zip(MEASURES[1:], drawn, strict=True))
         purity, entropy = purity_and_entropy(values, np.asarray(codes)[in_b], len(classes))
-        row = {"class": np.asarray(classes, object)[chosen], "auroc": area}
+        row = {"class": np.asarray(classes, object)[chosen], "z_a": z_a, "auroc": area}
         row |= dict(zip(MEASURES[1:], real, strict=True)) | {f"{name}_z": z[name] for name in MEASURES}
         p = np.where(np.isfinite(z["auroc"]), auroc_p(ranks, ours.sum(1)[chosen], area, seed), np.nan)
         row |= {"auroc_p": p, "purity": purity, "entropy": entropy}
@@ -176,10 +180,9 @@ def selectivity(
     if (tested := np.isfinite(p)).any():
         q[tested] = false_discovery_control(p[tested])
     table |= {f"{level}/auroc_q": row for level, row in zip(labels, q, strict=True)}
-    z = np.stack([table[f"{level}/auroc_z"] for level in labels])
-    z = np.where(q < 0.05, z, -np.inf)
-    names = np.asarray(list(labels), object)[z.argmax(0)]
-    return pd.DataFrame(table | {"placed": np.where(np.isfinite(z.max(0)), names, "none")})
+    level = np.stack([table.pop(f"{level}/z_a") for level in labels]).argmax(0)
+    names = np.asarray(list(labels), object)[level]
+    return pd.DataFrame(table | {"level": names, "placed": np.where(q[level, own] < 0.05, names, "none")})
 
 
 def _drawn(values: np.ndarray, fired: np.ndarray, member: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -30,8 +30,8 @@ def build_features(
 ) -> None:
     """The index of all pictures (of these splits), and in features.parquet what the test pictures say of each feature.
 
-    Columns: those of `describe`, of `selectivity` on each level and, where there are masks, part (largest average
-    precision on half A) with its scores of `part_scores` on half B, as part_ap, part_auroc, …; parts.parquet has all
+    Columns: those of `describe`, of `selectivity` on each level and, where there are masks, part (largest
+    excess on half A) with its scores of `part_scores` on half B, as part_ap, part_auroc, …; parts.parquet has all
     features and parts.
     """
     folder = Path(folder)
@@ -45,15 +45,19 @@ def build_features(
     }
     table = index.table.join(selectivity(index.maxima(test), labels, in_b, n_permutations))
     if data.masks:
-        scores = part_scores(index, *cell_labels(data, images["image"], index.grid), test, in_b)
+        classes = labels[data.levels[0]][0]
+        scores = part_scores(index, *cell_labels(data, images["image"], index.grid), test, in_b, classes)
         write_parquet(scores, folder / PARTS_TABLE)
         table = table.join(best_parts(scores).drop(columns="feature_id"))
     write_parquet(table, folder / TABLE)
 
 
 def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each feature's best part, chosen on half A: feature_id, part, part_ap, part_auroc, …; in the features' order."""
+    """Each feature's part, that of its largest excess on half A: feature_id, part, part_ap, …; in the features' order.
+
+    Not the largest average precision, which is nearly always that of the part most often seen.
+    """
     n_parts = scores["part"].nunique()
-    best = scores["ap_a"].fillna(-1).to_numpy().reshape(-1, n_parts).argmax(1)
+    best = scores["excess_a"].fillna(-1).to_numpy().reshape(-1, n_parts).argmax(1)
     chosen = scores.iloc[np.arange(len(best)) * n_parts + best].reset_index(drop=True)
     return chosen.rename(columns={c: f"part_{c}" for c in chosen if c not in ("feature_id", "part")})

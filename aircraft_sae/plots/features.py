@@ -112,12 +112,15 @@ def curves(lines: Mapping[str, Sequence[float]], at: Sequence[float], x: str, y:
     return figure
 
 
-def agreement(first: np.ndarray, second: np.ndarray, names: Sequence[str]) -> Figure:
-    """One dot for each picture: the same feature's effect in two experiments; names: of the two axes."""
+def agreement(first: np.ndarray, second: np.ndarray, names: Sequence[str], diagonal: bool = False) -> Figure:
+    """One dot for each pair of effects; names: of the two axes. Lines at 0, or where the two are equal (diagonal)."""
     figure = Figure((WIDTH * 0.62, WIDTH * 0.5), layout="constrained")
     ax = figure.subplots()
     ax.plot(first, second, "o", color=BLUE, alpha=0.6, markersize=6, markeredgewidth=0)
-    for line in (ax.axhline, ax.axvline):
-        line(0, color=GREY, linewidth=0.8)
+    if diagonal:
+        ax.axline((float(np.mean(first)), float(np.mean(first))), slope=1, color=GREY, linewidth=0.8)
+    else:
+        for line in (ax.axhline, ax.axvline):
+            line(0, color=GREY, linewidth=0.8)
     style(ax, *names)
     return figure

@@ -1,0 +1,63 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 6. Explore
+#
+# **Question.** What do you see? The other notebooks ask about all features at once. Here you look at one after the
+# other, by feature, by picture or by class, name what you see, and change a picture's features to see what the
+# classifier makes of it. Press `?` inside the browser for its keys.
+#
+# **Reads** what the notebooks before it have made. **Writes** your labels to `data/runs/<preset>/labels.csv`, at each
+# change.
+#
+# **Runtime**: seconds. The widgets need a running kernel; what they look like stands in notebooks 04 and 05.
+
+# %%
+from IPython.display import display
+
+from aircraft_sae.browser import FeatureBrowser, InterventionBench
+from aircraft_sae.study import Study
+
+study = Study.open()
+
+# %% [markdown]
+# ## The browser
+#
+# Left the features, in the middle pictures in which the chosen one is active, right what was measured of it, below the
+# bench: click a picture to put it there. Heat has one scale for a feature. A label is saved while you type.
+
+# %%
+browser = FeatureBrowser(study)
+display(browser)
+
+# %% [markdown]
+# ## The bench
+#
+# The bench alone, for one picture: of the data set, or your own. A slider multiplies a feature wherever it is active
+# (1: as it is, 0: suppressed). Beside what comes out stand as much of random directions, and the reconstruction alone.
+# The blur brush blurs the cells that you click. *Minimal flip* looks for the fewest features whose suppression changes
+# the prediction, and checks it with a forward pass of the whole network.
+
+# %%
+bench = InterventionBench(study)
+display(bench)
+
+# %% [markdown]
+# ## What this does not show
+#
+# What you see in a gallery is what you chose to look at. Whether a feature does what it seems to was asked in notebook
+# 05, of features that nobody chose by their looks.
+
+# %% tags=["nbval-check-output"]
+print("nothing went wrong in the widgets:", not browser.errors and not bench.errors)

@@ -1,0 +1,482 @@
+"""What the browser shows, without a front end: catalogue, bench, labels, the widget's answers, the atlas' files."""
+
+import base64
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from aircraft_sae.browser import Bench, Catalogue, FeatureBrowser, InterventionBench, Labels
+from aircraft_sae.browser.catalogue import TILE
+from aircraft_sae.browser.widgets import Application, catalogue_of, told
+from aircraft_sae.features import halves
+from aircraft_sae.store import write_parquet
+
+
+@pytest.fixture(scope="module")
+def catalogue(smoke_study):
+    return catalogue_of(smoke_study)
+
+
+@pytest.fixture(scope="module")
+def bench(catalogue):
+    return Bench(catalogue)
+
+
+@pytest.fixture(scope="module")
+def subject(bench, catalogue):
+    return bench.of_row(int(catalogue.rows[0]))
+
+
+@pytest.fixture(scope="module")
+def often(catalogue):
+    """The feature that is active in the most pictures."""
+    return int(catalogue.table["density_image"].argmax())
+
+
+def jpeg(size, colour=(90, 120, 200)):
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "JPEG")
+    return file.getvalue()
+
+
+# ---------------------------------------------------------------- catalogue
+def test_the_overview_is_json_and_has_every_feature(catalogue):
+    facts = json.loads(json.dumps(catalogue.overview(), allow_nan=False))
+    assert facts["n_features"] == catalogue.sae.d_sae == len(facts["columns"]["max"])
+    assert facts["columns"]["feature_id"] == list(range(catalogue.sae.d_sae))
+    assert set(facts["classes"]) == {"variant", "family", "manufacturer"} and facts["has_parts"]
+    assert facts["colours"][:3] == [0, 0, 4] and len(facts["colours"]) == 768  # matplotlib's inferno
+
+
+def test_a_gallery_shows_what_the_index_has(catalogue, often):
+    view, maps = catalogue.feature(often, n=5)
+    assert view["feature_id"] == often and len(view["gallery"]) == len(maps) <= 5
+    values = [tile["value"] for tile in view["gallery"]]
+    assert values == sorted(values, reverse=True)
+    for tile, each in zip(view["gallery"], maps, strict=True):
+        assert each[tuple(tile["cell"])] == pytest.approx(tile["value"]) and each.max() == pytest.approx(tile["value"])
+        own = catalogue.index.images.iloc[tile["picture"]]
+        assert own["split"] == "test" and own["variant"] == tile["label"]
+
+
+def test_a_gallery_of_one_class_or_of_mistakes_shows_nothing_else(catalogue, often):
+    name = catalogue.images["variant"].iloc[0]
+    view, _ = catalogue.feature(often, level="variant", name=name)
+    assert {tile["label"] for tile in view["gallery"]} <= {name}
+    view, _ = catalogue.feature(often, wrong=True)
+    wrong = (catalogue.images["predicted"] != catalogue.images["variant"]).sum()
+    assert all(tile["label"] != tile["predicted"] for tile in view["gallery"]) and len(view["gallery"]) <= wrong
+    everywhere = len(catalogue.feature(often, n=100)[0]["gallery"])
+    right = [t for t in catalogue.feature(often, n=100)[0]["gallery"] if t["label"] == t["predicted"]]
+    assert len(right) + len(catalogue.feature(often, n=100, wrong=True)[0]["gallery"]) == everywhere
+
+
+def test_what_is_said_about_a_feature_is_counted_from_its_maps(catalogue, often):
+    about, maps = catalogue.about(often), catalogue.index.maps(often, catalogue.rows)
+    assert sum(about["histogram"]["counts"]) == (maps > 0).sum() and about["histogram"]["n_cells"] == maps.size
+    assert about["histogram"]["top"] == pytest.approx(maps.max())
+    name, value = about["classes"]["variant"][0]
+    own = (catalogue.images["variant"] == name).to_numpy()
+    assert value == pytest.approx(maps.reshape(len(maps), -1).max(1)[own].mean())
+    assert [level["level"] for level in about["selectivity"]] == ["variant", "family", "manufacturer"]
+    best = about["parts"][0]
+    scores = catalogue.parts.query("feature_id == @often").set_index("part")["ap"]
+    assert best["ap"] == pytest.approx(scores.max(), rel=1e-5) and best["part"] == scores.idxmax()
+    assert often not in [each["feature_id"] for each in about["neighbours"] + about["coactive"]]
+
+
+def test_a_dead_feature_has_an_empty_page(catalogue):
+    dead = int(catalogue.table["density_cell"].argmin())
+    assert catalogue.table.at[dead, "density_cell"] == 0
+    view, maps = catalogue.feature(dead)
+    assert view["gallery"] == [] and maps.shape[0] == 0 and sum(view["histogram"]["counts"]) == 0
+    json.dumps(view, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"feature_id": 10**6}, "feature 1000000 is not one of"),
+        ({"feature_id": -1}, "feature -1 is not one of"),
+        ({"feature_id": 0, "how": "best"}, "got 'best'"),
+        ({"feature_id": 0, "name": "Concorde"}, "'Concorde' is no variant"),
+    ],
+)
+def test_what_is_not_there_is_refused(catalogue, given, words):
+    with pytest.raises(ValueError, match=words):
+        catalogue.feature(**given)
+
+
+def test_photographs_have_no_parts(catalogue, often):
+    bare = replace(catalogue, parts=None, responses=None)
+    assert bare.feature(often)[0]["parts"] == [] and not bare.overview()["has_parts"]
+
+
+def test_thumbnails_are_the_pictures(catalogue):
+    row = int(catalogue.rows[0])
+    tile = Image.open(io.BytesIO(catalogue.thumbnail(row)))
+    whole = catalogue.data.picture(catalogue.index.images["image"].iloc[row]).resize((TILE, TILE), Image.BICUBIC)
+    assert tile.size == (TILE, TILE) and np.abs(np.float32(tile) - np.float32(whole)).mean() < 4
+    with pytest.raises(ValueError, match="picture 99999 is not one of"):
+        catalogue.thumbnail(99999)
+
+
+def test_a_pair_is_compared_on_the_half_that_did_not_choose(catalogue):
+    one, two = catalogue.classifier.classes[:2]
+    found = catalogue.pair(one, two, n=4)
+    assert [each["feature_id"] for each in found] == [each["feature_id"] for each in catalogue.pair(two, one, n=4)]
+    first, head = found[0], catalogue.head
+    classes, changes = catalogue.classifier.classes, {False: [], True: []}
+    for row, name, in_b in zip(
+        catalogue.rows, catalogue.images["variant"], halves(catalogue.images["variant"]), strict=True
+    ):
+        if name not in (one, two):
+            continue
+        pooled = catalogue.pooled(np.array([row]))
+        gone = float(catalogue.index.image(int(row)).mean((0, 1))[first["feature_id"]])
+        after = pooled - gone * catalogue.sae.W_dec.detach()[first["feature_id"]]
+        own, other = classes.index(name), classes.index(two if name == one else one)
+        margins = [head.logits(each)[0][own] - head.logits(each)[0][other] for each in (after, pooled)]
+        changes[bool(in_b)].append(float(margins[0] - margins[1]))
+    assert first["n"] == len(changes[True]) and first["value"] == pytest.approx(np.mean(changes[True]), abs=1e-4)
+    assert np.mean(changes[False]) < 0  # the half that chose
+    for classes in ((one, one), (one, "Concorde")):
+        with pytest.raises(ValueError, match="two different classes"):
+            catalogue.pair(*classes)
+
+
+def test_ten_thousand_features_are_listed_and_shown_quickly(catalogue, tmp_path):
+    """Rows of an index with far more features than cells: nothing grows with their number but the table."""
+    wide = pd.concat([catalogue.table] * (10_000 // len(catalogue.table) + 1), ignore_index=True).head(10_000)
+    wide["feature_id"] = range(10_000)
+    facts = replace(catalogue, table=wide).overview()
+    assert facts["n_features"] == 10_000 and len(json.dumps(facts)) < 4e6
+
+
+# ---------------------------------------------------------------- bench
+def test_multipliers_of_one_leave_the_networks_own_logits(bench, subject):
+    made = bench.change(subject, {3: 1.0, 7: 1.0})
+    for name in ("before", "after", "random"):
+        torch.testing.assert_close(made[name], subject.logits, atol=1e-5, rtol=0)
+    assert (made["reconstruction"] - made["before"]).abs().max() > 1e-4  # what is left out is not nothing
+
+
+def test_several_multipliers_are_the_forward_pass_of_edited_acts(bench, subject, catalogue):
+    active = subject.strength.argsort(descending=True)[:3].tolist()
+    multipliers = dict(zip(active, (0.0, 2.5, 4.0), strict=True))
+    edited = subject.acts.clone()
+    for feature_id, factor in multipliers.items():
+        edited -= (1 - factor) * subject.codes[..., feature_id, None] * bench.W_dec[feature_id]
+    with torch.no_grad():
+        wanted = catalogue.classifier.logits_from("stage4", edited.permute(2, 0, 1)[None])[0].cpu()
+    got = bench.change(subject, multipliers)
+    torch.testing.assert_close(got["after"], wanted, atol=1e-5, rtol=1e-5)
+    assert (got["random"] - got["after"]).abs().max() > 1e-5
+
+
+def test_the_reconstruction_is_the_autoencoders_own(bench, subject, catalogue):
+    recon = catalogue.sae.reconstruct(subject.acts.flatten(0, 1))[0].detach().mean(0, keepdim=True)
+    wanted = catalogue.head.logits(recon)[0]
+    torch.testing.assert_close(bench.change(subject, {})["reconstruction"], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "words"), [({0: 5.0}, "from 0 to 4, got 5"), ({0: -1.0}, "got -1"), ({10**6: 0.0}, "is not one of")]
+)
+def test_multipliers_out_of_range_are_refused(bench, subject, multipliers, words):
+    with pytest.raises(ValueError, match=words):
+        bench.change(subject, multipliers)
+
+
+def test_blurring_a_cell_blurs_that_cell(bench, subject):
+    got = bench.blurred(subject, [(0, 1)], sigma=16)
+    size, (rows, columns) = subject.x.shape[1], subject.acts.shape[:2]
+    changed = (got.x != subject.x).any(0)
+    inside = torch.zeros_like(changed)
+    inside[: size // rows, size // columns : 2 * size // columns] = True
+    assert changed.any() and not changed[~inside].any()
+    assert (got.logits - subject.logits).abs().max() > 0
+    pixels = np.asarray(got.picture.resize((size, size)), np.float32)
+    before = np.asarray(subject.picture.resize((size, size), Image.BICUBIC), np.float32)
+    assert np.abs(pixels - before)[~inside.numpy()].max() <= 2  # shown as it is seen
+    for cells, words in (([], "at least one cell"), ([(0, 99)], "cell 0, 99 is not in the grid")):
+        with pytest.raises(ValueError, match=words):
+            bench.blurred(subject, cells)
+
+
+def test_a_flip_is_verified_and_needs_each_member(bench, catalogue):
+    sizes = []
+    for row in catalogue.rows[:6]:
+        subject = bench.of_row(int(row))
+        found = bench.flip(subject)
+        predicted = catalogue.classifier.classes[int(subject.logits.argmax())]
+        assert found["before"] == predicted
+        if not found["features"]:
+            continue
+        sizes.append(len(found["features"]))
+        gone = {j: 0.0 for j in found["features"]}
+        assert (
+            catalogue.classifier.classes[int(bench.change(subject, gone)["after"].argmax())]
+            == found["after"]
+            != predicted
+        )
+        assert found["verified"] and found["needed"]
+        for left in found["features"]:
+            kept = bench.change(subject, {j: 0.0 for j in found["features"] if j != left})["after"]
+            assert catalogue.classifier.classes[int(kept.argmax())] == predicted
+        if len(found["features"]) > 1:  # then none alone does it
+            active = subject.strength.nonzero()[:, 0].tolist()
+            alone = [int(bench.change(subject, {j: 0.0})["after"].argmax()) for j in active]
+            assert {catalogue.classifier.classes[i] for i in alone} == {predicted}
+    assert sizes
+
+
+def test_a_picture_in_which_nothing_or_one_feature_is_active(bench, subject, catalogue):
+    for kept in (0, 1):
+        codes = torch.zeros_like(subject.codes)
+        codes[0, 0, :kept] = 2.0
+        bare = replace(subject, codes=codes)
+        page = told(catalogue, bench, bare, None)
+        assert page["n_active"] == len(page["active"]) == kept
+        assert sum(len(cell) for cell in page["cells"]) == kept
+        flip = bench.flip(bare)
+        assert len(flip["features"]) <= kept
+
+
+def test_a_class_with_one_picture_is_refused_in_a_pair_by_name(catalogue):
+    one, two = catalogue.classifier.classes[:2]
+    first = catalogue.images["variant"].isin([one, two]).to_numpy().argmax()
+    alone = catalogue.images["variant"].where(np.arange(len(catalogue.images)) == first, "other")
+    few = replace(catalogue, images=catalogue.images.assign(variant=alone))
+    with pytest.raises(ValueError, match="too few test pictures"):
+        few.pair(one, two)
+
+
+def test_pictures_of_12_megapixels_are_taken_and_what_is_none_is_refused(bench):
+    assert bench.of_file(jpeg((4000, 3000))).logits.isfinite().all()
+    assert bench.of_file(jpeg((1, 1))).logits.isfinite().all()
+    with pytest.raises(ValueError, match=r"notes\.jpg is no picture that can be used"):
+        bench.of_file(b"these are my notes", "notes.jpg")
+    with pytest.raises(ValueError, match="are too many"):
+        bench.of_file(jpeg((9000, 6000)))
+    with pytest.raises(ValueError, match="is no picture"):
+        bench.of_file(jpeg((640, 480))[:500])
+
+
+# ---------------------------------------------------------------- labels
+def test_labels_are_on_disk_at_once_and_shared(tmp_path):
+    one, two = Labels(tmp_path, "abc"), Labels(tmp_path, "abc")
+    one.set(3, label="fin, upper", note='says "left"\nonly')
+    two.set(4, rating=5)
+    one.set(3, rating=2)
+    wanted = {
+        3: {"label": "fin, upper", "note": 'says "left"\nonly', "rating": 2},
+        4: {"label": "", "note": "", "rating": 5},
+    }
+    assert one.all() == two.all() == Labels(tmp_path, "abc").all() == wanted
+    assert Labels(tmp_path, "another").all() == {}  # other features, other labels
+    Labels(tmp_path, "another").set(3, label="NA")
+    assert one.all() == wanted and Labels(tmp_path, "another").all()[3]["label"] == "NA"
+    one.set(4, rating=0)
+    assert 4 not in one.all()  # nothing is left to say
+
+
+def test_two_processes_lose_no_label(tmp_path):
+    code = "import sys; from aircraft_sae.browser.labels import Labels\n"
+    code += "for i in range(15): Labels(sys.argv[1], 'abc').set(int(sys.argv[2]) + i, label=f'of {sys.argv[2]}')"
+    running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(first)]) for first in (0, 100)]
+    assert [process.wait() for process in running] == [0, 0]
+    assert set(Labels(tmp_path, "abc").all()) == {*range(15), *range(100, 115)}
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"colour": "x"}, "no 'colour'"),
+        ({"rating": 6}, "got 6"),
+        ({"rating": True}, "got True"),
+        ({"label": "x" * 201}, "at most 200"),
+        ({"note": 3}, "got '3'"),
+    ],
+)
+def test_what_cannot_be_said_is_refused_and_nothing_changes(tmp_path, said, words):
+    labels = Labels(tmp_path, "abc")
+    labels.set(1, label="wing")
+    before = labels.path.read_bytes()
+    with pytest.raises(ValueError, match=words):
+        labels.set(1, **said)
+    assert labels.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe\x00", b"a,b\n1,2\n", b"autoencoder,feature_id,label,note,rating,changed\nx,one,,,0,\n"]
+)
+def test_a_damaged_table_of_labels_is_named_and_kept(tmp_path, content):
+    labels = Labels(tmp_path, "abc")
+    labels.path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"labels\.csv"):
+        labels.all()
+    with pytest.raises(ValueError, match=r"labels\.csv"):
+        labels.set(1, label="wing")
+    assert labels.path.read_bytes() == content
+
+
+# ---------------------------------------------------------------- widgets
+@pytest.fixture
+def sent(monkeypatch):
+    messages = []
+    monkeypatch.setattr(Application, "send", lambda self, content, buffers=None: messages.append((content, buffers)))
+    return messages
+
+
+def test_the_widget_answers_what_it_is_asked(smoke_study, catalogue, sent, often):
+    browser = FeatureBrowser(smoke_study, often)
+    browser._answer(None, {"id": "a/1", "call": "feature", "given": {"feature_id": often}}, [])
+    content, (maps,) = sent.pop()
+    wanted, arrays = catalogue.feature(often)
+    assert (
+        content == {"id": "a/1", "result": wanted}
+        and np.frombuffer(maps, np.float32).tolist() == arrays.ravel().tolist()
+    )
+    browser._answer(None, {"id": "a/2", "call": "open", "given": {"row": int(catalogue.rows[0])}}, [])
+    content, (picture,) = sent.pop()
+    assert content["result"]["label"] == catalogue.label(int(catalogue.rows[0])) and picture[:2] == b"\xff\xd8"
+    first = content["result"]["active"][0]["feature_id"]
+    browser._answer(None, {"id": "a/3", "call": "change", "given": {"multipliers": {str(first): 0}}}, [])
+    content, _ = sent.pop()
+    bench, subject = browser.answers.bench, browser.answers.subject
+    assert content["result"]["after"] == bench.change(subject, {first: 0.0})["after"].tolist()
+    browser._answer(None, {"id": "a/4", "call": "upload", "given": {"name": "x.jpg"}}, [memoryview(jpeg((300, 200)))])
+    assert sent.pop()[0]["result"]["label"] is None
+    assert not browser.errors and not sent
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"call": "feature", "given": {"feature_id": 10**6}}, "is not one of"),
+        ({"call": "_told", "given": {}}, "'_told' is nothing that can be asked"),
+        ({"call": "delete"}, "'delete' is nothing that can be asked"),
+        ({}, "None is nothing that can be asked"),
+        ({"call": "change", "given": {"multipliers": {}}}, "open a picture on the bench first"),
+        ({"call": "feature", "given": {"colour": 1}}, "TypeError"),
+        ({"call": "upload", "given": {"name": "notes.jpg"}}, "IndexError"),
+    ],
+)
+def test_errors_are_shown_not_swallowed(smoke_study, sent, message, words):
+    bench = InterventionBench(smoke_study)
+    bench._answer(None, {"id": 1, **message}, [])
+    assert len(sent) == 1 and words in sent[0][0]["error"] and len(bench.errors) == 1
+
+
+def test_a_feature_that_is_not_there_is_refused_before_anything_is_shown(smoke_study):
+    with pytest.raises(ValueError, match="feature 99999 is not one of"):
+        FeatureBrowser(smoke_study, 99999)
+
+
+def test_an_autoencoder_of_another_stage_is_refused(smoke_study):
+    class Elsewhere:
+        config = replace(smoke_study.config, sae=replace(smoke_study.config.sae, site="stage3"))
+
+    with pytest.raises(ValueError, match="this study's is of stage3"):
+        Catalogue.of(Elsewhere())
+
+
+# ---------------------------------------------------------------- atlas
+@pytest.fixture(scope="module")
+def atlas(smoke_study):
+    return smoke_study.export_atlas(n_pictures=3).parent
+
+
+def given(path, name):
+    """What a script hands to the page."""
+    text = (path / name).read_text(encoding="utf-8")
+    start = f"ATLAS.got({json.dumps(name)}, "
+    assert text.startswith(start)
+    return json.loads(text[len(start) :].rstrip().removesuffix(");"))
+
+
+def test_the_atlas_has_every_feature_and_picture_that_it_shows(atlas, catalogue, often):
+    first = often - often % 20
+    page = given(atlas, f"features/{first:05d}.js")[often - first]
+    wanted, maps = catalogue.feature(often)
+    assert page["galleries"]["top"]["tiles"] == wanted["gallery"] and page["about"] == json.loads(
+        json.dumps(catalogue.about(often))
+    )
+    shares = np.frombuffer(base64.b64decode(page["galleries"]["top"]["maps"]), np.uint8)
+    np.testing.assert_allclose(
+        shares / 255 * catalogue.table.at[often, "max"], maps.ravel(), atol=catalogue.table["max"].max() / 255
+    )
+    shown = {tile["picture"] for each in page["galleries"].values() for tile in each["tiles"]}
+    assert shown and all((atlas / "pictures" / f"{row:05d}.jpg").is_file() for row in shown)
+    assert len(list((atlas / "features").glob("*.js"))) == -(-catalogue.sae.d_sae // 20)
+
+
+def test_the_atlas_bench_has_what_its_arithmetic_needs(atlas, catalogue, bench):
+    text = (atlas / "data.js").read_text(encoding="utf-8")
+    data = json.loads(text.removeprefix("window.ATLAS = ").rstrip().removesuffix(";"))
+    assert len(data["facts"]["bench_pictures"]) == 3
+    head = given(atlas, "bench/head.js")
+    row = data["facts"]["bench_pictures"][0]["picture"]
+    page = given(atlas, f"bench/{row:05d}.js")
+    used = {each["feature_id"] for each in page["active"]}
+    assert used <= set(head["features"]) and set(page["flip"]["features"]) <= used
+    pooled = torch.from_numpy(np.frombuffer(base64.b64decode(page["pooled"]), np.float32).copy())
+    torch.testing.assert_close(catalogue.head.logits(pooled[None])[0], bench.of_row(row).logits, atol=1e-5, rtol=0)
+
+
+def test_an_atlas_is_made_again_only_where_something_changed(smoke_study, atlas, catalogue):
+    def made():
+        return (atlas / "data.js").stat().st_mtime_ns
+
+    before = made()
+    assert smoke_study.export_atlas(n_pictures=3).parent == atlas and made() == before
+    labels = Labels(catalogue.folder, catalogue.key)
+    labels.set(5, label="</script><b>wing")
+    try:
+        smoke_study.export_atlas(n_pictures=3)
+        text = (atlas / "data.js").read_text(encoding="utf-8")
+        assert made() != before and "wing" in text and "</script>" not in text
+    finally:
+        labels.set(5, label="")
+
+
+def test_an_atlas_takes_the_place_of_nothing_else(smoke_study, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other things than an atlas"):
+        smoke_study.export_atlas(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        smoke_study.export_atlas(tmp_path / "new", n_pictures=0)
+    assert not (tmp_path / "new").exists()
+
+
+def test_verdicts_of_other_features_are_not_shown(smoke_study, catalogue):
+    folder = smoke_study.folder / "ablation" / "verdicts"
+    if folder.exists():
+        pytest.skip("notebook 05 has run in this folder")
+    folder.mkdir(parents=True)
+    known = pd.DataFrame(
+        {"feature_id": range(catalogue.sae.d_sae), "seed_match": 0.5, "suppressed": 1.0, "suppressed_random": 0.5}
+    )
+    try:
+        write_parquet(known, folder / "features.parquet")
+        claims = pd.DataFrame({"feature_id": [3], "passes": [True], "verdict": ["detector of fin"], "why": [""]})
+        write_parquet(claims, folder / "classes.parquet")
+        for key, there in ((smoke_study.stages["features/main"].fingerprint, True), ("0" * 16, False)):
+            (folder / "about.json").write_text(json.dumps({"features": key}))
+            table = Catalogue.of(smoke_study).table
+            assert ("verdict" in table) == there == ("seed_match" in table)
+            assert not there or table["verdict"][3] == "detector of fin"
+    finally:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()

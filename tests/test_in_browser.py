@@ -1,0 +1,609 @@
+"""A real browser (Debian's chromium) on notebook 06 in JupyterLab, and on the exported atlas with the network off.
+
+Set AIRCRAFT_SAE_SCREENSHOTS to a folder to keep pictures of what was seen.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aircraft_sae.__main__ import NOTEBOOKS
+from aircraft_sae.browser import Bench, Labels
+from aircraft_sae.browser.widgets import catalogue_of, told
+from aircraft_sae.plots import heat
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -r requirements.txt")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
+SETTINGS = {  # no cell is taken out of the page when it scrolls away, and nothing is fetched
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+WAIT, START = 30_000, 180_000
+"""Milliseconds for one thing to happen, and for JupyterLab and the notebook to start."""
+
+
+@pytest.fixture(scope="module")
+def catalogue(smoke_study):
+    return catalogue_of(smoke_study)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def lab(smoke_study, tmp_path_factory):
+    """Address of a JupyterLab that has notebook 06."""
+    folder = tmp_path_factory.mktemp("lab")
+    for name, values in SETTINGS.items():
+        path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    (folder / "notebooks").mkdir()
+    shutil.copy(NOTEBOOKS / "06_explore.ipynb", folder / "notebooks")
+    environment = os.environ | {
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "PYTHONPATH": str(NOTEBOOKS.parent),
+    }  # fmt: skip
+    words = ["--no-browser", "--allow-root", "--port=0", "--ServerApp.token=", "--ServerApp.password="]
+    words += [f"--ServerApp.root_dir={folder / 'notebooks'}", "--LabApp.extension_manager=readonly"]
+    words += ["--ServerApp.disable_check_xsrf=True"]  # the test ends kernels itself
+    with open(folder / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jupyter", "lab", *words], env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            for _ in range(240):
+                found = re.search(r"http://(?:localhost|127\.0\.0\.1):\d+/", (folder / "log.txt").read_text())
+                if found or process.poll() is not None:
+                    break
+                time.sleep(0.25)
+            assert found and process.poll() is None, (folder / "log.txt").read_text()[-2000:]
+            yield found[0]
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def opened(chromium, lab):
+    """A page with notebook 06 run, its browser ready."""
+    page = chromium.new_page(viewport={"width": 1500, "height": 1300})
+    page.set_default_timeout(START)
+    page.goto(f"{lab}lab/tree/06_explore.ipynb?reset")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    page.wait_for_selector(".jp-NotebookPanel-toolbar")
+    page.wait_for_function("() => /Idle/.test(document.querySelector('#jp-main-statusbar')?.innerText || '')")
+    page.keyboard.press("Control+b")  # the file list away
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.wait_for_selector(".sae-browser[data-drawn=ready]")
+    page.wait_for_selector(".sae-bench[data-drawn=ready]")
+    page.set_default_timeout(WAIT)
+    assert not page.locator(".sae-app .error:visible").all_inner_texts()
+    return page
+
+
+@pytest.fixture(scope="module")
+def page(chromium, lab):
+    page = opened(chromium, lab)
+    yield page
+    page.close()
+
+
+def app(page, kind="browser"):
+    return page.locator(f".sae-{kind}")
+
+
+def drawn(page, what, kind="browser"):
+    """Wait until the front end has drawn `what`."""
+    page.wait_for_selector(f'.sae-{kind}[data-drawn="{what}"]')
+
+
+def until(found, wanted):
+    """Wait until `found()` is `wanted`."""
+    for _ in range(WAIT // 100):
+        if found() == wanted:
+            return
+        time.sleep(0.1)
+    assert found() == wanted
+
+
+def keep(page, name, kind="browser"):
+    """A screenshot, where they are wanted."""
+    if folder := os.environ.get("AIRCRAFT_SAE_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        app(page, kind).screenshot(path=Path(folder) / f"{name}.png")
+
+
+def listed(page):
+    """Ids on the list's page."""
+    return [int(text[1:]) for text in page.locator(".sae-browser .list li:visible b").all_inner_texts()]
+
+
+def show(page, feature_id):
+    """Go to a feature by its number."""
+    page.get_by_label("feature number").fill(str(feature_id))
+    page.get_by_label("feature number").press("Enter")
+    page.wait_for_selector(f'.sae-browser[data-feature="{feature_id}"]')
+
+
+def test_features_change_by_key_and_by_list(page, catalogue):
+    order = catalogue.table[catalogue.table["density_cell"] > 0].sort_values("part_ap", ascending=False, kind="stable")
+    first = listed(page)
+    assert first == order["feature_id"].tolist()[:50]
+    assert app(page).get_attribute("data-feature") == str(first[0])
+    app(page).focus()
+    page.keyboard.press("ArrowRight")
+    drawn(page, f"feature {first[1]}")
+    page.keyboard.press("ArrowRight")
+    drawn(page, f"feature {first[2]}")
+    page.keyboard.press("ArrowLeft")
+    drawn(page, f"feature {first[1]}")
+    page.locator(".sae-browser .list li button").nth(5).click()
+    drawn(page, f"feature {first[5]}")
+    assert app(page).locator("h2").inner_text() == f"Feature {first[5]}"
+    page.keyboard.press("?")
+    assert app(page).locator("dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert not app(page).locator("dialog").is_visible()
+
+
+def test_pictures_are_pythons_own(page, catalogue):
+    often = int(catalogue.table["density_image"].argmax())
+    show(page, often)
+    pixels = page.evaluate(
+        """() => { const c = document.querySelector('.sae-browser .tile canvas');
+        return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data); }"""
+    )
+    got = np.array(pixels, np.float32).reshape(160, 160, 4)[..., :3]
+    view, maps = catalogue.feature(often)
+    tile = view["gallery"][0]
+    picture = catalogue.data.picture(catalogue.index.images["image"].iloc[tile["picture"]]).resize((160, 160), 3)
+    wanted = heat(picture, maps[0], catalogue.table.at[often, "max"], tuple(tile["cell"]))
+    assert np.abs(got - wanted).mean() < 4  # JPEG and rounding
+    other = heat(picture, maps[0][::-1, ::-1], catalogue.table.at[often, "max"], tuple(tile["cell"]))
+    assert np.abs(got - other).mean() > 6  # the same map upside down is told apart
+    keep(page, "browser")
+    app(page).focus()
+    page.keyboard.press("h")
+    drawn(page, "gallery")
+    plain = page.evaluate(
+        """() => { const c = document.querySelector('.sae-browser .tile canvas');
+        return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data); }"""
+    )
+    assert np.abs(np.array(plain, np.float32).reshape(160, 160, 4)[..., :3] - np.float32(picture)).mean() < 4
+    page.keyboard.press("h")
+    drawn(page, "gallery")
+
+
+def test_the_list_is_filtered_searched_and_sorted(page, catalogue):
+    table = catalogue.table
+    page.get_by_role("button", name="+ filter").click()
+    row = page.locator(".sae-browser .range")
+    row.get_by_label("at least").fill("0.05")
+    row.get_by_label("at most").fill("0.3")
+    drawn(page, "list")
+    kept = table[(table["density_cell"] >= 0.05) & (table["density_cell"] <= 0.3)]
+    wanted = kept.sort_values("part_ap", ascending=False, kind="stable")["feature_id"].tolist()
+    assert listed(page) == wanted[:50] and 0 < len(wanted) < len(table)
+    row.get_by_label("remove this filter").click()
+    page.get_by_label("sort by").select_option("max")
+    alive = table[table["density_cell"] > 0].sort_values("max", ascending=False, kind="stable")
+    assert listed(page) == alive["feature_id"].tolist()[:50]
+    page.get_by_role("searchbox", name="search").fill("engine")
+    names = table[[*(f"{level}/class" for level in catalogue.data.levels), "part"]].astype(str)
+    hit = names.apply(lambda column: column.str.lower().str.contains("engine")).any(axis=1)
+    assert listed(page) == alive[hit[alive.index]]["feature_id"].tolist()[:50]
+    page.get_by_role("searchbox", name="search").fill("no such thing")
+    assert app(page).get_by_text("no feature is like that").is_visible()
+    page.get_by_role("searchbox", name="search").fill("")
+    page.get_by_label("sort by").select_option("part_ap")
+
+
+def test_a_cell_lists_the_features_active_there(page, catalogue):
+    row = int(catalogue.rows[1])
+    page.locator(".sae-browser").get_by_label("class of the picture").select_option(catalogue.label(row))
+    page.locator(".sae-browser").get_by_label("picture", exact=True).select_option(str(row))
+    drawn(page, f"picture {row}")
+    subject = Bench(catalogue).of_row(row)
+    columns = subject.acts.shape[1]
+    canvas = app(page).locator(".stage canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    canvas.click(position={"x": box["width"] * 0.75, "y": box["height"] * 0.25})
+    drawn(page, f"cell 0,{columns - 1}")
+    values = subject.codes[0, columns - 1]
+    wanted = values.argsort(descending=True)[: int((values > 0).sum())].tolist()
+    assert listed(page) == wanted and wanted
+    page.get_by_role("tab", name="Features").click()
+    drawn(page, "entrance features")
+
+
+def logits(page, column, kind="browser"):
+    """{class: logit} as printed in a column of the bench."""
+    cells = page.locator(f'.sae-{kind} .logits td[data-kind="{column}"]').evaluate_all(
+        "cells => cells.map((cell) => [cell.dataset.class, Number(cell.querySelector('b').innerText)])"
+    )
+    return dict(cells)
+
+
+def test_a_slider_gives_pythons_logits(page, catalogue):
+    bench = Bench(catalogue)
+    row = int(app(page).get_attribute("data-picture"))
+    subject, classes = bench.of_row(row), catalogue.classifier.classes
+    slider = app(page).locator(".slider input:visible").first
+    feature_id = int(app(page).locator(".slider:visible").first.get_attribute("data-id"))
+    slider.focus()
+    for _ in range(20):  # from 1 to 2 in steps of 0.05
+        slider.press("ArrowRight")
+    page.wait_for_function("() => document.querySelector('.sae-browser .slider output').innerText === '×2.00'")
+    drawn(page, "logits")
+    page.wait_for_timeout(300)  # the last of the slider's answers
+    made = bench.change(subject, {feature_id: 2.0})
+    for column, name in (("as it is", "before"), ("features changed", "after"), ("random directions", "random"),
+                         ("reconstruction only", "reconstruction")):  # fmt: skip
+        printed = logits(page, column)
+        assert len(printed) >= 2
+        for label, value in printed.items():
+            assert value == pytest.approx(float(made[name][classes.index(label)]), abs=6e-4), (column, label)
+    changed = {
+        name: float(made["after"][classes.index(name)] - made["before"][classes.index(name)]) for name in printed
+    }
+    assert max(map(abs, changed.values())) > 1e-3  # it did move
+    keep(page, "bench")
+    app(page).get_by_role("button", name="Reset", exact=True).click()
+    page.wait_for_function("() => document.querySelector('.sae-browser .slider output').innerText === '×1.00'")
+
+
+def test_the_brush_blurs_and_a_flip_flips(page, catalogue):
+    bench, row = Bench(catalogue), int(app(page).get_attribute("data-picture"))
+    subject, classes = bench.of_row(row), catalogue.classifier.classes
+    app(page).get_by_label("blur brush").check()
+    canvas = app(page).locator(".stage canvas")
+    box = canvas.bounding_box()
+    canvas.click(position={"x": box["width"] * 0.25, "y": box["height"] * 0.75})
+    drawn(page, "blur 1")
+    rows = subject.acts.shape[0]
+    wanted = bench.blurred(subject, [(rows - 1, 0)], 8.0).logits
+    for label, value in logits(page, "cells blurred").items():
+        assert value == pytest.approx(float(wanted[classes.index(label)]), abs=6e-4)
+    app(page).get_by_label("blur brush").uncheck()
+    app(page).get_by_role("button", name="Minimal flip").click()
+    drawn(page, "flip")
+    found = bench.flip(subject)
+    text = app(page).locator(".levers").inner_text()
+    if found["features"]:
+        assert f"turns {found['before']} into {found['after']}" in text and "agrees" in text
+        assert f"Predicted: {found['after']}, no longer {found['before']}." in text
+    else:
+        assert "No set of features was found" in text
+    app(page).get_by_role("button", name="Reset", exact=True).click()
+
+
+def test_a_picture_of_ones_own_and_a_file_that_is_none(page, catalogue, tmp_path):
+    catalogue.data.picture(catalogue.images["image"][0]).resize((4000, 3000)).save(tmp_path / "mine.jpg")
+    app(page).get_by_label("a picture of your own").set_input_files(tmp_path / "mine.jpg")
+    drawn(page, "picture upload")
+    (tmp_path / "notes.jpg").write_text("these are my notes")
+    app(page).get_by_label("a picture of your own").set_input_files(tmp_path / "notes.jpg")
+    drawn(page, "error")
+    assert "notes.jpg is no picture that can be used" in app(page).get_by_role("alert").inner_text()
+    app(page).get_by_label("Dismiss the message").click()
+    assert not app(page).get_by_role("alert").is_visible()
+
+
+def test_classes_and_pairs(page, catalogue):
+    page.get_by_role("tab", name="Classes").click()
+    drawn(page, "entrance class")
+    one, two = catalogue.classifier.classes[:2]
+    app(page).get_by_label("first class").select_option(one)
+    app(page).get_by_label("second class").select_option(two)
+    app(page).get_by_role("button", name="What tells them apart?").click()
+    drawn(page, "pair")
+    wanted = [each["feature_id"] for each in catalogue.pair(one, two)]
+    assert listed(page) == wanted
+    page.get_by_role("tab", name="Features").click()
+    drawn(page, "entrance features")
+
+
+def test_what_goes_wrong_in_the_kernel_is_seen(page, catalogue):
+    labels, often = Labels(catalogue.folder, catalogue.key), int(catalogue.table["density_image"].argmax())
+    show(page, often)
+    labels.path.write_text("not a table of labels")
+    try:
+        app(page).get_by_label("label", exact=True).fill("wing")
+        drawn(page, "error")
+        assert "labels.csv" in app(page).get_by_role("alert").inner_text()
+        assert app(page).get_by_text("not saved").is_visible()
+    finally:
+        labels.path.unlink()
+    app(page).get_by_label("Dismiss the message").click()
+    app(page).focus()
+    page.keyboard.press("ArrowRight")  # what was typed is not lost: it is tried again
+    until(lambda: labels.all().get(often), {"label": "wing", "note": "", "rating": 0})
+    show(page, often)
+    app(page).get_by_label("label", exact=True).fill("")
+    until(labels.all, {})
+
+
+def test_what_is_typed_belongs_to_the_feature_that_is_named(page, catalogue):
+    labels, (one, two) = Labels(catalogue.folder, catalogue.key), catalogue.table["density_cell"].nlargest(2).index
+    label, notes = (app(page).get_by_label(name, exact=True) for name in ("label", "notes"))
+    page.locator(".jp-MarkdownCell").last.click()  # JupyterLab's active cell is another one
+    show(page, one)
+    label.focus()
+    page.keyboard.type("left wing")
+    notes.focus()
+    page.keyboard.type("two")
+    page.keyboard.press("Enter")
+    page.keyboard.type("lines")
+    page.get_by_label("feature number").fill(str(two))
+    page.get_by_label("feature number").press("Enter")  # at once: nothing is saved yet
+    assert label.input_value() == notes.input_value() == ""
+    label.focus()
+    page.keyboard.type("tail")
+    page.keyboard.press("Escape")
+    try:
+        until(lambda: labels.all().get(two), {"label": "tail", "note": "", "rating": 0})
+        assert labels.all()[one] == {"label": "left wing", "note": "two\nlines", "rating": 0}
+        show(page, one)
+        assert (label.input_value(), notes.input_value()) == ("left wing", "two\nlines")
+        page.keyboard.press("Escape")
+        page.keyboard.press("?")
+        page.keyboard.press("ArrowRight")  # not behind the help
+        assert page.get_by_label("feature number").input_value() == str(one)
+        page.keyboard.press("Escape")
+    finally:
+        for feature_id in (one, two):
+            labels.set(int(feature_id), label="", note="")
+
+
+def test_an_impatient_hand(page, catalogue):
+    order = catalogue.table[catalogue.table["density_cell"] > 0].sort_values("part_ap", ascending=False, kind="stable")
+    order = order["feature_id"].tolist()
+    show(page, order[0])
+    page.evaluate(
+        """() => { const el = document.querySelector('.sae-browser');
+        const press = () => el.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight', bubbles: true }));
+        for (let i = 0; i < 25; i++) press(); }"""
+    )
+    drawn(page, f"feature {order[25]}")
+    pictures = [tile["picture"] for tile in catalogue.feature(order[25])[0]["gallery"]]
+    tiles = app(page).locator(".tile:visible")
+    assert [int(tile.get_attribute("data-picture")) for tile in tiles.all()] == pictures
+    current = app(page).locator(".list button[aria-current=true]").bounding_box()
+    assert current["y"] < app(page).locator(".list").bounding_box()["y"] + 560  # scrolled to
+
+
+def test_the_bench_follows_what_is_chosen(page, catalogue):
+    often = int(catalogue.table["density_image"].argmax())
+    show(page, often)
+    tile = app(page).locator(".tile:visible").last
+    row = int(tile.get_attribute("data-picture"))
+    tile.click()
+    drawn(page, f"picture {row}")
+    assert app(page).get_by_label("picture", exact=True).input_value() == str(row)
+    assert app(page).get_by_label("class of the picture").input_value() == catalogue.label(row)
+    heated = "() => document.querySelector('.sae-browser .stage canvas').toDataURL()"
+    before = page.evaluate(heated)
+    dead = int(catalogue.table["density_cell"].argmin())
+    show(page, dead)
+    assert page.evaluate(heated) != before  # the heat is the shown feature's
+    show(page, often)
+    assert page.evaluate(heated) == before
+    ids = "() => [...document.querySelectorAll('.sae-browser .slider:not([hidden])')].map((row) => row.dataset.id)"
+    most = (catalogue.strength(catalogue.rows) > 0).sum(1)
+    row = int(catalogue.rows[most.argmax()])
+    assert most.max() > 20  # more than there are sliders
+    app(page).get_by_label("class of the picture").select_option(catalogue.label(row))
+    app(page).get_by_label("picture", exact=True).select_option(str(row))
+    drawn(page, f"picture {row}")
+    rare = told(catalogue, Bench(catalogue), Bench(catalogue).of_row(row), row)["active"][-1]["feature_id"]
+    show(page, rare)
+    there = page.evaluate(ids)
+    assert there[0] == str(rare)
+    app(page).locator(".slider:visible input").nth(1).press("ArrowRight")
+    drawn(page, "logits")
+    assert page.evaluate(ids) == there  # rows stay under the hand
+    assert app(page).locator(".slider:visible output").nth(1).inner_text() == "×1.05"
+    app(page).get_by_role("button", name="Reset", exact=True).click()
+
+
+def test_the_bench_alone(page, catalogue):
+    alone = app(page, "bench")
+    subject = Bench(catalogue).of_row(int(alone.get_attribute("data-picture")))
+    alone.locator(".stage canvas").focus()
+    page.keyboard.press("Enter")
+    drawn(page, "cell 0,0", "bench")
+    found = subject.codes[0, 0].nonzero()[:, 0].tolist()
+    assert all(f"#{j}" in alone.locator(".links").inner_text() for j in found[:8])
+    feature_id = int(alone.locator(".slider").first.get_attribute("data-id"))
+    alone.get_by_role("button", name=f"suppress feature {feature_id}", exact=True).click()
+    drawn(page, "logits", "bench")
+    wanted = Bench(catalogue).change(subject, {feature_id: 0.0})["after"]
+    for label, value in logits(page, "features changed", "bench").items():
+        assert value == pytest.approx(float(wanted[catalogue.classifier.classes.index(label)]), abs=6e-4)
+
+
+def test_what_comes_too_late_is_dropped(page, catalogue):
+    bench, classes = Bench(catalogue), catalogue.classifier.classes
+    page.evaluate(
+        """() => { const el = document.querySelector('.sae-browser'), canvas = el.querySelector('.stage canvas');
+        const labels = [...el.querySelectorAll('.stage label')];
+        const brush = labels.find((label) => /blur brush/.test(label.innerText)).control;
+        const box = canvas.getBoundingClientRect();
+        brush.checked = true;
+        canvas.dispatchEvent(new MouseEvent('click', { clientX: box.x + 5, clientY: box.y + 5 }));
+        brush.checked = false;
+        [...el.querySelectorAll('button')].find((button) => button.innerText === 'Reset').click(); }"""
+    )
+    page.wait_for_function("() => document.querySelector('.sae-browser').ariaBusy === 'false'")
+    page.wait_for_timeout(300)
+    assert logits(page, "cells blurred") == {}
+    now = int(app(page).get_attribute("data-picture"))
+    other = next(row for row in catalogue.rows if row != now)
+    page.evaluate(
+        """(row) => { const el = document.querySelector('.sae-browser');
+        const choice = el.querySelector('select[aria-label=picture]');
+        choice.append(new Option('other', row));
+        choice.value = row;
+        choice.dispatchEvent(new Event('change'));
+        el.querySelector('.slider [aria-label^=suppress]').click(); }""",
+        str(other),
+    )
+    drawn(page, f"picture {other}")
+    page.wait_for_timeout(300)
+    wanted = bench.change(bench.of_row(int(other)), {})["before"]
+    for label, value in logits(page, "features changed").items():
+        assert value == pytest.approx(float(wanted[classes.index(label)]), abs=6e-4)
+
+
+def test_a_large_picture_reaches_the_kernel(page, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png", compress_level=1)
+    assert (tmp_path / "noise.png").stat().st_size > 30e6
+    app(page).get_by_label("a picture of your own").set_input_files(tmp_path / "noise.png")
+    drawn(page, "picture upload")
+
+
+def test_a_label_outlives_its_kernel(chromium, lab, page, catalogue):
+    often = int(catalogue.table["density_image"].argmax())
+    show(page, often)
+    app(page).get_by_label("rating").select_option("4")
+    app(page).get_by_label("label", exact=True).fill("the upper fin")
+    drawn(page, f"label {often}")
+    page.wait_for_function("() => document.querySelector('.sae-browser .saved').innerText === 'saved'")
+    with urllib.request.urlopen(f"{lab}api/kernels") as answer:
+        kernels = json.load(answer)
+    assert kernels
+    for kernel in kernels:
+        urllib.request.urlopen(urllib.request.Request(f"{lab}api/kernels/{kernel['id']}", method="DELETE"))
+    labels = Labels(catalogue.folder, catalogue.key)
+    assert labels.all()[often] == {"label": "the upper fin", "note": "", "rating": 4}
+    again = opened(chromium, lab)
+    try:
+        show(again, often)
+        assert app(again).get_by_label("label", exact=True).input_value() == "the upper fin"
+        assert app(again).get_by_label("rating").input_value() == "4"
+        again.get_by_role("searchbox", name="search").fill("upper fin")
+        drawn(again, "list")
+        assert listed(again) == [often]
+        app(again).get_by_label("notes").fill("typed, and gone")
+        again.reload(wait_until="commit")
+        until(lambda: labels.all()[often]["note"], "typed, and gone")
+    finally:
+        labels.set(often, label="", note="", rating=0)
+        again.close()
+
+
+# ---------------------------------------------------------------- the atlas
+@pytest.fixture(scope="module")
+def atlas_page(chromium, smoke_study):
+    index = smoke_study.export_atlas()
+    context = chromium.new_context(viewport={"width": 1500, "height": 1300}, offline=True)
+    page, problems = context.new_page(), []
+    page.set_default_timeout(WAIT)
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(index.as_uri())
+    drawn(page, "ready")
+    yield page
+    assert not problems
+    context.close()
+
+
+def test_the_atlas_shows_features_with_the_network_off(atlas_page, catalogue):
+    order = catalogue.table[catalogue.table["density_cell"] > 0].sort_values("part_ap", ascending=False, kind="stable")
+    assert listed(atlas_page) == order["feature_id"].tolist()[:50]
+    app(atlas_page).focus()
+    atlas_page.keyboard.press("ArrowRight")
+    drawn(atlas_page, f"feature {order['feature_id'].iloc[1]}")
+    assert atlas_page.url.endswith(f"#{order['feature_id'].iloc[1]}")
+    wanted = catalogue.feature(int(order["feature_id"].iloc[1]))[0]["gallery"]
+    assert app(atlas_page).locator(".tile:visible").count() == len(wanted)
+    atlas_page.get_by_label("show").select_option("random")
+    drawn(atlas_page, f"feature {order['feature_id'].iloc[1]}")
+    dead = int(catalogue.table["density_cell"].argmin())
+    show(atlas_page, dead)
+    assert app(atlas_page).get_by_text("A dead feature").is_visible()
+    often = int(catalogue.table["density_image"].argmax())
+    show(atlas_page, often)
+    keep(atlas_page, "atlas")
+    ready = set(atlas_page.evaluate("() => ATLAS.facts.bench_pictures.map((each) => each.picture)"))
+    gallery = [tile["picture"] for tile in catalogue.feature(often, "random")[0]["gallery"]]
+    absent = next(i for i, row in enumerate(gallery) if row not in ready)
+    app(atlas_page).locator(".tile:visible").nth(absent).click()
+    assert "the notebook has all" in app(atlas_page).get_by_role("alert").inner_text()
+    app(atlas_page).get_by_label("Dismiss the message").click()
+
+
+def test_the_atlas_sliders_give_pytorchs_logits(atlas_page, catalogue):
+    bench, classes = Bench(catalogue), catalogue.classifier.classes
+    row = int(app(atlas_page).get_attribute("data-picture"))
+    subject, gone = bench.of_row(row), {}
+    rows = app(atlas_page).locator(".slider:visible")
+    for i in range(min(3, rows.count())):
+        gone[int(rows.nth(i).get_attribute("data-id"))] = 0.0
+    for feature_id in gone:
+        app(atlas_page).get_by_role("button", name=f"suppress feature {feature_id}", exact=True).click()
+    drawn(atlas_page, "logits")
+    got = atlas_page.evaluate("() => app.state.after")
+    made = bench.change(subject, gone)
+    for name in ("after", "random"):
+        torch.testing.assert_close(torch.tensor(got[name]), made[name], atol=1e-3, rtol=0)
+    assert (made["after"] - made["before"]).abs().max() > 2e-3
+    for label, value in logits(atlas_page, "features changed").items():
+        assert value == pytest.approx(float(made["after"][classes.index(label)]), abs=1.1e-3)
+    app(atlas_page).get_by_role("button", name="Reset", exact=True).click()
+
+
+def test_an_atlas_with_a_missing_file_says_so(chromium, smoke_study, tmp_path):
+    shutil.copytree(smoke_study.export_atlas().parent, tmp_path / "atlas")
+    for path in (tmp_path / "atlas" / "features").glob("*.js"):
+        path.unlink()
+    page = chromium.new_page()
+    page.goto((tmp_path / "atlas" / "index.html").as_uri())
+    page.wait_for_selector(".sae-browser .error:visible")
+    assert "keep the atlas' files together" in app(page).get_by_role("alert").inner_text()
+    page.close()
+
+
+@pytest.mark.parametrize("width", [900, 1500])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_narrow_and_wide_light_and_dark(chromium, smoke_study, width, scheme):
+    context = chromium.new_context(viewport={"width": width, "height": 1200}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(smoke_study.export_atlas().as_uri())
+    drawn(page, "ready")
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+    contrast = page.evaluate(
+        """() => { const root = document.querySelector('.sae-app');
+        const canvas = document.createElement('canvas').getContext('2d');
+        const light = (colour) => { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+          return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((v) => v / 255)
+            .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+            .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0); };
+        const ground = light(getComputedStyle(root).backgroundColor);
+        return ['.sae-app', '.quiet', '.list span', '.link', '.told', 'td small'].map((name) => {
+          const ink = light(getComputedStyle(root.querySelector(name) || root).color);
+          return [name, (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05)]; }); }"""
+    )
+    assert min(ratio for _, ratio in contrast) >= 4.5, contrast  # WCAG AA
+    keep(page, f"atlas_{width}_{scheme}")
+    context.close()
