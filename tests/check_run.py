@@ -51,10 +51,20 @@ def main(data_dir: str, first: str, second: str) -> int:
             ablation["suppress_max_abs_error"] <= 1e-5,
         ),
         (
-            f"random features pass: {ablation['random_pass_share']:.2f}, nulls {ablation['null_pass_share_max']:.2f}",
-            True,
+            f"random features pass: {ablation['random_pass_share']:.2f}, of nulls "
+            f"{ablation['null_pass_share_max']:.2f}, at most 0.02",
+            ablation["null_pass_share_max"] <= 0.02,
         ),
-        (f"{ablation['parts_with_verdict']} of {ablation['n_parts']} parts have a detector", True),
+        (
+            f"{ablation['parts_with_verdict']} of {ablation['n_parts']} parts have a detector; of directions fitted to "
+            f"labels {ablation['parts_shown/probes']} pass, at least 2 do: the tests can be passed",
+            ablation["parts_shown/probes"] >= 2,
+        ),
+        (
+            "random directions that pass as a class's: "
+            f"{ablation['pass_share/classes, random directions']:.2f}, at most 0.05",
+            ablation["pass_share/classes, random directions"] <= 0.05,
+        ),
         ("the report is there", report.is_file() and report.stat().st_size > 100_000),
     ]
     for words, passed in checks:

@@ -507,9 +507,11 @@ def test_features_that_no_removal_matters_to_pass_at_no_more_than_the_nominal_ra
     covered = ((got["R_low"] <= 0) & (got["R_high"] >= 0)).mean()
     assert 0.90 <= covered <= 0.99, covered  # nominal: 0.95
     assert (got["S_p"] < 0.05).mean() < 0.1
-    silent = responding(before * (np.arange(80) < 20)[:, None], 0 * after, edits)  # all of R, in 20 scenes
-    rare = part_verdicts(claims, excess, silent)
-    assert (rare["R"] == 1).all() and not rare["shown"].any() and (rare["verdict"] == "underpowered").all()
+    for n, shown in ((20, False), (40, True)):  # all of the feature goes with the fin alone, in so many scenes
+        some = before * (np.arange(80) < n)[:, None]
+        got = part_verdicts(claims, excess, responding(some, np.concatenate([0 * some, some]), edits))
+        assert (got["R"] == 1).all() and (got["shown"] == shown).all()
+        assert (got["verdict"] == ("shown, seeds not asked" if shown else "underpowered")).all()
 
 
 @pytest.fixture(scope="module")

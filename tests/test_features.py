@@ -327,8 +327,11 @@ def test_whoever_knows_the_class_alone_is_no_detector_of_its_part(planted_parts)
     tests = excess_tests(*planted_parts, [(7, "propeller"), (8, "propeller")])
     assert tests["excess_p"][0] > 0.05 and tests["excess_p"][1] < 1e-3
     np.testing.assert_allclose(tests["excess"], scores.loc[[7, 8], "excess"])
-    best = best_parts(part_scores(*planted_parts))
+    everything = part_scores(*planted_parts)
+    best, by_ap = best_parts(everything), everything.loc[everything.groupby("feature_id")["ap_a"].idxmax(), "part"]
     assert best["part"][8] == "propeller" and best["part"][0] == "fuselage"
+    np.testing.assert_allclose(best["part_excess_a"], everything.groupby("feature_id")["excess_a"].max())
+    assert (best["part"].to_numpy() != by_ap.to_numpy()).any()  # what is frequent has a high average precision
 
 
 def test_guesses_are_what_half_a_shows(planted_parts):

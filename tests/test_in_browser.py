@@ -584,6 +584,32 @@ def test_an_atlas_with_a_missing_file_says_so(chromium, smoke_study, tmp_path):
     page.close()
 
 
+def test_ten_thousand_features(chromium, smoke_study, tmp_path):
+    shutil.copytree(smoke_study.export_atlas().parent, tmp_path / "atlas")
+    path, n = tmp_path / "atlas" / "data.js", 10_000
+    atlas = json.loads(path.read_text().removeprefix("window.ATLAS = ").rstrip(";\n"))
+    facts = atlas["facts"]
+    facts["columns"] = {name: (column * n)[:n] for name, column in facts["columns"].items()}
+    facts["columns"]["feature_id"], facts["n_features"] = list(range(n)), n
+    path.write_text(f"window.ATLAS = {json.dumps(atlas)};")
+    page = chromium.new_page()
+    page.goto((tmp_path / "atlas" / "index.html").as_uri())
+    drawn(page, "ready")
+    assert re.search(r"1.50 of \d,\d{3}$", app(page).locator(".pager span").inner_text())
+    page.get_by_role("searchbox", name="search").fill("#9999")
+    assert listed(page) in ([9999], [])  # it may be dead
+    page.get_by_label("hide dead").uncheck()
+    assert listed(page) == [9999]
+    page.get_by_role("searchbox", name="search").fill("")
+    took = page.evaluate(
+        """() => { const box = document.querySelector('input[type=search]'), start = performance.now();
+        for (let i = 0; i < 10; i++) box.dispatchEvent(new Event('input'));
+        return (performance.now() - start) / 10; }"""
+    )
+    assert took < 300  # milliseconds for a letter; about 20 on an idle machine
+    page.close()
+
+
 @pytest.mark.parametrize("width", [900, 1500])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_narrow_and_wide_light_and_dark(chromium, smoke_study, width, scheme):

@@ -12,6 +12,7 @@ from aircraft_sae.metrics import (
     most_confused,
     roll_up,
     top_k_accuracy,
+    with_draws,
 )
 
 
@@ -161,3 +162,9 @@ def test_roll_up(made):
 def test_refuses(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_a_value_with_draws_leaves_out_what_is_no_number():
+    draws = np.append(np.arange(1001.0), np.nan)
+    assert with_draws(3, draws, 7) == pytest.approx({"value": 3.0, "low": 25.0, "high": 975.0, "n": 7})
+    assert with_draws(3, [np.nan], 7) == {"value": 3.0, "low": None, "high": None, "n": 7}

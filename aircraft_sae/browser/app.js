@@ -687,7 +687,7 @@ const AircraftApp = (() => {
       ui.flipText.textContent = n
         ? `Suppressing ${n} feature${n > 1 ? "s" : ""} (${found.features.map((id) => `#${id}`).join(", ")}) turns ${found.before} into ` +
           `${found.after}. A forward pass of the whole network ${found.verified ? "agrees" : "disagrees"}` +
-          `${found.needed ? "; putting any of them back undoes it." : "."}`
+          `${found.needed ? `; putting ${n > 1 ? "any of them" : "it"} back undoes it.` : "."}`
         : "No set of features was found whose suppression changes the prediction.";
       drawn("flip");
     }));
@@ -857,7 +857,7 @@ const AircraftApp = (() => {
 
       ui.how = h("select", { onchange: () => { state.how = ui.how.value; show(state.feature); } }, ...options(facts.hows.map((how) => [how, HOWS[how]])));
       ui.heat = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: HEAT, oninput: () => { state.alpha = Number(ui.heat.value); state.heat = state.alpha > 0; redraw(); } });
-      ui.field = h("input", { type: "checkbox", onchange: redraw });
+      ui.field = h("input", { type: "checkbox", onchange: redraw, title: "a circle that holds half of the feature's gradient in the picture" });
       ui.wrong = h("input", { type: "checkbox", onchange: () => show(state.feature) });
       ui.tiles = h("div", { className: "tiles" });
       ui.empty = h("p", { className: "empty", hidden: true });
