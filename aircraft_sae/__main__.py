@@ -107,7 +107,7 @@ def info(folder: Path) -> int:
 
 
 def clean(folder: Path, yes: bool) -> int:
-    """Remove what is in `folder`, less a person's labels, after saying how much; refuses while a stage is being made."""
+    """Remove what is in `folder`, less a person's labels, after saying how much; not while a stage is being made."""
     from filelock import FileLock, Timeout
 
     if not folder.is_dir():

@@ -85,9 +85,9 @@ print(f"{index.d_sae} features of {len(index.images):,} pictures; half A {(~in_b
 #
 # Four features: two at random, the best match of a part on half A, and the one with the largest class selectivity of
 # all (known from half B, so that its AUROC flatters). Upper row: the pictures of half B in which it is strongest.
-# Middle row: one picture from each tenth of its range. Lower row: any picture in which it is active. Heat has one
-# scale for the feature, up to its largest activation, and the cyan square is the cell that was picked. Only the upper
-# row shows what galleries usually show.
+# Middle row: six pictures from different tenths of its range. Lower row: any picture in which it is active. Heat has
+# one scale for the feature, up to its largest activation, and the cyan square is the cell that was picked. Only the
+# upper row shows what galleries usually show.
 
 
 # %%
@@ -174,7 +174,8 @@ for name, group in (("below 5%", rare), ("above 50%", often)):
 own_level = table["placed"] != "none"
 areas = [row[f"{row['placed']}/auroc"] for _, row in table[own_level].iterrows()]
 results["placed/median_auroc"] = (float(np.median(areas or [0.5])), None, None, len(areas))
-text = f"**Takeaway.** {1 - results['placed/none'][0]:.0%} of {len(table)} features are associated with a class beyond "
+text = f"**Takeaway.** {1 - results['placed/none'][0]:.0%} of {len(table)} features are associated with a class "
+text += "beyond "
 text += f"chance ({1 - results['placed_shuffled/none'][0]:.0%} with labels in random order), the most often with a "
 most = max(data.levels, key=lambda each: results[f"placed/{each}"][0])
 text += f"*{most}*; the median of their AUROC is {results['placed/median_auroc'][0]:.2f}. "
@@ -188,21 +189,20 @@ assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 
 # %% [markdown]
 # That a feature follows classes is no news in a network trained to tell them apart. The index of Morcos, popular for
-# this, is far from 0 for rare features even with labels in random order (its mean size is in the results, as
-# `morcos_shuffled`), which is why z is shown. And that a feature follows a class does not say what in the picture it
-# follows.
+# this, (m - r) / (m + r) with m and r the mean maxima of a class and of the others, is far from 0 for rare features
+# even with labels in random order (its mean size is in the results, as `morcos_shuffled`), which is why z is shown.
+# And that a feature follows a class does not say what in the picture it follows.
 
 # %% [markdown]
 # ## Which parts of the aircraft do features follow?
 #
 # In the hangar each pixel's part is known. A cell *shows* a part if the part fills a quarter of the cell, or the cell
 # holds a quarter of the part. For each part, the feature with the largest average precision (AP) on half A is scored
-# on half B. Beside it: the best feature of each null (the network's own
-# channels and principal components, both with their negatives; random directions; an untrained autoencoder; one with
-# a frozen random decoder; one trained on the network with permuted weights), and a *probe*: one direction fitted to
-# the labels of half A, which is what a feature could reach at best. The frozen and the permuted one saw an eighth of
-# the cells in training; *best, short training* is this autoencoder with as few. The permuted network is scored on every
-# third picture.
+# on half B. Beside it: the best feature of each null (the network's own channels and principal components, both with
+# their negatives; random directions; an untrained autoencoder; one with a frozen random decoder; one trained on the
+# network with permuted weights), and a *probe*: one direction fitted to the labels of half A, which is what a feature
+# could reach at best. The frozen and the permuted one saw an eighth of the cells in training; *best, short training*
+# is this autoencoder with as few. The permuted network is scored on every third picture.
 
 # %%
 mean, variance = acts.moments(acts.rows("train", "val"))
@@ -281,9 +281,11 @@ if data.masks:
     results["best_excess_mean"] = float(chosen["excess"].mean())
     highest = max(null_ap, key=lambda name: results[f"null/{name}/mean_part_ap"])
     text = "**Takeaway.** The best features have a mean AP of "
-    text += f"{in_words(results['mean_part_ap'], percent=False)} over {len(own_ap)} parts; the best null, *{highest}*, "
+    text += f"{in_words(results['mean_part_ap'], percent=False)} over {len(own_ap)} parts; the best null, "
+    text += f"*{highest}*, "
     text += f"{results[f'null/{highest}/mean_part_ap']:.2f}; the probe {results['probe/mean_part_ap'][0]:.2f}. "
-    text += f"{results['parts_with_ap_0.3'][0]} parts have a feature of AP 0.3 or more. One feature reaches a mean F1 "
+    text += f"{results['parts_with_ap_0.3'][0]} parts have a feature of AP 0.3 or more. One feature reaches a mean "
+    text += "F1 "
     text += f"of {results['mean_part_f1']:.2f}, the probe {results['probe/mean_f1']:.2f}."
     display(Markdown(text))
 else:
@@ -328,8 +330,8 @@ else:
 
 # %% [markdown]
 # AP counts cells in which a part is shown and the feature silent as misses. A feature that follows an engine seen
-# from the left only is right whenever it speaks and still scores low. For comparison, saev reports a mean AP of 0.61
-# on parts of fish, with another network, another data set and a finer grid.
+# from the left only is right whenever it speaks and still scores low. For comparison, the repository of saev reports
+# a mean AP of 0.61 on parts of fish, with another network, another data set and a finer grid.
 #
 # A part may be *split* among several features, or *absorbed*: where its features should speak they are silent, since
 # another feature that means more than the part says it too. Splitting: features are joined, one after the other, as
@@ -351,8 +353,8 @@ else:
     display(Markdown(NO_MASKS))
 
 # %% [markdown]
-# If the part's own features seldom supply that much, then no feature does, and this measure says nothing of absorption:
-# the part's direction is spread over many features.
+# Where the part's own features seldom supply that much, a single feature seldom does, and this measure says little of
+# absorption: the part's direction is spread over many features.
 
 # %% [markdown]
 # ## Does a feature have one meaning?
@@ -458,7 +460,9 @@ assert all(-1 <= value <= 1 for each in rows.values() for value in each if np.is
 # one: *stitched* from 16 copies of the picture, shifted by a quarter of a cell each; and *gradient × input* of the
 # feature at its peak. For each part its best feature (half A), and the pictures of half B that show the part and in
 # which it is strongest. *Pointing* is how often the map's peak is within 15 pixels of the part, less how often a
-# random pixel is; *lift* is the share of the map on the part, by the part's share of the picture.
+# random pixel is; *lift* is the share of the map on the part (*energy*), by the part's share of the picture;
+# *iou_of_oracle* is intersection over union with the part at the map's best threshold, as a share of what the best
+# map of such cells could reach. A feature that is the best match of two parts counts once.
 
 # %%
 localised = pd.DataFrame()
@@ -497,7 +501,8 @@ display(figure)
 
 # %%
 if data.masks:
-    display(localised.groupby("kind", sort=False)[["pointing", "lift", "energy", "iou_of_oracle"]].mean().round(2))
+    over = localised.groupby(["kind", "feature_id"], sort=False)[["pointing", "lift", "energy", "iou_of_oracle"]].mean()
+    display(over.groupby("kind", sort=False).mean().round(2))
     radius = with_interval(localised["radius"].dropna(), np.ones(localised["radius"].notna().sum()))
     results["effective_radius_px"] = radius
     text = "**Takeaway.** Pointing beyond chance: " + "; ".join(
@@ -505,7 +510,8 @@ if data.masks:
     )
     gain = in_words(results["localisation/stitched_beyond_cells/pointing"], percent=False)
     text += f" features. Stitched less plain: {gain}"
-    text += f". Half of a feature's gradient lies within {in_words(radius, percent=False)} pixels of its cell, of a "
+    text += f". Half of a feature's gradient lies within {radius['value']:.0f} ({radius['low']:.0f} to "
+    text += f"{radius['high']:.0f}) pixels of its cell, of a "
     text += f"picture of {size}."
     display(Markdown(text))
     assert localised["radius"].dropna().between(0, 2 * size).all()
@@ -518,14 +524,15 @@ if data.masks:
 # %% [markdown]
 # ## Would another seed find them?
 #
-# The lower of the cosines of encoder and decoder with the matched feature in two autoencoders from other seeds.
+# Features are matched one to one with those of two autoencoders from other seeds, as in notebook 03. Shown is the
+# lowest of four cosines: of encoder and decoder, with each of the two.
 
 # %%
 seeds = [study.sae(f"seed{seed}", seed=config.seed + seed) for seed in (1, 2)]
 stability = evaluation.seed_match(sae, seeds)
 groups = {
     "random": frozen.query("chosen == 'random'")["feature_id"],
-    "best matches of parts": matched["feature_id"].unique(),
+    "several best matches of each part": matched["feature_id"].unique(),
 }
 groups |= {f"AUROC of a {level} at least 0.9": table.index[strong]}
 entries = {name: with_interval(stability[list(ids)], np.ones(len(ids))) for name, ids in groups.items() if len(ids)}

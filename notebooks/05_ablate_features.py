@@ -90,10 +90,10 @@ print(f"{len(frozen)} claims to test: {frozen['chosen'].value_counts().to_dict()
 # %% [markdown]
 # ## One feature through every experiment
 #
-# Before the tables, one feature: the first of the list's best matches (in photographs: the first random one). Left:
-# the picture of half B in which it is strongest, with its map. Middle: the patch under its peak blurred, with the map
-# that the network then gives. In the hangar, then, the scene rendered without shadows, and so without the part that
-# the feature matches.
+# Before the tables, one feature: the first of the list's best matches (in photographs: the first random one). First
+# the picture of half B in which it is strongest, with its map; second the same with the patch under its peak blurred,
+# and the map that the network then gives. In the hangar also the scene rendered without shadows, and that once more
+# without the part that the feature matches.
 
 # %%
 followed = frozen[frozen["chosen"] == ("part" if scores is not None else "random")].iloc[0]
@@ -218,7 +218,8 @@ text = "**Takeaway.** Suppressing the median feature changes its pictures' true 
 text += f"classes', by {sized['feature']:.4f} (absolute; {has.sum()} features with a partner, n = {in_b.sum()} "
 text += f"pictures), as much of a random direction by {sized['random direction']:.4f}, of its partner's direction by "
 text += f"{sized['feature of like density']:.4f}; set to its mean in place of 0, by {np.median(to_mean):.4f}. Of "
-text += f"{len(own_random)} random features {in_words(results['share_beyond_control_95'])} are beyond 95% of 99 random "
+text += f"{len(own_random)} random features {in_words(results['share_beyond_control_95'])} are beyond 95% of 99 "
+text += "random "
 text += "directions of their own length, where 5% would be by chance. The reconstruction alone changes the logit by "
 text += f"{in_words(results['suppress/reconstruction_only/mean_abs_specificity'], percent=False)} (mean, absolute)."
 display(Markdown(text))
@@ -263,14 +264,17 @@ plots.curves(means, doses, "activation multiplied by", "mean |change of the true
 last = {name: values[-1] for name, values in means.items()}
 text = f"**Takeaway.** {results['dose/share_monotone'][0]:.0%} of {len(rank)} random features move their mean logit "
 text += f"the same way at every dose. Four times the activation changes it by {last['features']:.3f}, of "
-display(Markdown(text + f"random directions by {last['random directions']:.3f}."))
+text += f"random directions by {last['random directions']:.3f}; at 0 it is {means['features'][0]:.3f} and "
+text += f"{means['random directions'][0]:.3f}. Means are pulled by a few features: the medians above are smaller."
+display(Markdown(text))
 
 
 # %% [markdown]
 # ## Which features tell two variants apart?
 #
-# The two classes most often mistaken for each other on half A, and the features whose suppression moves the margin
-# between them most on half A, measured on half B: negative means that the feature speaks for the true class.
+# The two classes most often mistaken for each other on half A, and the features whose suppression lowers the margin
+# (logit of the true class less that of the other) most on half A. On half B: how much more each lowers it than its
+# random direction does. Negative means that the feature speaks for the true class.
 
 # %%
 logits = head.logits(pooled)
@@ -286,19 +290,18 @@ for name, rows in (("feature", W_dec), ("random direction", random)):
     margins[name] = ablation.effects(logits[own], after, class_of[own], rival[own])["margin"].numpy()
 a, b = ~in_b[own], in_b[own]
 strongest = margins["feature"][a].mean(0).argsort()[:8]
-rows = {f"feature {j}": with_interval(margins["feature"][b][:, j], np.ones(b.sum())) for j in strongest}
-rows["their random directions"] = with_interval(margins["random direction"][b][:, strongest].mean(1), np.ones(b.sum()))
-results |= {f"pair/{name}/margin": entry for name, entry in rows.items()}
+beyond = margins["feature"][b][:, strongest] - margins["random direction"][b][:, strongest]
+pair_rows = {f"feature {j}": with_interval(each, np.ones(b.sum())) for j, each in zip(strongest, beyond.T, strict=True)}
+results |= {f"pair/{name}/margin_beyond_random": entry for name, entry in pair_rows.items()}
 n_wrong = int(pairs.value_counts().iloc[0]) if len(pairs) else 0
 text = (
     f"*{classifier.classes[one]}* and *{classifier.classes[two]}*, mistaken for each other in {n_wrong} of {a.sum()} "
 )
 display(Markdown(text + "of half A's pictures:"))
-plots.dots(rows, "change of the margin between the two when suppressed", "", line=0)
+plots.dots(pair_rows, "change of the margin when suppressed, less that of a random direction", "", line=0)
 
 # %%
-beyond = margins["feature"][b][:, strongest] - margins["random direction"][b][:, strongest]
-held = sum(with_interval(each, np.ones(len(each)))["high"] < 0 for each in beyond.T)
+held = sum(entry["high"] < 0 for entry in pair_rows.values())
 results["pair/features_that_hold"] = (held, None, None, len(strongest))
 text = f"**Takeaway.** {held} of the {len(strongest)} features chosen on half A lower the margin on half B by more "
 text += "than "
@@ -309,6 +312,7 @@ display(Markdown(text + f"their random direction does (interval of the differenc
 #
 # At the stage before the last, a whole stage of the network works on what is left after suppression. An autoencoder
 # of that stage, its features drawn at random by density, and forward passes; the control is a random direction again.
+# As before, the change is that of the true class's logit beyond the others'.
 
 # %%
 site3 = next((site for site in study.config.sites if site != config.site), config.site)
@@ -339,12 +343,13 @@ ratios = np.log(effect3["feature"][both3] / effect3["random"][both3]) if both3.a
 median = np.median(ratios[np.random.default_rng(0).integers(len(ratios), size=(2000, len(ratios)))], axis=1)
 entry = (float(np.exp(np.median(ratios))), *np.exp(interval(median)), len(ratios))
 results["stage3/median_effect_over_random_direction"] = entry
+results["stage3/median_abs_specificity"] = (float(np.median(effect3["feature"])), None, None, len(drawn3))
 results["stage3/features_above_random_direction"] = ablation.pass_share(ratios > 0)
 results["stage3/wilcoxon_p"] = float(wilcoxon(ratios).pvalue) if np.any(ratios) else 1.0
 plots.agreement(
     np.log10(np.maximum(effect3["random"], 1e-6)),
     np.log10(np.maximum(effect3["feature"], 1e-6)),
-    ("random direction: mean |specificity|, log10", "feature: mean |specificity|, log10"),
+    ("random direction: mean |change of the logit|, log10", "feature: mean |change of the logit|, log10"),
     diagonal=True,
 )
 
@@ -356,21 +361,22 @@ text += (
 text += (
     f"n = {entry[3]} features, {len(chosen3)} pictures); {in_words(results['stage3/features_above_random_direction'])} "
 )
-text += f"of them do more than theirs (Wilcoxon p = {results['stage3/wilcoxon_p']:.1g})."
+text += f"of them do more than theirs (Wilcoxon p = {results['stage3/wilcoxon_p']:.1g}). Both are small: the median "
+text += f"feature moves it by {results['stage3/median_abs_specificity'][0]:.4f}."
 display(Markdown(text))
 
 # %% [markdown]
 # ## Blurring: is what lies under the peak what the feature needs?
 #
-# The window is 64 pixels of 224: twice a cell, and less than the disc that holds half of a feature's gradient
-# (notebook 04), so that little more is blurred than what the cell itself shows. For each feature, half of its
-# pictures are those of half B in which it is strongest, half are any in which it is active; the window lies around the
-# picture's peak in both. Controls on the same
-# picture, two of these four drawn at random: a window on the aircraft, one anywhere, the window where the feature is
-# lowest, and the peak of another feature of like density. A control is *matched* if its change in pixels is within a
-# fifth of the target's; only these count. The effect on the logit is given beyond controls on the aircraft: where a
-# window of sky is blurred, nothing much can change. *Mediation*: after blurring, put
-# the feature alone back, and ask which share of the logit's loss returns; control: a random direction.
+# The window is 64 pixels of 224: twice a cell's width, and smaller than the disc that holds half of a feature's
+# gradient (notebook 04). For each feature, half of its pictures are those of half B in which it is strongest, half
+# are any in which it is active; the window lies around the picture's peak in both. Controls on the same picture, two
+# of these four drawn at random: a window on the aircraft, one anywhere, the window on the aircraft where the feature
+# is lowest (in photographs: anywhere), and the peak of another feature of like density. A control is *matched* if its
+# change in pixels is within a fifth of the target's; only these count. The effect on the logit is given beyond random
+# windows on the aircraft (in photographs, where its outline is not known: beyond those where the feature is lowest):
+# where a window of sky is blurred, nothing much can change. *Mediation*: after blurring, put the feature alone back,
+# and ask which share of the logit's loss returns; control: a random direction.
 
 # %%
 half = N_FEATURES // 2 if scores is not None else N_FEATURES
@@ -410,7 +416,7 @@ kinds = {
     "target": "under the peak",
     "aircraft": "on the aircraft",
     "anywhere": "anywhere",
-    "lowest": "where it is lowest",
+    "lowest": "on the aircraft, where it is lowest" if data.masks else "where it is lowest",
     "other": "another feature's peak",
 }
 present = {kind: title for kind, title in kinds.items() if (blur["matched"] & (blur["where"] == kind)).any()}
@@ -424,15 +430,15 @@ for kind, title in present.items():
 plots.dots(lost, "share of the feature's maximum lost, %", "blurred window", 100, line=0)
 
 # %%
-aircraft_kinds = ablation.blurring.ON_THE_AIRCRAFT
+beside = "aircraft" if data.masks else "lowest"
 choices = {
     "all pictures": blur,
     "strongest": blur[blur["how"] == "top"],
     "any in which it is active": blur[blur["how"] == "random"],
 }
-beyond = {name: ablation.beyond_controls(each, aircraft_kinds) for name, each in choices.items()}
-results |= {f"blur/logit_beyond_controls_on_aircraft/{name}": entry for name, entry in beyond.items()}
-results["blur/logit_beyond_controls_anywhere"] = ablation.beyond_controls(blur, ["anywhere"])
+beyond = {name: ablation.beyond_controls(each, [beside]) for name, each in choices.items()}
+results |= {f"blur/logit_beyond_{beside}/{name}": entry for name, entry in beyond.items()}
+results |= {f"blur/logit_beyond_{kind}": ablation.beyond_controls(blur, [kind]) for kind in present if kind != "target"}
 results |= {
     f"blur/under the peak, {name}/feature_lost": ablation.feature_lost(each, "target") for name, each in choices.items()
 }
@@ -441,9 +447,11 @@ mediation = ablation.mediation(blur)
 results |= {f"mediation/{name}": entry for name, entry in mediation.items()}
 shares = "; ".join(f"{title} {in_words(entry)}" for title, entry in lost.items())
 words = "; ".join(f"{name} {in_words(entry, percent=False)}" for name, entry in beyond.items())
-text = f"**Takeaway.** Share of the feature's maximum lost (n: pictures): {shares}. Beyond matched controls on the "
-text += f"aircraft the logit changes by: {words}; beyond windows anywhere by "
-text += f"{in_words(results['blur/logit_beyond_controls_anywhere'], percent=False)}. Putting back the feature alone "
+text = f"**Takeaway.** Share of the feature's maximum lost (n: pictures): {shares}. Beyond matched windows "
+text += f"{kinds[beside]} the logit changes by: {words}; in all pictures, beyond windows "
+others_ = [kind for kind in present if kind not in ("target", beside)]
+text += ", ".join(f"{kinds[kind]} {in_words(results[f'blur/logit_beyond_{kind}'], percent=False)}" for kind in others_)
+text += ". Putting back the feature alone "
 text += f"returns {in_words(mediation['the feature'])} of the logit's loss, as much of a random direction "
 display(Markdown(text + f"{in_words(mediation['a random direction'])}."))
 
@@ -528,7 +536,7 @@ if data.masks:
         responses[kind] = study.ablation(f"edit-{kind}", make, uses, most=most)
     removal = ablation.Responses.of(sae, responses["remove"])
     R = removal.response()
-    S, parts = removal.selectivity(R), list(PARTS[features.FIRST :])
+    parts = list(PARTS[features.FIRST :])
     best = (
         scores.sort_values("ap_a", ascending=False, kind="stable")
         .drop_duplicates("part")
@@ -560,6 +568,11 @@ if data.masks:
     }
     mean_ = np.nanmean(list(diagonal.values()))
     results["mean_response_best_match"] = with_draws(mean_, np.nanmean(redrawn, axis=1), len(removal.before))
+    shared = removal.response(best.to_numpy(), bootstrap_counts(len(removal.before), 2000))
+    apart = best.to_numpy()[None] != best.reindex(parts).to_numpy()[:, None]  # the same removals, other parts' features
+    results["mean_response_other_best_matches"] = with_draws(
+        np.nanmean(R[:, best.to_numpy()][apart]), np.nanmean(shared[:, apart], axis=1), len(removal.before)
+    )
     off = [removal.off_rate(part, j) for part, j in best.items()]
     results["off_rate_best_match"] = (float(np.nanmean(off)), None, None, int(np.isfinite(off).sum()))
     firing = (removal.before > 0).mean(0)[alive] / np.maximum((strength[in_b] > 0).mean(0)[alive], 1e-9)
@@ -576,15 +589,17 @@ if data.masks:
     text += (
         f"a part), and silences it in {results['off_rate_best_match'][0]:.0%} of the scenes in which it was active. "
     )
+    text += "Other parts' best matches lose "
+    text += f"{in_words(results['mean_response_other_best_matches'])} by the same removals. "
     text += f"{results['render_firing_ratio_within_2'][0]:.0%} of the features fire about as often in these renders "
     text += "(half to twice) as in the data set."
     display(Markdown(text))
 
 # %% [markdown]
 # Moving a part up, down, forward or back by 12% of the aircraft's length or span, whichever is longer, asks whether
-# the feature's centre goes along: 100% if as far as the middle of the part's pixels, 0% if it stays. The control is the
-# best matches of the other parts, which should stay. Cells are coarse, so 100% is out of reach: the probes, fitted to
-# labels, show how far a direction can go. Painting the part red or blue asks whether the feature is about
+# the feature's centre goes along: 100% if as far as the middle of the part's pixels, 0% if it stays. The control is
+# the best matches of the other parts, which should stay. Cells are coarse, so 100% is out of reach: the probes,
+# fitted to labels, show how far a direction can go. Painting the part red or blue asks whether the feature is about
 # its colour.
 
 # %%
@@ -609,8 +624,8 @@ if data.masks:
     }
     results |= {f"move/{name}": entry for name, entry in follows.items()}
     own_colour = painted.response()
-    results["recolour/mean_response_best_match"] = float(
-        np.nanmean([own_colour[parts.index(part), j] for part, j in best.items()])
+    results["recolour/mean_abs_response_best_match"] = float(
+        np.nanmean([abs(own_colour[parts.index(part), j]) for part, j in best.items()])
     )
     figure = plots.dots(follows, "share of the part's shift that the centre makes, %", "features", 100, line=0)
 else:
@@ -622,12 +637,14 @@ if data.masks:
     ways = ("down", "across")
     told = {name: " and ".join(in_words(follows[f"{name}, {way}"]) for way in ways) for name in shifts}
     text = "**Takeaway.** Down and across the picture, the best matches' centres make "
-    text += f"{told['best match']} of their part's shift, other parts' features {told['best matches of other parts']}, "
+    text += f"{told['best match']} of their part's shift, other parts' features "
+    text += f"{told['best matches of other parts']}, "
     text += f"probes {told['probe']}. The best matches less the others: "
     text += " and ".join(in_words(results[f"move/best match beyond other parts, {way}"]) for way in ways)
     text += f" (n: scenes). Of {results['move/n_moves']} moves, {results['move/n_kept']} leave the feature active. "
-    text += f"Painting the part takes {results['recolour/mean_response_best_match']:.0%} of the best match's maximum "
-    display(Markdown(text + "on average."))
+    text += "Painting the part changes the best match's maximum by "
+    text += f"{results['recolour/mean_abs_response_best_match']:.0%} in size, on average over parts."
+    display(Markdown(text))
 else:
     display(Markdown(NO_MASKS))
 
@@ -636,12 +653,13 @@ else:
 #
 # *Detector of a part*: the feature's AUROC among half B's aircraft cells is above what place, outline and the
 # picture's class predict, by 0.05; R is at least 0.5; S is above 0; and two other seeds have the feature (cosine at
-# least 0.7). *Detector of a class*: AUROC at least 0.9 on half B; suppression hurts the class more than the others, and
-# more than 999 random directions do (by rank); and the seeds. A random feature's claim is the part (or the class) in
-# which it stands out most on half A. Tests are at q < 0.05 (Benjamini-Hochberg) over the list. Nulls have no other
-# seeds: rows that do not say *every test* are without that one, and are to be compared with each other. The permuted
-# network and the frozen decoder had a shorter training, and the permuted one a third of the pictures, so that its tests
-# are weaker. For classes, the null is each feature's random direction, judged with the feature's own AUROC.
+# least 0.7). *Detector of a class*: AUROC at least 0.9 on half B; suppression hurts the class more than the others,
+# and more than 999 random directions do (by rank); and the seeds. A random feature's claim is the part of the largest
+# excess on half A, even where that is below 0, as it is for most, and the class that stands out most there. Tests are
+# at q < 0.05 (Benjamini-Hochberg) over the list. Nulls have no other seeds: rows that do not say *every test* are
+# without that one, and are to be compared with each other. The permuted network and the frozen decoder had a shorter
+# training, and the permuted one a third of the pictures, so that its tests are weaker. For classes, the null is each
+# feature's random direction, judged with the feature's own AUROC.
 #
 # A test that nothing passes may be one that nothing can pass. So the *probes* of notebook 04, one direction for each
 # part, fitted to the labels of half A and silent below the threshold that is best there, go the same way: they show
@@ -674,22 +692,24 @@ if data.masks:
         network = "permuted" if name.startswith("permuted") else "trained"
         verdicts[name.replace("-", " ")] = ablation.judge(dictionary, its_index, claims, data, removals, network)
     drawn = {name: each.query("chosen == 'random'") for name, each in verdicts.items() if "probes" not in name}
-    shares["parts, every test"] = ablation.pass_share(drawn["features"]["passes"])
-    shares |= {f"parts, {name}": ablation.pass_share(each["shown"]) for name, each in drawn.items()}
-    results["null_pass_share_max"] = max(shares[f"parts, {name}"]["value"] for name in drawn if "features" not in name)
-    results["random_pass_share"] = shares["parts, every test"]
-    results["random_pass_share_without_seeds"] = shares["parts, features"]
-    shares |= {f"parts, {name}": ablation.pass_share(verdicts[name]["shown"]) for name in verdicts if "probes" in name}
+    results["random_pass_share"] = ablation.pass_share(drawn["features"]["passes"])
+    results["random_pass_share_without_seeds"] = ablation.pass_share(drawn["features"]["shown"])
+    powered = drawn["features"].query("verdict != 'underpowered'")
+    results["random_pass_share_of_powered"] = ablation.pass_share(powered["passes"]) if len(powered) else 0.0
+    shares["part: features, all tests"] = results["random_pass_share"]
+    without = {name: drawn.get(name, each)["shown"] for name, each in verdicts.items()}  # without the seeds' test
+    titles = {name: name if "features" in name or "probes" in name else f"null, {name}" for name in without}
+    shares |= {f"part: {titles[name]}, no seeds": ablation.pass_share(each) for name, each in without.items()}
+    results["null_pass_share_max"] = max(without[name].mean() for name in without if titles[name].startswith("null"))
     results |= {
         f"parts_shown/{name}": (int(verdicts[name]["shown"].sum()), None, None, len(parts))
         for name in verdicts
         if "probes" in name
     }
 null_classes = ablation.class_verdicts(claimed, table, head, *of_b, random, covariance, class_of[in_b], labels_b, match)
-shares["classes, every test"] = ablation.pass_share(classes["passes"])
-shares["classes, features"] = ablation.pass_share(classes["shown"])
-shares["classes, random directions"] = ablation.pass_share(null_classes["shown"])
-results["random_pass_share_classes"] = shares["classes, every test"]
+results["random_pass_share_classes"] = shares["class: features, all tests"] = ablation.pass_share(classes["passes"])
+shares["class: features, no seeds"] = ablation.pass_share(classes["shown"])
+shares["class: null, random directions, no seeds"] = ablation.pass_share(null_classes["shown"])
 
 
 def keep(folder):
@@ -708,16 +728,16 @@ def keep(folder):
 uses = ["features/main", "features/stage3", "sae/seed1", "sae/seed2", *(["ablation/edit-remove"] if data.masks else [])]
 study.ablation("verdicts", keep, uses, shares=shares)
 results |= {f"pass_share/{name}": entry for name, entry in shares.items()}
-plots.dots(shares, "features that pass, %", "detectors", 100)
+plots.dots(shares, "claims that pass, %", "claims", 100)
 
 # %%
 if data.masks:
-    tests = ["excess_passes", "response_passes", "selective_passes", "shown", "passes"]
-    display(
-        pd.DataFrame({name: drawn.get(name, each)[tests].mean() for name, each in verdicts.items()}).T.map(
-            "{:.0%}".format
-        )
-    )
+    tests = {"excess_passes": "guesses", "response_passes": "removal", "selective_passes": "other parts"}
+    tests |= {"shown": "all but seeds", "passes": "all"}
+    passed = pd.DataFrame({name: drawn.get(name, each)[list(tests)].mean() for name, each in verdicts.items()})
+    passed = passed.T.rename(columns=tests).map("{:.0%}".format)
+    passed.loc[passed.index != "features", "all"] = "–"  # which have no other seeds
+    display(passed.rename_axis("passes the test of"))
     both = pd.concat(
         [verdicts["features"], verdicts["features at stage 3"]], keys=["stage 4", "stage 3"], names=["site"]
     ).reset_index("site")
@@ -741,14 +761,18 @@ if data.masks:
     text += f"({results['random_pass_share_without_seeds']['value']:.0%} without the seeds' test; of the nulls "
     text += f"{results['null_pass_share_max']:.0%} at most). "
     text += f"{results['parts_with_verdict'][0]} of {len(parts)} parts have a detector among the {len(frozen)} "
-    text += f"claims of stage 4, {results['parts_shown_without_seeds'][0]} at either stage without the seeds' test. Of "
+    text += f"claims of stage 4, {results['parts_shown_without_seeds'][0]} at either stage without the seeds' test. "
+    text += "Of "
     text += f"the {len(parts)} probes, {results['parts_shown/probes'][0]} pass at stage 4 and "
     text += f"{results['parts_shown/probes at stage 3'][0]} at stage 3"
     can = max(results["parts_shown/probes"][0], results["parts_shown/probes at stage 3"][0]) > 0
-    text += ": the tests can be passed. " if can else ". "
-    text += f"The random claims are about {len(counts_)} parts; {results['underpowered_share']:.0%} of them are "
+    text += ": the tests can be passed, all but the seeds', which probes do not take. " if can else ". "
+    text += f"Of the random claims, {counts_.iloc[0]} are about the {counts_.index[0].replace('_', ' ')}; "
+    text += f"{results['underpowered_share']:.0%} are underpowered (fewer than 70 pictures, or 30 scenes, in which "
+    text += "the "
+    text += f"feature is active), and of the other {len(powered)} "
     text += (
-        "underpowered (fewer than 70 pictures, or 30 scenes, in which the feature is active). Whatever was claimed: "
+        f"{in_words(results['random_pass_share_of_powered']) if len(powered) else 'none'} pass. Whatever was claimed: "
     )
     text += f"of all {R.size:,} pairs of a feature and a part at stage 4, {every[0]} have an excess of 0.05 and R of "
     text += f"0.5 on half B, of {len(scores3):,} at stage 3 {every[1]}."
@@ -756,7 +780,9 @@ if data.masks:
     shown = both[both["shown"]].sort_values("R", ascending=False)[
         ["site", "feature_id", "part", "excess", "R", "R_low", "R_high", "S", "seed_match", "verdict", "why"]
     ]
-    display(shown.head(15).round(2))
+    display(
+        shown.head(15).round(2) if len(shown) else Markdown("No claim of a feature passes all but the seeds' test.")
+    )
     display(
         verdicts["probes"][["part", "excess", "R", "R_low", "R_high", "S", "S_q", "shown", "why"]]
         .sort_values("R", ascending=False)
@@ -767,11 +793,9 @@ else:
     text += f"{results['random_pass_share_classes']['n']} "
     display(Markdown(text + f"random features pass as detectors of a class. {NO_MASKS}"))
 text = f"As detectors of a class, {results['random_pass_share_classes']['value']:.0%} pass; without the seeds' test "
-text += f"{shares['classes, features']['value']:.0%} of the features and "
-text += f"{shares['classes, random directions']['value']:.0%} of their random "
-display(
-    Markdown(text + "directions. Where the two are alike, the test of suppression adds nothing to a feature's AUROC.")
-)
+text += f"{shares['class: features, no seeds']['value']:.0%} of the features and "
+text += f"{shares['class: null, random directions, no seeds']['value']:.0%} of their random "
+display(Markdown(text + "directions (with the features' own AUROC)."))
 display(
     classes.sort_values("p")
     .head(8)[["feature_id", "level", "class", "auroc", "specificity", "control", "q", "seed_match", "verdict", "why"]]
@@ -782,8 +806,8 @@ display(
 # ## Try it yourself
 #
 # One picture, its features under sliders, and a brush that blurs cells. The widget needs a running kernel; below it
-# stands what it shows of one picture: the fewest features found whose suppression changes the prediction, what they do
-# to the logits, and the picture with two cells blurred.
+# stands what it shows of one picture: the fewest features found whose suppression changes the prediction, what they
+# do to the logits, and the picture with two cells blurred.
 
 # %%
 bench = InterventionBench(study)
@@ -799,14 +823,16 @@ bench_figure(hands, subject, blurred_, flip["features"][0] if flip["features"] e
 
 # %%
 found = ", ".join(map(str, flip["features"]))
-text = f"Suppressing the features {found} turns *{flip['before']}* into *{flip['after']}*; a forward pass of the whole "
+text = (
+    f"Features suppressed: {found}. That turns *{flip['before']}* into *{flip['after']}*; a forward pass of the whole "
+)
 text += f"network {'agrees' if flip['verified'] else 'disagrees'}. Logits:"
 display(Markdown(text if flip["features"] else "No set of features was found that changes the prediction. Logits:"))
 bench_table(hands, subject, dict.fromkeys(flip["features"], 0.0)).round(3)
 
 # %% [markdown]
-# One picture shows what the bench does. In any picture some set of features can be found whose suppression changes the
-# prediction: that it exists says nothing of what these features mean.
+# One picture shows what the bench does. In any picture some set of features can be found whose suppression changes
+# the prediction: that it exists says nothing of what these features mean.
 
 # %% [markdown]
 # ## Takeaways
@@ -824,8 +850,8 @@ final = study.results(NAME)
 value = {name: entry["value"] for name, entry in final.items()}
 passed = in_words(final["random_pass_share_classes"])
 lines = [f"Random features that pass every test as detectors of a class: {passed}. Without the seeds' test: "]
-lines[0] += f"{value['pass_share/classes, features']:.0%}, of their random directions "
-lines[0] += f"{value['pass_share/classes, random directions']:.0%}."
+lines[0] += f"{value['pass_share/class: features, no seeds']:.0%}, of their random directions "
+lines[0] += f"{value['pass_share/class: null, random directions, no seeds']:.0%}."
 if data.masks:
     lines += [f"As detectors of a part: {in_words(final['random_pass_share'])}."]
     lines += [f"Without the seeds' test: features {value['random_pass_share_without_seeds']:.1%}, nulls at most "]
@@ -835,7 +861,7 @@ if data.masks:
         f"labels pass for {value['parts_shown/probes']} (stage 4) and {value['parts_shown/probes at stage 3']} "
     )
     lines[-1] += "(stage 3)."
-lines += ["Blurring and suppression agree to "]
+lines += ["The rank correlation of blurring and suppression over pictures is "]
 lines[-1] += f"{in_words(final['blur_suppress_spearman_median'], percent=False)} in the median feature."
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 

@@ -62,8 +62,8 @@ def main(data_dir: str, first: str, second: str) -> int:
         ),
         (
             "random directions that pass as a class's: "
-            f"{ablation['pass_share/classes, random directions']:.2f}, at most 0.05",
-            ablation["pass_share/classes, random directions"] <= 0.05,
+            f"{ablation['pass_share/class: null, random directions, no seeds']:.2f}, at most 0.05",
+            ablation["pass_share/class: null, random directions, no seeds"] <= 0.05,
         ),
         ("the report is there", report.is_file() and report.stat().st_size > 100_000),
     ]

@@ -427,12 +427,14 @@ def blurred(**columns):
 
 def test_what_blurring_does_beyond_matched_controls():
     table = blurred(logit=[-3, -1, -2, -1, -2, -2, -1, -1] * 2, feature=[-2.0, -1] * 8, before=4.0)
-    assert beyond_controls(table)["value"] == -0.75 and beyond_controls(table)["n"] == 4  # pictures, not pairs
+    assert (
+        beyond_controls(table, ["aircraft"])["value"] == -0.75 and beyond_controls(table, ["aircraft"])["n"] == 4
+    )  # pictures, not pairs
     table.loc[1, "matched"] = False  # then one pair has no control
-    assert beyond_controls(table)["value"] == pytest.approx((-1 - 2 + -1 - 0 - 0 - 0 - 0) / 7)
+    assert beyond_controls(table, ["aircraft"])["value"] == pytest.approx((-1 - 2 + -1 - 0 - 0 - 0 - 0) / 7)
     assert feature_lost(table, "target")["value"] == 0.5 and feature_lost(table, "aircraft")["value"] == 0.25
     sky = table.assign(where=table["where"].replace("aircraft", "anywhere"))
-    assert beyond_controls(sky, ["anywhere"])["n"] == 4 and not beyond_controls(sky)["n"]
+    assert beyond_controls(sky, ["anywhere"])["n"] == 4 and not beyond_controls(sky, ["aircraft"])["n"]
 
 
 def test_mediation_is_the_share_of_the_loss_that_comes_back():

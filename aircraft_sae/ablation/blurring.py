@@ -235,11 +235,7 @@ def _rows(head, W_dec, random, label, jobs, clean, blurred) -> pd.DataFrame:
     return table
 
 
-ON_THE_AIRCRAFT = ("aircraft", "lowest")
-"""Controls that blur aircraft too: where a window of sky is blurred, nothing much can change."""
-
-
-def beyond_controls(blur: pd.DataFrame, kinds: Sequence[str] = ON_THE_AIRCRAFT) -> dict[str, float | None]:
+def beyond_controls(blur: pd.DataFrame, kinds: Sequence[str]) -> dict[str, float | None]:
     """Mean change of the logit under the peak, less that of matched controls of these kinds on the same picture.
 
     Over pairs of a feature and a picture; pictures are the units of the interval.

@@ -88,7 +88,7 @@ const AircraftApp = (() => {
   const layers = new Map(); // one canvas for heat of each size
   function layer(width, height) {
     const key = `${width}x${height}`;
-    if (!layers.has(key)) layers.set(key, Object.assign(document.createElement("canvas"), { width, height }).getContext("2d"));
+    if (!layers.has(key)) layers.set(key, Object.assign(document.createElement("canvas"), { width, height }).getContext("2d", { willReadFrequently: true }));
     return layers.get(key);
   }
 
@@ -110,6 +110,7 @@ const AircraftApp = (() => {
         const [x0, x1, u] = across[x];
         const upper = share[first + x0] * (1 - u) + share[first + x1] * u;
         const value = upper * (1 - v) + (share[second + x0] * (1 - u) + share[second + x1] * u) * v;
+        if (!value) continue; // clear already
         const colour = 3 * Math.min(255, Math.floor(value * 256));
         for (let c = 0; c < 3; c++) pixels[at + c] = colours[colour + c];
         pixels[at + 3] = 255 * alpha * Math.sqrt(value);
@@ -137,7 +138,7 @@ const AircraftApp = (() => {
     root.setAttribute("aria-label", mode === "bench" ? "Intervention bench" : "Feature browser");
     el.replaceChildren(root);
     const state = {
-      facts: null, labels: {}, ids: [], page: 0, feature: null, how: "top", alpha: HEAT, heat: true, view: null,
+      facts: null, labels: {}, ids: [], page: 0, feature: null, towards: 1, how: "top", alpha: HEAT, heat: true, view: null,
       entrance: "features", subject: null, multipliers: new Map(), brush: new Set(), after: null, blurred: null, cell: null,
       pair: null, closed: false,
     };
@@ -268,6 +269,7 @@ const AircraftApp = (() => {
 
     function step(by) {
       if (!state.ids.length) return;
+      state.towards = by;
       const at = state.ids.indexOf(state.feature);
       const next = at < 0 ? 0 : (at + by + state.ids.length) % state.ids.length;
       return show(state.ids[next]);
@@ -284,9 +286,9 @@ const AircraftApp = (() => {
     async function viewed(wanted) {
       const key = JSON.stringify(wanted);
       if (!views.get(key)) { // kept while it is under way: a feature fetched ahead is not asked for again
-        const coming = source.feature(wanted);
+        const coming = source.feature(wanted, [...pictures.keys()]);
         views.set(key, coming);
-        coming.catch(() => views.delete(key));
+        coming.then((view) => view.fresh.splice(0).forEach(([row, bitmap]) => pictures.set(row, bitmap)), () => views.delete(key));
       }
       const view = await views.get(key);
       const rows = view.gallery.map((each) => each.picture).filter((row) => !pictures.get(row));
@@ -303,8 +305,12 @@ const AircraftApp = (() => {
       if (state.subject) { drawPicture(); drawSliders(); } // its heat, and its slider
       root.dataset.feature = id;
       drawn(`feature ${id}`);
-      const at = state.ids.indexOf(id), next = state.ids[at + 1];
-      if (next !== undefined && source.prefetch) setTimeout(() => { if (state.feature === id) viewed(asked(next)).catch(() => {}); }, 60);
+      setTimeout(() => { // when it is on the screen
+        if (state.feature !== id) return;
+        if (source.chosen) source.chosen(id);
+        const next = state.ids[state.ids.indexOf(id) + state.towards];
+        if (next !== undefined && source.prefetch) viewed(asked(next)).catch(() => {});
+      });
     }));
 
     function show(id) {
@@ -314,7 +320,6 @@ const AircraftApp = (() => {
       saveNow();
       if (id !== state.feature) { state.feature = id; drawLabel(); }
       ui.go.value = id;
-      if (source.chosen) source.chosen(id);
       showList();
       return fetchAndDraw(id);
     }
@@ -338,7 +343,7 @@ const AircraftApp = (() => {
       [...ui.tiles.children].forEach((button, i) => {
         button.hidden = i >= gallery.length;
         if (button.hidden) return;
-        const each = gallery[i], [canvas, text] = button.children, context = canvas.getContext("2d");
+        const each = gallery[i], [canvas, text] = button.children, context = canvas.getContext("2d", { willReadFrequently: true });
         const map = maps.subarray(i * cells, (i + 1) * cells), alpha = state.heat ? state.alpha : 0;
         drawHeat(context, pictures.get(each.picture), map, state.facts.grid, top, alpha, state.facts.colours);
         if (state.heat) outline(context, each.cell, state.facts.grid);
@@ -717,7 +722,7 @@ const AircraftApp = (() => {
     const comparePair = guarded(async () => {
       state.pair = await source.pair({ one: ui.one.value, two: ui.two.value });
       ui.pairText.replaceChildren(table(["feature", "margin", "interval", "random"], state.pair.map((each) =>
-        [link(each.feature_id, caption(each.feature_id)), fixed(each.value, 3), `${fixed(each.low, 2)} to ${fixed(each.high, 2)}`, fixed(each.random, 3)])),
+        [link(each.feature_id, ""), fixed(each.value, 2), `${fixed(each.low, 2)} to ${fixed(each.high, 2)}`, fixed(each.random, 2)])),
       h("p", { className: "quiet" }, `Change of the true class's logit less the other's when the feature is suppressed: chosen on half A, measured on ${state.pair.length ? state.pair[0].n : 0} pictures of half B; random: as much of a random direction.`));
       state.page = 0;
       showList();
@@ -848,7 +853,7 @@ const AircraftApp = (() => {
       ui.one = h("select", { ariaLabel: "first class" }, ...options(pairs));
       ui.two = h("select", { ariaLabel: "second class" }, ...options(pairs));
       if (pairs.length > 1) ui.two.value = pairs[1][0];
-      ui.pairText = h("div", { className: "wide" });
+      ui.pairText = h("div", { className: "wide pair" });
       ui.forClass = h("div", { className: "choice", hidden: true }, field("level", ui.level), field("class", ui.className),
         source.byClass ? field("gallery of this class only", ui.only) : null,
         source.pair ? h("div", { className: "row" }, ui.one, h("span", {}, "or"), ui.two, h("button", { type: "button", onclick: comparePair }, "What tells them apart?")) : null, ui.pairText);

@@ -41,6 +41,7 @@ export default { render({ model, el }) {
   });
   const bytes = (view) => view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength);
   const bitmap = (view) => createImageBitmap(new Blob([bytes(view)], { type: "image/jpeg" }));
+  const bitmaps = (rows, files) => Promise.all(rows.map(async (row, i) => [row, await bitmap(files[i])]));
   const subject = async ([result, [picture]]) => ({ ...result, bitmap: await bitmap(picture) });
   const small = async (file) => { // JupyterLab's connection breaks at a message of 10 MB
     if (file.size < 4e6) return file.arrayBuffer();
@@ -56,14 +57,11 @@ export default { render({ model, el }) {
   const source = {
     byClass: true, prefetch: true,
     overview: async () => ({ ...(await ask("overview"))[0], feature: model.get("feature_id") }),
-    feature: async (wanted) => {
-      const [view, [maps]] = await ask("feature", wanted);
-      return { ...view, maps: new Float32Array(bytes(maps)) };
+    feature: async (wanted, known) => {
+      const [view, [maps, ...files]] = await ask("feature", { ...wanted, known });
+      return { ...view, maps: new Float32Array(bytes(maps)), fresh: await bitmaps(view.fresh, files) };
     },
-    pictures: async (rows) => {
-      const [, files] = await ask("pictures", { rows });
-      return Promise.all(rows.map(async (row, i) => [row, await bitmap(files[i])]));
-    },
+    pictures: async (rows) => bitmaps(rows, (await ask("pictures", { rows }))[1]),
     open: async (row) => subject(await ask("open", { row })),
     upload: async (file) => subject(await ask("upload", { name: file.name }, [await small(file)])),
     change: async (given) => (await ask("change", given))[0],
@@ -115,10 +113,16 @@ class Answers:
         pictures.sort(key=lambda each: each["label"])
         return {"facts": catalogue.overview() | {"bench_pictures": pictures}, "labels": self.labels.all()}, []
 
-    def feature(self, feature_id: int, **which: Any) -> tuple[dict, list]:
-        """One feature with its gallery, and the gallery's maps (float32)."""
+    def feature(self, feature_id: int, known: list[int] | None = None, **which: Any) -> tuple[dict, list]:
+        """One feature with its gallery, and the gallery's maps (float32).
+
+        known: pictures that need not be sent; the others' thumbnails follow the maps, those of `fresh` in the view.
+        """
         view, maps = self.catalogue.feature(feature_id, **which)
-        return view, [np.ascontiguousarray(maps, np.float32).tobytes()]
+        shown = dict.fromkeys(tile["picture"] for tile in view["gallery"])
+        fresh = [] if known is None else [row for row in shown if row not in set(known)]
+        thumbnails = [self.catalogue.thumbnail(row) for row in fresh]
+        return view | {"fresh": fresh}, [np.ascontiguousarray(maps, np.float32).tobytes(), *thumbnails]
 
     def pictures(self, rows: list[int]) -> tuple[dict, list]:
         """Thumbnails, as JPEG."""
