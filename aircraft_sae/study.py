@@ -24,7 +24,7 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae_training import train_sae
 from aircraft_sae.store import Stage, default_data_dir, fingerprint, make_stage, write_json, write_parquet
 
-VERSIONS = {"ablation": 3, "dataset": 1, "classifier": 1, "activations": 1, "permuted": 1, "sae": 1, "features": 4}
+VERSIONS = {"ablation": 4, "dataset": 1, "classifier": 1, "activations": 1, "permuted": 1, "sae": 1, "features": 4}
 """To be raised with every change of code after which a stage's result differs: it makes the stage again everywhere."""
 CONTROL_EVERY = 3
 """The control network sees every so many pictures."""

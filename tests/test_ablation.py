@@ -129,6 +129,13 @@ def test_matched_features_are_alike_and_never_the_same():
     assert (again == partner).all()
 
 
+def test_random_directions_hardly_change_with_the_last_bit_of_a_covariance():
+    covariance, like = torch.eye(16), torch.ones(5, 16)  # whose eigenvectors are any
+    noise = 1e-6 * torch.randn(16, 16, generator=torch.Generator().manual_seed(1))
+    near = random_directions(like, covariance + noise + noise.t())
+    torch.testing.assert_close(near, random_directions(like, covariance), atol=1e-3, rtol=0)
+
+
 def test_random_directions_have_the_given_lengths_and_spread():
     like = torch.full((4000, 3), 2.0)
     covariance = torch.diag(torch.tensor([4.0, 1.0, 0.0]))

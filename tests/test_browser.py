@@ -271,6 +271,16 @@ def test_pictures_of_12_megapixels_are_taken_and_what_is_none_is_refused(bench):
         bench.of_file(jpeg((640, 480))[:500])
 
 
+def test_a_photograph_is_seen_as_the_camera_was_held(bench):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    lying, file = Image.fromarray(pixels), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    lying.save(file, "PNG", exif=exif)
+    wanted = np.asarray(lying.transpose(Image.Transpose.ROTATE_270))
+    assert (np.asarray(bench.of_file(file.getvalue()).picture) == wanted).all()
+
+
 # ---------------------------------------------------------------- labels
 def test_labels_are_on_disk_at_once_and_shared(tmp_path):
     one, two = Labels(tmp_path, "abc"), Labels(tmp_path, "abc")
@@ -343,9 +353,13 @@ def test_the_widget_answers_what_it_is_asked(smoke_study, catalogue, sent, often
     content, (maps,) = sent.pop()
     wanted, arrays = catalogue.feature(often)
     assert (
-        content == {"id": "a/1", "result": wanted}
+        content == {"id": "a/1", "result": wanted | {"fresh": []}}
         and np.frombuffer(maps, np.float32).tolist() == arrays.ravel().tolist()
     )
+    shown = list(dict.fromkeys(tile["picture"] for tile in wanted["gallery"]))
+    browser._answer(None, {"call": "feature", "given": {"feature_id": often, "known": shown[:1]}}, [])
+    content, (_, *thumbnails) = sent.pop()
+    assert content["result"]["fresh"] == shown[1:] and thumbnails == [catalogue.thumbnail(row) for row in shown[1:]]
     browser._answer(None, {"id": "a/2", "call": "open", "given": {"row": int(catalogue.rows[0])}}, [])
     content, (picture,) = sent.pop()
     assert content["result"]["label"] == catalogue.label(int(catalogue.rows[0])) and picture[:2] == b"\xff\xd8"

@@ -204,6 +204,9 @@ def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int | 
 
 @lru_cache(maxsize=2)
 def _root(covariance: torch.Tensor) -> torch.Tensor:
-    """A square root of a covariance; the last ones are kept, since many directions are drawn from one."""
+    """The symmetric square root of a covariance; the last ones are kept, since many directions are drawn from one.
+
+    Symmetric, because eigenvectors by themselves may change sign with the last bit of what they are computed from.
+    """
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
-    return (eigenvectors * eigenvalues.clamp(min=0).sqrt()).float()
+    return (eigenvectors * eigenvalues.clamp(min=0).sqrt() @ eigenvectors.t()).float()

@@ -172,7 +172,7 @@ const AircraftApp = (() => {
       if (level) return { auroc: `AUROC of its ${level}`, z: `selectivity for a ${level} (z)`, class: level }[what];
       return {
         feature_id: "number", density_cell: "share of cells", density_image: "share of pictures", mean: "mean when active",
-        max: "maximum", part_ap: "part: average precision", part_excess: "part: AUROC beyond place and outline",
+        max: "maximum", part_ap: "part: average precision", part_excess: "part: AUROC beyond guesses",
         response: "part: share that goes with it", seed_match: "found by other seeds (cosine)",
         suppressed: "effect of suppression", suppressed_random: "effect of a random direction", rating: "your rating",
       }[name] || words(name);
@@ -445,7 +445,7 @@ const AircraftApp = (() => {
           h("div", {}, h("span", { className: "fill", style: `width:${(60 * value) / most}%` }), h("small", {}, `${name} ${number(value, 2)}`))));
       }));
       ui.parts.replaceChildren(state.facts.has_parts
-        ? table(["part", "AP", "beyond place", "goes with it"], view.parts.slice(0, 6).map((each) =>
+        ? table(["part", "AP", "beyond guesses", "goes with it"], view.parts.slice(0, 6).map((each) =>
           [words(each.part), fixed(each.ap, 2), fixed(each.excess, 2), percent(each.response, 0)]))
         : h("p", { className: "quiet" }, "These are photographs: without part masks it can't be known which parts a feature follows."));
       ui.neighbours.replaceChildren(...view.neighbours.map((each) => link(each.feature_id, fixed(each.cosine, 2))));
