@@ -69,7 +69,7 @@ class Catalogue:
         if study.config.sae.site != "stage4":
             raise ValueError(f"the browser needs an autoencoder of stage4, this study's is of {study.config.sae.site}")
         index, data = study.features(), study.dataset()
-        # plain arrays over the same files: each slice of a memory map costs a microsecond, and co-activity takes thousands
+        # plain arrays over the same files: slices of a memory map are slow, and co-activity takes thousands
         index = replace(index, arrays={name: np.asarray(array) for name, array in index.arrays.items()})
         rows, scores = index.rows("test"), study.folder / "features" / "main" / "parts.parquet"
         images = index.images.iloc[rows].reset_index(drop=True)
