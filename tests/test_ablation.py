@@ -540,7 +540,7 @@ def linear():
 def test_class_verdicts_need_selectivity_suppression_and_seeds(linear):
     head, pooled, truth, covariance = linear
     directions = head.weight[:1].repeat(4, 1)  # which speaks for the first class
-    directions[3] = random_directions(directions[:1], covariance, 7)[0]
+    directions[3] = -directions[3]  # and which speaks against it
     removed = torch.where(truth[:, None] == 0, 0.5, 0.0).repeat(1, 4)
     table = pd.DataFrame({"variant/class": "a", "variant/auroc": [0.99, 0.6, 0.99, 0.99], "level": "variant"})
     table["variant/auroc_q"] = [1e-4, 0.5, 1e-4, 1e-4]

@@ -32,7 +32,7 @@
       const first = feature_id - (feature_id % atlas.chunk);
       const own = (await load(`features/${number(first)}.js`))[feature_id - first];
       const gallery = own.galleries[how], top = atlas.facts.columns.max[feature_id] || 0;
-      return { ...own.about, feature_id, how, fresh: [], gallery: gallery.tiles, maps: Float32Array.from(bytes(gallery.maps), (value) => (value * top) / 255) };
+      return { ...own.about, feature_id, how, fresh: [], gallery: gallery.tiles.map((tile) => ({ predicted: tile.label, ...tile })), maps: Float32Array.from(bytes(gallery.maps), (value) => (value * top) / 255) };
     },
     pictures: (rows) => Promise.all(rows.map(async (row) => [row, await picture(`pictures/${number(row)}.jpg`)])),
     open: async (row) => {

@@ -875,9 +875,9 @@ const AircraftApp = (() => {
       ui.verdict = h("span", { className: "badge" });
       ui.stability = h("span", { className: "badge" });
       ui.why = h("p", { className: "quiet" });
-      ui.label = h("input", { type: "text", maxLength: 200, placeholder: "what does it show?", oninput: saveSoon, onchange: saveNow, ariaLabel: "label", disabled: !source.label });
+      ui.label = h("input", { type: "text", maxLength: 200, placeholder: source.label ? "what does it show?" : "not labelled", oninput: saveSoon, onchange: saveNow, ariaLabel: "label", disabled: !source.label });
       ui.rating = h("select", { onchange: saveSoon, ariaLabel: "rating", disabled: !source.label }, ...options([[0, "no rating"], ...[1, 2, 3, 4, 5].map((n) => [n, "★".repeat(n)])]));
-      ui.note = h("textarea", { rows: 2, maxLength: 5000, placeholder: "notes", oninput: saveSoon, onchange: saveNow, ariaLabel: "notes", disabled: !source.label });
+      ui.note = h("textarea", { rows: 2, maxLength: 5000, placeholder: source.label ? "notes" : "no notes", oninput: saveSoon, onchange: saveNow, ariaLabel: "notes", disabled: !source.label });
       ui.saved = h("small", { className: "saved" });
       ui.saved.setAttribute("aria-live", "polite");
       ui.suggestion = h("button", { type: "button", className: "suggestion", hidden: true, disabled: !source.label });
