@@ -263,7 +263,7 @@ def test_a_class_with_one_picture_is_refused_in_a_pair_by_name(catalogue):
 def test_pictures_of_12_megapixels_are_taken_and_what_is_none_is_refused(bench):
     assert bench.of_file(jpeg((4000, 3000))).logits.isfinite().all()
     assert bench.of_file(jpeg((1, 1))).logits.isfinite().all()
-    with pytest.raises(ValueError, match=r"notes\.jpg is no picture that can be used"):
+    with pytest.raises(ValueError, match=r"notes\.jpg is no picture that can be used: give"):
         bench.of_file(b"these are my notes", "notes.jpg")
     with pytest.raises(ValueError, match="are too many"):
         bench.of_file(jpeg((9000, 6000)))

@@ -192,6 +192,48 @@ def test_pictures_are_pythons_own(page, catalogue):
     drawn(page, "gallery")
 
 
+def test_keys_work_after_every_click_and_labels_stay_with_their_feature(page, catalogue):
+    """Clicks on what then hides or is made anew, and labels typed one after the other."""
+    order = listed(page)[:4]
+    labels = Labels(catalogue.folder, catalogue.key)
+    show(page, order[0])
+    try:
+        app(page).locator(".suggestion").click()
+        drawn(page, f"label {order[0]}")
+        assert not app(page).locator(".suggestion").is_visible()
+        page.keyboard.press("ArrowRight")
+        drawn(page, f"feature {order[1]}")
+        page.keyboard.press("l")
+        page.keyboard.type("Étoile, nose tip")
+        page.keyboard.press("Enter")
+        drawn(page, f"label {order[1]}")
+        page.keyboard.press("ArrowRight")
+        drawn(page, f"feature {order[2]}")
+        said = labels.all()
+        assert said[order[0]]["label"] == catalogue.table["part"][order[0]].replace("_", " ")
+        assert said[order[1]]["label"] == "Étoile, nose tip" and order[2] not in said
+        neighbour = app(page).locator("aside .link").first
+        other = int(neighbour.inner_text().split()[0][1:])
+        neighbour.click()
+        drawn(page, f"feature {other}")
+        page.keyboard.press("/")
+        page.keyboard.type("tip etoile")
+        drawn(page, "list")
+        assert listed(page) == [order[1]]  # every word, accents or none
+        page.keyboard.press("Escape")
+        assert page.get_by_role("searchbox", name="search").input_value() == "tip etoile"
+        page.keyboard.press("ArrowRight")
+        drawn(page, f"feature {order[1]}")
+        page.get_by_role("searchbox", name="search").fill("")
+        app(page).get_by_label("labelled only").check()
+        drawn(page, "list")
+        assert set(listed(page)) == set(order[:2])
+        app(page).get_by_label("labelled only").uncheck()
+    finally:
+        for feature_id in list(labels.all()):
+            labels.set(feature_id, label="", note="", rating=0)
+
+
 def test_the_list_is_filtered_searched_and_sorted(page, catalogue):
     table = catalogue.table
     page.get_by_role("button", name="+ filter").click()

@@ -26,7 +26,7 @@ CHUNK = 20
 """Features in one file."""
 N_ACTIVE = 40
 """Features with a slider, in a picture."""
-VERSION = 2
+VERSION = 3
 
 
 def export_atlas(study: Study, folder: str | Path | None = None, n_pictures: int | None = None) -> Path:

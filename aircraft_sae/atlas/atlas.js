@@ -67,4 +67,5 @@
     if (Number.isInteger(id) && id !== app.state.feature) app.show(id);
   });
   window.app = app;
+  app.focus(); // nothing else on the page takes keys
 })();

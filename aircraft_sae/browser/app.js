@@ -5,7 +5,7 @@ const AircraftApp = (() => {
   const HOWS = { top: "strongest", interval: "whole range", random: "any" };
   const KEYS = [
     ["← →", "previous, next feature"], ["r", "random feature"], ["h", "heat on or off"],
-    ["s", "suppress this feature in the bench's picture"], ["0", "reset all multipliers"], ["/", "search"],
+    ["l", "write a label; Enter saves it"], ["s", "suppress this feature in the bench's picture"], ["0", "reset all multipliers"], ["/", "search"],
     ["?", "this help"], ["Esc", "close this help, leave a field"],
   ];
 
@@ -148,7 +148,15 @@ const AircraftApp = (() => {
     const drawn = (what) => {
       root.dataset.revision = String(Number(root.dataset.revision) + 1);
       root.dataset.drawn = what;
+      keepFocus();
     };
+    // What was clicked may hide, or be made anew: without this the keys would then go nowhere.
+    let ours = false;
+    const keepFocus = () => { if (ours && document.activeElement === document.body) root.focus({ preventScroll: true }); };
+    const whose = (event) => { ours = root.contains(event.target); };
+    addEventListener("pointerdown", whose, true);
+    root.addEventListener("focusin", () => { ours = true; });
+    root.addEventListener("click", () => requestAnimationFrame(keepFocus));
 
     // ---------------------------------------------------------------- errors
     ui.error = h("div", { className: "error", hidden: true });
@@ -161,6 +169,9 @@ const AircraftApp = (() => {
       );
       drawn("error");
     }
+    const settle = (event) => { if (!event.target.closest(".error")) ui.error.hidden = true; }; // what was said is past
+    root.addEventListener("pointerdown", settle);
+    root.addEventListener("input", settle);
     const guarded = (work) => async (...given) => {
       try { return await work(...given); } catch (error) { fail(error); }
     };
@@ -180,10 +191,11 @@ const AircraftApp = (() => {
     const sortable = () => Object.keys(columns()).filter((name) => columns()[name].some((value) => typeof value === "number"));
     const valueOf = (name, id) => (name === "rating" ? (state.labels[id] || {}).rating || null : columns()[name][id]);
 
+    const plain = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
     function said(id) { // what the search looks through
       const own = state.labels[id] || {}, c = columns();
       const parts = [`#${id}`, own.label, own.note, c.part && c.part[id], c.verdict && c.verdict[id]];
-      return parts.concat(state.facts.levels.map((level) => c[`${level}/class`][id])).filter(Boolean).join(" ").toLowerCase();
+      return parts.concat(state.facts.levels.map((level) => c[`${level}/class`][id])).filter(Boolean).join(" ");
     }
 
     function listed() {
@@ -198,10 +210,14 @@ const AircraftApp = (() => {
         const own = state.all.filter((id) => c[`${level}/class`][id] === name && c.placed[id] !== "none");
         return own.sort((a, b) => (c[`${level}/z`][b] ?? -Infinity) - (c[`${level}/z`][a] ?? -Infinity));
       }
-      const search = ui.search.value.trim().toLowerCase(), ranges = [...ui.ranges.children].map((row) => row.range());
+      const search = plain(ui.search.value).split(/\s+/).filter(Boolean), ranges = [...ui.ranges.children].map((row) => row.range());
       const kept = state.all.filter((id) => {
         if (ui.alive.checked && !c.density_cell[id]) return false;
-        if (search && !said(id).includes(search)) return false;
+        if (ui.labelled.checked && !(state.labels[id] || {}).label) return false;
+        if (search.length) {
+          const text = plain(said(id));
+          if (!search.every((word) => text.includes(word))) return false;
+        }
         return ranges.every(([name, low, high]) => {
           const value = valueOf(name, id);
           return value !== null && (low === null || value >= low) && (high === null || value <= high);
@@ -228,7 +244,7 @@ const AircraftApp = (() => {
         const own = state.subject.active.find((each) => each.feature_id === id);
         return own ? fixed(own.effect, 2) : "";
       }
-      if (state.entrance === "class" && state.pair) return fixed(state.pair.find((each) => each.feature_id === id).value, 2);
+      if (state.entrance === "class" && state.pair) return fixed(state.pair.find((each) => each.feature_id === id).value, 3);
       if (state.entrance === "class") return `z ${number(columns()[`${ui.level.value}/z`][id])}`;
       return number(valueOf(ui.sort.value, id));
     }
@@ -333,8 +349,9 @@ const AircraftApp = (() => {
       while (ui.tiles.children.length < gallery.length) {
         const canvas = h("canvas", { width: tile, height: tile }), button = h("button", { type: "button", className: "tile" }, canvas, h("span"));
         button.addEventListener("click", () => {
-          openPicture(Number(button.dataset.picture));
-          ui.canvas.scrollIntoView({ block: "nearest" });
+          const row = Number(button.dataset.picture);
+          openPicture(row);
+          if (state.onBench.has(row)) ui.canvas.scrollIntoView({ block: "nearest" });
         });
         button.addEventListener("mouseenter", () => mark(Number(button.dataset.value)));
         button.addEventListener("mouseleave", () => mark(null));
@@ -360,6 +377,7 @@ const AircraftApp = (() => {
         button.dataset.picture = each.picture;
         button.dataset.value = each.value;
         button.classList.toggle("wrong", each.predicted !== each.label);
+        button.classList.toggle("open", state.onBench.has(each.picture));
         text.textContent = `${Math.round((100 * each.value) / top)}% · ${each.label}`;
         button.ariaLabel = button.title =
           `${each.label}${each.predicted !== each.label ? `, taken for ${each.predicted}` : ""}: ${number(each.value)}, ` +
@@ -403,19 +421,26 @@ const AircraftApp = (() => {
     }
 
     const link = (id, text) => (mode === "browser" // the bench alone shows no feature
-      ? h("button", { type: "button", className: "link", onclick: () => show(id) }, `#${id}`, h("small", {}, ` ${text}`))
+      ? h("button", { type: "button", className: "link", title: caption(id), onclick: () => show(id) }, `#${id}`, h("small", {}, ` ${text}`))
       : h("span", {}, `#${id}`, h("small", {}, ` ${text}`)));
     function table(head, rows) {
       return h("table", {}, h("thead", {}, h("tr", {}, ...head.map((text) => h("th", { scope: "col" }, text)))),
         h("tbody", {}, ...rows.map((row) => h("tr", {}, ...row.map((cell) => h("td", {}, cell))))));
     }
 
-    function drawFacts() {
-      const id = state.feature, c = columns(), view = state.view;
-      const part = c.part && c.part[id], useful = part && (c.part_ap[id] || 0) >= 0.1;
+    function drawSuggestion() {
+      const id = state.feature, c = columns(), part = c.part && c.part[id], useful = part && (c.part_ap[id] || 0) >= 0.1;
       ui.suggestion.hidden = !useful || !!ui.label.value;
       if (useful) ui.suggestion.textContent = `suggestion: ${words(part)} (AP ${fixed(c.part_ap[id], 2)})`;
-      ui.suggestion.onclick = () => { ui.label.value = words(part); ui.suggestion.hidden = true; saveSoon(); };
+      ui.suggestion.onclick = () => { ui.label.value = words(part); saveSoon(); };
+    }
+    function drawSuppress() {
+      const there = state.subject && state.subject.active.some((each) => each.feature_id === state.feature);
+      ui.suppress.disabled = !there;
+      ui.suppress.title = there ? "s" : "this feature is not among those of the bench's picture";
+    }
+    function drawFacts() {
+      const id = state.feature, c = columns(), view = state.view;
       const verdict = c.verdict && c.verdict[id];
       ui.verdict.textContent = verdict || (state.facts.has_verdicts ? "not tested: not on the frozen list" : "no verdicts yet: run notebook 05");
       ui.verdict.className = `badge ${verdict && verdict.startsWith("detector") ? "good" : ""}`;
@@ -425,8 +450,8 @@ const AircraftApp = (() => {
       ui.stability.className = `badge ${match >= 0.7 ? "good" : ""}`;
       ui.why.textContent = (c.why && c.why[id] && `Tests failed: ${c.why[id]}.`) || "";
       const rows = [
-        ["active in", `${percent(c.density_cell[id], 2)} of cells, ${percent(c.density_image[id])} of pictures`],
-        ["when active", `mean ${number(c.mean[id])}, maximum ${number(c.max[id])}`],
+        ["active in", `${percent(c.density_cell[id], 2)} of cells, ${percent(c.density_image[id])} of pictures, test or not`],
+        ["when active", `mean ${number(c.mean[id])}, maximum ${number(c.max[id])}, test or not`],
       ];
       if (c.suppressed) rows.push(["suppressing it", `moves its pictures' logit by ${fixed(c.suppressed[id])}; a random direction by ${fixed(c.suppressed_random[id])}`]);
       ui.numbers.replaceChildren(...rows.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]));
@@ -451,7 +476,7 @@ const AircraftApp = (() => {
       ui.neighbours.replaceChildren(...view.neighbours.map((each) => link(each.feature_id, fixed(each.cosine, 2))));
       ui.coactive.replaceChildren(...(view.coactive.length
         ? view.coactive.map((each) => link(each.feature_id, percent(each.share, 0))) : [h("span", { className: "quiet" }, "none beyond chance")]));
-      ui.suppress.disabled = !state.subject;
+      drawSuppress();
     }
 
     // ---------------------------------------------------------------- labels
@@ -465,9 +490,11 @@ const AircraftApp = (() => {
       ui.note.value = note;
       ui.rating.value = String(rating);
       ui.saved.textContent = "";
+      drawSuggestion();
     }
     function saveSoon() {
       clearTimeout(waiting);
+      drawSuggestion();
       ui.saved.textContent = "…";
       unsaved.set(state.feature, { label: ui.label.value, note: ui.note.value, rating: Number(ui.rating.value) });
       waiting = setTimeout(saveNow, 250);
@@ -494,6 +521,7 @@ const AircraftApp = (() => {
         throw error;
       } finally { if (id === state.feature && (told === "not saved" || !unsaved.has(id))) ui.saved.textContent = told; }
       showList(true);
+      if (state.subject) drawSliders(); // its caption
       drawn(`label ${id}`);
     });
 
@@ -522,7 +550,7 @@ const AircraftApp = (() => {
       drawSliders();
       drawLogits();
       if (state.entrance === "picture") showList();
-      if (ui.suppress) ui.suppress.disabled = false;
+      if (ui.suppress) drawSuppress();
       root.dataset.picture = subject.picture ?? "upload";
       drawn(`picture ${root.dataset.picture}`);
     }
@@ -537,8 +565,8 @@ const AircraftApp = (() => {
       context.lineWidth = 1;
       for (let i = 1; i < grid[0]; i++) line(context, 0, (i * size) / grid[0], size, (i * size) / grid[0]);
       for (let i = 1; i < grid[1]; i++) line(context, (i * size) / grid[1], 0, (i * size) / grid[1], size);
-      state.brush.forEach((key) => outline(context, key.split(",").map(Number), grid, "#ff9500"));
       if (state.cell) outline(context, state.cell, grid);
+      state.brush.forEach((key) => outline(context, key.split(",").map(Number), grid, "#ff9500"));
       const { label, predicted } = subject;
       ui.pictureText.textContent = `${label ? `${label}. ` : ""}Predicted: ${predicted}${label && label !== predicted ? " (wrong)" : ""}`;
       ui.canvas.ariaLabel = `${ui.pictureText.textContent}. A grid of ${grid[0]} by ${grid[1]} cells: arrow keys move, Enter chooses.`;
@@ -611,9 +639,9 @@ const AircraftApp = (() => {
         back.ariaLabel = `leave feature ${own.feature_id} as it is`;
       });
       setSliders();
-      const n = state.subject.n_active;
+      const n = state.subject.n_active, most = Math.min(MOST_SLIDERS, state.subject.active.length);
       ui.slidersText.textContent = n
-        ? `${n} feature${n > 1 ? "s are" : " is"} active here${n > ids.length ? `; the ${ids.length} whose suppression moves the margin most` : ""}.`
+        ? `${n} feature${n > 1 ? "s are" : " is"} active here${n > most ? `; below the ${most} whose suppression moves the margin most${ids.length > most ? ", after those in hand" : ""}` : ""}.`
         : "No feature is active in this picture.";
     }
     function setSliders() { // rows stay where they are: one of them may be under the hand
@@ -626,6 +654,7 @@ const AircraftApp = (() => {
     }
     function multiply(id, factor) {
       if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));
+      ui.flipText.textContent = "";
       factor === 1 ? state.multipliers.delete(id) : state.multipliers.set(id, factor);
       setSliders();
       return changeSoon();
@@ -722,7 +751,8 @@ const AircraftApp = (() => {
     const comparePair = guarded(async () => {
       state.pair = await source.pair({ one: ui.one.value, two: ui.two.value });
       ui.pairText.replaceChildren(table(["feature", "margin", "interval", "random"], state.pair.map((each) =>
-        [link(each.feature_id, ""), fixed(each.value, 2), `${fixed(each.low, 2)} to ${fixed(each.high, 2)}`, fixed(each.random, 2)])),
+        [link(each.feature_id, ""), fixed(each.value, 3), `${fixed(each.low, 3)} to ${fixed(each.high, 3)}`, fixed(each.random, 3)])),
+      h("button", { type: "button", onclick: classChosen }, "back to the class"),
       h("p", { className: "quiet" }, `Change of the true class's logit less the other's when the feature is suppressed: chosen on half A, measured on ${state.pair.length ? state.pair[0].n : 0} pictures of half B; random: as much of a random direction.`));
       state.page = 0;
       showList();
@@ -821,12 +851,18 @@ const AircraftApp = (() => {
       }));
       ui.tabs.setAttribute("role", "tablist");
       ui.go = h("input", { type: "number", min: 0, max: facts.n_features - 1, ariaLabel: "feature number", placeholder: "number",
-        onchange: () => { if (ui.go.value !== "") show(Number(ui.go.value)); } });
-      ui.search = h("input", { type: "search", placeholder: "search labels, classes, parts", ariaLabel: "search", oninput: filtered });
+        onchange: () => { if (ui.go.value !== "") { show(Number(ui.go.value)); root.focus({ preventScroll: true }); } } });
+      ui.search = h("input", { type: "search", placeholder: "search labels, classes, parts", ariaLabel: "search", oninput: filtered, onsearch: filtered,
+        onkeydown: (event) => {
+          if (event.key !== "Enter") return;
+          root.focus({ preventScroll: true });
+          if (state.ids.length && !state.ids.includes(state.feature)) show(state.ids[0]);
+        } });
       ui.sort = h("select", { ariaLabel: "sort by", onchange: filtered }, ...options([...sortable(), "rating"].map((name) => [name, titled(name)])));
       ui.sort.value = sortable().includes("part_ap") ? "part_ap" : `${facts.levels[0]}/z`;
       ui.up = h("input", { type: "checkbox", onchange: filtered });
       ui.alive = h("input", { type: "checkbox", checked: true, onchange: filtered });
+      ui.labelled = h("input", { type: "checkbox", onchange: filtered });
       ui.ranges = h("div", {});
       ui.help = h("dialog", {}, h("h3", {}, "Keys"), table(["key", "what it does"], KEYS.map(([key, text]) => [h("kbd", {}, key), text])),
         h("button", { type: "button", onclick: () => ui.help.close() }, "Close"));
@@ -841,7 +877,7 @@ const AircraftApp = (() => {
       ui.back = h("button", { type: "button", ariaLabel: "page back", onclick: () => { state.page--; showList(true); drawn("list"); } }, "‹");
       ui.forth = h("button", { type: "button", ariaLabel: "page on", onclick: () => { state.page++; showList(true); drawn("list"); } }, "›");
       ui.forFeatures = h("div", { className: "choice" }, ui.search, field("sort by", ui.sort), h("div", { className: "row" },
-        field("smallest first", ui.up), field("hide dead", ui.alive),
+        field("smallest first", ui.up), field("hide dead", ui.alive), field("labelled only", ui.labelled),
         h("button", { type: "button", onclick: () => { ui.ranges.append(range()); } }, "+ filter")), ui.ranges);
       ui.forPicture = h("div", { className: "choice", hidden: true }, h("p", { className: "quiet" },
         "Features active in the bench's picture, or in the cell that you click; beside each, the change of the margin when it is suppressed."),
@@ -869,13 +905,16 @@ const AircraftApp = (() => {
       const centre = h("main", {}, h("div", { className: "row" }, field("show", ui.how), field("heat", ui.heat),
         source.byClass ? field("misclassified only", ui.wrong) : null,
         facts.radius ? field("half of its gradient", ui.field) : null), ui.empty, ui.tiles,
-      h("p", { className: "quiet" }, "One scale for the feature, from 0 to its maximum. Cyan: the cell that was picked. Red: misclassified. Click a picture to put it on the bench."));
+      h("p", { className: "quiet" }, "One scale for the feature, from 0 to its maximum in any picture, test or not. Cyan: the cell that was picked. Red: misclassified. " +
+        (state.onBench.size < facts.n_pictures ? "Blue: on the bench's list, click it." : "Click a picture to put it on the bench.")));
+      if (state.onBench.size < facts.n_pictures) ui.tiles.classList.add("some");
 
       ui.title = h("h2");
       ui.verdict = h("span", { className: "badge" });
       ui.stability = h("span", { className: "badge" });
       ui.why = h("p", { className: "quiet" });
-      ui.label = h("input", { type: "text", maxLength: 200, placeholder: source.label ? "what does it show?" : "not labelled", oninput: saveSoon, onchange: saveNow, ariaLabel: "label", disabled: !source.label });
+      ui.label = h("input", { type: "text", maxLength: 200, placeholder: source.label ? "what does it show?" : "not labelled", oninput: saveSoon, onchange: saveNow, ariaLabel: "label", disabled: !source.label,
+        onkeydown: (event) => { if (event.key === "Enter") { saveNow(); root.focus({ preventScroll: true }); } } });
       ui.rating = h("select", { onchange: saveSoon, ariaLabel: "rating", disabled: !source.label }, ...options([[0, "no rating"], ...[1, 2, 3, 4, 5].map((n) => [n, "★".repeat(n)])]));
       ui.note = h("textarea", { rows: 2, maxLength: 5000, placeholder: source.label ? "notes" : "no notes", oninput: saveSoon, onchange: saveNow, ariaLabel: "notes", disabled: !source.label });
       ui.saved = h("small", { className: "saved" });
@@ -905,17 +944,18 @@ const AircraftApp = (() => {
     root.addEventListener("keydown", (event) => {
       event.stopPropagation(); // at any key, JupyterLab takes the focus to the cell that it holds for the active one
       const typing = event.target.closest("input:not([type=checkbox]):not([type=range]), textarea, select");
-      if (event.key === "Escape") { if (ui.help && ui.help.open) ui.help.close(); root.focus(); return; }
+      if (event.key === "Escape") { event.preventDefault(); if (ui.help && ui.help.open) ui.help.close(); root.focus(); return; }
       if (ui.help && ui.help.open) return;
       if (typing || event.ctrlKey || event.metaKey || event.altKey || mode === "bench" && event.key !== "0") return;
       if (event.target.type === "range" && event.key.startsWith("Arrow")) return;
       const keys = {
-        ArrowLeft: () => step(-1), ArrowRight: () => step(1), r: random, s: suppressThis, 0: resetBench,
+        ArrowLeft: () => step(-1), ArrowRight: () => step(1), r: random, s: suppressThis, 0: resetBench, l: () => ui.label.focus(),
         h: () => { state.heat = !state.heat; redraw(); }, "/": () => { setEntrance("features"); ui.search.focus(); },
         "?": () => ui.help.showModal(),
       };
       if (!keys[event.key] || !state.facts) return;
       event.preventDefault();
+      ui.error.hidden = true;
       keys[event.key]();
     });
 
@@ -935,7 +975,7 @@ const AircraftApp = (() => {
     root.append(ui.error, h("p", { className: "quiet" }, "loading…"));
     addEventListener("pagehide", saveNow);
     start();
-    return { show: guarded(show), close: () => { saveNow(); removeEventListener("pagehide", saveNow); state.closed = true; }, state };
+    return { show: guarded(show), close: () => { saveNow(); removeEventListener("pagehide", saveNow); removeEventListener("pointerdown", whose, true); state.closed = true; }, state, focus: () => root.focus({ preventScroll: true }) };
   }
 
   return { mount, softmax, headLogits };

@@ -16,7 +16,7 @@ from itertools import combinations
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from aircraft_sae.ablation import blur
 from aircraft_sae.activations import captured
@@ -74,7 +74,10 @@ class Bench:
                 opened.draft("RGB", (1024, 1024))
                 picture = ImageOps.exif_transpose(opened).convert("RGB")  # as the camera was held
         except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{name} is no picture that can be used ({error}): give a JPEG or PNG file") from error
+            reason = (
+                "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+            )  # which names an object in memory
+            raise ValueError(f"{name} is no picture that can be used{reason}: give a JPEG or PNG file") from error
         return self.look(picture)
 
     def look(self, picture: Image.Image) -> Subject:
