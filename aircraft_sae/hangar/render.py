@@ -15,7 +15,7 @@ from aircraft_sae.hangar.airframes import Airframe, taxonomy
 from aircraft_sae.hangar.meshes import build
 from aircraft_sae.hangar.scene import Scene, axes
 from aircraft_sae.hangar.solids import MATERIALS, PARTS, Mesh
-from aircraft_sae.hangar.surroundings import BLOCKED, backdrop, linear, noise, occluded
+from aircraft_sae.hangar.surroundings import BLOCKED, backdrop, below, linear, noise, occluded
 
 _GEAR = [PARTS.index("nose_gear"), PARTS.index("main_gear")]
 _GLASS = [MATERIALS.index(m) for m in ("window", "cockpit")]
@@ -138,24 +138,26 @@ def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
 
     s = supersampling
     grid = (np.arange(size * s) + 0.5) / s
-    back, ground = backdrop(scene, position, rays(grid, grid), sun, bvh)
-    mask = (2 * _pool(ground.reshape(size * s, size * s, 1).astype(np.uint8), s)[..., 0] >= s * s).astype(np.uint8)
-    back = back.reshape(size * s, size * s, 3)
+    directions = rays(grid, grid)
+    ground = below(scene, directions[:, 2]).reshape(size * s, size * s, 1)
+    mask = (2 * _pool(ground.astype(np.uint8), s)[..., 0] >= s * s).astype(np.uint8)
+    light, missed = np.zeros((size * s, size * s, 3), np.float32), np.ones((size * s, size * s), bool)
     if bvh is not None:
         left, top, wide, high = _window(scene, vertices[np.unique(mesh.faces)] - position, right, down, forward, size)
         area = (slice(top, top + high), slice(left, left + wide))
         fine = tuple(slice(side.start * s, side.stop * s) for side in area)
-        directions = rays(grid[fine[1]], grid[fine[0]])
-        if len(directions):
-            colour, part = _cast(scene, mesh, vertices, normals, bvh, position, directions, sun)
+        toward = directions.reshape(size * s, size * s, 3)[fine].reshape(-1, 3)
+        if len(toward):
+            colour, part = _cast(scene, mesh, vertices, normals, bvh, position, toward, sun)
             part = part.reshape(high * s, wide * s)
-            back[fine][part > 0] = colour.reshape(high * s, wide * s, 3)[part > 0]
+            light[fine], missed[fine] = colour.reshape(high * s, wide * s, 3), part == 0
             part = part.reshape(high, s, wide, s).swapaxes(1, 2).reshape(high, wide, s * s)
             # a pixel belongs to the part that most of its rays meet; background needs more than half of them
             counts = (part[..., None, :] == part[..., :, None]).sum(-1) * (part > 0)
             best = np.take_along_axis(part, counts.argmax(2)[..., None], 2)[..., 0]
             mask[area] = np.where(2 * (part > 0).sum(2) >= s * s, best, mask[area])
-    image = _pool(back, s) / np.float32(s * s)
+    light[missed] = backdrop(scene, position, directions[missed.ravel()], sun, bvh)
+    image = _pool(light, s) / np.float32(s * s)
     return Picture(_finish(scene, image, size), mask)
 
 

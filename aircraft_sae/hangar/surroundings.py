@@ -45,30 +45,17 @@ def occluded(bvh: EmbreeScene, origins: np.ndarray, directions: np.ndarray, reac
     return bvh.run(origins.astype(np.float32), directions.astype(np.float32), far, query="OCCLUDED") >= 0
 
 
-def backdrop(scene: Scene, position, directions, sun, bvh: EmbreeScene | None) -> tuple[np.ndarray, np.ndarray]:
-    """Light (n, 3) of sky and ground along rays that meet no aircraft, and which of them meet the ground."""
-    b = scene.background
+def backdrop(scene: Scene, position, directions, sun, bvh: EmbreeScene | None) -> np.ndarray:
+    """Light (n, 3) of sky and ground along rays (n, 3) that meet no aircraft."""
     rise = directions[:, 2]
-    zenith, horizon = linear(b.zenith), linear(b.horizon)
-    height = np.clip(rise, 0, 1)[:, None] ** 0.5 if scene.on_ground else np.clip(rise * 0.8 + 0.45, 0, 1)[:, None]
-    colour = horizon + (zenith - horizon) * height
-    spread = 0.35 / (np.abs(rise) + 0.35)
-    cloud = noise(directions[:, 0] * spread * 0.5 + b.offset[0], directions[:, 1] * spread * 0.5 + b.offset[1])
-    cloud = 0.75 * cloud + 0.25 * noise(
-        directions[:, 0] * spread * 2.1 + b.offset[1], directions[:, 1] * spread * 2.1 + 2 * rise
-    )
-    cover = np.clip((cloud - 1 + b.clouds * 0.8) * 2.5, 0, 1)[:, None] * 0.85
-    colour = colour * (1 - cover) + cover * (0.55 + 0.5 * np.float32(scene.light.ambient)) * (horizon * 0.3 + 0.6)
+    colour = np.empty((len(rise), 3), np.float32)
+    above = np.flatnonzero(~below(scene, rise))
+    colour[above] = _sky(scene, directions[above])
     if not scene.on_ground:
-        return colour, np.zeros(len(colour), bool)
-    around = np.arctan2(directions[:, 1], directions[:, 0]) / (2 * np.pi)
-    ridge = 0.015 + 0.05 * b.hills * noise(around * 3 + b.offset[0], np.full_like(around, b.offset[1]))
-    trees = (rise < ridge) & (rise >= 0)
-    shade = 0.5 + 0.5 * noise(around * 60, rise * 20)
-    far = linear([0.2, 0.27, 0.18]) * shade[:, None] * (0.6 + 0.4 * scene.light.sun / 2)
-    colour = np.where(trees[:, None], far * (1 - 0.6 * b.haze) + horizon * 0.6 * b.haze, colour)
-
-    ground = np.flatnonzero(rise < -1e-4)
+        return colour
+    b = scene.background
+    zenith, horizon = linear(b.zenith), linear(b.horizon)
+    ground = np.flatnonzero(below(scene, rise))
     away = (-position[2] / rise[ground]).astype(np.float32)
     x, y = (position[i].astype(np.float32) + directions[ground, i] * away for i in (0, 1))
     lit = np.ones(len(ground), np.float32)
@@ -82,7 +69,37 @@ def backdrop(scene: Scene, position, directions, sun, bvh: EmbreeScene | None) -
     seen = albedo * (lit[:, None] * light + sky * scene.light.ambient * 1.6)
     fade = (1 - np.exp(-away * 0.02 * b.haze))[:, None]
     colour[ground] = seen * (1 - fade) + horizon * fade * 0.8
-    return colour, rise < -1e-4
+    return colour
+
+
+def below(scene: Scene, rise: np.ndarray) -> np.ndarray:
+    """Which rays meet the ground, from how far they rise (n,): none in flight."""
+    return (rise < -1e-4) & scene.on_ground
+
+
+def _sky(scene: Scene, directions: np.ndarray) -> np.ndarray:
+    """Light (n, 3) of sky, clouds and, from the ground, the trees at the horizon."""
+    b, rise = scene.background, directions[:, 2]
+    zenith, horizon = linear(b.zenith), linear(b.horizon)
+    height = np.clip(rise, 0, 1)[:, None] ** 0.5 if scene.on_ground else np.clip(rise * 0.8 + 0.45, 0, 1)[:, None]
+    colour = horizon + (zenith - horizon) * height
+    spread = 0.35 / (np.abs(rise) + 0.35)
+    cloud = noise(directions[:, 0] * spread * 0.5 + b.offset[0], directions[:, 1] * spread * 0.5 + b.offset[1])
+    cloud = 0.75 * cloud + 0.25 * noise(
+        directions[:, 0] * spread * 2.1 + b.offset[1], directions[:, 1] * spread * 2.1 + 2 * rise
+    )
+    cover = np.clip((cloud - 1 + b.clouds * 0.8) * 2.5, 0, 1)[:, None] * 0.85
+    colour = colour * (1 - cover) + cover * (0.55 + 0.5 * np.float32(scene.light.ambient)) * (horizon * 0.3 + 0.6)
+    if not scene.on_ground:
+        return colour
+    low = np.flatnonzero((rise >= 0) & (rise < 0.015 + 0.05 * b.hills))  # the tallest tree there could be
+    around, rise = np.arctan2(directions[low, 1], directions[low, 0]) / (2 * np.pi), rise[low]
+    ridge = 0.015 + 0.05 * b.hills * noise(around * 3 + b.offset[0], np.full_like(around, b.offset[1]))
+    low, around, rise = (each[rise < ridge] for each in (low, around, rise))
+    shade = 0.5 + 0.5 * noise(around * 60, rise * 20)
+    far = linear([0.2, 0.27, 0.18]) * shade[:, None] * (0.6 + 0.4 * scene.light.sun / 2)
+    colour[low] = far * (1 - 0.6 * b.haze) + horizon * 0.6 * b.haze
+    return colour
 
 
 def _terrain(scene, x, y, away):
