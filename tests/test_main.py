@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from filelock import FileLock
 
 import aircraft_sae.__main__ as command
-from aircraft_sae import store
+from aircraft_sae import runner, store
 
 GOOD = """# %% [markdown]
 # # Question
@@ -24,7 +25,7 @@ from tqdm import tqdm
 print(os.path.realpath(sys.executable) == os.path.realpath(os.environ["WANTED"]), os.environ["AIRCRAFT_SAE_PRESET"])
 for _ in tqdm(range(3), "training"):
     time.sleep(0.01)
-# %%
+# %% tags=["report"]
 import matplotlib.pyplot as plt
 plt.plot([1, 2]);
 # %%
@@ -64,10 +65,16 @@ def test_run_shows_progress_and_writes_notebooks_and_one_offline_report(notebook
     assert "training: 100%" in errors and "01_first: 4 of 4 cells" in errors and "True smoke" in errors
     assert output.splitlines()[-1].startswith("Done in ")
     report = tmp_path / "data" / "runs" / "smoke" / "report"
-    assert sorted(path.name for path in report.iterdir()) == ["01_first.ipynb", "02_last.ipynb", "index.html"]
-    page = (report / "index.html").read_text()
-    assert page.index('id="Question"') < page.index("the last one") and "data:image/png;base64" in page
-    assert not re.findall(r'<script src|(?:src=|href=|import\()"https?:', page), "the page needs a network"
+    names = [f"{name}.{end}" for name in ("01_first", "02_last") for end in ("html", "ipynb")]
+    assert sorted(path.name for path in report.iterdir()) == [*names, "index.html"]
+    page, index = (report / "01_first.html").read_text(), (report / "index.html").read_text()
+    assert page.index('id="Question"') < page.rindex("data:image/png;base64")
+    assert '<h3>Question</h3><img loading=lazy alt="Question" src="data:image/png' in index, (
+        "a figure that was asked for"
+    )
+    assert "the last one" in (report / "02_last.html").read_text() and 'href="02_last.html"' in index
+    for each in (page, index):
+        assert not re.findall(r'<script src|(?:src=|href=|import\()"https?:', each), "the page needs a network"
 
     assert "iopub" not in (report / "01_first.ipynb").read_text(), "times differ from run to run"
     executed = nbformat.read(folder / "01_first.ipynb", as_version=4)
@@ -75,7 +82,53 @@ def test_run_shows_progress_and_writes_notebooks_and_one_offline_report(notebook
     assert kinds == [["stream"], ["display_data"], [], ["execute_result"]], "stderr and widgets are left out"
     assert "widgets" not in executed.metadata and "execution" not in executed.cells[1].metadata
     assert "True smoke" in executed.cells[1].outputs[0].text, "wrong interpreter or preset"
-    assert command.as_script(folder / "01_first.ipynb").endswith("# %%\n6 * 7\n")
+    assert runner.as_script(folder / "01_first.ipynb").endswith("# %%\n6 * 7\n")
+
+
+COUNTS = """# %%
+from pathlib import Path
+from aircraft_sae.store import make_stage, write_json
+folder, data = Path(DATA) / "runs" / "smoke", Path(DATA)
+make_stage(folder / "NAME", "NAME", {}, lambda work: (work / "a").write_text("NAME"), say=lambda _: None)
+write_json(data / "results" / "smoke" / "NAME.json", {})
+with (data / "executed").open("a") as file:
+    file.write("NAME ")
+"""
+
+
+def test_a_notebook_is_executed_again_only_where_something_changed(notebooks, tmp_path, monkeypatch, capfd):
+    data = tmp_path / "data"
+    scripts = {name: COUNTS.replace("DATA", repr(str(data))).replace("NAME", name) for name in ("01_a", "02_b")}
+    folder = notebooks(**scripts)
+
+    def executed(*words):
+        (data / "executed").unlink(missing_ok=True)
+        assert command.main(["--preset", "smoke", *words]) == 0
+        return (data / "executed").read_text().split() if (data / "executed").exists() else []
+
+    both = ["01_a", "02_b"]
+    assert executed() == both
+    assert executed() == [] and "02_b: nothing that it depends on has changed" in capfd.readouterr().err
+    (folder / "02_b.py").write_text(scripts["02_b"] + "1\n")
+    assert executed() == ["02_b"], "its text"
+    (data / "runs" / "smoke" / "02_b" / "a").write_text("20_b")  # of the same length
+    assert executed() == ["02_b"], "a damaged artifact"
+    shutil.rmtree(data / "runs" / "smoke" / "01_a")
+    assert executed() == ["01_a"], "an artifact that is gone; made again, it is what the other has seen"
+    (data / "results" / "smoke" / "01_a.json").write_text("{}")
+    assert executed() == ["01_a"], "its numbers"
+    (data / "runs" / "smoke" / "report" / "02_b.ipynb").write_text("{")
+    assert executed() == ["02_b"], "its outputs"
+    assert executed("--again") == both
+    monkeypatch.setattr(runner, "version", lambda name: "0")
+    assert executed() == both, "a library"
+
+
+def test_a_notebook_that_failed_is_executed_again(notebooks, tmp_path, capfd):
+    notebooks(**{"01_a": f"# %%\nassert __import__('os').path.exists({str(tmp_path / 'x')!r})"})
+    assert command.main(["--preset", "smoke"]) == 1
+    (tmp_path / "x").touch()
+    assert command.main(["--preset", "smoke"]) == 0 and command.main(["--preset", "smoke"]) == 0
 
 
 def test_no_module_draws_widget_bars_which_the_command_cannot_show():
@@ -91,7 +144,7 @@ def test_run_stops_at_the_first_failing_cell_and_shows_it(notebooks, tmp_path, c
     assert "Stopped in 01_bad.py, code cell 2 of 3" in errors
     assert "print(1 / y)" in errors and "ZeroDivisionError: division by zero" in errors and "Traceback" in errors
     assert sorted(path.name for path in folder.iterdir()) == ["01_bad.py", "02_never.py"]
-    assert "ZeroDivisionError" in (tmp_path / "data" / "runs" / "smoke" / "report" / "index.html").read_text()
+    assert "ZeroDivisionError" in (tmp_path / "data" / "runs" / "smoke" / "report" / "01_bad.html").read_text()
 
 
 def test_a_dying_kernel_is_named(notebooks, capfd):
@@ -133,9 +186,9 @@ def test_words_it_does_not_understand_end_with_2(notebooks, capsys, words, answe
 
 def test_notebooks_out_of_step_are_said_and_never_written(notebooks, capsys):
     folder = notebooks(**{"01_a": "# %%\n1"})
-    assert command._notebooks(folder, in_place=True) == [folder / "01_a.py"]
+    assert runner.find(folder, in_place=True) == [folder / "01_a.py"]
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("2")]), folder / "01_a.ipynb")
-    assert command._notebooks(folder, in_place=False) == [folder / "01_a.ipynb"]
+    assert runner.find(folder, in_place=False) == [folder / "01_a.ipynb"]
     assert "01_a.ipynb differs from 01_a.py" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command.main(["--in-place"])

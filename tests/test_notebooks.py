@@ -5,7 +5,7 @@ import re
 import nbformat
 import pytest
 
-from aircraft_sae.__main__ import NOTEBOOKS, WIDGET_VIEW, as_script
+from aircraft_sae.runner import NOTEBOOKS, WIDGET_VIEW, as_script
 
 PATHS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:home|root|tmp|work|Users|opt|usr|mnt)/|\b[A-Za-z]:\\\w")

@@ -1,0 +1,265 @@
+"""Notebooks run in order, each in a kernel of its own; one that would come out the same is kept from the last run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import sys
+import threading
+import time
+from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+
+from aircraft_sae.store import META, fingerprint, folder_digest, is_whole, memory, read_json, write_text
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+RECORD = "aircraft_sae"
+"""In an executed notebook's metadata: what it was made from, seconds, peak memory."""
+
+
+def find(folder: Path, in_place: bool) -> list[Path]:
+    """The numbered notebooks in order, each as .ipynb where there is one, else as its .py source.
+
+    Raises: ValueError where there is none, or, in_place, where a pair is out of step.
+    """
+    found = {path.stem: path for end in ("py", "ipynb") for path in sorted(folder.glob(f"[0-9][0-9]_*.{end}"))}
+    if not found:
+        raise ValueError(f"no notebooks in {folder}: run from a clone, installed with pip install -e .")
+    for path in found.values():
+        source = path.with_suffix(".py")
+        if path.suffix == ".ipynb" and source.is_file() and as_script(path) != source.read_text(encoding="utf-8"):
+            problem = f"{path.name} differs from {source.name}: bring them in step with jupytext --sync {path}"
+            if in_place:
+                raise ValueError(problem)
+            print(problem, file=sys.stderr)
+    return [found[stem] for stem in sorted(found)]
+
+
+def as_script(path: Path) -> str:
+    """The percent script that jupytext makes of a notebook with the repository's settings."""
+    from jupytext.cli import jupytext
+
+    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with redirect_stdout(output):
+        jupytext([str(path), "--to", "py:percent", "--output", "-", "--quiet"])
+    return output.buffer.getvalue().decode()
+
+
+class Runner:
+    """Runs the notebooks of one preset; executed notebooks lie in `folder`/report, stages beside it."""
+
+    def __init__(self, folder: Path, results: Path, environment: dict[str, str], again: bool = False):
+        self.folder, self.report, self.results = folder, folder / "report", results
+        self.environment, self.again = environment, again
+        package = Path(__file__).resolve().parent.rglob("*")
+        self.code = folder_digest([path for path in package if path.suffix in (".py", ".js", ".css", ".html")])
+        self.fresh = False
+        """Whether a notebook was executed in this run."""
+
+    def run(self, path: Path):
+        """(the executed notebook, what failed in it or nothing), written to the report; kept where nothing changed."""
+        import nbformat
+
+        notebook, place = read_notebook(path), self.report / f"{path.stem}.ipynb"
+        key = self._key(notebook)
+        if kept := self._kept(place, key):
+            print(f"{path.stem}: nothing that it depends on has changed", file=sys.stderr, flush=True)
+            return kept, ""
+        self.fresh, began, watch = True, time.monotonic(), {}
+        with _watched(watch):
+            failure = execute(notebook, path, self.environment)
+        drop_widgets(notebook)
+        notebook.metadata[RECORD] = {
+            "key": None if failure else key, "stages": self._stages(), "results": self._digest(path.stem),
+            "seconds": round(time.monotonic() - began, 1), "peak_memory_bytes": watch["peak"],
+        }  # fmt: skip
+        write_text(place, nbformat.writes(notebook))
+        return notebook, failure
+
+    def _key(self, notebook) -> str:
+        cells = [[cell.cell_type, cell.source, list(cell.metadata.get("tags", []))] for cell in notebook.cells]
+        versions = {name: version(name) for name in ("torch", "timm", "numpy", "pandas", "matplotlib", "scikit-learn")}
+        return fingerprint(cells, self.code, self.environment, versions, sys.version)
+
+    def _kept(self, place: Path, key: str):
+        """The notebook that an earlier run executed, if nothing that it depends on has changed since."""
+        import nbformat
+
+        # pictures of the user's own may have changed: the first notebook looks at them, and then the stages tell
+        if self.again or (self.environment["AIRCRAFT_SAE_DATA_ROOT"] and not self.fresh) or not place.is_file():
+            return None
+        try:
+            notebook = nbformat.read(place, as_version=4)
+        except Exception:  # nbformat has no base class for what it raises
+            return None
+        record = notebook.metadata.get(RECORD, {})
+        if record.get("key") != key or not record["results"] == self._digest(place.stem):
+            return None
+        stages = record["stages"].items()
+        return notebook if all(is_whole(self.folder / name, wanted) for name, wanted in stages) else None
+
+    def _stages(self) -> dict[str, str]:
+        folders = [meta.parent for meta in self.folder.rglob(META)]
+        return {
+            folder.relative_to(self.folder).as_posix(): read_json(folder / META).get("fingerprint")
+            for folder in sorted(folders)
+            if not folder.name.endswith((".partial", ".old"))
+        }
+
+    def _digest(self, name: str) -> str:
+        path = self.results / f"{name}.json"
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+@contextmanager
+def _watched(into: dict):
+    """The largest memory of this process's children, kernels and their workers, sampled each second, as `peak`."""
+    into["peak"], stop = 0, threading.Event()
+
+    def watch():
+        while not stop.wait(1.0):
+            into["peak"] = max(into["peak"], memory(itself=False))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def read_notebook(path: Path):
+    """A notebook or a percent script, with a kernel named."""
+    import jupytext
+
+    notebook = jupytext.read(path)
+    notebook.metadata.setdefault("kernelspec", {"name": "python3", "display_name": "Python 3", "language": "python"})
+    return notebook
+
+
+def execute(notebook, path: Path, environment: dict[str, str]) -> str:
+    """Run all cells of `notebook` in place; returns what failed, or nothing."""
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    class Client(NotebookClient):
+        def process_message(self, message, cell, index):
+            if message["msg_type"] == "stream":
+                screen.stream(message["content"]["text"])
+            return super().process_message(message, cell, index)
+
+    # without folders to look in, "python3" is this interpreter, whatever a kernelspec of that name says
+    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
+    screen, running = _Screen(path.stem, len(code)), 0
+
+    def starts(cell, cell_index):
+        nonlocal running
+        running = cell_index
+
+    client = Client(
+        notebook,
+        km=manager,
+        timeout=None,
+        record_timing=False,
+        extra_arguments=["--log-level=40"],
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_execute=starts,
+        on_cell_executed=lambda execute_reply, **_: execute_reply["content"]["status"] == "ok" and screen.advance(),
+    )
+    package = str(Path(__file__).resolve().parents[1])  # for a checkout that is not installed
+    environment = {
+        **os.environ,
+        **environment,
+        "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+    }
+    environment.pop("MPLBACKEND", None)  # another backend than the kernel's own would leave the figures out
+    try:
+        client.execute(env=environment, cleanup_kc=True)
+    except Exception as error:
+        if getattr(client, "_async_cleanup_kernel_future", None):  # nbclient turns Ctrl-C into other errors
+            raise KeyboardInterrupt from error
+        if not isinstance(error, CellExecutionError | DeadKernelError):
+            raise
+        source = notebook.cells[running].source
+        text = getattr(error, "traceback", f"{source}\n\nThe kernel died: out of memory?")
+        text = text if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", text)
+        return f"Stopped in {path.name}, code cell {code.index(running) + 1} of {len(code)}.\n{text.strip()}"
+    finally:
+        screen.close()
+    return ""
+
+
+class _Screen:
+    """A bar of cells for one notebook and, under it, what the running cell prints, its own bars included."""
+
+    def __init__(self, title: str, n_cells: int):
+        from tqdm import tqdm
+
+        self.terminal = sys.stderr.isatty()
+        self.cells = tqdm(total=n_cells, desc=title, unit="cell", dynamic_ncols=True, disable=not self.terminal)
+        self.status = tqdm(bar_format="{desc}", position=1, leave=False, dynamic_ncols=True, disable=not self.terminal)
+        self.title, self.n_cells, self.n_done, self.line, self.shown = title, n_cells, 0, "", time.monotonic()
+
+    def stream(self, text: str) -> None:
+        """Print whole lines; the one that a bar keeps rewriting shows below, or every ten seconds in a log."""
+        *whole, line = (self.line + text).split("\n")
+        for done in whole:
+            self._print(done)
+        self.line = line[line.rstrip("\r").rfind("\r") + 1 :]
+        if self.terminal:
+            self.status.set_description_str(_visible(self.line))
+        elif time.monotonic() > self.shown + 10:
+            self._print(self.line)
+
+    def advance(self) -> None:
+        """Count one more cell as done."""
+        self._print(self.line)
+        self.line, self.n_done = "", self.n_done + 1
+        self.status.set_description_str("")
+        self.cells.update()
+        if not self.terminal:
+            print(f"{self.title}: {self.n_done} of {self.n_cells} cells", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self.status.close()
+        self.cells.close()
+
+    def _print(self, line: str) -> None:
+        if _visible(line):
+            self.shown = time.monotonic()
+            self.cells.write(_visible(line), file=sys.stderr)
+
+
+def _visible(line: str) -> str:
+    """What a terminal would show of a line with carriage returns, less colours and cursor moves."""
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r").rpartition("\r")[2]).rstrip()
+
+
+def drop_widgets(notebook) -> None:
+    """Take out widgets, which need a running kernel; a figure beside each shows the same."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
+
+
+def put_outputs(path: Path, executed) -> None:
+    """Write results into the notebook at `path`, less progress bars; everything else in it stays as it was."""
+    import nbformat
+
+    target = path.with_suffix(".ipynb")
+    notebook = read_notebook(path)
+    notebook.metadata.pop("widgets", None)
+    for cell, ran in zip(notebook.cells, executed.cells, strict=True):
+        if cell.cell_type == "code":
+            cell.execution_count = ran.execution_count
+            cell.outputs = [output for output in ran.outputs if output.get("name") != "stderr"]
+    write_text(target, nbformat.writes(notebook) + "\n")
