@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from aircraft_sae.atlas import _chosen
 from aircraft_sae.browser import Bench, Catalogue, FeatureBrowser, InterventionBench, Labels
 from aircraft_sae.browser.catalogue import TILE
 from aircraft_sae.browser.widgets import Application, catalogue_of, told
@@ -196,6 +197,15 @@ def test_multipliers_out_of_range_are_refused(bench, subject, multipliers, words
         bench.change(subject, multipliers)
 
 
+def test_all_that_is_active_is_told(bench, subject, catalogue):
+    codes = torch.zeros_like(subject.codes)
+    codes[0, 0] = torch.linspace(1, 2, codes.shape[-1])  # every feature in one cell
+    page = told(catalogue, bench, replace(subject, codes=codes), None)
+    n = catalogue.sae.d_sae
+    assert page["n_active"] == len(page["active"]) == len(page["cells"][0]) == n
+    assert [j for j, _ in page["cells"][0]] == list(reversed(range(n))) and not any(page["cells"][1:])
+
+
 def test_blurring_a_cell_blurs_that_cell(bench, subject):
     got = bench.blurred(subject, [(0, 1)], sigma=16)
     size, (rows, columns) = subject.x.shape[1], subject.acts.shape[:2]
@@ -258,6 +268,11 @@ def test_a_class_with_one_picture_is_refused_in_a_pair_by_name(catalogue):
     few = replace(catalogue, images=catalogue.images.assign(variant=alone))
     with pytest.raises(ValueError, match="too few test pictures"):
         few.pair(one, two)
+    shown = {j: few.feature(j, level="variant", name=few.images["variant"][first])[0] for j in range(20)}
+    pictures = [tile["picture"] for view in shown.values() for tile in view["gallery"]]
+    assert set(pictures) == {int(few.rows[first])} and len(pictures) < 20  # one tile, or none
+    for view in shown.values():
+        json.dumps(view, allow_nan=False)
 
 
 def test_pictures_of_12_megapixels_are_taken_and_what_is_none_is_refused(bench):
@@ -305,6 +320,24 @@ def test_two_processes_lose_no_label(tmp_path):
     running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(first)]) for first in (0, 100)]
     assert [process.wait() for process in running] == [0, 0]
     assert set(Labels(tmp_path, "abc").all()) == {*range(15), *range(100, 115)}
+
+
+def test_what_others_wrote_is_heard_once(smoke_study, catalogue):
+    answers = FeatureBrowser(smoke_study).answers
+    (overview, _), labels = answers.overview(), Labels(catalogue.folder, catalogue.key)
+    stamp = overview["stamp"]
+    assert answers.heard(stamp) == ({"labels": None, "stamp": stamp}, [])
+    try:
+        for said in ("wing", "tail"):  # of equal length, at once
+            labels.set(3, label=said)
+            heard, _ = answers.heard(stamp)
+            assert heard["labels"][3]["label"] == said and heard["stamp"] != stamp
+            stamp = heard["stamp"]
+        own, _ = answers.label(4, rating=2)  # what is written here need not be heard again
+        assert own["labels"][4]["rating"] == 2 and answers.heard(own["stamp"])[0]["labels"] is None
+    finally:
+        labels.path.unlink()
+    assert answers.heard(stamp)[0]["labels"] == {}
 
 
 @pytest.mark.parametrize(
@@ -446,6 +479,20 @@ def test_the_atlas_bench_has_what_its_arithmetic_needs(atlas, catalogue, bench):
     assert used <= set(head["features"]) and set(page["flip"]["features"]) <= used
     pooled = torch.from_numpy(np.frombuffer(base64.b64decode(page["pooled"]), np.float32).copy())
     torch.testing.assert_close(catalogue.head.logits(pooled[None])[0], bench.of_row(row).logits, atol=1e-5, rtol=0)
+
+
+def test_the_atlas_bench_is_of_all_classes_of_mistakes_and_of_what_galleries_show(catalogue):
+    images = pd.DataFrame({"variant": list("aaabbbccc"), "predicted": list("aaabbbcca")})
+    small = replace(catalogue, images=images, rows=np.arange(9) + 100)
+    shown = {101: {1}, 102: {2, 3}, 103: {2, 3}, 104: {4}, 106: {5}, 107: {2, 3, 4}}
+    assert _chosen(small, shown, 2) == [102, 104]  # 103's features have their picture already
+    assert _chosen(small, shown, 3) == [102, 104, 106]
+    assert _chosen(small, shown, 6)[:5] == [102, 104, 106, 101, 103]
+    assert sorted(_chosen(small, shown, 99)) == list(range(100, 109))
+    some = {100: {1}, 102: {2, 3}}
+    assert _chosen(small, some, 4)[::3] == [102, 100]
+    images["predicted"] = list("abaaaaaaa")  # every fourth is a misclassified one, if its class has any
+    assert _chosen(small, some, 4)[::3] == [102, 101]
 
 
 def test_an_atlas_is_made_again_only_where_something_changed(smoke_study, atlas, catalogue):

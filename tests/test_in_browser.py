@@ -238,12 +238,20 @@ def test_the_list_is_filtered_searched_and_sorted(page, catalogue):
     table = catalogue.table
     page.get_by_role("button", name="+ filter").click()
     row = page.locator(".sae-browser .range")
-    row.get_by_label("at least").fill("0.05")
-    row.get_by_label("at most").fill("0.3")
+    row.get_by_label("at least").fill("5")  # percent, as they are shown
+    row.get_by_label("at most").fill("30")
     drawn(page, "list")
-    kept = table[(table["density_cell"] >= 0.05) & (table["density_cell"] <= 0.3)]
-    wanted = kept.sort_values("part_ap", ascending=False, kind="stable")["feature_id"].tolist()
+    shown = (100 * table["density_cell"]).map(lambda value: float(f"{value:.3g}"))
+    wanted = table[shown.between(5, 30)].sort_values("part_ap", ascending=False, kind="stable")["feature_id"].tolist()
     assert listed(page) == wanted[:50] and 0 < len(wanted) < len(table)
+    page.get_by_label("sort by").select_option("density_cell")
+    drawn(page, "list")
+    said = page.locator(".sae-browser .list li:visible i").all_inner_texts()[:50]
+    assert [float(text) for text in said] == shown[wanted].sort_values(ascending=False).tolist()[:50]
+    for name in ("at least", "at most"):  # what is typed is what is seen
+        row.get_by_label(name).fill(said[3])
+    drawn(page, "list")
+    assert listed(page) == shown.index[shown == float(said[3])].tolist()
     row.get_by_label("remove this filter").click()
     page.get_by_label("sort by").select_option("max")
     alive = table[table["density_cell"] > 0].sort_values("max", ascending=False, kind="stable")
@@ -275,6 +283,9 @@ def test_a_cell_lists_the_features_active_there(page, catalogue):
     values = subject.codes[0, columns - 1]
     wanted = values.argsort(descending=True)[: int((values > 0).sum())].tolist()
     assert listed(page) == wanted and wanted
+    page.get_by_role("button", name="whole picture").click()
+    n = int((subject.strength > 0).sum())
+    assert app(page).locator(".pager span").inner_text() == f"1–{min(n, 50)} of {n}"  # all of them
     page.get_by_role("tab", name="Features").click()
     drawn(page, "entrance features")
 
@@ -327,6 +338,19 @@ def test_the_brush_blurs_and_a_flip_flips(page, catalogue):
     wanted = bench.blurred(subject, [(rows - 1, 0)], 8.0).logits
     for label, value in logits(page, "cells blurred").items():
         assert value == pytest.approx(float(wanted[classes.index(label)]), abs=6e-4)
+    page.evaluate(
+        """() => { const el = document.querySelector('.sae-browser');
+        window.blurs = [];
+        new MutationObserver(() => { if (/^blur/.test(el.dataset.drawn)) blurs.push(el.dataset.drawn); })
+          .observe(el, { attributes: true, attributeFilter: ['data-drawn'] }); }"""
+    )
+    for wanted, start in (("blur 3", (0.1, 0.1)), ("blur 1", (0.9, 0.1))):  # from a clear cell, then from a blurred one
+        page.mouse.move(box["x"] + box["width"] * start[0], box["y"] + box["height"] * start[1])
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * (1 - start[0]), box["y"] + box["height"] * 0.15, steps=7)
+        page.mouse.up()
+        drawn(page, wanted)
+    assert page.evaluate("() => blurs") == ["blur 3", "blur 1"]  # one request a stroke
     app(page).get_by_label("blur brush").uncheck()
     app(page).get_by_role("button", name="Minimal flip").click()
     drawn(page, "flip")
@@ -362,6 +386,10 @@ def test_classes_and_pairs(page, catalogue):
     drawn(page, "pair")
     wanted = [each["feature_id"] for each in catalogue.pair(one, two)]
     assert listed(page) == wanted
+    app(page).get_by_label("second class").select_option(one)  # with itself: nothing to compare, and no old answer
+    drawn(page, "no pair")
+    assert app(page).get_by_role("button", name="What tells them apart?").is_disabled()
+    assert app(page).locator(".pair").inner_text() == "" and listed(page) != wanted
     page.get_by_role("tab", name="Features").click()
     drawn(page, "entrance features")
 
@@ -416,6 +444,81 @@ def test_what_is_typed_belongs_to_the_feature_that_is_named(page, catalogue):
     finally:
         for feature_id in (one, two):
             labels.set(int(feature_id), label="", note="")
+
+
+def test_labels_of_others_are_heard(page, catalogue):
+    order, labels = listed(page)[:2], Labels(catalogue.folder, catalogue.key)
+    show(page, order[0])
+    try:
+        labels.set(order[1], label="of another browser")
+        app(page).focus()
+        page.keyboard.press("ArrowRight")
+        label = app(page).get_by_label("label", exact=True)
+        until(label.input_value, "of another browser")
+        until(lambda: app(page).locator(".list [aria-current=true] span").inner_text(), "of another browser")
+        labels.set(order[1], label="changed again")
+        page.evaluate("() => window.dispatchEvent(new Event('focus'))")
+        until(label.input_value, "changed again")
+        label.fill("mine")  # what is typed here stays, whatever is heard
+        labels.set(order[0], label="of a third")
+        page.evaluate("() => window.dispatchEvent(new Event('focus'))")
+        until(lambda: labels.all()[order[1]]["label"], "mine")
+        assert label.input_value() == "mine"
+    finally:
+        for feature_id in order:
+            labels.set(feature_id, label="")
+        page.evaluate("() => window.dispatchEvent(new Event('focus'))")
+        until(lambda: app(page).get_by_label("label", exact=True).input_value(), "")
+
+
+TABBED = """(kind) => { const root = document.querySelector(`.sae-${kind}`), seen = { checkVisibilityCSS: true };
+  return [...root.querySelectorAll('button, input, select, textarea, summary, canvas[tabindex]')]
+    .filter((node) => node.checkVisibility(seen) && !node.disabled && !node.matches('.list button[tabindex="-1"]'))
+    .map((node, i) => (node.dataset.nth = i)); }"""
+FOCUSED = """(kind) => { const node = document.activeElement, style = getComputedStyle(node);
+  if (!node.closest(`.sae-${kind}`)) return null;
+  return [node.dataset.nth === undefined ? null : Number(node.dataset.nth),
+    style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2, node.outerHTML.slice(0, 80)]; }"""
+
+
+def reached_by_tab(page, kind="browser"):
+    """Tab through the app: every control that is seen gets the focus, and shows it."""
+    wanted, reached = page.evaluate(TABBED, kind), []
+    app(page, kind).focus()
+    for _ in range(2 * len(wanted)):
+        page.keyboard.press("Tab")
+        at = page.evaluate(FOCUSED, kind)
+        if at is None:
+            break
+        assert at[1], f"no visible focus: {at[2]}"
+        reached.append(at[0])
+    assert set(wanted) <= set(reached) and len(wanted) > 20
+    return wanted
+
+
+@pytest.mark.parametrize("kind", ["browser", "bench"])
+def test_every_control_is_reached_by_keyboard(page, kind):
+    reached_by_tab(page, kind)
+
+
+def test_up_and_down_move_in_the_list_and_escape_closes_the_help(page):
+    order = listed(page)
+    show(page, order[0])
+    app(page).locator(".list button[tabindex='0']").focus()
+    said = "() => document.activeElement.dataset.id"
+    for key, wanted in (("ArrowUp", 0), ("ArrowDown", 1), ("ArrowDown", 2), ("End", -1), ("Home", 0), ("ArrowDown", 1)):
+        page.keyboard.press(key)
+        assert page.evaluate(said) == str(order[wanted])
+    assert app(page).locator(".list button[tabindex='0']").count() == 1  # one stop of the Tab key
+    page.keyboard.press("Enter")
+    drawn(page, f"feature {order[1]}")
+    page.keyboard.press("?")
+    dialog = app(page).locator("dialog")
+    assert dialog.is_visible()
+    page.keyboard.press("Tab")
+    assert app(page).evaluate("(node) => document.activeElement.closest('.sae-app > :not(dialog)') === null")
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible() and app(page).evaluate("(node) => node === document.activeElement")
 
 
 def test_an_impatient_hand(page, catalogue):
@@ -491,9 +594,9 @@ def test_what_comes_too_late_is_dropped(page, catalogue):
         """() => { const el = document.querySelector('.sae-browser'), canvas = el.querySelector('.stage canvas');
         const labels = [...el.querySelectorAll('.stage label')];
         const brush = labels.find((label) => /blur brush/.test(label.innerText)).control;
-        const box = canvas.getBoundingClientRect();
         brush.checked = true;
-        canvas.dispatchEvent(new MouseEvent('click', { clientX: box.x + 5, clientY: box.y + 5 }));
+        canvas.focus();
+        canvas.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', bubbles: true }));
         brush.checked = false;
         [...el.querySelectorAll('button')].find((button) => button.innerText === 'Reset').click(); }"""
     )
@@ -592,6 +695,9 @@ def test_the_atlas_shows_features_with_the_network_off(atlas_page, catalogue):
     ready = set(atlas_page.evaluate("() => ATLAS.facts.bench_pictures.map((each) => each.picture)"))
     gallery = [tile["picture"] for tile in catalogue.feature(often, "random")[0]["gallery"]]
     absent = next(i for i, row in enumerate(gallery) if row not in ready)
+    badges = "(tiles) => tiles.map((tile) => getComputedStyle(tile, '::after').content)"
+    told = ['"bench"' if row in ready else "none" for row in gallery]
+    assert app(atlas_page).locator(".tile:visible").evaluate_all(badges) == told and len(set(told)) == 2
     app(atlas_page).locator(".tile:visible").nth(absent).click()
     assert "the notebook has all" in app(atlas_page).get_by_role("alert").inner_text()
     app(atlas_page).get_by_label("Dismiss the message").click()
@@ -615,6 +721,10 @@ def test_the_atlas_sliders_give_pytorchs_logits(atlas_page, catalogue):
     for label, value in logits(atlas_page, "features changed").items():
         assert value == pytest.approx(float(made["after"][classes.index(label)]), abs=1.1e-3)
     app(atlas_page).get_by_role("button", name="Reset", exact=True).click()
+
+
+def test_every_control_of_the_atlas_is_reached_by_keyboard(atlas_page):
+    reached_by_tab(atlas_page)
 
 
 def test_an_atlas_with_a_missing_file_says_so(chromium, smoke_study, tmp_path):
@@ -651,10 +761,17 @@ def test_ten_thousand_features(chromium, smoke_study, tmp_path):
         return (performance.now() - start) / 10; }"""
     )
     assert took < 300  # milliseconds for a letter; about 20 on an idle machine
+    took = page.evaluate(
+        """async () => { const on = document.querySelector('[aria-label="page on"]'), start = performance.now();
+        for (let i = 0; i < 100; i++) { on.click(); document.querySelector('.list').scrollTop = 1e4;
+          await new Promise(requestAnimationFrame); }
+        return (performance.now() - start) / 100; }"""
+    )
+    assert took < 300 and len(listed(page)) == 50  # for a page of the list, drawn and scrolled to its end
     page.close()
 
 
-@pytest.mark.parametrize("width", [900, 1500])
+@pytest.mark.parametrize("width", [640, 705, 900, 1500])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_narrow_and_wide_light_and_dark(chromium, smoke_study, width, scheme):
     context = chromium.new_context(viewport={"width": width, "height": 1200}, color_scheme=scheme)
@@ -662,6 +779,10 @@ def test_it_fits_narrow_and_wide_light_and_dark(chromium, smoke_study, width, sc
     page.goto(smoke_study.export_atlas().as_uri())
     drawn(page, "ready")
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+    found = [app(page).locator(name).first.bounding_box() for name in ("[aria-label=label]", ".tile", ".list")]
+    label, tile, row = found
+    assert label["y"] + label["height"] < (1200 if width > 1100 else tile["y"])  # beside the gallery, or above it
+    assert (row["x"] + row["width"] < tile["x"]) == (width > 640)  # the list beside the gallery
     contrast = page.evaluate(
         """() => { const root = document.querySelector('.sae-app');
         const canvas = document.createElement('canvas').getContext('2d');

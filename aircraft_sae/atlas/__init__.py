@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from aircraft_sae.browser.bench import Bench
 from aircraft_sae.browser.catalogue import HOWS, Catalogue, as_jpeg
 from aircraft_sae.browser.labels import Labels
 from aircraft_sae.browser.widgets import BENCH_PICTURE, catalogue_of, front_end, told
-from aircraft_sae.store import META, fingerprint, make_stage
+from aircraft_sae.store import META, PROGRESS, fingerprint, make_stage
 from aircraft_sae.study import Study, say
 
 HERE = Path(__file__).parent
@@ -26,22 +27,29 @@ CHUNK = 20
 """Features in one file."""
 N_ACTIVE = 40
 """Features with a slider, in a picture."""
-VERSION = 3
+N_PICTURES, EVERY = 60, 4
+"""Pictures on the bench by default, where they are one or two a class; every so many of them is a misclassified one."""
+VERSION = 4
 
 
 def export_atlas(study: Study, folder: str | Path | None = None, n_pictures: int | None = None) -> Path:
     """Write the atlas into `folder`, by default the study's own `atlas`, and give its index.html.
 
-    n_pictures: test pictures on the bench, taken in turn from each class; by default one a class. An atlas that is up
-    to date stays. Raises: ValueError for a folder with other things in it, or no picture.
+    n_pictures: test pictures on the bench, in turn of each class; by default two a class up to 60, or one a class if
+    that is more. An atlas that is up to date stays. Raises: ValueError for a folder with other things in it, or no
+    picture.
     """
     catalogue = catalogue_of(study)
-    n_pictures = len(catalogue.classifier.classes) if n_pictures is None else n_pictures
-    if n_pictures < 1:
-        raise ValueError(f"n_pictures must be at least 1, got {n_pictures}")
+    n_classes = len(catalogue.classifier.classes)
+    n_pictures = max(n_classes, min(2 * n_classes, N_PICTURES)) if n_pictures is None else n_pictures
+    if not isinstance(n_pictures, int) or n_pictures < 1:
+        raise ValueError(f"n_pictures must be at least 1, got {n_pictures!r}: give a whole number")
     folder = study.folder / "atlas" if folder is None else Path(folder).expanduser().resolve()
-    if folder.exists() and not (folder / META).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} holds other things than an atlas: name a new folder")
+    for end, signs in {"": {"atlas.js"}, ".partial": {META, PROGRESS}, ".old": {"atlas.js"}}.items():
+        path = folder.with_name(folder.name + end)  # making a stage takes the place of all three
+        there = {each.name for each in path.iterdir()} if path.is_dir() else {""} if path.exists() else set()
+        if there and not there & signs:
+            raise ValueError(f"{path} holds other things than an atlas: name a new folder")
     labels = Labels(catalogue.folder, catalogue.key).all()
     table = catalogue.table.to_json(double_precision=6)
     inputs = {"autoencoder": catalogue.key, "known": fingerprint(table, labels, list(front_end()))}
@@ -60,7 +68,7 @@ def _write(catalogue: Catalogue, labels: dict, n_pictures: int, folder: Path) ->
     shown = _features(catalogue, folder)
     for row in tqdm(sorted(shown), "atlas: pictures", leave=False):
         (folder / "pictures" / f"{row:05d}.jpg").write_bytes(catalogue.thumbnail(row))
-    pictures = _bench(catalogue, n_pictures, folder)
+    pictures = _bench(catalogue, _chosen(catalogue, shown, n_pictures), folder)
     words = (
         f"{len(catalogue.table):,} features of the study {catalogue.name}, on {len(catalogue.images):,} test pictures. "
     )
@@ -71,9 +79,9 @@ def _write(catalogue: Catalogue, labels: dict, n_pictures: int, folder: Path) ->
     (folder / "data.js").write_text(f"window.ATLAS = {_json(data)};\n", encoding="utf-8")
 
 
-def _features(catalogue: Catalogue, folder: Path) -> set[int]:
-    """Write all features' pages, and give the rows of the pictures that they show."""
-    shown: set[int] = set()
+def _features(catalogue: Catalogue, folder: Path) -> dict[int, set[int]]:
+    """Write all features' pages, and give the rows of the pictures that they show, and who shows it among its top."""
+    shown: dict[int, set[int]] = defaultdict(set)
     for first in tqdm(range(0, len(catalogue.table), CHUNK), "atlas: features", leave=False):
         pages = []
         for feature_id in range(first, min(first + CHUNK, len(catalogue.table))):
@@ -83,21 +91,37 @@ def _features(catalogue: Catalogue, folder: Path) -> set[int]:
                 view, maps = catalogue.feature(feature_id, how)
                 shares = (255 * np.clip(maps / top, 0, 1)).round().astype(np.uint8)
                 galleries[how] = {"tiles": [_short(tile) for tile in view["gallery"]], "maps": _text(shares)}
-                shown |= {tile["picture"] for tile in view["gallery"]}
+                for tile in view["gallery"]:
+                    shown[tile["picture"]] |= {feature_id} if how == "top" else set()
             pages.append({"about": catalogue.about(feature_id), "galleries": galleries})
         _script(folder, f"features/{first:05d}.js", pages)
     return shown
 
 
-def _bench(catalogue: Catalogue, n_pictures: int, folder: Path) -> list[dict[str, Any]]:
+def _chosen(catalogue: Catalogue, shown: dict[int, set[int]], n: int) -> list[int]:
+    """Rows for the bench, in turn of each class: so that most features have one of them among their top pictures."""
+    level, images = catalogue.level, catalogue.images.set_index(catalogue.rows)
+    wrong = images["predicted"] != images[level]
+    left = {name: own.index.tolist() for name, own in images.groupby(level)}
+    chosen: list[int] = []
+    seen: set[int] = set()
+    while len(chosen) < min(n, len(images)):
+        for name in [name for name in left if left[name]][: n - len(chosen)]:
+            mistakes = [row for row in left[name] if wrong[row]] if len(chosen) % EVERY == EVERY - 1 else []
+            best = max(mistakes or left[name], key=lambda row: len(shown.get(row, set()) - seen))
+            left[name].remove(best)
+            chosen.append(best)
+            seen |= shown.get(best, set())
+    return chosen
+
+
+def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[str, Any]]:
     """Write the pictures of the bench and the head, and give the list of pictures."""
-    bench, level = Bench(catalogue), catalogue.level
-    turn = catalogue.images.groupby(level).cumcount()
-    chosen = turn.sort_values(kind="stable").index[:n_pictures]
+    bench, level, images = Bench(catalogue), catalogue.level, catalogue.images.set_index(catalogue.rows)
     used: set[int] = set()
     listed = []
-    for i in tqdm(sorted(chosen), "atlas: bench", leave=False):
-        row, facts = int(catalogue.rows[i]), catalogue.images.loc[i]
+    for row in tqdm(sorted(chosen), "atlas: bench", leave=False):
+        facts = images.loc[row]
         subject = bench.of_row(row)
         page = told(catalogue, bench, subject, row)
         page["flip"] = bench.flip(subject)

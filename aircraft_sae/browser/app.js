@@ -4,7 +4,7 @@ const AircraftApp = (() => {
   const PAGE = 50, KEPT_PICTURES = 400, KEPT_VIEWS = 40, HEAT = 0.75, MOST_SLIDERS = 20;
   const HOWS = { top: "strongest", interval: "whole range", random: "any" };
   const KEYS = [
-    ["← →", "previous, next feature"], ["r", "random feature"], ["h", "heat on or off"],
+    ["← →", "previous, next feature"], ["↑ ↓", "in the list: to another feature; Enter shows it"], ["r", "random feature"], ["h", "heat on or off"],
     ["l", "write a label; Enter saves it"], ["s", "suppress this feature in the bench's picture"], ["0", "reset all multipliers"], ["/", "search"],
     ["?", "this help"], ["Esc", "close this help, leave a field"],
   ];
@@ -25,6 +25,8 @@ const AircraftApp = (() => {
   const number = (value, digits = 3) =>
     value === null || value === undefined || Number.isNaN(value) ? "–" : Number(value.toPrecision(digits)).toString();
   const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)}%`);
+  const SHARES = new Set(["density_cell", "density_image"]); // shown, and filtered, as percent
+  const shown = (name, value) => (SHARES.has(name) && value !== null ? number(100 * value) : number(value));
   const fixed = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 
   class Kept extends Map { // forgets what was used longest ago
@@ -182,7 +184,7 @@ const AircraftApp = (() => {
       const [level, what] = name.includes("/") ? name.split("/") : [null, name];
       if (level) return { auroc: `AUROC of its ${level}`, z: `selectivity for a ${level} (z)`, class: level }[what];
       return {
-        feature_id: "number", density_cell: "share of cells", density_image: "share of pictures", mean: "mean when active",
+        feature_id: "number", density_cell: "share of cells, %", density_image: "share of pictures, %", mean: "mean when active",
         max: "maximum", part_ap: "part: average precision", part_excess: "part: AUROC beyond guesses",
         response: "part: share that goes with it", seed_match: "found by other seeds (cosine)",
         suppressed: "effect of suppression", suppressed_random: "effect of a random direction", rating: "your rating",
@@ -219,8 +221,8 @@ const AircraftApp = (() => {
           if (!search.every((word) => text.includes(word))) return false;
         }
         return ranges.every(([name, low, high]) => {
-          const value = valueOf(name, id);
-          return value !== null && (low === null || value >= low) && (high === null || value <= high);
+          const value = valueOf(name, id), seen = Number(shown(name, value)); // as a person reads it in the list
+          return value !== null && (low === null || seen >= low) && (high === null || seen <= high);
         });
       });
       const name = ui.sort.value, sign = ui.up.checked ? 1 : -1;
@@ -246,7 +248,7 @@ const AircraftApp = (() => {
       }
       if (state.entrance === "class" && state.pair) return fixed(state.pair.find((each) => each.feature_id === id).value, 3);
       if (state.entrance === "class") return `z ${number(columns()[`${ui.level.value}/z`][id])}`;
-      return number(valueOf(ui.sort.value, id));
+      return shown(ui.sort.value, valueOf(ui.sort.value, id));
     }
 
     function showList(keepPage = false) {
@@ -254,16 +256,16 @@ const AircraftApp = (() => {
       const n = Math.max(1, Math.ceil(state.ids.length / PAGE)), at = state.ids.indexOf(state.feature);
       if (!keepPage && at >= 0) state.page = Math.floor(at / PAGE);
       state.page = Math.min(n - 1, Math.max(0, state.page));
-      const shown = state.ids.slice(state.page * PAGE, (state.page + 1) * PAGE);
-      while (ui.list.children.length < shown.length) {
+      const ids = state.ids.slice(state.page * PAGE, (state.page + 1) * PAGE);
+      while (ui.list.children.length < ids.length) {
         const button = h("button", { type: "button" }, h("b"), h("span"), h("i"));
         button.addEventListener("click", () => show(Number(button.dataset.id)));
         ui.list.append(h("li", {}, button));
       }
       [...ui.list.children].forEach((item, i) => {
-        item.hidden = i >= shown.length;
+        item.hidden = i >= ids.length;
         if (item.hidden) return;
-        const id = shown[i], button = item.firstChild, [name, text, value] = button.children;
+        const id = ids[i], button = item.firstChild, [name, text, value] = button.children;
         button.dataset.id = id;
         name.textContent = `#${id}`;
         text.textContent = caption(id);
@@ -271,16 +273,31 @@ const AircraftApp = (() => {
         value.textContent = beside(id);
         button.setAttribute("aria-current", id === state.feature ? "true" : "false");
       });
-      const current = ui.list.children[shown.indexOf(state.feature)];
+      rove(ids.indexOf(state.feature));
+      const current = ui.list.children[ids.indexOf(state.feature)];
       if (current && !keepPage) { // into the list's view, without moving the page
         const { offsetTop: top, offsetHeight: tall } = current, { scrollTop, clientHeight } = ui.list;
         if (top < scrollTop || top + tall > scrollTop + clientHeight) ui.list.scrollTop = top - clientHeight / 2;
       }
+      const more = state.entrance === "picture" && state.subject && !state.cell && state.subject.n_active > state.ids.length;
       ui.count.textContent = state.ids.length
-        ? `${state.page * PAGE + 1}–${state.page * PAGE + shown.length} of ${state.ids.length.toLocaleString("en")}`
-        : `no feature is like that${ui.alive.checked && state.entrance === "features" ? ", dead ones left out" : ""}`;
+        ? `${state.page * PAGE + 1}–${state.page * PAGE + ids.length} of ${state.ids.length.toLocaleString("en")}${more ? `, of ${state.subject.n_active} active` : ""}`
+        : state.entrance === "class" ? "no feature is selective for it" : `no feature is like that${ui.alive.checked && state.entrance === "features" ? ", dead ones left out" : ""}`;
       ui.back.disabled = state.page === 0;
       ui.forth.disabled = state.page >= n - 1;
+    }
+
+    function rove(at) { // one of the list's buttons can be tabbed to; up and down go to the others
+      [...ui.list.children].forEach((item, i) => { item.firstChild.tabIndex = i === Math.max(0, at) ? 0 : -1; });
+    }
+    function roam(event) {
+      const seen = [...ui.list.children].filter((item) => !item.hidden), at = seen.findIndex((item) => item.contains(event.target));
+      const to = { ArrowUp: at - 1, ArrowDown: at + 1, Home: 0, End: seen.length - 1 }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      if (!seen[to]) return;
+      rove(to);
+      seen[to].firstChild.focus();
     }
 
     function step(by) {
@@ -324,6 +341,7 @@ const AircraftApp = (() => {
       setTimeout(() => { // when it is on the screen
         if (state.feature !== id) return;
         if (source.chosen) source.chosen(id);
+        hear();
         const next = state.ids[state.ids.indexOf(id) + state.towards];
         if (next !== undefined && source.prefetch) viewed(asked(next)).catch(() => {});
       });
@@ -382,7 +400,7 @@ const AircraftApp = (() => {
         button.ariaLabel = button.title =
           `${each.label}${each.predicted !== each.label ? `, taken for ${each.predicted}` : ""}: ${number(each.value)}, ` +
           `${Math.round((100 * each.value) / top)}% of this feature's maximum, in row ${each.cell[0] + 1}, column ${each.cell[1] + 1}.` +
-          (state.onBench.has(each.picture) ? " Open it on the bench." : "");
+          (state.onBench.has(each.picture) ? " Open it on the bench." : " Not on this atlas' bench.");
       });
     }
 
@@ -450,7 +468,7 @@ const AircraftApp = (() => {
       ui.stability.className = `badge ${match >= 0.7 ? "good" : ""}`;
       ui.why.textContent = (c.why && c.why[id] && `Tests failed: ${c.why[id]}.`) || "";
       const rows = [
-        ["active in", `${percent(c.density_cell[id], 2)} of cells, ${percent(c.density_image[id])} of pictures, test or not`],
+        ["active in", `${shown("density_cell", c.density_cell[id])}% of cells, ${shown("density_image", c.density_image[id])}% of pictures, test or not`],
         ["when active", `mean ${number(c.mean[id])}, maximum ${number(c.max[id])}, test or not`],
       ];
       if (c.suppressed) rows.push(["suppressing it", `moves its pictures' logit by ${fixed(c.suppressed[id])}; a random direction by ${fixed(c.suppressed_random[id])}`]);
@@ -511,7 +529,7 @@ const AircraftApp = (() => {
       try {
         if (Object.keys(changed).length) {
           state.labels = { ...state.labels, [id]: given };
-          state.labels = await source.label({ feature_id: id, ...changed });
+          Object.assign(state, await source.label({ feature_id: id, ...changed }));
           told = "saved";
         }
       } catch (error) { // kept, and tried again when the feature changes
@@ -524,6 +542,15 @@ const AircraftApp = (() => {
       if (state.subject) drawSliders(); // its caption
       drawn(`label ${id}`);
     });
+    const hear = latest(guarded(async () => { // what others wrote meanwhile
+      if (!source.heard || mode === "bench" || !state.facts) return;
+      const before = state.labels, { labels, stamp } = await source.heard({ stamp: state.stamp });
+      if (!labels || state.labels !== before || state.closed) return; // nothing new, or a label of ours on its way
+      Object.assign(state, { labels, stamp });
+      showList(true);
+      if (!unsaved.has(state.feature)) drawLabel();
+      if (state.subject) drawSliders();
+    }));
 
     // ---------------------------------------------------------------- the bench
     const bring = latest(guarded((get) => working(async () => openSubject(await get()))));
@@ -596,6 +623,15 @@ const AircraftApp = (() => {
         ...(found.length ? found.slice(0, 8).map(([id, value]) => link(id, number(value, 2))) : ["no feature is active"]));
       if (mode === "browser") setEntrance("picture");
       drawn(`cell ${row},${column}`);
+    }
+    function paint(cell, stroke) { // and the cells on the way, which a fast hand skips
+      const n = Math.max(1, ...cell.map((at, k) => Math.abs(at - stroke.last[k])));
+      for (let i = 0; i <= n; i++) {
+        const key = String(cell.map((at, k) => Math.round(stroke.last[k] + ((at - stroke.last[k]) * i) / n)));
+        stroke.add ? state.brush.add(key) : state.brush.delete(key);
+      }
+      stroke.last = cell;
+      drawPicture();
     }
     const blurSoon = latest(guarded(() => working(async () => {
       const { brush } = state, cells = [...brush].map((key) => key.split(",").map(Number));
@@ -741,10 +777,12 @@ const AircraftApp = (() => {
     function fillClasses() {
       ui.className.replaceChildren(...options(state.facts.classes[ui.level.value].map((name) => [name, name])));
     }
-    const classChosen = () => {
-      state.pair = null;
+    const noPair = () => {
+      Object.assign(state, { pair: null, page: 0 });
       ui.pairText.replaceChildren();
-      state.page = 0;
+    };
+    const classChosen = () => {
+      noPair();
       showList();
       if (state.ids.length) show(state.ids[0]); else drawn("class");
     };
@@ -774,13 +812,23 @@ const AircraftApp = (() => {
     function buildBench() {
       ui.canvas = h("canvas", { width: 336, height: 336, tabIndex: 0 });
       ui.canvas.setAttribute("role", "img");
-      let cursor = [0, 0];
-      ui.canvas.addEventListener("click", (event) => {
-        if (!state.subject) return;
-        const box = ui.canvas.getBoundingClientRect(), [rows, columns_] = state.facts.grid;
-        chooseCell(Math.min(rows - 1, Math.floor(((event.clientY - box.top) / box.height) * rows)),
-          Math.min(columns_ - 1, Math.floor(((event.clientX - box.left) / box.width) * columns_)));
+      let cursor = [0, 0], stroke = null;
+      const under = ({ clientX, clientY }) => { // the cell there, or the nearest
+        const box = ui.canvas.getBoundingClientRect();
+        return [(clientY - box.top) / box.height, (clientX - box.left) / box.width].map((share, k) =>
+          Math.min(state.facts.grid[k] - 1, Math.max(0, Math.floor(share * state.facts.grid[k]))));
+      };
+      const brushing = () => ui.brushOn.checked && source.blur;
+      ui.canvas.addEventListener("click", (event) => { if (state.subject && !brushing()) chooseCell(...under(event)); });
+      ui.canvas.addEventListener("pointerdown", (event) => {
+        if (!state.subject || !brushing() || event.button) return;
+        const cell = under(event);
+        stroke = { last: cell, add: !state.brush.has(String(cell)) }; // from a blurred cell, it takes blur away
+        ui.canvas.setPointerCapture(event.pointerId);
+        paint(cell, stroke);
       });
+      ui.canvas.addEventListener("pointermove", (event) => { if (stroke) paint(under(event), stroke); });
+      ui.canvas.addEventListener("lostpointercapture", () => { if (stroke) { stroke = null; blurSoon(); } }); // once a stroke
       ui.canvas.addEventListener("keydown", (event) => {
         const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
         if (!state.subject || (!move && event.key !== "Enter")) return;
@@ -794,7 +842,7 @@ const AircraftApp = (() => {
       ui.pictureText = h("p", { className: "told" });
       ui.cellText = h("p", { className: "links" }, "Click a cell to see which features are active there.");
       ui.overlay = h("input", { type: "checkbox", checked: mode === "browser", onchange: () => { if (state.subject) { drawPicture(); drawn("picture"); } } });
-      ui.brushOn = h("input", { type: "checkbox" });
+      ui.brushOn = h("input", { type: "checkbox", onchange: () => ui.canvas.classList.toggle("brush", ui.brushOn.checked) });
       ui.sigma = h("select", { onchange: () => state.brush.size && blurSoon() }, ...options([[4, "4"], [8, "8"], [16, "16"]]));
       ui.sigma.value = "8";
       ui.busy = h("span", { className: "busy", hidden: true }, "working…");
@@ -864,7 +912,7 @@ const AircraftApp = (() => {
       ui.alive = h("input", { type: "checkbox", checked: true, onchange: filtered });
       ui.labelled = h("input", { type: "checkbox", onchange: filtered });
       ui.ranges = h("div", {});
-      ui.help = h("dialog", {}, h("h3", {}, "Keys"), table(["key", "what it does"], KEYS.map(([key, text]) => [h("kbd", {}, key), text])),
+      ui.help = h("dialog", { onclose: () => root.focus({ preventScroll: true }) }, h("h3", {}, "Keys"), table(["key", "what it does"], KEYS.map(([key, text]) => [h("kbd", {}, key), text])),
         h("button", { type: "button", onclick: () => ui.help.close() }, "Close"));
       const header = h("header", {}, ui.tabs,
         h("button", { type: "button", onclick: () => step(-1), title: "previous (←)" }, "← Previous"),
@@ -872,7 +920,7 @@ const AircraftApp = (() => {
         h("button", { type: "button", onclick: random, title: "random (r)" }, "Random"), field("go to", ui.go),
         h("button", { type: "button", onclick: () => ui.help.showModal(), title: "keys (?)" }, "?"));
 
-      ui.list = h("ul", { className: "list" });
+      ui.list = h("ul", { className: "list", onkeydown: roam });
       ui.count = h("span", {});
       ui.back = h("button", { type: "button", ariaLabel: "page back", onclick: () => { state.page--; showList(true); drawn("list"); } }, "‹");
       ui.forth = h("button", { type: "button", ariaLabel: "page on", onclick: () => { state.page++; showList(true); drawn("list"); } }, "›");
@@ -886,13 +934,15 @@ const AircraftApp = (() => {
       ui.className = h("select", { onchange: classChosen });
       ui.only = h("input", { type: "checkbox", onchange: () => state.feature !== null && show(state.feature) });
       const pairs = facts.classes[facts.levels[0]].map((name) => [name, name]);
-      ui.one = h("select", { ariaLabel: "first class" }, ...options(pairs));
-      ui.two = h("select", { ariaLabel: "second class" }, ...options(pairs));
+      const repaired = () => { ui.compare.disabled = ui.one.value === ui.two.value; noPair(); showList(); drawn("no pair"); };
+      ui.one = h("select", { ariaLabel: "first class", onchange: repaired }, ...options(pairs));
+      ui.two = h("select", { ariaLabel: "second class", onchange: repaired }, ...options(pairs));
       if (pairs.length > 1) ui.two.value = pairs[1][0];
+      ui.compare = h("button", { type: "button", onclick: comparePair, disabled: pairs.length < 2 }, "What tells them apart?");
       ui.pairText = h("div", { className: "wide pair" });
       ui.forClass = h("div", { className: "choice", hidden: true }, field("level", ui.level), field("class", ui.className),
         source.byClass ? field("gallery of this class only", ui.only) : null,
-        source.pair ? h("div", { className: "row" }, ui.one, h("span", {}, "or"), ui.two, h("button", { type: "button", onclick: comparePair }, "What tells them apart?")) : null, ui.pairText);
+        source.pair ? h("div", { className: "row" }, ui.one, h("span", {}, "or"), ui.two, ui.compare) : null, ui.pairText);
       const left = h("nav", { ariaLabel: "list of features" }, ui.forFeatures, ui.forPicture, ui.forClass,
         h("div", { className: "row pager" }, ui.back, ui.count, ui.forth), ui.list);
 
@@ -906,7 +956,7 @@ const AircraftApp = (() => {
         source.byClass ? field("misclassified only", ui.wrong) : null,
         facts.radius ? field("half of its gradient", ui.field) : null), ui.empty, ui.tiles,
       h("p", { className: "quiet" }, "One scale for the feature, from 0 to its maximum in any picture, test or not. Cyan: the cell that was picked. Red: misclassified. " +
-        (state.onBench.size < facts.n_pictures ? "Blue: on the bench's list, click it." : "Click a picture to put it on the bench.")));
+        (state.onBench.size < facts.n_pictures ? "“bench”: a click puts it there; this atlas has the others' galleries only." : "Click a picture to put it on the bench.")));
       if (state.onBench.size < facts.n_pictures) ui.tiles.classList.add("some");
 
       ui.title = h("h2");
@@ -930,13 +980,15 @@ const AircraftApp = (() => {
       ui.coactive = h("div", { className: "links" });
       ui.suppress = h("button", { type: "button", disabled: true, onclick: suppressThis, title: "s" }, "Suppress on the bench");
       const fold = (title, open, ...children) => h("details", { open }, h("summary", {}, title), ...children);
-      const right = h("aside", {}, ui.title, h("div", { className: "row" }, ui.verdict, ui.stability), ui.why,
-        h("div", { className: "row" }, ui.label, ui.rating, ui.saved), ui.suggestion, ui.note, ui.numbers, ui.suppress,
+      const own = h("section", { className: "naming", ariaLabel: "the feature" },
+        h("div", { className: "row" }, ui.title, ui.verdict, ui.stability), columns().why ? ui.why : null,
+        h("div", { className: "row" }, ui.label, ui.rating, ui.saved), facts.has_parts ? ui.suggestion : null, ui.note);
+      const right = h("aside", {}, ui.numbers, ui.suppress,
         fold("Activation", true, ui.histogram, ui.histogramNote),
         fold("Classes: AUROC on half B, grey where labels in random order end up", true, ui.selectivity),
         fold("Mean of pictures' maxima, by class", false, ui.classes),
         fold("Parts", true, ui.parts), fold("Nearest decoder directions (cosine)", true, ui.neighbours), fold("Active in the same cells (share)", true, ui.coactive));
-      root.replaceChildren(ui.error, header, h("div", { className: "panes" }, left, centre, right), bench, ui.help);
+      root.replaceChildren(ui.error, header, h("div", { className: "panes" }, left, own, centre, right), bench, ui.help);
     }
 
     // JupyterLab forbids line breaks inside a cell, and with them Enter in every field of ours.
@@ -960,8 +1012,8 @@ const AircraftApp = (() => {
     });
 
     const start = guarded(async () => {
-      const { facts, labels, feature } = await source.overview();
-      Object.assign(state, { facts, labels, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });
+      const { facts, labels, stamp, feature } = await source.overview();
+      Object.assign(state, { facts, labels, stamp, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });
       build();
       if (mode === "browser") {
         fillClasses();
@@ -974,8 +1026,10 @@ const AircraftApp = (() => {
     });
     root.append(ui.error, h("p", { className: "quiet" }, "loading…"));
     addEventListener("pagehide", saveNow);
+    addEventListener("focus", hear);
+    root.addEventListener("focusin", (event) => { if (!root.contains(event.relatedTarget)) hear(); });
     start();
-    return { show: guarded(show), close: () => { saveNow(); removeEventListener("pagehide", saveNow); removeEventListener("pointerdown", whose, true); state.closed = true; }, state, focus: () => root.focus({ preventScroll: true }) };
+    return { show: guarded(show), close: () => { saveNow(); removeEventListener("pagehide", saveNow); removeEventListener("focus", hear); removeEventListener("pointerdown", whose, true); state.closed = true; }, state, focus: () => root.focus({ preventScroll: true }) };
   }
 
   return { mount, softmax, headLogits };

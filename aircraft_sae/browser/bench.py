@@ -22,6 +22,7 @@ from aircraft_sae.ablation import blur
 from aircraft_sae.activations import captured
 from aircraft_sae.browser.catalogue import Catalogue
 from aircraft_sae.data import test_transform
+from aircraft_sae.features import check_features
 
 LOWEST, HIGHEST = 0.0, 4.0
 """Least and largest multiplier."""
@@ -97,11 +98,10 @@ class Bench:
         """(d_sae,) how much of each feature's mean activation goes; ValueError for a feature or factor out of range."""
         gone = torch.zeros(self.sae.d_sae)
         for feature_id, factor in multipliers.items():
-            if not 0 <= int(feature_id) < self.sae.d_sae:
-                raise ValueError(f"feature {feature_id} is not one of 0 .. {self.sae.d_sae - 1}")
+            check_features([feature_id], self.sae.d_sae)
             if not LOWEST <= factor <= HIGHEST:
                 raise ValueError(f"a multiplier must be from {LOWEST:g} to {HIGHEST:g}, got {factor}")
-            gone[int(feature_id)] = (1 - factor) * subject.strength[int(feature_id)]
+            gone[feature_id] = (1 - factor) * subject.strength[feature_id]
         return gone
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,9 @@ class Catalogue:
         allowed = np.ones(len(self.images), bool)
         if name is not None:
             if name not in self.data.classes(level or self.level):
-                raise ValueError(f"{name!r} is no {level or self.level} of this study")
+                close = get_close_matches(str(name), self.data.classes(level or self.level), cutoff=0.4)
+                meant = f": did you mean {', '.join(close)}?" if close else ""
+                raise ValueError(f"{name!r} is no {level or self.level} of this study{meant}")
             allowed &= (self.images[level or self.level] == name).to_numpy()
         if wrong:
             allowed &= (self.images["predicted"] != self.images[self.level]).to_numpy()
@@ -230,7 +233,7 @@ class Catalogue:
     @lru_cache(maxsize=KEPT)  # noqa: B019 a catalogue lives as long as its kernel
     def thumbnail(self, row: int, size: int = TILE) -> bytes:
         """A picture as JPEG, `size` pixels square, as the network sees it. ValueError for a row that is not there."""
-        if not 0 <= row < len(self.index.images):
+        if not isinstance(row, int) or not 0 <= row < len(self.index.images):
             raise ValueError(f"picture {row} is not one of 0 .. {len(self.index.images) - 1}")
         picture = self.data.picture(self.index.images["image"].iloc[row])
         return as_jpeg(picture.resize((size, size), Image.Resampling.BICUBIC))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from datetime import UTC, datetime
 from pathlib import Path
+from unicodedata import category
 
 import pandas as pd
 from filelock import FileLock
@@ -31,11 +32,25 @@ class Labels:
         own = table[table["autoencoder"] == self.autoencoder]
         return {int(row.feature_id): _said(row) for row in own.itertuples()}
 
+    def stamp(self) -> str:
+        """Differs once the file has been written again."""
+        try:
+            state = self.path.stat()
+        except FileNotFoundError:
+            return "none"
+        return f"{state.st_mtime_ns}/{state.st_ino}/{state.st_size}"
+
     def set(self, feature_id: int, **said: str | int) -> dict[str, str | int]:
         """Change some of label, note and rating, and write all to disk; what others wrote meanwhile is kept.
 
-        Raises: ValueError for another word, a rating that is not 0 to 5, or a text that is too long.
+        Raises: ValueError for another word, a rating that is not 0 to 5, or a text that is too long or holds control
+        characters.
         """
+        if not isinstance(feature_id, int) or isinstance(feature_id, bool) or feature_id < 0:
+            raise ValueError(f"a feature is a whole number from 0, got {feature_id!r}")
+        for name in {"label", "note"} & set(said):
+            if isinstance(said[name], str):  # a lone carriage return would leave a table that cannot be read
+                said[name] = said[name].replace("\r\n", "\n").replace("\r", "\n")
         for name, value in said.items():
             if name not in ("label", "note", "rating"):
                 raise ValueError(f"a feature has a label, a note and a rating, no {name!r}")
@@ -43,6 +58,8 @@ class Labels:
                 raise ValueError(f"rating must be a whole number from 0 (none) to 5, got {value!r}")
             if name != "rating" and (not isinstance(value, str) or len(value) > MOST[name]):
                 raise ValueError(f"{name} must be a text of at most {MOST[name]} characters, got {str(value)[:40]!r} …")
+            if name != "rating" and (odd := [c for c in value if category(c) in ("Cc", "Cs") and c not in "\n\t"]):
+                raise ValueError(f"{name} holds the control character {odd[0]!r}: take it out")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.path}.lock"):
             table = self._read()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from aircraft_sae.browser.bench import Bench, Subject
 from aircraft_sae.browser.catalogue import HOWS, Catalogue
+from aircraft_sae.features import check_features
 from aircraft_sae.plots import heat, picture_grid
 
 TITLES = {"top": "strongest", "interval": "whole range", "random": "any"}
@@ -24,6 +25,7 @@ KINDS = {
 
 def gallery_figure(catalogue: Catalogue, feature_id: int, n: int = 6) -> Figure:
     """A feature's gallery: n tiles of each choice of pictures, heat on the feature's one scale."""
+    check_features([feature_id], len(catalogue.table))
     pictures, captions, top = [], [], float(np.nan_to_num(catalogue.table.at[feature_id, "max"]))
     for how in HOWS:
         view, maps = catalogue.feature(feature_id, how, n)
@@ -38,6 +40,7 @@ def gallery_figure(catalogue: Catalogue, feature_id: int, n: int = 6) -> Figure:
 
 def bench_figure(bench: Bench, subject: Subject, blurred: Subject, feature_id: int) -> Figure:
     """The bench's picture, a feature's heat on it, and the same with cells blurred."""
+    check_features([feature_id], bench.sae.d_sae)
     top = float(np.nan_to_num(bench.catalogue.table.at[feature_id, "max"]))
     size = (subject.x.shape[1],) * 2
     plain = subject.picture.resize(size, Image.Resampling.BICUBIC)

@@ -16,13 +16,12 @@ from PIL import Image
 from aircraft_sae.browser.bench import Bench, Subject
 from aircraft_sae.browser.catalogue import Catalogue, as_jpeg
 from aircraft_sae.browser.labels import Labels
+from aircraft_sae.features import check_features
 from aircraft_sae.study import Study
 
 HERE = Path(__file__).parent
 BENCH_PICTURE = 448
 """Pixels of the picture on the bench."""
-N_ACTIVE, N_IN_CELL = 200, 40
-"""Features listed of a picture and of a cell, at most."""
 SOURCE = """
 export default { render({ model, el }) {
   let last = 0;
@@ -69,6 +68,7 @@ export default { render({ model, el }) {
     flip: async () => (await ask("flip"))[0],
     pair: async (given) => (await ask("pair", given))[0],
     label: async (given) => (await ask("label", given))[0],
+    heard: async (given) => (await ask("heard", given))[0],
     chosen: (id) => { model.set("feature_id", id); model.save_changes(); },
   };
   const app = AircraftApp.mount(el, source, model.get("mode"));
@@ -111,7 +111,7 @@ class Answers:
             for row, name, label, ok in zip(*columns, strict=True)
         ]
         pictures.sort(key=lambda each: each["label"])
-        return {"facts": catalogue.overview() | {"bench_pictures": pictures}, "labels": self.labels.all()}, []
+        return {"facts": catalogue.overview() | {"bench_pictures": pictures}} | self.heard()[0], []
 
     def feature(self, feature_id: int, known: list[int] | None = None, **which: Any) -> tuple[dict, list]:
         """One feature with its gallery, and the gallery's maps (float32).
@@ -159,7 +159,12 @@ class Answers:
     def label(self, feature_id: int, **said: Any) -> tuple[dict, list]:
         """Save what a person says of a feature; all labels, with those that others wrote meanwhile."""
         self.labels.set(feature_id, **said)
-        return self.labels.all(), []
+        return self.heard()
+
+    def heard(self, stamp: str | None = None) -> tuple[dict, list]:
+        """All labels, and the stamp of their file; no labels where the file still has this stamp."""
+        now = self.labels.stamp()  # before they are read: what comes between is then read again
+        return {"labels": None if stamp == now else self.labels.all(), "stamp": now}, []
 
     def _opened(self) -> Subject:
         if self.subject is None:
@@ -179,7 +184,7 @@ def told(catalogue: Catalogue, bench: Bench, subject: Subject, row: int | None) 
     effect = after[:, winner] - after[:, rival] - (logits["before"][winner] - logits["before"][rival])
     peaks = subject.codes.amax((0, 1))
     active = strength.nonzero()[:, 0]
-    order = active[effect[active].abs().argsort(descending=True, stable=True)][:N_ACTIVE].tolist()
+    order = active[effect[active].abs().argsort(descending=True, stable=True)].tolist()
     return {
         "picture": row, "label": None if row is None else catalogue.label(row), "predicted": classes[winner],
         "n_active": len(active), "classes": classes, "before": logits["before"].tolist(),
@@ -194,11 +199,12 @@ def told(catalogue: Catalogue, bench: Bench, subject: Subject, row: int | None) 
 
 def in_cells(subject: Subject) -> list[list[list[float]]]:
     """For each cell, row by row, [feature, activation] of those active there, the strongest first."""
-    found = []
-    for cell in subject.codes.flatten(0, 1):
-        values, features = cell.topk(min(N_IN_CELL, len(cell)))
-        found.append([[j, round(v, 5)] for j, v in zip(features.tolist(), values.tolist(), strict=True) if v > 0])
-    return found
+    values, features = subject.codes.flatten(0, 1).sort(descending=True, stable=True)
+    counts = (values > 0).sum(1).tolist()
+    return [
+        [[j, round(v, 5)] for j, v in zip(features[i, :n].tolist(), values[i, :n].tolist(), strict=True)]
+        for i, n in enumerate(counts)
+    ]
 
 
 def _large(subject: Subject) -> bytes:
@@ -245,8 +251,7 @@ class FeatureBrowser(Application):
         if feature_id is None:
             by = "part_ap" if "part_ap" in table else f"{catalogue_of(study).level}/z"
             feature_id = int(table[by].fillna(-np.inf).to_numpy().argmax())
-        if not 0 <= feature_id < len(table):
-            raise ValueError(f"feature {feature_id} is not one of 0 .. {len(table) - 1}")
+        check_features([feature_id], len(table))
         super().__init__(study, feature_id=feature_id, mode="browser")
 
 
