@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
+SPLITS = ("train", "val", "trainval", "test")
 SOURCES = ("hangar", "fgvc", "folder")
 LEVELS = ("variant", "family", "manufacturer")
 TAXONOMIES = ("hangar", "pretraining")
@@ -33,11 +35,7 @@ class HangarConfig:
     """Shares of each variant's scenes in train, val and test."""
 
     def __post_init__(self):
-        _one_of("taxonomy", self.taxonomy, TAXONOMIES)
-        for name, least in {"scenes_per_variant": 3, "size": 1, "supersampling": 1}.items():
-            _at_least(name, getattr(self, name), least)
-        if self.n_variants is not None:
-            _at_least("n_variants", self.n_variants, 2)
+        _check(self, taxonomy=TAXONOMIES, n_variants=2, scenes_per_variant=3, size=1, supersampling=1, seed=0)
         if abs(sum(self.split_shares) - 1) > 1e-6 or min(self.split_shares) <= 0:
             raise ValueError(f"split_shares must be positive and add up to 1, got {self.split_shares}")
 
@@ -56,9 +54,7 @@ class DatasetConfig:
     hangar: HangarConfig = field(default_factory=HangarConfig)
 
     def __post_init__(self):
-        _one_of("source", self.source, SOURCES)
-        _one_of("on_bad_image", self.on_bad_image, ("raise", "skip"))
-        _at_least("banner", self.banner, 0)
+        _check(self, source=SOURCES, on_bad_image=("raise", "skip"), banner=0)
 
 
 @dataclass(frozen=True)
@@ -99,17 +95,17 @@ class ClassifierConfig:
     seed: int = 0
 
     def __post_init__(self):
-        _one_of("level", self.level, LEVELS)
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _check(
+            self, level=LEVELS, optimizer=OPTIMIZERS, train_split=SPLITS, val_split=SPLITS, sizes=32, epochs=1, seed=0,
+            batch_size=1, warmup_epochs=0, weight_decay=0, frozen_stages=range(5), colour_jitter=0,
+        )  # fmt: skip
         if len(self.sizes) != len(self.epochs) or not self.sizes:
             raise ValueError(f"sizes and epochs need one entry per phase, got {self.sizes} and {self.epochs}")
-        for name in ("batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for size in self.sizes:
-            _at_least("sizes", size, 32)
-        if not 0 <= self.frozen_stages <= 4:
-            raise ValueError(f"frozen_stages must be 0 to 4, got {self.frozen_stages}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a share, from 0 to below 1, got {getattr(self, name)}")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(f"crop_scale must be two rising shares in (0, 1], got {self.crop_scale}")
 
@@ -159,19 +155,14 @@ class SAEConfig:
     seed: int = 0
 
     def __post_init__(self):
-        _one_of("variant", self.variant, VARIANTS)
-        for name in ("expansion", "k", "batch_size", "n_cells"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
-            _at_least(name, getattr(self, name), 1)
+        _check(self, site=SITES, variant=VARIANTS, expansion=1, k=1, n_cells=1, batch_size=1, l1_coefficient=0, aux_k=0,
+               aux_coefficient=0, dead_after=0, seed=0)  # fmt: skip
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        for name in ("aux_k", "aux_coefficient", "dead_after"):
-            _at_least(name, getattr(self, name), 0)
         for name in ("warmup_share", "decay_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share of the steps, 0 to 1, got {getattr(self, name)}")
-        if list(self.prefixes) != sorted(set(self.prefixes)) or self.prefixes[-1] != 1 or self.prefixes[0] <= 0:
+        if list(self.prefixes) != sorted({*self.prefixes, 1}) or self.prefixes[-1] != 1 or self.prefixes[0] <= 0:
             raise ValueError(f"prefixes must be rising shares that end with 1, got {self.prefixes}")
         if self.aux_k and self.dead_after >= self.n_cells:
             raise ValueError(
@@ -203,10 +194,8 @@ class StudyConfig:
     sae: SAEConfig = field(default_factory=SAEConfig)
 
     def __post_init__(self):
+        _check(self, sites=SITES, n_views=0)
         check_name(self.name)
-        for site in (*self.sites, self.sae.site):
-            _one_of("site", site, SITES)
-        _at_least("n_views", self.n_views, 0)
         if self.sae.site not in self.sites:
             raise ValueError(f"sae.site must be one of the sites that are kept, {self.sites}, got {self.sae.site!r}")
 
@@ -228,18 +217,9 @@ def presets() -> dict[str, StudyConfig]:
             name="fgvc",
             dataset=DatasetConfig(source="fgvc", banner=20),
             classifier=ClassifierConfig(
-                arch="convnext_tiny.fb_in22k_ft_in1k",
-                weights="timm",
-                train_split="trainval",
-                val_split=None,
-                sizes=(224,),
-                epochs=(30,),
-                optimizer="adamw",
-                learning_rate=2e-4,
-                warmup_epochs=1.0,
-                frozen_stages=0,
-                ema_decay=0.999,
-                crop_scale=(0.4, 1.0),
+                arch="convnext_tiny.fb_in22k_ft_in1k", weights="timm", train_split="trainval", val_split=None,
+                sizes=(224,), epochs=(30,), optimizer="adamw", learning_rate=2e-4, warmup_epochs=1.0, frozen_stages=0,
+                ema_decay=0.999, crop_scale=(0.4, 1.0),
             ),
         ),
         "photos": StudyConfig(
@@ -266,7 +246,7 @@ def presets() -> dict[str, StudyConfig]:
 def preset(name: str) -> StudyConfig:
     """The preset called `name`; ValueError lists those there are."""
     known = presets()
-    if name not in known:
+    if name not in list(known):
         raise ValueError(f"no preset {name!r}: choose one of {', '.join(known)}")
     return known[name]
 
@@ -296,6 +276,8 @@ def to_json(config: Any) -> str:
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """A config of class `cls` from plain values; ValueError names unknown and missing fields."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{cls.__name__} is an object with a value for each field, got {values!r}")
     names = {f.name for f in fields(cls)}
     if set(values) != names:
         raise ValueError(
@@ -319,32 +301,50 @@ def from_json(text: str) -> StudyConfig:
 
 def change(config: StudyConfig, **values: Any) -> StudyConfig:
     """A copy with dotted fields changed, as in change(c, **{"classifier.seed": 1}); ValueError names a wrong field."""
-    together: dict[str, Any] = {}  # at once, since fields are checked against each other
+    together, inner = {}, {}  # at once, since fields are checked against each other
     for path, value in values.items():
         head, _, rest = path.partition(".")
         if not any(f.name == head for f in fields(config)):
             names = ", ".join(f.name for f in fields(config))
             raise ValueError(f"no field {head!r} in {type(config).__name__}: {names}")
-        inner = together.get(head, getattr(config, head))
-        if rest and not is_dataclass(inner):
+        if rest and not is_dataclass(getattr(config, head)):
             raise ValueError(f"{head} of {type(config).__name__} has no fields: give it a value as a whole")
-        together[head] = change(inner, **{rest: value}) if rest else value
+        (inner.setdefault(head, {}) if rest else together)[rest or head] = value
+    for head, below in inner.items():
+        together[head] = change(together.get(head, getattr(config, head)), **below)
     return replace(config, **together)
 
 
 def check_name(name: str) -> None:
     """ValueError for a name that could stand for another folder than its own, which making a stage replaces."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not re.fullmatch(r"\w[\w.-]{0,99}(?<!\.partial)(?<!\.old)(?<!\.lock)", name):
         raise ValueError(
-            f"a name has letters, digits, _, dots and dashes, and begins with no dot or dash: got {name!r}"
+            "a name has letters, digits, _, dots and dashes, at most 100; it begins with no dot or dash, and ends with "
+            f"neither .partial nor .old nor .lock: got {name!r}"
         )
 
 
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+def _check(config: Any, **bounds: Any) -> None:
+    """ValueError for a field that is not of its hint's type, none of its choices, or below its least value."""
+    words, hints = {"int": "a whole number", "float": "a finite number", "str": "a text"}, get_type_hints(type(config))
+    for own in fields(config):
+        name, value, bound = own.name, getattr(config, own.name), bounds.get(own.name)
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{name} must be {words.get(own.type, own.type)}, got {value!r}")
+        for each in value if isinstance(value, tuple | list) else [] if value is None else [value]:
+            if isinstance(bound, tuple | range) and each not in bound:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, bound))}, got {each!r}")
+            if isinstance(bound, int) and each < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {each}")
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+def _fits(value: Any, hint: Any) -> bool:
+    kinds = get_args(hint)
+    if get_origin(hint) is tuple:
+        sized = isinstance(value, tuple | list) and (kinds[-1] is ... or len(value) == len(kinds))
+        return sized and all(_fits(each, kinds[0]) for each in value)
+    if kinds:
+        return any(_fits(value, kind) for kind in kinds)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, hint) and isinstance(value, bool) == (hint is bool)

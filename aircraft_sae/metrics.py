@@ -136,13 +136,15 @@ def fvu_by_definition(acts, recon, mean) -> dict[str, float]:
     "dictionary_learning": variance of the error by variance of the acts, which forgives a constant error;
     "overcomplete": distance from one scalar mean of all channels; "mean of cells' ratios": SAELens' legacy, SAEBench's
     paper, ViT-Prisma; "OpenAI": mean of each cell's squared error by its squared length.
-    Raises: ValueError for arrays that do not fit.
+    Raises: ValueError for arrays that do not fit, or are not finite.
     """
     acts, recon, mean = (np.asarray(values, np.float64) for values in (acts, recon, mean))
     if acts.ndim != 2 or acts.shape != recon.shape or mean.shape != acts.shape[1:]:
         raise ValueError(
             f"acts and recon must be (n, d_in) and mean (d_in,), got {acts.shape, recon.shape, mean.shape}"
         )
+    if not all(np.isfinite(values).all() for values in (acts, recon, mean)):
+        raise ValueError("fvu needs finite numbers: acts, recon or mean hold nan or infinity")
     error = np.square(recon - acts)
     return {
         "this project": error.sum() / np.square(acts - mean).sum(),
@@ -176,8 +178,12 @@ def auroc_difference(first, second, member, groups) -> tuple[float, float]:
     first, second, member, groups: (n,) two scores, whether a cell is positive, the picture it is in. (nan, nan) where
     no or all cells are positive. Source: Obuchowski 1997, "Nonparametric analysis of clustered ROC curve data",
     equations 4 to 7: DeLong's placements, summed over each picture.
+    Raises: ValueError for arrays of other lengths.
     """
     first, second, member = np.asarray(first, float), np.asarray(second, float), np.asarray(member, bool)
+    if len({len(first), len(second), len(member), len(groups)}) > 1:
+        lengths = ", ".join(str(len(values)) for values in (first, second, member, groups))
+        raise ValueError(f"one entry per cell: got first, second, member, groups of lengths {lengths}")
     numbers, groups = np.unique(groups, return_inverse=True)
     if member.all() or not member.any():
         return np.nan, np.nan

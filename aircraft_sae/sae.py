@@ -13,7 +13,6 @@ train on the n k largest of a batch and then use one threshold (Bussmann et al. 
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from torch import nn
 from torch.nn.functional import embedding_bag, linear, normalize
 
 from aircraft_sae.config import SAEConfig, from_dict
-from aircraft_sae.store import write_bytes, write_json
+from aircraft_sae.store import read_json, write_bytes, write_json
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 BLOCK = 512
@@ -213,19 +212,35 @@ class SparseAutoencoder(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> SparseAutoencoder:
-        """What `save` wrote. Raises: FileNotFoundError where it has not, ValueError for another maker's files."""
+        """What `save` wrote.
+
+        Raises: FileNotFoundError where it has not, ValueError for files that are damaged or another maker's.
+        """
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError(f"{folder / WEIGHTS} is not there: train an autoencoder into it first")
-        facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if "aircraft_sae" not in facts:
-            raise ValueError(f"{folder / CONFIG} lacks the entry aircraft_sae: open a folder that this project saved")
-        sae = cls(from_dict(SAEConfig, facts["aircraft_sae"]), facts["d_in"])
-        state = safetensors.torch.load_file(folder / WEIGHTS)
+        facts = read_json(folder / CONFIG)
+        if "aircraft_sae" not in facts or not isinstance(facts.get("d_in"), int):
+            what = "lacks the entry aircraft_sae, or a whole number d_in"
+            raise ValueError(f"{folder / CONFIG} {what}: open a folder that this project saved")
+        try:
+            cfg, state = from_dict(SAEConfig, facts["aircraft_sae"]), safetensors.torch.load_file(folder / WEIGHTS)
+        except Exception as problem:  # safetensors has errors of its own
+            raise ValueError(f"{folder} holds a damaged autoencoder ({problem}): train one into it anew") from problem
+        d_in, d_sae = facts["d_in"], cfg.expansion * facts["d_in"]
+        shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+        if cfg.variant in ("batchtopk", "matryoshka"):
+            shapes["threshold"] = (d_sae,)
+        for name, shape in shapes.items():  # before anything of such a size is made
+            if name not in state or tuple(state[name].shape) != shape:
+                got = f"of shape {tuple(state[name].shape)}" if name in state else "absent"
+                raise ValueError(f"{folder / WEIGHTS} is not what {CONFIG} says: {name} is {got}, not {shape}. Bring "
+                                 "both files of one autoencoder.")  # fmt: skip
+        sae = cls(cfg, d_in)
         with torch.no_grad():
             for name in ("W_dec", "b_enc", "b_dec"):
                 getattr(sae, name).copy_(state[name])
             sae.W_enc_rows.copy_(state["W_enc"].t())
-            if "threshold" in state:
+            if "threshold" in shapes:
                 sae.threshold.copy_(state["threshold"][0])
         return sae

@@ -21,6 +21,15 @@ def test_json_with_a_field_too_many_or_too_few_is_refused():
         config.from_dict(config.StudyConfig, values)
 
 
+def test_fields_that_are_checked_against_each_other_change_together():
+    changed = config.change(
+        config.preset("hangar"), **{"classifier.sizes": (96,), "classifier.epochs": (2,), "name": "short"}
+    )
+    assert (changed.classifier.sizes, changed.classifier.epochs, changed.name) == ((96,), (2,), "short")
+    with pytest.raises(ValueError, match="one entry per phase"):
+        config.change(config.preset("hangar"), **{"classifier.sizes": (96,)})
+
+
 def test_change_reaches_nested_fields_and_leaves_the_original():
     before = config.preset("smoke")
     after = config.change(before, **{"dataset.hangar.seed": 7, "name": "other"})

@@ -23,11 +23,10 @@ from aircraft_sae.activations import captured
 from aircraft_sae.classifier import Classifier
 from aircraft_sae.data import AircraftData, test_transform
 from aircraft_sae.devices import has_bfloat16
-from aircraft_sae.features import FeatureIndex
+from aircraft_sae.features import FeatureIndex, check_features
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.sae import SparseAutoencoder
 
-CONTROLS = ("aircraft", "anywhere", "lowest", "other")
 STEP = 8
 """Pixels between windows that are tried as controls."""
 TOLERANCE = 0.2
@@ -69,7 +68,8 @@ class Window:
 def blur(picture: torch.Tensor, sigma: float) -> torch.Tensor:
     """The picture (3, height, width) under a Gaussian of `sigma` pixels, cut off at 3 sigma; edges are mirrored."""
     size = 2 * min(round(3 * sigma), min(picture.shape[1:]) - 1) + 1
-    return gaussian_blur(picture, [size, size], [sigma, sigma])
+    # one axis at a time: torchvision convolves with the whole square
+    return gaussian_blur(gaussian_blur(picture, [size, 1], [sigma, sigma]), [1, size], [sigma, sigma])
 
 
 def enlarged(small: np.ndarray, size: int) -> np.ndarray:
@@ -101,7 +101,8 @@ def control_windows(
 
     energy = totals(change)
     own = change[target.slices].sum()
-    free = np.array([[target.shared(Window(t, left, size)) < 0.25 for left in starts] for t in starts])
+    shared = [np.clip(size - np.abs(starts - at), 0, None) for at in (target.top, target.left)]
+    free = np.outer(*shared) < 0.25 * size**2
     on = np.ones_like(free) if aircraft is None else totals(aircraft.astype(float)) >= ON_AIRCRAFT * size**2
     level = totals(enlarged(feature_map, len(change)))
     near = np.abs(energy / max(own, 1e-12) - 1) <= TOLERANCE
@@ -151,10 +152,18 @@ def blur_effects(
     feature's largest activation), feature (its change), pooled (change of its mean over cells), then logit, margin,
     confidence, specificity as in `effects`; restored_… : the same with the feature put back into the blurred acts, and
     random_… : with as much of a random direction of equal length put back.
-    Raises: ValueError for an autoencoder of another site than stage4, whose restoring has a closed form.
+    Raises: ValueError for an autoencoder of another site than stage4, whose restoring has a closed form; for picks that
+    are not there, and a window larger than the picture.
     """
     if sae.cfg.site != "stage4":
         raise ValueError(f"blur_effects restores features at stage4, this autoencoder is of {sae.cfg.site}")
+    if not 1 <= window <= classifier.image_size:
+        raise ValueError(f"window must be 1 to {classifier.image_size} pixels, the picture's size, got {window}")
+    if lacking := {"feature_id", "image_row", "row", "column"} - set(picks):
+        raise ValueError(f"picks lack {', '.join(sorted(lacking))}: give rows of FeatureIndex.patches")
+    if not len(picks):
+        raise ValueError("blur_effects needs at least one pick, got none")
+    check_features(picks["feature_id"], sae.d_sae)
     head, where = PooledHead.of(classifier), next(classifier.model.parameters()).device
     mixed = mixed_precision and has_bfloat16(where)
     random = random_directions(sae.W_dec, covariance, seed)

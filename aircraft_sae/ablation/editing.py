@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, islice, product
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ MOVES = ((0.0, 0.0, 0.12), (0.12, 0.0, 0.0), (0.0, 0.0, -0.12), (-0.12, 0.0, 0.0
 RED, BLUE = (0.85, 0.1, 0.1), (0.1, 0.2, 0.85)
 SIZE_RATIO = 2.0
 """Parts whose edits change more than so many times a part's pixels are no match for it."""
-SCENES, EDITS, LOGITS = "scenes.parquet", "edits.parquet", "logits.npy"
+SCENES, EDITS = "scenes.parquet", "edits.parquet"
 
 
 def edited(scene: Scene, kind: str, part: str) -> Scene:
@@ -102,12 +102,14 @@ def edit_scenes(
     Into `folder`: scenes.parquet (scene as JSON, shown_<part> pixels), edits.parquet (scene, part, changed pixels, row,
     column, row_after, column_after: the middle of the part's pixels as shares of the picture) and, for each network,
     <network>/<site>.npy (float16, scenes then edits) and <network>/logits.npy.
-    Raises: ValueError for another kind of edit, or no scenes.
+    Raises: ValueError for another kind of edit, another site, or no scenes.
     """
     if not scenes:
         raise ValueError("edit_scenes needs at least one scene")
     plain = [replace(scene, shadows=False) for scene in scenes]
     edited(plain[0], kind, PARTS[FIRST])  # refuses another kind before any work
+    for classifier, site in product(networks.values(), sites):
+        classifier.site(site)  # and another site
     options = dict(size=size, supersampling=supersampling, workers=workers)
     folder, least = Path(folder), VISIBLE * (size / 224) ** 2
     whole = list(tqdm(render_scenes(plain, **options), "render scenes", len(plain), disable=not progress, leave=False))
@@ -185,7 +187,10 @@ class Responses:
     @classmethod
     @torch.no_grad()
     def of(cls, sae: SparseAutoencoder, folder: str | Path, network: str = "trained") -> Responses:
-        """Of an autoencoder's features, from what `edit_scenes` wrote."""
+        """Of an autoencoder's features, from what `edit_scenes` wrote; FileNotFoundError where it has not."""
+        for path in (Path(folder) / EDITS, Path(folder) / network / f"{sae.cfg.site}.npy"):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} is not there: run edit_scenes with this network and site first")
         edits, acts = pd.read_parquet(Path(folder) / EDITS), np.load(Path(folder) / network / f"{sae.cfg.site}.npy")
         n, rows, columns, _ = acts.shape
         maxima, centres = np.zeros((n, sae.d_sae), np.float32), np.zeros((n, sae.d_sae, 2), np.float32)
@@ -201,7 +206,9 @@ class Responses:
         return cls(edits, maxima[:s], maxima[s:], centres[:s], centres[s:])
 
     def of_part(self, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """(indices of the edits of a part, their scenes)."""
+        """(indices of the edits of a part, their scenes); ValueError for what is no part."""
+        if part not in PARTS[FIRST:]:
+            raise ValueError(f"no part {part!r}: choose one of {', '.join(PARTS[FIRST:])}")
         own = np.flatnonzero(self.edits["part"] == part)
         return own, self.edits["scene"].to_numpy()[own]
 
@@ -260,8 +267,10 @@ def followed(moves: pd.DataFrame, way: str, beside: pd.DataFrame | None = None) 
     """The share of a part's shift ("down" or "across") that a feature's centre makes too: 1 follows, 0 stays.
 
     moves: rows of `Responses.moves`; beside: other ones, whose share is taken off. Least squares through the origin;
-    scenes are the units of the interval.
+    scenes are the units of the interval. Raises: ValueError for another way.
     """
+    if way not in ("down", "across"):
+        raise ValueError(f'way must be "down" or "across", got {way!r}')
     scenes = np.unique(np.concatenate([each["scene"] for each in (moves, beside) if each is not None]))
     counts = np.concatenate([np.ones((1, len(scenes))), bootstrap_counts(len(scenes), N_DRAWS)])
     shares = np.zeros(len(counts))

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from aircraft_sae.classifier import Classifier
+from aircraft_sae.features import check_features
 from aircraft_sae.sae import SparseAutoencoder
 
 BLOCK = 64
@@ -129,7 +130,9 @@ def suppress_hooked(
 
     acts: (n, rows, columns, d_in); directions: (len(features), d_in) to take out in place of the decoder's rows, as
     much of them as of the feature. Pictures in which a feature is silent have effect 0 and cost nothing.
+    Raises: ValueError for a feature that is not there, and what `encode` raises.
     """
+    check_features(features, sae.d_sae)
     n, rows, columns, _ = acts.shape
     acts_of = sae.encode(acts.flatten(0, 2)).dense().view(n, rows, columns, -1)[..., list(features)]
     directions = sae.W_dec[list(features)] if directions is None else directions
@@ -179,7 +182,9 @@ def beyond_random(
     pooled: (n, d_in); removed: (n, d_sae) features' mean activations; directions: (d_sae, d_in); labels: (n,). effect:
     mean absolute specificity over the pictures in which the feature is active; random: the median of its random
     directions; beyond: whether it is above 95 % of these; n: pictures. Features that are active in none are left out.
+    Raises: ValueError for a feature that is not there.
     """
+    check_features(features, len(directions))
     table = []
     for j in features:
         own = removed[:, j] > 0

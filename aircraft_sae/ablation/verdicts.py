@@ -186,8 +186,13 @@ def adjusted(p: np.ndarray) -> np.ndarray:
 
 
 def pass_share(passes: np.ndarray) -> dict[str, float | int]:
-    """Share of claims that pass as {value, low, high, n}: exact 95 % interval (Clopper-Pearson) over features."""
+    """Share of claims that pass as {value, low, high, n}: exact 95 % interval (Clopper-Pearson) over features.
+
+    Raises: ValueError for no claim.
+    """
     passes = np.asarray(passes, bool)
+    if not len(passes):
+        raise ValueError("a share needs at least one claim, got none")
     bounds = binomtest(int(passes.sum()), len(passes)).proportion_ci()
     return {"value": float(passes.mean()), "low": float(bounds.low), "high": float(bounds.high), "n": len(passes)}
 

@@ -7,6 +7,9 @@ loop, `inference` predicts and evaluates.
 from aircraft_sae.classifier.inference import Classifier, Evaluation, evaluate, export_weights
 from aircraft_sae.classifier.network import build, head, site
 from aircraft_sae.classifier.training import train
-from aircraft_sae.classifier.weights import weights_digest
+from aircraft_sae.classifier.weights import check_weights, weights_digest
 
-__all__ = ["Classifier", "Evaluation", "build", "evaluate", "export_weights", "head", "site", "train", "weights_digest"]
+__all__ = [
+    "Classifier", "Evaluation", "build", "check_weights", "evaluate", "export_weights", "head", "site", "train",
+    "weights_digest",
+]  # fmt: skip

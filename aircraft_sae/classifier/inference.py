@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import torch
 from sklearn.metrics import confusion_matrix
 from timm.models.convnext import ConvNeXt
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from aircraft_sae import metrics
 from aircraft_sae.classifier import network
-from aircraft_sae.classifier.weights import write_safetensors
+from aircraft_sae.classifier.weights import check_fit, read_weights, write_safetensors
 from aircraft_sae.config import LEVELS, ClassifierConfig, from_dict
 from aircraft_sae.data import AircraftData, loader, test_transform
 from aircraft_sae.devices import device
@@ -49,24 +48,28 @@ class Classifier:
 
     @classmethod
     def load(cls, folder: str | Path) -> Classifier:
-        """What `train` wrote in `folder`, on the GPU where there is one; FileNotFoundError where it has not."""
+        """What `train` wrote in `folder`, on the GPU where there is one.
+
+        Raises: FileNotFoundError where it has not, ValueError for files that are damaged or do not fit each other.
+        """
         folder = Path(folder)
         if not (folder / "model.safetensors").is_file():
             raise FileNotFoundError(f"{folder / 'model.safetensors'} is not there: train a classifier into it first")
-        facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        cfg = from_dict(ClassifierConfig, facts["classifier"])
-        model = network.build(replace(cfg, weights=None), len(facts["classes"]))
-        model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+        remedy = "Train a classifier into this folder anew, or bring all files of one."
         history, predictions = folder / "history.csv", folder / "predictions.parquet"
-        return cls(
-            cfg,
-            model.to(device()),
-            facts["classes"],
-            tuple(facts["mean"]),
-            tuple(facts["std"]),
-            pd.read_csv(history) if history.is_file() else None,
-            pd.read_parquet(predictions) if predictions.is_file() else None,
-        )
+        try:
+            facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            cfg, classes = from_dict(ClassifierConfig, facts["classifier"]), list(facts["classes"])
+            pixels = tuple(facts["mean"]), tuple(facts["std"])
+            tables = (pd.read_csv(history) if history.is_file() else None,
+                      pd.read_parquet(predictions) if predictions.is_file() else None)  # fmt: skip
+        except (OSError, KeyError, TypeError, ValueError) as problem:
+            raise ValueError(f"{folder} holds a damaged classifier ({problem}). {remedy}") from problem
+        model, path = network.build(replace(cfg, weights=None), len(classes)), folder / "model.safetensors"
+        state = read_weights(path)
+        check_fit(model, state, path, cfg.arch, remedy)
+        model.load_state_dict(state)
+        return cls(cfg, model.to(device()), classes, *pixels, *tables)
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors (float32), config.json and history.csv; the model last, since `load` asks for it."""
@@ -139,6 +142,8 @@ def evaluate(
     Raises: ValueError for predictions of other images, and what `predict` raises.
     """
     table = classifier.predict(data, split) if predictions is None else predictions
+    if lacking := {"image", "label", *(f"p_{c}" for c in range(len(classifier.classes)))} - set(table):
+        raise ValueError(f"these predictions lack {', '.join(sorted(lacking)[:5])}: give those of Classifier.predict")
     if table["image"].tolist() != data.rows(split)["image"].tolist():
         raise ValueError(f"these predictions are of other images than the {split} split of {data.folder}")
     level, classes = classifier.cfg.level, classifier.classes

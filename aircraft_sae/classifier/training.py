@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from bisect import bisect_right
 from itertools import accumulate, islice
@@ -18,11 +19,11 @@ from tqdm import tqdm
 
 from aircraft_sae.classifier.inference import BATCH, Classifier, n_workers
 from aircraft_sae.classifier.network import build, freeze
-from aircraft_sae.classifier.weights import weights_digest
+from aircraft_sae.classifier.weights import check_weights, weights_digest
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.data import AircraftData, Loader, loader, pixel_config, test_transform, train_transform
 from aircraft_sae.devices import device, has_bfloat16
-from aircraft_sae.store import fingerprint, write_parquet, write_text, write_whole
+from aircraft_sae.store import fingerprint, undamaged, write_parquet, write_text, write_whole
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 60.0
@@ -55,10 +56,7 @@ class Run:
     """One training run: all that a checkpoint holds, and the steps that change it."""
 
     def __init__(self, cfg: ClassifierConfig, data: AircraftData, folder: Path):
-        if cfg.frozen_stages and cfg.weights is None:
-            raise ValueError(
-                f"frozen_stages={cfg.frozen_stages} would keep random weights: set it to 0 or name weights"
-            )
+        check_weights(cfg)
         self.cfg, self.data, self.folder, self.device = cfg, data, folder, device()
         self.identity = fingerprint(cfg, data.fingerprint, weights_digest(cfg))
         self.model = build(cfg, len(data.classes(cfg.level))).to(self.device)
@@ -170,12 +168,19 @@ class Run:
         write_whole(self.folder / CHECKPOINT, lambda temporary: torch.save(state, temporary))
 
     def resume(self) -> None:
-        """Go back to the checkpoint, if there is one; ValueError where it is of another run."""
+        """Go back to the checkpoint, if there is one; ValueError where it is of another run, or none."""
         path = self.folder / CHECKPOINT
         if not path.is_file():
             return
-        saved = torch.load(path, map_location=self.device, weights_only=True)
-        if saved["identity"] != self.identity:
+        if not undamaged(path):
+            print(f"{path} is damaged: the training begins anew", file=sys.stderr)
+            return
+        try:
+            saved = torch.load(path, map_location=self.device, weights_only=True)
+            same = saved["identity"] == self.identity
+        except Exception as problem:  # zipfile and pickle have errors of their own
+            raise ValueError(f"{path} cannot be read as a checkpoint: remove it to start anew") from problem
+        if not same:
             raise ValueError(f"{path} is of another config, data set or initial weights: remove it to start anew")
         self.model.load_state_dict(saved["model"])
         self.ema.module.load_state_dict(saved["ema"])

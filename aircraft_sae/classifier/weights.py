@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import timm
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from aircraft_sae.config import ClassifierConfig
-from aircraft_sae.store import folder_digest, write_whole
+from aircraft_sae.store import folder_digest, read_json, write_whole
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "weights"
 """Shipped weights: <name>.safetensors, and <name>.json with arch, n_classes, mean, std, and what the maker added."""
@@ -69,40 +69,78 @@ def unreachable(problem: str) -> FileNotFoundError:
     )
 
 
+def check_weights(cfg: ClassifierConfig) -> None:
+    """Refuse weights that training could not start from: what `weights_digest` and `load_weights` raise.
+
+    Raises ValueError too for stages that would be frozen without any weights.
+    """
+    check_arch(cfg.arch)
+    if cfg.frozen_stages and cfg.weights is None:
+        raise ValueError(f"frozen_stages={cfg.frozen_stages} would keep random weights: set it to 0 or name weights")
+    if cfg.weights not in (None, "timm"):
+        with torch.device("meta"):  # names and shapes alone
+            model = timm.create_model(cfg.arch, num_classes=1)
+        fitting_state(model, find_weights(cfg.weights), cfg.arch)
+
+
 def load_weights(model: nn.Module, weights: str, arch: str) -> None:
     """Load a file into `model`; a head of another number of classes is left as it is, and said so.
 
     Raises: FileNotFoundError where it is absent; ValueError where it cannot be read, or is for another architecture.
     """
     path = find_weights(weights)
-    facts_path = path.with_suffix(".json")
-    facts = json.loads(facts_path.read_text(encoding="utf-8")) if facts_path.is_file() else {}
-    if isinstance(facts, dict) and {"mean", "std"} <= set(facts):  # pictures as those it was trained on
+    state, facts, n_given = fitting_state(model, path, arch)
+    if {"mean", "std"} <= set(facts):  # pictures as those it was trained on
         model.pretrained_cfg = {**model.pretrained_cfg, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
-    own = model.state_dict()
+    model.load_state_dict(state)  # copies into the model's own float32
+    if n_given != model.num_classes:
+        what = f"its head is for {n_given} classes, here are {model.num_classes}: the head starts anew"
+        print(f"{path.name}: {what}", file=sys.stderr)  # beside the progress bars
+
+
+def fitting_state(model: nn.Module, path: Path, arch: str) -> tuple[dict[str, torch.Tensor], dict[str, Any], int]:
+    """(the file's tensors under the model's names, what the JSON beside it says, the classes that its head is for).
+
+    Where these are not the model's, the head is the model's own. Raises: ValueError as `load_weights`.
+    """
+    facts, own = _facts(path.with_suffix(".json")), model.state_dict()
     state = {name.removeprefix("module."): value for name, value in read_weights(path).items()}
     if any(name.startswith("downsample_layers.") for name in state):  # the authors' own names and shapes
         try:
             state = timm.models.convnext.checkpoint_filter_fn(state, model)
         except (KeyError, RuntimeError):  # of another architecture: the comparison below says where
             pass
-    n_classes, n_given = len(own[HEAD[1]]), len(state.get(HEAD[1], ()))
-    if n_given != n_classes:
+    n_given = state[HEAD[1]].numel() if HEAD[1] in state else 0
+    if n_given != model.num_classes:
         state |= {name: own[name] for name in HEAD}
+    remedy = f"Set classifier.arch to the file's own{': ' + facts['arch'] if 'arch' in facts else ''}."
+    check_fit(model, state, path, arch, remedy)
+    return state, facts, n_given
+
+
+def check_fit(model: nn.Module, state: dict[str, torch.Tensor], path: Path, arch: str, remedy: str) -> None:
+    """ValueError where the tensors of a file have other names or shapes than the model's."""
+    own = model.state_dict()
     mismatches = [
         f"{name}: {_shape(state, name)} in the file, {_shape(own, name)} in the model"
         for name in dict.fromkeys([*own, *state])
         if _shape(state, name) != _shape(own, name)
     ]
     if mismatches:
-        raise ValueError(
-            f"{path} does not fit arch {arch!r}, at {len(mismatches)} places: {'; '.join(mismatches[:4])}. "
-            f"Set classifier.arch to the file's own{': ' + facts['arch'] if 'arch' in facts else ''}."
-        )
-    model.load_state_dict(state)  # copies into the model's own float32
-    if n_given != n_classes:
-        what = f"its head is for {n_given} classes, here are {n_classes}: the head starts anew"
-        print(f"{path.name}: {what}", file=sys.stderr)  # beside the progress bars
+        places = f"at {len(mismatches)} places: {'; '.join(mismatches[:4])}"
+        raise ValueError(f"{path} does not fit arch {arch!r}, {places}. {remedy}")
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What the JSON beside weights says, {} where there is none; ValueError where it cannot be used."""
+    if not path.is_file():
+        return {}
+    facts = read_json(path)
+    colours = [facts[name] for name in ("mean", "std") if name in facts]
+    numbers = all(isinstance(v, list) and len(v) == 3 and all(isinstance(x, int | float) for x in v) for v in colours)
+    if not facts or not numbers or not isinstance(facts.get("arch", ""), str):
+        raise ValueError(f"{path} must be an object with arch, and mean and std of three numbers: mend or remove it")
+    return facts
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -123,7 +161,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no tensors by name: save model.state_dict() alone")
     return state
 

@@ -18,13 +18,12 @@ from PIL import Image
 from torchvision.datasets import FGVCAircraft
 from tqdm import tqdm
 
-from aircraft_sae.config import DatasetConfig
+from aircraft_sae.config import SPLITS, DatasetConfig
 from aircraft_sae.data.annotations import check_occupied, first_five, read_annotations, refuse
 from aircraft_sae.data.loading import Pictures
 from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.store import fingerprint
 
-SPLITS = ("train", "val", "trainval", "test")
 SKIP = 'Replace them, or leave them out with on_bad_image="skip".'
 DOWNLOAD_BYTES = 6 * 2**30
 """FGVC-Aircraft's archive and its pictures, for a moment side by side."""
@@ -103,11 +102,17 @@ class AircraftData:
         return _decode(self._path(image), self.banner)
 
     def mask(self, image: str) -> np.ndarray:
-        """(height, width) uint8 part ids, without the banner; FileNotFoundError where there is no mask."""
+        """(height, width) uint8 part ids, without the banner.
+
+        Raises: FileNotFoundError where there is no mask, ValueError where it is no picture.
+        """
         path = self.folder / "masks" / f"{image}.png"
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there: only rendered data sets have part masks")
-        mask = np.array(Image.open(path), np.uint8)
+        try:
+            mask = np.array(Image.open(path), np.uint8)
+        except Exception as problem:  # as for pictures
+            raise ValueError(f"{path} cannot be read: {problem}. Replace it, or remove the folder masks") from problem
         return mask[: len(mask) - self.banner]
 
     def coverage(self, image: str, rows: int, columns: int) -> np.ndarray:
@@ -155,7 +160,8 @@ class AircraftData:
         """function(path) of every picture, in threads (reading and decoding let go of Python's lock)."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             results = pool.map(function, map(self._path, self.table["image"]))
-            return list(tqdm(results, title, len(self.table), unit=" pictures", disable=not progress, leave=False))
+            bar = tqdm(results, title, len(self.table), unit=" pictures", disable=not progress, leave=False, delay=1)
+            return list(bar)
 
     def _find_bad(self, progress: bool = True) -> dict[str, str]:
         problems = self._map(lambda path: _problem(path, self.banner), "check pictures", progress)

@@ -335,16 +335,16 @@ def _twist(a: Airframe, change: int, rng: np.random.Generator) -> dict:
     if change == 1:
         return dict(engine_size=a.engine_size * float(rng.choice([0.75, 1.3])), blades=int(rng.integers(2, 7)))
     if change == 2:
-        return dict(
-            span=a.span * float(rng.choice([0.85, 1.15])), fairings=int(rng.integers(0, 5)) if a.girth > 2.5 else 0
-        )
-    return (
-        dict(tail_kind=str(rng.choice(["conventional", "cruciform", "t"])))
-        if not a.twin_fin
-        else dict(fin_height=a.fin_height * 1.3)
-    )
+        span = a.span * float(rng.choice([0.85, 1.15]))
+        return dict(span=span, fairings=int(rng.integers(0, 5)) if a.girth > 2.5 else 0)
+    if a.twin_fin:
+        return dict(fin_height=a.fin_height * 1.3)
+    return dict(tail_kind=str(rng.choice(["conventional", "cruciform", "t"])))
 
 
 def taxonomy(name: str) -> list[Airframe]:
     """All airframes of "hangar" (30) or "pretraining" (192), ordered by manufacturer and family."""
-    return {"hangar": _hangar, "pretraining": _pretraining}[name]()
+    known = {"hangar": _hangar, "pretraining": _pretraining}
+    if name not in known:
+        raise ValueError(f"no taxonomy {name!r}: choose one of {', '.join(known)}")
+    return known[name]()

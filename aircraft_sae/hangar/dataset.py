@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -61,8 +62,18 @@ def _mapped(function: Callable, jobs: Sequence, workers: int | None) -> Iterator
         yield from map(function, jobs)
     else:
         # not a Pool, which starts processes that die again and again
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
             yield from pool.map(function, jobs, chunksize=4)
+
+
+def _end_with_parent() -> None:
+    """A worker would outlive a killed parent, and write into what may be another run's folder by then."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _draw(job: tuple[int, str], config: HangarConfig, data: Path) -> dict:
@@ -71,9 +82,7 @@ def _draw(job: tuple[int, str], config: HangarConfig, data: Path) -> dict:
     name = f"{number:07d}"
     scene = sample(variant, config.taxonomy, config.seed, number)
     image, mask = data / "images" / f"{name}.jpg", data / "masks" / f"{name}.png"
-    if image.exists() and mask.exists():
-        labels = np.asarray(Image.open(mask))
-    else:
+    if (labels := _drawn(image, mask)) is None:
         picture = render(scene, config.size, config.supersampling)
         labels = picture.mask
         _save(Image.fromarray(labels), mask, format="PNG")
@@ -82,6 +91,15 @@ def _draw(job: tuple[int, str], config: HangarConfig, data: Path) -> dict:
     box = dict(zip(("xmin", "ymin", "xmax", "ymax"), _box(labels), strict=True))
     counts = {f"pixels_{part}": int(n) for part, n in zip(PARTS, pixels, strict=True)}
     return {"image": name} | box | factors(scene) | counts | {"scene": scene.to_json()}
+
+
+def _drawn(image: Path, mask: Path) -> np.ndarray | None:
+    """The mask of a picture that is there, whole: after a power cut, files may be shorter than what was written."""
+    try:
+        Image.open(image).load()
+        return np.asarray(Image.open(mask))
+    except (OSError, SyntaxError):  # which a damaged PNG raises
+        return None
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:

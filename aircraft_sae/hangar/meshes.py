@@ -22,6 +22,7 @@ class _Fuselage:
         self.a, self.radius = a, a.girth / 2
 
     def frame(self, s):
+        """x, radius, rise of the axis, height of the hump, in metres, at stations s (n,) from nose (0) to tail (1)."""
         a, r = self.a, self.radius
         s = np.asarray(s, float)
         front = np.clip(s * a.length / (a.nose * a.girth), 0, 1)

@@ -35,6 +35,8 @@ class Camera:
 
 @dataclass(frozen=True)
 class Light:
+    """Where the sun stands, in radians, its colour and strength, and how much light comes from everywhere."""
+
     azimuth: float
     elevation: float
     colour: Colour
@@ -44,6 +46,8 @@ class Light:
 
 @dataclass(frozen=True)
 class Livery:
+    """Paint: colours, where bands lie (heights as shares of the body's or the fin's), dirt and gloss from 0 to 1."""
+
     colours: tuple[Colour, ...]
     """One for each of MATERIALS."""
     belly: Colour
@@ -59,6 +63,8 @@ class Livery:
 
 @dataclass(frozen=True)
 class Background:
+    """What is behind the aircraft: its kind, colours, and how much cloud, haze and hill, from 0 to 1."""
+
     kind: str
     zenith: Colour
     horizon: Colour
@@ -84,6 +90,8 @@ class Finish:
 
 @dataclass(frozen=True)
 class Edit:
+    """A change of one part of the aircraft; everything else in the scene stays as it is."""
+
     kind: str
     part: str
     value: tuple[float, ...] = ()
@@ -148,6 +156,7 @@ class Scene:
         return replace(self, edits=self.edits + edits)
 
     def to_json(self) -> str:
+        """One line, which `from_json` reads."""
         return json.dumps(asdict(self))
 
     @classmethod

@@ -106,12 +106,14 @@ class Builder:
         return self.loft(rings + np.asarray(centre, float), part, material, mirror=mirror, caps=False)
 
     def wheel(self, centre, radius, width, part, mirror=False):
+        """A wheel about the y axis: centre (3,), radius and width in metres."""
         angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
         circle = np.stack([np.cos(angle), np.zeros(16), np.sin(angle)], 1) * radius
         hub = [circle * s + np.array([0, y * width, 0]) for s, y in ((0.7, -0.5), (1, -0.3), (1, 0.3), (0.7, 0.5))]
         self.loft(np.asarray(hub) + centre, part, "rubber", mirror=mirror)
 
     def mesh(self, ground, pitch):
+        """All that was built, as one mesh."""
         join = np.concatenate
         return Mesh(
             join(self.vertices).astype(np.float32), join(self.normals).astype(np.float32),

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from aircraft_sae.plots.style import BLUE, FONT, GREY, ORANGE, WIDTH, style
+from aircraft_sae.plots.style import BLUE, FONT, GREY, ORANGE, WIDTH, literal, style
 
 
 def learning_curves(history: pd.DataFrame, n_classes: int) -> Figure:
@@ -72,8 +72,9 @@ def confusion_matrix(confusion: pd.DataFrame, parents: Sequence[Mapping[str, str
             ax.axhline(edge, **look), ax.axvline(edge, **look)
     style(ax, "predicted", "actual")
     size = FONT - 2 if n <= 72 else 8
-    ax.set_xticks(range(n), order, rotation=90, fontsize=size)
-    ax.set_yticks(range(n), order, fontsize=size)
+    names = [literal(name) for name in order]
+    ax.set_xticks(range(n), names, rotation=90, fontsize=size)
+    ax.set_yticks(range(n), names, fontsize=size)
     figure.colorbar(image, ax=ax, shrink=0.6).set_label("share of the actual class's pictures, %", fontsize=FONT)
     return figure
 

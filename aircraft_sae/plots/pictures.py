@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from scipy import ndimage
 
 from aircraft_sae.hangar.solids import PARTS
-from aircraft_sae.plots.style import FONT, GREY, ORANGE, PART_COLOURS, WIDTH, Grid, message, show, style, wrap
+from aircraft_sae.plots.style import FONT, GREY, ORANGE, PART_COLOURS, WIDTH, Grid, literal, message, show, style, wrap
 
 
 def picture_grid(
@@ -56,7 +56,7 @@ def contact_sheet(pictures: Sequence[Any], names: Sequence[str], groups: Sequenc
         for j, i in enumerate(row):
             show(axes[j], pictures[i], wrap(names[i], WIDTH / n_columns))
             first, last = (not 0 <= k < len(row) or groups[row[k]] != groups[i] for k in (j - 1, j + 1))
-            axes[j].set_title(groups[i] if first else " ", fontsize=FONT, fontweight="bold", loc="left")
+            axes[j].set_title(literal(groups[i]) if first else " ", fontsize=FONT, fontweight="bold", loc="left")
             line = dict(color="black", linewidth=1.5, clip_on=False, transform=axes[j].transAxes, in_layout=False)
             axes[j].plot([0, 1 if last else 1.1], [1.025, 1.025], **line)
     return figure

@@ -31,6 +31,7 @@ def in_words(entry: Mapping[str, float | None], percent: bool = True) -> str:
 
 
 def show(ax: Axes, picture: Any, caption: str = "", **options: Any) -> None:
+    """A picture without axes, its caption below."""
     ax.imshow(picture, **options)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
@@ -38,10 +39,17 @@ def show(ax: Axes, picture: Any, caption: str = "", **options: Any) -> None:
 
 
 def wrap(text: str, inches: float) -> str:
-    return "\n".join(textwrap.fill(line, int(inches / 0.095)) for line in text.split("\n"))
+    """The text in lines that are no wider, as letters and not as formulas."""
+    return "\n".join(textwrap.fill(line, int(inches / 0.095)) for line in literal(text).split("\n"))
+
+
+def literal(text: str) -> str:
+    """A name as matplotlib is to write it: two dollars in it are no formula."""
+    return text.replace("$", r"\$")
 
 
 def style(ax: Axes, x: str, y: str) -> None:
+    """Axes named, at the font size of all figures, without a frame."""
     ax.set_xlabel(x, fontsize=FONT)
     ax.set_ylabel(y, fontsize=FONT)
     ax.tick_params(labelsize=FONT - 1)
