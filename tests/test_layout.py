@@ -1,0 +1,85 @@
+"""The package stays what its map says: imports go down, public things are documented, no file is long."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import aircraft_sae
+
+PACKAGE = Path(aircraft_sae.__file__).parent
+ROOMS = re.findall(r"`(\w+)`", aircraft_sae.__doc__)
+"""From the ground up."""
+UPWARD = {("study", "atlas")}
+"""`Study.export_atlas` imports what is built on a study when it is called, so that a study has all its doors."""
+
+INHERITED = ("forward", "make_params", "transform", "reconstruct", "close")
+"""Methods that are documented where they come from."""
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree):
+    """Rooms of the package that a module imports, anywhere in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "aircraft_sae":
+            inner = node.module.split(".")[1:2]
+            yield from inner or [alias.name for alias in node.names if alias.name != "__version__"]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            yield from [name[1] for name in names if name[0] == "aircraft_sae" and len(name) > 1]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            yield f"relative import in line {node.lineno}"
+
+
+def upward(path, source):
+    own = room(path)
+    return {
+        (own, other)
+        for other in imported(ast.parse(source))
+        if other != own and (other not in ROOMS or ROOMS.index(other) >= ROOMS.index(own))
+    }
+
+
+def test_the_map_has_every_room():
+    assert set(ROOMS) == {room(path) for path in modules()} - {"__init__"} and len(set(ROOMS)) == len(ROOMS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_go_down(path):
+    if path != PACKAGE / "__init__.py":
+        assert upward(path, path.read_text(encoding="utf-8")) <= UPWARD
+
+
+def test_an_import_upward_would_be_found():
+    lines = "import aircraft_sae.study", "from aircraft_sae.study import Study", "from aircraft_sae import study"
+    for line in (*lines, f"def f():\n    {lines[1]}", "from . import study"):
+        assert upward(PACKAGE / "sae.py", line), line
+    assert not upward(PACKAGE / "sae.py", "import numpy\nfrom aircraft_sae.config import SAEConfig")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_public_things_are_documented_and_files_short(path):
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 350
+    tree = ast.parse(source)
+    assert ast.get_docstring(tree) or not source
+    for outer in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]:
+        for node in outer.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                plain = {"property", "cached_property"} & {getattr(each, "id", "") for each in node.decorator_list}
+                overrides = isinstance(outer, ast.ClassDef) and node.name in INHERITED
+                assert ast.get_docstring(node) or plain or overrides, f"{path.name}: {node.name}"
+
+
+def test_nothing_is_unpickled():
+    for path in modules():
+        source = path.read_text(encoding="utf-8")
+        assert not re.search(r"\bimport pickle|pickle\.load|joblib|allow_pickle=True|weights_only=False", source), path

@@ -1,0 +1,46 @@
+"""The README says what the committed results say, and its Python runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from aircraft_sae import report
+
+TOP = Path(__file__).resolve().parents[1]
+README = (TOP / "README.md").read_text(encoding="utf-8")
+RESULTS = TOP / "data" / "results" / "hangar"
+
+
+def section(title):
+    return re.search(rf"^## {title}\n(.*?)(?=^## )", README, re.MULTILINE | re.DOTALL)[1]
+
+
+def test_the_answer_is_that_of_the_committed_results():
+    numbers = report.read_numbers(RESULTS, sorted(path.stem for path in RESULTS.glob("*.json")))
+    lines = report.answer(numbers)
+    listed = [
+        " ".join(item.split()) for item in re.findall(r"^\d+\. (.*(?:\n   .*)*)", section("The answer"), re.MULTILINE)
+    ]
+    assert len(lines) == 10 and listed == lines
+
+
+def test_links_and_pictures_are_there():
+    for target in re.findall(r"\]\(([^)#][^)]*)\)", README):
+        assert target.startswith("https://") or (TOP / target).exists(), target
+
+
+def test_the_library_example_runs(smoke_study):
+    code = re.search(r"```python\n(.*?)```", section("As a library"), re.DOTALL)[1]
+    names = {}
+    exec(code.replace('Study.open("hangar")', "Study.open()"), names)
+    n_test = len(names["rows"])
+    assert names["effects"]["logit"].shape == (n_test, names["sae"].d_sae) and 0 < len(names["strongest"]) <= 9
+    assert names["effects"]["logit"].any()
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_every_example_imports_what_is_there(code):
+    compile(code, "README.md", "exec")
+    for line in re.findall(r"^(?:from|import) .*$", code, re.MULTILINE):
+        exec(line, {})
