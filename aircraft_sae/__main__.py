@@ -91,11 +91,11 @@ def info(folder: Path) -> int:
     for name in sorted(names):
         try:
             meta = json.loads((folder / name / META).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            size = sum(file["bytes"] for file in meta["files"].values())
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             state = "part made" if (folder / f"{name}.partial").is_dir() else "not made"
             print(f"{name:24} {state:10}")
             continue
-        size = sum(file["bytes"] for file in meta["files"].values())
         print(f"{name:24} {'made':10} {size / 1e6:9.1f} {meta['seconds']:9.1f} {meta['peak_memory_bytes'] / 1e6:9.0f}")
     return 0
 

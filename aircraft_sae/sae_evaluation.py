@@ -94,7 +94,11 @@ def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tens
     """Given readers as an autoencoder of sae's site: feature i is directions[i] . x + biases[i] where positive.
 
     directions: (d, d_in) with d at most d_in, biases: (d,); further features never fire. It reconstructs nothing.
+    Raises: ValueError for other shapes.
     """
+    if directions.shape != (len(biases), sae.d_in) or len(biases) > sae.d_in:
+        got = f"{tuple(directions.shape)} and {tuple(biases.shape)}"
+        raise ValueError(f"readers need directions (d, {sae.d_in}) and biases (d,), d at most {sae.d_in}, got {got}")
     made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, tied=False, **PLAIN), sae.d_in)
     with torch.no_grad():
         for values, given in ((made.W_enc_rows, directions), (made.b_enc, biases)):
@@ -106,7 +110,11 @@ def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, directions: torch.Ten
     """Directions (d, d_in) that nobody trained, as an autoencoder: of x - mean the k largest products are kept.
 
     d must be a multiple of d_in. With the network's channels and their negatives: the neuron basis.
+    Raises: ValueError for other shapes.
     """
+    if not len(directions) or directions.shape != (len(directions) // sae.d_in * sae.d_in, sae.d_in):
+        d_in, got = sae.d_in, tuple(directions.shape)
+        raise ValueError(f"a dictionary needs directions (d, {d_in}) with d a multiple of {d_in}, got {got}")
     made = SparseAutoencoder(
         replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, tied=False, **PLAIN), sae.d_in
     )
@@ -150,7 +158,9 @@ def measure(
     """Reconstruct all cells of these images. mean: (d_in,) of the training cells, which fvu compares with.
 
     foreground: (images, rows, columns) bool, for the fvu and l0 of cells that show the aircraft, and of the others.
+    Raises: ValueError for no images, a foreground of others, and what `encode` raises.
     """
+    _check_images(rows, foreground, "masks")
     parts, fired, start, mean = [], None, 0, mean.float()
     for block in tqdm(acts.blocks(rows), "reconstruct", -(-len(rows) // 64), disable=not progress, leave=False):
         n, shape = len(block), block.shape
@@ -174,8 +184,9 @@ def measure(
                 part[f"entries_{place}"] = (codes.offsets.diff().view(n, -1) * mask).sum(1).double()
             image = codes.cells // (shape[1] * shape[2])
             part["entries"] = torch.bincount(image, minlength=n).double()
-            pairs = torch.unique(image * codes.d_sae + codes.features)
-            part["distinct"] = torch.bincount(pairs // codes.d_sae, minlength=n).double()
+            seen = torch.zeros(n, codes.d_sae, dtype=torch.bool)
+            seen[image, codes.features] = True
+            part["distinct"] = seen.sum(1).double()
             counts = torch.bincount(codes.features, minlength=codes.d_sae)
             fired = counts if fired is None else fired + counts
         parts.append(pd.DataFrame({name: values.numpy() for name, values in part.items()}))
@@ -216,7 +227,9 @@ def splice(
     top1_lost_points: accuracy lost, in percentage points; agreement: share of images with the same prediction;
     kl_nats: KL(p || p spliced); ce_recovered_zero, ce_recovered_mean: share of the cross-entropy lost by replacing all
     acts with 0, or with the mean, that the reconstruction wins back.
+    Raises: ValueError for no images, labels of others, and what `encode` raises.
     """
+    _check_images(rows, labels, "labels")
     parts, start, mean = [], 0, mean.float()
     for block in acts.blocks(rows):
         target = torch.from_numpy(labels[start : start + len(block)])
@@ -272,7 +285,16 @@ def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> n
     return torch.stack(found).amin(0).numpy()
 
 
+def _check_images(rows: np.ndarray, given: np.ndarray | None, what: str) -> None:
+    if not len(rows) or (given is not None and len(given) != len(rows)):
+        raise ValueError(f"one entry for each of at least one image: got {len(rows)} rows and {what} for "
+                         f"{'none' if given is None else len(given)}")  # fmt: skip
+
+
 def _partners(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if first.shape != second.shape:
+        got = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise ValueError(f"features have partners in a dictionary (d_sae, d_in) of the same shape, got {got}")
     unit = torch.nn.functional.normalize
     cosines = unit(first.detach()) @ unit(second.detach()).t()
     row, column = (torch.from_numpy(index) for index in linear_sum_assignment(cosines.numpy(), maximize=True))

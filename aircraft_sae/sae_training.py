@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import queue
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from tqdm import tqdm
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.devices import device, has_bfloat16
 from aircraft_sae.sae import BLOCK, Codes, SparseAutoencoder
-from aircraft_sae.store import fingerprint, write_text, write_whole
+from aircraft_sae.store import fingerprint, undamaged, write_text, write_whole
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 20.0
@@ -251,8 +252,15 @@ class Run:
         path = self.folder / CHECKPOINT
         if not path.is_file():
             return
-        saved = torch.load(path, map_location=self.device, weights_only=True)
-        if saved["identity"] != self.identity:
+        if not undamaged(path):
+            print(f"{path} is damaged: the training begins anew", file=sys.stderr)
+            return
+        try:
+            saved = torch.load(path, map_location=self.device, weights_only=True)
+            same = saved["identity"] == self.identity
+        except Exception as problem:  # pickle has errors of its own
+            raise ValueError(f"{path} cannot be read as a checkpoint: remove it to start anew") from problem
+        if not same:
             raise ValueError(f"{path} is of another config or other activations: remove it to start anew")
         self.sae.load_state_dict(saved["sae"])
         self.optimizer.load_state_dict(saved["optimizer"])

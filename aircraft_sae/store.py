@@ -2,7 +2,8 @@
 
 A stage is made in `<name>.partial` and renamed to `<name>` once its `meta.json` is written, so a folder with the final
 name is always whole. A kill leaves a partial folder, which the next call resumes, or half a swap, which the next call
-finishes. `<name>.lock` keeps two processes from making the same stage at once.
+finishes. `<name>.lock` keeps two processes from making the same stage at once. Every file's checksum is compared when a
+stage is loaded: a damaged one is made again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile
 
 import psutil
 from filelock import FileLock, Timeout
@@ -107,13 +109,13 @@ def make_stage(
     make: Callable[[Path], None],
     *,
     say: Callable[[str], None] = print,
-    verify: bool = False,
+    verify: bool = True,
 ) -> Stage:
     """Load the stage in `folder`, or make it with `make(work)`; work holds what an earlier, killed make left there.
 
     config: a dataclass or plain JSON value; inputs: fingerprints of what the stage is made from; verify: compare every
     file's checksum, not only its size. Raises: what make raises (its work is kept for the next call); OSError that
-    names the disk when it is full.
+    names the disk when it is full; PermissionError where the stage has to be made and nothing can be written.
     """
     folder = Path(folder)
     work, old, lock = (folder.with_name(folder.name + end) for end in (".partial", ".old", ".lock"))
@@ -125,6 +127,13 @@ def make_stage(
             f"{folder.name} would be made by a worker process, which runs your script's code anew: put that code under "
             'if __name__ == "__main__":'
         )
+    above = next(path for path in folder.parents if path.exists())
+    if not os.access(above, os.W_OK):
+        raise PermissionError(
+            errno.EACCES,
+            f"{folder} has to be made, and {above} cannot be written to: make it writable, or point "
+            "AIRCRAFT_SAE_DATA_DIR at a folder that is",
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(lock, lambda: say(f"{folder.name}: waiting for process {read_json(work / PROGRESS).get('pid', '')}")):
         if (work / META).is_file():  # a kill during the swap
@@ -135,12 +144,12 @@ def make_stage(
             return Stage(folder, meta, made=False)
         try:
             meta = _make(work, folder.name, wanted, make, say) | {"config": config, "inputs": dict(inputs)}
-            write_json(work / META, meta)
+            meta = json.loads(json.dumps(meta, default=asdict))  # as it will be read
+            write_json(work / META, meta | {"checksum": fingerprint(meta)})
         except Exception as error:
-            free = shutil.disk_usage(folder.parent).free
-            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-            if not full and free > 2**16:  # libraries wrap the system's error in their own
+            if not _full(error, folder.parent):
                 raise
+            free = shutil.disk_usage(folder.parent).free
             raise OSError(
                 errno.ENOSPC,
                 f"disk full while making {folder} ({free / 1e6:.1f} MB free): make room, or point "
@@ -157,6 +166,7 @@ def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say:
     if progress.get("fingerprint") != wanted:
         shutil.rmtree(work, ignore_errors=True)
         progress = {"fingerprint": wanted, "seconds": 0.0, "peak_memory_bytes": 0}
+    progress.pop("pid", None)  # of who was killed
     say(f"{name}: {'resuming' if work.exists() else 'making'}")
     work.mkdir(exist_ok=True)
     with _watched(work / PROGRESS, progress):
@@ -176,7 +186,7 @@ def _watched(path: Path, progress: dict[str, Any]) -> Iterator[None]:
     began, stop = time.monotonic() - progress["seconds"], threading.Event()
 
     def beat():
-        peak = max(progress["peak_memory_bytes"], _memory())
+        peak = max(progress["peak_memory_bytes"], memory())
         progress.update(seconds=round(time.monotonic() - began, 3), peak_memory_bytes=peak)
         with suppress(OSError):  # a full disk is reported by whoever writes the data
             write_json(path, progress | {"pid": os.getpid()})
@@ -196,33 +206,52 @@ def _watched(path: Path, progress: dict[str, Any]) -> Iterator[None]:
         beat()
 
 
-def _memory() -> int:
-    """Bytes that this process and its children occupy; pages they share count once where the system can tell."""
+def memory(itself: bool = True) -> int:
+    """Bytes of this process (itself) and its children; pages they share count once where the system can tell."""
     total = 0
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+    for process in [psutil.Process()] * itself + psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # it has ended meanwhile
             used = process.memory_full_info()
             total += getattr(used, "pss", used.rss)
     return total
 
 
+def is_whole(folder: Path, wanted: str) -> bool:
+    """Whether a stage of this fingerprint is there, with every file as it was written."""
+    return bool(_load(folder, wanted, verify=True))
+
+
 def _load(folder: Path, wanted: str, verify: bool, say: Callable[[str], None] | None = None) -> dict[str, Any]:
     """The meta of a whole stage, {} where it is absent, of another fingerprint or damaged."""
-    meta, problem = read_json(folder / META), ""
-    if meta and meta.get("fingerprint") != wanted:
-        problem = "its config or what it is made from changed"
-    for name, recorded in meta.get("files", {}).items() if not problem else ():
-        file = folder / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != recorded["bytes"]:
-            problem = f"{name} is damaged: {size} bytes, {recorded['bytes']} recorded"
-        elif verify and _sha256(file) != recorded["sha256"]:
-            problem = f"{name} is damaged: its checksum differs from the recorded one"
-        if problem:
-            break
+    meta = read_json(folder / META)
+    problem = _problem(folder, meta, wanted, verify) if (folder / META).exists() else ""
     if problem and say:
         say(f"{folder.name}: {problem}")
     return {} if problem else meta
+
+
+def _problem(folder: Path, meta: dict[str, Any], wanted: str, verify: bool) -> str:
+    """What keeps a stage from being loaded, if anything does."""
+    told = {key: value for key, value in meta.items() if key != "checksum"}
+    if not meta or meta.get("checksum", fingerprint(told)) != fingerprint(told):  # older ones have none
+        return f"{META} is damaged"
+    if meta.get("fingerprint") != wanted:
+        return "its config or what it is made from changed"
+    for name, recorded in meta["files"].items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != recorded["bytes"]:
+            return f"{name} is damaged: {size} bytes, {recorded['bytes']} recorded"
+        if verify and _sha256(file) != recorded["sha256"]:
+            return f"{name} is damaged: its checksum differs from the recorded one"
+    return ""
+
+
+def _full(error: Exception, folder: Path) -> bool:
+    """Whether a full disk is behind an error: libraries wrap the system's in their own."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return True
+    return shutil.disk_usage(folder).free <= 2**16
 
 
 @contextmanager
@@ -257,8 +286,21 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except Exception as error:
+        if _full(error, path.parent):  # to be seen now: without what was written there is room again
+            raise OSError(errno.ENOSPC, f"disk full while writing {path}") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def undamaged(path: Path) -> bool:
+    """Whether what torch.save wrote agrees with its own checksums, which torch.load does not compare."""
+    try:
+        with ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # whatever a damaged header is taken for
+        return False
 
 
 def read_json(path: Path) -> dict[str, Any]:

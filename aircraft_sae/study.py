@@ -22,9 +22,18 @@ from aircraft_sae.features import FeatureIndex, build_features
 from aircraft_sae.hangar.dataset import render_dataset
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae_training import train_sae
-from aircraft_sae.store import Stage, default_data_dir, fingerprint, make_stage, write_json, write_parquet
+from aircraft_sae.store import (
+    META,
+    Stage,
+    default_data_dir,
+    fingerprint,
+    make_stage,
+    read_json,
+    write_json,
+    write_parquet,
+)
 
-VERSIONS = {"ablation": 4, "dataset": 1, "classifier": 1, "activations": 1, "permuted": 1, "sae": 1, "features": 4}
+VERSIONS = {"ablation": 5, "dataset": 1, "classifier": 1, "activations": 1, "permuted": 1, "sae": 1, "features": 5}
 """To be raised with every change of code after which a stage's result differs: it makes the stage again everywhere."""
 CONTROL_EVERY = 3
 """The control network sees every so many pictures."""
@@ -54,13 +63,17 @@ class Study:
 
         Where not given: the preset is AIRCRAFT_SAE_PRESET or "hangar", data_dir is AIRCRAFT_SAE_DATA_DIR or the
         repository's data folder, data_root (the folder of pictures) is AIRCRAFT_SAE_DATA_ROOT or the config's own.
-        Raises: ValueError for an unknown preset, or a data root that the config cannot use or lacks.
+        Raises: ValueError for an unknown preset, a data_dir that is no folder, or a data root that the config cannot
+        use or lacks.
         """
         config = preset_or_config or os.environ.get("AIRCRAFT_SAE_PRESET") or "hangar"
-        if isinstance(config, str):
+        if not isinstance(config, StudyConfig):
             config = preset(config)
         config = with_data_root(config, data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT"))
-        return cls(config, Path(data_dir).expanduser().resolve() if data_dir else default_data_dir())
+        data_dir = Path(data_dir).expanduser().resolve() if data_dir else default_data_dir()
+        if data_dir.exists() and not data_dir.is_dir():
+            raise ValueError(f"{data_dir} is no folder: name another in data_dir=... or AIRCRAFT_SAE_DATA_DIR")
+        return cls(config, data_dir)
 
     def dataset(self) -> AircraftData:
         """The pictures: rendered for the hangar, else found (or downloaded) and checked once."""
@@ -73,13 +86,18 @@ class Study:
                 say(f"dataset: reading {config.root or self.data_dir / 'downloads'}")
                 self._data = open_source(config, None, self.data_dir / "downloads")
                 # known by content, so that a moved folder is not checked again
-                self._stage("dataset", replace(config, root=None), {"pictures": self._data.fingerprint}, self._check)
+                check = self._data.check_images if config.on_bad_image == "raise" else None  # else they are left out
+                inputs = {"pictures": self._data.fingerprint}
+                self._stage("dataset", replace(config, root=None), inputs, self._note_pictures, check)
         return self._data
 
     def classifier(self) -> Classifier:
         """The trained ConvNeXt, with its `history` and its `predictions` on the test split."""
         if "classifier" not in self.stages:
-            data, config = self.dataset(), self.config.classifier
+            config = self.config.classifier
+            classifier.check_weights(config)  # before a data set is rendered for them
+            data = self.dataset()
+            data.classes(config.level)  # refuses a level that these pictures lack
             inputs = {"dataset": data.fingerprint, "weights": classifier.weights_digest(config)}
             self._stage("classifier", config, inputs, self._train)
             self._classifier = Classifier.load(self.folder / "classifier")
@@ -114,14 +132,19 @@ class Study:
         """
         if name == "main" and (changes or control or every != 1):
             raise ValueError('"main" is the config\'s own autoencoder: give any other a name of its own')
-        if every < 1:
-            raise ValueError(f"every must be at least 1, got {every}")
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every must be at least 1, got {every!r}: give a whole number")
         config, stage = change(self.config.sae, **changes), f"sae/{name}"
         acts = self.activations(config.site, control)
         inputs = {"activations": self.stages["permuted" if control else "activations"].fingerprint, "every": str(every)}
         rows = acts.rows("train", "val", *([] if every > 1 else [VIEWS]))
         rows = rows[rows % every == 0]
-        self._stage(stage, config, inputs, partial(train_sae, config, acts, rows))
+
+        def check() -> None:  # both refuse what does not fit these acts
+            SparseAutoencoder(config, acts.d_in)
+            next(acts.batches(rows, config.batch_size, config.seed))
+
+        self._stage(stage, config, inputs, partial(train_sae, config, acts, rows), check)
         return SparseAutoencoder.load(self.folder / stage)
 
     def features(self, name: str = "main", **which: Any) -> FeatureIndex:
@@ -133,15 +156,23 @@ class Study:
         return FeatureIndex.open(self.folder / "features" / name)
 
     def index(self, name: str, dictionary: SparseAutoencoder, control: bool = False) -> FeatureIndex:
-        """Index and table of another dictionary's features on the test pictures: a null, say, that nobody trained."""
+        """Index and table of another dictionary's features on the test pictures: a null, say, that nobody trained.
+
+        Raises: ValueError for the name "main", and for a dictionary of another width or of a site that is not kept.
+        """
+        if name == "main":
+            raise ValueError('"main" is the index of the config\'s own autoencoder: give this one a name of its own')
         acts, data = self.activations(dictionary.cfg.site, control), self.dataset()
+        if dictionary.d_in != acts.d_in:
+            raise ValueError(f"the dictionary {name} is for acts of width {dictionary.d_in}, {dictionary.cfg.site} has "
+                             f"{acts.d_in}: make it of this study's acts")  # fmt: skip
         data = data.every(CONTROL_EVERY) if control else data
         weights = [value.numpy().tobytes() for value in dictionary.state_dict().values()]
         inputs = {"activations": self.stages["permuted" if control else "activations"].fingerprint}
         inputs |= {"dictionary": fingerprint(*(hashlib.sha256(values).hexdigest() for values in weights))}
 
         def make(folder: Path) -> None:
-            build_features(dictionary, acts, data, folder, splits=("test",))
+            build_features(dictionary, acts, data, folder, n_permutations=0, splits=("test",))
             (folder / "dictionary").mkdir(exist_ok=True)
             dictionary.save(folder / "dictionary")
 
@@ -151,8 +182,10 @@ class Study:
     def ablation(self, name: str, make: Callable[[Path], None], uses: Sequence[str], **settings: Any) -> Path:
         """The folder of an experiment that `make(folder)` writes, once for these settings and the stages it uses.
 
-        uses: names of stages made before, as in ("classifier", "features/main").
+        uses: names of stages made before, as in ("classifier", "features/main"). Raises: KeyError for another one.
         """
+        if missing := [stage for stage in uses if stage not in self.stages]:
+            raise KeyError(f"{', '.join(missing)}: ask the study for it first, it has {', '.join(self.stages)}")
         inputs = {stage: self.stages[stage].fingerprint for stage in uses}
         self._stage(f"ablation/{name}", settings, inputs, make)
         return self.folder / "ablation" / name
@@ -190,16 +223,19 @@ class Study:
         return json.loads(path.read_text(encoding="utf-8"))
 
     def _results_file(self, notebook: str) -> Path:
+        check_name(notebook)
         return self.data_dir / "results" / self.config.name / f"{notebook}.json"
 
-    def _stage(self, name: str, config: Any, inputs: dict[str, str], make) -> None:
-        check_name(name.partition("/")[2] or name)
-        inputs = inputs | {"version": str(VERSIONS[name.partition("/")[0]])}
+    def _stage(self, name: str, config: Any, inputs: dict[str, str], make, check=None) -> None:
+        """Load or make a stage; check: refuses what cannot be made before anything is written."""
+        kind, _, own = name.partition("/")
+        check_name(own if kind in ("sae", "features", "ablation") else name)
+        inputs = inputs | {"version": str(VERSIONS[kind])}
+        if check and read_json(self.folder / name / META).get("fingerprint") != fingerprint(config, inputs):
+            check()
         self.stages[name] = make_stage(self.folder / name, config, inputs, make, say=say)
 
-    def _check(self, work: Path) -> None:
-        if self.config.dataset.on_bad_image == "raise":  # else opening it has left the bad ones out
-            self._data.check_images()
+    def _note_pictures(self, work: Path) -> None:
         write_parquet(self._data.table, work / "table.parquet")
         write_parquet(self._data.skipped, work / "skipped.parquet")
 

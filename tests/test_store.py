@@ -54,7 +54,7 @@ def recorder():
     said, made = [], []
 
     def make(work):
-        made.append(sorted(path.name for path in work.iterdir() if path.name != store.PROGRESS))
+        made.append(sorted(path.name for path in work.iterdir() if store.PROGRESS not in path.name))
         (work / "first").write_text("1")
         (work / "second").write_text("2")
 

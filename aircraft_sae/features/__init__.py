@@ -1,6 +1,6 @@
 """What features are: the index of every cell's codes, class selectivity, the parts they follow, and where they look."""
 
-from aircraft_sae.features.index import FeatureIndex, build_index, describe, neighbours
+from aircraft_sae.features.index import FeatureIndex, build_index, check_features, describe, neighbours
 from aircraft_sae.features.localisation import localise
 from aircraft_sae.features.parts import FIRST, LEAST, ap_draws, cell_labels, excess_tests, guess_scores, part_scores
 from aircraft_sae.features.probes import absorption, fit_probes, matching_pursuit, probe_scores
@@ -17,6 +17,7 @@ __all__ = [
     "build_features",
     "build_index",
     "cell_labels",
+    "check_features",
     "describe",
     "excess_tests",
     "fit_probes",

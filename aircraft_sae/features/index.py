@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,13 +100,14 @@ class FeatureIndex:
 
     def firings(self, feature_id: int) -> tuple[np.ndarray, np.ndarray]:
         """(cells, values) of a feature, cells rising: cell = (image x rows + row) x columns + column."""
-        if not 0 <= feature_id < self.d_sae:
-            raise ValueError(f"feature {feature_id} is not one of 0 .. {self.d_sae - 1}")
+        check_features([feature_id], self.d_sae)
         start, end = self.arrays["feature_offsets"][feature_id : feature_id + 2]
         return np.asarray(self.arrays["feature_cells"][start:end]), np.asarray(self.arrays["feature_values"][start:end])
 
     def image(self, row: int) -> np.ndarray:
-        """(rows, columns, d_sae) feature activations of one picture, dense."""
+        """(rows, columns, d_sae) feature activations of one picture, dense; ValueError for one that is not there."""
+        if not 0 <= row < len(self.images):
+            raise ValueError(f"picture {row} is not one of 0 .. {len(self.images) - 1}")
         first = row * self.cells_per_image
         bounds = np.asarray(self.arrays["offsets"][first : first + self.cells_per_image + 1])
         dense = np.zeros((self.cells_per_image, self.d_sae), np.float32)
@@ -198,6 +200,14 @@ class FeatureIndex:
         return features[starts], starts, np.maximum.reduceat(self.arrays["feature_values"], starts)
 
 
+def check_features(features: Sequence[int], d_sae: int) -> None:
+    """ValueError for an id that is no whole number from 0 to d_sae - 1."""
+    for feature_id in features:
+        whole = isinstance(feature_id, int | np.integer) and not isinstance(feature_id, bool)
+        if not whole or not 0 <= feature_id < d_sae:
+            raise ValueError(f"feature {feature_id} is not one of 0 .. {d_sae - 1}")
+
+
 def describe(index: FeatureIndex, sae: SparseAutoencoder) -> pd.DataFrame:
     """One row per feature, over all indexed pictures.
 
@@ -235,7 +245,11 @@ def describe(index: FeatureIndex, sae: SparseAutoencoder) -> pd.DataFrame:
 
 
 def neighbours(W_dec: torch.Tensor, feature_id: int, n: int = 8) -> pd.DataFrame:
-    """The n features whose decoder rows are nearest in cosine: feature_id, cosine. W_dec: (d_sae, d_in)."""
+    """The n features whose decoder rows are nearest in cosine: feature_id, cosine. W_dec: (d_sae, d_in).
+
+    Raises: ValueError for a feature that is not there.
+    """
+    check_features([feature_id], len(W_dec))
     cosines = normalize(W_dec.detach()) @ normalize(W_dec[feature_id].detach(), dim=0)
     cosines[feature_id] = -2
     best = cosines.topk(min(n, len(cosines) - 1))

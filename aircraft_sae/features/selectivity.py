@@ -90,7 +90,9 @@ def morcos_index(values: np.ndarray, member: np.ndarray) -> np.ndarray:
 
     Source: Morcos et al. 2018, arXiv 1803.06959, section 2.3, with the class given instead of the largest mean.
     """
-    inside, outside = (kind / np.maximum(kind.sum(1, keepdims=True), 1) @ values for kind in (member, 1 - member))
+    n_in, inside = member.sum(1, keepdims=True), member @ values
+    outside = (values.sum(0) - inside) / np.maximum(len(values) - n_in, 1)
+    inside /= np.maximum(n_in, 1)
     total = inside + outside
     index = np.divide(inside - outside, total, out=np.zeros_like(total), where=total > 0)
     return np.where(member.any(1, keepdims=True), index, np.nan)

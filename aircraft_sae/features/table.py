@@ -30,9 +30,9 @@ def build_features(
 ) -> None:
     """The index of all pictures (of these splits), and in features.parquet what the test pictures say of each feature.
 
-    Columns: those of `describe`, of `selectivity` on each level and, where there are masks, part (largest
-    excess on half A) with its scores of `part_scores` on half B, as part_ap, part_auroc, …; parts.parquet has all
-    features and parts.
+    Columns: those of `describe`, of `selectivity` on each level (not with n_permutations=0) and, where there are masks,
+    part (largest excess on half A) with its scores of `part_scores` on half B, as part_ap, part_auroc, …; parts.parquet
+    has all features and parts.
     """
     folder = Path(folder)
     build_index(sae, acts, folder, progress, acts.rows(*splits))
@@ -43,7 +43,9 @@ def build_features(
     labels = {
         level: (pd.Categorical(images[level], data.classes(level)).codes, data.classes(level)) for level in data.levels
     }
-    table = index.table.join(selectivity(index.maxima(test), labels, in_b, n_permutations))
+    table = index.table
+    if n_permutations:
+        table = table.join(selectivity(index.maxima(test), labels, in_b, n_permutations))
     if data.masks:
         classes = labels[data.levels[0]][0]
         scores = part_scores(index, *cell_labels(data, images["image"], index.grid), test, in_b, classes)
