@@ -170,7 +170,7 @@ def _figures(name: str, notebook) -> Iterator[str]:
                 asked, source = escape(question), f"data:{kind};base64,{data.strip()}"
                 caption = f'{markdown2html(said)}<a href="{name}.html">{name}</a>'
                 yield (
-                    f'<figure><h3>{asked}</h3><img loading=lazy alt="{asked}" src="{source}">'
+                    f'<figure><h3>{asked}</h3><img alt="{asked}" src="{source}">'
                     f"<figcaption>{caption}</figcaption></figure>"
                 )
 

@@ -110,7 +110,7 @@ if rendered:
 shown = coarser[0] if coarser else fine
 first = scenes.drop_duplicates(shown).set_index(shown)
 
-# %%
+# %% tags=["report"]
 groups = data.parents(shown, coarser[-1]) if len(coarser) > 1 else dict.fromkeys(data.classes(shown), "")
 figure = plots.contact_sheet(
     [data.picture(first.loc[name, "image"]) for name in groups],
@@ -324,7 +324,7 @@ errors = [results[f"test/{name}/expected_calibration_error"] | {"n": None} for n
 table["ECE"] = [in_words(error, percent=False) for error in errors]
 display(table)
 
-# %%
+# %% tags=["report"]
 official = {name: results[f"test/{name}/class_averaged_accuracy"] for name in levels}
 plots.accuracy_by_level(official, {name: len(data.classes(name)) for name in levels})
 

@@ -193,7 +193,7 @@ counts = {name: k for name, (k, _) in models.items()} | {"random directions": co
 counts |= {name: entry["l0"]["value"] for name, entry in reached.items() if "l0" in entry}
 results |= {f"baseline/{name}/fvu": entry["fvu"] for name, entry in reached.items()}
 
-# %%
+# %% tags=["report"]
 baselines = pd.DataFrame({"name": [name.split(",")[0] for name in reached], "l0": [counts[name] for name in reached]})
 baselines["explained_variance"] = [1 - entry["fvu"]["value"] for entry in reached.values()]
 plots.sparsity_tradeoff(sweep, baselines[baselines["explained_variance"] > -0.1])

@@ -123,7 +123,7 @@ display(Markdown(NO_MASKS)) if best is None else display(
     gallery(best),
 )
 
-# %%
+# %% tags=["report"]
 words = f"{table.at[selective, f'{level}/class']}, AUROC {table.at[selective, f'{level}/auroc']:.2f} on half B"
 display(Markdown(f"Feature {selective}, most selective for a {level}: {words}."), gallery(selective))
 
@@ -296,7 +296,7 @@ else:
 # and from half A how often each cell shows the part (place), and how often the picture's class does. And the best
 # features once more, with the masks of another picture of the same class.
 
-# %%
+# %% tags=["report"]
 if data.masks:
     table_ = features.guess_scores(labels, aircraft, in_b, codes_b)
     guessed = {name: each.set_index("part")["ap"] for name, each in table_.groupby("guess", sort=False)}

@@ -411,7 +411,7 @@ blur = pd.read_parquet(folder / "blur.parquet")
 print(f"{blur['feature_id'].nunique()} features, {len(picks):,} feature-picture pairs, {len(blur):,} forward passes")
 
 
-# %%
+# %% tags=["report"]
 kinds = {
     "target": "under the peak",
     "aircraft": "on the aircraft",
@@ -519,7 +519,7 @@ display(Markdown(text + f"The two have the same sign in {results['blur_suppress_
 # pixels. The matrix shows each part's best match (chosen on half A by AP) against every part: a detector would be red
 # on the diagonal alone.
 
-# %%
+# %% tags=["report"]
 responses, networks = {}, {"trained": classifier}
 if data.masks:
     study.activations(control=True)
@@ -665,7 +665,7 @@ else:
 # part, fitted to the labels of half A and silent below the threshold that is best there, go the same way: they show
 # what a feature could reach if the autoencoder had found the best direction.
 
-# %%
+# %% tags=["report"]
 match = evaluation.seed_match(sae, [study.sae(f"seed{seed}", seed=config.seed + seed) for seed in (1, 2)])
 labels_b = {each: images[each][in_b].to_numpy() for each in data.levels}
 claimed, of_b = frozen.query("chosen == 'random'"), (pooled[in_b], removed[in_b])

@@ -19,9 +19,10 @@
 # classifier makes of it. Press `?` inside the browser for its keys.
 #
 # **Reads** what the notebooks before it have made. **Writes** your labels to `data/runs/<preset>/labels.csv`, at each
-# change.
+# change, and the atlas to `data/runs/<preset>/atlas/`.
 #
-# **Runtime**: seconds. The widgets need a running kernel; what they look like stands in notebooks 04 and 05.
+# **Runtime**: under a minute the first time, for the atlas; then seconds. The widgets need a running kernel; what they
+# look like stands in notebooks 04 and 05.
 
 # %%
 from IPython.display import display
@@ -46,12 +47,23 @@ display(browser)
 #
 # The bench alone, for one picture: of the data set, or your own. A slider multiplies a feature wherever it is active
 # (1: as it is, 0: suppressed). Beside what comes out stand as much of random directions, and the reconstruction alone.
-# The blur brush blurs the cells that you click. *Minimal flip* looks for the fewest features whose suppression changes
-# the prediction, and checks it with a forward pass of the whole network.
+# The blur brush blurs the cells that you click or drag over. *Minimal flip* looks for the fewest features whose
+# suppression changes the prediction, and checks it with a forward pass of the whole network.
 
 # %%
 bench = InterventionBench(study)
 display(bench)
+
+# %% [markdown]
+# ## The atlas
+#
+# All features, and the bench for some pictures, as a folder of static pages. Open its `index.html`, or send the folder:
+# it needs no kernel and no network. It has your labels as they were when it was written.
+
+# %%
+atlas = study.export_atlas()
+size = sum(path.stat().st_size for path in atlas.parent.rglob("*") if path.is_file())
+print(f"{atlas.relative_to(study.data_dir).as_posix()}: {size / 1e6:.1f} MB")
 
 # %% [markdown]
 # ## What this does not show
