@@ -69,9 +69,7 @@ def test_run_shows_progress_and_writes_notebooks_and_one_offline_report(notebook
     assert sorted(path.name for path in report.iterdir()) == [*names, "index.html"]
     page, index = (report / "01_first.html").read_text(), (report / "index.html").read_text()
     assert page.index('id="Question"') < page.rindex("data:image/png;base64")
-    assert '<h3>Question</h3><img alt="Question" src="data:image/png' in index, (
-        "a figure that was asked for"
-    )
+    assert '<h3>Question</h3><img alt="Question" src="data:image/png' in index, "a figure that was asked for"
     assert "the last one" in (report / "02_last.html").read_text() and 'href="02_last.html"' in index
     for each in (page, index):
         assert not re.findall(r'<script src|(?:src=|href=|import\()"https?:', each), "the page needs a network"
