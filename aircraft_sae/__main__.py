@@ -56,8 +56,12 @@ def main(arguments: list[str] | None = None) -> int:
     environment = {"AIRCRAFT_SAE_PRESET": name, "AIRCRAFT_SAE_DATA_DIR": str(default_data_dir())}
     environment["AIRCRAFT_SAE_DATA_ROOT"] = str(Path(data_root).expanduser().resolve()) if data_root else ""
     try:
-        runner = Runner(folder, default_data_dir() / "results" / name, environment, options.again)
+        rendered = study.dataset.source == "hangar"
+        runner = Runner(folder, default_data_dir() / "results" / name, environment, rendered, options.again)
         return run(paths, runner, study, options.in_place)
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(f"\n{error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The next run goes on from the stages and part-made stages on disk.", file=sys.stderr)
         return 130
@@ -71,7 +75,7 @@ def run(paths: list[Path], runner: Runner, study: config.StudyConfig, in_place: 
         executed[path.stem], failure = runner.run(path)
         if failure:
             break
-    index = write_report(runner.folder, runner.results, study, executed, time.monotonic() - began)
+    index = write_report(runner.folder, runner.results, study, executed, time.monotonic() - began, failure)
     if failure:
         print(f"\n{failure}\n\nReport up to there: {index}", file=sys.stderr)
         return 1

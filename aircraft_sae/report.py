@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from html import escape
 from pathlib import Path
 
 from aircraft_sae.config import StudyConfig, to_json
 from aircraft_sae.runner import RECORD
-from aircraft_sae.store import META, read_json, write_text
+from aircraft_sae.store import META, read_json, stage_metas, write_text
 
 ANSWER = {
     "The classifier names the variant of {:%} of the test pictures, of {:d} variants; guessing, {:%}.": (
@@ -19,12 +20,12 @@ ANSWER = {
     "cell; the classifier, going on from it, loses {:.1f} points of accuracy.": (
         "03/d_sae", "03/explained_variance", "03/l0", "03/top1_lost_points",
     ),
-    "That alone says little: after a shorter training one explains {:%} of the trained network, and {:%} of one with "
-    "permuted weights.": (
+    "For comparison, after a shorter training one explains {:%} of the variance of the trained network, and {:%} of "
+    "that of one with permuted weights.": (
         "03/control/trained network/explained_variance", "03/control/permuted weights/explained_variance",
     ),
-    "Other seeds find mostly other features: the agreement is {:.2f}, where 0 is chance and 1 identity; {:%} of the "
-    "features are in both other seeds.": ("03/seed_agreement", "04/seed_match_0.7"),
+    "Features of different seeds agree to {:.2f}, where 0 is chance and 1 identity; {:%} of the features are in both "
+    "other seeds.": ("03/seed_agreement", "04/seed_match_0.7"),
     "Each part's best feature reaches an average precision of {:.2f} in the mean; random directions {:.2f}, a guess "
     "from outline, place and class {:.2f}, directions fitted to labels {:.2f}.": (
         "04/mean_part_ap", "04/null/random directions/mean_part_ap",
@@ -38,8 +39,8 @@ ANSWER = {
     ),
     "Whether blurring and suppressing a feature hurt on the same pictures: rank correlation {:.2f} in the median "
     "feature.": ("05/blur_suppress_spearman_median",),
-    "As the detector of a part {:%} of random features pass every test. The tests can be passed: {:d} of {:d} "
-    "directions fitted to labels pass all but the seeds'.": (
+    "As the detector of a part {:%} of random features pass every test. Of directions fitted to labels, {:d} of {:d} "
+    "pass all but the seeds'.": (
         "05/random_pass_share", "05/parts_shown/probes", "05/n_parts",
     ),
     "As the detector of a class {:%} of random features pass every test; without the seeds' {:%}, of random directions "
@@ -66,19 +67,24 @@ HEADLINES = {
     "features that both other seeds have": ("{:%}", "04/seed_match_0.7", "agreement {:.2f}", "03/seed_agreement"),
 }  # fmt: skip
 """{what: (how it is written, number, its control, the control's number)}; left out as those of the answer."""
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 FIGURE = "report"
 """The tag of cells whose figures stand in the report."""
 
 
-def write_report(folder: Path, results: Path, config: StudyConfig, notebooks: Mapping, seconds: float) -> Path:
+def write_report(
+    folder: Path, results: Path, config: StudyConfig, notebooks: Mapping, seconds: float, failure: str = ""
+) -> Path:
     """Write report/index.html of the study in `folder`, and a page for each executed notebook; returns the index.
 
-    results: the folder of numbers; notebooks: {name: executed notebook}, the failed one last; seconds: of this run.
+    results: the folder of numbers; notebooks: {name: executed notebook}, the failed one last; seconds: of this run;
+    failure: why it stopped.
     """
-    numbers = read_numbers(results, notebooks)
+    numbers = read_numbers(results, [name for name, each in notebooks.items() if each.metadata[RECORD]["key"]])
     figures = [figure for name, notebook in notebooks.items() for figure in _figures(name, notebook)]
     atlas = folder / "atlas" / "index.html"
     sections = {
+        "Stopped": f"<pre>{escape(ANSI.sub('', failure))}</pre>" if failure else "",
         "The answer": "<ol>" + "".join(f"<li>{escape(line)}</li>" for line in answer(numbers)) + "</ol>",
         "In numbers": _headlines(numbers),
         "In pictures": "\n".join(figures),
@@ -90,11 +96,16 @@ def write_report(folder: Path, results: Path, config: StudyConfig, notebooks: Ma
     page = TEMPLATE.replace("$title", escape(f"aircraft_sae: {config.name}")).replace("$body", body)
     report = folder / "report"
     for name, notebook in notebooks.items():
-        made = report / f"{name}.ipynb", report / f"{name}.html"
-        if not made[1].is_file() or made[1].stat().st_mtime < made[0].stat().st_mtime:
-            write_page(made[1], name, notebook)
+        page_ = report / f"{name}.html"
+        if not page_.is_file():  # the runner removes those of notebooks that it writes
+            write_page(page_, name, notebook)
     write_text(report / "index.html", page)
     return report / "index.html"
+
+
+def plain(markdown: str) -> str:
+    """Markdown without HTML and links: names of classes in it are the user's."""
+    return markdown.replace("<", "&lt;").replace("](", "]\\(")
 
 
 def write_page(path: Path, title: str, notebook) -> None:
@@ -102,7 +113,11 @@ def write_page(path: Path, title: str, notebook) -> None:
     from nbconvert import HTMLExporter
 
     diagrams = dict.fromkeys(("mermaid_js_url", "mermaid_layout_elk_js_url"), "")
-    exporter = HTMLExporter(embed_images=True, **diagrams)
+    exporter, notebook = HTMLExporter(embed_images=True, **diagrams), deepcopy(notebook)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                output["data"]["text/markdown"] = plain(output["data"]["text/markdown"])
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
     write_text(path, re.sub(r"<script src=.*?</script>", "", page))
 
@@ -168,7 +183,7 @@ def _figures(name: str, notebook) -> Iterator[str]:
         for kind in ("image/png", "image/jpeg"):
             for data in _outputs(cell, kind):
                 asked, source = escape(question), f"data:{kind};base64,{data.strip()}"
-                caption = f'{markdown2html(said)}<a href="{name}.html">{name}</a>'
+                caption = f'{markdown2html(plain(said))}<a href="{name}.html">{name}</a>'
                 yield (
                     f'<figure><h3>{asked}</h3><img alt="{asked}" src="{source}">'
                     f"<figcaption>{caption}</figcaption></figure>"
@@ -182,8 +197,9 @@ def _outputs(cell, kind: str) -> list[str]:
 def _links(notebooks: Mapping, atlas: str | None) -> str:
     lines = []
     for name, notebook in notebooks.items():
-        title = re.search(r"^# (.*)$", notebook.cells[0].source, re.MULTILINE)
-        asked = re.search(r"\*\*Question\.\*\*\s*((?:.|\n)*?\?)", notebook.cells[0].source)
+        first = notebook.cells[0].source if notebook.cells else ""
+        title = re.search(r"^# (.*)$", first, re.MULTILINE)
+        asked = re.search(r"\*\*Question\.\*\*\s*((?:.|\n)*?\?)", first)
         words = f": {escape(' '.join(asked[1].split()))}" if asked else ""
         lines.append(f'<li><a href="{name}.html">{escape(title[1] if title else name)}</a>{words}</li>')
     if atlas:
@@ -196,11 +212,11 @@ def _costs(folder: Path, notebooks: Mapping, seconds: float) -> str:
     records = {name: notebook.metadata.get(RECORD, {}) for name, notebook in notebooks.items()}
     rows = [(name, each.get("seconds", 0), each.get("peak_memory_bytes", 0)) for name, each in records.items()]
     tables = [_table(("notebook, as last executed", "seconds", "peak memory, MB"), rows)]
-    rows = []
-    for path in sorted(folder.rglob(META), key=lambda path: path.stat().st_mtime):
-        if (meta := read_json(path)) and not path.parent.name.endswith((".partial", ".old")):
-            size = sum(file["bytes"] for file in meta["files"].values())
-            rows.append((path.parent.relative_to(folder).as_posix(), meta["seconds"], meta["peak_memory_bytes"], size))
+    metas = sorted(stage_metas(folder).items(), key=lambda item: (folder / item[0] / META).stat().st_mtime)
+    rows = [
+        (name, meta["seconds"], meta["peak_memory_bytes"], sum(file["bytes"] for file in meta["files"].values()))
+        for name, meta in metas
+    ]
     tables.append(_table(("stage, as last made", "seconds", "peak memory, MB", "on disk, MB"), rows))
     return (
         f"<p>This run took {seconds:.0f} s.</p>" + "<details><summary>Each stage</summary>".join(tables) + "</details>"
@@ -216,8 +232,13 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence]) -> str:
 
 
 def _versions(folder: Path, config: StudyConfig) -> str:
-    metas = [read_json(path) for path in folder.rglob(META)]
-    used = sorted({f"{name} {number}" for meta in metas for name, number in meta.get("versions", {}).items()})
+    used = sorted(
+        {
+            f"{name} {number}"
+            for meta in stage_metas(folder).values()
+            for name, number in meta.get("versions", {}).items()
+        }
+    )
     return (
         f"<p>{escape(', '.join(used))}</p><details><summary>Settings of the preset {escape(config.name)}</summary>"
         f"<pre>{escape(to_json(config))}</pre></details>"

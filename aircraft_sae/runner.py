@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
 import sys
@@ -12,11 +13,24 @@ import time
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from aircraft_sae.store import META, fingerprint, folder_digest, is_whole, memory, read_json, write_text
+from aircraft_sae.store import LABELS, fingerprint, folder_digest, is_whole, memory, stage_metas, write_text
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "scikit-learn",
+    "pillow",
+    "embreex",
+)
 RECORD = "aircraft_sae"
 """In an executed notebook's metadata: what it was made from, seconds, peak memory."""
 
@@ -50,39 +64,47 @@ def as_script(path: Path) -> str:
 
 
 class Runner:
-    """Runs the notebooks of one preset; executed notebooks lie in `folder`/report, stages beside it."""
+    """Runs the notebooks of one study, whose stages are in `folder`; executed notebooks lie in its report/."""
 
-    def __init__(self, folder: Path, results: Path, environment: dict[str, str], again: bool = False):
+    def __init__(self, folder: Path, results: Path, environment: dict[str, str], rendered: bool, again: bool = False):
+        """results: the folder of numbers; rendered: the study makes its own pictures; again: keep no notebook."""
         self.folder, self.report, self.results = folder, folder / "report", results
-        self.environment, self.again = environment, again
-        package = Path(__file__).resolve().parent.rglob("*")
-        self.code = folder_digest([path for path in package if path.suffix in (".py", ".js", ".css", ".html")])
+        self.environment, self.rendered, self.again = environment, rendered, again
+        package, weights = Path(__file__).resolve().parent, NOTEBOOKS.parent / "data" / "weights"
+        files = [*package.rglob("*"), *weights.glob("*")]
+        self.code = folder_digest(
+            p for p in files if p.suffix in (".py", ".js", ".css", ".html", ".json", ".safetensors")
+        )
         self.fresh = False
         """Whether a notebook was executed in this run."""
+        self.ran: list[tuple[Path, Any]] = []
+        """Where the notebooks of this run lie, and they."""
 
     def run(self, path: Path):
         """(the executed notebook, what failed in it or nothing), written to the report; kept where nothing changed."""
-        import nbformat
-
         notebook, place = read_notebook(path), self.report / f"{path.stem}.ipynb"
         key = self._key(notebook)
         if kept := self._kept(place, key):
             print(f"{path.stem}: nothing that it depends on has changed", file=sys.stderr, flush=True)
+            self.ran.append((place, kept))
             return kept, ""
         self.fresh, began, watch = True, time.monotonic(), {}
-        with _watched(watch):
+        with _peak_memory(watch):
             failure = execute(notebook, path, self.environment)
         drop_widgets(notebook)
         notebook.metadata[RECORD] = {
-            "key": None if failure else key, "stages": self._stages(), "results": self._digest(path.stem),
-            "seconds": round(time.monotonic() - began, 1), "peak_memory_bytes": watch["peak"],
+            "key": None if failure else key, "stages": self._stages(), "outside": self._outside(place.stem, notebook),
+            "cells": _content(notebook), "seconds": round(time.monotonic() - began, 1),
+            "peak_memory_bytes": watch["peak"],
         }  # fmt: skip
-        write_text(place, nbformat.writes(notebook))
+        self._write(place, notebook)
+        self._forget(notebook.metadata[RECORD]["stages"])
+        self.ran.append((place, notebook))
         return notebook, failure
 
     def _key(self, notebook) -> str:
         cells = [[cell.cell_type, cell.source, list(cell.metadata.get("tags", []))] for cell in notebook.cells]
-        versions = {name: version(name) for name in ("torch", "timm", "numpy", "pandas", "matplotlib", "scikit-learn")}
+        versions = {name: version(name) for name in LIBRARIES}
         return fingerprint(cells, self.code, self.environment, versions, sys.version)
 
     def _kept(self, place: Path, key: str):
@@ -90,39 +112,58 @@ class Runner:
         import nbformat
 
         # pictures of the user's own may have changed: the first notebook looks at them, and then the stages tell
-        if self.again or (self.environment["AIRCRAFT_SAE_DATA_ROOT"] and not self.fresh) or not place.is_file():
+        if self.again or not (self.rendered or self.fresh):
             return None
         try:
             notebook = nbformat.read(place, as_version=4)
-        except Exception:  # nbformat has no base class for what it raises
+            record = notebook.metadata[RECORD]
+            same = record["key"] == key and record["cells"] == _content(notebook)
+            same = same and record["outside"] == self._outside(place.stem, notebook)
+            whole = same and all(is_whole(self.folder / name, wanted) for name, wanted in record["stages"].items())
+        except Exception:  # not there, or damaged in whatever way
             return None
-        record = notebook.metadata.get(RECORD, {})
-        if record.get("key") != key or not record["results"] == self._digest(place.stem):
-            return None
-        stages = record["stages"].items()
-        return notebook if all(is_whole(self.folder / name, wanted) for name, wanted in stages) else None
+        return notebook if whole else None
 
     def _stages(self) -> dict[str, str]:
-        folders = [meta.parent for meta in self.folder.rglob(META)]
-        return {
-            folder.relative_to(self.folder).as_posix(): read_json(folder / META).get("fingerprint")
-            for folder in sorted(folders)
-            if not folder.name.endswith((".partial", ".old"))
-        }
+        return {name: meta["fingerprint"] for name, meta in stage_metas(self.folder).items()}
 
-    def _digest(self, name: str) -> str:
-        path = self.results / f"{name}.json"
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    def _outside(self, name: str, notebook) -> list[str]:
+        """Digests of the notebook's numbers, and of a person's labels where it shows them."""
+        shows = any("export_atlas" in cell.source for cell in notebook.cells)
+        paths = [self.results / f"{name}.json", *([self.folder / LABELS] if shows else [])]
+        return [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths]
+
+    def _forget(self, now: dict[str, str]) -> None:
+        """What a later notebook has made again, earlier ones of this run have not used."""
+        for place, earlier in self.ran:
+            record = earlier.metadata[RECORD]
+            left = {name: wanted for name, wanted in record["stages"].items() if now.get(name, wanted) == wanted}
+            if left != record["stages"]:
+                record["stages"] = left
+                self._write(place, earlier)
+
+    def _write(self, place: Path, notebook) -> None:
+        import nbformat
+
+        place.with_suffix(".html").unlink(missing_ok=True)  # its page is another's now
+        write_text(place, nbformat.writes(notebook))
+
+
+def _content(notebook) -> str:
+    """A digest of all cells, outputs too."""
+    return hashlib.sha256(json.dumps(notebook.cells, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
-def _watched(into: dict):
+def _peak_memory(into: dict):
     """The largest memory of this process's children, kernels and their workers, sampled each second, as `peak`."""
     into["peak"], stop = 0, threading.Event()
 
     def watch():
-        while not stop.wait(1.0):
+        while True:
             into["peak"] = max(into["peak"], memory(itself=False))
+            if stop.wait(1.0):
+                return
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

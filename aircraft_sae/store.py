@@ -216,6 +216,18 @@ def memory(itself: bool = True) -> int:
     return total
 
 
+def stage_metas(folder: Path) -> dict[str, dict[str, Any]]:
+    """{name: meta} of the finished stages in a study's folder, as "sae/main"."""
+    found = {}
+    for pattern in (f"*/{META}", f"*/*/{META}"):
+        with suppress(FileNotFoundError):  # another process puts a stage in its place
+            for path in sorted(folder.glob(pattern)):
+                meta, own = read_json(path), path.parent
+                if isinstance(meta.get("files"), dict) and not own.name.endswith((".partial", ".old")):
+                    found[own.relative_to(folder).as_posix()] = meta
+    return found
+
+
 def is_whole(folder: Path, wanted: str) -> bool:
     """Whether a stage of this fingerprint is there, with every file as it was written."""
     return bool(_load(folder, wanted, verify=True))
@@ -235,6 +247,8 @@ def _problem(folder: Path, meta: dict[str, Any], wanted: str, verify: bool) -> s
     told = {key: value for key, value in meta.items() if key != "checksum"}
     if not meta or meta.get("checksum", fingerprint(told)) != fingerprint(told):  # older ones have none
         return f"{META} is damaged"
+    if not isinstance(meta.get("files"), dict):
+        return f"{META} is damaged"
     if meta.get("fingerprint") != wanted:
         return "its config or what it is made from changed"
     for name, recorded in meta["files"].items():
@@ -251,7 +265,9 @@ def _full(error: Exception, folder: Path) -> bool:
     """Whether a full disk is behind an error: libraries wrap the system's in their own."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         return True
-    return shutil.disk_usage(folder).free <= 2**16
+    with suppress(OSError):
+        return shutil.disk_usage(folder).free <= 2**16
+    return False
 
 
 @contextmanager

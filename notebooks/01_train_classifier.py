@@ -15,8 +15,12 @@
 # # 1. Train a classifier on aircraft
 #
 # **Question.** How well can a small ConvNeXt tell apart aircraft that differ only in details, and where does it go
-# wrong? The notebooks after this one look inside the network that is trained here, so we first have to know how good
-# it is, and on what.
+# wrong?
+#
+# This is the first of six notebooks that ask what an aircraft classifier looks at, and how sure we can be. This one
+# trains it; 02 takes its activations; 03 writes them as sums of a few directions, called features; 04 asks what the
+# features show, 05 whether they do it; 06 lets you look for yourself. Before we look inside a network, we have to know
+# how good it is, and on what.
 #
 # **Reads** nothing but the settings in the next cells: the default preset renders its own pictures, the *hangar*.
 # Other presets read photographs in FGVC-Aircraft layout.
@@ -273,10 +277,13 @@ assert elsewhere == 0 and (not rendered or changed["engine removed"].any())
 # %% [markdown]
 # ## Does it learn?
 #
-# The network is a ConvNeXt. It starts from the weights that the preset names, with a new last layer, and is trained
-# (with Muon, where the preset says nothing else); the next cell loads the result where it is on disk already. Training
-# accuracy is measured on the fly, on cropped and recoloured pictures; validation accuracy on whole pictures, with
-# weights averaged over past steps.
+# The network is a ConvNeXt: four *stages*, one after the other, each of which leaves a coarser grid of cells with more
+# numbers in each. The *head* takes the mean over the last grid, norms it, and gives one number a class, its *logit*;
+# softmax makes probabilities of these. It starts from the weights that the preset names (shipped ones that have seen
+# other made-up variants, by default), with a new last layer, and is trained with Muon where the preset says nothing
+# else; the next cell loads the result where it is on disk already. Training accuracy is measured on the fly, on cropped
+# and recoloured pictures; validation accuracy on whole pictures, with weights averaged over past steps. From a vertical
+# line on, pictures are larger.
 
 # %%
 classifier = study.classifier()
@@ -360,7 +367,8 @@ if len(wrong) and "family" in levels[1:]:
     within = int((wrong["label"].map(family) == wrong["predicted"].map(family)).sum())
     interval = binomtest(within, len(wrong)).proportion_ci(method="wilson")
     results["test/share_of_mistakes_within_family"] = (within / len(wrong), interval.low, interval.high, len(wrong))
-    text += f", {within} of them ({interval.low:.0%} to {interval.high:.0%} at 95%) for another class of its family"
+    text += f", {within} of them ({within / len(wrong):.0%}, {interval.low:.0%} to {interval.high:.0%}) for another "
+    text += "class of its family"
 display(Markdown(text + "."))
 assert len(wrong) == evaluation.confusion.to_numpy().sum() - evaluation.confusion.to_numpy().trace()
 
@@ -424,10 +432,9 @@ calibration = results[f"test/{level}/expected_calibration_error"]
 bias = float((predictions["label"] == predictions["predicted"]).mean() - predictions["confidence"].mean())
 results["test/accuracy_minus_confidence"] = (bias, None, None, len(predictions))
 results["test/n_mistakes_above_90_percent"] = int((wrong["confidence"] > 0.9).sum())
-text = f"**Takeaway.** Expected calibration error is {in_words(calibration, percent=False)}. On average the network is "
-text += (
-    f"{abs(bias):.1%} {'less' if bias > 0 else 'more'} sure than it is right. Number of mistakes made with more than "
-)
+text = f"**Takeaway.** Expected calibration error is {in_words(calibration, percent=False)}. On average the network "
+text += f"is {100 * abs(bias):.1f} points {'less' if bias > 0 else 'more'} sure than it is right. Mistakes made with "
+text += "more than "
 display(Markdown(text + f"90% confidence: {results['test/n_mistakes_above_90_percent']}."))
 assert abs(bias) <= calibration["value"] + 1e-6  # the mean gap cannot exceed the mean of its absolute values
 

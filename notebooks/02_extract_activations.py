@@ -23,7 +23,7 @@
 # **Writes** `data/runs/<preset>/activations` (found again when it matches), and the numbers in
 # `data/results/<preset>/02_extract_activations.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: 2 minutes the first time, less than half a minute after that.
+# **Runtime** with the default preset on 2 CPU cores: 2 minutes the first time, half a minute after that.
 # The takeaways at the end say what it took on the machine that made this copy.
 
 # %%
@@ -65,8 +65,8 @@ NO_MASKS = "This data set holds photographs: there are no part masks, so cells w
 #
 # A *site* is a place in the network. At each site, a picture becomes a grid of *cells*, and each cell a vector with one
 # number per *channel*. One pass over the pictures hooks all sites and writes the vectors to disk as 16-bit numbers.
-# Each training picture also goes through once more as a random crop (split `views`), for autoencoders to learn from;
-# everything in this notebook is about whole pictures.
+# Each picture of train and val also goes through once more as a random crop (split `views`), for autoencoders to learn
+# from; everything in this notebook is about whole pictures.
 
 # %%
 data, classifier = study.dataset(), study.classifier()
@@ -104,8 +104,8 @@ for site, acts in sites.items():
 #
 # If what is stored is what the network computed, the rest of the network must give its own answer from it. Below, the
 # stored activations of each test picture are put back in at their site, and the largest change of any class's
-# probability is taken, compared with the predictions of notebook 01. In grey is the null: another picture's
-# predictions.
+# probability is taken, compared with the predictions of notebook 01. In grey is the null, what the same measure gives
+# where there is nothing to find: another picture's predictions.
 
 # %%
 own = torch.from_numpy(classifier.predictions.filter(regex=r"^p_\d+$").to_numpy(copy=True))
@@ -292,7 +292,7 @@ assert all(np.isfinite(d).all() and d.min() >= 0 for d in distance.values())
 # two extremes. Being far from the mean is not being important.
 
 # %% [markdown]
-# ## Do like things get like vectors?
+# ## What do three directions show?
 #
 # Each cell is painted by its place along the three directions in which cells with aircraft differ most (components of
 # such cells of up to 500 training pictures): the first as lightness, the second as blue or yellow, the third as red or

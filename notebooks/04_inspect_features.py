@@ -17,7 +17,7 @@
 # **Question.** What do the features of the autoencoder show? A gallery of pictures in which a feature is strong looks
 # convincing almost always. So beside each thing that a feature seems to be stands what the same procedure finds where
 # there is nothing to be found: labels in random order, autoencoders that learned nothing, networks that learned
-# nothing, and guesses from the place in the picture alone.
+# nothing, and guesses that know the aircraft's outline, the place in the picture and the class, and nothing else.
 #
 # **Reads** `data/runs/<preset>/sae` (notebook 03). **Writes** `…/features/<name>` (every cell's codes and one table)
 # and the numbers in `data/results/<preset>/04_inspect_features.json`.
@@ -112,10 +112,10 @@ selective = int(table[f"{level}/auroc_z"].fillna(-np.inf).to_numpy().argmax())
 shown = frozen.query("chosen == 'random'")["feature_id"].sample(2, random_state=1).tolist()
 matched = frozen.query("chosen == 'part'")
 best = int(matched["feature_id"].iloc[0]) if len(matched) else None
-gallery(shown[0])
+display(Markdown(f"A random feature, {shown[0]}:"), gallery(shown[0]))
 
 # %%
-gallery(shown[1])
+display(Markdown(f"Another, {shown[1]}:"), gallery(shown[1]))
 
 # %%
 display(Markdown(NO_MASKS)) if best is None else display(
@@ -505,11 +505,11 @@ if data.masks:
     display(over.groupby("kind", sort=False).mean().round(2))
     radius = with_interval(localised["radius"].dropna(), np.ones(localised["radius"].notna().sum()))
     results["effective_radius_px"] = radius
-    text = "**Takeaway.** Pointing beyond chance: " + "; ".join(
+    text = "**Takeaway.** Pointing beyond chance (n: features): " + "; ".join(
         f"{kind} {in_words(each['pointing'], percent=False)}" for kind, each in by_kind.items()
     )
     gain = in_words(results["localisation/stitched_beyond_cells/pointing"], percent=False)
-    text += f" features. Stitched less plain: {gain}"
+    text += f". Stitched less plain: {gain}"
     text += f". Half of a feature's gradient lies within {radius['value']:.0f} ({radius['low']:.0f} to "
     text += f"{radius['high']:.0f}) pixels of its cell, of a "
     text += f"picture of {size}."
@@ -541,9 +541,9 @@ results["seed_match_0.7"] = (float((stability >= 0.7).mean()), None, None, len(s
 plots.dots(entries, "cosine with the partner in other seeds", "features", line=0.7)
 
 # %%
-text = f"**Takeaway.** Random features have a mean cosine of {in_words(entries['random'], percent=False)} features "
-text += "with their "
-text += f"partners; {results['seed_match_0.7'][0]:.1%} of all features reach 0.7, which the verdicts of notebook 05 "
+text = f"**Takeaway.** Random features have a mean cosine of {in_words(entries['random'], percent=False)} with their "
+text += "partners (a cosine, not notebook 03's agreement); "
+text += f"{results['seed_match_0.7'][0]:.1%} of all features reach 0.7, which the verdicts of notebook 05 "
 text += "ask for."
 display(Markdown(text))
 

@@ -60,8 +60,7 @@ from aircraft_sae.study import Study
 # The list of features is the one drawn in notebook 04 before any test. Suppression at the last stage covers every
 # feature and picture; experiments that need forward passes cover fewer. `FULL = True` takes the numbers of the full
 # protocol: 100 features, 240 pictures each, about 80,000 forward passes. From the times of this run that is some 20
-# minutes on 2 CPU cores (extrapolated, not run). On a GPU the passes themselves are a minute or two; 10 minutes are
-# left for rendering and for windows, which stay on the CPU.
+# minutes on 2 CPU cores (extrapolated, not run).
 
 # %%
 study = Study.open()
@@ -220,7 +219,10 @@ text += f"pictures), as much of a random direction by {sized['random direction']
 text += f"{sized['feature of like density']:.4f}; set to its mean in place of 0, by {np.median(to_mean):.4f}. Of "
 text += f"{len(own_random)} random features {in_words(results['share_beyond_control_95'])} are beyond 95% of 99 "
 text += "random "
-text += "directions of their own length, where 5% would be by chance. The reconstruction alone changes the logit by "
+text += "directions of their own length, where 5% would be by chance"
+if sized["feature"] < sized["random direction"]:
+    text += ": the median feature does less than a random direction, and few do more"
+text += ". The reconstruction alone changes the logit by "
 text += f"{in_words(results['suppress/reconstruction_only/mean_abs_specificity'], percent=False)} (mean, absolute)."
 display(Markdown(text))
 
@@ -243,12 +245,13 @@ for factor in doses:
             head, pooled[in_b], (1 - factor) * removed[in_b][:, listed], rows[listed], class_of[in_b]
         )
         lines[name].append(effect["logit"].T)
-rank = [
-    spearmanr(doses, [each[j][fires[in_b][:, feature]].mean() for each in lines["features"]]).statistic
-    for j, feature in enumerate(listed)
-    if fires[in_b][:, feature].any()
-]
-results["dose/share_monotone"] = (float((np.abs(rank) > 0.999).mean()), None, None, len(rank))
+for name, suffix in (("features", ""), ("random directions", "_random")):
+    rank = [
+        spearmanr(doses, [each[j][fires[in_b][:, feature]].mean() for each in lines[name]]).statistic
+        for j, feature in enumerate(listed)
+        if fires[in_b][:, feature].any()
+    ]
+    results[f"dose/share_monotone{suffix}"] = (float((np.abs(rank) > 0.999).mean()), None, None, len(rank))
 active = fires[in_b][:, listed].T  # (features, pictures): the feature is there
 per = {
     name: [(np.abs(each) * active).sum(1) / np.maximum(active.sum(1), 1) for each in all_]
@@ -261,11 +264,12 @@ for name, values in per.items():
 plots.curves(means, doses, "activation multiplied by", "mean |change of the true class's logit|")
 
 # %%
-last = {name: values[-1] for name, values in means.items()}
 text = f"**Takeaway.** {results['dose/share_monotone'][0]:.0%} of {len(rank)} random features move their mean logit "
-text += f"the same way at every dose. Four times the activation changes it by {last['features']:.3f}, of "
-text += f"random directions by {last['random directions']:.3f}; at 0 it is {means['features'][0]:.3f} and "
-text += f"{means['random directions'][0]:.3f}. Means are pulled by a few features: the medians above are smaller."
+text += f"the same way at every dose, of random directions {results['dose/share_monotone_random'][0]:.0%}. Four times "
+text += f"the activation changes it by {in_words(results['dose/features/x4'], percent=False)}, of random directions by "
+text += f"{in_words(results['dose/random directions/x4'], percent=False)}; 0 times by {means['features'][0]:.3f} and "
+text += f"{means['random directions'][0]:.3f}. This is the logit itself, not beyond the other classes', and the mean "
+text += "over features, not the median: hence larger than above."
 display(Markdown(text))
 
 
@@ -312,7 +316,8 @@ display(Markdown(text + f"their random direction does (interval of the differenc
 #
 # At the stage before the last, a whole stage of the network works on what is left after suppression. An autoencoder
 # of that stage, its features drawn at random by density, and forward passes; the control is a random direction again.
-# As before, the change is that of the true class's logit beyond the others'.
+# As before, the change is that of the true class's logit beyond the others', over pictures in which the feature is
+# active. On the line, both do as much.
 
 # %%
 site3 = next((site for site in study.config.sites if site != config.site), config.site)
@@ -337,7 +342,9 @@ def suppress_stage3(folder):
 folder = study.ablation(
     "suppress-stage3", suppress_stage3, ["classifier", "features/stage3"], n_features=N_FEATURES, n_images=N_IMAGES
 )
-effect3 = {name: np.abs(np.load(folder / f"{name}.npy")).mean(0) for name in ("feature", "random")}
+effect3 = {name: np.abs(np.load(folder / f"{name}.npy")) for name in ("feature", "random")}
+n_active3 = np.maximum((effect3["feature"] > 0).sum(0), 1)  # where it is silent, nothing is taken out
+effect3 = {name: each.sum(0) / n_active3 for name, each in effect3.items()}
 both3 = (effect3["feature"] > 0) & (effect3["random"] > 0)
 ratios = np.log(effect3["feature"][both3] / effect3["random"][both3]) if both3.any() else np.zeros(1)
 median = np.median(ratios[np.random.default_rng(0).integers(len(ratios), size=(2000, len(ratios)))], axis=1)
@@ -349,7 +356,7 @@ results["stage3/wilcoxon_p"] = float(wilcoxon(ratios).pvalue) if np.any(ratios) 
 plots.agreement(
     np.log10(np.maximum(effect3["random"], 1e-6)),
     np.log10(np.maximum(effect3["feature"], 1e-6)),
-    ("random direction: mean |change of the logit|, log10", "feature: mean |change of the logit|, log10"),
+    tuple(f"{name}: mean |change beyond other classes|, log10" for name in ("random direction", "feature")),
     diagonal=True,
 )
 
@@ -482,7 +489,8 @@ plots.dots(by_sigma, "share of the feature's maximum lost under the peak, %", "s
 #
 # For each feature, over its pictures: does the logit fall most by blurring where it falls most by suppression?
 # Spearman's rank correlation; for the median feature, its interval by drawing features anew, for each feature by
-# drawing its pictures anew.
+# drawing its pictures anew. In the figure each dot is a feature, in the mean over its pictures; what counts, the
+# correlation within a feature, is in the takeaway.
 
 # %%
 agree = ablation.agreement(blur, suppressed["logit"], test)
@@ -504,7 +512,8 @@ text = "**Takeaway.** Over a feature's pictures, the rank correlation is "
 text += f"{results['blur_suppress_spearman_median'][0]:.2f} in the median feature "
 text += f"({low:.2f} to {high:.2f}, n = {len(values)} features of about {N_IMAGES} pictures); over features it is "
 text += f"{results['blur_suppress_spearman_over_features'][0]:.2f}. The interval of "
-text += f"{in_words(results['blur_suppress_spearman_above_0'])} of the features is above 0. "
+text += f"{in_words(results['blur_suppress_spearman_above_0'])} of the features is above 0, where 2.5% would be by "
+text += "chance. "
 display(Markdown(text + f"The two have the same sign in {results['blur_suppress_same_sign']:.0%} of the pairs."))
 
 # %% [markdown]
@@ -517,7 +526,7 @@ display(Markdown(text + f"The two have the same sign in {results['blur_suppress_
 # Scenes of half B, rendered without shadows, then again without one part. *R* is the share of the feature's maximum
 # that goes with a part, *S* that less the largest R of another part whose removal changes no more than twice as many
 # pixels. The matrix shows each part's best match (chosen on half A by AP) against every part: a detector would be red
-# on the diagonal alone.
+# on the diagonal alone. A feature can be the best match of several parts; where R is negative, it grew.
 
 # %% tags=["report"]
 responses, networks = {}, {"trained": classifier}
@@ -652,14 +661,14 @@ else:
 # ## Verdicts
 #
 # *Detector of a part*: the feature's AUROC among half B's aircraft cells is above what place, outline and the
-# picture's class predict, by 0.05; R is at least 0.5; S is above 0; and two other seeds have the feature (cosine at
-# least 0.7). *Detector of a class*: AUROC at least 0.9 on half B; suppression hurts the class more than the others,
-# and more than 999 random directions do (by rank); and the seeds. A random feature's claim is the part of the largest
-# excess on half A, even where that is below 0, as it is for most, and the class that stands out most there. Tests are
-# at q < 0.05 (Benjamini-Hochberg) over the list. Nulls have no other seeds: rows that do not say *every test* are
-# without that one, and are to be compared with each other. The permuted network and the frozen decoder had a shorter
-# training, and the permuted one a third of the pictures, so that its tests are weaker. For classes, the null is each
-# feature's random direction, judged with the feature's own AUROC.
+# picture's class predict, by 0.05 (its *excess*); R is at least 0.5; S is above 0; and two other seeds have the
+# feature (cosine at least 0.7). *Detector of a class*: AUROC at least 0.9 on half B; suppression hurts the class more
+# than the others, and more than 999 random directions do (by rank); and the seeds. A random feature's claim is the
+# part of the largest excess on half A, even where that is below 0, as it is for most, and the class that stands out
+# most there. Tests are at q < 0.05 (Benjamini-Hochberg) over the list. Nulls have no other seeds: rows that do not say
+# *every test* are without that one, and are to be compared with each other. The permuted network and the frozen
+# decoder had a shorter training, and the permuted one a third of the pictures, so that its tests are weaker. For
+# classes, the null is each feature's random direction, judged with the feature's own AUROC.
 #
 # A test that nothing passes may be one that nothing can pass. So the *probes* of notebook 04, one direction for each
 # part, fitted to the labels of half A and silent below the threshold that is best there, go the same way: they show
@@ -781,12 +790,16 @@ if data.masks:
         ["site", "feature_id", "part", "excess", "R", "R_low", "R_high", "S", "seed_match", "verdict", "why"]
     ]
     display(
-        shown.head(15).round(2) if len(shown) else Markdown("No claim of a feature passes all but the seeds' test.")
+        shown.head(15).round(2) if len(shown) else Markdown("No claim about a part passes all but the seeds' test.")
     )
     display(
+        Markdown(
+            "The probes, largest R first. *S_q*: q of the test that S is above 0; *shown*: passes all tests but the "
+            "seeds'; *why*: the tests failed."
+        ),
         verdicts["probes"][["part", "excess", "R", "R_low", "R_high", "S", "S_q", "shown", "why"]]
         .sort_values("R", ascending=False)
-        .round(2)
+        .round(2),
     )
 else:
     text = f"**Takeaway.** {results['random_pass_share_classes']['value']:.0%} of "
@@ -795,7 +808,11 @@ else:
 text = f"As detectors of a class, {results['random_pass_share_classes']['value']:.0%} pass; without the seeds' test "
 text += f"{shares['class: features, no seeds']['value']:.0%} of the features and "
 text += f"{shares['class: null, random directions, no seeds']['value']:.0%} of their random "
-display(Markdown(text + "directions (with the features' own AUROC)."))
+text += "directions (with the features' own AUROC). Those that pass: "
+passing = classes[classes["passes"]]
+text += "; ".join(f"feature {j}, *{name}*" for j, name in zip(passing["feature_id"], passing["class"], strict=True))
+text += "" if len(passing) else "none"
+display(Markdown(text + ". The random features with the smallest p, specificity beside their random directions':"))
 display(
     classes.sort_values("p")
     .head(8)[["feature_id", "level", "class", "auroc", "specificity", "control", "q", "seed_match", "verdict", "why"]]
@@ -854,8 +871,10 @@ lines[0] += f"{value['pass_share/class: features, no seeds']:.0%}, of their rand
 lines[0] += f"{value['pass_share/class: null, random directions, no seeds']:.0%}."
 if data.masks:
     lines += [f"As detectors of a part: {in_words(final['random_pass_share'])}."]
-    lines += [f"Without the seeds' test: features {value['random_pass_share_without_seeds']:.1%}, nulls at most "]
-    lines[-1] += f"{value['null_pass_share_max']:.1%}."
+    lines += [f"A part takes {value['mean_response_best_match']:.0%} of its best match's maximum with it, of other "]
+    lines[-1] += f"parts' {value['mean_response_other_best_matches']:.1%}; a blur under the peak takes "
+    lines[-1] += f"{value['blur/under the peak/feature_lost']:.0%}, elsewhere on the aircraft "
+    lines[-1] += f"{value['blur/on the aircraft/feature_lost']:.0%}."
     lines += [f"Parts with a detector: {value['parts_with_verdict']} of {value['n_parts']}; directions fitted to "]
     lines[-1] += (
         f"labels pass for {value['parts_shown/probes']} (stage 4) and {value['parts_shown/probes at stage 3']} "

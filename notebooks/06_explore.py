@@ -21,13 +21,14 @@
 # **Reads** what the notebooks before it have made. **Writes** your labels to `data/runs/<preset>/labels.csv`, at each
 # change, and the atlas to `data/runs/<preset>/atlas/`.
 #
-# **Runtime**: under a minute the first time, for the atlas; then seconds. The widgets need a running kernel; what they
-# look like stands in notebooks 04 and 05.
+# **Runtime**: half a minute the first time, a quarter after that. The widgets need a running kernel; below them stands
+# what they look like with the default preset.
 
 # %%
-from IPython.display import display
+from IPython.display import Markdown, display
 
 from aircraft_sae.browser import FeatureBrowser, InterventionBench
+from aircraft_sae.report import answer, read_numbers
 from aircraft_sae.study import Study
 
 study = Study.open()
@@ -43,6 +44,9 @@ browser = FeatureBrowser(study)
 display(browser)
 
 # %% [markdown]
+# ![The browser: a list of features, pictures of one, what was measured of it](../data/results/hangar/browser.jpg)
+
+# %% [markdown]
 # ## The bench
 #
 # The bench alone, for one picture: of the data set, or your own. A slider multiplies a feature wherever it is active
@@ -55,6 +59,9 @@ bench = InterventionBench(study)
 display(bench)
 
 # %% [markdown]
+# ![The bench: a picture, sliders for its features, logits before and after](../data/results/hangar/bench.jpg)
+
+# %% [markdown]
 # ## The atlas
 #
 # All features, and the bench for some pictures, as a folder of static pages. Open its `index.html`, or send the folder:
@@ -64,6 +71,16 @@ display(bench)
 atlas = study.export_atlas()
 size = sum(path.stat().st_size for path in atlas.parent.rglob("*") if path.is_file())
 print(f"{atlas.relative_to(study.data_dir).as_posix()}: {size / 1e6:.1f} MB")
+
+# %% [markdown]
+# ## Takeaways of the six notebooks
+#
+# Read from the numbers that they wrote down.
+
+# %%
+names = "01_train_classifier", "02_extract_activations", "03_train_sae", "04_inspect_features", "05_ablate_features"
+numbers = read_numbers(study.data_dir / "results" / study.config.name, names)
+display(Markdown("\n".join(f"{i}. {line}" for i, line in enumerate(answer(numbers), 1))))
 
 # %% [markdown]
 # ## What this does not show

@@ -118,8 +118,35 @@ def test_a_notebook_is_executed_again_only_where_something_changed(notebooks, tm
     (data / "runs" / "smoke" / "report" / "02_b.ipynb").write_text("{")
     assert executed() == ["02_b"], "its outputs"
     assert executed("--again") == both
+    (folder / "02_b.py").write_text(scripts["02_b"].replace('"02_b", {}', '"another config", {}'))
+    assert executed() == ["02_b"] and executed() == [], "a stage that a later notebook has made again"
+    report = data / "runs" / "smoke" / "report" / "01_a.ipynb"
+    report.write_text(report.read_text().replace("make_stage", "made_stage"))
+    assert executed() == ["01_a"], "an executed notebook that was changed by hand"
+    (data / "runs" / "smoke" / store.LABELS).write_text("a label")
+    assert executed() == [], "neither shows labels"
     monkeypatch.setattr(runner, "version", lambda name: "0")
     assert executed() == both, "a library"
+
+
+def test_pictures_of_the_users_own_are_looked_at_each_time(notebooks, tmp_path):
+    notebooks(**{name: COUNTS.replace("DATA", repr(str(tmp_path))).replace("NAME", name) for name in ("01_a", "02_b")})
+    for wanted in (["01_a", "02_b"], ["01_a"]):
+        (tmp_path / "executed").unlink(missing_ok=True)
+        own = runner.Runner(tmp_path / "runs" / "smoke", tmp_path / "results" / "smoke", {}, rendered=False)
+        for path in runner.find(tmp_path / "notebooks", False):
+            own.run(path)
+        assert (tmp_path / "executed").read_text().split() == wanted
+
+
+def test_names_in_outputs_stay_text(notebooks, tmp_path):
+    evil = "<script>alert(1)</script><img src=x onerror=alert(1)> [a](javascript:alert(1))"
+    lines = '# %% tags=["report"]', "from IPython.display import Markdown, display", "import matplotlib.pyplot as plt"
+    notebooks(**{"01_a": "\n".join([*lines, f"display(Markdown({evil!r}))", "plt.plot([1, 2]);"])})
+    assert command.main(["--preset", "smoke"]) == 0
+    for name in ("index", "01_a"):
+        page = (tmp_path / "data" / "runs" / "smoke" / "report" / f"{name}.html").read_text()
+        assert "alert(1)" in page and not re.search(r"<script>alert|<img src=x|href=.javascript:alert", page)
 
 
 def test_a_notebook_that_failed_is_executed_again(notebooks, tmp_path, capfd):
@@ -142,7 +169,9 @@ def test_run_stops_at_the_first_failing_cell_and_shows_it(notebooks, tmp_path, c
     assert "Stopped in 01_bad.py, code cell 2 of 3" in errors
     assert "print(1 / y)" in errors and "ZeroDivisionError: division by zero" in errors and "Traceback" in errors
     assert sorted(path.name for path in folder.iterdir()) == ["01_bad.py", "02_never.py"]
-    assert "ZeroDivisionError" in (tmp_path / "data" / "runs" / "smoke" / "report" / "01_bad.html").read_text()
+    for name in ("01_bad", "index"):
+        page = (tmp_path / "data" / "runs" / "smoke" / "report" / f"{name}.html").read_text()
+        assert "ZeroDivisionError" in page and "\x1b" not in page
 
 
 def test_a_dying_kernel_is_named(notebooks, capfd):

@@ -19,10 +19,14 @@ def section(title):
 def test_the_answer_is_that_of_the_committed_results():
     numbers = report.read_numbers(RESULTS, sorted(path.stem for path in RESULTS.glob("*.json")))
     lines = report.answer(numbers)
-    listed = [
-        " ".join(item.split()) for item in re.findall(r"^\d+\. (.*(?:\n   .*)*)", section("The answer"), re.MULTILINE)
-    ]
+    items = re.findall(r"^\d+\. (.*(?:\n   .*)*)", section("The answer"), re.MULTILINE)
+    listed = [" ".join(item.split()) for item in items]
     assert len(lines) == 10 and listed == lines
+    assert report._headlines(numbers).count("<div>") == len(report.HEADLINES), "a number that is not there"
+
+
+def test_nothing_waits_to_be_filled_in():
+    assert not re.search(r"\|\s*T\d\d\s*\||TODO|TBD", README)
 
 
 def test_links_and_pictures_are_there():

@@ -29,6 +29,8 @@ N_ACTIVE = 40
 """Features with a slider, in a picture."""
 N_PICTURES, EVERY = 60, 4
 """Pictures on the bench by default, where they are one or two a class; every so many of them is a misclassified one."""
+OWN = {"index.html", "atlas.js", "app.js", "app.css", "data.js", "features", "pictures", "bench", META, PROGRESS}
+"""What may lie in an atlas that is written anew."""
 VERSION = 4
 
 
@@ -45,10 +47,10 @@ def export_atlas(study: Study, folder: str | Path | None = None, n_pictures: int
     if not isinstance(n_pictures, int) or n_pictures < 1:
         raise ValueError(f"n_pictures must be at least 1, got {n_pictures!r}: give a whole number")
     folder = study.folder / "atlas" if folder is None else Path(folder).expanduser().resolve()
-    for end, signs in {"": {"atlas.js"}, ".partial": {META, PROGRESS}, ".old": {"atlas.js"}}.items():
+    for end, signs in {"": {"atlas.js"}, ".partial": {META, PROGRESS}, ".old": {"atlas.js"}}.items():  # must be ours
         path = folder.with_name(folder.name + end)  # making a stage takes the place of all three
         there = {each.name for each in path.iterdir()} if path.is_dir() else {""} if path.exists() else set()
-        if there and not there & signs:
+        if there and (not there & signs or {name for name in there - OWN if not name.endswith(".tmp")}):
             raise ValueError(f"{path} holds other things than an atlas: name a new folder")
     labels = Labels(catalogue.folder, catalogue.key).all()
     table = catalogue.table.to_json(double_precision=6)
@@ -105,7 +107,7 @@ def _chosen(catalogue: Catalogue, shown: dict[int, set[int]], n: int) -> list[in
     left = {name: own.index.tolist() for name, own in images.groupby(level)}
     chosen: list[int] = []
     seen: set[int] = set()
-    while len(chosen) < min(n, len(images)):
+    while len(chosen) < n and any(left.values()):
         for name in [name for name in left if left[name]][: n - len(chosen)]:
             mistakes = [row for row in left[name] if wrong[row]] if len(chosen) % EVERY == EVERY - 1 else []
             best = max(mistakes or left[name], key=lambda row: len(shown.get(row, set()) - seen))
