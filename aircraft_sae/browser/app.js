@@ -343,7 +343,8 @@ const AircraftApp = (() => {
         if (source.chosen) source.chosen(id);
         const next = state.ids[state.ids.indexOf(id) + state.towards];
         if (next !== undefined && source.prefetch) viewed(asked(next)).catch(() => {});
-        if (performance.now() - heard > 1000) hear(); // not between two presses of a key
+        clearTimeout(pause);
+        pause = setTimeout(hear, 300); // not between two presses of a key
       });
     }));
 
@@ -542,10 +543,9 @@ const AircraftApp = (() => {
       if (state.subject) drawSliders(); // its caption
       drawn(`label ${id}`);
     });
-    let heard = 0;
+    let pause = 0;
     const hear = latest(guarded(async () => { // what others wrote meanwhile
       if (!source.heard || mode === "bench" || !state.facts) return;
-      heard = performance.now();
       const before = state.labels, { labels, stamp } = await source.heard({ stamp: state.stamp });
       if (!labels || state.labels !== before || state.closed) return; // nothing new, or a label of ours on its way
       Object.assign(state, { labels, stamp });
