@@ -45,19 +45,20 @@ def main(arguments: list[str] | None = None) -> int:
                     f"--in-place would put the photographs of preset {name} into notebooks/: run without it"
                 )
             paths = find(NOTEBOOKS, options.in_place)
+        data_dir = default_data_dir()
     except ValueError as error:
         parser.error(str(error))
-    folder = default_data_dir() / "runs" / name
+    folder = data_dir / "runs" / name
     if options.command == "info":
         return info(folder)
     if options.command == "clean":
         return clean(folder, options.yes)
     # absolute, because the kernels run in another folder
-    environment = {"AIRCRAFT_SAE_PRESET": name, "AIRCRAFT_SAE_DATA_DIR": str(default_data_dir())}
+    environment = {"AIRCRAFT_SAE_PRESET": name, "AIRCRAFT_SAE_DATA_DIR": str(data_dir)}
     environment["AIRCRAFT_SAE_DATA_ROOT"] = str(Path(data_root).expanduser().resolve()) if data_root else ""
     try:
         rendered = study.dataset.source == "hangar"
-        runner = Runner(folder, default_data_dir() / "results" / name, environment, rendered, options.again)
+        runner = Runner(folder, data_dir / "results" / name, environment, rendered, options.again)
         return run(paths, runner, study, options.in_place)
     except OSError as error:  # a full disk, a folder that cannot be written
         print(f"\n{error}", file=sys.stderr)

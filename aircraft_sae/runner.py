@@ -8,14 +8,13 @@ import json
 import os
 import re
 import sys
-import threading
 import time
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from aircraft_sae.store import LABELS, fingerprint, folder_digest, is_whole, memory, stage_metas, write_text
+from aircraft_sae.store import LABELS, fingerprint, folder_digest, heartbeat, is_whole, memory, stage_metas, write_text
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -88,14 +87,19 @@ class Runner:
             print(f"{path.stem}: nothing that it depends on has changed", file=sys.stderr, flush=True)
             self.ran.append((place, kept))
             return kept, ""
-        self.fresh, began, watch = True, time.monotonic(), {}
-        with _peak_memory(watch):
+        self.fresh, began, peak = True, time.monotonic(), 0
+
+        def sample():  # the kernel and its workers
+            nonlocal peak
+            peak = max(peak, memory(itself=False))
+
+        with heartbeat(sample):
             failure = execute(notebook, path, self.environment)
         drop_widgets(notebook)
         notebook.metadata[RECORD] = {
             "key": None if failure else key, "stages": self._stages(), "outside": self._outside(place.stem, notebook),
             "cells": _content(notebook), "seconds": round(time.monotonic() - began, 1),
-            "peak_memory_bytes": watch["peak"],
+            "peak_memory_bytes": peak,
         }  # fmt: skip
         self._write(place, notebook)
         self._forget(notebook.metadata[RECORD]["stages"])
@@ -152,26 +156,6 @@ class Runner:
 def _content(notebook) -> str:
     """A digest of all cells, outputs too."""
     return hashlib.sha256(json.dumps(notebook.cells, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _peak_memory(into: dict):
-    """The largest memory of this process's children, kernels and their workers, sampled each second, as `peak`."""
-    into["peak"], stop = 0, threading.Event()
-
-    def watch():
-        while True:
-            into["peak"] = max(into["peak"], memory(itself=False))
-            if stop.wait(1.0):
-                return
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def read_notebook(path: Path):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import queue
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,12 +25,12 @@ import torch
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from aircraft_sae import checkpoint
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.devices import device, has_bfloat16
 from aircraft_sae.sae import BLOCK, Codes, SparseAutoencoder
-from aircraft_sae.store import fingerprint, undamaged, write_text, write_whole
+from aircraft_sae.store import fingerprint, write_text
 
-CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 20.0
 FLOOR = 0.9
 """A batch's threshold is looked for above this share of the last one."""
@@ -160,7 +159,7 @@ def train_sae(cfg: SAEConfig, acts, rows, folder: str | Path, progress: bool = T
     run.check_weights()
     run.sae.in_units_of(run.mean.to(run.device), run.scale).save(folder, scale=run.scale)
     write_text(folder / "history.csv", pd.DataFrame(run.history).to_csv(index=False))
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)
 
 
 class Run:
@@ -241,27 +240,17 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
         state = {
-            "identity": self.identity, "step": self.step, "floor": self.floor, "history": self.history,
-            "sums": self.sums, "idle": self.idle, "mean": self.mean, "scale": self.scale, "sae": self.sae.state_dict(),
+            "step": self.step, "floor": self.floor, "history": self.history, "sums": self.sums, "idle": self.idle,
+            "mean": self.mean, "scale": self.scale, "sae": self.sae.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
-        write_whole(self.folder / CHECKPOINT, lambda temporary: torch.save(state, temporary))
+        checkpoint.save(self.folder, self.identity, state)
 
     def resume(self) -> None:
         """Go back to the checkpoint, if there is one; ValueError where it is of another run."""
-        path = self.folder / CHECKPOINT
-        if not path.is_file():
+        saved = checkpoint.load(self.folder, self.identity, self.device, "config or other activations")
+        if not saved:
             return
-        if not undamaged(path):
-            print(f"{path} is damaged: the training begins anew", file=sys.stderr)
-            return
-        try:
-            saved = torch.load(path, map_location=self.device, weights_only=True)
-            same = saved["identity"] == self.identity
-        except Exception as problem:  # pickle has errors of its own
-            raise ValueError(f"{path} cannot be read as a checkpoint: remove it to start anew") from problem
-        if not same:
-            raise ValueError(f"{path} is of another config or other activations: remove it to start anew")
         self.sae.load_state_dict(saved["sae"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.floor, self.idle = saved["step"], saved["floor"], saved["idle"]
@@ -270,15 +259,14 @@ class Run:
 
     def check_weights(self) -> None:
         """ValueError where a weight is not finite: no loss has told of the last step yet."""
-        if not all(bool(weight.isfinite().all()) for weight in self.sae.parameters()):
+        if not checkpoint.finite(self.sae):
             self.stop("a weight is not finite")
 
     def stop(self, problem: str) -> NoReturn:
         """Raise the ValueError for a run that has diverged."""
-        path = self.folder / CHECKPOINT
-        kept = f"the last good checkpoint is in {path}" if path.is_file() else "there is no checkpoint yet"
         raise ValueError(
-            f"{problem} at step {self.step}, learning rate {self.learning_rate(self.step):.2g}; {kept}. "
+            f"{problem} at step {self.step}, learning rate {self.learning_rate(self.step):.2g}; "
+            f"{checkpoint.last_good(self.folder)}. "
             "Try a lower sae.learning_rate (a third)"
         )
 

@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import ZipFile
 
 import psutil
 from filelock import FileLock, Timeout
@@ -55,11 +54,22 @@ class Stage:
 
 
 def default_data_dir() -> Path:
-    """AIRCRAFT_SAE_DATA_DIR, else the repository's data folder, else ./data where the package is not in a checkout."""
+    """AIRCRAFT_SAE_DATA_DIR, else the repository's data folder, else ./data where the package is not in a checkout.
+
+    Raises: ValueError where it is a file.
+    """
     if chosen := os.environ.get("AIRCRAFT_SAE_DATA_DIR"):
-        return Path(chosen).expanduser().resolve()
+        return data_folder(chosen)
     checkout = Path(__file__).resolve().parents[1]
     return (checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()) / "data"
+
+
+def data_folder(path: str | Path) -> Path:
+    """An absolute path that is a folder or not there yet; ValueError for a file."""
+    path = Path(path).expanduser().resolve()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is no folder: name another in data_dir=... or AIRCRAFT_SAE_DATA_DIR")
+    return path
 
 
 def fingerprint(*values: Any) -> str:
@@ -109,18 +119,17 @@ def make_stage(
     make: Callable[[Path], None],
     *,
     say: Callable[[str], None] = print,
-    verify: bool = True,
 ) -> Stage:
     """Load the stage in `folder`, or make it with `make(work)`; work holds what an earlier, killed make left there.
 
-    config: a dataclass or plain JSON value; inputs: fingerprints of what the stage is made from; verify: compare every
-    file's checksum, not only its size. Raises: what make raises (its work is kept for the next call); OSError that
-    names the disk when it is full; PermissionError where the stage has to be made and nothing can be written.
+    config: a dataclass or plain JSON value; inputs: fingerprints of what the stage is made from. Raises: what make
+    raises (its work is kept for the next call); OSError that names the disk when it is full; PermissionError where the
+    stage has to be made and nothing can be written.
     """
     folder = Path(folder)
     work, old, lock = (folder.with_name(folder.name + end) for end in (".partial", ".old", ".lock"))
     wanted = fingerprint(config, dict(inputs))
-    if not old.exists() and (meta := _load(folder, wanted, verify)):
+    if not old.exists() and (meta := _load(folder, wanted)):
         return Stage(folder, meta, made=False)
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # else it would wait for its parent, for ever
         raise RuntimeError(
@@ -140,7 +149,7 @@ def make_stage(
             _swap(work, folder, old)
         elif folder.exists():
             shutil.rmtree(old, ignore_errors=True)
-        if meta := _load(folder, wanted, verify, say):
+        if meta := _load(folder, wanted, say):
             return Stage(folder, meta, made=False)
         try:
             meta = _make(work, folder.name, wanted, make, say) | {"config": config, "inputs": dict(inputs)}
@@ -183,13 +192,22 @@ def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say:
 @contextmanager
 def _watched(path: Path, progress: dict[str, Any]) -> Iterator[None]:
     """Add time and memory to `progress`, on disk too: a kill loses one heartbeat, a waiting process finds the pid."""
-    began, stop = time.monotonic() - progress["seconds"], threading.Event()
+    began = time.monotonic() - progress["seconds"]
 
     def beat():
         peak = max(progress["peak_memory_bytes"], memory())
         progress.update(seconds=round(time.monotonic() - began, 3), peak_memory_bytes=peak)
         with suppress(OSError):  # a full disk is reported by whoever writes the data
             write_json(path, progress | {"pid": os.getpid()})
+
+    with heartbeat(beat):
+        yield
+
+
+@contextmanager
+def heartbeat(beat: Callable[[], None]) -> Iterator[None]:
+    """Call `beat` now, every HEARTBEAT seconds in a thread, and at the end."""
+    stop = threading.Event()
 
     def watch():
         while not stop.wait(HEARTBEAT):
@@ -230,19 +248,19 @@ def stage_metas(folder: Path) -> dict[str, dict[str, Any]]:
 
 def is_whole(folder: Path, wanted: str) -> bool:
     """Whether a stage of this fingerprint is there, with every file as it was written."""
-    return bool(_load(folder, wanted, verify=True))
+    return bool(_load(folder, wanted))
 
 
-def _load(folder: Path, wanted: str, verify: bool, say: Callable[[str], None] | None = None) -> dict[str, Any]:
+def _load(folder: Path, wanted: str, say: Callable[[str], None] | None = None) -> dict[str, Any]:
     """The meta of a whole stage, {} where it is absent, of another fingerprint or damaged."""
     meta = read_json(folder / META)
-    problem = _problem(folder, meta, wanted, verify) if (folder / META).exists() else ""
+    problem = _problem(folder, meta, wanted) if (folder / META).exists() else ""
     if problem and say:
         say(f"{folder.name}: {problem}")
     return {} if problem else meta
 
 
-def _problem(folder: Path, meta: dict[str, Any], wanted: str, verify: bool) -> str:
+def _problem(folder: Path, meta: dict[str, Any], wanted: str) -> str:
     """What keeps a stage from being loaded, if anything does."""
     told = {key: value for key, value in meta.items() if key != "checksum"}
     if not meta or meta.get("checksum", fingerprint(told)) != fingerprint(told):  # older ones have none
@@ -256,7 +274,7 @@ def _problem(folder: Path, meta: dict[str, Any], wanted: str, verify: bool) -> s
         size = file.stat().st_size if file.is_file() else None
         if size != recorded["bytes"]:
             return f"{name} is damaged: {size} bytes, {recorded['bytes']} recorded"
-        if verify and _sha256(file) != recorded["sha256"]:
+        if _sha256(file) != recorded["sha256"]:
             return f"{name} is damaged: its checksum differs from the recorded one"
     return ""
 
@@ -308,15 +326,6 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def undamaged(path: Path) -> bool:
-    """Whether what torch.save wrote agrees with its own checksums, which torch.load does not compare."""
-    try:
-        with ZipFile(path) as file:
-            return file.testzip() is None
-    except Exception:  # whatever a damaged header is taken for
-        return False
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from aircraft_sae.sae_training import train_sae
 from aircraft_sae.store import (
     META,
     Stage,
+    data_folder,
     default_data_dir,
     fingerprint,
     make_stage,
@@ -33,7 +34,7 @@ from aircraft_sae.store import (
     write_parquet,
 )
 
-VERSIONS = {"ablation": 5, "dataset": 1, "classifier": 1, "activations": 1, "permuted": 1, "sae": 1, "features": 5}
+VERSIONS = {"ablation": 5, "dataset": 2, "classifier": 2, "activations": 1, "permuted": 1, "sae": 1, "features": 5}
 """To be raised with every change of code after which a stage's result differs: it makes the stage again everywhere."""
 CONTROL_EVERY = 3
 """The control network sees every so many pictures."""
@@ -70,10 +71,7 @@ class Study:
         if not isinstance(config, StudyConfig):
             config = preset(config)
         config = with_data_root(config, data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT"))
-        data_dir = Path(data_dir).expanduser().resolve() if data_dir else default_data_dir()
-        if data_dir.exists() and not data_dir.is_dir():
-            raise ValueError(f"{data_dir} is no folder: name another in data_dir=... or AIRCRAFT_SAE_DATA_DIR")
-        return cls(config, data_dir)
+        return cls(config, data_folder(data_dir) if data_dir else default_data_dir())
 
     def dataset(self) -> AircraftData:
         """The pictures: rendered for the hangar, else found (or downloaded) and checked once."""

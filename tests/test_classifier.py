@@ -17,6 +17,7 @@ from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 from torch.nn.functional import cross_entropy
 
 from aircraft_sae import classifier
+from aircraft_sae.checkpoint import CHECKPOINT
 from aircraft_sae.classifier import Classifier, inference, training, weights
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.data import AircraftData
@@ -244,7 +245,7 @@ def test_training_learns_and_writes_what_loading_needs(unbroken, made, data):
 def test_a_run_killed_after_an_epoch_ends_in_the_same_bits(data, unbroken, tmp_path):
     values = json.dumps(CFG.__dict__)
     child = subprocess.run([sys.executable, "-c", CHILD, values, data.folder, tmp_path], check=False)
-    assert child.returncode == -signal.SIGKILL and (tmp_path / training.CHECKPOINT).is_file()
+    assert child.returncode == -signal.SIGKILL and (tmp_path / CHECKPOINT).is_file()
     classifier.train(CFG, data, tmp_path, progress=False)
     assert same_model(tmp_path, unbroken)
 
@@ -278,7 +279,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(data, tmp_path, mon
     monkeypatch.setattr(training.Run, "learning_rate", lambda self, k: np.inf if k == bad_step else right(self, k))
     with pytest.raises(ValueError, match=rf"{problem} in epoch 2 at step .*learning rate .*last good checkpoint.*Try"):
         classifier.train(CFG, data, tmp_path, progress=False)
-    saved = torch.load(tmp_path / training.CHECKPOINT, weights_only=True)
+    saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert saved["step"] == 3 and all(value.isfinite().all() for value in saved["model"].values())
     with pytest.raises(ValueError, match="of another config"):
         classifier.train(replace(CFG, seed=1), data, tmp_path, progress=False)

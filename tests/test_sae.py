@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 from aircraft_sae import sae_training
+from aircraft_sae.checkpoint import CHECKPOINT
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.sae import Codes, SparseAutoencoder
 from aircraft_sae.sae_training import Run, ahead, backward, choose, train_sae
@@ -167,7 +168,7 @@ def test_a_killed_run_ends_with_the_same_bits(planted, tmp_path, monkeypatch, va
     assert len(calls) == 210 + 2 + 2 + 1  # the kills, and steps 5 to 7 and 10 to 11 done again
     for name in ("sae_weights.safetensors", "cfg.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not (tmp_path / "cut" / sae_training.CHECKPOINT).exists()
+    assert not (tmp_path / "cut" / CHECKPOINT).exists()
     columns = ["n_cells", "fvu", "l0", "loss", "dead_share"]
     cut, whole = (pd.read_csv(tmp_path / name / "history.csv")[columns] for name in ("cut", "whole"))
     pd.testing.assert_frame_equal(cut, whole)

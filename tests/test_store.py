@@ -89,18 +89,15 @@ def test_old_stage_stays_until_the_new_one_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "verify"),
-    [
-        (lambda path: path.write_text("longer"), False),
-        (lambda path: path.unlink(), False),
-        (lambda path: path.write_text("x"), True),
-    ],
+    "damage",
+    [lambda path: path.write_text("longer"), lambda path: path.unlink(), lambda path: path.write_text("x")],
+    ids=["longer", "missing", "other"],
 )
-def test_damaged_artifact_is_made_again_with_a_line(tmp_path, recorder, damage, verify):
+def test_damaged_artifact_is_made_again_with_a_line(tmp_path, recorder, damage):
     record, make = recorder
     make_stage(tmp_path / "s", 1, {}, make, say=record.said.append)
     damage(tmp_path / "s" / "second")
-    assert make_stage(tmp_path / "s", 1, {}, make, say=record.said.append, verify=verify).made
+    assert make_stage(tmp_path / "s", 1, {}, make, say=record.said.append).made
     assert "second is damaged" in " ".join(record.said)
     assert (tmp_path / "s" / "second").read_text() == "2"
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from aircraft_sae.ablation.suppression import PooledHead, effects, random_directions
 from aircraft_sae.activations import captured
 from aircraft_sae.classifier import Classifier
+from aircraft_sae.classifier.inference import BATCH
 from aircraft_sae.data import AircraftData, test_transform
 from aircraft_sae.devices import has_bfloat16
 from aircraft_sae.features import FeatureIndex, check_features
@@ -34,7 +35,6 @@ TOLERANCE = 0.2
 ON_AIRCRAFT = 0.25
 N_CONTROLS = 2
 """Controls of one picture, at most, drawn from those that it has: each kind gets its share of pictures."""
-BATCH = 32
 N_REDRAWN = 500
 
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from aircraft_sae.activations import captured
 from aircraft_sae.classifier import Classifier
+from aircraft_sae.classifier.inference import BATCH
 from aircraft_sae.data import test_transform
 from aircraft_sae.devices import has_bfloat16
 from aircraft_sae.hangar.dataset import render_scenes
@@ -37,7 +38,7 @@ from aircraft_sae.store import write_parquet
 
 FIRST = 2
 """PARTS before it are background."""
-BATCH, N_DRAWS = 32, 2000
+N_DRAWS = 2000
 VISIBLE = 30
 """Least pixels of a part that a scene must show at 224 pixels' width."""
 MOVES = ((0.0, 0.0, 0.12), (0.12, 0.0, 0.0), (0.0, 0.0, -0.12), (-0.12, 0.0, 0.0))

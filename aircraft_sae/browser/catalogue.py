@@ -233,7 +233,7 @@ class Catalogue:
     @lru_cache(maxsize=KEPT)  # noqa: B019 a catalogue lives as long as its kernel
     def thumbnail(self, row: int, size: int = TILE) -> bytes:
         """A picture as JPEG, `size` pixels square, as the network sees it. ValueError for a row that is not there."""
-        if not isinstance(row, int) or not 0 <= row < len(self.index.images):
+        if not isinstance(row, int | np.integer) or not 0 <= row < len(self.index.images):
             raise ValueError(f"picture {row} is not one of 0 .. {len(self.index.images) - 1}")
         picture = self.data.picture(self.index.images["image"].iloc[row])
         return as_jpeg(picture.resize((size, size), Image.Resampling.BICUBIC))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
 from unicodedata import category
 
@@ -46,7 +47,7 @@ class Labels:
         Raises: ValueError for another word, a rating that is not 0 to 5, or a text that is too long or holds control
         characters.
         """
-        if not isinstance(feature_id, int) or isinstance(feature_id, bool) or feature_id < 0:
+        if not isinstance(feature_id, Integral) or isinstance(feature_id, bool) or feature_id < 0:
             raise ValueError(f"a feature is a whole number from 0, got {feature_id!r}")
         for name in {"label", "note"} & set(said):
             if isinstance(said[name], str):  # a lone carriage return would leave a table that cannot be read

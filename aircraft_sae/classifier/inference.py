@@ -23,7 +23,8 @@ from aircraft_sae.data import AircraftData, loader, test_transform
 from aircraft_sae.devices import device
 from aircraft_sae.store import write_json, write_text
 
-BATCH = 64
+BATCH = 64 if torch.cuda.is_available() else 16
+"""Pictures in a forward pass: on a CPU so few that what a layer makes is still in its caches, a quarter faster."""
 WORKERS_FROM = 512
 """Fewer pictures than this are loaded in this process: starting another takes longer."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from bisect import bisect_right
 from itertools import accumulate, islice
@@ -17,15 +16,15 @@ from timm.utils import ModelEmaV3
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from aircraft_sae import checkpoint
 from aircraft_sae.classifier.inference import BATCH, Classifier, n_workers
-from aircraft_sae.classifier.network import build, freeze
+from aircraft_sae.classifier.network import build, freeze, keep_depthwise_in_float32
 from aircraft_sae.classifier.weights import check_weights, weights_digest
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.data import AircraftData, Loader, loader, pixel_config, test_transform, train_transform
 from aircraft_sae.devices import device, has_bfloat16
-from aircraft_sae.store import fingerprint, undamaged, write_parquet, write_text, write_whole
+from aircraft_sae.store import fingerprint, write_parquet, write_text
 
-CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 60.0
 """Between two checkpoints inside an epoch; there is one after every epoch too."""
 
@@ -49,7 +48,7 @@ def train(cfg: ClassifierConfig, data: AircraftData, folder: str | Path, progres
     made = Classifier(cfg, run.ema.module, classes, run.mean, run.std, pd.DataFrame(run.history))
     write_parquet(made.predict(data, "test", progress), folder / "predictions.parquet")
     made.save(folder)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)
 
 
 class Run:
@@ -67,9 +66,10 @@ class Run:
         self.optimizer = create_optimizer_v2(self.model, cfg.optimizer, cfg.learning_rate, cfg.weight_decay, **fused)
         # its decay grows with the step, else a short run would keep part of its first weights
         self.ema = ModelEmaV3(self.model, decay=cfg.ema_decay, use_warmup=True)
-        self.precision = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=cfg.mixed_precision and has_bfloat16(self.device)
-        )
+        rough = cfg.mixed_precision and has_bfloat16(self.device)
+        self.precision = torch.autocast(self.device.type, torch.bfloat16, enabled=rough)
+        if rough and self.device.type == "cpu":
+            keep_depthwise_in_float32(self.model)
         self.n_images = len(data.rows(cfg.train_split))
         self.steps_per_epoch = math.ceil(self.n_images / cfg.batch_size)
         self.step, self.history = 0, []
@@ -161,27 +161,16 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
         state = {
-            "identity": self.identity, "step": self.step, "history": self.history, "sums": self.sums,
-            "model": self.model.state_dict(), "ema": self.ema.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "step": self.step, "history": self.history, "sums": self.sums, "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(), "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
-        write_whole(self.folder / CHECKPOINT, lambda temporary: torch.save(state, temporary))
+        checkpoint.save(self.folder, self.identity, state)
 
     def resume(self) -> None:
         """Go back to the checkpoint, if there is one; ValueError where it is of another run, or none."""
-        path = self.folder / CHECKPOINT
-        if not path.is_file():
+        saved = checkpoint.load(self.folder, self.identity, self.device, "config, data set or initial weights")
+        if not saved:
             return
-        if not undamaged(path):
-            print(f"{path} is damaged: the training begins anew", file=sys.stderr)
-            return
-        try:
-            saved = torch.load(path, map_location=self.device, weights_only=True)
-            same = saved["identity"] == self.identity
-        except Exception as problem:  # zipfile and pickle have errors of their own
-            raise ValueError(f"{path} cannot be read as a checkpoint: remove it to start anew") from problem
-        if not same:
-            raise ValueError(f"{path} is of another config, data set or initial weights: remove it to start anew")
         self.model.load_state_dict(saved["model"])
         self.ema.module.load_state_dict(saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -189,13 +178,12 @@ class Run:
 
     def check_weights(self) -> None:
         """ValueError where a weight is not finite: no loss has told of the last step yet."""
-        if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
+        if not checkpoint.finite(self.model):
             self.stop("a weight is not finite", self.step - 1)
 
     def stop(self, problem: str, step: int) -> NoReturn:
         """Raise the ValueError for a run that has diverged."""
-        path, rate = self.folder / CHECKPOINT, self.learning_rate(step)
-        kept = f"the last good checkpoint is in {path}" if path.is_file() else "there is no checkpoint yet"
+        rate, kept = self.learning_rate(step), checkpoint.last_good(self.folder)
         raise ValueError(
             f"{problem} in epoch {self.epoch + 1} at step {step}, learning rate {rate:.2g}; {kept}. Try a lower "
             "classifier.learning_rate (a third), more warmup_epochs, or mixed_precision=False"

@@ -15,7 +15,7 @@ from aircraft_sae.hangar.airframes import Airframe, taxonomy
 from aircraft_sae.hangar.meshes import build
 from aircraft_sae.hangar.scene import Scene, axes
 from aircraft_sae.hangar.solids import MATERIALS, PARTS, Mesh
-from aircraft_sae.hangar.surroundings import BLOCKED, backdrop, below, linear, noise, occluded
+from aircraft_sae.hangar.surroundings import BLOCKED, backdrop, below, linear, noise, occluded, skyline
 
 _GEAR = [PARTS.index("nose_gear"), PARTS.index("main_gear")]
 _GLASS = [MATERIALS.index(m) for m in ("window", "cockpit")]
@@ -138,27 +138,36 @@ def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
 
     s = supersampling
     grid = (np.arange(size * s) + 0.5) / s
-    directions = rays(grid, grid)
-    ground = below(scene, directions[:, 2]).reshape(size * s, size * s, 1)
-    mask = (2 * _pool(ground.astype(np.uint8), s)[..., 0] >= s * s).astype(np.uint8)
-    light, missed = np.zeros((size * s, size * s, 3), np.float32), np.ones((size * s, size * s), bool)
+    # in flight, and above the trees, the sky has no edges: one ray a pixel will do
+    rise = rays(grid[[0, -1]], grid)[:, 2].reshape(size, 2 * s).min(1)
+    split = int((rise >= skyline(scene)).cumprod().sum())  # rows above, which are all of them in flight
+    lower = rays(grid, grid[split * s :])
+    ground = below(scene, lower[:, 2]).reshape(-1, size * s, 1)
+    mask, missed = np.zeros((size, size), np.uint8), np.ones((size * s, size * s), bool)
+    mask[split:] = 2 * _pool(ground.astype(np.uint8), s)[..., 0] >= s * s
+    image = np.zeros((size, size, 3), np.float32)  # sums over a pixel's rays
     if bvh is not None:
         left, top, wide, high = _window(scene, vertices[np.unique(mesh.faces)] - position, right, down, forward, size)
         area = (slice(top, top + high), slice(left, left + wide))
         fine = tuple(slice(side.start * s, side.stop * s) for side in area)
-        toward = directions.reshape(size * s, size * s, 3)[fine].reshape(-1, 3)
+        toward = rays(grid[fine[1]], grid[fine[0]])
         if len(toward):
             colour, part = _cast(scene, mesh, vertices, normals, bvh, position, toward, sun)
             part = part.reshape(high * s, wide * s)
-            light[fine], missed[fine] = colour.reshape(high * s, wide * s, 3), part == 0
+            image[area], missed[fine] = _pool(colour.reshape(high * s, wide * s, 3), s), part == 0
             part = part.reshape(high, s, wide, s).swapaxes(1, 2).reshape(high, wide, s * s)
             # a pixel belongs to the part that most of its rays meet; background needs more than half of them
             counts = (part[..., None, :] == part[..., :, None]).sum(-1) * (part > 0)
             best = np.take_along_axis(part, counts.argmax(2)[..., None], 2)[..., 0]
             mask[area] = np.where(2 * (part > 0).sum(2) >= s * s, best, mask[area])
-    light[missed] = backdrop(scene, position, directions[missed.ravel()], sun, bvh)
-    image = _pool(light, s) / np.float32(s * s)
-    return Picture(_finish(scene, image, size), mask)
+    middles = np.arange(size) + 0.5
+    sky = backdrop(scene, position, rays(middles, middles[:split]), sun, bvh).reshape(split, size, 3)
+    image[:split] += _pool(missed[: split * s, :, None].astype(np.uint8), s) * sky
+    if len(lower):
+        seen, light = missed[split * s :], np.zeros((*ground.shape[:2], 3), np.float32)
+        light[seen] = backdrop(scene, position, lower[seen.ravel()], sun, bvh)
+        image[split:] += _pool(light, s)
+    return Picture(_finish(scene, image / np.float32(s * s), size), mask)
 
 
 def _pool(fine: np.ndarray, s: int) -> np.ndarray:

@@ -77,6 +77,11 @@ def below(scene: Scene, rise: np.ndarray) -> np.ndarray:
     return (rise < -1e-4) & scene.on_ground
 
 
+def skyline(scene: Scene) -> float:
+    """How far a ray rises that clears ground and trees: any in flight."""
+    return 0.015 + 0.05 * scene.background.hills if scene.on_ground else -np.inf
+
+
 def _sky(scene: Scene, directions: np.ndarray) -> np.ndarray:
     """Light (n, 3) of sky, clouds and, from the ground, the trees at the horizon."""
     b, rise = scene.background, directions[:, 2]
@@ -92,7 +97,7 @@ def _sky(scene: Scene, directions: np.ndarray) -> np.ndarray:
     colour = colour * (1 - cover) + cover * (0.55 + 0.5 * np.float32(scene.light.ambient)) * (horizon * 0.3 + 0.6)
     if not scene.on_ground:
         return colour
-    low = np.flatnonzero((rise >= 0) & (rise < 0.015 + 0.05 * b.hills))  # the tallest tree there could be
+    low = np.flatnonzero((rise >= 0) & (rise < skyline(scene)))
     around, rise = np.arctan2(directions[low, 1], directions[low, 0]) / (2 * np.pi), rise[low]
     ridge = 0.015 + 0.05 * b.hills * noise(around * 3 + b.offset[0], np.full_like(around, b.offset[1]))
     low, around, rise = (each[rise < ridge] for each in (low, around, rise))
@@ -106,8 +111,8 @@ def _terrain(scene, x, y, away):
     """Albedo of the ground at (x, y): asphalt with markings, grass, or concrete slabs."""
     b = scene.background
     albedo = np.broadcast_to(linear(b.ground), (len(x), 3)).copy()
-    turn = b.offset[0] * np.pi
-    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    c, s = (np.float32(f(b.offset[0] * np.pi)) for f in (np.cos, np.sin))
+    along, across = x * c + y * s, y * c - x * s
     if b.kind == "runway":
         along, across = x, y + (b.offset[1] - 0.5) * 1.5
     # texture finer than a pixel would sparkle: fade it with distance
