@@ -73,7 +73,7 @@ class ClassifierConfig:
     """Watched after each epoch, never chosen on; None where it is part of train_split."""
     sizes: tuple[int, ...] = (160, 224)
     """Picture size of each phase in pixels; the last one is used for evaluation."""
-    epochs: tuple[int, ...] = (4, 3)
+    epochs: tuple[int, ...] = (3, 2)
     """Epochs of each phase, as many as there are sizes."""
     batch_size: int = 32
     optimizer: str = "muon"
