@@ -128,8 +128,9 @@ if rendered:  # photographs belong to their owners, so a sheet of them is never 
 display(figure)
 
 # %%
-text = f"**Takeaway.** There are {results['n_classes']} {fine} classes; guessing is right in {results['chance']:.1%} "
-text += f"of the cases. The network learns from {results['n_train']:,} pictures and is tested on {results['n_test']:,}."
+text = f"""**Takeaway.** There are {results["n_classes"]} {fine} classes; guessing is right in
+{results["chance"]:.1%} of the cases. The network learns from {results["n_train"]:,} pictures and is tested on
+{results["n_test"]:,}."""
 display(Markdown(text))
 assert results["n_train"] + results["n_test"] <= len(data.table)
 
@@ -168,10 +169,9 @@ plots.picture_grid(
 shares = [mark.sum() / ((a.mask >= 2) | (b.mask >= 2)).sum() for mark, (a, b) in zip(differ, drawn, strict=True)]
 if rendered:
     results["variants/least_share_of_pixels_that_differ"] = (min(shares), None, None, len(shares))
-    text = (
-        f"**Takeaway.** In these {len(shares)} pairs, {min(shares):.0%} to {max(shares):.0%} of the aircraft's pixels "
-    )
-    display(Markdown(text + "show another part, with view, light and paint held the same."))
+    text = f"""**Takeaway.** In these {len(shares)} pairs, {min(shares):.0%} to {max(shares):.0%} of the
+    aircraft's pixels show another part, with view, light and paint held the same."""
+    display(Markdown(text))
     assert min(shares) > 0.02
 
 # %% [markdown]
@@ -217,8 +217,8 @@ if rendered:
     results["parts/n_seen"] = int(sum(value > 0 for value in seen.values()))
     results |= {f"parts/{part}/share_of_pixels": (share[part], None, None, len(scenes)) for part in PARTS[2:]}
     small, *_, large = sorted((part for part in share if share[part]), key=share.get)
-    text = f"**Takeaway.** {results['parts/n_seen']} of {len(share)} parts occur (n = {len(scenes):,} pictures). "
-    text += f"Of the aircraft's pixels, {share[large]:.0%} show {large}, and {share[small]:.1%} show {small}."
+    text = f"""**Takeaway.** {results["parts/n_seen"]} of {len(share)} parts occur (n = {len(scenes):,} pictures).
+    Of the aircraft's pixels, {share[large]:.0%} show {large}, and {share[small]:.1%} show {small}."""
     display(Markdown(text.replace("_", " ")))
     assert results["parts/n_seen"] >= promised["n_parts"] and abs(sum(share.values()) - 1) < 1e-9
 
@@ -298,11 +298,13 @@ results |= {"n_epochs": len(history), "train/accuracy": history["train_accuracy"
 assert results["n_epochs"] == classifier.cfg.n_epochs and 0 <= results["train/accuracy"] <= 1
 
 # %%
-text = f"**Takeaway.** After {len(history)} epochs, accuracy is {results['train/accuracy']:.1%} in training"
-if watched := classifier.cfg.val_split:
+watched, on_watched = classifier.cfg.val_split, ""
+if watched:
     results["val/accuracy"] = (history["val_accuracy"].iloc[-1], None, None, len(data.rows(watched)))
-    text += f" and {results['val/accuracy'][0]:.1%} on the {results['val/accuracy'][-1]:,} pictures of {watched}"
-display(Markdown(text + "."))
+    on_watched = f" and {results['val/accuracy'][0]:.1%} on the {results['val/accuracy'][-1]:,} pictures of {watched}"
+text = f"""**Takeaway.** After {len(history)} epochs, accuracy is {results["train/accuracy"]:.1%} in
+training{on_watched}."""
+display(Markdown(text))
 
 # %% [markdown]
 # These curves are there to see that training went well. They are not the result: that is the test split, which no
@@ -314,7 +316,7 @@ display(Markdown(text + "."))
 # The official metric of FGVC-Aircraft is class-averaged accuracy: the share of pictures recognised, averaged over
 # classes, so that frequent classes do not count more. Top-1 and top-5 are shares of all pictures. Expected calibration
 # error (ECE) is the gap between confidence and accuracy, 0 at best. A family's probability is the sum over its
-# variants. Intervals hold 95% of 2,000 bootstrap draws of test pictures.
+# variants. Intervals hold 95% of 2,000 bootstrap draws of test pictures, which n counts.
 
 # %%
 level = classifier.cfg.level
@@ -336,9 +338,9 @@ official = {name: results[f"test/{name}/class_averaged_accuracy"] for name in le
 plots.accuracy_by_level(official, {name: len(data.classes(name)) for name in levels})
 
 # %%
-text = f"**Takeaway.** Class-averaged accuracy on test pictures is {in_words(official[level])} at {level} level; "
-text += f"guessing gives {results['chance']:.1%}."
-text += "".join(f" At {name} level it is {in_words(official[name])}." for name in levels[1:])
+at_others = "".join(f" At {name} level it is {in_words(official[name])}." for name in levels[1:])
+text = f"""**Takeaway.** Class-averaged accuracy on test pictures is {in_words(official[level])} at {level}
+level; guessing gives {results["chance"]:.1%}.{at_others}"""
 display(Markdown(text))
 assert all(entry["low"] <= entry["value"] <= entry["high"] for entry in official.values())
 assert official[level]["value"] >= promised["accuracy"] and official[level]["n"] == results["n_test"]
@@ -361,21 +363,26 @@ plots.confusion_matrix(evaluation.confusion, order)
 # %%
 wrong = evaluation.predictions.query("label != predicted").sort_values("confidence", ascending=False, kind="stable")
 results["test/n_mistakes"] = len(wrong)
-text = f"**Takeaway.** {len(wrong):,} of {results['n_test']:,} test pictures are mistaken"
+in_family = ""
 if len(wrong) and "family" in levels[1:]:
-    family = data.parents(level, "family")
+    family = pd.Series(data.parents(level, "family"))
     within = int((wrong["label"].map(family) == wrong["predicted"].map(family)).sum())
     interval = binomtest(within, len(wrong)).proportion_ci(method="wilson")
     results["test/share_of_mistakes_within_family"] = (within / len(wrong), interval.low, interval.high, len(wrong))
-    text += f", {within} of them ({within / len(wrong):.0%}, {interval.low:.0%} to {interval.high:.0%}) for another "
-    text += "class of its family"
-display(Markdown(text + "."))
+    siblings = family.map(family.value_counts()) - 1  # of each class
+    by_chance = float(wrong["label"].map(siblings).mean() / (len(family) - 1))
+    results["test/share_of_mistakes_within_family_if_random"] = (by_chance, None, None, len(wrong))
+    in_family = f""", {within} of them ({within / len(wrong):.0%}, {interval.low:.0%} to {interval.high:.0%}) for
+    another class of the same family; of mistakes at random it would be {by_chance:.0%}"""
+text = f"""**Takeaway.** {len(wrong):,} of {results["n_test"]:,} test pictures are mistaken{in_family}."""
+display(Markdown(text))
 assert len(wrong) == evaluation.confusion.to_numpy().sum() - evaluation.confusion.to_numpy().trace()
 
 # %% [markdown]
 # What do the most confused pairs look like? The upper row shows mistaken pictures; for each pair, the one that the
 # network was surest of. Below each is what it was taken for: in the hangar the very same scene with the variant that
-# the network named, so that only the airframe differs; of photographs, the first picture of that class.
+# the network named, so that only the airframe differs; of photographs, the first picture of that class. Shares are of
+# the test pictures of the class in the upper row; n counts the mistaken ones.
 
 # %%
 pairs = list(evaluation.confused.head(4).itertuples())
@@ -399,8 +406,8 @@ plots.picture_grid(
 # %%
 text = "**Takeaway.** There are no mistakes to show."
 for p in evaluation.confused.head(1).itertuples():
-    share = f"{p.share:.0%} (n = {p.n_images}) of its pictures"
-    text = f"**Takeaway.** The commonest mistake is to take {p.actual} for {p.predicted}: {share}."
+    text = f"""**Takeaway.** The commonest mistake is to take {p.actual} for {p.predicted}: {p.n_images} of its test
+    pictures ({p.share:.0%})."""
 display(Markdown(text))
 assert evaluation.confused["n_images"].is_monotonic_decreasing and bool(len(pairs)) == bool(len(wrong))
 
@@ -432,10 +439,11 @@ calibration = results[f"test/{level}/expected_calibration_error"]
 bias = float((predictions["label"] == predictions["predicted"]).mean() - predictions["confidence"].mean())
 results["test/accuracy_minus_confidence"] = (bias, None, None, len(predictions))
 results["test/n_mistakes_above_90_percent"] = int((wrong["confidence"] > 0.9).sum())
-text = f"**Takeaway.** Expected calibration error is {in_words(calibration, percent=False)}. On average the network "
-text += f"is {100 * abs(bias):.1f} points {'less' if bias > 0 else 'more'} sure than it is right. Mistakes made with "
-text += "more than "
-display(Markdown(text + f"90% confidence: {results['test/n_mistakes_above_90_percent']}."))
+compared = "less" if bias > 0 else "more"
+text = f"""**Takeaway.** Expected calibration error is {in_words(calibration, percent=False)}. On average the
+network is {100 * abs(bias):.1f} points {compared} sure than it is right. Mistakes made with more than 90% confidence:
+{results["test/n_mistakes_above_90_percent"]} of {len(wrong):,}."""
+display(Markdown(text))
 assert abs(bias) <= calibration["value"] + 1e-6  # the mean gap cannot exceed the mean of its absolute values
 
 # %% [markdown]
@@ -458,14 +466,16 @@ number = {name: entry["value"] for name, entry in final.items()}
 
 # %%
 accuracy = {name: in_words(final[f"test/{name}/class_averaged_accuracy"]) for name in levels}
-lines = [f"Class-averaged accuracy on test pictures is {accuracy[level]} at {level} level"]
-lines[0] += f", with {number['n_classes']} classes; guessing gives {number['chance']:.1%}."
-lines += [f"At {name} level it is {accuracy[name]}." for name in levels[1:]]
+rendering = f", rendering {number['render_seconds'] / 60:.1f}" if rendered else ""
+lines = [
+    f"""Class-averaged accuracy on test pictures is {accuracy[level]} at {level} level, with {number["n_classes"]}
+    classes; guessing gives {number["chance"]:.1%} (n: test pictures).""",
+    *(f"At {name} level it is {accuracy[name]}." for name in levels[1:]),
+]
 if "test/share_of_mistakes_within_family" in final:
     within = in_words(final["test/share_of_mistakes_within_family"])
-    lines += [f"Mistakes that stay within the family: {within} of all mistakes."]
-lines += [f"On this machine, training took {number['train_seconds'] / 60:.1f} minutes"]
-lines[-1] += f", rendering {number['render_seconds'] / 60:.1f}." if rendered else "."
+    lines += [f"Mistakes that stay within the family: {within} of all mistakes (n: mistaken pictures)."]
+lines += [f"On this machine, training took {number['train_seconds'] / 60:.1f} minutes{rendering}."]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 assert number["test/n_mistakes"] == len(wrong) and len(lines) <= 5
 

@@ -85,8 +85,9 @@ seconds, n_bytes = study.stages["activations"].meta["seconds"], sum(acts.acts.nb
 results |= {"extract_seconds": seconds, "images_per_second": (len(images) / seconds, None, None, len(images))}
 results |= {"n_images": len(images), "n_training": len(training), "n_test": len(test), "megabytes": n_bytes / 1e6}
 results |= {f"{site}/n_cells": len(images) * acts.cells_per_image for site, acts in sites.items()}
-text = f"**Takeaway.** {len(images):,} pictures and views took {seconds:.0f} s, {len(images) / seconds:.0f} a second; "
-display(Markdown(text + f"their activations at {' and '.join(sites)} take {n_bytes / 1e6:,.0f} MB."))
+text = f"""**Takeaway.** {len(images):,} pictures and views took {seconds:.0f} s, {len(images) / seconds:.0f} a second;
+their activations at {" and ".join(sites)} take {n_bytes / 1e6:,.0f} MB."""
+display(Markdown(text))
 assert len(images) == len(training) * (1 + study.config.n_views) + len(test)
 
 # %% [markdown]
@@ -120,16 +121,21 @@ plots.differences(change | {"another picture": another}, "largest change of a cl
 
 # %%
 same = {site: int((logits.argmax(1) == own.argmax(1)).sum()) for site, logits in spliced.items()}
-text = "**Takeaway.** Of test pictures"
+back = []
 for site, n_same in same.items():
     wilson = binomtest(n_same, len(test)).proportion_ci(method="wilson")
     results[f"{site}/splice/same_prediction"] = (n_same / len(test), wilson.low, wilson.high, len(test))
     results[f"{site}/splice/largest_probability_change"] = (float(change[site].max()), None, None, len(test))
-    text += f" put back at {site}, {in_words(dict(zip(ENTRY, results[f'{site}/splice/same_prediction'], strict=True)))}"
-    text += f" keep their prediction, and the largest change of a probability is {change[site].max():.0e};"
+    unchanged = in_words(dict(zip(ENTRY, results[f"{site}/splice/same_prediction"], strict=True)))
+    back += [
+        f"""put back at {site}, {unchanged} keep their prediction, and the largest change of a probability is
+        {change[site].max():.0e};"""
+    ]
     assert change[site].max() < 0.01 and n_same / len(test) >= promised["same"]
 results["splice/another_pictures_median_change"] = (float(np.median(another)), None, None, len(test))
-display(Markdown(text + f" between two pictures it is {np.median(another):.2f} (median)."))
+text = f"""**Takeaway.** Of test pictures {" ".join(back)} between two pictures it is {np.median(another):.2f}
+(median)."""
+display(Markdown(text))
 
 # %% [markdown]
 # So 16 bits are enough for whole pictures, and whatever an autoencoder loses on these is its own loss. The views, which
@@ -169,12 +175,13 @@ plots.energy_shares(shares)
 
 # %%
 words = {name: in_words(dict(zip(ENTRY, entry, strict=True))) for name, entry in results.items() if "/share" in name}
-text = "**Takeaway.**"
-for site in sites:
-    text += f" At {site} the mean is {words[f'{site}/mean/share']} of the squared length; of what remains, the first "
-    text += f"component is {words[f'{site}/first/share']}, and one channel is "
-    text += f"{results[f'{site}/first/largest_channel']:.0%} of that component."
-display(Markdown(text))
+said = [
+    f"""At {site} the mean is {words[f"{site}/mean/share"]} of the squared length; of what remains, the first
+    component is {words[f"{site}/first/share"]}, and one channel is
+    {results[f"{site}/first/largest_channel"]:.0%} of that component."""
+    for site in sites
+]
+display(Markdown(f"**Takeaway.** {' '.join(said)}"))
 assert all(abs(sum(own.values()) - 1) < 1e-9 and min(own.values()) > -1e-6 for own in shares.values())
 assert results[f"{next(iter(sites))}/first/share"][0] >= promised["first"]
 
@@ -228,8 +235,8 @@ display(pd.DataFrame(table, index=list(sites)))
 deep, d_in = list(sites)[-1], list(sites.values())[-1].d_in
 value, low, high, n = results[f"{deep}/effective_rank"]
 unrelated, n_90 = results[f"{deep}/effective_rank_if_unrelated"], results[f"{deep}/n_for_90_percent"][0]
-text = f"**Takeaway.** At {deep} the effective rank is {value:.0f} ({low:.0f} to {high:.0f}, n = {n}) of {d_in}; it "
-text += f"would be {unrelated:.0f} with unrelated channels. {n_90:.0f} components hold 90% of the variance."
+text = f"""**Takeaway.** At {deep} the effective rank is {value:.0f} ({low:.0f} to {high:.0f}, n = {n}) of {d_in}; it
+would be {unrelated:.0f} with unrelated channels. {n_90:.0f} components hold 90% of the variance."""
 display(Markdown(text))
 assert low <= value <= high and value >= promised["rank"] and unrelated <= d_in + 1e-6
 
@@ -270,7 +277,7 @@ for site, acts in sites.items():
         aircraft[site][split] = data.foreground(images["image"].iloc[rows], *grid) if data.masks else everywhere
 
 # %%
-lines = [NO_MASKS]
+lines = []
 for site, seen in aircraft.items() if data.masks else ():
     for name, mask in (("ratio", seen["test"]), ("null", np.roll(seen["test"], len(test) // 2, axis=0))):
         both = mask.any((1, 2)) & ~mask.all((1, 2))
@@ -282,7 +289,7 @@ for site, seen in aircraft.items() if data.masks else ():
     assert ratio["value"] >= promised["aircraft"] and (not promised["aircraft"] or ratio["low"] > null["high"])
 
 # %%
-text = "**Takeaway.** Cells that show aircraft are, against others of their picture, " + "; ".join(lines[1:]) + "."
+text = f"**Takeaway.** Cells that show aircraft are, against others of their picture, {'; '.join(lines)}."
 display(Markdown(text if data.masks else NO_MASKS))
 assert all(np.isfinite(d).all() and d.min() >= 0 for d in distance.values())
 
@@ -314,14 +321,16 @@ for site, acts in sites.items():
 plots.picture_grid(colours, names=["picture", *sites])
 
 # %%
-text = f"**Takeaway.** Of the variance of {'cells with aircraft' if data.masks else 'all cells'}, three components hold"
+which, held = "cells with aircraft" if data.masks else "all cells", []
 for site, pair in parts.items():
     pair = [part[pair[1] > 0] for part in pair]  # pictures that have such cells
     results[f"{site}/three/share"] = (ratio_of_sums(*pair), *interval(*pair), len(pair[0]))
     words = in_words(dict(zip(ENTRY, results[f"{site}/three/share"], strict=True)))
-    text += f" {words} at {site};"
+    held += [f"{words} at {site}"]
     assert 3 / sites[site].d_in <= results[f"{site}/three/share"][0] <= 1
-display(Markdown(text + f" three random directions of {d_in} would hold {3 / d_in:.1%} at {deep}."))
+text = f"""**Takeaway.** Of the variance of {which}, three components hold {"; ".join(held)}; three random directions
+of {d_in} would hold {3 / d_in:.1%} at {deep}."""
+display(Markdown(text))
 
 # %% [markdown]
 # Where few percent of the variance give the colours, most of what the network knows about a cell is not in this
@@ -380,16 +389,18 @@ for site, own in kurtosis.items():
     assert abs(own["Gaussian noise"][0]) < 4 * (24 / n_cells) ** 0.5 and ((positive >= 0) & (positive <= 1)).all()
 
 # %%
-text = "**Takeaway.**"
+said = []
 for site, own in kurtosis.items():
     k = {name: results[f"{site}/kurtosis/{name.replace(' ', '_')}"] for name in own}
     k = {name: f"{value:z.2f} ({low:z.2f} to {high:z.2f})" for name, (value, low, high, _) in k.items()}
-    text += f" At {site} the median excess kurtosis is {k['channels']} of channels, {k['random directions']} of random "
-    text += f"directions and {k['Gaussian noise']} of noise. With the first component taken out of both, channels less "
-    text += f"random directions is {k['gain']}. The median channel is positive in "
-    text += f"{results[f'{site}/positive/median'][0]:.0%} of cells, and none in fewer than "
-    text += f"{results[f'{site}/positive/least'][0]:.0%}."
-display(Markdown(text + f" Intervals are over n = {len(test)} test pictures."))
+    median, least = (results[f"{site}/positive/{name}"][0] for name in ("median", "least"))
+    said += [
+        f"""At {site} the median excess kurtosis is {k["channels"]} of channels, {k["random directions"]} of random
+        directions and {k["Gaussian noise"]} of noise. With the first component taken out of both, channels less
+        random directions is {k["gain"]}. The median channel is positive in {median:.0%} of cells, and none in
+        fewer than {least:.0%}."""
+    ]
+display(Markdown(f"**Takeaway.** {' '.join(said)} Intervals are over n = {len(test)} test pictures."))
 
 # %% [markdown]
 # Kurtosis above 0 in *every* direction says that cells are of different lengths, not that some direction is special;
@@ -411,16 +422,20 @@ for name, entry in final.items():
 top, deep = next(iter(sites)), list(sites)[-1]
 
 # %%
-lines = [f"{number['n_images']:,} pictures and views took {number['extract_seconds']:.0f} s and "]
-lines[0] += f"{number['megabytes']:,.0f} MB; put back, {words[f'{deep}/splice/same_prediction']} keep their prediction."
 share = {name: [f"{words[f'{site}/{name}/share']} at {site}" for site in (top, deep)] for name in ("mean", "first")}
-lines += [f"The mean is {' and '.join(share['mean'])} of a cell's squared length."]
-lines += [f"Of what remains, one direction holds {' and '.join(share['first'])}."]
+lines = [
+    f"""{number["n_images"]:,} pictures and views took {number["extract_seconds"]:.0f} s and
+    {number["megabytes"]:,.0f} MB; put back, {words[f"{deep}/splice/same_prediction"]} keep their prediction.""",
+    f"The mean is {' and '.join(share['mean'])} of a cell's squared length.",
+    f"Of what remains, one direction holds {' and '.join(share['first'])}.",
+]
 if data.masks:
     near, null = words[f"{deep}/aircraft/ratio"], words[f"{deep}/aircraft/null"]
     lines += [f"At {deep}, cells with aircraft are {near} times as far from the mean as others; null: {null}."]
-lines += [f"Effective rank at {deep}: {number[f'{deep}/effective_rank']:.0f} of {d_in}. Kurtosis of channels less "]
-lines[-1] += f"random directions: {words[f'{deep}/kurtosis/gain']}."
+lines += [
+    f"""Effective rank at {deep}: {number[f"{deep}/effective_rank"]:.0f} of {d_in}. Kurtosis of channels less
+    random directions: {words[f"{deep}/kurtosis/gain"]}."""
+]
 
 # %%
 display(Markdown("\n".join(f"- {line}" for line in lines)))

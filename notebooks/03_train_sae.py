@@ -79,8 +79,8 @@ plots.sae_curves(history)
 seconds = history["seconds"].sum()
 results |= {"d_in": acts.d_in, "d_sae": sae.d_sae, "k": config.k, "n_cells": int(history["n_cells"].iloc[-1])}
 results |= {"train_seconds": seconds, "cells_per_second": results["n_cells"] / seconds}
-text = f"**Takeaway.** After {results['n_cells']:,} cells in {seconds:.0f} s ({results['cells_per_second']:,.0f} a "
-text += f"second), the last batches leave {history['fvu'].iloc[-1]:.1%} of the variance unexplained."
+text = f"""**Takeaway.** After {results["n_cells"]:,} cells in {seconds:.0f} s ({results["cells_per_second"]:,.0f} a
+second), the last batches leave {history["fvu"].iloc[-1]:.1%} of the variance unexplained."""
 display(Markdown(text))
 assert history["fvu"].iloc[-1] < history["fvu"].iloc[0]
 
@@ -130,11 +130,12 @@ shown = {title: results[name] for name, title in kinds.items() if name in result
 plots.dots(shown, "explained variance on test pictures, %", "", 100)
 
 # %%
-text = f"**Takeaway.** With {in_words(results['l0'], percent=False)} active features a cell, it explains "
-text += f"{in_words(results['explained_variance'])} of the variance on test pictures, and "
-text += f"{in_words(results['pooled_explained_variance'])} of the pooled vector's. Test fvu is {ratio:.3f} "
 low, high = results["test_train_fvu_ratio"][1:3]
-display(Markdown(text + f"({low:.3f} to {high:.3f}) times that on the training pictures."))
+text = f"""**Takeaway.** With {in_words(results["l0"], percent=False)} active features a cell, it explains
+{in_words(results["explained_variance"])} of the variance on test pictures, and
+{in_words(results["pooled_explained_variance"])} of the pooled vector's. Test fvu is {ratio:.3f} ({low:.3f} to
+{high:.3f}) times that on the training pictures."""
+display(Markdown(text))
 assert results["explained_variance"]["value"] >= promised["explained"] and ratio <= promised["ratio"]
 assert results["l0"]["value"] <= promised["l0"]
 
@@ -203,10 +204,11 @@ plots.sparsity_tradeoff(sweep, baselines[baselines["explained_variance"] > -0.1]
 # %%
 same = sweep.query("k == @config.k and expansion == @config.expansion")["explained_variance"].iloc[0]
 best = baselines.query("l0 < @config.k + 0.5").sort_values("explained_variance").iloc[-1]
-text = f"**Takeaway.** With {SHORT['n_cells']:,} cells of training, the autoencoder of the main one's width and "
-text += f"sparsity explains {same:.1%} (n = {len(test)} pictures), the widest "
-text += f"{sweep.query('k == @config.k')['explained_variance'].iloc[-1]:.1%}; the best baseline of as many terms, "
-display(Markdown(text + f"*{best['name']}*, {best['explained_variance']:.1%}."))
+widest = sweep.query("k == @config.k")["explained_variance"].iloc[-1]
+text = f"""**Takeaway.** With {SHORT["n_cells"]:,} cells of training, the autoencoder of the main one's width and
+sparsity explains {same:.1%} (n = {len(test)} pictures), the widest {widest:.1%}; the best baseline of as many terms,
+*{best["name"]}*, {best["explained_variance"]:.1%}."""
+display(Markdown(text))
 assert study.config.name != "hangar" or same > best["explained_variance"]
 
 # %% [markdown]
@@ -235,10 +237,11 @@ results |= {f"control/{name}/explained_variance": entry for name, entry in expla
 plots.dots(explained, "explained variance on test pictures, %", "", 100)
 
 # %%
-text = "**Takeaway.** " + "; ".join(f"{name}: {in_words(entry)}" for name, entry in explained.items())
 gain = explained["trained network"]["value"] - explained["permuted weights"]["value"]
 results["control/gain"] = gain
-display(Markdown(text + f" of the variance explained: {100 * gain:+.1f} points for having learned something."))
+shares = "; ".join(f"{name}: {in_words(entry)}" for name, entry in explained.items())
+text = f"""**Takeaway.** {shares} of the variance explained: {100 * gain:+.1f} points for having learned something."""
+display(Markdown(text))
 assert len({entry["n"] for entry in explained.values()}) == 1 and np.isfinite(gain)
 
 # %% [markdown]
@@ -270,16 +273,24 @@ results |= {
 plots.dots({name: cost["top1_lost_points"] for name, cost in costs.items()}, "top-1 accuracy lost, points", "", line=0)
 
 # %%
-pd.DataFrame(
-    {name: {key: in_words(entry, percent=False) for key, entry in cost.items()} for name, cost in costs.items()}
-)
+titles = {
+    "top1_lost_points": "top-1 accuracy lost, points",
+    "agreement": "predictions that stay",
+    "kl_nats": "KL, nats",
+    "ce_recovered_mean": "cross-entropy recovered (mean cell), share",
+    "ce_recovered_zero": "cross-entropy recovered (zero), share",
+}
+by_method = {
+    name: {title: in_words(cost[key], percent=key == "agreement") for key, title in titles.items()}
+    for name, cost in costs.items()
+}
+display(pd.DataFrame(by_method))
 
 # %%
-text = f"**Takeaway.** Splicing costs {in_words(results['top1_lost_points'], percent=False)} points of top-1 accuracy; "
-text += (
-    f"{in_words(results['agreement'])} of the predictions stay, and KL is {in_words(results['kl_nats'], percent=False)}"
-)
-display(Markdown(text + " nats."))
+lost, kl = (in_words(results[name], percent=False) for name in ("top1_lost_points", "kl_nats"))
+text = f"""**Takeaway.** Splicing costs {lost} points of top-1 accuracy; {in_words(results["agreement"])} of the
+predictions stay, and KL is {kl} nats."""
+display(Markdown(text))
 assert results["top1_lost_points"]["value"] <= promised["lost"]
 
 # %% [markdown]
@@ -301,10 +312,10 @@ results["median_density"] = float(np.median(density))
 edges = [0, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1]  # of the share of cells; the first bin also holds features that never fire
 for i, n_within in enumerate(np.histogram(density, edges)[0]):
     results[f"density/{edges[i]:g}_to_{edges[i + 1]:g}"] = (int(n_within), None, None, len(density))
-text = f"**Takeaway.** Of {sae.d_sae:,} features, {results['dead_share']['value']:.1%} never fire on a cell of the "
-text += f"{len(test)} test pictures, {results['dense_share']['value']:.1%} fire on more "
-text += f"than 10%, and the median feature on {results['median_density']:.2%}. A picture has "
-text += f"{in_words(results['distinct_features_per_image'], percent=False)} distinct features."
+text = f"""**Takeaway.** Of {sae.d_sae:,} features, {results["dead_share"]["value"]:.1%} never fire on a cell of the
+{len(test)} test pictures, {results["dense_share"]["value"]:.1%} fire on more than 10%, and the median feature on
+{results["median_density"]:.2%}. A picture has {in_words(results["distinct_features_per_image"], percent=False)}
+distinct features."""
 display(Markdown(text))
 assert results["dead_share"]["value"] <= promised["dead"]
 
@@ -346,7 +357,9 @@ for seed, model in seeds.items():
     spread.loc[seed] = row
 for name, column in spread.items():  # low and high of these entries are the least and the largest seed
     results[f"seeds/{name}"] = (column.mean(), column.min(), column.max(), len(column))
-display(spread.rename_axis("seed").round(4))
+titles |= {"l0": "active features a cell", "dead_share": "dead share", "explained_variance": "explained variance"}
+titles |= {"test_train_fvu_ratio": "test fvu by training fvu", "train_seconds": "training, seconds"}
+display(spread.rename(columns=titles).rename_axis("seed").T.round(4))
 
 # %%
 results["seed_share_above_0.7"] = float((cosines > 0.7).mean())
@@ -365,14 +378,12 @@ table["chance"] = ["", f"cosine {results['seed_chance_cosine']:.2f}", "cosine 0"
 display(table)
 
 # %%
-matched = f"{results['seed_matched_cosine']:.2f}, where random directions reach {results['seed_chance_cosine']:.2f}"
-text = f"**Takeaway.** Matched features have a mean cosine of {matched}: an agreement of "
-text += (
-    f"{results['seed_agreement'][0]:.2f} ({min(values):.2f} to {max(values):.2f} over 3 pairs of seeds). Of the pair "
-)
 least, most = spread["explained_variance"].min(), spread["explained_variance"].max()
-text += f"shown, {results['seed_share_above_0.7']:.0%} are above 0.7. Explained variance is {least:.1%} to "
-display(Markdown(text + f"{most:.1%} (3 seeds)."))
+text = f"""**Takeaway.** Matched features have a mean cosine of {results["seed_matched_cosine"]:.2f}, where random
+directions reach {results["seed_chance_cosine"]:.2f}: an agreement of {results["seed_agreement"][0]:.2f}
+({min(values):.2f} to {max(values):.2f} over 3 pairs of seeds). Of the pair shown,
+{results["seed_share_above_0.7"]:.0%} are above 0.7. Explained variance is {least:.1%} to {most:.1%} (3 seeds)."""
+display(Markdown(text))
 assert results["seed_agreement"][0] > -0.1 and most - least < 0.1
 
 # %% [markdown]
@@ -392,18 +403,16 @@ final = study.results(NAME)
 number = {name: entry["value"] for name, entry in final.items()}
 
 # %%
+permuted, trained = (number[f"control/{name}/explained_variance"] for name in ("permuted weights", "trained network"))
 lines = [
-    f"{number['d_sae']:,} features, {number['l0']:.1f} a cell, explain {in_words(final['explained_variance'])} of the"
+    f"""{number["d_sae"]:,} features, {number["l0"]:.1f} a cell, explain {in_words(final["explained_variance"])} of the
+    variance on test pictures; test fvu is {number["test_train_fvu_ratio"]:.2f} times training fvu.""",
+    f"After a shorter training, {permuted:.1%} of a network with permuted weights, {trained:.1%} of the trained.",
+    f"Splicing costs {in_words(final['top1_lost_points'], percent=False)} points of top-1 accuracy.",
+    f"Dead: {number['dead_share']:.1%}; dense: {number['dense_share']:.1%}.",
+    f"Two seeds agree to {number['seed_agreement']:.2f} (0 is chance, 1 identity).",
+    f"On this machine, training took {number['train_seconds']:.0f} s.",
 ]
-lines[0] += f" variance on test pictures; test fvu is {number['test_train_fvu_ratio']:.2f} times training fvu."
-control = [number[f"control/{name}/explained_variance"] for name in ("permuted weights", "trained network")]
-lines += [
-    "After a shorter training, {:.1%} of a network with permuted weights, {:.1%} of the trained.".format(*control)
-]
-lines += [f"Splicing costs {in_words(final['top1_lost_points'], percent=False)} points of top-1 accuracy."]
-lines += [f"Dead: {number['dead_share']:.1%}; dense: {number['dense_share']:.1%}."]
-lines += [f"Two seeds agree to {number['seed_agreement']:.2f} (0 is chance, 1 identity)."]
-lines += [f"On this machine, training took {number['train_seconds']:.0f} s."]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 assert len(lines) <= 6
 

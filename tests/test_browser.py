@@ -126,6 +126,7 @@ def test_thumbnails_are_the_pictures(catalogue):
     tile = Image.open(io.BytesIO(catalogue.thumbnail(row)))
     whole = catalogue.data.picture(catalogue.index.images["image"].iloc[row]).resize((TILE, TILE), Image.BICUBIC)
     assert tile.size == (TILE, TILE) and np.abs(np.float32(tile) - np.float32(whole)).mean() < 4
+    assert catalogue.thumbnail(catalogue.rows[0]) == catalogue.thumbnail(row)  # numpy's own whole number
     with pytest.raises(ValueError, match="picture 99999 is not one of"):
         catalogue.thumbnail(99999)
 
@@ -300,7 +301,7 @@ def test_a_photograph_is_seen_as_the_camera_was_held(bench):
 def test_labels_are_on_disk_at_once_and_shared(tmp_path):
     one, two = Labels(tmp_path, "abc"), Labels(tmp_path, "abc")
     one.set(3, label="fin, upper", note='says "left"\nonly')
-    two.set(4, rating=5)
+    two.set(np.int64(4), rating=5)
     one.set(3, rating=2)
     wanted = {
         3: {"label": "fin, upper", "note": 'says "left"\nonly', "rating": 2},

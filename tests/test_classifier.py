@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from aircraft_sae import classifier
 from aircraft_sae.checkpoint import CHECKPOINT
-from aircraft_sae.classifier import Classifier, inference, training, weights
+from aircraft_sae.classifier import Classifier, inference, network, training, weights
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.data import AircraftData
 
@@ -342,6 +342,23 @@ def test_label_smoothing_precision_and_validation(data, tmp_path, monkeypatch):
         assert np.isnan(run.validate(32)).all()
     monkeypatch.setattr(training, "has_bfloat16", lambda where: False)
     assert not training.Run(CFG, data, tmp_path).precision._enabled
+
+
+def test_depthwise_convolutions_train_in_float32_and_give_the_same(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "has_bfloat16", lambda where: True)
+    run, pictures = training.Run(CFG, data, tmp_path), torch.randn(2, 3, 32, 32)
+    plain = training.build(CFG, 3)
+    plain.load_state_dict(run.model.state_dict())
+    seen = []
+    depthwise = [module for module in run.model.modules() if isinstance(module, network.Float32Conv)]
+    for module in depthwise:
+        module.register_forward_hook(lambda module, given, made: seen.append(made.dtype))
+    assert len(depthwise) == sum("conv_dw.weight" in name for name, _ in plain.named_parameters())
+    with run.precision:
+        rough = run.model(pictures)
+    assert set(seen) == {torch.float32} and len(seen) == len(depthwise) and rough.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.float(), plain(pictures), rtol=0.1, atol=0.1)
+    assert not any(isinstance(module, network.Float32Conv) for module in run.ema.module.modules())
 
 
 def test_predictions_are_the_models_own(made, data, tmp_path):

@@ -122,6 +122,17 @@ def test_a_pixel_belongs_to_the_part_that_most_of_its_rays_meet():
     assert (chosen == counts[..., 2:].max(-1))[aircraft].all()
 
 
+@pytest.mark.parametrize("number", [2, 3, 4, 5])
+def test_one_ray_a_pixel_is_enough_for_the_sky(number, monkeypatch):
+    scene = sample("210-300", "hangar", 0, number)
+    quick = render(scene, 112, 2)
+    monkeypatch.setattr("aircraft_sae.hangar.render.skyline", lambda scene: np.inf)  # no row is above it
+    full = render(scene, 112, 2)
+    apart = np.abs(quick.image.astype(int) - full.image)
+    assert (quick.mask == full.mask).all() and apart.max() <= 4 and apart.mean() < 0.2
+    assert apart.any() or scene.on_ground  # else the slow way was not taken
+
+
 def test_edits_do_what_they_say():
     scene = replace(scene_of("210-300"), shadows=False)
     plain = render(scene, 224, 1)

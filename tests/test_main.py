@@ -53,6 +53,17 @@ def notebooks(tmp_path, monkeypatch):
     return write
 
 
+def test_a_data_folder_that_is_a_file_is_refused(notebooks, tmp_path, monkeypatch, capsys):
+    notebooks(**{"01_first": GOOD})
+    (tmp_path / "f").write_text("mine")
+    monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path / "f"))
+    for words in ([], ["info"], ["clean", "--yes"]):
+        with pytest.raises(SystemExit) as stopped:
+            command.main(words)
+        assert stopped.value.code == 2 and f"{tmp_path / 'f'} is no folder" in capsys.readouterr().err
+    assert (tmp_path / "f").read_text() == "mine"
+
+
 def test_run_shows_progress_and_writes_notebooks_and_one_offline_report(notebooks, tmp_path, monkeypatch, capfd):
     folder = notebooks(**{"02_last": "# %%\n'the last one'", "01_first": GOOD})
     (tmp_path / "jupyter" / "kernels" / "python3").mkdir(parents=True)

@@ -1,5 +1,6 @@
 """The README says what the committed results say, and its Python runs."""
 
+import json
 import re
 from pathlib import Path
 
@@ -23,6 +24,28 @@ def test_the_answer_is_that_of_the_committed_results():
     listed = [" ".join(item.split()) for item in items]
     assert len(lines) == 10 and listed == lines
     assert report._headlines(numbers).count("<div>") == len(report.HEADLINES), "a number that is not there"
+
+
+def told(text, number, percent):
+    """Whether a text is this number, rounded to the digits that it has."""
+    digits = len(text.partition(".")[2])
+    return number is not None and abs(float(text) - number * (100 if percent else 1)) < 0.5001 * 10**-digits
+
+
+def entries():
+    for path in (TOP / "data" / "results").glob("*/*.json"):
+        yield from json.loads(path.read_text(encoding="utf-8")).values()
+
+
+def test_every_interval_is_one_of_the_committed_results():
+    number = r"(-?\d[\d.]*)"
+    given = re.findall(rf"{number}(%?) \[{number}%?, {number}%?\]", section("Results so far"))
+    assert len(given) > 30
+    for value, percent, *ends in given:
+        assert any(
+            told(value, entry["value"], percent) and all(map(told, ends, (entry["low"], entry["high"]), [percent] * 2))
+            for entry in entries()
+        ), f"{value}{percent} {ends} is in no file of data/results"
 
 
 def test_nothing_waits_to_be_filled_in():
