@@ -280,10 +280,10 @@ assert elsewhere == 0 and (not rendered or changed["engine removed"].any())
 # The network is a ConvNeXt: four *stages*, one after the other, each of which leaves a coarser grid of cells with more
 # numbers in each. The *head* takes the mean over the last grid, norms it, and gives one number a class, its *logit*;
 # softmax makes probabilities of these. It starts from the weights that the preset names (shipped ones that have seen
-# other made-up variants, by default), with a new last layer, and is trained with Muon where the preset says nothing
-# else; the next cell loads the result where it is on disk already. Training accuracy is measured on the fly, on cropped
-# and recoloured pictures; validation accuracy on whole pictures, with weights averaged over past steps. From a vertical
-# line on, pictures are larger.
+# other made-up variants, by default), with a new last layer, and is trained by the optimiser Muon where the preset says
+# nothing else; the next cell loads the result where it is on disk already. Training accuracy is measured on the fly, on
+# cropped and recoloured pictures; validation accuracy on whole pictures, with weights averaged over past steps. From a
+# vertical line on, pictures are larger.
 
 # %%
 classifier = study.classifier()
@@ -315,7 +315,7 @@ display(Markdown(text))
 #
 # The official metric of FGVC-Aircraft is class-averaged accuracy: the share of pictures recognised, averaged over
 # classes, so that frequent classes do not count more. Top-1 and top-5 are shares of all pictures. Expected calibration
-# error (ECE) is the gap between confidence and accuracy, 0 at best. A family's probability is the sum over its
+# error (ECE) is the mean gap between confidence and accuracy, 0 at best. A family's probability is the sum over its
 # variants. Intervals hold 95% of 2,000 bootstrap draws of test pictures, which n counts.
 
 # %%

@@ -92,8 +92,8 @@ assert history["fvu"].iloc[-1] < history["fvu"].iloc[0]
 #
 # Explained variance is 1 - fvu: squared error over squared distance from the mean training cell, summed over all cells
 # in float64, in the network's own units. *Pooled* is the same for the mean over a picture's cells, which is all that
-# the classifier's head sees. In the hangar, cells that show the aircraft (at least a quarter of their pixels) stand
-# apart from the rest. The autoencoder never saw the test split. Its width and the number of cells were chosen in trials
+# the classifier's head sees. In the hangar, cells that show the aircraft (in at least a quarter of their pixels) are
+# also measured apart. The autoencoder never saw the test split. Its width and the number of cells were chosen in trials
 # that learned from training pictures and looked at validation pictures. Learning rate, batch size and variant were
 # chosen earlier, on activations of a weaker classifier, in trials that looked at fvu on these test pictures.
 
@@ -251,10 +251,11 @@ assert len({entry["n"] for entry in explained.values()}) == 1 and np.isfinite(ga
 # %% [markdown]
 # ## What does the classifier lose?
 #
-# We let the head go on from the reconstruction in place of the activations (*splicing*). KL is between the two
-# predictions, in nats. Recovered is the share of the cross-entropy won back that is lost when every cell is replaced by
-# the mean cell (or by zero); above 1, cross-entropy is even lower than the network's own, as smoothing can make it.
-# Beside it stand k-means, with one term a cell, and as many principal components as a cell has features.
+# We let the head go on from the reconstruction in place of the activations (*splicing*). KL says how far apart the two
+# predictions are, in nats: 0 where they are equal. With the mean cell (or zero) in place of every cell cross-entropy
+# rises; *recovered* is the share of that rise that the reconstruction avoids. Above 1, cross-entropy is even lower than
+# the network's own, as smoothing can make it. Beside it stand k-means, with one term a cell, and as many principal
+# components as a cell has features.
 
 # %%
 codes = pd.Categorical(acts.images[classifier.cfg.level][test], classifier.classes).codes.astype(np.int64)
@@ -407,7 +408,7 @@ permuted, trained = (number[f"control/{name}/explained_variance"] for name in ("
 lines = [
     f"""{number["d_sae"]:,} features, {number["l0"]:.1f} a cell, explain {in_words(final["explained_variance"])} of the
     variance on test pictures; test fvu is {number["test_train_fvu_ratio"]:.2f} times training fvu.""",
-    f"After a shorter training, {permuted:.1%} of a network with permuted weights, {trained:.1%} of the trained.",
+    f"Variance explained after a shorter training: permuted weights {permuted:.1%}, trained network {trained:.1%}.",
     f"Splicing costs {in_words(final['top1_lost_points'], percent=False)} points of top-1 accuracy.",
     f"Dead: {number['dead_share']:.1%}; dense: {number['dense_share']:.1%}.",
     f"Two seeds agree to {number['seed_agreement']:.2f} (0 is chance, 1 identity).",

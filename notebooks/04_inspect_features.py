@@ -29,6 +29,7 @@
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -83,11 +84,12 @@ print(f"{index.d_sae} features of {len(index.images):,} pictures; half A {(~in_b
 # %% [markdown]
 # ## What does a feature look like?
 #
-# Four features: two at random, the best match of a part on half A, and the one with the largest class selectivity of
-# all (known from half B, so that its AUROC flatters). Upper row: the pictures of half B in which it is strongest.
-# Middle row: six pictures from different tenths of its range. Lower row: any picture in which it is active. Heat has
-# one scale for the feature, up to its largest activation, and the cyan square is the cell that was picked. Only the
-# upper row shows what galleries usually show.
+# Four features: two at random, the best match of a part on half A, and the one that is most selective for a class.
+# *AUROC* is how often a feature is stronger in a picture of the class than in one of another, ties counting half: 0.5
+# is chance, 1 always. (This feature was chosen on half B, so its AUROC flatters.) Upper row: the pictures of half B in
+# which it is strongest. Middle row: pictures from different tenths of its range. Lower row: any picture in which it is
+# active. Heat has one scale for the feature, up to its largest activation; the cyan square is the cell that was picked.
+# Galleries usually show the upper row only.
 
 
 # %%
@@ -134,11 +136,11 @@ display(Markdown(f"Feature {selective}, most selective for a {level}: {words}.")
 # %% [markdown]
 # ## Which classes do features follow?
 #
-# For each feature and each level of the taxonomy the class whose pictures it ranks highest is chosen on half A. On
-# half B we ask how well the feature's largest activation in a picture tells that class from all others (AUROC), in
-# standard deviations of what labels in random order give (z). A feature is *placed* on the level where it stands out
-# most on half A, if its AUROC there is significant on half B (9,999 permutations of the labels, Benjamini-Hochberg,
-# q < 0.05). Beside it: the same with pictures' labels in random order.
+# For each feature and each level of the taxonomy the class whose pictures it ranks highest is chosen on half A. On half
+# B we take the AUROC of the feature's largest activation in a picture for that class, and how many standard deviations
+# it is above chance (z). A feature is *placed* on the level where it stands out most on half A, if its AUROC there is
+# significant on half B (9,999 permutations of the labels; Benjamini-Hochberg for many tests, q < 0.05). Beside it: the
+# same with pictures' labels in random order.
 
 # %%
 codes = {each: (pd.Categorical(images[each], data.classes(each)).codes, data.classes(each)) for each in data.levels}
@@ -164,8 +166,9 @@ results["median_z"], results["median_z_shuffled"] = float(z.median()), float(nul
 display(pd.DataFrame(placed, index=["features placed there", "with labels in random order"]))
 
 # %%
-strong = table[f"{level}/auroc"] >= 0.9
+strong, strong_null = (each[f"{level}/auroc"] >= 0.9 for each in (table, null))
 results[f"share_auroc_0.9/{level}"] = (float(strong.mean()), None, None, len(table))
+results[f"share_auroc_0.9_shuffled/{level}"] = (float(strong_null.mean()), None, None, len(null))
 density = np.tile(table["density_image"], len(shuffles))
 rare, often = null[(density > 0) & (density < 0.05)], null[density > 0.5]
 for name, group in (("below 5%", rare), ("above 50%", often)):
@@ -174,17 +177,15 @@ for name, group in (("below 5%", rare), ("above 50%", often)):
 own_level = table["placed"] != "none"
 areas = [row[f"{row['placed']}/auroc"] for _, row in table[own_level].iterrows()]
 results["placed/median_auroc"] = (float(np.median(areas or [0.5])), None, None, len(areas))
-text = f"**Takeaway.** {1 - results['placed/none'][0]:.0%} of {len(table)} features are associated with a class "
-text += "beyond "
-text += f"chance ({1 - results['placed_shuffled/none'][0]:.0%} with labels in random order), the most often with a "
+
+# %%
 most = max(data.levels, key=lambda each: results[f"placed/{each}"][0])
-text += f"*{most}*; the median of their AUROC is {results['placed/median_auroc'][0]:.2f}. "
-text += (
-    f"{results[f'share_auroc_0.9/{level}'][0]:.1%} reach an AUROC of 0.9 for a {level}. With labels in random order "
-)
-display(
-    Markdown(text + f"{results['shuffled_share_below_0.05'][0]:.1%} of the features have p < 0.05, where 5% should.")
-)
+text = f"""**Takeaway.** {1 - results["placed/none"][0]:.0%} of {len(table)} features are associated with a class beyond
+chance ({1 - results["placed_shuffled/none"][0]:.0%} with labels in random order), the most often with a *{most}*; the
+median of their AUROC is {results["placed/median_auroc"][0]:.2f}. {strong.mean():.1%} reach an AUROC of 0.9 for a
+{level} ({strong_null.mean():.1%} with labels in random order). Of features that
+were tested on such labels, {results["shuffled_share_below_0.05"][0]:.1%} have p < 0.05, where 5% should."""
+display(Markdown(text))
 assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 
 # %% [markdown]
@@ -197,12 +198,14 @@ assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 # ## Which parts of the aircraft do features follow?
 #
 # In the hangar each pixel's part is known. A cell *shows* a part if the part fills a quarter of the cell, or the cell
-# holds a quarter of the part. For each part, the feature with the largest average precision (AP) on half A is scored
-# on half B. Beside it: the best feature of each null (the network's own channels and principal components, both with
-# their negatives; random directions; an untrained autoencoder; one with a frozen random decoder; one trained on the
-# network with permuted weights), and a *probe*: one direction fitted to the labels of half A, which is what a feature
-# could reach at best. The frozen and the permuted one saw an eighth of the cells in training; *best, short training*
-# is this autoencoder with as few. The permuted network is scored on every third picture.
+# holds a quarter of the part. *Average precision* (AP) ranks all cells by activation: it is 1 if those that show the
+# part come first, and about their share of all cells if the order is random. *F1* balances precision and recall at one
+# threshold, set on half A. For each part, the feature of largest AP on half A is scored on half B. Beside it: the best
+# feature of each null (the network's own channels and principal components, both with their negatives; random
+# directions; an untrained autoencoder; one with a frozen random decoder; one trained on the network with permuted
+# weights), and a *probe*: one direction fitted to the labels of half A, which is what a feature could reach at best.
+# The frozen and the permuted one saw an eighth of the cells in training; *best, short training* is this autoencoder
+# with as few. The permuted network is scored on every third picture.
 
 # %%
 mean, variance = acts.moments(acts.rows("train", "val"))
@@ -222,55 +225,65 @@ twin = study.sae(f"k{config.k}-x{config.expansion}", expansion=config.expansion,
 
 
 # %%
-def best_ap(found: pd.DataFrame) -> pd.Series:
-    """AP on half B of the feature that is best on half A, for each part."""
-    return found.sort_values("ap_a", ascending=False, kind="stable").drop_duplicates("part").set_index("part")["ap"]
+def best_matches(found: pd.DataFrame) -> pd.DataFrame:
+    """One row a part: the feature with the largest AP on half A, with its scores on half B."""
+    return found.sort_values("ap_a", ascending=False, kind="stable").drop_duplicates("part").set_index("part")
 
 
-probe, pursuit, null_ap = None, None, {}
+def drawn_ap(own: features.FeatureIndex, best: pd.DataFrame) -> tuple[dict[str, np.ndarray], int]:
+    """For each part 200 bootstrap draws of its best feature's AP on half B; and how many pictures those draw from."""
+    rows, drawn = own.rows("test"), {}
+    pictures = own.images.iloc[rows].reset_index(drop=True)
+    half = features.halves(pictures[data.levels[0]])
+    shown = labels[pd.Index(images["image"]).get_indexer(pictures["image"][half])]
+    counts = bootstrap_counts(len(shown), 200)
+    for i, part in enumerate(parts):
+        if part in best.index and shown[..., i].any():
+            maps = own.maps(int(best.at[part, "feature_id"]), rows[half]).reshape(len(shown), -1)
+            drawn[part] = features.ap_draws(maps, shown[..., i].reshape(maps.shape), counts)
+    return drawn, len(shown)
+
+
+# %%
+null_ap, null_results = {}, {}
 if data.masks:
     for name, dictionary in nulls.items():
         folder = "null-" + name.replace(" ", "-")
-        study.index(folder, dictionary, control=name == "permuted network")
-        null_ap[name] = best_ap(pd.read_parquet(study.folder / "features" / folder / "parts.parquet"))
+        own = study.index(folder, dictionary, control=name == "permuted network")
+        matches = best_matches(pd.read_parquet(study.folder / "features" / folder / "parts.parquet"))
+        null_ap[name], (drawn, n_pictures) = matches["ap"], drawn_ap(own, matches)
+        null_results[name] = with_draws(matches["ap"].mean(), np.mean(list(drawn.values()), axis=0), n_pictures)
     study.index("short", twin)
-    short_ap = best_ap(pd.read_parquet(study.folder / "features" / "short" / "parts.parquet"))
+    short_ap = best_matches(pd.read_parquet(study.folder / "features" / "short" / "parts.parquet"))["ap"]
     results["short/mean_part_ap"] = float(short_ap.mean())
+
+# %%
+if data.masks:
     probe = features.probe_scores(acts.acts[test], labels, in_b).set_index("part")
     directions, biases = features.fit_probes(acts.acts[test[~in_b]], labels[~in_b])
     pursuit = features.matching_pursuit(index, scores, labels, test, in_b)
-    own_silent = features.absorption(
-        index, sae, acts.acts[rows_b], labels[in_b], pursuit, directions, biases, rows_b
-    ).set_index("part")
-    own_ap = best_ap(scores)
-    chosen = scores.sort_values("ap_a", ascending=False, kind="stable").drop_duplicates("part")
-    prevalence = scores.drop_duplicates("part").set_index("part")["prevalence"]
-    kinds = (
-        {"best feature": own_ap, "probe": probe["ap"], "best, short training": short_ap}
-        | null_ap
-        | {"chance": prevalence}
-    )
-    named = {name: dict(each) for name, each in kinds.items()}
-    figure = plots.scores_by_part(named, "average precision on half B")
-else:
-    figure = Markdown(NO_MASKS)
+    b_acts, b_labels = acts.acts[rows_b], labels[in_b]
+    own_silent = features.absorption(index, sae, b_acts, b_labels, pursuit, directions, biases, rows_b)
+    own_silent = own_silent.set_index("part")
+
+# %%
+figure = Markdown(NO_MASKS)
+if data.masks:
+    chosen = best_matches(scores)
+    own_ap = chosen["ap"]
+    kinds = {"best feature": own_ap, "probe": probe["ap"], "best, short training": short_ap}
+    kinds |= null_ap | {"chance": chosen["prevalence"]}
+    figure = plots.scores_by_part({name: dict(each) for name, each in kinds.items()}, "average precision on half B")
 display(figure)
 
 # %%
 if data.masks:
-    counts, flat = bootstrap_counts(len(rows_b), 200), labels[in_b].reshape(len(rows_b), -1, len(parts))
-    maps = {part: index.maps(int(j), rows_b) for part, j in chosen.set_index("part")["feature_id"].items()}
-    drawn = {
-        part: features.ap_draws(each.reshape(len(each), -1), flat[..., parts.index(part)], counts)
-        for part, each in maps.items()
-        if flat[..., parts.index(part)].any()
-    }
-    n_b = int(in_b.sum())
+    drawn, n_b = drawn_ap(index, chosen)
     results["mean_part_ap"] = with_draws(own_ap.mean(), np.mean(list(drawn.values()), axis=0), n_b)
     results["parts_with_ap_0.3"] = (int((own_ap >= 0.3).sum()), None, None, len(own_ap))
-    results["probe/mean_part_ap"] = (float(probe["ap"].mean()), None, None, int(in_b.sum()))
+    results["probe/mean_part_ap"] = (float(probe["ap"].mean()), None, None, n_b)
     results |= {f"part_ap/{part}": with_draws(own_ap[part], each, n_b) for part, each in drawn.items()}
-    results |= {f"null/{name}/mean_part_ap": float(each.mean()) for name, each in null_ap.items()}
+    results |= {f"null/{name}/mean_part_ap": entry for name, entry in null_results.items()}
     results["pursuit/mean_f1"], results["probe/mean_f1"] = float(pursuit["f1"].mean()), float(probe["f1"].mean())
     results["pursuit/mean_n_features"] = float(pursuit["features"].str.len().mean())
     for name in ("silent", "absorbed", "supplied"):
@@ -279,17 +292,16 @@ if data.masks:
         results[f"absorption/{name}"] = (share, None, None, int(counted["n"].sum()))
     results["mean_part_f1"] = float(chosen["f1"].mean())
     results["best_excess_mean"] = float(chosen["excess"].mean())
-    highest = max(null_ap, key=lambda name: results[f"null/{name}/mean_part_ap"])
-    text = "**Takeaway.** The best features have a mean AP of "
-    text += f"{in_words(results['mean_part_ap'], percent=False)} over {len(own_ap)} parts; the best null, "
-    text += f"*{highest}*, "
-    text += f"{results[f'null/{highest}/mean_part_ap']:.2f}; the probe {results['probe/mean_part_ap'][0]:.2f}. "
-    text += f"{results['parts_with_ap_0.3'][0]} parts have a feature of AP 0.3 or more. One feature reaches a mean "
-    text += "F1 "
-    text += f"of {results['mean_part_f1']:.2f}, the probe {results['probe/mean_f1']:.2f}."
-    display(Markdown(text))
-else:
-    display(Markdown(NO_MASKS))
+
+# %%
+text = NO_MASKS
+if data.masks:
+    highest = max(null_results, key=lambda name: null_results[name]["value"])
+    text = f"""**Takeaway.** The best features have a mean AP of {in_words(results["mean_part_ap"], percent=False)} over
+    {len(own_ap)} parts; the best null, *{highest}*, {in_words(null_results[highest], percent=False)}; the probe
+    {results["probe/mean_part_ap"][0]:.2f}. {results["parts_with_ap_0.3"][0]} parts have a feature of AP 0.3 or more.
+    One feature reaches a mean F1 of {results["mean_part_f1"]:.2f}, the probe {results["probe/mean_f1"]:.2f}."""
+display(Markdown(text))
 
 # %% [markdown]
 # Is that more than what one could guess without looking for a part? *Guesses* know the true outline of the aircraft,
@@ -298,16 +310,15 @@ else:
 
 # %% tags=["report"]
 if data.masks:
-    table_ = features.guess_scores(labels, aircraft, in_b, codes_b)
-    guessed = {name: each.set_index("part")["ap"] for name, each in table_.groupby("guess", sort=False)}
+    guesses = features.guess_scores(labels, aircraft, in_b, codes_b)
+    guessed = {name: each.set_index("part")["ap"] for name, each in guesses.groupby("guess", sort=False)}
     order = np.argsort(codes_b[in_b], kind="stable")
     another = np.empty_like(order)
     another[order] = np.roll(order, 1)  # the one before it in its class
-    once = np.ones((1, len(rows_b)))
-    swapped = {
-        part: features.ap_draws(maps[part].reshape(len(rows_b), -1), flat[another][..., parts.index(part)], once)[0]
-        for part in drawn
-    }
+    others, once, swapped = labels[in_b][another].reshape(len(rows_b), -1, len(parts)), np.ones((1, len(rows_b))), {}
+    for part in drawn:
+        maps = index.maps(int(chosen.at[part, "feature_id"]), rows_b).reshape(len(rows_b), -1)
+        swapped[part] = features.ap_draws(maps, others[..., parts.index(part)], once)[0]
     named = {"best feature": dict(own_ap), "its AP with masks of another picture": swapped}
     named |= {f"guess: {name}": dict(each) for name, each in guessed.items()}
     results["swapped/mean_part_ap"] = float(np.mean(list(swapped.values())))
@@ -318,39 +329,35 @@ else:
 display(figure)
 
 # %%
+text = NO_MASKS
 if data.masks:
     beaten = sum(own_ap[part] > max(each[part] for each in guessed.values()) for part in drawn)
     results["parts_above_guesses"] = (beaten, None, None, len(drawn))
-    text = "**Takeaway.** Guesses reach a mean AP of "
-    text += "; ".join(f"{results[f'guess/{name}/mean_part_ap']:.2f} ({name})" for name in guessed)
-    text += f". The best feature is above all of them for {beaten} of {len(drawn)} parts. With masks of another "
-    display(Markdown(text + f"picture of the class it has {results['swapped/mean_part_ap']:.2f}."))
-else:
-    display(Markdown(NO_MASKS))
+    reached = "; ".join(f"{results[f'guess/{name}/mean_part_ap']:.2f} ({name})" for name in guessed)
+    text = f"""**Takeaway.** Guesses reach a mean AP of {reached}. The best feature is above all of them for {beaten} of
+    {len(drawn)} parts. With masks of another picture of the class it has {results["swapped/mean_part_ap"]:.2f}."""
+display(Markdown(text))
 
 # %% [markdown]
-# AP counts cells in which a part is shown and the feature silent as misses. A feature that follows an engine seen
-# from the left only is right whenever it speaks and still scores low. For comparison, the repository of saev reports
-# a mean AP of 0.61 on parts of fish, with another network, another data set and a finer grid.
+# AP counts cells in which a part is shown and the feature silent as misses. A feature that follows an engine seen from
+# the left only is right whenever it speaks and still scores low. For comparison, the repository of saev, autoencoders
+# for vision, reports a mean AP of 0.61 on parts of fish, with another network, data set and a finer grid.
 #
-# A part may be *split* among several features, or *absorbed*: where its features should speak they are silent, since
-# another feature that means more than the part says it too. Splitting: features are joined, one after the other, as
-# long as F1 on half A grows (three at most). Absorption: of the cells of half B that show the part, and that the
-# probe finds, the share in which all of these are silent, and in which one other feature supplies 40% or more of what
-# lies along the probe. To compare with: how often one of the part's own features supplies as much where they speak.
+# A part may be *split*: several features each follow some of its cells. So features are joined, one after the other, as
+# long as F1 on half A grows (three at most). Or it may be *absorbed*: its own features are silent where another one,
+# which means more than the part, says it for them. So of the cells of half B that show the part, and that the probe
+# finds, we count those in which all its own are silent, and those in which, besides, one other feature supplies 40% or
+# more of what lies along the probe. To compare with: how often one of its own supplies as much where they speak.
 
 # %%
+text = NO_MASKS
 if data.masks:
-    text = f"**Takeaway.** {results['pursuit/mean_n_features']:.1f} features a part, joined, reach a mean F1 of "
-    text += f"{results['pursuit/mean_f1']:.2f} (one: {results['mean_part_f1']:.2f}). They are silent in "
-    text += f"{results['absorption/silent'][0]:.0%} of the cells that the probe finds, and absorbed in "
-    text += (
-        f"{results['absorption/absorbed'][0]:.1%} (n = {results['absorption/silent'][3]:,} cells). Where they speak, "
-    )
-    text += f"one of them supplies as much in {results['absorption/supplied'][0]:.1%} of the cells."
-    display(Markdown(text))
-else:
-    display(Markdown(NO_MASKS))
+    silent, absorbed, supplied = (results[f"absorption/{name}"][0] for name in ("silent", "absorbed", "supplied"))
+    text = f"""**Takeaway.** {results["pursuit/mean_n_features"]:.1f} features a part, joined, reach a mean F1 of
+    {results["pursuit/mean_f1"]:.2f} (one: {results["mean_part_f1"]:.2f}). They are silent in {silent:.0%} of the cells
+    that the probe finds, and absorbed in {absorbed:.1%} (n = {results["absorption/silent"][3]:,} cells). Where they
+    speak, one of them supplies as much in {supplied:.1%} of the cells."""
+display(Markdown(text))
 
 # %% [markdown]
 # Where the part's own features seldom supply that much, a single feature seldom does, and this measure says little of
@@ -360,8 +367,8 @@ else:
 # ## Does a feature have one meaning?
 #
 # Take the 16 pictures of half B in which a feature is strongest, the picked cells that are on the aircraft, and the
-# parts that these show. *Purity* is the share of them that show the commonest part. Many cells show several parts, so
-# purity is high by itself: the control is as many random aircraft cells.
+# parts that these show. *Purity* is the share of these cells that show the commonest part. Many cells show several
+# parts, so purity is high by itself: the control is as many random aircraft cells.
 
 # %%
 N_TOP, purity = 16, {}
@@ -393,21 +400,20 @@ if len(purity):
     results["purity_above_random_cells"] = (float(pure.mean()), None, None, len(purity))
     results["purity_median"], results["purity_median_random_cells"] = float(np.median(highest)), float(np.median(null))
     results["top_cells_on_aircraft"] = with_interval(list(on_aircraft.values()), np.ones(len(on_aircraft)))
-    text = f"**Takeaway.** Of the strongest cells of random features, {in_words(results['top_cells_on_aircraft'])} "
-    text += "are on "
-    text += f"the aircraft (n: features). For the {len(purity)} features with half of them there, median purity is "
-    text += f"{np.median(highest):.2f}, of random aircraft cells {np.median(null):.2f}; {pure.mean():.0%} are purer "
-    text += "than "
-    display(Markdown(text + "95% of as many random cells."))
+    shares = (aircraft[in_b] >= features.LEAST).mean((1, 2))
+    results["all_cells_on_aircraft"] = with_interval(shares, np.ones(len(shares)))
+    text = f"""**Takeaway.** Of the strongest cells of random features, {in_words(results["top_cells_on_aircraft"])} are
+    on the aircraft (n: features); of all cells, {in_words(results["all_cells_on_aircraft"])} (n: pictures). For the
+    {len(purity)} features with half of them there, median purity is {np.median(highest):.2f}, of random aircraft cells
+    {np.median(null):.2f}; {pure.mean():.0%} are purer than 95% of as many random cells."""
+    display(Markdown(text))
+
+# %%
+if len(purity):
     mixed = min(purity, key=lambda feature_id: purity[feature_id].max())
     named = pd.Series(purity[mixed], parts).nlargest(3)
-    display(
-        Markdown(
-            f"The least pure of them, feature {mixed}: "
-            + ", ".join(f"{part.replace('_', ' ')} in {share:.0%}" for part, share in named.items())
-        )
-    )
-    display(gallery(mixed))
+    shown_parts = ", ".join(f"{part.replace('_', ' ')} in {share:.0%}" for part, share in named.items())
+    display(Markdown(f"The least pure of them, feature {mixed}: {shown_parts}"), gallery(mixed))
 
 # %% [markdown]
 # A feature of low purity may still have one meaning, for which the hangar has no mask: a colour, a viewing direction,
@@ -443,9 +449,10 @@ for name, maps in local.items():
 display(pd.DataFrame(rows, index=["one above the other", "side by side"]).round(2))
 
 # %%
-text = f"**Takeaway.** Cells one above the other correlate to {rows['features'][0]:.2f} in the median feature and to "
-text += f"{rows['channels'][0]:.2f} in the median channel, side by side to {rows['features'][1]:.2f} and "
-display(Markdown(text + f"{rows['channels'][1]:.2f} (n = {in_b.sum()} pictures)."))
+text = f"""**Takeaway.** Cells one above the other correlate to {rows["features"][0]:.2f} in the median feature and to
+{rows["channels"][0]:.2f} in the median channel, side by side to {rows["features"][1]:.2f} and
+{rows["channels"][1]:.2f} (n = {in_b.sum()} pictures)."""
+display(Markdown(text))
 assert all(-1 <= value <= 1 for each in rows.values() for value in each if np.isfinite(value))
 
 # %% [markdown]
@@ -467,22 +474,21 @@ assert all(-1 <= value <= 1 for each in rows.values() for value in each if np.is
 # %%
 localised = pd.DataFrame()
 if data.masks:
-    to_part = {part: i for i, part in enumerate(parts)}
     size, transform = classifier.image_size, test_transform(classifier.image_size, classifier.mean, classifier.std)
     picks = []
-    for part, feature_id in chosen.set_index("part")["feature_id"].items():
-        showing = rows_b[labels[in_b][..., to_part[part]].any((1, 2))]
-        picks.append(
-            index.patches(int(feature_id), "top", N_LOCALISED, showing).assign(feature_id=int(feature_id), part=part)
-        )
+    for part, feature_id in chosen["feature_id"].astype(int).items():
+        showing = rows_b[labels[in_b][..., parts.index(part)].any((1, 2))]
+        picks.append(index.patches(feature_id, "top", N_LOCALISED, showing).assign(feature_id=feature_id, part=part))
     picks = pd.concat(picks, ignore_index=True)
     pictures = [transform.normalise(transform(data.picture(image))[None])[0] for image in picks["image"]]
-    fill = np.arange(size) * len(data.mask(picks["image"][0])) // size  # the nearest pixel of the mask
-    shown_parts = picks["part"].map(PARTS.index)
-    masks = [
-        data.mask(image)[np.ix_(fill, fill)] == part for image, part in zip(picks["image"], shown_parts, strict=True)
-    ]
+    fill = np.ix_(*[np.arange(size) * len(data.mask(picks["image"][0])) // size] * 2)  # the nearest pixel of the mask
+    numbers = picks["part"].map(PARTS.index)
+    masks = [data.mask(image)[fill] == part for image, part in zip(picks["image"], numbers, strict=True)]
     localised = features.localise(classifier, sae, pictures, masks, picks)
+
+# %%
+figure = Markdown(NO_MASKS)
+if data.masks:
     averaged = localised.groupby(["kind", "feature_id"], sort=False)[["pointing", "lift", "radius"]].mean()
     by_kind = {}
     for kind in ("cells", "stitched", "gradient"):
@@ -495,8 +501,6 @@ if data.masks:
     results |= {f"localisation/{kind}/{name}": entry for kind, each in by_kind.items() for name, entry in each.items()}
     pointing = {kind: each["pointing"] for kind, each in by_kind.items()}
     figure = plots.dots(pointing, "pointing beyond chance", "map", line=0)
-else:
-    figure = Markdown(NO_MASKS)
 display(figure)
 
 # %%
@@ -505,14 +509,11 @@ if data.masks:
     display(over.groupby("kind", sort=False).mean().round(2))
     radius = with_interval(localised["radius"].dropna(), np.ones(localised["radius"].notna().sum()))
     results["effective_radius_px"] = radius
-    text = "**Takeaway.** Pointing beyond chance (n: features): " + "; ".join(
-        f"{kind} {in_words(each['pointing'], percent=False)}" for kind, each in by_kind.items()
-    )
+    each = "; ".join(f"{kind} {in_words(entry, percent=False)}" for kind, entry in pointing.items())
     gain = in_words(results["localisation/stitched_beyond_cells/pointing"], percent=False)
-    text += f". Stitched less plain: {gain}"
-    text += f". Half of a feature's gradient lies within {radius['value']:.0f} ({radius['low']:.0f} to "
-    text += f"{radius['high']:.0f}) pixels of its cell, of a "
-    text += f"picture of {size}."
+    text = f"""**Takeaway.** Pointing beyond chance (n: features): {each}. Stitched less plain: {gain}. Half of a
+    feature's gradient lies within {radius["value"]:.0f} ({radius["low"]:.0f} to {radius["high"]:.0f}) pixels of its
+    cell, of a picture of {size}."""
     display(Markdown(text))
     assert localised["radius"].dropna().between(0, 2 * size).all()
 
@@ -525,26 +526,49 @@ if data.masks:
 # ## Would another seed find them?
 #
 # Features are matched one to one with those of two autoencoders from other seeds, as in notebook 03. Shown is the
-# lowest of four cosines: of encoder and decoder, with each of the two.
+# lowest of four cosines: of encoder and decoder, with each of the two. Chance is matched in the same way: random
+# directions, each its own encoder and decoder; and the other seeds' features with random signs of their coordinates
+# along the principal components of the cells, which keeps how they are spread and nothing of what they are.
+
 
 # %%
+def with_random_signs(model: SparseAutoencoder, seed: int) -> SimpleNamespace:
+    """Its features, each with the signs of its coordinates along the principal components drawn anew."""
+    signs = 2.0 * torch.randint(2, model.W_dec.shape, generator=torch.Generator().manual_seed(seed)) - 1
+    turned = [rows.detach() @ basis.t() * signs @ basis for rows in (model.W_dec, model.W_enc_rows)]
+    return SimpleNamespace(W_dec=turned[0], W_enc_rows=turned[1])
+
+
 seeds = [study.sae(f"seed{seed}", seed=config.seed + seed) for seed in (1, 2)]
 stability = evaluation.seed_match(sae, seeds)
+by_chance = evaluation.seed_match(sae, [with_random_signs(model, seed) for seed, model in enumerate(seeds)])
+first, *others = (SparseAutoencoder(replace(topk, seed=config.seed + seed), d_in) for seed in (3, 4, 5))
+of_directions = evaluation.seed_match(first, others)
+
+# %%
+random_ids = frozen.query("chosen == 'random'")["feature_id"].to_numpy()
 groups = {
-    "random": frozen.query("chosen == 'random'")["feature_id"],
-    "several best matches of each part": matched["feature_id"].unique(),
+    "random": stability[random_ids],
+    "several best matches of each part": stability[matched["feature_id"].unique()],
+    f"AUROC of a {level} at least 0.9": stability[strong],
+    "chance: the random ones, random signs": by_chance[random_ids],
+    "chance: random directions": of_directions,
 }
-groups |= {f"AUROC of a {level} at least 0.9": table.index[strong]}
-entries = {name: with_interval(stability[list(ids)], np.ones(len(ids))) for name, ids in groups.items() if len(ids)}
+entries = {name: with_interval(each, np.ones(len(each))) for name, each in groups.items() if len(each)}
 results |= {f"seed_match/{name}": entry for name, entry in entries.items()}
 results["seed_match_0.7"] = (float((stability >= 0.7).mean()), None, None, len(stability))
+results["seed_match_0.7_random_signs"] = (float((by_chance >= 0.7).mean()), None, None, len(by_chance))
 plots.dots(entries, "cosine with the partner in other seeds", "features", line=0.7)
 
 # %%
-text = f"**Takeaway.** Random features have a mean cosine of {in_words(entries['random'], percent=False)} with their "
-text += "partners (a cosine, not notebook 03's agreement); "
-text += f"{results['seed_match_0.7'][0]:.1%} of all features reach 0.7, which the verdicts of notebook 05 "
-text += "ask for."
+random, turned, directions = (
+    in_words(entries[name], percent=False)
+    for name in ("random", "chance: the random ones, random signs", "chance: random directions")
+)
+text = f"""**Takeaway.** Random features have a mean cosine of {random} with their partners (a cosine, not notebook 03's
+agreement); with partners of random signs {turned}, and between random directions {directions}.
+{results["seed_match_0.7"][0]:.1%} of all features reach 0.7, which the verdicts of notebook 05 ask for, and
+{results["seed_match_0.7_random_signs"][0]:.1%} do with random signs."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -582,8 +606,11 @@ value = {name: entry["value"] for name, entry in final.items()}
 lines = [f"{1 - value['placed/none']:.0%} of features are associated with a class beyond chance."]
 if data.masks:
     most = max(number for name, number in value.items() if name.startswith("null/"))
-    lines += [f"Parts: mean AP {value['mean_part_ap']:.2f} on half B, of nulls {most:.2f} at most, of guesses from "]
-    lines[-1] += f"outline, place and class {value['guess/outline, place, class/mean_part_ap']:.2f}."
+    guess = value["guess/outline, place, class/mean_part_ap"]
+    lines += [
+        f"""Parts: mean AP {value["mean_part_ap"]:.2f} on half B, of nulls {most:.2f} at most, of guesses from outline,
+        place and class {guess:.2f}."""
+    ]
     lines += [f"A probe, fitted to labels: mean AP {value['probe/mean_part_ap']:.2f}."]
 lines += [f"{final['seed_match_0.7']['value']:.1%} of features are found by two other seeds (cosine 0.7)."]
 display(Markdown("\n".join(f"- {line}" for line in lines)))

@@ -21,8 +21,8 @@
 # **Reads** what the notebooks before it have made. **Writes** your labels to `data/runs/<preset>/labels.csv`, at each
 # change, and the atlas to `data/runs/<preset>/atlas/`.
 #
-# **Runtime**: half a minute the first time, a quarter after that. The widgets need a running kernel; below them stands
-# what they look like with the default preset.
+# **Runtime**: half a minute the first time, a quarter of one after that. The widgets need a running kernel; below them
+# stands what they look like with the default preset.
 
 # %%
 from IPython.display import Markdown, display
@@ -36,8 +36,9 @@ study = Study.open()
 # %% [markdown]
 # ## The browser
 #
-# Left the features, in the middle pictures in which the chosen one is active, right what was measured of it, below the
-# bench: click a picture to put it there. Heat has one scale for a feature. A label is saved while you type.
+# On the left the features, in the middle pictures in which the chosen one is active, on the right what was measured of
+# it, at the bottom the bench: click a picture to put it there. All heat maps of a feature have one scale. A label is
+# saved while you type.
 
 # %%
 browser = FeatureBrowser(study)
@@ -50,9 +51,9 @@ display(browser)
 # ## The bench
 #
 # The bench alone, for one picture: of the data set, or your own. A slider multiplies a feature wherever it is active
-# (1: as it is, 0: suppressed). Beside what comes out stand as much of random directions, and the reconstruction alone.
-# The blur brush blurs the cells that you click or drag over. *Minimal flip* looks for the fewest features whose
-# suppression changes the prediction, and checks it with a forward pass of the whole network.
+# (1: as it is, 0: suppressed). Beside what comes out stands what as much of random directions does, and the
+# reconstruction alone. The blur brush blurs the cells that you click or drag over. *Minimal flip* looks for the fewest
+# features whose suppression changes the prediction, and checks it with a forward pass of the whole network.
 
 # %%
 bench = InterventionBench(study)
