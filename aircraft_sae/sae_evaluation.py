@@ -258,13 +258,20 @@ def splice(
 def seed_agreement(first: torch.Tensor, second: torch.Tensor, seed: int = 0) -> dict[str, float]:
     """How far two dictionaries W_dec (d_sae, d_in) have the same features: mean cosine of the best one-to-one pairs.
 
-    agreement: that mean, less what random directions of the same shape reach, as a share of the way from there to 1;
-    matched_cosine, chance: the two means. Source: Hungarian matching as in Paulo & Belrose 2025, arXiv 2501.16615.
+    agreement: that mean, less what the first reaches with `mixtures` of the second, as a share of the way from there to
+    1; matched_cosine, chance: the two means. Source: Hungarian matching as in Paulo & Belrose 2025, arXiv 2501.16615.
     """
-    generator = torch.Generator().manual_seed(seed)
-    random = [torch.randn(first.shape, generator=generator) for _ in range(2)]
-    matched, chance = matched_cosines(first, second).mean().item(), matched_cosines(*random).mean().item()
+    matched, chance = (matched_cosines(first, other).mean().item() for other in (second, mixtures(second, seed)))
     return {"agreement": (matched - chance) / (1 - chance), "matched_cosine": matched, "chance": chance}
+
+
+def mixtures(rows: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """As many directions (n, d) that mean nothing and are spread as `rows` are: sums of all with random weights.
+
+    Isotropic directions would be too weak a chance: where rows share a few dimensions, they are alike by that alone.
+    """
+    weights = torch.randn(len(rows), len(rows), generator=torch.Generator().manual_seed(seed))
+    return weights @ rows.detach() / len(rows) ** 0.5
 
 
 def matched_cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from aircraft_sae.sae_evaluation import (
     k_means,
     matched_cosines,
     measure,
+    mixtures,
     pca,
     seed_agreement,
     seed_match,
@@ -115,6 +116,19 @@ def test_seed_agreement_is_1_for_the_same_features_in_any_order_and_0_by_chance(
     torch.testing.assert_close(matched_cosines(first, shuffled), torch.ones(40))
     assert seed_agreement(first, shuffled)["agreement"] == pytest.approx(1)
     assert abs(seed_agreement(first, other)["agreement"]) < 0.1 < seed_agreement(first, other)["chance"]
+    first, other = (torch.randn(300, 30, generator=generator) for _ in range(2))
+    flat = torch.ones(30)
+    flat[:5] = 4  # most of their length in few dimensions: alike without a reason
+    found, round_ = seed_agreement(first * flat, other * flat), seed_agreement(first, other)
+    assert abs(found["agreement"]) < 0.05 and found["chance"] > round_["chance"] + 0.1
+
+
+def test_mixtures_are_spread_alike_and_are_others():
+    rows = torch.randn(3000, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([4.0, 2, 1, 1])
+    mixed = mixtures(rows, seed=1)
+    torch.testing.assert_close(mixed.T.cov(), rows.T.cov(), rtol=0.1, atol=0.2)
+    assert torch.equal(mixed, mixtures(rows, seed=1)) and not torch.equal(mixed, mixtures(rows, seed=2))
+    assert torch.nn.functional.cosine_similarity(mixed, rows).mean().abs() < 0.1
 
 
 def test_ratio_of_sums():
