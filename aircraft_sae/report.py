@@ -17,7 +17,7 @@ ANSWER = {
         "01/test/variant/class_averaged_accuracy", "01/n_classes", "01/chance",
     ),
     "An autoencoder of {:d} features explains {:%} of the variance of its last stage with {:.0f} active features a "
-    "cell; the classifier, going on from it, loses {:.1f} points of accuracy.": (
+    "cell; its reconstruction in their place costs the classifier {:.1f} points of accuracy.": (
         "03/d_sae", "03/explained_variance", "03/l0", "03/top1_lost_points",
     ),
     "For comparison, after a shorter training one explains {:%} of the variance of the trained network, and {:%} of "

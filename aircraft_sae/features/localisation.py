@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch.nn.functional import pad
 
 from aircraft_sae.activations import captured
@@ -97,8 +97,7 @@ def localisation(values: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     size = len(mask)
     rows, columns = (np.minimum(np.arange(size) * n // size, n - 1) for n in values.shape)
     spread, radius = values[np.ix_(rows, columns)], max(1, round(TOLERANCE * size))
-    disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
-    near = binary_dilation(mask, disc)
+    near = distance_transform_edt(~mask) <= radius
     peak = np.argwhere(spread == spread.max()).mean(0).round().astype(int)
     energy = spread[mask].sum() / spread.sum()
     covered = mask.reshape(values.shape[0], size // values.shape[0], values.shape[1], -1).mean((1, 3))

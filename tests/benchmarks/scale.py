@@ -20,7 +20,7 @@ STAGES = ("dataset", "classifier", "activations", "sae", "features")
 
 def make(folder: str, times: int, stage: str) -> None:
     """One stage in this process; prints seconds of wall clock and of CPU, its workers' too."""
-    sizes = {"classifier.sizes": (96,), "classifier.epochs": (2,), "dataset.hangar.size": 96}
+    sizes = {"classifier.sizes": (96,), "classifier.epochs": (1,), "dataset.hangar.size": 96}
     config = change(preset("hangar"), name=f"x{times}", **sizes, **{"dataset.hangar.scenes_per_variant": 100 * times})
     study = Study.open(config, data_dir=folder)
     if STAGES.index(stage):
