@@ -49,14 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     folder = data_dir / "runs" / name
-    if options.command == "info":
-        return info(folder)
-    if options.command == "clean":
-        return clean(folder, options.yes)
     # absolute, because the kernels run in another folder
     environment = {"AIRCRAFT_SAE_PRESET": name, "AIRCRAFT_SAE_DATA_DIR": str(data_dir)}
     environment["AIRCRAFT_SAE_DATA_ROOT"] = str(Path(data_root).expanduser().resolve()) if data_root else ""
     try:
+        if options.command == "info":
+            return info(folder)
+        if options.command == "clean":
+            return clean(folder, options.yes)
         rendered = study.dataset.source == "hangar"
         runner = Runner(folder, data_dir / "results" / name, environment, rendered, options.again)
         return run(paths, runner, study, options.in_place)
@@ -64,7 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. The next run goes on from the stages and part-made stages on disk.", file=sys.stderr)
+        goes_on = (
+            " The next run goes on from the stages and part-made stages on disk." if options.command == "run" else ""
+        )
+        print(f"\nInterrupted.{goes_on}", file=sys.stderr)
         return 130
 
 

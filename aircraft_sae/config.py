@@ -29,7 +29,7 @@ class HangarConfig:
     size: int = 224
     """Width and height of a picture in pixels."""
     supersampling: int = 2
-    """Rays a pixel are this number squared."""
+    """Rays a pixel are this number squared, but for the sky."""
     seed: int = 0
     split_shares: tuple[float, float, float] = (0.57, 0.10, 0.33)
     """Shares of each variant's scenes in train, val and test."""

@@ -17,8 +17,8 @@ ANSWER = {
         "01/test/variant/class_averaged_accuracy", "01/n_classes", "01/chance",
     ),
     "An autoencoder of {:d} features explains {:%} of the variance of its last stage with {:.0f} active features a "
-    "cell; its reconstruction in their place costs the classifier {:.1f} points of accuracy.": (
-        "03/d_sae", "03/explained_variance", "03/l0", "03/top1_lost_points",
+    "cell; its reconstruction in their place changes the classifier's accuracy by {:+.1f} points.": (
+        "03/d_sae", "03/explained_variance", "03/l0", "03/top1_gained_points",
     ),
     "For comparison, after a shorter training one explains {:%} of the variance of the trained network, and {:%} of "
     "that of one with permuted weights.": (
@@ -26,9 +26,9 @@ ANSWER = {
     ),
     "Features of different seeds agree to {:.2f}, where 0 is chance and 1 identity; {:%} of the features are in both "
     "other seeds.": ("03/seed_agreement", "04/seed_match_0.7"),
-    "Each part's best feature reaches an average precision of {:.2f} in the mean; random directions {:.2f}, a guess "
-    "from outline, place and class {:.2f}, directions fitted to labels {:.2f}.": (
-        "04/mean_part_ap", "04/null/random directions/mean_part_ap",
+    "Each part's best feature reaches an average precision of {:.2f} in the mean; the best null {:.2f}, a guess from "
+    "outline, place and class {:.2f}, directions fitted to labels {:.2f}.": (
+        "04/mean_part_ap", "04/best_null/mean_part_ap",
         "04/guess/outline, place, class/mean_part_ap", "04/probe/mean_part_ap",
     ),
     "Taken out of the scene, a part takes {:%} of its best match's maximum with it, of other parts' matches {:%}.": (
@@ -127,6 +127,8 @@ def read_numbers(results: Path, names: Iterable[str]) -> dict[str, dict[str, flo
     found = {f"{name[:2]}/{key}": each for name in names for key, each in read_json(results / f"{name}.json").items()}
     for key in [key for key in found if key.endswith("components/fvu")]:
         found[key.removesuffix("fvu") + "explained"] = dict.fromkeys(found[key]) | {"value": 1 - found[key]["value"]}
+    if lost := found.get("03/top1_lost_points"):
+        found["03/top1_gained_points"] = dict.fromkeys(lost) | {"value": -lost["value"]}
     return found
 
 

@@ -65,10 +65,11 @@ def default_data_dir() -> Path:
 
 
 def data_folder(path: str | Path) -> Path:
-    """An absolute path that is a folder or not there yet; ValueError for a file."""
+    """An absolute path that is a folder or can become one; ValueError for a file, and for a path below one."""
     path = Path(path).expanduser().resolve()
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is no folder: name another in data_dir=... or AIRCRAFT_SAE_DATA_DIR")
+    there = next(each for each in (path, *path.parents) if each.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there} is no folder: name another in data_dir=... or AIRCRAFT_SAE_DATA_DIR")
     return path
 
 

@@ -346,6 +346,7 @@ def test_label_smoothing_precision_and_validation(data, tmp_path, monkeypatch):
 
 def test_depthwise_convolutions_train_in_float32_and_give_the_same(data, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "has_bfloat16", lambda where: True)
+    monkeypatch.setattr(training, "device", lambda: torch.device("cpu"))
     run, pictures = training.Run(CFG, data, tmp_path), torch.randn(2, 3, 32, 32)
     plain = training.build(CFG, 3)
     plain.load_state_dict(run.model.state_dict())

@@ -58,6 +58,7 @@ def test_a_data_folder_that_is_a_file_is_refused(notebooks, tmp_path, monkeypatc
     (tmp_path / "f").write_text("mine")
     monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path / "f"))
     for words in ([], ["info"], ["clean", "--yes"]):
+        monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path / "f" / ("below" if words else "")))
         with pytest.raises(SystemExit) as stopped:
             command.main(words)
         assert stopped.value.code == 2 and f"{tmp_path / 'f'} is no folder" in capsys.readouterr().err
@@ -262,6 +263,15 @@ def test_clean_asks_and_removes_the_run_alone(stages, monkeypatch, capsys):
     assert command.main(["clean", "--preset", "smoke"]) == 0 and not stages.exists() and neighbour.is_dir()
     assert "1.0 MB" in capsys.readouterr().out
     assert command.main(["clean", "--preset", "smoke", "--yes"]) == 0
+
+
+def test_ctrl_c_at_the_question_removes_nothing(stages, monkeypatch, capsys):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", stop)
+    assert command.main(["clean", "--preset", "smoke"]) == 130 and stages.is_dir()
+    assert capsys.readouterr().err.strip() == "Interrupted."
 
 
 def test_clean_keeps_what_was_written_by_hand(stages, capsys):

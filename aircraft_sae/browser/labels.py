@@ -55,7 +55,7 @@ class Labels:
         for name, value in said.items():
             if name not in ("label", "note", "rating"):
                 raise ValueError(f"a feature has a label, a note and a rating, no {name!r}")
-            if name == "rating" and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 5):
+            if name == "rating" and (not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value <= 5):
                 raise ValueError(f"rating must be a whole number from 0 (none) to 5, got {value!r}")
             if name != "rating" and (not isinstance(value, str) or len(value) > MOST[name]):
                 raise ValueError(f"{name} must be a text of at most {MOST[name]} characters, got {str(value)[:40]!r} …")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -67,7 +68,11 @@ def _mapped(function: Callable, jobs: Sequence, workers: int | None) -> Iterator
 
 
 def _end_with_parent() -> None:
-    """A worker would outlive a killed parent, and write into what may be another run's folder by then."""
+    """A worker would outlive a killed parent, and write into what may be another run's folder by then.
+
+    Ctrl-C is the parent's: it waits for the scenes under way.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:
         multiprocessing.parent_process().join()

@@ -119,7 +119,10 @@ def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
 
 
 def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
-    """Cast `supersampling`² rays a pixel. Picture before JPEG; the same scene gives the same bytes."""
+    """Cast `supersampling`² rays a pixel, one where it shows nothing but sky; the same scene gives the same bytes.
+
+    The picture is that before JPEG.
+    """
     mesh, vertices, normals = _pose(scene)
     position, right, down, forward = axes(scene.camera)
     position = position + [0, 0, _TARGET]
@@ -144,7 +147,7 @@ def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
     lower = rays(grid, grid[split * s :])
     ground = below(scene, lower[:, 2]).reshape(-1, size * s, 1)
     mask, missed = np.zeros((size, size), np.uint8), np.ones((size * s, size * s), bool)
-    mask[split:] = 2 * _pool(ground.astype(np.uint8), s)[..., 0] >= s * s
+    mask[split:] = 2 * _pool(ground.astype(np.uint16), s)[..., 0] >= s * s
     image = np.zeros((size, size, 3), np.float32)  # sums over a pixel's rays
     if bvh is not None:
         left, top, wide, high = _window(scene, vertices[np.unique(mesh.faces)] - position, right, down, forward, size)
@@ -162,7 +165,7 @@ def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
             mask[area] = np.where(2 * (part > 0).sum(2) >= s * s, best, mask[area])
     middles = np.arange(size) + 0.5
     sky = backdrop(scene, position, rays(middles, middles[:split]), sun, bvh).reshape(split, size, 3)
-    image[:split] += _pool(missed[: split * s, :, None].astype(np.uint8), s) * sky
+    image[:split] += _pool(missed[: split * s, :, None].astype(np.uint16), s) * sky
     if len(lower):
         seen, light = missed[split * s :], np.zeros((*ground.shape[:2], 3), np.float32)
         light[seen] = backdrop(scene, position, lower[seen.ravel()], sun, bvh)
