@@ -28,8 +28,8 @@
 # **Writes** `data/runs/<preset>/dataset` and `…/classifier` (found again when they match), the numbers in
 # `data/results/<preset>/01_train_classifier.json` and, of rendered aircraft, `contact_sheet.jpg` beside them.
 #
-# **Runtime** with the default preset on 2 CPU cores: 8 minutes the first time, less than half a minute after that.
-# The takeaways at the end say what it took on the machine that made this copy.
+# **Runtime** with the default preset on 2 CPU cores: 6 to 12 minutes the first time, less than half a minute after
+# that. The takeaways at the end say what it took on the machine that made this copy.
 
 # %%
 # %matplotlib inline
@@ -70,7 +70,8 @@ promised = {"hangar": {"accuracy": 0.88, "n_classes": 30, "n_parts": 12}}.get(
 # ## What pictures are there?
 #
 # Every picture belongs to one *variant*, every variant to one *family*, every family to one *manufacturer*: three
-# levels, as in FGVC-Aircraft. The network learns on `train`, is watched on `val`, and is measured once on `test`.
+# levels, as in FGVC-Aircraft. The network learns on `train`, is watched on `val`, and is measured once on `test` (whose
+# pictures later notebooks use too).
 
 # %%
 data = study.dataset()

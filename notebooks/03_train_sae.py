@@ -22,8 +22,8 @@
 # **Reads** `data/runs/<preset>/activations` (notebook 02). **Writes** `…/sae/<name>` for each autoencoder, `…/permuted`
 # (activations of a control network) and the numbers in `data/results/<preset>/03_train_sae.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: 3.5 minutes the first time, of which the main autoencoder takes 20
-# seconds; one minute after that.
+# **Runtime** with the default preset on 2 CPU cores: 3 to 4 minutes the first time, of which the main autoencoder takes
+# 20 to 30 seconds; one minute after that.
 
 # %%
 # %matplotlib inline
@@ -65,8 +65,9 @@ N_PURSUIT = 16  # test pictures for orthogonal matching pursuit, which takes 15 
 # ## Does it learn?
 #
 # Each cell's activations are centred and scaled. The encoder scores every feature, a few of the highest scores are
-# kept (on average `k` a cell, over a batch), and the decoder adds up the kept features' directions. What it misses, as
-# a share of the cells' variance, is the *unexplained variance* (fvu). A feature is *dead* if it has not fired for long.
+# kept (on average `k` a cell, over a batch), and the decoder adds up the kept features' directions: a kept
+# feature *fires*, or is *active*, in that cell. What the sum misses, as a share of the cells' variance, is the
+# *unexplained variance* (fvu). In training, a feature is *dead* if it has not fired for long.
 
 # %%
 acts, sae = study.activations(), study.sae()
@@ -239,8 +240,9 @@ plots.dots(explained, "explained variance on test pictures, %", "", 100)
 # %%
 gain = explained["trained network"]["value"] - explained["permuted weights"]["value"]
 results["control/gain"] = gain
-shares = "; ".join(f"{name}: {in_words(entry)}" for name, entry in explained.items())
-text = f"""**Takeaway.** {shares} of the variance explained: {100 * gain:+.1f} points for having learned something."""
+shares = ", ".join(f"{name} {in_words(entry)}" for name, entry in explained.items())
+text = f"""**Takeaway.** Variance explained: {shares}. Having learned something makes {100 * gain:+.1f} points of
+difference."""
 display(Markdown(text))
 assert len({entry["n"] for entry in explained.values()}) == 1 and np.isfinite(gain)
 
@@ -288,8 +290,9 @@ by_method = {
 display(pd.DataFrame(by_method))
 
 # %%
-lost, kl = (in_words(results[name], percent=False) for name in ("top1_lost_points", "kl_nats"))
-text = f"""**Takeaway.** Splicing costs {lost} points of top-1 accuracy; {in_words(results["agreement"])} of the
+gained = {key: -results["top1_lost_points"][other] for key, other in flip.items()}
+gained, kl = (in_words(each, percent=False) for each in (gained | {"n": len(test)}, results["kl_nats"]))
+text = f"""**Takeaway.** Splicing changes top-1 accuracy by {gained} points; {in_words(results["agreement"])} of the
 predictions stay, and KL is {kl} nats."""
 display(Markdown(text))
 assert results["top1_lost_points"]["value"] <= promised["lost"]
@@ -301,8 +304,8 @@ assert results["top1_lost_points"]["value"] <= promised["lost"]
 # %% [markdown]
 # ## Which features live, and how often do they fire?
 #
-# A feature's *density* is the share of cells on which it fires. A *dense* one fires on more than 10%, a *dead* one
-# never.
+# A feature's *density* is the share of cells on which it fires. A *dense* one fires on more than 10%; *dead*
+# means here: on no cell of the test pictures.
 
 # %%
 density = measured.fired / measured.n_cells
@@ -390,9 +393,9 @@ assert results["seed_agreement"][0] > -0.1 and most - least < 0.1
 
 # %% [markdown]
 # Three seeds give a range, not an interval. The table says what explained variance, which frequent features dominate,
-# hides: directions that fire rarely still point half-way to where they began, at random. Whether a longer training
-# would move them to the same places from every seed is not shown. A claim about a single feature therefore needs to say
-# whether another seed finds it too.
+# hides: directions that fire rarely still lean more than others to where they began, at random. Whether a longer
+# training would move them to the same places from every seed is not shown. A claim about a single feature therefore
+# needs to say whether another seed finds it too.
 
 # %% [markdown]
 # ## Takeaways
@@ -410,7 +413,7 @@ lines = [
     f"""{number["d_sae"]:,} features, {number["l0"]:.1f} a cell, explain {in_words(final["explained_variance"])} of the
     variance on test pictures; test fvu is {number["test_train_fvu_ratio"]:.2f} times training fvu.""",
     f"Variance explained after a shorter training: permuted weights {permuted:.1%}, trained network {trained:.1%}.",
-    f"Splicing costs {in_words(final['top1_lost_points'], percent=False)} points of top-1 accuracy.",
+    f"Points of top-1 accuracy lost by splicing: {in_words(final['top1_lost_points'], percent=False)}.",
     f"Dead: {number['dead_share']:.1%}; dense: {number['dense_share']:.1%}.",
     f"Two seeds agree to {number['seed_agreement']:.2f} (0 is chance, 1 identity).",
     f"On this machine, training took {number['train_seconds']:.0f} s.",

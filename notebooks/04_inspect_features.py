@@ -72,7 +72,7 @@ data, classifier, table = study.dataset(), study.classifier(), index.table
 test = index.rows("test")
 images = index.images.iloc[test].reset_index(drop=True)
 in_b = features.halves(images[data.levels[0]])
-rows_b = test[in_b]
+rows_b, level = test[in_b], data.levels[0]
 parts, scores = list(PARTS[features.FIRST :]), None
 codes_b = pd.Categorical(images[data.levels[0]], data.classes(data.levels[0])).codes
 if data.masks:
@@ -84,7 +84,8 @@ print(f"{index.d_sae} features of {len(index.images):,} pictures; half A {(~in_b
 # %% [markdown]
 # ## What does a feature look like?
 #
-# Four features: two at random, the best match of a part on half A, and the one that is most selective for a class.
+# Four features: two at random, the best match of a part on half A (the feature whose strongest cells
+# show it best, by average precision, below), and the one that is most selective for a class.
 # *AUROC* is how often a feature is stronger in a picture of the class than in one of another, ties counting half: 0.5
 # is chance, 1 always. (This feature was chosen on half B, so its AUROC flatters.) Upper row: the pictures of half B in
 # which it is strongest. Middle row: pictures from different tenths of its range. Lower row: any picture in which it is
@@ -105,11 +106,11 @@ def gallery(feature_id: int, n: int = 6):
             plots.heat(data.picture(image), each, top, tuple(cell))
             for image, each, cell in zip(picks["image"], maps, cells, strict=True)
         ])  # fmt: skip
-        captions.append([f"{value / top:.0%} of max" for value in picks["value"]])
+        names = index.images[level].iloc[picks["image_row"]]
+        captions.append([f"{value / top:.0%}: {name}" for value, name in zip(picks["value"], names, strict=True)])
     return plots.picture_grid(pictures, captions, list(kinds.values()), empty="never active in half B")
 
 
-level = data.levels[0]
 selective = int(table[f"{level}/auroc_z"].fillna(-np.inf).to_numpy().argmax())
 shown = frozen.query("chosen == 'random'")["feature_id"].sample(2, random_state=1).tolist()
 matched = frozen.query("chosen == 'part'")
@@ -184,7 +185,8 @@ text = f"""**Takeaway.** {1 - results["placed/none"][0]:.0%} of {len(table)} fea
 chance ({1 - results["placed_shuffled/none"][0]:.0%} with labels in random order), the most often with a *{most}*; the
 median of their AUROC is {results["placed/median_auroc"][0]:.2f}. {strong.mean():.1%} reach an AUROC of 0.9 for a
 {level} ({strong_null.mean():.1%} with labels in random order). Of features that
-were tested on such labels, {results["shuffled_share_below_0.05"][0]:.1%} have p < 0.05, where 5% should."""
+were tested on such labels, {results["shuffled_share_below_0.05"][0]:.1%} have p < 0.05, where 5%
+should (n = {len(tested):,})."""
 display(Markdown(text))
 assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 
@@ -203,7 +205,7 @@ assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 # threshold, set on half A. For each part, the feature of largest AP on half A is scored on half B. Beside it: the best
 # feature of each null (the network's own channels and principal components, both with their negatives; random
 # directions; an untrained autoencoder; one with a frozen random decoder; one trained on the network with permuted
-# weights), and a *probe*: one direction fitted to the labels of half A, which is what a feature could reach at best.
+# weights), and a *probe*: one direction fitted to the labels of half A, which shows how far one direction can go.
 # The frozen and the permuted one saw an eighth of the cells in training; *best, short training* is this autoencoder
 # with as few. The permuted network is scored on every third picture.
 
@@ -297,8 +299,10 @@ if data.masks:
 text = NO_MASKS
 if data.masks:
     highest = max(null_results, key=lambda name: null_results[name]["value"])
+    results["best_null/mean_part_ap"] = null_results[highest]
     text = f"""**Takeaway.** The best features have a mean AP of {in_words(results["mean_part_ap"], percent=False)} over
-    {len(own_ap)} parts; the best null, *{highest}*, {in_words(null_results[highest], percent=False)}; the probe
+    {len(own_ap)} parts; the best null, *{highest}*, {in_words(null_results[highest], percent=False)}; this
+    autoencoder after the short training {results["short/mean_part_ap"]:.2f}; the probe
     {results["probe/mean_part_ap"][0]:.2f}. {results["parts_with_ap_0.3"][0]} parts have a feature of AP 0.3 or more.
     One feature reaches a mean F1 of {results["mean_part_f1"]:.2f}, the probe {results["probe/mean_f1"]:.2f}."""
 display(Markdown(text))
@@ -403,7 +407,7 @@ if len(purity):
     shares = (aircraft[in_b] >= features.LEAST).mean((1, 2))
     results["all_cells_on_aircraft"] = with_interval(shares, np.ones(len(shares)))
     text = f"""**Takeaway.** Of the strongest cells of random features, {in_words(results["top_cells_on_aircraft"])} are
-    on the aircraft (n: features); of all cells, {in_words(results["all_cells_on_aircraft"])} (n: pictures). For the
+    on the aircraft (n counts features); of all cells, {in_words(results["all_cells_on_aircraft"])} (pictures). For the
     {len(purity)} features with half of them there, median purity is {np.median(highest):.2f}, of random aircraft cells
     {np.median(null):.2f}; {pure.mean():.0%} are purer than 95% of as many random cells."""
     display(Markdown(text))
@@ -575,6 +579,7 @@ browser = FeatureBrowser(study)
 display(browser)
 
 # %%
+display(Markdown(f"Feature {browser.feature_id}:"))
 gallery_figure(browser.answers.catalogue, browser.feature_id)
 
 # %% [markdown]

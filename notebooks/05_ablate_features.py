@@ -102,7 +102,9 @@ frozen = ablation.frozen_list(table, scores)
 class_of = torch.from_numpy(pd.Categorical(images[level], classifier.classes).codes.astype(np.int64))
 pooled = torch.cat([block.mean((1, 2)) for block in acts.blocks(test)])
 strength = index.sums(test) / index.cells_per_image  # (n, d_sae) mean over a picture's cells
-print(f"{len(frozen)} claims to test: {frozen['chosen'].value_counts().to_dict()}")
+print(
+    f"{len(frozen)} claims (a feature and what it is said to show) to test: {frozen['chosen'].value_counts().to_dict()}"
+)
 
 # %% [markdown]
 # ## One feature through every experiment
@@ -256,7 +258,7 @@ display(Markdown(text))
 # directions.
 
 # %%
-doses, listed = (0.0, 0.5, 1.0, 2.0, 4.0), frozen.query("chosen == 'random'")["feature_id"].to_numpy()
+doses, listed = (0.0, 0.5, 1.0, 2.0, 4.0), frozen.query("chosen == 'random'")["feature_id"].tolist()
 dosed = {"features": [], "random directions": []}
 for factor in doses:
     for name, rows in (("features", W_dec), ("random directions", random)):
@@ -393,11 +395,11 @@ display(Markdown(text))
 # ## Blurring: is what lies under the peak what the feature needs?
 #
 # The window is 64 pixels of 224: twice a cell's width, and smaller than the disc that holds half of a feature's
-# gradient (notebook 04). For each feature, half of its pictures are those of half B in which it is strongest, half
-# are any others in which it is active; the window lies around the picture's peak in both. Controls on the same
-# picture, two of these four drawn at random: a window on the aircraft, one anywhere, the window on the aircraft where
-# the feature is lowest (in photographs: anywhere), and the peak of another feature of like density. A control is
-# *matched* if its change in pixels is within a fifth of the target's; only these count. The change of the logit is
+# gradient (notebook 04). For each feature, half of its pictures are those of half B in which it is strongest, half are
+# any others in which it is active; the window lies around the picture's peak in both. Controls on the same picture, two
+# of these four drawn at random: a window on the aircraft, one anywhere, the window on the aircraft where the feature is
+# lowest (in photographs: anywhere), and the peak of another feature of like density. A control is *matched* if its
+# change in pixels is within a fifth of the target's; only these count (how many, below). The change of the logit is
 # also given beyond that of a control on the same picture, above all of windows on the aircraft (in photographs, where
 # its outline is not known: of those where the feature is lowest): where a window of sky is blurred, nothing much can
 # change. *Mediation*: after blurring, put the feature alone back, and ask which share of the logit's loss returns;
@@ -466,13 +468,16 @@ results |= {f"mediation/{name}": entry for name, entry in mediation.items()}
 
 # %%
 logit_at = of(results["blur/under the peak/logit"], "pictures", percent=False)
-logit_beyond = of(beyond["all pictures"], "pictures", percent=False)
+logit_beyond, logit_top, logit_other = (of(each, "pictures", percent=False) for each in beyond.values())
 back, back_random = (of(entry, "pictures") for entry in mediation.values())
 lost_peak, lost_beside = of(lost["under the peak"], "pictures"), of(lost[kinds[beside]], "pictures")
+matched_share = results["blur/matched_controls_share"]
 text = f"""**Takeaway.** A blur under the peak takes {lost_peak} of the feature's maximum, a matched one {kinds[beside]}
-takes {lost_beside}. The true class's logit changes by {logit_at} under the peak, and beyond matched windows
-of that kind by {logit_beyond}. Putting back the feature alone returns {back} of the logit's loss, as much of a random
-direction {back_random}. The tables give the other windows and the two kinds of pictures; n counts pictures."""
+takes {lost_beside}. The true class's logit changes by {logit_at} under the peak; beyond a matched
+window of that kind on the same picture, by {logit_beyond}: {logit_top} in the pictures in which the feature is
+strongest, {logit_other} in others. Of the controls, {matched_share:.0%} are matched. Putting back the feature alone
+returns {back} of the logit's loss, as much of a random direction {back_random}. The tables give the other windows and
+the two kinds of pictures; n counts pictures."""
 display(Markdown(text))
 changes = {title: in_words(results[f"blur/{title}/logit"], percent=False) for title in present.values()}
 less_there = {present[kind]: in_words(results[f"blur/logit_beyond_{kind}"], percent=False) for kind in controls}
@@ -491,7 +496,8 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# With less and with more blur, for ten of the features:
+# With less and with more blur, for ten of the features and some of the pictures in which each is strongest, hence more
+# at 8 pixels than above:
 
 # %%
 few_picks = picks[picks["feature_id"].isin(blur_list[:10])].groupby("feature_id").head(max(1, N_IMAGES // 4))
@@ -532,6 +538,7 @@ for name, each in (("median", values), ("median_shuffled", null)):
     results[f"blur_suppress_spearman_{name}"] = (float(np.median(each)), *median_interval(each), len(each))
 results["blur_suppress_spearman_above_0"] = ablation.pass_share((agree["low"] > 0).to_numpy())
 results["blur_suppress_same_sign"] = float(agree["same_sign"].mean())
+results["blur_suppress_same_sign_shuffled"] = float(by_chance["same_sign"].mean())
 over = float(np.nan_to_num(spearmanr(agree["suppressed"], agree["blurred"]).statistic))
 results["blur_suppress_spearman_over_features"] = point(over, len(agree))
 
@@ -545,12 +552,13 @@ plots.curves(tenths, edges[:-1] + 0.05, "Spearman's rank correlation, to the nea
 # %%
 median_, low, high, n = results["blur_suppress_spearman_median"]
 chance, chance_low, chance_high, _ = results["blur_suppress_spearman_median_shuffled"]
-above_0, same_sign = of(results["blur_suppress_spearman_above_0"], "features"), results["blur_suppress_same_sign"]
+above_0 = of(results["blur_suppress_spearman_above_0"], "features")
+same_sign, same_by_chance = (results[f"blur_suppress_same_sign{end}"] for end in ("", "_shuffled"))
 text = f"""**Takeaway.** Over a feature's pictures, the rank correlation is {median_:.2f} in the median feature
 ({low:.2f} to {high:.2f}, n = {n} features of about {N_IMAGES} pictures), and with each feature's pictures in random
-order {chance:.2f} ({chance_low:.2f} to {chance_high:.2f}); over features it is {over:.2f}. A feature's
-own interval is above 0 in {above_0}, where 2.5% would be by chance. The two have the same sign in {same_sign:.0%} of
-the pairs of a feature and a picture."""
+order {chance:.2f} ({chance_low:.2f} to {chance_high:.2f}); over the {len(agree)} features it is {over:.2f}. A feature's
+own interval is above 0 in {above_0}, where 2.5% would be by chance. Blurring and suppression have the same sign in
+{same_sign:.0%} of the pairs of a feature and a picture, with pictures in random order in {same_by_chance:.0%}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -624,10 +632,13 @@ if data.masks:
     alike, silenced = results["render_firing_ratio_within_2"][0], results["off_rate_best_match"][0]
     whose = "best_match", "other_best_matches"
     taken, taken_other = (of(results[f"mean_response_{name}"], "scenes") for name in whose)
+    least, most = (pick(diagonal, key=diagonal.get) for pick in (min, max))
+    ends = [f"{diagonal[part]:.0%} ({part.replace('_', ' ')})" for part in (least, most)]
     text = f"""**Takeaway.** Removing a part takes {taken} of its best match's maximum on average
-    over {len(diagonal)} parts ({shown_pairs.min()} to {shown_pairs.max()} pairs a part), and silences it
-    in {silenced:.0%} of the scenes in which it was active. Other parts' best matches lose {taken_other} by the same
-    removals. Of the features, {alike:.0%} fire about as often in these renders (half to twice) as in the data set."""
+    over {len(diagonal)} parts, from {ends[0]} to {ends[1]} ({shown_pairs.min()} to {shown_pairs.max()} pairs
+    a part), and silences it in {silenced:.0%} of the scenes in which it was active. Other parts' best matches lose
+    {taken_other} by the same removals. Of the features, {alike:.0%} fire about as often in these renders (half to
+    twice) as in the data set."""
     display(Markdown(text))
 
 # %% [markdown]
@@ -673,7 +684,8 @@ if data.masks:
     text = f"""**Takeaway.** Down and across the picture, the best matches' centres make {told["best match"]}
     of their part's shift, other parts' features {told["best matches of other parts"]}, probes {told["probe"]}.
     The best matches less the others: {difference}. Of {n_moves} moves, {n_kept} leave the feature
-    active. Painting the part changes the best match's maximum by {recoloured_by:.0%} in size, on average over parts."""
+    active. Painting the part changes the best match's maximum by {recoloured_by:.0%} in size, on average over parts (no
+    control)."""
 else:
     text = NO_MASKS
 display(Markdown(text))
@@ -795,10 +807,8 @@ if data.masks:
     results["parts_shown_without_seeds"] = point(int(both[both["shown"]]["part"].nunique()), len(parts))
     results["n_parts"] = len(parts)
     results["underpowered_share"] = float((drawn["features"]["verdict"] == "underpowered").mean())
-    bars, n_pairs = (
-        ablation.verdicts,
-        [],
-    )  # all features and parts, whatever was claimed: does any pair pass the two of size?
+    # all features and parts, whatever was claimed: does any pair pass the two tests of size?
+    bars, n_pairs = ablation.verdicts, []
     for its_scores, its_R in ((scores, R), (scores3, ablation.Responses.of(sae3, removals).response())):
         excess_ = its_scores["excess"].to_numpy().reshape(-1, len(parts))
         n_pairs.append(int(((excess_ >= bars.LEAST_EXCESS) & (its_R.T >= bars.LEAST_RESPONSE)).sum()))
@@ -821,9 +831,9 @@ if data.masks:
     either stage without the seeds' test. Of the {len(parts)} probes, {passing[0]} pass at stage 4 and {passing[1]} at
     stage 3{can}. Of the random claims, {counts_.iloc[0]} are about the {commonest}; {few_active:.0%} are
     underpowered (fewer than {bars.LEAST_PICTURES} pictures, or {bars.LEAST_SCENES} scenes, in which the feature is
-    active), and of the other {len(powered)} {of_powered} pass. Whatever was claimed: of all {R.size:,} pairs of
-    a feature and a part at stage 4, {n_pairs[0]} have an excess of {bars.LEAST_EXCESS} and R of {bars.LEAST_RESPONSE}
-    on half B, of {len(scores3):,} at stage 3 {n_pairs[1]}."""
+    active), and of the other {len(powered)}, {of_powered} pass. Whatever was claimed, pairs of a feature and a part
+    with an excess of {bars.LEAST_EXCESS} and R of {bars.LEAST_RESPONSE} on half B: {n_pairs[0]} of {R.size:,} at
+    stage 4, {n_pairs[1]} of {len(scores3):,} at stage 3."""
 else:
     by_class = in_words(results["random_pass_share_classes"])
     text = f"**Takeaway.** {by_class} of the random features pass as detectors of a class. {NO_MASKS}"
@@ -847,7 +857,8 @@ named = [f"feature {j}, *{name}*" for j, name in zip(passing["feature_id"], pass
 text = f"""As detectors of a class, {of(results["random_pass_share_classes"], "features")} pass; without the
 seeds' test {without_seeds[0]:.0%} of the features and {without_seeds[1]:.0%} of their random directions (with the
 features' own AUROC). Those that pass: {"; ".join(named) or "none"}. The random features with the smallest p,
-specificity beside their random directions':"""
+*specificity* (change of the class's logit beyond the others' when suppressed) beside their random directions'
+(*control*):"""
 display(Markdown(text))
 facts = ["feature_id", "level", "class", "auroc", "specificity", "control", "q", "seed_match", "verdict", "why"]
 classes.sort_values("p").head(8)[facts].round(3)
@@ -879,8 +890,8 @@ display(Markdown(text if flip["features"] else "No set of features was found tha
 bench_table(hands, subject, dict.fromkeys(flip["features"], 0.0)).round(3)
 
 # %% [markdown]
-# One picture shows what the bench does. In any picture some set of features can be found whose suppression changes
-# the prediction: that it exists says nothing of what these features mean.
+# One picture shows what the bench does. In many pictures such a set can be found (not counted here): that it exists
+# says nothing of what these features mean.
 
 # %% [markdown]
 # ## Takeaways

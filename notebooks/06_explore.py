@@ -37,8 +37,8 @@ study = Study.open()
 # ## The browser
 #
 # On the left the features, in the middle pictures in which the chosen one is active, on the right what was measured of
-# it, at the bottom the bench: click a picture to put it there. All heat maps of a feature have one scale. A label is
-# saved while you type.
+# it, at the bottom (not in the picture below) the bench: click a picture to put it there. All heat maps of a feature
+# have one scale. A label is saved while you type.
 
 # %%
 browser = FeatureBrowser(study)
