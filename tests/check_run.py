@@ -4,11 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-MAX_FIRST, MAX_SECOND = 1500, 60
-"""Seconds; the aims are 900 and 20, these leave room for a busy machine."""
+MAX_FIRST, MAX_SECOND = 2400, 60
+"""Seconds; the aims are 900 and 20, these leave room for a busy machine and for one of half the speed."""
 MAX_MEMORY = 4e9
 LEAST_ACCURACY = 0.88
-"""The aim is 0.90, and 0.905 is reached; this leaves room for another machine's rounding."""
+"""The aim is 0.90, and 0.907 is reached; this leaves room for another machine's rounding."""
 
 
 def main(data_dir: str, first: str, second: str) -> int:
