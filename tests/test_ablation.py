@@ -293,7 +293,10 @@ def test_removals_are_those_of_pictures_without_the_part(smoke_study, scenes, ed
     with torch.inference_mode():
         acts = classifier.model.forward_features(transform.normalise(transform(picture)[None]).to(device())).cpu()
         dense = sae.encode(acts.permute(0, 2, 3, 1).flatten(0, 2)).dense()
-    np.testing.assert_allclose(got.after[e], dense.amax(0), atol=0.05 * max(1, dense.max().item()))  # bfloat16
+    wanted, near = dense.amax(0).numpy(), 0.05 * max(1, dense.max().item())  # bfloat16
+    sure = np.logical_and(*(np.abs(values - sae.threshold.item()) > near for values in (wanted, got.after[e])))
+    assert sure.mean() > 0.8  # the others may be on either side of the threshold
+    np.testing.assert_allclose(got.after[e][sure], wanted[sure], atol=near)
     whole, edit = (render(each, 64, 1) for each in (_plain(scenes[s]), _plain(scenes[s]).remove(part)))
     assert got.edits["changed"][e] == (edit.image != whole.image).any(2).sum() > 0
     rows, columns = np.nonzero(whole.mask == PARTS.index(part))
