@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from aircraft_sae.classifier.inference import BATCH, Classifier, n_workers
 from aircraft_sae.data import AircraftData, Pictures, loader, test_transform, train_transform
-from aircraft_sae.devices import has_bfloat16
+from aircraft_sae.devices import has_bfloat16, side_by_side
 from aircraft_sae.store import read_json, write_json, write_parquet, write_whole
 
 ACTS, IMAGES, DONE = "acts.npy", "images.parquet", "done.json"
@@ -28,21 +29,42 @@ SAVE_EVERY = 512
 GROUP_BYTES = 2**25
 """Images that are shuffled together: read whole and in order, so that a disk never seeks for single cells."""
 
+_HOOKING = threading.Lock()
+"""torch counts hooks without one: two threads could get the same number, and one of them lose its hook."""
+
 
 @contextmanager
-def captured(classifier: Classifier, sites: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
-    """A dict that each forward pass fills with {site: acts (n, d_in, rows, columns)}; the hooks go at the end."""
-    acts: dict[str, torch.Tensor] = {}
+def captured(classifier: Classifier, sites: Sequence[str]) -> Iterator[Mapping[str, torch.Tensor]]:
+    """{site: acts (n, d_in, rows, columns)} of this thread's last forward pass; the hooks go at the end."""
+    acts = _OfThread()
     modules = {name: classifier.site(name) for name in sites}  # refuses unknown names before any hook is there
-    hooks = [
-        module.register_forward_hook(lambda _module, _given, out, name=name: acts.update({name: out}))
-        for name, module in modules.items()
-    ]
+    with _HOOKING:
+        hooks = [
+            module.register_forward_hook(lambda _module, _given, out, name=name: acts.given.update({name: out}))
+            for name, module in modules.items()
+        ]
     try:
         yield acts
     finally:
-        for hook in hooks:
-            hook.remove()
+        with _HOOKING:
+            for hook in hooks:
+                hook.remove()
+
+
+class _OfThread(threading.local, Mapping):
+    """A mapping of which each thread has its own."""
+
+    def __init__(self):
+        self.given: dict[str, torch.Tensor] = {}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.given[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.given)
+
+    def __len__(self) -> int:
+        return len(self.given)
 
 
 def extract(
@@ -68,9 +90,15 @@ def extract(
     plain, varied = test_transform(*pixels), train_transform(*pixels, replace(classifier.cfg, colour_jitter=0.0))
     where = next(classifier.model.parameters()).device
     mixed = classifier.cfg.mixed_precision and has_bfloat16(where)
-    with captured(classifier, sites) as acts, torch.inference_mode():
-        classifier.model(torch.zeros(1, 3, classifier.image_size, classifier.image_size, device=where))
-        shapes = {site: (len(table), *out.shape[2:], out.shape[1]) for site, out in acts.items()}
+    with captured(classifier, sites) as acts:
+
+        def see(batch: torch.Tensor, cast: bool) -> dict[str, torch.Tensor]:
+            with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, cast):
+                classifier.model(batch.to(where, non_blocking=True))
+            return {site: out.permute(0, 2, 3, 1).to("cpu", torch.float16) for site, out in acts.items()}
+
+        one = see(torch.zeros(1, 3, classifier.image_size, classifier.image_size), False)
+        shapes = {site: (len(table), *cells.shape[1:]) for site, cells in one.items()}
         _check_room(folder, shapes)
         whole = all((folder / site / ACTS).is_file() for site in sites)
         files = {site: _open(folder / site / ACTS, shape) for site, shape in shapes.items()}
@@ -79,11 +107,9 @@ def extract(
             for end, transform, cast in ((n, plain, False), (len(table), varied, mixed)):
                 pictures = Pictures(data.picture, images[:end], labels[:end], transform)
                 rest = max(0, end - n_done)
-                for batch, _, _ in loader(pictures, BATCH, workers=n_workers(rest), first=min(n_done, end)):
-                    with torch.autocast(where.type, torch.bfloat16, cast):
-                        classifier.model(batch.to(where, non_blocking=True))
-                    for site, out in acts.items():
-                        cells = out.permute(0, 2, 3, 1).to("cpu", torch.float16)
+                batches = loader(pictures, BATCH, workers=n_workers(rest), first=min(n_done, end))
+                for got in side_by_side(partial(see, cast=cast), (batch for batch, _, _ in batches)):
+                    for site, cells in got.items():
                         if not bool((finite := cells.isfinite().flatten(1).all(1)).all()):
                             image = images[n_done + int(finite.logical_not().nonzero()[0])]
                             raise ValueError(
@@ -92,8 +118,8 @@ def extract(
                                 "diverged"
                             )
                         files[site][n_done : n_done + len(cells)] = cells.numpy()
-                    n_done += len(batch)
-                    bar.update(len(batch))
+                    n_done += len(cells)
+                    bar.update(len(cells))
                     if n_done - saved >= SAVE_EVERY or n_done == end:
                         for file in files.values():
                             file.flush()

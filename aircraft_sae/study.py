@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -142,7 +143,8 @@ class Study:
             SparseAutoencoder(config, acts.d_in)
             next(acts.batches(rows, config.batch_size, config.seed))
 
-        self._stage(stage, config, inputs, partial(train_sae, config, acts, rows), check)
+        alone = threading.current_thread() is threading.main_thread()  # bars of several would overwrite each other
+        self._stage(stage, config, inputs, partial(train_sae, config, acts, rows, progress=alone), check)
         return SparseAutoencoder.load(self.folder / stage)
 
     def features(self, name: str = "main", **which: Any) -> FeatureIndex:

@@ -30,6 +30,7 @@
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,7 @@ from aircraft_sae import plots
 from aircraft_sae import sae_evaluation as evaluation
 
 # %%
+from aircraft_sae.devices import side_by_side
 from aircraft_sae.metrics import bootstrap_draws, fvu_by_definition, interval, ratio_of_sums
 from aircraft_sae.plots import in_words
 from aircraft_sae.sae import SparseAutoencoder
@@ -166,15 +168,21 @@ assert abs(fvus["the mean cell"]["this project"] - 1) < 1e-4
 # features (one a cell), random directions with the best coefficients (orthogonal matching pursuit, on a few
 # pictures), the network's own channels, an autoencoder before training and one whose decoder stays random.
 
+
 # %%
-rows = []
-for expansion in sorted({*WIDTHS, config.expansion}):
-    for k in sorted({max(1, config.k // 4), max(1, config.k // 2), config.k, 2 * config.k}):
-        chosen = dict(expansion=expansion, k=k, **SHORT)
-        swept = evaluation.measure(study.sae(f"k{k}-x{expansion}", **chosen), acts, test, mean).results
-        row = {"expansion": expansion, "k": k, "l0": swept["l0"]["value"]}
-        rows.append(row | {"explained_variance": 1 - swept["fvu"]["value"]})
-        results |= {f"sweep/k{k}-x{expansion}/{name}": swept[name] for name in ("fvu", "l0", "dead_share")}
+def swept(chosen):
+    """The autoencoder of this width and sparsity, measured on the test pictures."""
+    expansion, k = chosen
+    model = study.sae(f"k{k}-x{expansion}", expansion=expansion, k=k, **SHORT)
+    return evaluation.measure(model, acts, test, mean).results
+
+
+sparsities = sorted({max(1, config.k // 4), max(1, config.k // 2), config.k, 2 * config.k})
+grid, rows = list(product(sorted({*WIDTHS, config.expansion}), sparsities)), []
+for (expansion, k), found in zip(grid, side_by_side(swept, grid), strict=True):
+    row = {"expansion": expansion, "k": k, "l0": found["l0"]["value"]}
+    rows.append(row | {"explained_variance": 1 - found["fvu"]["value"]})
+    results |= {f"sweep/k{k}-x{expansion}/{name}": found[name] for name in ("fvu", "l0", "dead_share")}
 sweep = pd.DataFrame(rows)
 
 # %%
@@ -226,9 +234,9 @@ assert study.config.name != "hangar" or same > best["explained_variance"]
 
 # %%
 control_acts = study.activations(control=True)
-halves = {"trained network": (acts, study.sae("every-third", every=CONTROL_EVERY, **SHORT))}
-halves["permuted weights"] = (control_acts, study.sae("permuted", control=True, **SHORT))
-explained = {}
+controls = {"every-third": {"every": CONTROL_EVERY}, "permuted": {"control": True}}
+third, permuted = side_by_side(lambda name: study.sae(name, **controls[name], **SHORT), controls)
+halves, explained = {"trained network": (acts, third), "permuted weights": (control_acts, permuted)}, {}
 for name, (own, model) in halves.items():
     own_mean, _ = own.moments(own.rows("train", "val") if own is control_acts else train[train % CONTROL_EVERY == 0])
     chosen = own.rows("test") if own is control_acts else test[test % CONTROL_EVERY == 0]
@@ -336,7 +344,8 @@ assert results["dead_share"]["value"] <= promised["dead"]
 # counts their cosine as 0 and identity as 1.
 
 # %%
-seeds = {seed: study.sae(f"seed{seed}", seed=config.seed + seed) for seed in (1, 2)}
+others = side_by_side(lambda seed: study.sae(f"seed{seed}", seed=config.seed + seed), (1, 2))
+seeds = dict(zip((1, 2), others, strict=True))
 pairs = [(sae, seeds[1]), (sae, seeds[2]), (seeds[1], seeds[2])]
 agreements = [evaluation.seed_agreement(a.W_dec, b.W_dec) for a, b in pairs]
 values = [agreement["agreement"] for agreement in agreements]
@@ -349,21 +358,24 @@ plots.against_null(cosines, chance, "cosine with the matched partner", kinds)
 
 # %%
 spread = pd.DataFrame([{name: results[name]["value"] for name in ("l0", "dead_share", "top1_lost_points", "kl_nats")}])
-spread[["explained_variance", "test_train_fvu_ratio", "train_seconds"]] = (
-    results["explained_variance"]["value"], ratio, seconds
-)  # fmt: skip
-for seed, model in seeds.items():
+spread[["explained_variance", "test_train_fvu_ratio"]] = results["explained_variance"]["value"], ratio
+
+
+def as_good(model):
+    """What the main autoencoder's row holds, of another one."""
     there, here = (evaluation.measure(model, acts, rows, mean).results for rows in (test, train))
     there |= evaluation.splice(model, acts, test, codes, lambda x: classifier.logits_from(config.site, x), mean)
     row = {name: there[name]["value"] for name in spread.columns if name in there}
     row |= {"explained_variance": 1 - there["fvu"]["value"]}
-    row |= {"test_train_fvu_ratio": there["fvu"]["value"] / here["fvu"]["value"]}
-    row |= {"train_seconds": pd.read_csv(study.stages[f"sae/seed{seed}"].folder / "history.csv")["seconds"].sum()}
+    return row | {"test_train_fvu_ratio": there["fvu"]["value"] / here["fvu"]["value"]}
+
+
+for seed, row in zip(seeds, side_by_side(as_good, seeds.values()), strict=True):
     spread.loc[seed] = row
 for name, column in spread.items():  # low and high of these entries are the least and the largest seed
     results[f"seeds/{name}"] = (column.mean(), column.min(), column.max(), len(column))
 titles |= {"l0": "active features a cell", "dead_share": "dead share", "explained_variance": "explained variance"}
-titles |= {"test_train_fvu_ratio": "test fvu by training fvu", "train_seconds": "training, seconds"}
+titles |= {"test_train_fvu_ratio": "test fvu by training fvu"}
 display(spread.rename(columns=titles).rename_axis("seed").T.round(4))
 
 # %%

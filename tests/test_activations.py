@@ -61,6 +61,7 @@ def test_a_killed_extraction_goes_on_and_ends_the_same(made, tmp_path, monkeypat
     trained, data, folder = made
     monkeypatch.setattr(activations, "BATCH", 5)
     monkeypatch.setattr(activations, "SAVE_EVERY", 5)
+    monkeypatch.setattr(activations, "side_by_side", map)  # else a batch or two more are under way, and seen again
     seen, forward = [], trained.model.forward
 
     def killed(pictures):

@@ -82,7 +82,7 @@ def w(finished, tmp_path, monkeypatch, capsys):
     for where, name in (
         ("study", "render_dataset"), ("study", "extract"), ("study", "train_sae"), ("study", "build_features"),
         ("classifier", "train"), ("classifier.training.Run", "train_step"), ("sae_training.Run", "train_step"),
-        ("ablation.editing", "render_scenes"), ("data.aircraft.FGVCAircraft", "__init__"), ("__main__", "run"),
+        ("ablation.editing", "renderer"), ("data.aircraft.FGVCAircraft", "__init__"), ("__main__", "run"),
     ):  # fmt: skip
         monkeypatch.setattr(f"aircraft_sae.{where}.{name}", long_work)
     monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(finished.study.data_dir))

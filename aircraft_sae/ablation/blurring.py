@@ -23,7 +23,7 @@ from aircraft_sae.activations import captured
 from aircraft_sae.classifier import Classifier
 from aircraft_sae.classifier.inference import BATCH
 from aircraft_sae.data import AircraftData, test_transform
-from aircraft_sae.devices import has_bfloat16
+from aircraft_sae.devices import has_bfloat16, side_by_side
 from aircraft_sae.features import FeatureIndex, check_features
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.sae import SparseAutoencoder
@@ -168,20 +168,27 @@ def blur_effects(
     mixed = mixed_precision and has_bfloat16(where)
     random = random_directions(sae.W_dec, covariance, seed)
     classes = data.classes(classifier.cfg.level)
-    tables, groups = [], picks.groupby("image_row", sort=True)
-    for row, group in tqdm(groups, f"blur {sigma:g} px", disable=not progress, leave=False):
-        picture, jobs = _jobs(classifier, data, index, int(row), group, partners, sigma, window, seed)
-        label = torch.tensor([classes.index(index.images[classifier.cfg.level].iloc[int(row)])])
-        clean = blurred = None
-        for batch in _batches(picture, jobs):
-            with captured(classifier, ["stage4"]) as acts, torch.autocast(where.type, torch.bfloat16, mixed):
-                classifier.model(batch.to(where))
-            cells = acts["stage4"].float().cpu().permute(0, 2, 3, 1)
-            dense = sae.encode(cells.flatten(0, 2)).dense().view(len(cells), -1, sae.d_sae)
-            got = cells.mean((1, 2)), dense
-            blurred = got if blurred is None else tuple(map(torch.cat, zip(blurred, got, strict=True)))
-        clean, blurred = [part[:1] for part in blurred], [part[1:] for part in blurred]
-        tables.append(_rows(head, sae.W_dec, random, label, jobs, clean, blurred).assign(image_row=int(row)))
+    with captured(classifier, ["stage4"]) as acts:
+
+        @torch.no_grad()
+        def of_picture(picked: tuple[int, pd.DataFrame]) -> pd.DataFrame:
+            row, group = picked
+            picture, jobs = _jobs(classifier, data, index, int(row), group, partners, sigma, window, seed)
+            label = torch.tensor([classes.index(index.images[classifier.cfg.level].iloc[int(row)])])
+            seen = []
+            for batch in _batches(picture, jobs):
+                with torch.autocast(where.type, torch.bfloat16, mixed):
+                    classifier.model(batch.to(where))
+                cells = acts["stage4"].float().cpu().permute(0, 2, 3, 1)
+                dense = sae.encode(cells.flatten(0, 2)).dense().view(len(cells), -1, sae.d_sae)
+                seen.append((cells.mean((1, 2)), dense))
+            pooled, dense = map(torch.cat, zip(*seen, strict=True))
+            clean, blurred = (pooled[:1], dense[:1]), (pooled[1:], dense[1:])
+            return _rows(head, sae.W_dec, random, label, jobs, clean, blurred).assign(image_row=int(row))
+
+        groups = picks.groupby("image_row", sort=True)
+        tables = side_by_side(of_picture, groups)
+        tables = list(tqdm(tables, f"blur {sigma:g} px", len(groups), disable=not progress, leave=False))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -233,15 +240,13 @@ def _rows(head, W_dec, random, label, jobs, clean, blurred) -> pd.DataFrame:
     own = blurred[1].gather(2, features.view(-1, 1, 1).expand(-1, blurred[1].shape[1], 1))[..., 0]
     whole = clean[1][0].t()[features]  # (jobs, cells)
     lost = (whole - own).mean(1)
-    table = pd.DataFrame([{k: v for k, v in job.items() if k != "window"} for job in jobs])
-    table["before"], table["feature"] = whole.amax(1).numpy(), (own.amax(1) - whole.amax(1)).numpy()
-    table["pooled"] = -lost.numpy()
+    found = {name: [job[name] for job in jobs] for name in jobs[0] if name != "window"}
+    found |= {"before": whole.amax(1), "feature": own.amax(1) - whole.amax(1), "pooled": -lost}
     edits = {"": 0 * W_dec[features], "restored_": W_dec[features], "random_": random[features]}
     for prefix, direction in edits.items():
         after = head.logits(blurred[0] + lost[:, None] * direction)
-        for name, effect in effects(before, after, labels).items():
-            table[prefix + name] = effect.numpy()
-    return table
+        found |= {prefix + name: effect for name, effect in effects(before, after, labels).items()}
+    return pd.DataFrame({k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in found.items()})
 
 
 def beyond_controls(blur: pd.DataFrame, kinds: Sequence[str]) -> dict[str, float | None]:

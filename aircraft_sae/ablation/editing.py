@@ -27,8 +27,8 @@ from aircraft_sae.activations import captured
 from aircraft_sae.classifier import Classifier
 from aircraft_sae.classifier.inference import BATCH
 from aircraft_sae.data import test_transform
-from aircraft_sae.devices import has_bfloat16
-from aircraft_sae.hangar.dataset import render_scenes
+from aircraft_sae.devices import has_bfloat16, side_by_side
+from aircraft_sae.hangar.dataset import renderer
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.hangar.solids import PARTS
@@ -111,26 +111,29 @@ def edit_scenes(
     edited(plain[0], kind, PARTS[FIRST])  # refuses another kind before any work
     for classifier, site in product(networks.values(), sites):
         classifier.site(site)  # and another site
-    options = dict(size=size, supersampling=supersampling, workers=workers)
     folder, least = Path(folder), VISIBLE * (size / 224) ** 2
-    whole = list(tqdm(render_scenes(plain, **options), "render scenes", len(plain), disable=not progress, leave=False))
-    shown = np.stack([np.bincount(picture.mask.ravel(), minlength=len(PARTS))[FIRST:] for picture in whole])
-    allowed = shown >= least
-    if most is not None:
-        allowed &= allowed.cumsum(0) <= most
-    jobs, rows = np.argwhere(allowed), []
-    # all is rendered before the networks see any of it: side by side, their threads would wait for each other
-    pictures = [_saved(picture.image, scene) for picture, scene in zip(whole, plain, strict=True)]
-    edits = render_scenes([edited(plain[s], kind, PARTS[FIRST + p]) for s, p in jobs], **options)
-    edits = tqdm(edits, f"render: {kind}", len(jobs), disable=not progress, leave=False)
-    for (s, p), picture in zip(jobs, edits, strict=True):
-        places = [_centre(each.mask == FIRST + p) for each in (whole[s], picture)]
-        facts = {"scene": s, "part": PARTS[FIRST + p], "changed": (picture.image != whole[s].image).any(2).sum()}
-        rows.append(facts | dict(zip(("row", "column", "row_after", "column_after"), chain(*places), strict=True)))
-        pictures.append(_saved(picture.image, plain[s]))
+    # all is rendered before the networks see any of it: beside each other, their threads would wait
+    with renderer(len(plain), size, supersampling, workers) as rendered:
+        whole = list(tqdm(rendered(plain), "render scenes", len(plain), disable=not progress, leave=False))
+        shown = np.stack([np.bincount(picture.mask.ravel(), minlength=len(PARTS))[FIRST:] for picture in whole])
+        allowed = shown >= least
+        if most is not None:
+            allowed &= allowed.cumsum(0) <= most
+        jobs, rows = np.argwhere(allowed), []
+        pictures = [_saved(picture.image, scene) for picture, scene in zip(whole, plain, strict=True)]
+        edits = rendered([edited(plain[s], kind, PARTS[FIRST + p]) for s, p in jobs])
+        edits = tqdm(edits, f"render: {kind}", len(jobs), disable=not progress, leave=False)
+        for (s, p), picture in zip(jobs, edits, strict=True):
+            places = [_centre(each.mask == FIRST + p) for each in (whole[s], picture)]
+            facts = {"scene": s, "part": PARTS[FIRST + p], "changed": (picture.image != whole[s].image).any(2).sum()}
+            rows.append(facts | dict(zip(("row", "column", "row_after", "column_after"), chain(*places), strict=True)))
+            pictures.append(_saved(picture.image, plain[s]))
     found: dict[Path, list[np.ndarray]] = {}
-    for name, site, values in _seen(networks, sites, tqdm(pictures, f"see: {kind}", disable=not progress, leave=False)):
-        found.setdefault(folder / name / f"{site}.npy", []).append(values)
+    for name, classifier in networks.items():
+        bar = tqdm(pictures, f"see: {kind}, {name} network", disable=not progress, leave=False)
+        for got in _seen(classifier, sites, bar):
+            for key, values in got.items():
+                found.setdefault(folder / name / f"{key}.npy", []).append(values)
     for path, parts in found.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, np.concatenate(parts))
@@ -140,21 +143,23 @@ def edit_scenes(
 
 
 def _seen(
-    networks: Mapping[str, Classifier], sites: Sequence[str], images: Iterable[np.ndarray]
-) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(network, site or "logits", values) of pictures (size, size, 3), a batch at a time."""
-    images = iter(images)
-    while chunk := list(islice(images, BATCH)):
-        for name, classifier in networks.items():
-            transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
+    classifier: Classifier, sites: Sequence[str], images: Iterable[np.ndarray]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Logits, and each site's acts, of pictures (size, size, 3), a batch at a time."""
+    transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
+    where, images = next(classifier.model.parameters()).device, iter(images)
+    mixed = classifier.cfg.mixed_precision and has_bfloat16(where)
+    with captured(classifier, sites) as acts:
+
+        @torch.inference_mode()
+        def see(chunk: list[np.ndarray]) -> dict[str, np.ndarray]:
             batch = transform.normalise(torch.stack([transform(Image.fromarray(image)) for image in chunk]))
-            where = next(classifier.model.parameters()).device
-            mixed = classifier.cfg.mixed_precision and has_bfloat16(where)
-            with captured(classifier, sites) as acts, torch.autocast(where.type, torch.bfloat16, mixed):
+            with torch.autocast(where.type, torch.bfloat16, mixed):
                 logits = classifier.model(batch.to(where))
-            yield name, "logits", logits.float().cpu().numpy()
-            for site in sites:
-                yield name, site, acts[site].permute(0, 2, 3, 1).to("cpu", torch.float16).numpy()
+            cells = {site: out.permute(0, 2, 3, 1).to("cpu", torch.float16).numpy() for site, out in acts.items()}
+            return cells | {"logits": logits.float().cpu().numpy()}
+
+        yield from side_by_side(see, iter(lambda: list(islice(images, BATCH)), []))
 
 
 def _saved(image: np.ndarray, scene: Scene) -> np.ndarray:

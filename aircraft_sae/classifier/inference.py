@@ -20,7 +20,7 @@ from aircraft_sae.classifier import network
 from aircraft_sae.classifier.weights import check_fit, read_weights, write_safetensors
 from aircraft_sae.config import LEVELS, ClassifierConfig, from_dict
 from aircraft_sae.data import AircraftData, loader, test_transform
-from aircraft_sae.devices import device
+from aircraft_sae.devices import device, side_by_side
 from aircraft_sae.store import write_json, write_text
 
 BATCH = 64 if torch.cuda.is_available() else 16
@@ -109,11 +109,16 @@ class Classifier:
             raise ValueError(f"{data.folder} has other {self.cfg.level} classes than this classifier was trained on")
         pictures = data.torch(split, self.cfg.level, test_transform(self.image_size, self.mean, self.std))
         where, probabilities = next(self.model.parameters()).device, []
+        batches = (batch for batch, _, _ in loader(pictures, BATCH, workers=n_workers(len(pictures))))
+
+        @torch.inference_mode()
+        def see(batch: torch.Tensor) -> torch.Tensor:
+            return self.model(batch.to(where, non_blocking=True)).float().softmax(1).cpu()
+
         with tqdm(total=len(pictures), desc=f"predict {split}", unit="img", disable=not progress, leave=False) as bar:
-            for batch, _, _ in loader(pictures, BATCH, workers=n_workers(len(pictures))):
-                with torch.inference_mode():
-                    probabilities.append(self.model(batch.to(where, non_blocking=True)).float().softmax(1).cpu())
-                bar.update(len(batch))
+            for made in side_by_side(see, batches):
+                probabilities.append(made)
+                bar.update(len(made))
         p = torch.cat(probabilities).numpy()
         names, rows = np.asarray(self.classes, dtype=object), data.rows(split)
         table = {"image": rows["image"], "label": rows[self.cfg.level], "predicted": names[p.argmax(1)]}

@@ -8,6 +8,7 @@ et al. 2015, arXiv 1411.4038, section 3.2); and gradient x input of the feature 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from torch.nn.functional import pad
 
 from aircraft_sae.activations import captured
 from aircraft_sae.classifier import Classifier
+from aircraft_sae.devices import side_by_side
 from aircraft_sae.sae import SparseAutoencoder
 
 SHIFTS = 4
@@ -122,14 +124,19 @@ def localise(
     feature_id, row, column (the peak's cell). The gradient is smoothed by 4 pixels. radius: `effective_radius`, in
     pixels, of the gradient's row.
     """
-    found = []
-    for picture, mask, pick in zip(pictures, masks, picks.itertuples(), strict=True):
+
+    def of_pick(picked) -> list[dict[str, object]]:
+        picture, mask, pick = picked
         fine, plain = stitched_maps(classifier, sae, picture, [pick.feature_id])
         cell = int(pick.row), int(pick.column)
         product, gradient = gradient_maps(classifier, sae, picture, pick.feature_id, cell)
+        radius = {"gradient": effective_radius(gradient, cell, plain.shape[1:])}
         maps = {"cells": plain[0], "stitched": fine[0], "gradient": gaussian_filter(product, 4)}
-        for kind, values in maps.items():
-            facts = {"feature_id": pick.feature_id, "image_row": pick.image_row, "kind": kind}
-            radius = effective_radius(gradient, cell, plain.shape[1:]) if kind == "gradient" else np.nan
-            found.append(facts | localisation(values, mask) | {"radius": radius})
-    return pd.DataFrame(found)
+        facts = {"feature_id": pick.feature_id, "image_row": pick.image_row}
+        return [
+            facts | {"kind": kind} | localisation(values, mask) | {"radius": radius.get(kind, np.nan)}
+            for kind, values in maps.items()
+        ]
+
+    found = side_by_side(of_pick, zip(pictures, masks, picks.itertuples(), strict=True))
+    return pd.DataFrame(list(chain.from_iterable(found)))

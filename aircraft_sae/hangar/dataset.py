@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -45,26 +46,34 @@ def render_dataset(config: HangarConfig, folder: Path, workers: int | None = Non
         (data / name).mkdir(parents=True, exist_ok=True)
     numbers = [(v, i) for v in range(len(frames)) for i in range(config.scenes_per_variant)]
     jobs = [(v * config.scenes_per_variant + i, frames[v].variant) for v, i in numbers]
-    rows = _mapped(partial(_draw, config=config, data=data), jobs, workers)
-    rows = list(tqdm(rows, "render scenes", len(jobs), unit="scene", smoothing=0.05))
+    with _mapper(len(jobs), workers) as mapped:
+        rows = mapped(partial(_draw, config=config, data=data), jobs)
+        rows = list(tqdm(rows, "render scenes", len(jobs), unit="scene", smoothing=0.05))
     _write_tables(config, frames, numbers, pd.DataFrame(rows), data)
 
 
-def render_scenes(
-    scenes: Sequence[Scene], size: int, supersampling: int, workers: int | None = None
-) -> Iterator[Picture]:
-    """The scenes rendered in order, by several processes (None: one a core); nothing is written."""
-    return _mapped(partial(render, size=size, supersampling=supersampling), scenes, workers)
+@contextmanager
+def renderer(
+    n_scenes: int, size: int, supersampling: int, workers: int | None = None
+) -> Iterator[Callable[[Sequence[Scene]], Iterator[Picture]]]:
+    """A function that renders scenes in order, by processes that are kept from call to call; nothing is written.
+
+    n_scenes: about how many it will be asked for, which says how many processes are worth it where workers is None.
+    """
+    with _mapper(n_scenes, workers) as mapped:
+        yield partial(mapped, partial(render, size=size, supersampling=supersampling))
 
 
-def _mapped(function: Callable, jobs: Sequence, workers: int | None) -> Iterator:
-    workers = workers or min(os.cpu_count() or 1, max(1, len(jobs) // 16))  # starting a process takes a second
+@contextmanager
+def _mapper(n_jobs: int, workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
+    """What maps a function over jobs, in several processes (None: one a core)."""
+    workers = workers or min(os.cpu_count() or 1, max(1, n_jobs // 16))  # starting a process takes a second
     if workers == 1:
-        yield from map(function, jobs)
+        yield map
     else:
         # not a Pool, which starts processes that die again and again
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
-            yield from pool.map(function, jobs, chunksize=4)
+            yield partial(pool.map, chunksize=4)
 
 
 def _end_with_parent() -> None:
