@@ -221,7 +221,9 @@ def _costs(folder: Path, notebooks: Mapping, seconds: float) -> str:
     ]
     tables.append(_table(("stage, as last made", "seconds", "peak memory, MB", "on disk, MB"), rows))
     return (
-        f"<p>This run took {seconds:.0f} s.</p>" + "<details><summary>Each stage</summary>".join(tables) + "</details>"
+        f"<p>This run took {seconds:.0f} s.</p>"
+        + "<details><summary>Each stage (made at the same time, they share seconds and memory)</summary>".join(tables)
+        + "</details>"
     )
 
 

@@ -22,7 +22,7 @@
 # **Reads** `data/runs/<preset>/sae` (notebook 03). **Writes** `…/features/<name>` (every cell's codes and one table)
 # and the numbers in `data/results/<preset>/04_inspect_features.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: 1.2 minutes the first time, 50 seconds after that.
+# **Runtime** with the default preset on 2 CPU cores: 2 minutes the first time, one after that.
 
 # %%
 # %matplotlib inline

@@ -33,6 +33,17 @@ def test_results_come_in_order_from_as_many_threads_as_cores(cores):
     assert most[0] == together.parties and {n for _, n in found} == ({1} if together.parties > 1 else {cores})
 
 
+def test_fewer_items_than_cores_share_them():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for items, threads in (([0], 4), ([0, 1], 2), (range(9), 1)):
+            wanted = 4 if torch.cuda.is_available() else threads
+            assert set(side_by_side(lambda _: torch.get_num_threads(), items)) == {wanted}
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_few_items_are_taken_ahead(cores):
     taken = []
     items = (taken.append(i) or i for i in range(10**9))

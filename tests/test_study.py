@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from aircraft_sae import config, study
+from aircraft_sae.devices import side_by_side
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae_evaluation import both_signs, dictionary
 from aircraft_sae.study import Study
@@ -131,6 +132,22 @@ def test_autoencoders_are_made_once_and_each_has_its_own_name(smoke_study):
         again.sae(k=2)
     with pytest.raises(ValueError, match="no site 'stage1' in this study: it keeps stage3, stage4"):
         again.activations("stage1")
+
+
+def test_autoencoders_trained_side_by_side_are_those_trained_alone(smoke_study):
+    few, before = dict(n_cells=2000, dead_after=1000, batch_size=32), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        names = {f"beside{seed}": seed for seed in (1, 2, 3)}
+        beside = list(side_by_side(lambda name: smoke_study.sae(name, seed=names[name], **few), names))
+        torch.set_num_threads(1)
+        for name, model in zip(names, beside, strict=True):
+            assert smoke_study.stages[f"sae/{name}"].made
+            alone = smoke_study.sae(f"alone{name}", seed=names[name], **few)
+            torch.testing.assert_close(model.W_dec, alone.W_dec, rtol=0, atol=1e-5)
+        assert not beside[0].W_dec.allclose(beside[1].W_dec)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_control_is_a_network_that_has_learned_nothing(smoke_study):

@@ -187,9 +187,8 @@ def blur_effects(
             return _rows(head, sae.W_dec, random, label, jobs, clean, blurred).assign(image_row=int(row))
 
         groups = picks.groupby("image_row", sort=True)
-        tables = side_by_side(of_picture, groups)
-        tables = list(tqdm(tables, f"blur {sigma:g} px", len(groups), disable=not progress, leave=False))
-    return pd.concat(tables, ignore_index=True)
+        bar = dict(desc=f"blur {sigma:g} px", total=len(groups), disable=not progress, leave=False)
+        return pd.concat(list(tqdm(side_by_side(of_picture, groups), **bar)), ignore_index=True)
 
 
 def _jobs(classifier, data, index, row, group, partners, sigma, window, seed):

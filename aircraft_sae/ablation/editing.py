@@ -113,7 +113,7 @@ def edit_scenes(
         classifier.site(site)  # and another site
     folder, least = Path(folder), VISIBLE * (size / 224) ** 2
     # all is rendered before the networks see any of it: beside each other, their threads would wait
-    with renderer(len(plain), size, supersampling, workers) as rendered:
+    with renderer(len(plain) * (1 + len(PARTS) - FIRST), size, supersampling, workers) as rendered:
         whole = list(tqdm(rendered(plain), "render scenes", len(plain), disable=not progress, leave=False))
         shown = np.stack([np.bincount(picture.mask.ravel(), minlength=len(PARTS))[FIRST:] for picture in whole])
         allowed = shown >= least

@@ -73,7 +73,10 @@ def _mapper(n_jobs: int, workers: int | None) -> Iterator[Callable[[Callable, Se
     else:
         # not a Pool, which starts processes that die again and again
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
-            yield partial(pool.map, chunksize=4)
+            try:
+                yield partial(pool.map, chunksize=4)
+            finally:
+                pool.shutdown(cancel_futures=True)  # nothing more is wanted, where the caller failed
 
 
 def _end_with_parent() -> None:
