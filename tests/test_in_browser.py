@@ -143,6 +143,13 @@ def show(page, feature_id):
     page.wait_for_selector(f'.sae-browser[data-feature="{feature_id}"]')
 
 
+def put_on_bench(page, catalogue, row):
+    """Choose a picture by its class, which opens the first of that class, and then itself."""
+    app(page).get_by_label("class of the picture").select_option(catalogue.label(row))
+    app(page).get_by_label("picture", exact=True).select_option(str(row))
+    page.wait_for_selector(f'.sae-browser[data-picture="{row}"][aria-busy=false]')  # the second of two openings, too
+
+
 def test_features_change_by_key_and_by_list(page, catalogue):
     order = catalogue.table[catalogue.table["density_cell"] > 0].sort_values("part_ap", ascending=False, kind="stable")
     first = listed(page)
@@ -270,9 +277,7 @@ def test_the_list_is_filtered_searched_and_sorted(page, catalogue):
 
 def test_a_cell_lists_the_features_active_there(page, catalogue):
     row = int(catalogue.rows[1])
-    page.locator(".sae-browser").get_by_label("class of the picture").select_option(catalogue.label(row))
-    page.locator(".sae-browser").get_by_label("picture", exact=True).select_option(str(row))
-    drawn(page, f"picture {row}")
+    put_on_bench(page, catalogue, row)
     subject = Bench(catalogue).of_row(row)
     columns = subject.acts.shape[1]
     canvas = app(page).locator(".stage canvas")
@@ -558,9 +563,7 @@ def test_the_bench_follows_what_is_chosen(page, catalogue):
     most = (catalogue.strength(catalogue.rows) > 0).sum(1)
     row = int(catalogue.rows[most.argmax()])
     assert most.max() > 20  # more than there are sliders
-    app(page).get_by_label("class of the picture").select_option(catalogue.label(row))
-    app(page).get_by_label("picture", exact=True).select_option(str(row))
-    drawn(page, f"picture {row}")
+    put_on_bench(page, catalogue, row)
     rare = told(catalogue, Bench(catalogue), Bench(catalogue).of_row(row), row)["active"][-1]["feature_id"]
     show(page, rare)
     there = page.evaluate(ids)
