@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import rankdata
-from sklearn.metrics import average_precision_score, f1_score, mutual_info_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, mutual_info_score, precision_recall_curve, roc_auc_score
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
@@ -410,7 +410,8 @@ def test_a_probe_fires_where_its_f1_is_best(planted_parts):
     acts = np.stack([index.maps(j, rows) for j in range(7)], -1) @ rng.normal(size=(7, 7)) + rng.normal(size=7)
     directions, biases = fit_probes(acts, labels)
     score, own = (acts @ directions.T + biases)[..., 1], labels[..., 1]
-    best = max(f1_score(own.ravel(), score.ravel() >= t) for t in np.unique(score))
+    precision, recall, _ = precision_recall_curve(own.ravel(), score.ravel())
+    best = (2 * precision * recall / (precision + recall).clip(1e-12)).max()
     assert f1_score(own.ravel(), score.ravel() >= -1e-9) == pytest.approx(best)
     assert not directions[PARTS.index("strut") - 2].any()  # no cell shows one
     sae = readers(identity(7), torch.from_numpy(directions[:7]), torch.from_numpy(biases[:7]))
