@@ -12,12 +12,17 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from aircraft_sae import config
 from aircraft_sae.report import write_report
 from aircraft_sae.runner import NOTEBOOKS, Runner, find, put_outputs
-from aircraft_sae.store import LABELS, META, default_data_dir
+from aircraft_sae.store import LABELS, META, default_data_dir, make_parents
+
+RUNNING = "run-"
+"""How the lock of a process that runs a study is called; then its id."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,7 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
             return clean(folder, options.yes)
         rendered = study.dataset.source == "hangar"
         runner = Runner(folder, data_dir / "results" / name, environment, rendered, options.again)
-        return run(paths, runner, study, options.in_place)
+        with _running(folder):
+            return run(paths, runner, study, options.in_place)
     except OSError as error:  # a full disk, a folder that cannot be written
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -90,26 +96,40 @@ def run(paths: list[Path], runner: Runner, study: config.StudyConfig, in_place: 
     return 0
 
 
+@contextmanager
+def _running(folder: Path) -> Iterator[None]:
+    """Keeps `clean` away, between stages too, from a study that this process runs; others may run it as well."""
+    from filelock import FileLock
+
+    path = folder / f"{RUNNING}{os.getpid()}.lock"
+    make_parents(path)
+    try:
+        with FileLock(path):
+            yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def info(folder: Path) -> int:
     """Print each stage in `folder`: made or not, size, seconds, peak memory."""
     names = {"dataset", "classifier"}
     for path in (*(meta.parent for meta in folder.rglob(META)), *folder.rglob("*.partial")):
         names.add(path.relative_to(folder).as_posix().removesuffix(".partial"))
-    print(f"{folder}\n{'stage':24} {'state':10} {'MB':>9} {'seconds':>9} {'peak MB':>9}")
+    print(f"{folder}\n{'stage':32} {'state':10} {'MB':>9} {'seconds':>9} {'peak MB':>9}")
     for name in sorted(names):
         try:
             meta = json.loads((folder / name / META).read_text(encoding="utf-8"))
             size = sum(file["bytes"] for file in meta["files"].values())
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             state = "part made" if (folder / f"{name}.partial").is_dir() else "not made"
-            print(f"{name:24} {state:10}")
+            print(f"{name:32} {state:10}")
             continue
-        print(f"{name:24} {'made':10} {size / 1e6:9.1f} {meta['seconds']:9.1f} {meta['peak_memory_bytes'] / 1e6:9.0f}")
+        print(f"{name:32} {'made':10} {size / 1e6:9.1f} {meta['seconds']:9.1f} {meta['peak_memory_bytes'] / 1e6:9.0f}")
     return 0
 
 
 def clean(folder: Path, yes: bool) -> int:
-    """Remove what is in `folder`, less a person's labels, after saying how much; not while a stage is being made."""
+    """Remove what is in `folder`, less a person's labels, after saying how much; not while it is being made or run."""
     from filelock import FileLock, Timeout
 
     if not folder.is_dir():
@@ -122,7 +142,9 @@ def clean(folder: Path, yes: bool) -> int:
             with FileLock(lock, timeout=0):
                 pass
         except Timeout:
-            print(f"{lock.stem} is being made by another process; nothing was removed.", file=sys.stderr)
+            made = not lock.stem.startswith(RUNNING)
+            what = f"{lock.stem} is being made" if made else "The study is being run"
+            print(f"{what} by another process; nothing was removed.", file=sys.stderr)
             return 1
     if not yes:
         try:

@@ -137,14 +137,7 @@ def make_stage(
             f"{folder.name} would be made by a worker process, which runs your script's code anew: put that code under "
             'if __name__ == "__main__":'
         )
-    above = next(path for path in folder.parents if path.exists())
-    if not os.access(above, os.W_OK):
-        raise PermissionError(
-            errno.EACCES,
-            f"{folder} has to be made, and {above} cannot be written to: make it writable, or point "
-            "AIRCRAFT_SAE_DATA_DIR at a folder that is",
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(folder)
     with _locked(lock, lambda: say(f"{folder.name}: waiting for process {read_json(work / PROGRESS).get('pid', '')}")):
         if (work / META).is_file():  # a kill during the swap
             _swap(work, folder, old)
@@ -169,6 +162,15 @@ def make_stage(
     megabytes = sum(file["bytes"] for file in meta["files"].values()) / 1e6
     say(f"{folder.name}: made in {meta['seconds']:.0f} s, {megabytes:.1f} MB")
     return Stage(folder, read_json(folder / META), made=True)
+
+
+def make_parents(path: Path) -> None:
+    """Make the folder that `path` is to be in; PermissionError where nothing can be written."""
+    above = next(each for each in path.parents if each.exists())
+    if not os.access(above, os.W_OK):
+        remedy = "make it writable, or point AIRCRAFT_SAE_DATA_DIR at a folder that is"
+        raise PermissionError(errno.EACCES, f"{path} has to be made, and {above} cannot be written to: {remedy}")
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say: Callable[[str], None]) -> dict:

@@ -41,7 +41,10 @@ CONTROL_EVERY = 3
 """The control network sees every so many pictures."""
 ENTRY = ("value", "low", "high", "n")
 
-say = partial(print, file=sys.stderr, flush=True)  # beside the progress bars, and out of the notebooks' outputs
+
+def say(text: str) -> None:
+    """A line on stderr, beside the progress bars and out of the notebooks' outputs."""
+    print(f"{text}\n", end="", file=sys.stderr, flush=True)  # in one piece: stages are made side by side
 
 
 class Study:

@@ -436,7 +436,8 @@ if len(purity):
 def neighbour_correlation(maps: np.ndarray) -> tuple[float, float]:
     """Correlation of vertical and of horizontal neighbours in maps (n, rows, columns)."""
     pairs = (maps[:, :-1], maps[:, 1:]), (maps[:, :, :-1], maps[:, :, 1:])
-    return tuple(float(np.corrcoef(one.ravel(), two.ravel())[0, 1]) for one, two in pairs)
+    with np.errstate(invalid="ignore"):  # NaN for a map that is the same everywhere
+        return tuple(float(np.corrcoef(one.ravel(), two.ravel())[0, 1]) for one, two in pairs)
 
 
 local = {"features": [index.maps(int(j), rows_b) for j in frozen.query("chosen == 'random'")["feature_id"]]}

@@ -115,9 +115,13 @@ print(
 # without the part that the feature matches.
 
 # %%
-followed = frozen[frozen["chosen"] == ("part" if scores is not None else "random")].iloc[0]
-feature_id, transform = int(followed["feature_id"]), test_transform(size, classifier.mean, classifier.std)
-pick = index.patches(feature_id, "top", 1, rows_b).iloc[0]
+candidates = frozen[frozen["chosen"] == ("part" if scores is not None else "random")]
+patches = [(claim, index.patches(int(claim.feature_id), "top", 1, rows_b)) for claim in candidates.itertuples()]
+active = [(claim, patch.iloc[0]) for claim, patch in patches if len(patch)]
+if not active:
+    raise ValueError(f"none of {len(patches)} features is active in the {len(rows_b)} pictures of half B: too few")
+(followed, pick), transform = active[0], test_transform(size, classifier.mean, classifier.std)
+feature_id = int(followed.feature_id)
 
 
 @torch.inference_mode()
@@ -149,9 +153,9 @@ versions = {"as it is": x, f"blurred, sigma {sigma:.0f} px": blurred}
 if scores is not None:
     listing = pd.read_parquet(data.folder / "scenes.parquet").set_index("image")
     scene, rays = Scene.from_json(listing.at[pick["image"], "scene"]), study.config.dataset.hangar.supersampling
-    plain, edit = (ablation.without(scene, part, size, rays) for part in (None, followed["part"]))
+    plain, edit = (ablation.without(scene, part, size, rays) for part in (None, followed.part))
     versions["no shadows"] = as_input(plain)
-    versions[f"no shadows, without its {followed['part'].replace('_', ' ')}"] = as_input(edit)
+    versions[f"no shadows, without its {followed.part.replace('_', ' ')}"] = as_input(edit)
 label = int(class_of[np.searchsorted(test, pick["image_row"])])
 panels = {name: seen(each) for name, each in versions.items()}
 top = float(table.at[feature_id, "max"])

@@ -265,6 +265,24 @@ def test_clean_asks_and_removes_the_run_alone(stages, monkeypatch, capsys):
     assert command.main(["clean", "--preset", "smoke", "--yes"]) == 0
 
 
+def test_a_study_that_is_being_run_is_not_removed(notebooks, tmp_path):
+    words = "[sys.executable, '-m', 'aircraft_sae', 'clean', '--preset', 'smoke', '--yes']"
+    script = f"# %%\nimport subprocess, sys\ndone = subprocess.run({words}, capture_output=True, text=True)\n"
+    notebooks(**{"01_a": script + "assert done.returncode == 1 and 'The study is being run' in done.stderr, done"})
+    assert command.main(["run", "--preset", "smoke"]) == 0
+    assert not list(tmp_path.rglob(f"{command.RUNNING}*"))
+    assert command.main(["clean", "--preset", "smoke", "--yes"]) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_told_of_before_any_cell(notebooks, tmp_path, monkeypatch, capsys):
+    notebooks(**{"01_a": "# %%\n1"})
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert command.main(["run", "--preset", "smoke"]) == 1
+    said = capsys.readouterr()
+    assert f"{tmp_path} cannot be written to: make it writable" in said.err and "notebooks" not in said.out
+    assert not (tmp_path / "data").exists()
+
+
 def test_ctrl_c_at_the_question_removes_nothing(stages, monkeypatch, capsys):
     def stop(_):
         raise KeyboardInterrupt

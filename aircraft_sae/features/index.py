@@ -75,6 +75,10 @@ class FeatureIndex:
     d_sae: int
     table: pd.DataFrame
 
+    def __repr__(self) -> str:
+        rows, columns = self.grid
+        return f"FeatureIndex({self.d_sae} features, {len(self.images)} pictures of {rows} x {columns} cells)"
+
     @classmethod
     def open(cls, folder: str | Path, with_table: bool = True) -> FeatureIndex:
         """What is in `folder`; FileNotFoundError where nothing was built."""
