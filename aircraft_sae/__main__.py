@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aircraft_sae import config
-from aircraft_sae.report import write_report
 from aircraft_sae.runner import NOTEBOOKS, Runner, find, put_outputs
 from aircraft_sae.store import LABELS, META, default_data_dir, make_parents
+from aircraft_sae.view.report import write_report
 
 RUNNING = "run-"
 """How the lock of a process that runs a study is called; then its id."""

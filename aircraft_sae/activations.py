@@ -16,9 +16,9 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from aircraft_sae.classifier.inference import BATCH, Classifier, n_workers
-from aircraft_sae.data import AircraftData, Pictures, loader, test_transform, train_transform
 from aircraft_sae.devices import has_bfloat16, side_by_side
+from aircraft_sae.networks.inference import BATCH, Classifier, n_workers
+from aircraft_sae.pictures import AircraftData, Pictures, loader, test_transform, train_transform
 from aircraft_sae.store import read_json, write_json, write_parquet, write_whole
 
 ACTS, IMAGES, DONE = "acts.npy", "images.parquet", "done.json"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aircraft_sae.store import LABELS, fingerprint, folder_digest, heartbeat, is_whole, memory, stage_metas, write_text
+from aircraft_sae.view.report import RECORD
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -30,8 +31,6 @@ LIBRARIES = (
     "pillow",
     "embreex",
 )
-RECORD = "aircraft_sae"
-"""In an executed notebook's metadata: what it was made from, seconds, peak memory."""
 
 
 def find(folder: Path, in_place: bool) -> list[Path]:

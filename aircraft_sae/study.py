@@ -14,15 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aircraft_sae import classifier
+from aircraft_sae import networks as classifier
 from aircraft_sae.activations import VIEWS, Activations, extract
-from aircraft_sae.classifier import Classifier
 from aircraft_sae.config import StudyConfig, change, check_name, preset, with_data_root
-from aircraft_sae.data import AircraftData, open_source
 from aircraft_sae.features import FeatureIndex, build_features
 from aircraft_sae.hangar.dataset import render_dataset
+from aircraft_sae.networks import Classifier
+from aircraft_sae.pictures import AircraftData, open_source
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.sae_training import train_sae
+from aircraft_sae.sae.training import train_sae
 from aircraft_sae.store import (
     META,
     Stage,
@@ -194,8 +194,8 @@ class Study:
         return self.folder / "ablation" / name
 
     def export_atlas(self, folder: str | Path | None = None, n_pictures: int | None = None) -> Path:
-        """Static HTML of all features, as `aircraft_sae.atlas.export_atlas` writes it; gives its index.html."""
-        from aircraft_sae.atlas import export_atlas  # from above: what a person sees is built on a study
+        """Static HTML of all features, as `aircraft_sae.view.atlas.export_atlas` writes it; gives its index.html."""
+        from aircraft_sae.view.atlas import export_atlas  # from above: what a person sees is built on a study
 
         return export_atlas(self, folder, n_pictures)
 

@@ -42,15 +42,14 @@ import pandas as pd
 from IPython.display import Markdown, display
 from scipy.stats import binomtest
 
-from aircraft_sae import plots
-from aircraft_sae.classifier import evaluate
-
 # %%
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.hangar.solids import PARTS
-from aircraft_sae.plots import in_words
+from aircraft_sae.networks import evaluate
 from aircraft_sae.study import Study
+from aircraft_sae.view import plots
+from aircraft_sae.view.plots import in_words
 
 # %% [markdown]
 # ## Settings

@@ -39,12 +39,13 @@ from IPython.display import Markdown, display
 from scipy.special import entr
 from scipy.stats import binomtest
 
-# %%
-from aircraft_sae import plots
+from aircraft_sae.features.reconstruction import pca
 from aircraft_sae.metrics import bootstrap_interval, ratio_of_sums
-from aircraft_sae.plots import in_words
-from aircraft_sae.sae_evaluation import pca
 from aircraft_sae.study import ENTRY, Study
+
+# %%
+from aircraft_sae.view import plots
+from aircraft_sae.view.plots import in_words
 
 # %% [markdown]
 # ## Settings

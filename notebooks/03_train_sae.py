@@ -37,15 +37,14 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from aircraft_sae import plots
-from aircraft_sae import sae_evaluation as evaluation
-
 # %%
 from aircraft_sae.devices import side_by_side
+from aircraft_sae.features import reconstruction as evaluation
 from aircraft_sae.metrics import bootstrap_draws, fvu_by_definition, interval, ratio_of_sums
-from aircraft_sae.plots import in_words
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.study import CONTROL_EVERY, Study
+from aircraft_sae.view import plots
+from aircraft_sae.view.plots import in_words
 
 # %% [markdown]
 # ## Settings

@@ -36,19 +36,20 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from aircraft_sae import features, plots
-from aircraft_sae import sae_evaluation as evaluation
-from aircraft_sae.ablation import frozen_list, random_directions
-
-# %%
-from aircraft_sae.browser import FeatureBrowser
-from aircraft_sae.browser.snapshots import gallery_figure
-from aircraft_sae.data import test_transform
+from aircraft_sae import features
+from aircraft_sae.features import reconstruction as evaluation
 from aircraft_sae.hangar.solids import PARTS
+from aircraft_sae.interventions import frozen_list, random_directions
 from aircraft_sae.metrics import bootstrap_counts, with_draws, with_interval
-from aircraft_sae.plots import in_words
+from aircraft_sae.pictures import test_transform
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.study import Study
+from aircraft_sae.view import plots
+
+# %%
+from aircraft_sae.view.browser import FeatureBrowser
+from aircraft_sae.view.browser.snapshots import gallery_figure
+from aircraft_sae.view.plots import in_words
 
 # %% [markdown]
 # ## Settings

@@ -38,21 +38,23 @@ import torch
 from IPython.display import Markdown, display
 from scipy.stats import spearmanr, wilcoxon
 
-from aircraft_sae import ablation, features, plots
-from aircraft_sae import sae_evaluation as evaluation
+from aircraft_sae import features
+from aircraft_sae import interventions as ablation
 
 # %%
 from aircraft_sae.activations import captured
-from aircraft_sae.browser import InterventionBench
-from aircraft_sae.browser.snapshots import bench_figure, bench_table
-from aircraft_sae.data import test_transform
+from aircraft_sae.features import reconstruction as evaluation
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.metrics import bootstrap_counts, interval, with_draws, with_interval
-from aircraft_sae.plots import in_words
+from aircraft_sae.pictures import test_transform
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_json, write_parquet
 from aircraft_sae.study import Study
+from aircraft_sae.view import plots
+from aircraft_sae.view.browser import InterventionBench
+from aircraft_sae.view.browser.snapshots import bench_figure, bench_table
+from aircraft_sae.view.plots import in_words
 
 # %% [markdown]
 # ## Settings

@@ -27,9 +27,9 @@
 # %%
 from IPython.display import Markdown, display
 
-from aircraft_sae.browser import FeatureBrowser, InterventionBench
-from aircraft_sae.report import answer, read_numbers
 from aircraft_sae.study import Study
+from aircraft_sae.view.browser import FeatureBrowser, InterventionBench
+from aircraft_sae.view.report import answer, read_numbers
 
 study = Study.open()
 

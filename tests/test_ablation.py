@@ -9,7 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from aircraft_sae.ablation import (
+from aircraft_sae.devices import device
+from aircraft_sae.hangar.render import render
+from aircraft_sae.hangar.scene import Scene
+from aircraft_sae.hangar.solids import PARTS
+from aircraft_sae.interventions import (
     PooledHead,
     Responses,
     Window,
@@ -36,11 +40,7 @@ from aircraft_sae.ablation import (
     suppress_hooked,
     without,
 )
-from aircraft_sae.data import test_transform
-from aircraft_sae.devices import device
-from aircraft_sae.hangar.render import render
-from aircraft_sae.hangar.scene import Scene
-from aircraft_sae.hangar.solids import PARTS
+from aircraft_sae.pictures import test_transform
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 
 from aircraft_sae import activations
 from aircraft_sae.activations import VIEWS, Activations, captured, extract
-from aircraft_sae.data import loader, test_transform
 from aircraft_sae.devices import MOST_AT_ONCE
+from aircraft_sae.pictures import loader, test_transform
 
 SITES = ("stage3", "stage4")
 

@@ -18,19 +18,24 @@ import pytest
 import safetensors.torch
 import torch
 
-from aircraft_sae import ablation, classifier, config, features, metrics, plots, sae_evaluation, sae_training
+from aircraft_sae import config, features, metrics
+from aircraft_sae import interventions as ablation
+from aircraft_sae import networks as classifier
 from aircraft_sae.__main__ import main
 from aircraft_sae.activations import Activations
-from aircraft_sae.browser import Bench, FeatureBrowser, InterventionBench, Labels, widgets
-from aircraft_sae.browser.snapshots import gallery_figure
-from aircraft_sae.browser.widgets import catalogue_of
-from aircraft_sae.classifier import Classifier, training
 from aircraft_sae.config import SAEConfig, StudyConfig
-from aircraft_sae.data import AircraftData
 from aircraft_sae.features import FeatureIndex
+from aircraft_sae.features import reconstruction as sae_evaluation
 from aircraft_sae.hangar.airframes import taxonomy
+from aircraft_sae.networks import Classifier, training
+from aircraft_sae.pictures import AircraftData
 from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.sae import training as sae_training
 from aircraft_sae.study import Study
+from aircraft_sae.view import plots
+from aircraft_sae.view.browser import Bench, FeatureBrowser, InterventionBench, Labels, widgets
+from aircraft_sae.view.browser.snapshots import gallery_figure
+from aircraft_sae.view.browser.widgets import catalogue_of
 
 SMOKE = config.preset("smoke")
 OUTSIDE = ("../../x", "/x", "a/b", "..", "a\0b", "a\nb", "main.partial", "main.old", "main.lock", "x" * 101)

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from aircraft_sae.atlas import _chosen
-from aircraft_sae.browser import Bench, Catalogue, FeatureBrowser, InterventionBench, Labels
-from aircraft_sae.browser.catalogue import TILE
-from aircraft_sae.browser.widgets import Application, catalogue_of, told
 from aircraft_sae.features import halves
 from aircraft_sae.store import write_parquet
+from aircraft_sae.view.atlas import _chosen
+from aircraft_sae.view.browser import Bench, Catalogue, FeatureBrowser, InterventionBench, Labels
+from aircraft_sae.view.browser.catalogue import TILE
+from aircraft_sae.view.browser.widgets import Application, catalogue_of, told
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +316,7 @@ def test_labels_are_on_disk_at_once_and_shared(tmp_path):
 
 
 def test_two_processes_lose_no_label(tmp_path):
-    code = "import sys; from aircraft_sae.browser.labels import Labels\n"
+    code = "import sys; from aircraft_sae.view.browser.labels import Labels\n"
     code += "for i in range(15): Labels(sys.argv[1], 'abc').set(int(sys.argv[2]) + i, label=f'of {sys.argv[2]}')"
     running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(first)]) for first in (0, 100)]
     assert [process.wait() for process in running] == [0, 0]

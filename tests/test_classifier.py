@@ -16,11 +16,11 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 from torch.nn.functional import cross_entropy
 
-from aircraft_sae import classifier
+from aircraft_sae import networks as classifier
 from aircraft_sae.checkpoint import CHECKPOINT
-from aircraft_sae.classifier import Classifier, inference, network, training, weights
 from aircraft_sae.config import ClassifierConfig
-from aircraft_sae.data import AircraftData
+from aircraft_sae.networks import Classifier, inference, network, training, weights
+from aircraft_sae.pictures import AircraftData
 
 CFG = ClassifierConfig(
     arch="test_convnext", weights=None, layer_scale=0.1, sizes=(32, 48), epochs=(2, 1), batch_size=8,
@@ -31,9 +31,9 @@ PER_SPLIT = {"train": 18, "val": 6, "test": 9}
 
 CHILD = """
 import os, signal, sys
-from aircraft_sae.classifier import training
+from aircraft_sae.networks import training
 from aircraft_sae.config import ClassifierConfig, from_dict
-from aircraft_sae.data import AircraftData
+from aircraft_sae.pictures import AircraftData
 import json
 
 def step(self, *batch, whole=training.Run.train_step):

@@ -13,9 +13,9 @@ from torchvision.datasets import FGVCAircraft
 from torchvision.transforms import v2
 
 from aircraft_sae.config import ClassifierConfig, DatasetConfig
-from aircraft_sae.data import AircraftData, aircraft, download, loader, loading, open_source, pixel_config
-from aircraft_sae.data.loading import test_transform, train_transform
 from aircraft_sae.hangar.solids import PARTS
+from aircraft_sae.pictures import AircraftData, aircraft, download, loader, loading, open_source, pixel_config
+from aircraft_sae.pictures.loading import test_transform, train_transform
 
 CLASSES = {
     "variant": ["F-16A/B", "Ан-2", "737-300"],

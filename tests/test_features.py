@@ -11,7 +11,6 @@ from sklearn.metrics import average_precision_score, f1_score, mutual_info_score
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
-from aircraft_sae.data import test_transform
 from aircraft_sae.devices import device
 from aircraft_sae.features import (
     FeatureIndex,
@@ -32,6 +31,7 @@ from aircraft_sae.features import (
 )
 from aircraft_sae.features.localisation import effective_radius, gradient_maps, localisation, stitched_maps
 from aircraft_sae.features.parts import ranking_scores
+from aircraft_sae.features.reconstruction import readers
 from aircraft_sae.features.selectivity import (
     auroc,
     auroc_p,
@@ -42,8 +42,8 @@ from aircraft_sae.features.selectivity import (
 )
 from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.metrics import auroc_difference
+from aircraft_sae.pictures import test_transform
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.sae_evaluation import readers
 
 N_IMAGES, GRID, D = 40, (3, 4), 8
 

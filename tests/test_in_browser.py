@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 
 from aircraft_sae.__main__ import NOTEBOOKS
-from aircraft_sae.browser import Bench, Labels
-from aircraft_sae.browser.widgets import catalogue_of, told
-from aircraft_sae.plots import heat
+from aircraft_sae.view.browser import Bench, Labels
+from aircraft_sae.view.browser.widgets import catalogue_of, told
+from aircraft_sae.view.plots import heat
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -r requirements.txt")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

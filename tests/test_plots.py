@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from aircraft_sae import plots
 from aircraft_sae.hangar.solids import PARTS
+from aircraft_sae.view import plots
 
 RNG = np.random.default_rng(0)
 GREY_PICTURE = np.full((20, 30, 3), 100, np.uint8)

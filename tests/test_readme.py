@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aircraft_sae import report
+from aircraft_sae.view import report
 
 TOP = Path(__file__).resolve().parents[1]
 README = (TOP / "README.md").read_text(encoding="utf-8")

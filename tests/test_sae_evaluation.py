@@ -7,9 +7,7 @@ import torch
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
-from aircraft_sae.metrics import ratio_of_sums
-from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.sae_evaluation import (
+from aircraft_sae.features.reconstruction import (
     Linear,
     Pursuit,
     both_signs,
@@ -23,6 +21,8 @@ from aircraft_sae.sae_evaluation import (
     seed_match,
     splice,
 )
+from aircraft_sae.metrics import ratio_of_sums
+from aircraft_sae.sae import SparseAutoencoder
 
 
 @pytest.fixture(scope="module")

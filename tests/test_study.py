@@ -12,8 +12,8 @@ import torch
 
 from aircraft_sae import config, study
 from aircraft_sae.devices import side_by_side
+from aircraft_sae.features.reconstruction import both_signs, dictionary
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.sae_evaluation import both_signs, dictionary
 from aircraft_sae.study import Study
 
 

@@ -17,8 +17,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch.nn.functional import pad
 
 from aircraft_sae.activations import captured
-from aircraft_sae.classifier import Classifier
 from aircraft_sae.devices import side_by_side
+from aircraft_sae.networks import Classifier
 from aircraft_sae.sae import SparseAutoencoder
 
 SHIFTS = 4

@@ -10,10 +10,10 @@ import pandas as pd
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from aircraft_sae.data import AircraftData
 from aircraft_sae.features.index import FeatureIndex
 from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.metrics import auroc_difference
+from aircraft_sae.pictures import AircraftData
 
 FIRST = 2
 """PARTS before it are background."""

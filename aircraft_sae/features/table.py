@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from aircraft_sae.activations import Activations
-from aircraft_sae.data import AircraftData
 from aircraft_sae.features.index import TABLE, FeatureIndex, build_index
 from aircraft_sae.features.parts import cell_labels, part_scores
 from aircraft_sae.features.selectivity import N_PERMUTATIONS, halves, selectivity
+from aircraft_sae.pictures import AircraftData
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 

@@ -23,10 +23,10 @@ import numpy as np
 import psutil
 from playwright.sync_api import sync_playwright
 
-from aircraft_sae.atlas import export_atlas
-from aircraft_sae.browser.catalogue import Catalogue
-from aircraft_sae.browser.widgets import Answers, catalogue_of
 from aircraft_sae.study import Study
+from aircraft_sae.view.atlas import export_atlas
+from aircraft_sae.view.browser.catalogue import Catalogue
+from aircraft_sae.view.browser.widgets import Answers, catalogue_of
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "06_explore.ipynb"
 N_CHANGES, N_KEYS, N_SLIDES, N_SLOW = 500, 100, 100, 20

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from aircraft_sae.activations import extract
-from aircraft_sae.classifier.inference import BATCH, Classifier, n_workers
-from aircraft_sae.data import AircraftData, Pictures, loader, test_transform
+from aircraft_sae.networks.inference import BATCH, Classifier, n_workers
+from aircraft_sae.pictures import AircraftData, Pictures, loader, test_transform
 from aircraft_sae.study import Study
 
 

@@ -37,7 +37,7 @@ from aircraft_sae.store import META, PROGRESS, read_json
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["__main__", "aircraft_sae.study", "aircraft_sae.atlas", "aircraft_sae.ablation", "pyarrow.dataset"]
+    ["__main__", "aircraft_sae.study", "aircraft_sae.view.atlas", "aircraft_sae.interventions", "pyarrow.dataset"]
 )
 MEASURED = ("seconds", "peak_memory_bytes", "checksum", "images_per_second", "cells_per_second")
 """What differs between two runs of the same."""
@@ -65,7 +65,7 @@ def _edit(study):
     """An experiment of notebook 05: parts are taken out of a few scenes."""
     import pandas as pd
 
-    from aircraft_sae import ablation
+    from aircraft_sae import interventions as ablation
 
     config = study.config.dataset.hangar
     table = pd.read_parquet(study.dataset().folder / "scenes.parquet")
@@ -78,7 +78,7 @@ def _edit(study):
 def write_labels(data_dir, n=30):
     """A person's labels, each told of once it is on disk."""
     from aircraft_sae import study
-    from aircraft_sae.browser.labels import Labels
+    from aircraft_sae.view.browser.labels import Labels
 
     labels = Labels(Path(data_dir) / "runs" / "smoke", "own")
     study.say("labels: making")
@@ -112,8 +112,10 @@ def _prepare(say, hurried, wrong_clock):
     """Lines to the parent; many notes of how far a stage has come, since the smoke preset's are short; one process."""
     import torch
 
-    from aircraft_sae import activations, atlas, sae_training, store, study
-    from aircraft_sae.classifier import training
+    from aircraft_sae import activations, store, study
+    from aircraft_sae.networks import training
+    from aircraft_sae.sae import training as sae_training
+    from aircraft_sae.view import atlas
 
     study.say = atlas.say = say
     store.HEARTBEAT, training.CHECKPOINT_SECONDS, sae_training.CHECKPOINT_SECONDS = 0.05, 0.0, 0.0
@@ -363,7 +365,7 @@ def kill_trial(unbroken, stage, n_kills, rng):
 
 def label_trial(folder, rng):
     """Kill a process that writes labels, and look at the file: all that was told of is there."""
-    from aircraft_sae.browser.labels import Labels
+    from aircraft_sae.view.browser.labels import Labels
 
     shutil.rmtree(folder, ignore_errors=True)
     other = Labels(folder / "runs" / "smoke", "another")

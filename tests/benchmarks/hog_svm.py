@@ -21,8 +21,8 @@ from sklearn.svm import LinearSVC
 from tqdm import tqdm
 
 from aircraft_sae.config import LEVELS
-from aircraft_sae.data import AircraftData
 from aircraft_sae.metrics import bootstrap_interval, class_averaged_accuracy
+from aircraft_sae.pictures import AircraftData
 from aircraft_sae.study import Study
 
 RESULT = "hog_svm/test/{level}/class_averaged_accuracy"

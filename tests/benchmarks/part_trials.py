@@ -20,10 +20,10 @@ import pandas as pd
 import torch
 
 from aircraft_sae.activations import Activations, captured
-from aircraft_sae.data import Pictures, loader, test_transform
 from aircraft_sae.features import FeatureIndex, build_index, cell_labels, halves, part_scores, probe_scores
+from aircraft_sae.pictures import Pictures, loader, test_transform
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.sae_training import train_sae
+from aircraft_sae.sae.training import train_sae
 from aircraft_sae.study import Study
 
 SHORT = 1_000_000

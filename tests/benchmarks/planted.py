@@ -20,7 +20,7 @@ from test_sae import VARIANTS, Planted
 
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.sae_training import train_sae
+from aircraft_sae.sae.training import train_sae
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ import torch
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig, preset
-from aircraft_sae.sae_training import Run
+from aircraft_sae.sae.training import Run
 from aircraft_sae.store import read_json, write_json
 
 os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")  # sparsify's kernels are for GPUs

@@ -17,10 +17,10 @@ from functools import partial
 
 import torch
 
-from aircraft_sae.classifier.inference import BATCH, Classifier
 from aircraft_sae.config import change
 from aircraft_sae.devices import device, has_bfloat16, side_by_side
-from aircraft_sae.sae_training import train_sae
+from aircraft_sae.networks.inference import BATCH, Classifier
+from aircraft_sae.sae.training import train_sae
 from aircraft_sae.study import Study
 
 N_BATCHES = 40

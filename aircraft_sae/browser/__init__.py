@@ -1,8 +1,0 @@
-"""The feature browser and the intervention bench: widgets over plain functions that need no front end."""
-
-from aircraft_sae.browser.bench import Bench
-from aircraft_sae.browser.catalogue import Catalogue
-from aircraft_sae.browser.labels import Labels
-from aircraft_sae.browser.widgets import FeatureBrowser, InterventionBench
-
-__all__ = ["Bench", "Catalogue", "FeatureBrowser", "InterventionBench", "Labels"]

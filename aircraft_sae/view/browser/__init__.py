@@ -1,0 +1,8 @@
+"""The feature browser and the intervention bench: widgets over plain functions that need no front end."""
+
+from aircraft_sae.view.browser.bench import Bench
+from aircraft_sae.view.browser.catalogue import Catalogue
+from aircraft_sae.view.browser.labels import Labels
+from aircraft_sae.view.browser.widgets import FeatureBrowser, InterventionBench
+
+__all__ = ["Bench", "Catalogue", "FeatureBrowser", "InterventionBench", "Labels"]

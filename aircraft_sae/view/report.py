@@ -1,0 +1,276 @@
+"""The report of a run: one HTML page with the answer, headline numbers, figures, links, time and memory, versions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from html import escape
+from pathlib import Path
+
+from aircraft_sae.config import StudyConfig, to_json
+from aircraft_sae.store import META, read_json, stage_metas, write_text
+
+ANSWER = {
+    "The classifier names the variant of {:%} of the test pictures, of {:d} variants; guessing, {:%}.": (
+        "01/test/variant/class_averaged_accuracy", "01/n_classes", "01/chance",
+    ),
+    "An autoencoder of {:d} features explains {:%} of the variance of its last stage with {:.0f} active features a "
+    "cell; its reconstruction in their place changes the classifier's accuracy by {:+.1f} points.": (
+        "03/d_sae", "03/explained_variance", "03/l0", "03/top1_gained_points",
+    ),
+    "For comparison, after a shorter training one explains {:%} of the variance of the trained network, and {:%} of "
+    "that of one with permuted weights.": (
+        "03/control/trained network/explained_variance", "03/control/permuted weights/explained_variance",
+    ),
+    "Features of different seeds agree to {:.2f}, where 0 is chance and 1 identity; {:%} of the features are in both "
+    "other seeds.": ("03/seed_agreement", "04/seed_match_0.7"),
+    "Each part's best feature reaches an average precision of {:.2f} in the mean; the best null {:.2f}, a guess from "
+    "outline, place and class {:.2f}, directions fitted to labels {:.2f}.": (
+        "04/mean_part_ap", "04/best_null/mean_part_ap",
+        "04/guess/outline, place, class/mean_part_ap", "04/probe/mean_part_ap",
+    ),
+    "Taken out of the scene, a part takes {:%} of its best match's maximum with it, of other parts' matches {:%}.": (
+        "05/mean_response_best_match", "05/mean_response_other_best_matches",
+    ),
+    "A blur under a feature's peak takes {:%} of its maximum; an equal one elsewhere on the aircraft {:%}.": (
+        "05/blur/under the peak/feature_lost", "05/blur/on the aircraft/feature_lost",
+    ),
+    "Whether blurring and suppressing a feature hurt on the same pictures: rank correlation {:.2f} in the median "
+    "feature.": ("05/blur_suppress_spearman_median",),
+    "As the detector of a part {:%} of random features pass every test. Of directions fitted to labels, {:d} of {:d} "
+    "pass all but the seeds'.": (
+        "05/random_pass_share", "05/parts_shown/probes", "05/n_parts",
+    ),
+    "As the detector of a class {:%} of random features pass every test; without the seeds' {:%}, of random directions "
+    "{:%}.": (
+        "05/random_pass_share_classes", "05/pass_share/class: features, no seeds",
+        "05/pass_share/class: null, random directions, no seeds",
+    ),
+}  # fmt: skip
+"""The study's answer. A line whose numbers a run does not have, as those of parts on photographs, is left out."""
+HEADLINES = {
+    "variants named right": ("{:%}", "01/test/variant/class_averaged_accuracy", "guessing {:%}", "01/chance"),
+    "variance explained": (
+        "{:%}", "03/explained_variance", "PCA of 32 {:%}", "03/baseline/PCA, 32 components/explained",
+    ),
+    "mean AP of parts' best features": (
+        "{:.2f}", "04/mean_part_ap", "directions fitted to labels {:.2f}", "04/probe/mean_part_ap",
+    ),
+    "of a maximum lost by blurring its peak": (
+        "{:%}", "05/blur/under the peak/feature_lost", "anywhere {:%}", "05/blur/anywhere/feature_lost",
+    ),
+    "random features that detect a part": (
+        "{:%}", "05/random_pass_share", "nulls at most {:%}", "05/null_pass_share_max",
+    ),
+    "features that both other seeds have": ("{:%}", "04/seed_match_0.7", "agreement {:.2f}", "03/seed_agreement"),
+}  # fmt: skip
+"""{what: (how it is written, number, its control, the control's number)}; left out as those of the answer."""
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+ONLY_A_TEST = "<p><strong>This preset tests the machinery: its numbers mean nothing.</strong></p>"
+RECORD = "aircraft_sae"
+"""The entry of a notebook's metadata that holds what the runner knows of it."""
+FIGURE = "report"
+"""The tag of cells whose figures stand in the report."""
+
+
+def write_report(
+    folder: Path, results: Path, config: StudyConfig, notebooks: Mapping, seconds: float, failure: str = ""
+) -> Path:
+    """Write report/index.html of the study in `folder`, and a page for each executed notebook; returns the index.
+
+    results: the folder of numbers; notebooks: {name: executed notebook}, the failed one last; seconds: of this run;
+    failure: why it stopped.
+    """
+    numbers = read_numbers(results, [name for name, each in notebooks.items() if each.metadata[RECORD]["key"]])
+    figures = [figure for name, notebook in notebooks.items() for figure in _figures(name, notebook)]
+    atlas = folder / "atlas" / "index.html"
+    sections = {
+        "Stopped": f"<pre>{escape(ANSI.sub('', failure))}</pre>" if failure else "",
+        "The answer": ONLY_A_TEST * (config.name == "smoke")
+        + "<ol>"
+        + "".join(f"<li>{escape(line)}</li>" for line in answer(numbers))
+        + "</ol>",
+        "In numbers": _headlines(numbers),
+        "In pictures": "\n".join(figures),
+        "Read on": _links(notebooks, "../atlas/index.html" if atlas.is_file() else None),
+        "Time and memory": _costs(folder, notebooks, seconds),
+        "Versions and settings": _versions(folder, config),
+    }
+    body = "\n".join(f"<section><h2>{title}</h2>\n{text}</section>" for title, text in sections.items() if text)
+    page = TEMPLATE.replace("$title", escape(f"aircraft_sae: {config.name}")).replace("$body", body)
+    report = folder / "report"
+    for name, notebook in notebooks.items():
+        page_ = report / f"{name}.html"
+        if not page_.is_file():  # the runner removes those of notebooks that it writes
+            write_page(page_, name, notebook)
+    write_text(report / "index.html", page)
+    return report / "index.html"
+
+
+def plain(markdown: str) -> str:
+    """Markdown without HTML and links: names of classes in it are the user's."""
+    return markdown.replace("<", "&lt;").replace("](", "]\\(")
+
+
+def write_page(path: Path, title: str, notebook) -> None:
+    """One notebook as an HTML page that needs no network."""
+    from nbconvert import HTMLExporter
+
+    diagrams = dict.fromkeys(("mermaid_js_url", "mermaid_layout_elk_js_url"), "")
+    exporter, notebook = HTMLExporter(embed_images=True, **diagrams), deepcopy(notebook)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                output["data"]["text/markdown"] = plain(output["data"]["text/markdown"])
+    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
+    write_text(path, re.sub(r"<script src=.*?</script>", "", page))
+
+
+def read_numbers(results: Path, names: Iterable[str]) -> dict[str, dict[str, float | None]]:
+    """All results of the notebooks that ran: {"01/chance": {"value": …, "low": …, "high": …, "n": …}}."""
+    found = {f"{name[:2]}/{key}": each for name in names for key, each in read_json(results / f"{name}.json").items()}
+    for key in [key for key in found if key.endswith("components/fvu")]:
+        found[key.removesuffix("fvu") + "explained"] = dict.fromkeys(found[key]) | {"value": 1 - found[key]["value"]}
+    if lost := found.get("03/top1_lost_points"):
+        found["03/top1_gained_points"] = dict.fromkeys(lost) | {"value": -lost["value"]}
+    return found
+
+
+def _filled(text: str, keys: Iterable[str], numbers: Mapping) -> str | None:
+    """The text with numbers, whole ones whole; None where one is missing."""
+    if not all(key in numbers for key in keys):
+        return None
+    values = iter([numbers[key]["value"] for key in keys])
+    return re.sub(r"\{:(.*?)\}", lambda found: _number(next(values), found[1]), text)
+
+
+def _number(value: float, form: str) -> str:
+    if form == "d":
+        return f"{round(value)}"
+    if form == "%":
+        return f"{value:.{0 if abs(value) >= 0.1 or not value else 1}%}"
+    return f"{value:{form}}"
+
+
+def answer(numbers: Mapping) -> list[str]:
+    """The lines of ANSWER for which there are numbers, as `read_numbers` gives them."""
+    lines = [_filled(text, keys, numbers) for text, keys in ANSWER.items()]
+    return [line for line in lines if line]
+
+
+def _headlines(numbers: Mapping) -> str:
+    tiles = []
+    for what, (form, key, beside, other) in HEADLINES.items():
+        if (value := _filled(form, [key], numbers)) is None:
+            continue
+        entry, control = numbers[key], _filled(beside, [other], numbers)
+        about = [f"{_filled(form, ['low'], ends)} to {_filled(form, ['high'], ends)}"] if (ends := _ends(entry)) else []
+        about += [f"n = {entry['n']:,}"] if entry["n"] else []
+        lines = [f"<b>{value}</b>", what, f"<small>{', '.join(about)}</small>", f"<small>{control or ''}</small>"]
+        tiles.append("<div>" + "<br>".join(lines) + "</div>")
+    return f"<div class=tiles>{''.join(tiles)}</div><p><small>Ranges are 95% intervals.</small></p>" if tiles else ""
+
+
+def _ends(entry: Mapping) -> dict:
+    return {} if entry["low"] is None else {end: {"value": entry[end]} for end in ("low", "high")}
+
+
+def _figures(name: str, notebook) -> Iterator[str]:
+    """The figures of tagged cells: over each the question of its section, below it the takeaway that follows."""
+    from nbconvert.filters import markdown2html
+
+    question = ""
+    for at, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown":
+            question = next(iter(re.findall(r"^##? (.*)$", cell.source, re.MULTILINE)), question)
+        if FIGURE not in cell.metadata.get("tags", []):
+            continue
+        said = next((text for later in notebook.cells[at:] for text in _outputs(later, "text/markdown")), "")
+        for kind in ("image/png", "image/jpeg"):
+            for data in _outputs(cell, kind):
+                asked, source = escape(question), f"data:{kind};base64,{data.strip()}"
+                caption = f'{markdown2html(plain(said))}<a href="{name}.html">{name}</a>'
+                yield (
+                    f'<figure><h3>{asked}</h3><img alt="{asked}" src="{source}">'
+                    f"<figcaption>{caption}</figcaption></figure>"
+                )
+
+
+def _outputs(cell, kind: str) -> list[str]:
+    return [output["data"][kind] for output in cell.get("outputs", []) if kind in output.get("data", {})]
+
+
+def _links(notebooks: Mapping, atlas: str | None) -> str:
+    lines = []
+    for name, notebook in notebooks.items():
+        first = notebook.cells[0].source if notebook.cells else ""
+        title = re.search(r"^# (.*)$", first, re.MULTILINE)
+        asked = re.search(r"\*\*Question\.\*\*\s*((?:.|\n)*?\?)", first)
+        words = f": {escape(' '.join(asked[1].split()))}" if asked else ""
+        lines.append(f'<li><a href="{name}.html">{escape(title[1] if title else name)}</a>{words}</li>')
+    if atlas:
+        lines.append(f'<li><a href="{atlas}">The atlas</a>: every feature, and sliders that work without a kernel</li>')
+    return "<ul>" + "\n".join(lines) + "</ul>"
+
+
+def _costs(folder: Path, notebooks: Mapping, seconds: float) -> str:
+    """Tables of seconds and peak memory: of notebooks with all that they do, of stages."""
+    records = {name: notebook.metadata.get(RECORD, {}) for name, notebook in notebooks.items()}
+    rows = [(name, each.get("seconds", 0), each.get("peak_memory_bytes", 0)) for name, each in records.items()]
+    tables = [_table(("notebook, as last executed", "seconds", "peak memory, MB"), rows)]
+    metas = sorted(stage_metas(folder).items(), key=lambda item: (folder / item[0] / META).stat().st_mtime)
+    rows = [
+        (name, meta["seconds"], meta["peak_memory_bytes"], sum(file["bytes"] for file in meta["files"].values()))
+        for name, meta in metas
+    ]
+    tables.append(_table(("stage, as last made", "seconds", "peak memory, MB", "on disk, MB"), rows))
+    return (
+        f"<p>This run took {seconds:.0f} s.</p>"
+        + "<details><summary>Each stage (made at the same time, they share seconds and memory)</summary>".join(tables)
+        + "</details>"
+    )
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence]) -> str:
+    body = "".join(
+        f"<tr><td>{escape(name)}<td>{seconds:,.1f}" + "".join(f"<td>{each / 1e6:,.0f}" for each in sizes) + "</tr>"
+        for name, seconds, *sizes in rows
+    )
+    return f"<table><tr>{''.join(f'<th>{head}' for head in heads)}</tr>{body}</table>"
+
+
+def _versions(folder: Path, config: StudyConfig) -> str:
+    used = sorted(
+        {
+            f"{name} {number}"
+            for meta in stage_metas(folder).values()
+            for name, number in meta.get("versions", {}).items()
+        }
+    )
+    return (
+        f"<p>{escape(', '.join(used))}</p><details><summary>Settings of the preset {escape(config.name)}</summary>"
+        f"<pre>{escape(to_json(config))}</pre></details>"
+    )
+
+
+TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+:root { color-scheme: light dark; --line: #8886; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); } h3 { margin: 0 0 .5rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }
+.tiles div { border: 1px solid var(--line); border-radius: .5rem; padding: .7rem 1rem; }
+.tiles b { font-size: 1.7rem; }
+figure { margin: 2rem 0; } figure img { max-width: 100%; background: white; border-radius: .3rem; }
+table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .15rem .8rem .15rem 0; text-align: right; }
+th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px solid var(--line); }
+pre { overflow: auto; } li { margin: .3rem 0; }
+</style></head><body>
+<h1>What does a fine-grained aircraft classifier look at, and how sure can we be?</h1>
+<p>$title</p>
+$body
+</body></html>
+"""
