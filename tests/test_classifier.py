@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from aircraft_sae import networks as classifier
 from aircraft_sae.checkpoint import CHECKPOINT
@@ -342,6 +344,28 @@ def test_label_smoothing_precision_and_validation(data, tmp_path, monkeypatch):
         assert np.isnan(run.validate(32)).all()
     monkeypatch.setattr(training, "has_bfloat16", lambda where: False)
     assert not training.Run(CFG, data, tmp_path).precision._enabled
+
+
+class NoBfloat16(TorchDispatchMode):
+    """Fails where an operation makes a bfloat16 tensor."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        assert all(value.dtype != torch.bfloat16 for value in tree_leaves(made) if isinstance(value, torch.Tensor))
+        return made
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_step_without_bfloat16_in_hardware_makes_none(data, tmp_path, monkeypatch, optimizer):
+    monkeypatch.setattr(training, "has_bfloat16", lambda where: False)
+    run = training.Run(replace(CFG, optimizer=optimizer), data, tmp_path)
+    with NoBfloat16():
+        run.train_step(torch.randn(8, 3, 32, 32, device=run.device), torch.arange(8, device=run.device) % 3)
+        run.validate(32)
+    monkeypatch.setattr(training, "has_bfloat16", lambda where: True)
+    run = training.Run(CFG, data, tmp_path)
+    with pytest.raises(AssertionError), NoBfloat16():
+        run.train_step(torch.randn(8, 3, 32, 32, device=run.device), torch.arange(8, device=run.device) % 3)
 
 
 def test_depthwise_convolutions_train_in_float32_and_give_the_same(data, tmp_path, monkeypatch):
