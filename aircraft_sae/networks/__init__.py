@@ -1,15 +1,17 @@
-"""ConvNeXt classifiers from timm: built, trained, evaluated, and open at named sites.
+"""Any CNN behind one interface: built, trained, evaluated, looked at and changed at any site.
 
-`network` builds a ConvNeXt and names its parts, `weights` reads and writes its weights, `training` is the resumable
-loop, `inference` predicts and evaluates.
+`network` is that interface, `readouts` turns what was seen into scores, `build` and `weights` make timm's networks,
+`training` is the resumable loop, `evaluation` predicts and measures.
 """
 
-from aircraft_sae.networks.inference import Classifier, Evaluation, evaluate, export_weights
-from aircraft_sae.networks.network import build, head, site
+from aircraft_sae.networks.build import build
+from aircraft_sae.networks.evaluation import Evaluation, evaluate, export_weights, load, predict
+from aircraft_sae.networks.network import BATCH, Edit, Network, Seen
+from aircraft_sae.networks.readouts import PooledReadout, logits, unit
 from aircraft_sae.networks.training import train
 from aircraft_sae.networks.weights import check_weights, weights_digest
 
 __all__ = [
-    "Classifier", "Evaluation", "build", "check_weights", "evaluate", "export_weights", "head", "site", "train",
-    "weights_digest",
+    "BATCH", "Edit", "Evaluation", "Network", "PooledReadout", "Seen", "build", "check_weights", "evaluate",
+    "export_weights", "load", "logits", "predict", "train", "unit", "weights_digest",
 ]  # fmt: skip

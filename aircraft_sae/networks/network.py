@@ -1,118 +1,368 @@
-"""A timm ConvNeXt: built from a config, with its sites and its head by name."""
+"""Any CNN behind one interface: look at its sites, change what passes there, go on from stored activations."""
 
 from __future__ import annotations
 
 import copy
+import difflib
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
-import timm
+import numpy as np
+import pandas as pd
 import torch
-from timm.models.convnext import ConvNeXt
+from PIL import Image
 from torch import nn
 
-from aircraft_sae.config import SITES, ClassifierConfig
-from aircraft_sae.networks.weights import check_arch, load_weights, unreachable
+from aircraft_sae.devices import has_bfloat16, side_by_side
+from aircraft_sae.networks.readouts import PooledReadout
+from aircraft_sae.pictures import test_transform
+from aircraft_sae.store import fingerprint
+
+BATCH = 64 if torch.cuda.is_available() else 16
+"""Pictures in a forward pass: on a CPU so few that what a layer makes is still in its caches, a quarter faster."""
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+"""How near two ways to the same numbers must come to be taken for the same."""
+Edit = Callable[[torch.Tensor], torch.Tensor]
+_HOOKING = threading.Lock()
+"""torch counts hooks without one: two threads could get the same number, and one of them lose its hook."""
 
 
-def build(cfg: ClassifierConfig, n_classes: int) -> ConvNeXt:
-    """A ConvNeXt with `n_classes` logits in channels-last memory; the same cfg (and seed) gives the same weights.
+@dataclass
+class Seen:
+    """What a forward pass showed. acts: {site: (n, rows, columns, d)}; logits: (n, classes). Float32, on the CPU."""
 
-    Weights come from where `cfg.weights` says; a head for another number of classes starts anew.
-    Raises: ValueError for an arch that is no timm ConvNeXt, or weights that do not fit it; FileNotFoundError for
-    weights that are not there or cannot be fetched.
+    acts: dict[str, torch.Tensor]
+    logits: torch.Tensor
+
+
+@dataclass(eq=False)
+class Network:
+    """A CNN in evaluation mode, and what it takes to use it.
+
+    classes: names in the order of the logits; size, mean, std: pictures are squashed to (size, size) and normalised;
+    level: of the taxonomy that the classes are of; history: one row an epoch; predictions: `predict` on the test split.
+    A site is a path of a module that gives maps, as in "stages.2.blocks.1"; "stem" and "stage1", … where the model has
+    them; and a channel group of either, by range or by the branch that is concatenated there: "mixed4c:64-128",
+    "inception4c:branch2".
     """
-    check_arch(cfg.arch)
-    options = {}
-    if cfg.weights is None and cfg.layer_scale is not None:
-        options["ls_init_value"] = cfg.layer_scale
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(cfg.seed)
+
+    model: nn.Module
+    classes: list[str]
+    size: int = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    name: str = "trained"
+    level: str | None = None
+    mixed_precision: bool = True
+    """bfloat16 autocast where `mixed` is asked for and the hardware has it."""
+    history: pd.DataFrame | None = None
+    predictions: pd.DataFrame | None = None
+    _shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict, repr=False)
+    _readouts: dict[str, PooledReadout | None] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self):
+        self.model.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Known by content: weights, kind of model, preprocessing, classes; not by name or place."""
+        weights = hashlib.sha256()
+        for name, value in self.model.state_dict().items():
+            weights.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        kind = type(self.model).__name__, self.size, list(self.mean), list(self.std), self.classes, self.level
+        return fingerprint(weights.hexdigest(), kind, self.mixed_precision)
+
+    def as_input(self, picture: Image.Image) -> torch.Tensor:
+        """A picture as the network takes it: (3, size, size), normalised."""
+        transform = test_transform(self.size, self.mean, self.std)
+        return transform.normalise(transform(picture)[None])[0]
+
+    def as_picture(self, x: torch.Tensor) -> np.ndarray:
+        """(size, size, 3) uint8 from a normalised picture (3, size, size)."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (255 * (x * std + mean)).clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+    def see(
+        self,
+        x: torch.Tensor | None,
+        sites: Sequence[str] = (),
+        edits: Mapping[str, Edit] | None = None,
+        *,
+        given: Mapping[str, torch.Tensor] | None = None,
+        mixed: bool = False,
+    ) -> Seen:
+        """Look at a batch x (n, 3, size, size), and change what passes some sites.
+
+        edits: {site: f}, f from acts (n, rows, columns, d) to as many; what is seen at a site is seen after its edit.
+        given: {site: acts}, of one site, to go on from: x may then be None where the network `can_start` there.
+        Gradients are recorded where the caller records them. Raises: ValueError for a site that is not there, for an
+        edit that changes a shape, for no x where one is needed.
+        """
+        with _Hooks(self, sites, edits or {}, given or {}) as hooks:
+            return hooks.see(x, mixed)
+
+    def stream(
+        self, batches: Iterable[torch.Tensor], sites: Sequence[str] = (), *, mixed: bool = False
+    ) -> Iterator[Seen]:
+        """`see` of each batch, in order and without gradients; on a CPU several at once."""
+        with _Hooks(self, sites, {}, {}) as hooks:
+            yield from side_by_side(torch.inference_mode()(partial(hooks.see, mixed=mixed)), batches)
+
+    def shape(self, site: str) -> tuple[int, int, int]:
+        """(rows, columns, d) of a site's acts."""
+        if site not in self._shapes:
+            with torch.inference_mode():
+                self._shapes[site] = tuple(self.see(self._blank(1), [site]).acts[site].shape[1:])
+        return self._shapes[site]
+
+    def check_site(self, site: str) -> None:
+        """ValueError for a site that this network does not have; it names those that are close."""
+        path, _, group = site.partition(":")
+        module = dict(self.model.named_modules()).get(self._path(path))
+        if path and module is not None and (not group or _range(group) or group in dict(module.named_children())):
+            return
+        names = [name for name, _ in self.model.named_modules() if name]
+        if hasattr(self.model, "stages"):
+            names = ["stem", *(f"stage{i + 1}" for i in range(len(self.model.stages))), *names]
+        if module is not None and path:
+            names = [f"{path}:{name}" for name, _ in module.named_children()]
+        close = difflib.get_close_matches(site, names, n=5, cutoff=0.3) or names[:5]
+        raise ValueError(f"no site {site!r} in {type(self.model).__name__}: did you mean {', '.join(close)}?")
+
+    def can_start(self, site: str) -> bool:
+        """Whether `see` can go on from stored acts of this site without a picture."""
+        return self._step(site) is not None
+
+    def readout(self, site: str) -> PooledReadout | None:
+        """Logits from the mean over a site's cells in closed form; None where they are no such function of it.
+
+        Found by the network's last layers and accepted by forward passes of random acts.
+        """
+        if site not in self._readouts:
+            with torch.inference_mode():
+                self._readouts[site] = self._find_readout(site)
+        return self._readouts[site]
+
+    def permuted(self, seed: int = 0) -> Network:
+        """The same network with permuted weights: same values in every tensor, nothing learned.
+
+        Source: Heap et al. 2025, arXiv 2501.17727; permuting keeps layer scales at their trained size.
+        """
+        model, generator = copy.deepcopy(self.model), torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weight in model.parameters():
+                order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+                weight.copy_(weight.flatten()[order].view(weight.shape))
+        kept = {name: getattr(self, name) for name in ("size", "mean", "std", "level", "mixed_precision")}
+        return Network(model, self.classes, **kept, name="permuted")
+
+    def _blank(self, n: int) -> torch.Tensor:
+        return torch.zeros(n, 3, self.size, self.size)
+
+    def _path(self, site: str) -> str:
+        """A module's path from a site's name, less its channel group."""
+        path = site.partition(":")[0]
+        if path.startswith("stage") and path[5:].isdigit() and hasattr(self.model, "stages"):
+            return f"stages.{int(path[5:]) - 1}"
+        return path
+
+    def _channels(self, site: str) -> slice:
+        """The channels of a site in its module's output."""
+        path, _, group = site.partition(":")
+        if not group:
+            return slice(None)
+        if bounds := _range(group):
+            return slice(*bounds)
+        widths = {}
+        module = self.model.get_submodule(self._path(path))
+        hooks = [
+            child.register_forward_hook(lambda _child, _given, out, name=name: widths.update({name: out.shape[1]}))
+            for name, child in module.named_children()
+        ]
         try:
-            model = timm.create_model(cfg.arch, pretrained=cfg.weights == "timm", num_classes=n_classes, **options)
-        except Exception as problem:  # the hub's client raises errors of its own and of its transports
-            if cfg.weights != "timm":
-                raise ValueError(f"timm cannot build arch {cfg.arch!r}: {problem}") from problem
-            raise unreachable(f"timm's weights for {cfg.arch} cannot be had ({problem})") from problem
-        if cfg.weights is None:
-            let_signal_through(model)
-    if cfg.weights not in (None, "timm"):
-        load_weights(model, cfg.weights, cfg.arch)
-    return model.to(memory_format=torch.channels_last)
+            with torch.inference_mode():
+                whole = self.shape(path)[2]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not widths:  # the shape was known: look again
+            self._shapes.pop(path)
+            return self._channels(site)
+        if sum(widths.values()) != whole:
+            raise ValueError(f"{path} does not concatenate its branches {', '.join(widths)}: name channels, {path}:0-8")
+        start = sum(width for name, width in list(widths.items())[: list(widths).index(group)])
+        return slice(start, start + widths[group])
+
+    @cached_property
+    def _steps(self) -> list[tuple[set[str], nn.Module]]:
+        """(paths whose output it is, module) of each step, where the network is a plain sequence; else none."""
+        with torch.inference_mode():
+            try:
+                return _sequence(self.model, "", torch.rand(1, 3, self.size, self.size).to(self.device))[0]
+            except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
+                return []
+
+    def _step(self, site: str) -> int | None:
+        path = self._path(site)
+        return next((i for i, (names, _) in enumerate(self._steps) if path in names and ":" not in site), None)
+
+    def _find_readout(self, site: str) -> PooledReadout | None:
+        (rows, columns, d), generator = self.shape(site), torch.Generator().manual_seed(0)
+        last = [m for m in self.model.modules() if isinstance(m, nn.Linear | nn.LayerNorm)]
+        kept: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+
+        def through(acts: torch.Tensor) -> torch.Tensor:
+            given = {} if not self.can_start(site) else {site: acts}
+            edits = {} if given else {site: lambda _: acts}
+            return self.see(None if given else self._blank(len(acts)), edits=edits, given=given).logits
+
+        def keep(module, given, out):
+            kept[module] = given[0].flatten(1).cpu() if given[0].shape[-1] == 1 else given[0].cpu(), out.flatten(1).cpu()
+
+        hooks = [module.register_forward_hook(keep) for module in last]
+        try:
+            acts = torch.randn(4, rows, columns, d, generator=generator)
+            logits = through(acts)
+            ends = [m for m, (_, out) in kept.items() if isinstance(m, nn.Linear) and out.shape == logits.shape
+                    and torch.allclose(out, logits, **CLOSE)]  # fmt: skip
+            if not ends:
+                return None
+            linear, top = ends[-1], kept[ends[-1]][0]
+            norms = [m for m, (_, out) in kept.items() if isinstance(m, nn.LayerNorm) and out.shape == top.shape
+                     and torch.allclose(out, top, **CLOSE)]  # fmt: skip
+            norm = norms[-1] if norms else None
+
+            def hidden(acts: torch.Tensor) -> torch.Tensor:
+                through(acts)
+                return kept[norm or linear][0].float()
+
+            A = c = None
+            if d != hidden(acts).shape[1] or not torch.allclose(hidden(acts), acts.mean((1, 2)), **CLOSE):
+                c = hidden(torch.zeros(1, rows, columns, d))[0]
+                linear_in_mean = hidden(acts.mean((1, 2), keepdim=True).expand_as(acts)) - c
+                doubled = hidden(-2 * acts) - c
+                if not (torch.allclose(hidden(acts) - c, linear_in_mean, **CLOSE)
+                        and torch.allclose(doubled, -2 * linear_in_mean, **CLOSE)):  # fmt: skip
+                    return None
+                basis = torch.eye(d)[:, None, None].expand(d, rows, columns, d)
+                A = torch.cat([hidden(part) for part in basis.split(BATCH)]).sub(c).t()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        weight = linear.weight.detach().float().cpu()
+        bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float().cpu()
+        if norm is None:
+            return PooledReadout(weight, bias, None, A, c)
+        if norm.bias is not None:
+            bias = bias + weight @ norm.bias.detach().float().cpu()
+        gain = 1 if norm.weight is None else norm.weight.detach().float().cpu()
+        made = PooledReadout(weight * gain, bias, norm.eps, A, c)
+        return made if torch.allclose(made.logits(acts.mean((1, 2))), logits, **CLOSE) else None
 
 
-def let_signal_through(model: ConvNeXt) -> None:
-    """Draw all weights below the head anew, their variance one over the number of inputs.
+class _Hooks:
+    """Records and edits what passes some sites in forward passes made through it; those of others pass untouched."""
 
-    timm's 0.02, meant for 1,000 inputs, leaves the blocks of a small ConvNeXt at almost 0: its loss then stays at
-    ln(number of classes) for the first 30,000 pictures and more. Source: LeCun et al. 1998, Efficient BackProp, eq. 16.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) and not name.startswith("head"):
-            nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+    def __init__(self, network: Network, sites: Sequence[str], edits: Mapping[str, Edit], given: Mapping) -> None:
+        for site in dict.fromkeys([*sites, *edits, *given]):
+            network.check_site(site)
+        self.network, self.sites, self.edits, self.given = network, sites, dict(edits), dict(given)
+        self.start = None
+        if given:
+            ((site, acts),) = given.items()
+            self.start = network._step(site)
+            if self.start is None:
+                edit = self.edits.get(site, lambda acts: acts)
+                self.edits[site] = lambda _: edit(acts)
+        self.here, self.handles = threading.local(), []
+
+    def __enter__(self) -> _Hooks:
+        network = self.network
+        places = {site: (network._path(site), network._channels(site)) for site in dict.fromkeys([*self.edits, *self.sites])}
+        with _HOOKING:
+            for site, (path, channels) in places.items():
+                module = network.model.get_submodule(path)
+                if self.start is not None:  # of a sequence, only the steps are called
+                    step = network._step(path)
+                    if step is not None and step <= self.start:
+                        continue
+                    module = module if step is None else network._steps[step][1]
+                self.handles.append(module.register_forward_hook(partial(self._pass, site, channels)))
+        return self
+
+    def __exit__(self, *_problem) -> None:
+        with _HOOKING:
+            for handle in self.handles:
+                handle.remove()
+
+    def see(self, x: torch.Tensor | None, mixed: bool = False) -> Seen:
+        """One forward pass."""
+        network, where = self.network, self.network.device
+        if x is None and self.start is None:
+            raise ValueError("this network cannot start at such a site: give the pictures x too")
+        self.here.acts = {}
+        try:
+            with torch.autocast(where.type, torch.bfloat16, mixed and network.mixed_precision and has_bfloat16(where)):
+                logits = network.model(x.to(where, non_blocking=True)) if self.start is None else self._go_on()
+            return Seen(self.here.acts, logits.float().cpu())
+        finally:
+            del self.here.acts
+
+    def _go_on(self) -> torch.Tensor:
+        ((site, acts),) = self.given.items()
+        acts = self.edits[site](acts) if site in self.edits else acts
+        if site in self.sites:
+            self.here.acts[site] = acts.float().cpu()
+        out = acts.to(self.network.device).permute(0, 3, 1, 2)
+        for _, module in self.network._steps[self.start + 1 :]:
+            out = module(out)
+        return out
+
+    def _pass(self, site: str, channels: slice, _module, _given, out: torch.Tensor) -> torch.Tensor | None:
+        if not hasattr(self.here, "acts"):
+            return None
+        if not isinstance(out, torch.Tensor) or out.ndim != 4:
+            raise ValueError(f"site {site!r} gives no maps (n, channels, rows, columns): choose a convolutional one")
+        acts = out[:, channels].permute(0, 2, 3, 1).float().cpu().clone()  # what follows may work in place
+        edit = self.edits.get(site)
+        if edit is not None:
+            changed = edit(acts)
+            if changed.shape != acts.shape:
+                raise ValueError(f"the edit of {site!r} gives {tuple(changed.shape)} for acts {tuple(acts.shape)}")
+            acts, own = changed, changed.permute(0, 3, 1, 2).to(out.device, out.dtype)
+            if channels == slice(None):
+                out = own
+            else:
+                out = torch.cat([out[:, : channels.start], own, out[:, channels.stop :]], 1)
+        if site in self.sites:
+            self.here.acts[site] = acts
+        return out if edit is not None else None
 
 
-def site(model: ConvNeXt, name: str) -> nn.Module:
-    """The module whose output is the site: "stage4" gives (n, d_in, rows, columns) just before the head."""
-    if name not in SITES:
-        raise ValueError(f"no site {name!r}: choose one of {', '.join(SITES)}")
-    return model.stem if name == "stem" else model.stages[int(name[-1]) - 1]
+def _range(group: str) -> tuple[int, int] | None:
+    """The bounds of a channel group given as "64-128"."""
+    start, dash, end = group.partition("-")
+    return (int(start), int(end)) if dash and start.isdigit() and end.isdigit() and int(start) < int(end) else None
 
 
-def head(model: ConvNeXt, acts: torch.Tensor) -> torch.Tensor:
-    """Logits (n, n_classes) from what "stage4" gave: acts (n, d_in, rows, columns), or their mean over cells (n, d_in).
-
-    It is mean over cells -> LayerNorm -> (hidden layer) -> linear, so that only the mean matters.
-    Raises: ValueError for other shapes, and for a mean where the model norms each cell before it pools.
-    """
-    if acts.ndim not in (2, 4) or acts.shape[1] != model.num_features:
-        d_in = model.num_features
-        raise ValueError(f"acts must be (n, {d_in}) or (n, {d_in}, rows, columns), got {tuple(acts.shape)}")
-    if acts.ndim == 2:
-        if not isinstance(model.norm_pre, nn.Identity):
-            raise ValueError("this model norms each cell before it pools: its head needs acts (n, d_in, rows, columns)")
-        acts = acts[:, :, None, None]  # pooling over one cell changes nothing
-    return model.forward_head(model.norm_pre(acts))
-
-
-def logits_from(model: ConvNeXt, name: str, acts: torch.Tensor) -> torch.Tensor:
-    """Logits (n, n_classes) from what a site gave, acts (n, d_in, rows, columns): the part of the network after it."""
-    site(model, name)  # refuses unknown names
-    for stage in model.stages[SITES.index(name) :]:
-        acts = stage(acts)
-    return head(model, acts)
-
-
-def permuted(model: ConvNeXt, seed: int = 0) -> ConvNeXt:
-    """A copy in which the entries of every weight tensor have changed places: same values, nothing learned.
-
-    Source: Heap et al. 2025, arXiv 2501.17727; permuting keeps ConvNeXt's layer scales at their trained size.
-    """
-    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
-            weight.copy_(weight.flatten()[order].view(weight.shape))
-    return model
-
-
-class Float32Conv(nn.Conv2d):
-    """A convolution that autocast leaves in float32."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
-
-
-def keep_depthwise_in_float32(model: ConvNeXt) -> None:
-    """For training on a CPU, where oneDNN takes 3 to 4 times as long for their weights' gradient in bfloat16."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels:
-            module.__class__ = Float32Conv
-
-
-def freeze(model: ConvNeXt, n_stages: int) -> None:
-    """Take the stem and `n_stages` stages out of training; none, and not the stem, where n_stages is 0.
-
-    Without parameters to learn below them they are not recorded for the backward pass and cost a forward pass only.
-    """
-    for name in SITES[: n_stages + 1 if n_stages else 0]:
-        site(model, name).requires_grad_(False)
+def _sequence(module: nn.Module, path: str, x: torch.Tensor) -> tuple[list[tuple[set[str], nn.Module]], torch.Tensor]:
+    """(steps of a module, its output): its children's, where running them one after the other gives the same."""
+    out = module(x.clone())
+    steps, value = [], x
+    try:
+        for name, child in module.named_children():
+            inner, value = _sequence(child, f"{path}.{name}".lstrip("."), value)
+            steps += inner
+        if steps and value.shape == out.shape and torch.allclose(value, out, **CLOSE):
+            steps[-1][0].add(path)
+            return steps, out
+    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
+        pass
+    return [({path}, module)], out

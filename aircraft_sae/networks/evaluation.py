@@ -1,0 +1,166 @@
+"""Trained networks: their files, their predictions on a split, and how good these are on each level of the taxonomy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import confusion_matrix
+from tqdm import tqdm
+
+from aircraft_sae import metrics
+from aircraft_sae.config import ClassifierConfig, from_dict
+from aircraft_sae.devices import device
+from aircraft_sae.networks.build import build
+from aircraft_sae.networks.network import BATCH, Network
+from aircraft_sae.networks.weights import check_fit, read_weights, write_safetensors
+from aircraft_sae.pictures import Pictures, loader, test_transform
+from aircraft_sae.store import write_json, write_text
+
+WORKERS_FROM = 512
+"""Fewer pictures than this are loaded in this process: starting another takes longer."""
+
+
+def load(folder: str | Path, name: str = "trained") -> Network:
+    """The network that `train` wrote in `folder`, on the GPU where there is one.
+
+    Raises: FileNotFoundError where it has not, ValueError for files that are damaged or do not fit each other.
+    """
+    folder = Path(folder)
+    if not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(f"{folder / 'model.safetensors'} is not there: train a network into it first")
+    remedy = "Train a network into this folder anew, or bring all files of one."
+    history, predictions = folder / "history.csv", folder / "predictions.parquet"
+    try:
+        facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        cfg, classes = from_dict(ClassifierConfig, facts["classifier"]), list(facts["classes"])
+        pixels = tuple(facts["mean"]), tuple(facts["std"])
+        tables = (pd.read_csv(history) if history.is_file() else None,
+                  pd.read_parquet(predictions) if predictions.is_file() else None)  # fmt: skip
+    except (OSError, KeyError, TypeError, ValueError) as problem:
+        raise ValueError(f"{folder} holds a damaged network ({problem}). {remedy}") from problem
+    model, path = build(replace(cfg, weights=None), len(classes)), folder / "model.safetensors"
+    state = read_weights(path)
+    check_fit(model, state, path, cfg.arch, remedy)
+    model.load_state_dict(state)
+    return Network(
+        model.to(device()), classes, cfg.image_size, *pixels, name, cfg.level, cfg.mixed_precision, *tables
+    )
+
+
+def save(network: Network, cfg: ClassifierConfig, folder: Path) -> None:
+    """Write model.safetensors (float32), config.json and history.csv; the model last, since `load` asks for it."""
+    facts = {"classifier": asdict(cfg), "classes": network.classes, "mean": network.mean, "std": network.std}
+    write_json(folder / "config.json", facts)
+    if network.history is not None:
+        write_text(folder / "history.csv", network.history.to_csv(index=False))
+    write_safetensors(folder / "model.safetensors", network.model.state_dict())
+
+
+def predict(network: Network, pictures: Pictures, split: str = "test", progress: bool = True) -> pd.DataFrame:
+    """One row an image: image, label, predicted (class names), confidence, and p_0, p_1, … (float32).
+
+    In float32, so that probabilities agree with the sites' activations. ValueError where pictures have other classes.
+    """
+    level = network.level or pictures.levels[0]
+    if pictures.classes(level) != network.classes:
+        raise ValueError(f"{pictures.name} has other {level} classes than this network was trained on")
+    seen = pictures.torch(split, level, test_transform(network.size, network.mean, network.std))
+    batches = (batch for batch, _, _ in loader(seen, BATCH, workers=n_workers(len(seen))))
+    probabilities = []
+    with tqdm(total=len(seen), desc=f"predict {split}", unit="img", disable=not progress, leave=False) as bar:
+        for each in network.stream(batches):
+            probabilities.append(each.logits.softmax(1))
+            bar.update(len(each.logits))
+    p = torch.cat(probabilities).numpy()
+    names, rows = np.asarray(network.classes, dtype=object), pictures.rows(split)
+    table = {"image": rows["image"], "label": rows[level], "predicted": names[p.argmax(1)]}
+    return pd.DataFrame({**table, "confidence": p.max(1), **{f"p_{c}": p[:, c] for c in range(p.shape[1])}})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """results: {name: {"value", "low", "high", "n"}} with 95 % intervals; predictions: one row per image;
+    confusion: counts, rows actual, columns predicted; confused: the class pairs most often mistaken, worst first."""
+
+    results: dict[str, dict[str, float]]
+    predictions: pd.DataFrame
+    confusion: pd.DataFrame
+    confused: pd.DataFrame
+
+
+def evaluate(
+    network: Network, pictures: Pictures, split: str = "test", predictions: pd.DataFrame | None = None
+) -> Evaluation:
+    """How good a network is on a split, with intervals over images: 2,000 bootstrap draws.
+
+    Names are split/level/metric: class_averaged_accuracy (FGVC-Aircraft's official metric), top1_accuracy,
+    top5_accuracy (of all classes where there are fewer) and expected_calibration_error. A coarser level's
+    probabilities are sums over its classes.
+    predictions: those that `predict` gave, where it need not run again.
+    Raises: ValueError for predictions of other images, and what `predict` raises.
+    """
+    table = predict(network, pictures, split) if predictions is None else predictions
+    if lacking := {"image", "label", *(f"p_{c}" for c in range(len(network.classes)))} - set(table):
+        raise ValueError(f"these predictions lack {', '.join(sorted(lacking)[:5])}: give those of `predict`")
+    if table["image"].tolist() != pictures.rows(split)["image"].tolist():
+        raise ValueError(f"these predictions are of other images than the {split} split of {pictures.name}")
+    level, classes = network.level or pictures.levels[0], network.classes
+    fine = table[[f"p_{c}" for c in range(len(classes))]].to_numpy()
+    labels = pd.Categorical(table["label"], classes).codes.astype(np.int64)
+    results = {}
+    for coarse in pictures.levels[pictures.levels.index(level) :]:
+        names = pictures.classes(coarse)
+        parents = pictures.parents(level, coarse) if coarse != level else {name: name for name in classes}
+        parent_index = np.array([names.index(parents[name]) for name in classes])
+        measured = _measure(parent_index[labels], metrics.roll_up(fine, parent_index, len(names)), len(names))
+        results |= {f"{split}/{coarse}/{metric}": result for metric, result in measured.items()}
+    confusion = confusion_matrix(labels, fine.argmax(1), labels=range(len(classes)))
+    confused = metrics.most_confused(confusion, classes)
+    return Evaluation(results, table, pd.DataFrame(confusion, index=classes, columns=classes), confused)
+
+
+def _measure(labels: np.ndarray, probabilities: np.ndarray, n_classes: int) -> dict[str, dict[str, float]]:
+    """Each metric by name from labels (n,) and probabilities (n, n_classes)."""
+    probabilities = np.clip(probabilities, 0, 1)  # sums of float32 may end just above 1
+    measures = {
+        "class_averaged_accuracy": (metrics.class_averaged_accuracy, labels, probabilities.argmax(1), n_classes),
+        "top1_accuracy": (metrics.top_k_accuracy, labels, probabilities, 1),
+        "top5_accuracy": (metrics.top_k_accuracy, labels, probabilities, min(5, n_classes)),
+        "expected_calibration_error": (metrics.expected_calibration_error, probabilities, labels),
+    }
+    results = {}
+    for name, (metric, *arguments) in measures.items():
+        low, high = metrics.bootstrap_interval(metric, *arguments, n=2000)
+        results[name] = {"value": metric(*arguments), "low": low, "high": high, "n": len(labels)}
+    return results
+
+
+def export_weights(folder: str | Path, path: str | Path, **facts: Any) -> None:
+    """Write the weights of the network in `folder` as float16 safetensors, and what they are as JSON beside them.
+
+    facts: more entries for the JSON, such as how the weights were made.
+    Raises: ValueError for another suffix than .safetensors, or a weight too large for float16.
+    """
+    folder, path = Path(folder), Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"weights are exported as .safetensors, got {path.name}")
+    made, trained = load(folder), json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    state = {name: value.half() for name, value in made.model.state_dict().items()}
+    if large := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ValueError(f"{large[0]} holds values beyond float16's 65504: has the training diverged?")
+    write_safetensors(path, state)
+    own = {"arch": trained["classifier"]["arch"], "n_classes": len(made.classes), "image_size": made.size}
+    write_json(path.with_suffix(".json"), own | {"mean": made.mean, "std": made.std, "classes": made.classes} | facts)
+
+
+def n_workers(n_pictures: int) -> int:
+    """Loading processes: one beside a CPU that computes, more beside a GPU, none for a handful of pictures."""
+    if n_pictures < WORKERS_FROM:
+        return 0
+    return min(8, torch.multiprocessing.cpu_count()) if torch.cuda.is_available() else 1
