@@ -1,14 +1,13 @@
-"""Spatial activations: hooked out of the classifier, kept as float16 on disk, read back as shuffled cells."""
+"""Spatial activations of any sites of any network: kept as float16 on disk, read back as shuffled cells."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from aircraft_sae.devices import has_bfloat16, side_by_side
-from aircraft_sae.networks.inference import BATCH, Classifier, n_workers
-from aircraft_sae.pictures import AircraftData, Pictures, loader, test_transform, train_transform
-from aircraft_sae.store import read_json, write_json, write_parquet, write_whole
+from aircraft_sae.config import ClassifierConfig
+from aircraft_sae.devices import side_by_side
+from aircraft_sae.networks import BATCH, Edit, Network, Seen
+from aircraft_sae.networks.evaluation import n_workers
+from aircraft_sae.pictures import Pictures, loader, test_transform, train_transform
+from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.store import META, digest, fingerprint, read_json, write_json, write_parquet, write_whole
 
 ACTS, IMAGES, DONE = "acts.npy", "images.parquet", "done.json"
 VIEWS = "views"
@@ -29,137 +31,111 @@ SAVE_EVERY = 512
 GROUP_BYTES = 2**25
 """Images that are shuffled together: read whole and in order, so that a disk never seeks for single cells."""
 
-_HOOKING = threading.Lock()
-"""torch counts hooks without one: two threads could get the same number, and one of them lose its hook."""
 
-
-@contextmanager
-def captured(classifier: Classifier, sites: Sequence[str]) -> Iterator[Mapping[str, torch.Tensor]]:
-    """{site: acts (n, d_in, rows, columns)} of this thread's last forward pass; the hooks go at the end."""
-    acts = _OfThread()
-    modules = {name: classifier.site(name) for name in sites}  # refuses unknown names before any hook is there
-    with _HOOKING:
-        hooks = [
-            module.register_forward_hook(lambda _module, _given, out, name=name: acts.given.update({name: out}))
-            for name, module in modules.items()
-        ]
-    try:
-        yield acts
-    finally:
-        with _HOOKING:
-            for hook in hooks:
-                hook.remove()
-
-
-class _OfThread(threading.local, Mapping):
-    """A mapping of which each thread has its own."""
-
-    def __init__(self):
-        self.given: dict[str, torch.Tensor] = {}
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self.given[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.given)
-
-    def __len__(self) -> int:
-        return len(self.given)
+def site_folder(site: str) -> str:
+    """A site's name as that of a folder."""
+    return site.replace(":", "_")
 
 
 def extract(
-    classifier: Classifier,
-    data: AircraftData,
-    sites: Sequence[str],
     folder: str | Path,
+    network: Network,
+    pictures: Pictures,
+    sites: Sequence[str],
+    augmentation: ClassifierConfig | None = None,
     n_views: int = 0,
     progress: bool = True,
 ) -> None:
     """Write folder/<site>/acts.npy (float16: image, row, column, channel) and images.parquet, for each site.
 
-    Every picture of `data` goes through the network once, in float32 and in the order of its table; then n_views random
-    crops and flips of each training and validation picture, as split "views" and in mixed precision: more cells for
-    autoencoders to learn from. A killed run goes on where it was.
+    Every picture goes through the network once, in float32 and in the order of the table; then n_views random crops and
+    flips, as `augmentation` has them, of each training and validation picture, as split "views" and in mixed precision:
+    more cells for autoencoders to learn from. A killed run goes on where it was.
     Raises: OSError where the disk has no room, ValueError for acts that are not finite in float16 (with the image) and
     for a folder that holds those of other pictures.
     """
-    folder, n = Path(folder), len(data.table)
-    table = _with_views(data.table, n_views)
+    folder, n = Path(folder), len(pictures.table)
+    seen = pictures.table[pictures.table["split"].isin(("train", "val"))].assign(split=VIEWS)
+    table = pd.concat([pictures.table, *[seen] * n_views], ignore_index=True)
     images, labels = table["image"].tolist(), np.zeros(len(table), np.int64)
-    pixels = classifier.image_size, classifier.mean, classifier.std
-    plain, varied = test_transform(*pixels), train_transform(*pixels, replace(classifier.cfg, colour_jitter=0.0))
-    where = next(classifier.model.parameters()).device
-    mixed = classifier.cfg.mixed_precision and has_bfloat16(where)
-    with captured(classifier, sites) as acts:
-
-        def see(batch: torch.Tensor, cast: bool) -> dict[str, torch.Tensor]:
-            with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, cast):
-                classifier.model(batch.to(where, non_blocking=True))
-            return {site: out.permute(0, 2, 3, 1).to("cpu", torch.float16) for site, out in acts.items()}
-
-        one = see(torch.zeros(1, 3, classifier.image_size, classifier.image_size), False)
-        shapes = {site: (len(table), *cells.shape[1:]) for site, cells in one.items()}
-        _check_room(folder, shapes)
-        whole = all((folder / site / ACTS).is_file() for site in sites)
-        files = {site: _open(folder / site / ACTS, shape) for site, shape in shapes.items()}
-        n_done = saved = read_json(folder / DONE).get("n_images", 0) if whole else 0
-        with tqdm(total=len(table), initial=n_done, desc="activations", unit="img", disable=not progress) as bar:
-            for end, transform, cast in ((n, plain, False), (len(table), varied, mixed)):
-                pictures = Pictures(data.picture, images[:end], labels[:end], transform)
-                rest = max(0, end - n_done)
-                batches = loader(pictures, BATCH, workers=n_workers(rest), first=min(n_done, end))
-                for got in side_by_side(partial(see, cast=cast), (batch for batch, _, _ in batches)):
-                    for site, cells in got.items():
-                        if not bool((finite := cells.isfinite().flatten(1).all(1)).all()):
-                            image = images[n_done + int(finite.logical_not().nonzero()[0])]
-                            raise ValueError(
-                                f"the {site} activations of image {image} are not finite in float16: look at the "
-                                f"picture {data.folder / 'images' / image}.jpg, or whether the classifier's training "
-                                "diverged"
-                            )
-                        files[site][n_done : n_done + len(cells)] = cells.numpy()
-                    n_done += len(cells)
-                    bar.update(len(cells))
-                    if n_done - saved >= SAVE_EVERY or n_done == end:
-                        for file in files.values():
-                            file.flush()
-                        write_json(folder / DONE, {"n_images": n_done})
-                        saved = n_done
+    pixels = network.size, network.mean, network.std
+    passes = [(n, test_transform(*pixels), False)]
+    if n_views:
+        passes.append((len(table), train_transform(*pixels, replace(augmentation, colour_jitter=0.0)), True))
+    shapes = {site: (len(table), *network.shape(site)) for site in sites}
+    paths = {site: folder / site_folder(site) / ACTS for site in sites}
+    _check_room(folder, shapes, paths)
+    whole = all(path.is_file() for path in paths.values())
+    files = {site: _open(paths[site], shape) for site, shape in shapes.items()}
+    n_done = saved = read_json(folder / DONE).get("n_images", 0) if whole else 0
+    with tqdm(total=len(table), initial=n_done, desc="activations", unit="img", disable=not progress) as bar:
+        for end, transform, mixed in passes:
+            views = Views(pictures.picture, images[:end], labels[:end], transform)
+            batches = loader(views, BATCH, workers=n_workers(max(0, end - n_done)), first=min(n_done, end))
+            for got in network.stream((batch for batch, _, _ in batches), sites, mixed=mixed):
+                size = len(got.logits)
+                for site, acts in got.acts.items():
+                    cells = acts.half()
+                    if not bool((finite := cells.isfinite().flatten(1).all(1)).all()):
+                        image = images[n_done + int(finite.logical_not().nonzero()[0])]
+                        raise ValueError(
+                            f"the {site} activations of image {image} are not finite in float16: look at that picture, "
+                            "or whether the network's training diverged"
+                        )
+                    files[site][n_done : n_done + size] = cells.numpy()
+                n_done += size
+                bar.update(size)
+                if n_done - saved >= SAVE_EVERY or n_done == end:
+                    for file in files.values():
+                        file.flush()
+                    write_json(folder / DONE, {"n_images": n_done})
+                    saved = n_done
     for site in sites:
-        write_parquet(table, folder / site / IMAGES)
+        write_parquet(table, folder / site_folder(site) / IMAGES)
 
 
-def _with_views(table: pd.DataFrame, n_views: int) -> pd.DataFrame:
-    """The table of images, and below it n_views times its training and validation rows, their split "views"."""
-    seen = table[table["split"].isin(("train", "val"))].assign(split=VIEWS)
-    return pd.concat([table, *[seen] * n_views], ignore_index=True)
-
-
-@dataclass
+@dataclass(eq=False)
 class Activations:
-    """The activations of one site. acts: float16 memory map (image, row, column, channel); images: the data's table."""
+    """The activations of one site. acts: float16 memory map (image, row, column, channel); images: the pictures' table.
+
+    site: its name; folder: where they lie, None where they were made in memory.
+    """
 
     acts: np.ndarray
     images: pd.DataFrame
+    site: str = ""
+    folder: Path | None = None
 
     @classmethod
-    def open(cls, folder: str | Path) -> Activations:
-        """What `extract` wrote for one site; FileNotFoundError where it has not."""
-        folder = Path(folder)
-        if not (folder / IMAGES).is_file():
-            raise FileNotFoundError(f"{folder / IMAGES} is not there: extract the activations of {folder.name} first")
-        return cls(np.load(folder / ACTS, mmap_mode="r"), pd.read_parquet(folder / IMAGES))
+    def open(cls, folder: str | Path, site: str) -> Activations:
+        """What `extract` wrote into `folder` for one site; FileNotFoundError where it has not."""
+        own = Path(folder) / site_folder(site)
+        if not (own / IMAGES).is_file():
+            raise FileNotFoundError(f"{own / IMAGES} is not there: extract the activations of {site} first")
+        return cls(np.load(own / ACTS, mmap_mode="r"), pd.read_parquet(own / IMAGES), site, Path(folder))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """That of the stage they are of, and the site; of their content where they are of none."""
+        if self.folder and (stage := read_json(self.folder / META).get("fingerprint")):
+            return fingerprint(stage, self.site)
+        return digest([self.acts, self.images, self.site])
 
     @property
     def d_in(self) -> int:
         return self.acts.shape[3]
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of a picture's cells."""
+        return self.acts.shape[1:3]
+
+    @property
     def cells_per_image(self) -> int:
         return self.acts.shape[1] * self.acts.shape[2]
 
     def rows(self, *splits: str) -> np.ndarray:
-        """Indices of the images of these splits, rising; ValueError for a word that is none."""
+        """Indices of the images of these splits, rising; ValueError for an unknown split."""
         return split_rows(self.images, splits)
 
     def blocks(self, rows: np.ndarray, n_images: int = 64) -> Iterator[torch.Tensor]:
@@ -192,7 +168,7 @@ class Activations:
             )
         group_images = max(1, GROUP_BYTES // (2 * self.cells_per_image * self.d_in))
         group_cells, held = group_images * self.cells_per_image, (None, None)
-        for batch in _count(start):
+        for batch in count(start):
             epoch, i = divmod(batch, per_epoch)
             parts, at, end = [], i * batch_size, (i + 1) * batch_size
             while at < end:
@@ -212,18 +188,54 @@ class Activations:
         return torch.from_numpy(cells)
 
 
+def see_features(
+    network: Network, sae: SparseAutoencoder, x: torch.Tensor | None, edits: dict[str, Edit] | None = None, **how
+) -> tuple[Seen, torch.Tensor]:
+    """(what a batch of pictures shows at the autoencoder's site, codes (n, rows, columns, d_sae) of it, dense).
+
+    edits, how: as in `Network.see`.
+    """
+    seen = network.see(x, [sae.cfg.site], edits, **how)
+    acts = seen.acts[sae.cfg.site]
+    with torch.no_grad():
+        return seen, sae.encode(acts.flatten(0, 2)).dense().view(*acts.shape[:3], -1)
+
+
+def replay(
+    network: Network,
+    pictures: Pictures,
+    acts: Activations,
+    rows: np.ndarray,
+    edit: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Iterator[Seen]:
+    """What the network makes of stored acts of these rows, BATCH at a time and in order; `edit` changes them before.
+
+    It goes on from the site, where it can start there, else from the pictures, with their acts put in at the site.
+    """
+    starts, images = network.can_start(acts.site), acts.images["image"].to_numpy()
+
+    @torch.no_grad()
+    def of(some: np.ndarray) -> Seen:
+        block = torch.from_numpy(acts.acts[some]).float()
+        x = None if starts else torch.stack([network.as_input(pictures.picture(image)) for image in images[some]])
+        return network.see(x, given={acts.site: block if edit is None else edit(block)})
+
+    parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    yield from side_by_side(of, parts)
+
+
 def split_rows(images: pd.DataFrame, splits: Sequence[str]) -> np.ndarray:
-    """Indices of the images of these splits; ValueError for none, or a word that is no split."""
+    """Indices of the images of these splits; ValueError for none, or an unknown one."""
     unknown = [split for split in splits if split not in ("train", "val", "test", VIEWS)]
     if unknown or not splits:
         raise ValueError(f"splits must be some of train, val, test, {VIEWS}, got {', '.join(unknown) or 'none'}")
     return np.flatnonzero(images["split"].isin(splits))
 
 
-def _check_room(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+def _check_room(folder: Path, shapes: dict[str, tuple[int, ...]], paths: dict[str, Path]) -> None:
     """OSError where the disk has no room for the arrays that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    needed = sum(2 * int(np.prod(shape)) for site, shape in shapes.items() if not (folder / site / ACTS).is_file())
+    needed = sum(2 * int(np.prod(shape)) for site, shape in shapes.items() if not paths[site].is_file())
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
@@ -248,9 +260,3 @@ def _reserve(path: Path, shape: tuple[int, ...]) -> None:
     if hasattr(os, "posix_fallocate"):  # a full disk would else end the process at some later write into the map
         with open(path, "rb+") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-def _count(start: int) -> Iterator[int]:
-    while True:
-        yield start
-        start += 1

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
+import re
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aircraft_sae import networks as classifier
-from aircraft_sae.activations import VIEWS, Activations, extract
-from aircraft_sae.config import StudyConfig, change, check_name, preset, with_data_root
+from aircraft_sae.activations import VIEWS, Activations, extract, site_folder
+from aircraft_sae.config import ClassifierConfig, StudyConfig, change, check_name, preset, with_data_root
 from aircraft_sae.features import FeatureIndex, build_features
 from aircraft_sae.hangar.dataset import render_dataset
-from aircraft_sae.networks import Classifier
-from aircraft_sae.pictures import AircraftData, open_source
+from aircraft_sae.networks import Network, build, check_weights, load, train, weights_digest
+from aircraft_sae.pictures import Pictures, open_source
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae.training import train_sae
 from aircraft_sae.store import (
@@ -28,17 +25,14 @@ from aircraft_sae.store import (
     Stage,
     data_folder,
     default_data_dir,
-    fingerprint,
+    digest,
     make_stage,
     read_json,
+    source_digest,
     write_json,
     write_parquet,
 )
 
-VERSIONS = {"ablation": 5, "dataset": 2, "classifier": 2, "activations": 1, "permuted": 1, "sae": 1, "features": 5}
-"""To be raised with every change of code after which a stage's result differs: it makes the stage again everywhere."""
-CONTROL_EVERY = 3
-"""The control network sees every so many pictures."""
 ENTRY = ("value", "low", "high", "n")
 
 
@@ -77,127 +71,160 @@ class Study:
         config = with_data_root(config, data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT"))
         return cls(config, data_folder(data_dir) if data_dir else default_data_dir())
 
-    def dataset(self) -> AircraftData:
-        """The pictures: rendered for the hangar, else found (or downloaded) and checked once."""
+    def pictures(self, name: str | Pictures = "all") -> Pictures:
+        """The study's pictures: rendered for the hangar, else found (or downloaded) and checked once.
+
+        name: "all", "every3" (every third image, and so on) or pictures of your own, which are handed back.
+        Raises: ValueError for another name.
+        """
+        if isinstance(name, Pictures):
+            return name
         if "dataset" not in self.stages:
             config = self.config.dataset
             if config.source == "hangar":
-                self._stage("dataset", config.hangar, {}, partial(render_dataset, config.hangar))
-                self._data = open_source(config, self.folder / "dataset")
+                self.stage("dataset", render_dataset, {"config": config.hangar})
+                self._pictures = open_source(config, self.folder / "dataset")
             else:
                 say(f"dataset: reading {config.root or self.data_dir / 'downloads'}")
-                self._data = open_source(config, None, self.data_dir / "downloads")
+                self._pictures = open_source(config, None, self.data_dir / "downloads")
                 # known by content, so that a moved folder is not checked again
-                check = self._data.check_images if config.on_bad_image == "raise" else None  # else they are left out
-                inputs = {"pictures": self._data.fingerprint}
-                self._stage("dataset", replace(config, root=None), inputs, self._note_pictures, check)
-        return self._data
+                self.stage(
+                    "dataset", note_pictures, {"on_bad_image": config.on_bad_image}, {"pictures": self._pictures}
+                )
+        if name == "all":
+            return self._pictures
+        if not (number := re.fullmatch(r"every([1-9]\d*)", str(name))):
+            raise ValueError(f'no pictures {name!r}: "all", "every3" and the like, or pictures of your own')
+        return self._pictures.every(int(number[1]))
 
-    def classifier(self) -> Classifier:
-        """The trained ConvNeXt, with its `history` and its `predictions` on the test split."""
-        if "classifier" not in self.stages:
-            config = self.config.classifier
-            classifier.check_weights(config)  # before a data set is rendered for them
-            data = self.dataset()
-            data.classes(config.level)  # refuses a level that these pictures lack
-            inputs = {"dataset": data.fingerprint, "weights": classifier.weights_digest(config)}
-            self._stage("classifier", config, inputs, self._train)
-            self._classifier = Classifier.load(self.folder / "classifier")
-        return self._classifier
+    def network(self, name: str | Network = "trained") -> Network:
+        """A network, with its `history` and its `predictions` on the test split where it was trained here.
 
-    def activations(self, site: str | None = None, control: bool = False) -> Activations:
-        """The activations of one site, the autoencoder's own unless named; all sites are extracted in one pass.
-
-        control: of the network with permuted weights, for every third picture.
+        name: "trained", the config's; "permuted", that with its weights permuted; or a network of your own.
+        Raises: ValueError for another name, for sites of the config that the network does not have.
         """
-        site, name = site or self.config.sae.site, "permuted" if control else "activations"
-        if site not in self.config.sites:
-            raise ValueError(
-                f"no site {site!r} in this study: it keeps {', '.join(self.config.sites)}: add it to `sites`"
-            )
-        if name not in self.stages:
-            trained, data, sites, n_views = self.classifier(), self._data, self.config.sites, self.config.n_views
-            inputs = {"classifier": self.stages["classifier"].fingerprint}
-            config = {"sites": list(sites), "n_views": n_views}
-            if control:
-                trained, data, n_views = trained.permuted(), data.every(CONTROL_EVERY), 0
-                config = {"sites": list(sites), "every": CONTROL_EVERY}
-            self._stage(name, config, inputs, partial(extract, trained, data, sites, n_views=n_views))
-        return Activations.open(self.folder / name / site)
+        if isinstance(name, Network):
+            return name
+        if name not in ("trained", "permuted"):
+            raise ValueError(f'no network {name!r}: "trained", "permuted", or a network of your own')
+        if "networks/trained" not in self.stages:
+            config = self.config.classifier
+            check_weights(config)  # before a data set is rendered for them
+            pictures = self.pictures()
+            level = config.level or pictures.levels[0]
+            n_classes = len(pictures.classes(level))  # refuses a level that these pictures lack
+            untrained = Network(build(replace(config, weights=None), n_classes), pictures.classes(level))
+            for site in self.config.sites:
+                untrained.check_site(site)
+            inputs = {"pictures": pictures, "weights": weights_digest(config)}
+            self.stage("networks/trained", train_network, {"config": config}, inputs)
+            self._networks = {"trained": load(self.folder / "networks" / "trained")}
+        if name not in self._networks:
+            self._networks[name] = self._networks["trained"].permuted()
+        return self._networks[name]
 
-    def sae(self, name: str = "main", *, control: bool = False, every: int = 1, **changes: Any) -> SparseAutoencoder:
+    def activations(
+        self, site: str | None = None, network: str | Network = "trained", pictures: str | Pictures = "all"
+    ) -> Activations:
+        """The activations of a site, the autoencoder's own unless named, of a network on pictures.
+
+        The config's sites are extracted in one pass, any other by itself. Of the trained network on all pictures there
+        are `n_views` random views of training and validation pictures too.
+        """
+        site, sites = site or self.config.sae.site, self.config.sites
+        seen, shown = self.network(network), self.pictures(pictures)
+        own = [seen.name, *([shown.name] if shown.name != "all" else [])]
+        if site not in sites:
+            sites, own = (site,), [*own, site_folder(site)]
+        for each in sites:
+            seen.check_site(each)
+        views = {"augmentation": self.config.classifier, "n_views": self.config.n_views}
+        settings = {"sites": list(sites)} | (views if own == ["trained"] and self.config.n_views else {})
+        name = "activations/" + "-".join(own)
+        return Activations.open(self.stage(name, extract, settings, {"network": seen, "pictures": shown}), site)
+
+    def sae(
+        self,
+        name: str = "main",
+        *,
+        network: str | Network = "trained",
+        pictures: str | Pictures = "all",
+        **changes: Any,
+    ) -> SparseAutoencoder:
         """An autoencoder of the cells of training and validation pictures: the config's, or one with fields changed.
 
-        name: its folder under sae/. control: of the network with permuted weights; every: from every so many pictures
-        only, without their views: CONTROL_EVERY gives the control's pictures. As in `study.sae("k8", k=8)`.
-        Raises: ValueError for changes to "main", and what its config and its training raise.
+        name: its folder under sae/. pictures: of fewer pictures than all, views are left out. As in
+        `study.sae("k8", k=8)`. Raises: ValueError for changes to "main", and what its config and its training raise.
         """
-        if name == "main" and (changes or control or every != 1):
+        if name == "main" and (changes or (network, pictures) != ("trained", "all")):
             raise ValueError('"main" is the config\'s own autoencoder: give any other a name of its own')
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every must be at least 1, got {every!r}: give a whole number")
-        config, stage = change(self.config.sae, **changes), f"sae/{name}"
-        acts = self.activations(config.site, control)
-        inputs = {"activations": self.stages["permuted" if control else "activations"].fingerprint, "every": str(every)}
-        rows = acts.rows("train", "val", *([] if every > 1 else [VIEWS]))
-        rows = rows[rows % every == 0]
+        config = change(self.config.sae, **changes)
+        whole = pictures == "all" or network == "trained"  # the trained network has seen all pictures
+        acts = self.activations(config.site, network, "all" if whole else pictures)
+        rows = acts.rows("train", "val", *([VIEWS] if pictures == "all" else []))
+        if whole and pictures != "all":
+            rows = rows[acts.images["image"].iloc[rows].isin(self.pictures(pictures).table["image"])]
+        SparseAutoencoder(config, acts.d_in)  # both refuse what does not fit these acts
+        next(acts.batches(rows, config.batch_size, config.seed))
+        return SparseAutoencoder.load(
+            self.stage(f"sae/{name}", train_sae, {"cfg": config}, {"acts": acts, "rows": rows})
+        )
 
-        def check() -> None:  # both refuse what does not fit these acts
-            SparseAutoencoder(config, acts.d_in)
-            next(acts.batches(rows, config.batch_size, config.seed))
+    def features(
+        self,
+        name: str = "main",
+        *,
+        sae: SparseAutoencoder | None = None,
+        network: str | Network = "trained",
+        pictures: str | Pictures = "all",
+        splits: Sequence[str] = ("train", "val", "test"),
+        selectivity: bool = True,
+        **changes: Any,
+    ) -> FeatureIndex:
+        """The index and table of an autoencoder's features on pictures; arguments as for `sae`.
 
-        alone = threading.current_thread() is threading.main_thread()  # bars of several would overwrite each other
-        self._stage(stage, config, inputs, partial(train_sae, config, acts, rows, progress=alone), check)
-        return SparseAutoencoder.load(self.folder / stage)
-
-    def features(self, name: str = "main", **which: Any) -> FeatureIndex:
-        """The index and table of an autoencoder's features on all pictures; arguments as for `sae`."""
-        sae, control = self.sae(name, **which), which.get("control", False)
-        acts, data = self.activations(sae.cfg.site, control), self._data.every(CONTROL_EVERY if control else 1)
-        inputs = {"sae": self.stages[f"sae/{name}"].fingerprint}
-        self._stage(f"features/{name}", {}, inputs, partial(build_features, sae, acts, data))
-        return FeatureIndex.open(self.folder / "features" / name)
-
-    def index(self, name: str, dictionary: SparseAutoencoder, control: bool = False) -> FeatureIndex:
-        """Index and table of another dictionary's features on the test pictures: a null, say, that nobody trained.
-
-        Raises: ValueError for the name "main", and for a dictionary of another width or of a site that is not kept.
+        sae: a dictionary made in memory, a null, say. Raises: ValueError for the name "main" with such a dictionary,
+        and for one of another width than the site's acts.
         """
-        if name == "main":
+        if sae is not None and name == "main":
             raise ValueError('"main" is the index of the config\'s own autoencoder: give this one a name of its own')
-        acts, data = self.activations(dictionary.cfg.site, control), self.dataset()
-        if dictionary.d_in != acts.d_in:
-            raise ValueError(f"the dictionary {name} is for acts of width {dictionary.d_in}, {dictionary.cfg.site} has "
+        sae = sae or self.sae(name, network=network, pictures=pictures, **changes)
+        whole = network == "trained"
+        acts = self.activations(sae.cfg.site, network, "all" if whole else pictures)
+        if sae.d_in != acts.d_in:
+            raise ValueError(f"the dictionary {name} is for acts of width {sae.d_in}, {sae.cfg.site} has "
                              f"{acts.d_in}: make it of this study's acts")  # fmt: skip
-        data = data.every(CONTROL_EVERY) if control else data
-        weights = [value.numpy().tobytes() for value in dictionary.state_dict().values()]
-        inputs = {"activations": self.stages["permuted" if control else "activations"].fingerprint}
-        inputs |= {"dictionary": fingerprint(*(hashlib.sha256(values).hexdigest() for values in weights))}
+        settings = {"splits": list(splits), "selectivity": selectivity}
+        inputs = {"sae": sae, "acts": acts, "pictures": self.pictures("all" if whole else pictures)}
+        return FeatureIndex.open(self.stage(f"features/{name}", build_features, settings, inputs))
 
-        def make(folder: Path) -> None:
-            build_features(dictionary, acts, data, folder, n_permutations=0, splits=("test",))
-            (folder / "dictionary").mkdir(exist_ok=True)
-            dictionary.save(folder / "dictionary")
+    def stage(
+        self,
+        name: str,
+        make: Callable[..., None],
+        settings: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """The folder of a result that `make(folder, **inputs, **settings)` writes, once for what it is made from.
 
-        self._stage(f"features/{name}", dictionary.cfg, inputs, make)
-        return FeatureIndex.open(self.folder / "features" / name)
-
-    def ablation(self, name: str, make: Callable[[Path], None], uses: Sequence[str], **settings: Any) -> Path:
-        """The folder of an experiment that `make(folder)` writes, once for these settings and the stages it uses.
-
-        uses: names of stages made before, as in ("classifier", "features/main"). Raises: KeyError for another one.
+        It is known by the settings (plain values and configs), a digest of each input (arrays, tables, networks,
+        pictures, autoencoders, …) and the source of make's module: a change of any makes it again.
+        Raises: ValueError for a make that is no function of a package, for an input that has no digest.
         """
-        if missing := [stage for stage in uses if stage not in self.stages]:
-            raise KeyError(f"{', '.join(missing)}: ask the study for it first, it has {', '.join(self.stages)}")
-        inputs = {stage: self.stages[stage].fingerprint for stage in uses}
-        self._stage(f"ablation/{name}", settings, inputs, make)
-        return self.folder / "ablation" / name
+        settings, inputs = dict(settings or {}), dict(inputs or {})
+        for part in name.split("/"):
+            check_name(part)
+        known = {each: digest(value) for each, value in inputs.items()} | {"source": source_digest(make)}
+        self.stages[name] = make_stage(
+            self.folder / name, settings, known, lambda folder: make(folder, **inputs, **settings), say=say
+        )
+        return self.folder / name
 
-    def export_atlas(self, folder: str | Path | None = None, n_pictures: int | None = None) -> Path:
-        """Static HTML of all features, as `aircraft_sae.view.atlas.export_atlas` writes it; gives its index.html."""
-        from aircraft_sae.view.atlas import export_atlas  # from above: what a person sees is built on a study
-
-        return export_atlas(self, folder, n_pictures)
+    def finished(self, name: str, **inputs: Any) -> Path | None:
+        """The folder of a stage that is there and was made from these inputs, whatever else it was made from."""
+        meta = read_json(self.folder / name / META)
+        known = meta.get("inputs", {})
+        return self.folder / name if known and all(known.get(k) == digest(v) for k, v in inputs.items()) else None
 
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:
         """Write all of a notebook's numbers, in place of those of its last run.
@@ -229,21 +256,18 @@ class Study:
         check_name(notebook)
         return self.data_dir / "results" / self.config.name / f"{notebook}.json"
 
-    def _stage(self, name: str, config: Any, inputs: dict[str, str], make, check=None) -> None:
-        """Load or make a stage; check: refuses what cannot be made before anything is written."""
-        kind, _, own = name.partition("/")
-        check_name(own if kind in ("sae", "features", "ablation") else name)
-        inputs = inputs | {"version": str(VERSIONS[kind])}
-        if check and read_json(self.folder / name / META).get("fingerprint") != fingerprint(config, inputs):
-            check()
-        self.stages[name] = make_stage(self.folder / name, config, inputs, make, say=say)
 
-    def _note_pictures(self, work: Path) -> None:
-        write_parquet(self._data.table, work / "table.parquet")
-        write_parquet(self._data.skipped, work / "skipped.parquet")
+def train_network(folder: Path, *, config: ClassifierConfig, pictures: Pictures, weights: str) -> None:
+    """Train the study's network; weights: digest of those it starts from."""
+    train(folder, config, pictures)
 
-    def _train(self, work: Path) -> None:
-        classifier.train(self.config.classifier, self._data, work)
+
+def note_pictures(folder: Path, *, pictures: Pictures, on_bad_image: str) -> None:
+    """Check every picture, and write down which there are; those left out are known already."""
+    if on_bad_image == "raise":
+        pictures.check_images()
+    write_parquet(pictures.table, folder / "table.parquet")
+    write_parquet(pictures.skipped, folder / "skipped.parquet")
 
 
 def _number(name: str, value: Any, optional: bool) -> float | int | None:

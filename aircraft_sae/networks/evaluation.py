@@ -48,9 +48,7 @@ def load(folder: str | Path, name: str = "trained") -> Network:
     state = read_weights(path)
     check_fit(model, state, path, cfg.arch, remedy)
     model.load_state_dict(state)
-    return Network(
-        model.to(device()), classes, cfg.image_size, *pixels, name, cfg.level, cfg.mixed_precision, *tables
-    )
+    return Network(model.to(device()), classes, cfg.image_size, *pixels, name, cfg.level, cfg.mixed_precision, *tables)
 
 
 def save(network: Network, cfg: ClassifierConfig, folder: Path) -> None:

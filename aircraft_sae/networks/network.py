@@ -18,15 +18,14 @@ from torch import nn
 
 from aircraft_sae.devices import has_bfloat16, side_by_side
 from aircraft_sae.networks.readouts import PooledReadout
+from aircraft_sae.networks.structure import find_readout, sequence
 from aircraft_sae.pictures import test_transform
 from aircraft_sae.store import fingerprint
 
 BATCH = 64 if torch.cuda.is_available() else 16
 """Pictures in a forward pass: on a CPU so few that what a layer makes is still in its caches, a quarter faster."""
-CLOSE = {"rtol": 1e-3, "atol": 1e-4}
-"""How near two ways to the same numbers must come to be taken for the same."""
 Edit = Callable[[torch.Tensor], torch.Tensor]
-_HOOKING = threading.Lock()
+_HOOKING, _LOOKING = threading.Lock(), threading.Lock()
 """torch counts hooks without one: two threads could get the same number, and one of them lose its hook."""
 
 
@@ -61,6 +60,7 @@ class Network:
     history: pd.DataFrame | None = None
     predictions: pd.DataFrame | None = None
     _shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict, repr=False)
+    _groups: dict[str, slice] = field(default_factory=dict, repr=False)
     _readouts: dict[str, PooledReadout | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
@@ -147,7 +147,7 @@ class Network:
         """
         if site not in self._readouts:
             with torch.inference_mode():
-                self._readouts[site] = self._find_readout(site)
+                self._readouts[site] = find_readout(self, site)
         return self._readouts[site]
 
     def permuted(self, seed: int = 0) -> Network:
@@ -180,24 +180,29 @@ class Network:
             return slice(None)
         if bounds := _range(group):
             return slice(*bounds)
-        widths = {}
-        module = self.model.get_submodule(self._path(path))
-        hooks = [
-            child.register_forward_hook(lambda _child, _given, out, name=name: widths.update({name: out.shape[1]}))
-            for name, child in module.named_children()
-        ]
+        with _LOOKING:
+            if site not in self._groups:
+                self._groups[site] = self._branch(path, group)
+        return self._groups[site]
+
+    def _branch(self, path: str, group: str) -> slice:
+        """The channels that one branch of a concatenation has in it, as a forward pass shows."""
+        module, widths = self.model.get_submodule(self._path(path)), {}
+        with _HOOKING:
+            hooks = [
+                child.register_forward_hook(lambda _child, _given, out, name=name: widths.update({name: out.shape[1]}))
+                for name, child in [("", module), *module.named_children()]
+            ]
         try:
             with torch.inference_mode():
-                whole = self.shape(path)[2]
+                self.model(self._blank(1).to(self.device))
         finally:
             for hook in hooks:
                 hook.remove()
-        if not widths:  # the shape was known: look again
-            self._shapes.pop(path)
-            return self._channels(site)
+        whole, names = widths.pop(""), list(widths)
         if sum(widths.values()) != whole:
-            raise ValueError(f"{path} does not concatenate its branches {', '.join(widths)}: name channels, {path}:0-8")
-        start = sum(width for name, width in list(widths.items())[: list(widths).index(group)])
+            raise ValueError(f"{path} does not concatenate its branches {', '.join(names)}: name channels, {path}:0-8")
+        start = sum(widths[name] for name in names[: names.index(group)])
         return slice(start, start + widths[group])
 
     @cached_property
@@ -205,66 +210,13 @@ class Network:
         """(paths whose output it is, module) of each step, where the network is a plain sequence; else none."""
         with torch.inference_mode():
             try:
-                return _sequence(self.model, "", torch.rand(1, 3, self.size, self.size).to(self.device))[0]
+                return sequence(self.model, "", torch.rand(1, 3, self.size, self.size).to(self.device))[0]
             except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
                 return []
 
     def _step(self, site: str) -> int | None:
         path = self._path(site)
         return next((i for i, (names, _) in enumerate(self._steps) if path in names and ":" not in site), None)
-
-    def _find_readout(self, site: str) -> PooledReadout | None:
-        (rows, columns, d), generator = self.shape(site), torch.Generator().manual_seed(0)
-        last = [m for m in self.model.modules() if isinstance(m, nn.Linear | nn.LayerNorm)]
-        kept: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
-
-        def through(acts: torch.Tensor) -> torch.Tensor:
-            given = {} if not self.can_start(site) else {site: acts}
-            edits = {} if given else {site: lambda _: acts}
-            return self.see(None if given else self._blank(len(acts)), edits=edits, given=given).logits
-
-        def keep(module, given, out):
-            kept[module] = given[0].flatten(1).cpu() if given[0].shape[-1] == 1 else given[0].cpu(), out.flatten(1).cpu()
-
-        hooks = [module.register_forward_hook(keep) for module in last]
-        try:
-            acts = torch.randn(4, rows, columns, d, generator=generator)
-            logits = through(acts)
-            ends = [m for m, (_, out) in kept.items() if isinstance(m, nn.Linear) and out.shape == logits.shape
-                    and torch.allclose(out, logits, **CLOSE)]  # fmt: skip
-            if not ends:
-                return None
-            linear, top = ends[-1], kept[ends[-1]][0]
-            norms = [m for m, (_, out) in kept.items() if isinstance(m, nn.LayerNorm) and out.shape == top.shape
-                     and torch.allclose(out, top, **CLOSE)]  # fmt: skip
-            norm = norms[-1] if norms else None
-
-            def hidden(acts: torch.Tensor) -> torch.Tensor:
-                through(acts)
-                return kept[norm or linear][0].float()
-
-            A = c = None
-            if d != hidden(acts).shape[1] or not torch.allclose(hidden(acts), acts.mean((1, 2)), **CLOSE):
-                c = hidden(torch.zeros(1, rows, columns, d))[0]
-                linear_in_mean = hidden(acts.mean((1, 2), keepdim=True).expand_as(acts)) - c
-                doubled = hidden(-2 * acts) - c
-                if not (torch.allclose(hidden(acts) - c, linear_in_mean, **CLOSE)
-                        and torch.allclose(doubled, -2 * linear_in_mean, **CLOSE)):  # fmt: skip
-                    return None
-                basis = torch.eye(d)[:, None, None].expand(d, rows, columns, d)
-                A = torch.cat([hidden(part) for part in basis.split(BATCH)]).sub(c).t()
-        finally:
-            for hook in hooks:
-                hook.remove()
-        weight = linear.weight.detach().float().cpu()
-        bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float().cpu()
-        if norm is None:
-            return PooledReadout(weight, bias, None, A, c)
-        if norm.bias is not None:
-            bias = bias + weight @ norm.bias.detach().float().cpu()
-        gain = 1 if norm.weight is None else norm.weight.detach().float().cpu()
-        made = PooledReadout(weight * gain, bias, norm.eps, A, c)
-        return made if torch.allclose(made.logits(acts.mean((1, 2))), logits, **CLOSE) else None
 
 
 class _Hooks:
@@ -285,7 +237,9 @@ class _Hooks:
 
     def __enter__(self) -> _Hooks:
         network = self.network
-        places = {site: (network._path(site), network._channels(site)) for site in dict.fromkeys([*self.edits, *self.sites])}
+        places = {
+            site: (network._path(site), network._channels(site)) for site in dict.fromkeys([*self.edits, *self.sites])
+        }
         with _HOOKING:
             for site, (path, channels) in places.items():
                 module = network.model.get_submodule(path)
@@ -350,19 +304,3 @@ def _range(group: str) -> tuple[int, int] | None:
     """The bounds of a channel group given as "64-128"."""
     start, dash, end = group.partition("-")
     return (int(start), int(end)) if dash and start.isdigit() and end.isdigit() and int(start) < int(end) else None
-
-
-def _sequence(module: nn.Module, path: str, x: torch.Tensor) -> tuple[list[tuple[set[str], nn.Module]], torch.Tensor]:
-    """(steps of a module, its output): its children's, where running them one after the other gives the same."""
-    out = module(x.clone())
-    steps, value = [], x
-    try:
-        for name, child in module.named_children():
-            inner, value = _sequence(child, f"{path}.{name}".lstrip("."), value)
-            steps += inner
-        if steps and value.shape == out.shape and torch.allclose(value, out, **CLOSE):
-            steps[-1][0].add(path)
-            return steps, out
-    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
-        pass
-    return [({path}, module)], out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_right
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
@@ -20,8 +21,9 @@ from tqdm import tqdm
 from aircraft_sae import checkpoint
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.devices import device, has_bfloat16
-from aircraft_sae.networks.inference import BATCH, Classifier, n_workers
-from aircraft_sae.networks.network import build, freeze, keep_depthwise_in_float32
+from aircraft_sae.networks.build import build, freeze, keep_depthwise_in_float32
+from aircraft_sae.networks.evaluation import n_workers, predict, save
+from aircraft_sae.networks.network import BATCH, Network
 from aircraft_sae.networks.weights import check_weights, weights_digest
 from aircraft_sae.pictures import AircraftData, Loader, loader, pixel_config, test_transform, train_transform
 from aircraft_sae.store import fingerprint, write_parquet, write_text
@@ -32,7 +34,7 @@ ORTHOGONALISE = muon.zeropower_via_newtonschulz
 """Muon's own iteration, which it calls in bfloat16 and leaves no way to say otherwise."""
 
 
-def train(cfg: ClassifierConfig, data: AircraftData, folder: str | Path, progress: bool = True) -> None:
+def train(folder: str | Path, cfg: ClassifierConfig, data: AircraftData, progress: bool = True) -> None:
     """Train into `folder`: model.safetensors (averaged weights), config.json, history.csv, predictions.parquet.
 
     A checkpoint that a killed run of the same cfg and data left there is resumed: on a CPU to the same bits, since
@@ -47,10 +49,12 @@ def train(cfg: ClassifierConfig, data: AircraftData, folder: str | Path, progres
     with tqdm(total=run.n_images * cfg.n_epochs, initial=run.n_seen, unit="img", disable=not progress) as bar:
         while run.epoch < cfg.n_epochs:
             run.train_epoch(bar)
-    classes = data.classes(cfg.level)
-    made = Classifier(cfg, run.ema.module, classes, run.mean, run.std, pd.DataFrame(run.history))
-    write_parquet(made.predict(data, "test", progress), folder / "predictions.parquet")
-    made.save(folder)
+    made = Network(
+        run.ema.module, data.classes(run.level), cfg.image_size, run.mean, run.std, level=run.level,
+        mixed_precision=cfg.mixed_precision, history=pd.DataFrame(run.history),
+    )  # fmt: skip
+    write_parquet(predict(made, data, "test", progress), folder / "predictions.parquet")
+    save(made, replace(cfg, level=run.level), folder)
     (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -60,8 +64,9 @@ class Run:
     def __init__(self, cfg: ClassifierConfig, data: AircraftData, folder: Path):
         check_weights(cfg)
         self.cfg, self.data, self.folder, self.device = cfg, data, folder, device()
+        self.level = cfg.level or data.levels[0]
         self.identity = fingerprint(cfg, data.fingerprint, weights_digest(cfg))
-        self.model = build(cfg, len(data.classes(cfg.level))).to(self.device)
+        self.model = build(cfg, len(data.classes(self.level))).to(self.device)
         self.mean, self.std = pixel_config(self.model)
         freeze(self.model, cfg.frozen_stages)
         # biases, norms and layer scale, all one-dimensional, do not decay
@@ -146,7 +151,7 @@ class Run:
         """(cross-entropy, top-1 accuracy) of the averaged weights on the validation split; nan where there is none."""
         if self.cfg.val_split is None:
             return math.nan, math.nan
-        pictures = self.data.torch(self.cfg.val_split, self.cfg.level, test_transform(size, self.mean, self.std))
+        pictures = self.data.torch(self.cfg.val_split, self.level, test_transform(size, self.mean, self.std))
         loss = hits = 0
         for batch, labels, _ in loader(pictures, BATCH, workers=n_workers(len(pictures))):
             labels = labels.to(self.device)
@@ -199,7 +204,7 @@ class Run:
         """The epoch's batches; a phase of one size keeps its loading processes."""
         if size not in self._loaders:
             transform = train_transform(size, self.mean, self.std, self.cfg)
-            pictures = self.data.torch(self.cfg.train_split, self.cfg.level, transform)
+            pictures = self.data.torch(self.cfg.train_split, self.level, transform)
             workers = n_workers(self.n_images)
             self._loaders = {size: loader(pictures, self.cfg.batch_size, order_seed=self.cfg.seed, workers=workers)}
         self._loaders[size].set_epoch(self.epoch)

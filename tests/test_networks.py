@@ -1,0 +1,230 @@
+"""One interface for any CNN: what is seen, what an edit changes, where closed forms hold."""
+
+import threading
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from aircraft_sae.networks import Network, logits, unit
+
+SIZE = 64
+
+
+class Plain(nn.Module):
+    """Two convolutions with something nonlinear between site and mean: no closed form at `first`."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 6, 3, 4, 1), nn.Conv2d(6, 8, 1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.second(self.first(x).tanh()).mean((2, 3)))
+
+
+def models():
+    torch.manual_seed(0)
+    convnext = timm.create_model("test_convnext", num_classes=5)
+    lite = timm.create_model("efficientnet_lite0", num_classes=4)
+    google = torchvision.models.googlenet(num_classes=4, init_weights=False, aux_logits=False)
+    for module in [*lite.modules(), *google.modules()]:
+        if isinstance(module, nn.Conv2d | nn.Linear):  # so that something arrives at the end
+            nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5)
+    return {"convnext": convnext, "lite": lite, "googlenet": google, "plain": Plain()}
+
+
+MODELS = models()
+SITES = [
+    ("convnext", "stage4"), ("convnext", "stages.2.blocks.1"), ("lite", "blocks.4"), ("lite", "bn2"),
+    ("googlenet", "inception4c"), ("googlenet", "inception4c:branch2"), ("googlenet", "inception4c:8-40"),
+    ("googlenet", "inception5b"), ("plain", "first"), ("plain", "second"),
+]  # fmt: skip
+
+
+@pytest.fixture(params=SITES, ids=":".join)
+def place(request):
+    name, site = request.param
+    if name == "convnext" and site == "stages.2.blocks.1" and len(MODELS[name].stages[2].blocks) < 2:
+        site = "stages.2.blocks.0"
+    model = MODELS[name]
+    with torch.no_grad():
+        n = model.eval()(torch.zeros(1, 3, SIZE, SIZE)).shape[1]
+    return Network(model, [f"class {i}" for i in range(n)], SIZE, name=name), site
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_what_is_seen_is_what_the_module_gives(place, x):
+    network, site = place
+    path, _, group = site.partition(":")
+    module, kept = network.model.get_submodule(network._path(path)), []
+    handle = module.register_forward_hook(lambda _module, _given, out: kept.append(out.clone()))
+    logits_ = network.model(x)
+    handle.remove()
+    seen = network.see(x, [site])
+    assert torch.equal(seen.logits, logits_) and seen.acts[site].shape[1:] == network.shape(site)
+    whole = kept[0].permute(0, 2, 3, 1)
+    if not group:
+        assert torch.equal(seen.acts[site], whole)
+    else:  # the group is a run of the whole's channels
+        d = network.shape(site)[2]
+        starts = [i for i in range(whole.shape[3] - d + 1) if torch.equal(whole[..., i : i + d], seen.acts[site])]
+        assert starts and 0 < d < whole.shape[3]
+
+
+@torch.no_grad()
+def test_an_edit_changes_what_follows_and_nothing_else(place, x):
+    network, site = place
+    plain = network.see(x, [site])
+    same = network.see(x, [site], {site: lambda acts: acts})
+    assert torch.allclose(same.logits, plain.logits, atol=1e-5)
+    changed = network.see(x, [site], {site: lambda acts: acts.flip(3) * 2})
+    assert torch.allclose(changed.acts[site], plain.acts[site].flip(3) * 2)
+    assert not torch.allclose(changed.logits, plain.logits, atol=1e-4)
+    assert torch.equal(network.see(x).logits, plain.logits)
+    assert not any(module._forward_hooks for module in network.model.modules())
+
+
+@torch.no_grad()
+def test_going_on_from_stored_acts_is_the_same(place, x):
+    network, site = place
+    plain = network.see(x, [site])
+    start = None if network.can_start(site) else x
+    again = network.see(start, [site], given={site: plain.acts[site]})
+    assert torch.allclose(again.logits, plain.logits, atol=1e-4)
+    edited = network.see(start, [site], {site: lambda acts: acts.flip(3)}, given={site: plain.acts[site]})
+    both = network.see(x, [site], {site: lambda acts: acts.flip(3)})
+    assert torch.allclose(edited.logits, both.logits, atol=1e-4)
+    assert torch.allclose(edited.acts[site], both.acts[site], atol=1e-5)
+    if start is not None:
+        with pytest.raises(ValueError, match="give the pictures"):
+            network.see(None, given={site: plain.acts[site]})
+
+
+def test_plain_sequences_can_start_in_the_middle():
+    starts = {(name, site): Network(MODELS[name], [], SIZE).can_start(site) for name, site in SITES}
+    assert all(starts[key] for key in SITES if key[0] in ("convnext", "lite"))
+    assert not any(starts[key] for key in SITES if key[0] in ("googlenet", "plain"))
+
+
+def test_later_sites_are_seen_when_starting_in_the_middle(x):
+    network = Network(MODELS["convnext"], [str(i) for i in range(5)], SIZE)
+    with torch.no_grad():
+        plain = network.see(x, ["stage2", "stage3", "stage4"])
+        again = network.see(None, ["stage3", "stage4"], given={"stage2": plain.acts["stage2"]})
+    assert set(again.acts) == {"stage3", "stage4"}
+    assert torch.allclose(again.acts["stage4"], plain.acts["stage4"], atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_closed_form_is_there_where_it_holds_and_equals_a_forward_pass(place, x):
+    network, site = place
+    readout = network.readout(site)
+    closed = {"stage4", "bn2", "inception5b", "second"}
+    assert (readout is not None) == (site in closed)
+    if readout is None:
+        return
+    acts = network.see(x, [site]).acts[site]
+    assert torch.allclose(readout.logits(acts.mean((1, 2))), network.see(x).logits, atol=1e-4)
+    directions, removed = torch.randn(2, acts.shape[3]), torch.rand(len(x), 2)
+    edited = readout.edited(acts.mean((1, 2)), removed, directions)
+    for j in range(2):
+        edit = {site: lambda acts, j=j: acts - removed[:, j, None, None, None] * directions[j]}
+        assert torch.allclose(edited[:, j], network.see(x, edits=edit).logits, atol=1e-3)
+
+
+@torch.no_grad()
+def test_linear_steps_before_the_mean_are_part_of_the_closed_form(x):
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, 4), nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1),
+                          nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 3))  # fmt: skip
+    model[2].running_mean.normal_(), model[2].running_var.uniform_(0.5, 2)
+    network = Network(model, list("abc"), SIZE)
+    readout, acts = network.readout("0"), network.see(x, ["0"]).acts["0"]
+    assert readout.A.shape == (8, 6) and network.readout("2").A is None
+    assert torch.allclose(readout.logits(acts.mean((1, 2))), network.see(x).logits, atol=1e-4)
+    direction, removed = torch.randn(1, 6), torch.rand(3, 1)
+    edit = {"0": lambda acts: acts - removed[:, :, None, None] * direction}
+    edited = readout.edited(acts.mean((1, 2)), removed, direction)[:, 0]
+    assert torch.allclose(edited, network.see(x, edits=edit).logits, atol=1e-4)
+
+
+def test_gradients_flow_where_they_are_asked_for(place, x):
+    network, site = place
+    x.requires_grad_()
+    network.see(x, [site]).acts[site].sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_threads_do_not_see_each_other(place, x):
+    network, site = place
+    plain, found = network.see(x, [site]).logits, []
+
+    def look(edits):
+        with torch.no_grad():
+            found.extend((bool(edits), network.see(x, [site], edits).logits) for _ in range(5))
+
+    threads = [threading.Thread(target=look, args=({} if i % 2 else {site: torch.zeros_like},)) for i in range(4)]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    zeroed = network.see(x, edits={site: torch.zeros_like}).logits
+    assert len(found) == 20
+    assert all(torch.allclose(got, zeroed if edited else plain, atol=1e-4) for edited, got in found)
+
+
+def test_streams_give_batches_in_order(x):
+    network = Network(MODELS["plain"], list("abc"), SIZE)
+    batches = [x + i for i in range(7)]
+    with torch.no_grad():
+        one_by_one = [network.see(batch, ["first"]) for batch in batches]
+    for seen, alone in zip(network.stream(batches, ["first"]), one_by_one, strict=True):
+        assert torch.allclose(seen.logits, alone.logits, atol=1e-5)
+        assert torch.allclose(seen.acts["first"], alone.acts["first"], atol=1e-5)
+
+
+def test_read_outs_are_functions_of_what_is_seen(place, x):
+    network, site = place
+    seen = network.see(x, [site])
+    assert logits(seen) is seen.logits
+    assert torch.equal(unit(site, 2)(seen), seen.acts[site][..., 2].flatten(1).amax(1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "site", "words"),
+    [
+        ("convnext", "stage9", "stage4"),
+        ("convnext", "", "did you mean"),
+        ("lite", "block.4", "blocks.4"),
+        ("googlenet", "inception4c:branch9", "inception4c:branch"),
+        ("googlenet", "inception4c:40-8", "inception4c:branch"),
+    ],
+)
+def test_a_site_that_is_not_there_is_refused_with_close_names(name, site, words):
+    network = Network(MODELS[name], [], SIZE)
+    with pytest.raises(ValueError, match=words):
+        network.check_site(site)
+    with pytest.raises(ValueError, match="no site"):
+        network.see(torch.zeros(1, 3, SIZE, SIZE), [site])
+
+
+def test_bad_edits_and_sites_without_maps_are_refused(x):
+    network = Network(MODELS["plain"], list("abc"), SIZE)
+    with pytest.raises(ValueError, match="gives"):
+        network.see(x, edits={"first": lambda acts: acts[..., :2]})
+    with pytest.raises(ValueError, match="no maps"):
+        network.see(x, ["last"])
+    assert not any(module._forward_hooks for module in network.model.modules())
+
+
+def test_permuted_has_the_same_values_and_other_logits(x):
+    network = Network(MODELS["convnext"], [str(i) for i in range(5)], SIZE)
+    permuted = network.permuted()
+    for a, b in zip(network.model.parameters(), permuted.model.parameters(), strict=True):
+        assert torch.equal(a.flatten().sort().values, b.flatten().sort().values)
+    assert permuted.name == "permuted" and permuted.fingerprint != network.fingerprint
+    assert network.permuted().fingerprint == permuted.fingerprint != network.permuted(1).fingerprint
