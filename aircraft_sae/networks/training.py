@@ -17,14 +17,13 @@ from timm.utils import ModelEmaV3
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from aircraft_sae import checkpoint
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.devices import device, has_bfloat16
 from aircraft_sae.networks.inference import BATCH, Classifier, n_workers
 from aircraft_sae.networks.network import build, freeze, keep_depthwise_in_float32
 from aircraft_sae.networks.weights import check_weights, weights_digest
 from aircraft_sae.pictures import AircraftData, Loader, loader, pixel_config, test_transform, train_transform
-from aircraft_sae.store import fingerprint, write_parquet, write_text
+from aircraft_sae.store import checkpoint, fingerprint, write_parquet, write_text
 
 CHECKPOINT_SECONDS = 60.0
 """Between two checkpoints inside an epoch; there is one after every epoch too."""
