@@ -1,7 +1,7 @@
 """What does a fine-grained aircraft classifier look at, and how sure can we be?
 
-A map, from the ground up: `config` (what a study is), `devices` (CPU or GPU), `store` (stage folders on disk),
-`checkpoint` (of a training), `metrics` (pure functions); `hangar` (rendered aircraft with exact part masks); `sae`
+A map, from the ground up: `config` (what a study is), `devices` (CPU or GPU), `store` (stage folders on disk,
+checkpoints, digests), `metrics` (pure functions); `hangar` (rendered aircraft with exact part masks); `sae`
 (sparse autoencoders and their training); `pictures` (sets of pictures); `networks` (built, trained, opened at sites);
 `activations` (of any sites, on disk); `features` (what each feature fires on, how good a reconstruction is);
 `interventions` (what it does: suppression, blurring, scene edits); `study` (the front door: Study.open("hangar") loads

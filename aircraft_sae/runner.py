@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from aircraft_sae.store import LABELS, fingerprint, folder_digest, heartbeat, is_whole, memory, stage_metas, write_text
+from aircraft_sae.store import LABELS, digest, fingerprint, load_meta, stage_metas, watched, write_text
 from aircraft_sae.view.report import RECORD
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -70,9 +70,8 @@ class Runner:
         self.environment, self.rendered, self.again = environment, rendered, again
         package, weights = Path(__file__).resolve().parent, NOTEBOOKS.parent / "data" / "weights"
         files = [*package.rglob("*"), *weights.glob("*")]
-        self.code = folder_digest(
-            p for p in files if p.suffix in (".py", ".js", ".css", ".html", ".json", ".safetensors")
-        )
+        ends = (".py", ".js", ".css", ".html", ".json", ".safetensors")
+        self.code = digest([(path.name, path) for path in sorted(files) if path.suffix in ends])
         self.fresh = False
         """Whether a notebook was executed in this run."""
         self.ran: list[tuple[Path, Any]] = []
@@ -86,19 +85,14 @@ class Runner:
             print(f"{path.stem}: nothing that it depends on has changed", file=sys.stderr, flush=True)
             self.ran.append((place, kept))
             return kept, ""
-        self.fresh, began, peak = True, time.monotonic(), 0
-
-        def sample():  # the kernel and its workers
-            nonlocal peak
-            peak = max(peak, memory(itself=False))
-
-        with heartbeat(sample):
+        self.fresh, costs = True, {}
+        with watched(costs):
             failure = execute(notebook, path, self.environment)
         drop_widgets(notebook)
         notebook.metadata[RECORD] = {
             "key": None if failure else key, "stages": self._stages(), "outside": self._outside(place.stem, notebook),
-            "cells": _content(notebook), "seconds": round(time.monotonic() - began, 1),
-            "peak_memory_bytes": peak,
+            "cells": _content(notebook), "seconds": costs["seconds"],
+            "peak_memory_bytes": costs["peak_memory_bytes"],
         }  # fmt: skip
         self._write(place, notebook)
         self._forget(notebook.metadata[RECORD]["stages"])
@@ -122,7 +116,7 @@ class Runner:
             record = notebook.metadata[RECORD]
             same = record["key"] == key and record["cells"] == _content(notebook)
             same = same and record["outside"] == self._outside(place.stem, notebook)
-            whole = same and all(is_whole(self.folder / name, wanted) for name, wanted in record["stages"].items())
+            whole = same and all(load_meta(self.folder / name, wanted) for name, wanted in record["stages"].items())
         except Exception:  # not there, or damaged in whatever way
             return None
         return notebook if whole else None

@@ -19,10 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from aircraft_sae import networks as classifier
-from aircraft_sae.checkpoint import CHECKPOINT
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.networks import Classifier, inference, network, training, weights
 from aircraft_sae.pictures import AircraftData
+from aircraft_sae.store.checkpoint import CHECKPOINT
 
 CFG = ClassifierConfig(
     arch="test_convnext", weights=None, layer_scale=0.1, sizes=(32, 48), epochs=(2, 1), batch_size=8,

@@ -132,7 +132,7 @@ def test_a_full_disk_is_recognised_before_the_failed_file_is_removed(tmp_path, m
         raise RuntimeError("file write failed")
 
     free = lambda folder: SimpleNamespace(free=0 if list(folder.glob(".*.tmp")) else 10**9)  # noqa: E731
-    monkeypatch.setattr(store.shutil, "disk_usage", free)
+    monkeypatch.setattr(store.files.shutil, "disk_usage", free)
     with pytest.raises(OSError, match="disk full while writing") as caught:
         store.write_whole(tmp_path / "checkpoint.pt", fail)
     assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())

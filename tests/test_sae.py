@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from aircraft_sae.checkpoint import CHECKPOINT
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.sae import Codes, SparseAutoencoder
 from aircraft_sae.sae import training as sae_training
 from aircraft_sae.sae.training import Run, ahead, backward, choose, train_sae
+from aircraft_sae.store.checkpoint import CHECKPOINT
 
 VARIANTS = {
     "topk": {},

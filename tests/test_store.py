@@ -1,6 +1,8 @@
 """Stages: whole or not at all, through kills, a second process, a full disk, damage and changed configs."""
 
+import copy
 import errno
+import importlib
 import os
 import shutil
 import signal
@@ -9,10 +11,15 @@ import sys
 import threading
 import time
 from collections import namedtuple
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pydantic.dataclasses
 import pytest
+import torch
 
 from aircraft_sae import store
 from aircraft_sae.config import HangarConfig
@@ -24,6 +31,7 @@ CHILD = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
 from aircraft_sae import store
+from aircraft_sae.store import stages
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -112,7 +120,7 @@ def test_damaged_meta_is_made_again(tmp_path, recorder, text):
 
 def test_kill_in_the_middle_is_resumed_with_its_seconds(tmp_path, recorder):
     record, make = recorder
-    killed = child(tmp_path / "s", "time.sleep(1); die()", "store.HEARTBEAT = 0.1")
+    killed = child(tmp_path / "s", "time.sleep(1); die()", "stages.HEARTBEAT = 0.1")
     assert killed.wait() == -signal.SIGKILL and not (tmp_path / "s").exists()
     (tmp_path / "s.partial" / ".first.99.tmp").write_text("of a killed atomic write")
     stage = make_stage(tmp_path / "s", {"a": 1}, {}, make, say=record.said.append)
@@ -208,28 +216,185 @@ def test_full_disk_is_recognised_through_a_library_s_own_error(tmp_path, monkeyp
         make_stage(tmp_path / "s", 1, {}, fail, say=lambda _: None)
 
 
-def test_fingerprint_depends_on_values_only():
-    assert store.fingerprint({"a": 1, "b": (1, 2)}) == store.fingerprint({"b": [1, 2], "a": 1})
+@dataclass
+class Settings:
+    """Two fields, one of them nested."""
+
+    k: int = 1
+    inner: object = None
+
+
+@pydantic.dataclasses.dataclass
+class Checked:
+    """As pydantic checks it."""
+
+    k: int = 1
+
+
+def known(fingerprint):
+    return SimpleNamespace(fingerprint=fingerprint, anything=object())
+
+
+TABLE = pd.DataFrame({"a": [1, 2], "b": ["x", None], "c": [0.5, float("nan")]})
+ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
+CATEGORIES = pd.DataFrame({"a": pd.Categorical(["x", "y"], ["x", "y"])})
+DIFFERENT = {
+    "an entry": (ARRAY, np.where(ARRAY == 5, 7, ARRAY).astype(np.float32)),
+    "dtype": (ARRAY, ARRAY.astype(np.float64)),
+    "same bytes, other dtype": (ARRAY, ARRAY.view(np.int32)),
+    "shape": (ARRAY, ARRAY.reshape(3, 2)),
+    "order": (ARRAY, ARRAY[::-1]),
+    "objects": (np.array(["a", None]), np.array(["b", None])),
+    "texts": (np.array(["a", "b"]), np.array(["a", "c"])),
+    "times": (np.array([1, 2], "datetime64[s]"), np.array([1, 3], "datetime64[s]")),
+    "records": (np.zeros(2, [("a", "f4")]), np.zeros(2, [("b", "f4")])),
+    "empty": (np.zeros((0, 3)), np.zeros((3, 0))),
+    "tensor": (torch.arange(3), torch.arange(3) + 1),
+    "bfloat16": (torch.ones(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.float16)),
+    "a number as tensor": (torch.tensor(1.0), torch.tensor(2.0)),
+    "columns in another order": (TABLE, TABLE[["b", "a", "c"]]),
+    "columns' names": (TABLE, TABLE.rename(columns={"a": "d"})),
+    "columns' dtypes": (TABLE, TABLE.astype({"a": np.int32})),
+    "a cell": (TABLE, TABLE.assign(b=["x", "y"])),
+    "index": (TABLE, TABLE.set_axis([1, 2])),
+    "index's name": (TABLE, TABLE.rename_axis("row")),
+    "rows in another order": (TABLE, TABLE[::-1]),
+    "levels": (TABLE.set_index(["a", "b"]), TABLE.set_index(["b", "a"])),
+    "categories": (CATEGORIES, CATEGORIES.assign(a=CATEGORIES["a"].cat.reorder_categories(["y", "x"]))),
+    "series": (TABLE["a"], TABLE["a"] + 1),
+    "index alone": (TABLE.index, TABLE.index + 1),
+    "fingerprint": (known("1"), known("2")),
+    "nested": ({"a": [Settings(inner=ARRAY)]}, {"a": [Settings(inner=ARRAY + 1)]}),
+    "field": (Settings(1), Settings(2)),
+    "pydantic": (Checked(1), Checked(2)),
+    "class": (Settings(1), Checked(1)),
+    "depth": (["a", ["b"]], ["a", "b"]),
+    "keys": ({1: "a"}, {"1": "a"}),
+    "type": (1, True),
+    "text or number": ("1", 1),
+    "nothing": (None, "None"),
+    "bytes": (b"a", "a"),
+    "set": ({1, 2}, {1, 3}),
+}
+
+
+@pytest.mark.parametrize("pair", DIFFERENT.values(), ids=DIFFERENT)
+def test_digests_tell_apart(pair):
+    one, other = map(store.digest, pair)
+    assert one != other and len(one) == 16
+    if not hasattr(pair[0], "anything"):
+        assert one == store.digest(copy.deepcopy(pair[0]))
+
+
+def test_digests_are_of_values():
+    assert store.digest({"a": 1, "b": (1, 2)}) == store.digest({"b": [1, 2], "a": 1})
+    assert store.digest([np.int64(3), np.bool_(True), np.float64(1), np.str_("a")]) == store.digest([3, True, 1.0, "a"])
+    assert store.digest(ARRAY.T) == store.digest(np.ascontiguousarray(ARRAY.T))
+    assert store.digest(torch.arange(6).reshape(2, 3).T) == store.digest(torch.arange(6).reshape(2, 3).T.contiguous())
+    assert store.digest(torch.nn.Parameter(torch.ones(2))) == store.digest(torch.ones(2))
+    assert store.digest(float("nan")) == store.digest(np.float64("nan"))
     assert store.fingerprint(HangarConfig()) != store.fingerprint(HangarConfig(seed=1))
     assert store.fingerprint(1, 2) != store.fingerprint([1, 2])
-    with pytest.raises(ValueError, match="plain JSON"):
-        store.fingerprint(np.zeros(2))
-    with pytest.raises(ValueError):
-        store.fingerprint(float("nan"))
 
 
-def test_folder_digest_depends_on_names_and_content_not_on_the_place(tmp_path):
+def test_a_path_is_known_by_content_and_a_stage_by_its_fingerprint(tmp_path):
     for name in ("a", "b"):
-        (tmp_path / name / "f" / "deep").mkdir(parents=True)
-        (tmp_path / name / "f" / "deep" / "x").write_text("1")
-    digest = store.folder_digest([tmp_path / "a" / "f"])
-    assert digest == store.folder_digest([tmp_path / "b" / "f"])
-    (tmp_path / "b" / "f" / "deep" / "x").write_text("2")
-    assert digest != store.folder_digest([tmp_path / "b" / "f"])
-    (tmp_path / "a" / "f" / "deep" / "x").rename(tmp_path / "a" / "f" / "y")
-    assert digest != store.folder_digest([tmp_path / "a" / "f"])
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "x").write_text("1")
+    digest = store.digest(tmp_path / "a")
+    assert digest == store.digest(tmp_path / "b")
+    (tmp_path / "b" / "deep" / "x").write_text("2")
+    assert digest != store.digest(tmp_path / "b") and digest != store.digest(tmp_path / "b" / "deep" / "x")
+    (tmp_path / "a" / "deep" / "x").rename(tmp_path / "a" / "y")
+    assert digest != store.digest(tmp_path / "a")
     with pytest.raises(FileNotFoundError):
-        store.folder_digest([tmp_path / "none"])
+        store.digest(tmp_path / "none")
+    one, other = (make_stage(tmp_path / name, 1, {}, write_one, say=lambda _: None) for name in ("s", "t"))
+    assert store.digest(one.folder) == store.digest(other.folder) == store.digest(one)
+
+
+REFUSED = [object(), len, np, Settings, torch.nn.Linear(1, 1), iter([1]), np.ma.array([1]), np.array([object()])]
+
+
+@pytest.mark.parametrize("value", REFUSED, ids=lambda value: type(value).__name__)
+def test_what_has_no_digest_is_named(value):
+    with pytest.raises(ValueError, match=r"value\['scenes'\]\[1\].* is of type .*, which has no digest: hand over"):
+        store.digest({"scenes": [1, value]})
+
+
+SOURCE = '''
+import functools
+
+N = 1  # how many
+"""Of something."""
+
+def make(folder, n=N):
+    """Make it."""
+    (lambda: n)()
+    return inner(n)
+
+def inner(n):
+    return n + 1
+
+@functools.wraps(make)
+def wrapped(folder):
+    return lambda: 1
+
+anonymous = lambda folder: 1
+'''
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes and loads the source of a module, gives the module."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def load(source):
+        (tmp_path / "experiments_of_a_test.py").write_text(source)
+        importlib.invalidate_caches()
+        old = sys.modules.get("experiments_of_a_test")
+        return importlib.reload(old) if old else importlib.import_module("experiments_of_a_test")
+
+    yield load
+    sys.modules.pop("experiments_of_a_test", None)
+
+
+def test_a_function_is_known_by_its_module_s_source_less_words_and_layout(module):
+    digest = store.source_digest(module(SOURCE).make)
+    for old, new in (
+        ("# how many", "# so many"),
+        ("Make it.", "Make this."),
+        ("Of something.", "Of nothing."),
+        ("n + 1", "(n  +  1)"),
+        ("return inner", "\n    # now\n    return inner"),
+    ):
+        assert store.source_digest(module(SOURCE.replace(old, new)).make) == digest, new
+    for old, new in (("n + 1", "n + 2"), ("N = 1", "N = 2"), ("n=N", "n=1")):
+        assert store.source_digest(module(SOURCE.replace(old, new)).make) != digest, new
+    loaded = module(SOURCE)
+    assert store.source_digest(partial(loaded.make)) == store.source_digest(loaded.wrapped) == digest
+    bound = store.source_digest(partial(partial(loaded.make, ARRAY), n=1))
+    assert bound != digest and bound != store.source_digest(partial(partial(loaded.make, ARRAY + 1), n=1))
+
+
+def test_old_code_is_not_taken_for_what_the_file_says_now(module, tmp_path):
+    make, path = module(SOURCE).make, tmp_path / "experiments_of_a_test.py"
+    digest = store.source_digest(make)
+    path.write_text("# a comment\n" + SOURCE)
+    assert store.source_digest(make) == digest
+    path.write_text(SOURCE.replace("n + 1", "n + 2"))
+    with pytest.raises(ValueError, match="was changed after it was loaded: restart the kernel"):
+        store.source_digest(make)
+
+
+def test_functions_that_cannot_be_known_are_refused(module):
+    scope = {"__name__": "__main__"}
+    exec("def of_a_notebook(folder): pass", scope)
+    inner = partial(lambda folder: 1)
+    for function in (module(SOURCE).anonymous, inner, scope["of_a_notebook"], Settings, [].append, len, known("1"), 3):
+        with pytest.raises(ValueError, match="make must be a function of the package"):
+            store.source_digest(function)
 
 
 def test_atomic_writes_keep_the_old_file_when_they_fail(tmp_path, monkeypatch):

@@ -25,11 +25,10 @@ import torch
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from aircraft_sae import checkpoint
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.devices import device, has_bfloat16
 from aircraft_sae.sae.model import BLOCK, Codes, SparseAutoencoder
-from aircraft_sae.store import fingerprint, write_text
+from aircraft_sae.store import checkpoint, fingerprint, write_text
 
 CHECKPOINT_SECONDS = 20.0
 FLOOR = 0.9

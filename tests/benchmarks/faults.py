@@ -118,7 +118,7 @@ def _prepare(say, hurried, wrong_clock):
     from aircraft_sae.view import atlas
 
     study.say = atlas.say = say
-    store.HEARTBEAT, training.CHECKPOINT_SECONDS, sae_training.CHECKPOINT_SECONDS = 0.05, 0.0, 0.0
+    store.stages.HEARTBEAT, training.CHECKPOINT_SECONDS, sae_training.CHECKPOINT_SECONDS = 0.05, 0.0, 0.0
     activations.SAVE_EVERY, activations.BATCH = 1, 8
     torch.set_num_threads(1)  # on busy cores several wait for each other
     if hurried:

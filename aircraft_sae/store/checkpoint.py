@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
-import torch
+from aircraft_sae.store.files import write_whole
 
-from aircraft_sae.store import write_whole
+if TYPE_CHECKING:  # the command works without loading torch
+    import torch
 
 CHECKPOINT = "checkpoint.pt"
 
 
 def save(folder: Path, identity: str, state: dict[str, Any]) -> None:
     """Write the state of the run `identity` whole or not at all."""
+    import torch
+
     write_whole(folder / CHECKPOINT, lambda temporary: torch.save(state | {"identity": identity}, temporary))
 
 
@@ -24,6 +27,8 @@ def load(folder: Path, identity: str, device: torch.device, what: str) -> dict[s
 
     what: words for what an identity stands for. Raises: ValueError for the checkpoint of another run, or of none.
     """
+    import torch
+
     path = folder / CHECKPOINT
     if not path.is_file():
         return None

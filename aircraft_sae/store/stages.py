@@ -1,0 +1,223 @@
+"""Stage folders on disk: written whole or not at all, known by a fingerprint, resumable after a kill.
+
+A stage is made in `<name>.partial` and renamed to `<name>` once its `meta.json` is written, so a folder with the final
+name is always whole. A kill leaves a partial folder, which the next call resumes, or half a swap, which the next call
+finishes. `<name>.lock` keeps two processes from making the same stage at once. Every file's checksum is compared when a
+stage is loaded: a damaged one is made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from aircraft_sae.store.digests import fingerprint, sha256
+from aircraft_sae.store.files import META, disk_full, make_parents, read_json, write_json
+
+PROGRESS = ".making.json"
+"""Inside a partial folder: for what fingerprint and by which process it is made, seconds and memory so far."""
+HEARTBEAT = 1.0
+"""Seconds between two samples of time and memory."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished stage folder."""
+
+    folder: Path
+    meta: dict[str, Any]
+    made: bool
+    """Whether this call made it (False: it was loaded)."""
+
+    @property
+    def fingerprint(self) -> str:
+        return self.meta["fingerprint"]
+
+
+def make_stage(
+    folder: Path,
+    config: Any,
+    inputs: Mapping[str, str],
+    make: Callable[[Path], None],
+    *,
+    say: Callable[[str], None] = print,
+) -> Stage:
+    """Load the stage in `folder`, or make it with `make(work)`; work holds what an earlier, killed make left there.
+
+    config: a dataclass or plain JSON value; inputs: fingerprints of what the stage is made from. Raises: what make
+    raises (its work is kept for the next call); OSError that names the disk when it is full; PermissionError where the
+    stage has to be made and nothing can be written.
+    """
+    folder = Path(folder)
+    work, old, lock = (folder.with_name(folder.name + end) for end in (".partial", ".old", ".lock"))
+    wanted = fingerprint(config, dict(inputs))
+    if not old.exists() and (meta := load_meta(folder, wanted)):
+        return Stage(folder, meta, made=False)
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # else it would wait for its parent, for ever
+        raise RuntimeError(
+            f"{folder.name} would be made by a worker process, which runs your script's code anew: put that code under "
+            'if __name__ == "__main__":'
+        )
+    make_parents(folder)
+    with _locked(lock, lambda: say(f"{folder.name}: waiting for process {read_json(work / PROGRESS).get('pid', '')}")):
+        if (work / META).is_file():  # a kill during the swap
+            _swap(work, folder, old)
+        elif folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        if meta := load_meta(folder, wanted, say):
+            return Stage(folder, meta, made=False)
+        try:
+            meta = _make(work, folder.name, wanted, make, say) | {"config": config, "inputs": dict(inputs)}
+            meta = json.loads(json.dumps(meta, default=asdict))  # as it will be read
+            write_json(work / META, meta | {"checksum": fingerprint(meta)})
+        except Exception as error:
+            if not disk_full(error, folder.parent):
+                raise
+            free = shutil.disk_usage(folder.parent).free
+            raise OSError(
+                errno.ENOSPC,
+                f"disk full while making {folder} ({free / 1e6:.1f} MB free): make room, or point "
+                f"AIRCRAFT_SAE_DATA_DIR at a larger disk; what {work.name} holds is kept and used",
+            ) from error
+        _swap(work, folder, old)
+    megabytes = sum(file["bytes"] for file in meta["files"].values()) / 1e6
+    say(f"{folder.name}: made in {meta['seconds']:.0f} s, {megabytes:.1f} MB")
+    return Stage(folder, read_json(folder / META), made=True)
+
+
+def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say: Callable[[str], None]) -> dict:
+    progress = read_json(work / PROGRESS)
+    if progress.get("fingerprint") != wanted:
+        shutil.rmtree(work, ignore_errors=True)
+        progress = {"fingerprint": wanted}
+    say(f"{name}: {'resuming' if work.exists() else 'making'}")
+    work.mkdir(exist_ok=True)
+    with watched(progress, work / PROGRESS):
+        make(work)
+    for left_over in work.rglob(".*.tmp"):  # of atomic writes that were killed
+        left_over.unlink()
+    progress.pop("pid")
+    files = {path.relative_to(work).as_posix(): path for path in sorted(work.rglob("*")) if path.is_file()}
+    files.pop(PROGRESS)
+    return progress | {
+        "versions": {p: version(p) for p in ("torch", "timm", "numpy")} | {"python": platform.python_version()},
+        "files": {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in files.items()},
+    }
+
+
+@contextmanager
+def watched(note: dict[str, Any], path: Path | None = None, pid: int | None = None) -> Iterator[None]:
+    """Add time and peak memory to `note`, of a process (this one unless named) and its children.
+
+    Into a file too, if there is one: a kill loses one heartbeat, and a process that waits finds the pid.
+    """
+    process, stop = psutil.Process(pid), threading.Event()
+    began = time.monotonic() - note.get("seconds", 0)
+
+    def beat() -> None:
+        peak = max(note.get("peak_memory_bytes", 0), memory(process))
+        note.update(pid=process.pid, seconds=round(time.monotonic() - began, 3), peak_memory_bytes=peak)
+        with suppress(OSError):  # a full disk is reported by whoever writes the data
+            path and write_json(path, note)
+
+    def watch() -> None:
+        while not stop.wait(HEARTBEAT):
+            beat()
+
+    beat()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        beat()
+
+
+def memory(process: psutil.Process) -> int:
+    """Bytes of a process and its children; pages they share count once where the system can tell."""
+    total = 0
+    with suppress(psutil.Error):  # it has ended meanwhile
+        for each in [process, *process.children(recursive=True)]:
+            with suppress(psutil.Error):
+                used = each.memory_full_info()
+                total += getattr(used, "pss", used.rss)
+    return total
+
+
+def stage_metas(folder: Path) -> dict[str, dict[str, Any]]:
+    """{name: meta} of the finished stages in a study's folder, as "sae/main"."""
+    found = {}
+    for place, below, files in os.walk(folder):
+        if Path(place).name.endswith((".partial", ".old")):
+            below.clear()
+        elif META in files:
+            below.clear()
+            meta = read_json(Path(place, META))
+            if isinstance(meta.get("files"), dict):
+                found[Path(place).relative_to(folder).as_posix()] = meta
+    return found
+
+
+def load_meta(folder: Path, wanted: str, say: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """The meta of the whole stage of a fingerprint; {} where it is absent, another's or damaged, which is said."""
+    meta = read_json(folder / META)
+    problem = _problem(folder, meta, wanted) if (folder / META).exists() else ""
+    if problem and say:
+        say(f"{folder.name}: {problem}")
+    return {} if problem else meta
+
+
+def _problem(folder: Path, meta: dict[str, Any], wanted: str) -> str:
+    """What keeps a stage from being loaded, if anything does."""
+    told = {key: value for key, value in meta.items() if key != "checksum"}
+    if not isinstance(meta.get("files"), dict) or meta.get("checksum") != fingerprint(told):
+        return f"{META} is damaged"
+    if meta.get("fingerprint") != wanted:
+        return "its config or what it is made from changed"
+    for name, recorded in meta["files"].items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != recorded["bytes"]:
+            return f"{name} is damaged: {size} bytes, {recorded['bytes']} recorded"
+        if sha256(file) != recorded["sha256"]:
+            return f"{name} is damaged: its checksum differs from the recorded one"
+    return ""
+
+
+@contextmanager
+def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _swap(work: Path, folder: Path, old: Path) -> None:
+    (work / PROGRESS).unlink(missing_ok=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(work, folder)
+    shutil.rmtree(old, ignore_errors=True)
