@@ -44,11 +44,14 @@ def say(text: str) -> None:
 class Study:
     """One study on disk: stages in `folder`, numbers in `data_dir`/results."""
 
-    def __init__(self, config: StudyConfig, data_dir: Path):
+    def __init__(
+        self, config: StudyConfig, data_dir: Path, network: Network | None = None, pictures: Pictures | None = None
+    ):
         self.config, self.data_dir = config, data_dir
         self.folder = data_dir / "runs" / config.name
         self.stages: dict[str, Stage] = {}
         """Stages loaded or made so far."""
+        self._pictures, self._networks = pictures, {} if network is None else {"trained": network}
 
     @classmethod
     def open(
@@ -57,11 +60,14 @@ class Study:
         *,
         data_dir: str | Path | None = None,
         data_root: str | Path | None = None,
+        network: Network | None = None,
+        pictures: Pictures | None = None,
     ) -> Study:
         """A study by preset name or config; nothing runs until a stage is asked for.
 
         Where not given: the preset is AIRCRAFT_SAE_PRESET or "hangar", data_dir is AIRCRAFT_SAE_DATA_DIR or the
         repository's data folder, data_root (the folder of pictures) is AIRCRAFT_SAE_DATA_ROOT or the config's own.
+        network, pictures: to be studied in place of those that the config would train and find.
         Raises: ValueError for an unknown preset, a data_dir that is no folder, or a data root that the config cannot
         use or lacks.
         """
@@ -69,7 +75,7 @@ class Study:
         if not isinstance(config, StudyConfig):
             config = preset(config)
         config = with_data_root(config, data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT"))
-        return cls(config, data_folder(data_dir) if data_dir else default_data_dir())
+        return cls(config, data_folder(data_dir) if data_dir else default_data_dir(), network, pictures)
 
     def pictures(self, name: str | Pictures = "all") -> Pictures:
         """The study's pictures: rendered for the hangar, else found (or downloaded) and checked once.
@@ -79,7 +85,7 @@ class Study:
         """
         if isinstance(name, Pictures):
             return name
-        if "dataset" not in self.stages:
+        if self._pictures is None:
             config = self.config.dataset
             if config.source == "hangar":
                 self.stage("dataset", render_dataset, {"config": config.hangar})
@@ -107,7 +113,7 @@ class Study:
             return name
         if name not in ("trained", "permuted"):
             raise ValueError(f'no network {name!r}: "trained", "permuted", or a network of your own')
-        if "networks/trained" not in self.stages:
+        if not self._networks:
             config = self.config.classifier
             check_weights(config)  # before a data set is rendered for them
             pictures = self.pictures()
@@ -118,7 +124,7 @@ class Study:
                 untrained.check_site(site)
             inputs = {"pictures": pictures, "weights": weights_digest(config)}
             self.stage("networks/trained", train_network, {"config": config}, inputs)
-            self._networks = {"trained": load(self.folder / "networks" / "trained")}
+            self._networks["trained"] = load(self.folder / "networks" / "trained")
         if name not in self._networks:
             self._networks[name] = self._networks["trained"].permuted()
         return self._networks[name]
