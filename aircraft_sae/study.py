@@ -89,14 +89,13 @@ class Study:
             config = self.config.dataset
             if config.source == "hangar":
                 self.stage("dataset", render_dataset, {"config": config.hangar})
-                self._pictures = open_source(config, self.folder / "dataset")
+                found = open_source(config, self.folder / "dataset")
             else:
                 say(f"dataset: reading {config.root or self.data_dir / 'downloads'}")
-                self._pictures = open_source(config, None, self.data_dir / "downloads")
+                found = open_source(config, None, self.data_dir / "downloads")
                 # known by content, so that a moved folder is not checked again
-                self.stage(
-                    "dataset", note_pictures, {"on_bad_image": config.on_bad_image}, {"pictures": self._pictures}
-                )
+                self.stage("dataset", note_pictures, {"on_bad_image": config.on_bad_image}, {"pictures": found})
+            self._pictures = found
         if name == "all":
             return self._pictures
         if not (number := re.fullmatch(r"every([1-9]\d*)", str(name))):
@@ -145,7 +144,7 @@ class Study:
         for each in sites:
             seen.check_site(each)
         views = {"augmentation": self.config.classifier, "n_views": self.config.n_views}
-        settings = {"sites": list(sites)} | (views if own == ["trained"] and self.config.n_views else {})
+        settings = {"sites": list(sites)} | (views if self._own(network, pictures) and self.config.n_views else {})
         name = "activations/" + "-".join(own)
         return Activations.open(self.stage(name, extract, settings, {"network": seen, "pictures": shown}), site)
 
@@ -165,7 +164,7 @@ class Study:
         if name == "main" and (changes or (network, pictures) != ("trained", "all")):
             raise ValueError('"main" is the config\'s own autoencoder: give any other a name of its own')
         config = change(self.config.sae, **changes)
-        whole = pictures == "all" or network == "trained"  # the trained network has seen all pictures
+        whole = pictures == "all" or self._own(network)  # the study's network has seen all pictures
         acts = self.activations(config.site, network, "all" if whole else pictures)
         rows = acts.rows("train", "val", *([VIEWS] if pictures == "all" else []))
         if whole and pictures != "all":
@@ -195,7 +194,7 @@ class Study:
         if sae is not None and name == "main":
             raise ValueError('"main" is the index of the config\'s own autoencoder: give this one a name of its own')
         sae = sae or self.sae(name, network=network, pictures=pictures, **changes)
-        whole = network == "trained"
+        whole = self._own(network)
         acts = self.activations(sae.cfg.site, network, "all" if whole else pictures)
         if sae.d_in != acts.d_in:
             raise ValueError(f"the dictionary {name} is for acts of width {sae.d_in}, {sae.cfg.site} has "
@@ -225,6 +224,10 @@ class Study:
             self.folder / name, settings, known, lambda folder: make(folder, **inputs, **settings), say=say
         )
         return self.folder / name
+
+    def _own(self, network: str | Network, pictures: str | Pictures = "all") -> bool:
+        """Whether these are the study's own network and all its pictures."""
+        return self.network(network) is self.network() and self.pictures(pictures) is self.pictures()
 
     def finished(self, name: str, **inputs: Any) -> Path | None:
         """The folder of a stage that is there and was made from these inputs, whatever else it was made from."""

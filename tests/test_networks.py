@@ -16,9 +16,9 @@ SIZE = 64
 class Plain(nn.Module):
     """Two convolutions with something nonlinear between site and mean: no closed form at `first`."""
 
-    def __init__(self):
+    def __init__(self, n_classes=3):
         super().__init__()
-        self.first, self.second, self.last = nn.Conv2d(3, 6, 3, 4, 1), nn.Conv2d(6, 8, 1), nn.Linear(8, 3)
+        self.first, self.second, self.last = nn.Conv2d(3, 6, 3, 4, 1), nn.Conv2d(6, 8, 1), nn.Linear(8, n_classes)
 
     def forward(self, x):
         return self.last(self.second(self.first(x).tanh()).mean((2, 3)))
