@@ -73,7 +73,7 @@ promised = {"hangar": {"accuracy": 0.88, "n_classes": 30, "n_parts": 12}}.get(
 # pictures later notebooks use too).
 
 # %%
-data = study.dataset()
+data = study.pictures()
 fine, *coarser = data.levels
 splits = data.table.groupby("split", sort=False).agg(
     pictures=("image", "size"), **{f"{level} classes": (level, "nunique") for level in data.levels}
@@ -103,10 +103,10 @@ data.table.groupby(above)[fine].unique().map(sorted).map(", ".join).to_frame(f"{
 # in it; of photographs, simply the first.
 
 # %%
-rendered = (data.folder / "scenes.parquet").is_file()
-scenes = pd.read_parquet(data.folder / "scenes.parquet") if rendered else data.table
+rendered = data.scenes is not None
+scenes = data.table.merge(data.scenes, on="image") if rendered else data.table
 if rendered:
-    size, pixels = data.picture(scenes["image"][0]).width, [f"pixels_{part}" for part in PARTS[2:]]
+    size, pixels = data.picture(scenes["image"][0]).width, [f"pixels_{part}" for part in data.region_names]
     whole = scenes[["xmin", "ymin"]].gt(1).all(axis=1) & scenes[["xmax", "ymax"]].lt(size).all(axis=1)
     quarter = scenes["camera_azimuth"].abs().between(0.6, 1.4) & scenes["camera_elevation"].between(0.0, 0.4)
     clear = (whole & quarter & scenes["light_sun"].gt(1)) * scenes[pixels].sum(axis=1)
@@ -198,7 +198,7 @@ plots.part_masks(
 )
 
 # %% tags=["nbval-check-output"]
-print("parts:", ", ".join(PARTS[2:]))
+print("parts:", ", ".join(data.region_names))
 
 # %% [markdown]
 # How much of an aircraft is each part? The left bars are shares of all pixels that show aircraft, in all splits; the
@@ -208,14 +208,14 @@ print("parts:", ", ".join(PARTS[2:]))
 share, seen = {}, {}
 if rendered:
     total = scenes[pixels].sum()
-    share = dict(zip(PARTS[2:], total / total.sum(), strict=True))
-    seen = dict(zip(PARTS[2:], scenes[pixels].gt(0).mean(), strict=True))
+    share = dict(zip(data.region_names, total / total.sum(), strict=True))
+    seen = dict(zip(data.region_names, scenes[pixels].gt(0).mean(), strict=True))
 plots.part_shares(share, seen, empty=NO_SCENES)
 
 # %%
 if rendered:
     results["parts/n_seen"] = int(sum(value > 0 for value in seen.values()))
-    results |= {f"parts/{part}/share_of_pixels": (share[part], None, None, len(scenes)) for part in PARTS[2:]}
+    results |= {f"parts/{part}/share_of_pixels": (share[part], None, None, len(scenes)) for part in data.region_names}
     small, *_, large = sorted((part for part in share if share[part]), key=share.get)
     text = f"""**Takeaway.** {results["parts/n_seen"]} of {len(share)} parts occur (n = {len(scenes):,} pictures).
     Of the aircraft's pixels, {share[large]:.0%} show {large}, and {share[small]:.1%} show {small}."""
@@ -286,19 +286,19 @@ assert elsewhere == 0 and (not rendered or changed["engine removed"].any())
 # vertical line on, pictures are larger.
 
 # %%
-classifier = study.classifier()
-history = classifier.history
-print(f"{classifier.cfg.arch}, from {classifier.cfg.weights or 'random'} weights, {classifier.image_size} px")
-plots.learning_curves(history, len(classifier.classes))
+network, cfg = study.network(), study.config.classifier
+history = network.history
+print(f"{cfg.arch}, from {cfg.weights or 'random'} weights, {network.size} px")
+plots.learning_curves(history, len(network.classes))
 
 # %%
-results["train_seconds"] = study.stages["classifier"].meta["seconds"]
+results["train_seconds"] = study.stages["networks/trained"].meta["seconds"]
 results |= {"render_seconds": study.stages["dataset"].meta["seconds"]} if rendered else {}
 results |= {"n_epochs": len(history), "train/accuracy": history["train_accuracy"].iloc[-1]}
-assert results["n_epochs"] == classifier.cfg.n_epochs and 0 <= results["train/accuracy"] <= 1
+assert results["n_epochs"] == cfg.n_epochs and 0 <= results["train/accuracy"] <= 1
 
 # %%
-watched, on_watched = classifier.cfg.val_split, ""
+watched, on_watched = cfg.val_split, ""
 if watched:
     results["val/accuracy"] = (history["val_accuracy"].iloc[-1], None, None, len(data.rows(watched)))
     on_watched = f" and {results['val/accuracy'][0]:.1%} on the {results['val/accuracy'][-1]:,} pictures of {watched}"
@@ -319,8 +319,8 @@ display(Markdown(text))
 # variants. Intervals hold 95% of 2,000 bootstrap draws of test pictures, which n counts.
 
 # %%
-level = classifier.cfg.level
-evaluation = evaluate(classifier, data, "test", classifier.predictions)
+level = network.level
+evaluation = evaluate(network, data, "test", network.predictions)
 results |= evaluation.results
 levels = [name for name in data.levels if f"test/{name}/top1_accuracy" in results]
 titles = {"class_averaged_accuracy": "class-averaged accuracy", "top1_accuracy": "top-1", "top5_accuracy": "top-5"}

@@ -39,6 +39,7 @@ from IPython.display import Markdown, display
 from scipy.special import entr
 from scipy.stats import binomtest
 
+from aircraft_sae.activations import replay
 from aircraft_sae.features.reconstruction import pca
 from aircraft_sae.metrics import bootstrap_interval, ratio_of_sums
 from aircraft_sae.study import ENTRY, Study
@@ -70,7 +71,7 @@ NO_MASKS = "This data set holds photographs: there are no part masks, so cells w
 # from; everything in this notebook is about whole pictures.
 
 # %%
-data, classifier = study.dataset(), study.classifier()
+data, network = study.pictures(), study.network()
 sites = {site: study.activations(site) for site in study.config.sites}
 images = next(iter(sites.values())).images
 test, training = (np.flatnonzero(images["split"].isin(splits)) for splits in (["test"], ["train", "val"]))
@@ -82,7 +83,7 @@ kept = {
 display(images["split"].value_counts(sort=False).to_frame("pictures").T, pd.DataFrame(kept).T)
 
 # %%
-seconds, n_bytes = study.stages["activations"].meta["seconds"], sum(acts.acts.nbytes for acts in sites.values())
+seconds, n_bytes = study.stages["activations/trained"].meta["seconds"], sum(acts.acts.nbytes for acts in sites.values())
 results |= {"extract_seconds": seconds, "images_per_second": (len(images) / seconds, None, None, len(images))}
 results |= {"n_images": len(images), "n_training": len(training), "n_test": len(test), "megabytes": n_bytes / 1e6}
 results |= {f"{site}/n_cells": len(images) * acts.cells_per_image for site, acts in sites.items()}
@@ -110,12 +111,10 @@ for site, acts in sites.items():
 # where there is nothing to find: another picture's predictions.
 
 # %%
-own = torch.from_numpy(classifier.predictions.filter(regex=r"^p_\d+$").to_numpy(copy=True))
-with torch.inference_mode():
-    spliced = {
-        site: torch.cat([classifier.logits_from(site, x.permute(0, 3, 1, 2)).cpu() for x in acts.blocks(test)])
-        for site, acts in sites.items()
-    }
+own = torch.from_numpy(network.predictions.filter(regex=r"^p_\d+$").to_numpy(copy=True))
+spliced = {
+    site: torch.cat([seen.logits for seen in replay(network, data, acts, test)]) for site, acts in sites.items()
+}
 change = {site: (logits.softmax(1) - own).abs().amax(1).numpy() for site, logits in spliced.items()}
 another = (own.roll(len(test) // 2, 0) - own).abs().amax(1).numpy()
 plots.differences(change | {"another picture": another}, "largest change of a class's probability")
@@ -259,7 +258,7 @@ at = [images["image"].iloc[test].tolist().index(image) for image in shown]
 pictures, distance = [data.picture(image) for image in shown], {}
 for site, acts in sites.items():
     distance[site] = torch.cat([(x - basis[site].mean).norm(dim=3) for x in acts.blocks(test)]).numpy()
-outlines = [data.mask(image) >= 2 for image in shown] if data.masks else None
+outlines = [data.mask(image) > 0 for image in shown] if data.region_names else None
 plots.heat_maps(pictures, {site: d[at] for site, d in distance.items()}, "distance from mean", outlines)
 
 # %% [markdown]
@@ -275,11 +274,11 @@ for site, acts in sites.items():
     grid = acts.acts.shape[1:3]
     for split, rows in (("test", test), ("training", chosen)):
         everywhere = np.ones((len(rows), *grid), bool)
-        aircraft[site][split] = data.foreground(images["image"].iloc[rows], *grid) if data.masks else everywhere
+        aircraft[site][split] = data.foreground(images["image"].iloc[rows], grid) if data.region_names else everywhere
 
 # %%
 lines = []
-for site, seen in aircraft.items() if data.masks else ():
+for site, seen in aircraft.items() if data.region_names else ():
     for name, mask in (("ratio", seen["test"]), ("null", np.roll(seen["test"], len(test) // 2, axis=0))):
         both = mask.any((1, 2)) & ~mask.all((1, 2))
         d, mask = distance[site][both], mask[both]
@@ -291,7 +290,7 @@ for site, seen in aircraft.items() if data.masks else ():
 
 # %%
 text = f"**Takeaway.** Cells that show aircraft are, against others of their picture, {'; '.join(lines)}."
-display(Markdown(text if data.masks else NO_MASKS))
+display(Markdown(text if data.region_names else NO_MASKS))
 assert all(np.isfinite(d).all() and d.min() >= 0 for d in distance.values())
 
 # %% [markdown]
@@ -322,7 +321,7 @@ for site, acts in sites.items():
 plots.picture_grid(colours, names=["picture", *sites])
 
 # %%
-which, held = "cells with aircraft" if data.masks else "all cells", []
+which, held = "cells with aircraft" if data.region_names else "all cells", []
 for site, pair in parts.items():
     pair = [part[pair[1] > 0] for part in pair]  # pictures that have such cells
     results[f"{site}/three/share"] = (ratio_of_sums(*pair), *interval(*pair), len(pair[0]))
@@ -430,7 +429,7 @@ lines = [
     f"The mean is {' and '.join(share['mean'])} of a cell's squared length.",
     f"Of what remains, one direction holds {' and '.join(share['first'])}.",
 ]
-if data.masks:
+if data.region_names:
     near, null = words[f"{deep}/aircraft/ratio"], words[f"{deep}/aircraft/null"]
     lines += [f"At {deep}, cells with aircraft are {near} times as far from the mean as others; null: {null}."]
 lines += [

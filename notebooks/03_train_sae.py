@@ -42,7 +42,7 @@ from aircraft_sae.devices import side_by_side
 from aircraft_sae.features import reconstruction as evaluation
 from aircraft_sae.metrics import bootstrap_draws, fvu_by_definition, interval, ratio_of_sums
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.study import CONTROL_EVERY, Study
+from aircraft_sae.study import Study
 from aircraft_sae.view import plots
 from aircraft_sae.view.plots import in_words
 
@@ -102,9 +102,9 @@ assert history["fvu"].iloc[-1] < history["fvu"].iloc[0]
 # %%
 train, test = acts.rows("train", "val"), acts.rows("test")
 mean, _ = acts.moments(train)
-data, classifier = study.dataset(), study.classifier()
+data, network = study.pictures(), study.network()
 images = acts.images["image"][test]
-foreground = data.foreground(images, *acts.acts.shape[1:3]) if data.masks else None
+foreground = data.foreground(images, acts.grid) if data.region_names else None
 measured = evaluation.measure(sae, acts, test, mean, foreground)
 seen = evaluation.measure(sae, acts, train, mean)
 both = measured, seen
@@ -232,13 +232,14 @@ assert study.config.name != "hangar" or same > best["explained_variance"]
 # from the same pictures here, every third, and are measured on the same.
 
 # %%
-control_acts = study.activations(control=True)
-controls = {"every-third": {"every": CONTROL_EVERY}, "permuted": {"control": True}}
-third, permuted = side_by_side(lambda name: study.sae(name, **controls[name], **SHORT), controls)
+control_acts = study.activations(network="permuted", pictures="every3")
+controls = {"every-third": {}, "permuted": {"network": "permuted"}}
+third, permuted = side_by_side(lambda name: study.sae(name, pictures="every3", **controls[name], **SHORT), controls)
 halves, explained = {"trained network": (acts, third), "permuted weights": (control_acts, permuted)}, {}
+shown = acts.images["image"].isin(control_acts.images["image"]).to_numpy()
 for name, (own, model) in halves.items():
-    own_mean, _ = own.moments(own.rows("train", "val") if own is control_acts else train[train % CONTROL_EVERY == 0])
-    chosen = own.rows("test") if own is control_acts else test[test % CONTROL_EVERY == 0]
+    own_mean, _ = own.moments(own.rows("train", "val") if own is control_acts else train[shown[train]])
+    chosen = own.rows("test") if own is control_acts else test[shown[test]]
     entry = evaluation.measure(model, own, chosen, own_mean).results["fvu"]
     explained[name] = {key: 1 - entry[other] for key, other in flip.items()} | {"n": entry["n"]}
 results |= {f"control/{name}/explained_variance": entry for name, entry in explained.items()}
@@ -267,11 +268,11 @@ assert len({entry["n"] for entry in explained.values()}) == 1 and np.isfinite(ga
 # components as a cell has features.
 
 # %%
-codes = pd.Categorical(acts.images[classifier.cfg.level][test], classifier.classes).codes.astype(np.int64)
+codes = pd.Categorical(acts.images[network.level][test], network.classes).codes.astype(np.int64)
 spliced = {"autoencoder": sae, "k-means": models["k-means"][1]}
 spliced |= {name: model for name, (k, model) in models.items() if name.startswith("PCA") and k == config.k}
 costs = {
-    name: evaluation.splice(model, acts, test, codes, lambda x: classifier.logits_from(config.site, x), mean)
+    name: evaluation.splice(model, acts, test, codes, network, data, mean)
     for name, model in spliced.items()
 }
 results |= costs["autoencoder"]
@@ -363,7 +364,7 @@ spread[["explained_variance", "test_train_fvu_ratio"]] = results["explained_vari
 def as_good(model):
     """What the main autoencoder's row holds, of another one."""
     there, here = (evaluation.measure(model, acts, rows, mean).results for rows in (test, train))
-    there |= evaluation.splice(model, acts, test, codes, lambda x: classifier.logits_from(config.site, x), mean)
+    there |= evaluation.splice(model, acts, test, codes, network, data, mean)
     row = {name: there[name]["value"] for name in spread.columns if name in there}
     row |= {"explained_variance": 1 - there["fvu"]["value"]}
     return row | {"test_train_fvu_ratio": there["fvu"]["value"] / here["fvu"]["value"]}

@@ -28,6 +28,7 @@
 from IPython.display import Markdown, display
 
 from aircraft_sae.study import Study
+from aircraft_sae.view.atlas import export_atlas
 from aircraft_sae.view.browser import FeatureBrowser, InterventionBench
 from aircraft_sae.view.report import answer, read_numbers
 
@@ -69,7 +70,7 @@ display(bench)
 # it needs no kernel and no network. It has your labels as they were when it was written.
 
 # %%
-atlas = study.export_atlas()
+atlas = export_atlas(study)
 size = sum(path.stat().st_size for path in atlas.parent.rglob("*") if path.is_file())
 print(f"{atlas.relative_to(study.data_dir).as_posix()}: {size / 1e6:.1f} MB")
 
