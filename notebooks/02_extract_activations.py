@@ -259,7 +259,7 @@ at = [images["image"].iloc[test].tolist().index(image) for image in shown]
 pictures, distance = [data.picture(image) for image in shown], {}
 for site, acts in sites.items():
     distance[site] = torch.cat([(x - basis[site].mean).norm(dim=3) for x in acts.blocks(test)]).numpy()
-outlines = [data.mask(image) >= 2 for image in shown] if data.masks else None
+outlines = [data.mask(image) > 0 for image in shown] if data.masks else None
 plots.heat_maps(pictures, {site: d[at] for site, d in distance.items()}, "distance from mean", outlines)
 
 # %% [markdown]
@@ -275,7 +275,7 @@ for site, acts in sites.items():
     grid = acts.acts.shape[1:3]
     for split, rows in (("test", test), ("training", chosen)):
         everywhere = np.ones((len(rows), *grid), bool)
-        aircraft[site][split] = data.foreground(images["image"].iloc[rows], *grid) if data.masks else everywhere
+        aircraft[site][split] = data.foreground(images["image"].iloc[rows], grid) if data.masks else everywhere
 
 # %%
 lines = []
