@@ -19,7 +19,7 @@ from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.devices import side_by_side
 from aircraft_sae.networks import BATCH, Edit, Network, Seen
 from aircraft_sae.networks.evaluation import n_workers
-from aircraft_sae.pictures import Pictures, loader, test_transform, train_transform
+from aircraft_sae.pictures import Pictures, Views, loader, test_transform, train_transform
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import META, digest, fingerprint, read_json, write_json, write_parquet, write_whole
 

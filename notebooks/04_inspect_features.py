@@ -488,7 +488,7 @@ if data.masks:
     picks = pd.concat(picks, ignore_index=True)
     pictures = [transform.normalise(transform(data.picture(image))[None])[0] for image in picks["image"]]
     fill = np.ix_(*[np.arange(size) * len(data.mask(picks["image"][0])) // size] * 2)  # the nearest pixel of the mask
-    numbers = picks["part"].map(PARTS.index)
+    numbers = picks["part"].map(data.region_names.index) + 1
     masks = [data.mask(image)[fill] == part for image, part in zip(picks["image"], numbers, strict=True)]
     localised = features.localise(classifier, sae, pictures, masks, picks)
 

@@ -28,7 +28,7 @@ from aircraft_sae.features import FeatureIndex
 from aircraft_sae.features import reconstruction as sae_evaluation
 from aircraft_sae.hangar.airframes import taxonomy
 from aircraft_sae.networks import Classifier, training
-from aircraft_sae.pictures import AircraftData
+from aircraft_sae.pictures import FGVCLayout
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae import training as sae_training
 from aircraft_sae.study import Study
@@ -86,8 +86,8 @@ def w(finished, tmp_path, monkeypatch, capsys):
     """The study and a folder for hostile files, checked after the test: nothing ran and nothing changed."""
     for where, name in (
         ("study", "render_dataset"), ("study", "extract"), ("study", "train_sae"), ("study", "build_features"),
-        ("classifier", "train"), ("classifier.training.Run", "train_step"), ("sae_training.Run", "train_step"),
-        ("ablation.editing", "renderer"), ("data.aircraft.FGVCAircraft", "__init__"), ("__main__", "run"),
+        ("networks", "train"), ("networks.training.Run", "train_step"), ("sae.training.Run", "train_step"),
+        ("interventions.editing", "renderer"), ("pictures.fgvc.FGVCAircraft", "__init__"), ("__main__", "run"),
     ):  # fmt: skip
         monkeypatch.setattr(f"aircraft_sae.{where}.{name}", long_work)
     monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(finished.study.data_dir))
@@ -394,7 +394,8 @@ PICTURES = [
     case("image climbs", pictures(edit("images_*_train.txt", r"^\S+", "../x")), re.escape("../x"), "Correct"),
     case("image absolute", pictures(edit("images_*_train.txt", r"^\S+", "/etc/x")), "/etc/x", "Correct"),
     case("image NUL", pictures(edit("images_*_train.txt", r"^\S+", "a\0b")), "a\0b", "skip", error=FileNotFoundError),
-    case("box of words", pictures(edit("images_box.txt", r" \d+", " left")), "left", "Correct"),
+    case("scenes are text", pictures(lambda f: (f / "scenes.parquet").write_bytes(b"text")), "scenes.parquet cannot be",
+         "remove it"),
     case("not UTF-8", pictures(lambda f: (f / "variants.txt").write_bytes(b"\xff")), "variants.txt", "save it as"),
     case("picture absent", pictures(lambda f: sorted((f / "images").iterdir())[0].unlink()), "1 of 48", "skip",
          error=FileNotFoundError),
@@ -405,14 +406,12 @@ PICTURES = [
          f)), "1 of 48", "(?i)truncated", "skip"),
     case("picture too large", pictures(first_picture(bomb(60_000, 60_000))), "3600000000 pixels", "skip"),
     case("banner too high", pictures(lambda f: None, **{"dataset.banner": 64}), "64 pixels high", "skip"),
-    case("level not there", lambda w: w.data.classes("airline"), "'airline'", "it has variant, family"),
+    case("level not there", lambda w: w.data.classes("airline"), "'airline'", "they have variant, family"),
     case("split not there", lambda w: w.data.rows("tests"), "'tests'", "train, val, trainval, test"),
-    case("picture not there", lambda w: w.data.picture("../../x"), "x.jpg cannot be used"),
+    case("picture not there", lambda w: w.data.picture("../../x"), "'../../x' is listed"),
     case("mask not there", lambda w: w.data.mask("none"), "none.png", "only rendered", error=FileNotFoundError),
-    case("mask is text", saved("dataset", lambda f: AircraftData.open(f).mask("odd"),
+    case("mask is text", saved("dataset", lambda f: FGVCLayout.open(f).mask("odd"),
          put("fgvc-aircraft-2013b/data/masks/odd.png", b"text")), "odd.png cannot be read", "Replace it"),
-    case("on_bad_image", lambda w: AircraftData.open(w.study.folder / "dataset", on_bad_image="ignore"), "'ignore'",
-         "raise or skip"),
 ]  # fmt: skip
 
 CLASSIFIER = [
@@ -594,7 +593,8 @@ BROWSER = [
     case("catalogue class", lambda w: w.catalogue.feature(0, name="../../x"), re.escape("'../../x'"), "no variant of"),
     case("catalogue near class", lambda w: w.catalogue.feature(0, name=w.data.classes("variant")[0] + "x"),
          "no variant", "did you mean"),
-    case("catalogue level", lambda w: w.catalogue.feature(0, level="airline", name="x"), "'airline'", "it has variant"),
+    case("catalogue level", lambda w: w.catalogue.feature(0, level="airline", name="x"), "'airline'",
+         "they have variant"),
     case("pair", lambda w: w.catalogue.pair("Concorde", "x"), "'Concorde'", "two different classes"),
     case("picture row", lambda w: w.bench.of_row(-1), "picture -1", "is not one of 0"),
     case("upload text", lambda w: w.bench.of_file(b"my notes", "notes.jpg"), "notes.jpg", "give a JPEG"),

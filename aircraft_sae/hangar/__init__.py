@@ -3,3 +3,10 @@
 `airframes` names the variants, `meshes` builds them, `scene` samples and edits views, `render` casts the rays,
 `dataset` writes FGVC-Aircraft's layout.
 """
+
+PARTS = (
+    "sky", "ground", "fuselage", "wing", "stabilizer", "fin", "engine", "propeller",
+    "nose_gear", "main_gear", "window", "cockpit", "strut", "flap_fairing",
+)  # fmt: skip
+"""Part names; the index is the value in a mask. The first two are background."""
+MATERIALS = ("body", "wing", "fin", "engine", "window", "cockpit", "rubber", "metal", "propeller")

@@ -10,12 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import trimesh
 
-PARTS = (
-    "sky", "ground", "fuselage", "wing", "stabilizer", "fin", "engine", "propeller",
-    "nose_gear", "main_gear", "window", "cockpit", "strut", "flap_fairing",
-)  # fmt: skip
-"""Part names; the index is the value in a mask. The first two are background."""
-MATERIALS = ("body", "wing", "fin", "engine", "window", "cockpit", "rubber", "metal", "propeller")
+from aircraft_sae.hangar import MATERIALS, PARTS
 
 
 @dataclass(frozen=True)

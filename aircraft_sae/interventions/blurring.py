@@ -202,7 +202,7 @@ def _jobs(classifier, data, index, row, group, partners, sigma, window, seed):
     change = ((x - g) * std).square().mean(0).double().numpy()
     aircraft = None
     if data.masks:
-        mask = data.mask(image) >= 2
+        mask = data.mask(image) > 0
         aircraft = enlarged(mask, size)
     jobs = []
     for pick in group.itertuples():

@@ -1,12 +1,18 @@
-"""Data sets in FGVC-Aircraft layout: one path for the hangar, FGVC-Aircraft itself and any folder of that layout.
+"""Sets of pictures behind one interface: tables, pictures, and where they are known regions, scenes and factors.
 
-`annotations` reads and checks the text files, `aircraft` is the data set, `loading` feeds a network.
+`base` says what every set offers, `fgvc` (the hangar too) and `image_folder` are folders on disk, `annotations` checks
+the first one's text files, `loading` feeds a network.
 """
 
-from aircraft_sae.pictures.aircraft import SPLITS, AircraftData, download, find_folder, open_source
-from aircraft_sae.pictures.loading import Loader, Pictures, loader, pixel_config, test_transform, train_transform
+from aircraft_sae.config import SPLITS
+from aircraft_sae.pictures.base import PictureFiles, Pictures, decode
+from aircraft_sae.pictures.fgvc import FGVCLayout, download, find_folder, open_source
+from aircraft_sae.pictures.image_folder import ImageFolder
+from aircraft_sae.pictures.loading import Loader, Views, loader, pixel_config, test_transform, train_transform
+
+AircraftData = FGVCLayout
 
 __all__ = [
-    "SPLITS", "AircraftData", "Loader", "Pictures", "download", "find_folder", "loader", "open_source", "pixel_config",
-    "test_transform", "train_transform",
+    "SPLITS", "AircraftData", "FGVCLayout", "ImageFolder", "Loader", "PictureFiles", "Pictures", "Views", "decode",
+    "download", "find_folder", "loader", "open_source", "pixel_config", "test_transform", "train_transform",
 ]  # fmt: skip

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from aircraft_sae.config import LEVELS
 
 NAMES_FILES = {"variant": "variants.txt", "family": "families.txt", "manufacturer": "manufacturers.txt"}
-BOX = ["xmin", "ymin", "xmax", "ymax"]
 DISJOINT_SPLITS = ("train", "val", "test")
 
 
 def read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """(table with columns image, split, one per level, and the box; class names by level in file order).
+    """(table with columns image, split and one per level; class names by level in file order).
 
-    A level may be absent with all its files. Box columns are those of `BOX`, nan where an image has none.
+    A level may be absent with all its files.
     Raises: FileNotFoundError for a missing file, ValueError for files that contradict themselves or each other.
     """
     needed = {
@@ -46,7 +44,7 @@ def read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
         table = table.merge(labels[["image", level]], on="image")
     refuse(table["image"][table["image"].str.contains(r"[/\\]|^\.")], f"image names in {folder} that are no file names")
     check_occupied(table, classes, str(folder))
-    return table.join(_read_boxes(folder / "images_box.txt"), on="image"), classes
+    return table, classes
 
 
 def check_occupied(table: pd.DataFrame, classes: dict[str, list[str]], where: str) -> None:
@@ -56,7 +54,7 @@ def check_occupied(table: pd.DataFrame, classes: dict[str, list[str]], where: st
         raise ValueError(f"the {' and '.join(empty)} split of {where} is empty: list at least one image there.")
     for level, names in classes.items():
         names = pd.Series(names, dtype=str)
-        refuse(names[~names.isin(table[level])], f"classes in {NAMES_FILES[level]} of {where} without an image")
+        refuse(names[~names.isin(table[level])], f"{level} classes of {where} without an image")
 
 
 def refuse(names: pd.Series, what: str, remedy: str = "Correct these files.", error: type = ValueError) -> None:
@@ -77,19 +75,6 @@ def _read_labels(folder: Path, level: str, split: str) -> pd.DataFrame:
     parts = lines.str.extract(r"^(\S+) +(.+)$")  # the first space ends the image, the label may hold more
     refuse(lines[parts[0].isna()], f'lines of {path} that are not "image label"')
     return pd.DataFrame({"image": parts[0], "split": split, level: parts[1]})
-
-
-def _read_boxes(path: Path) -> pd.DataFrame:
-    """Boxes by image, from 0 and with exclusive ends; in the file they count from 1 and both ends are inside."""
-    lines = pd.Series(_lines(path) if path.is_file() else [], dtype=str)
-    lines = lines[lines != ""]
-    parts = lines.str.extract(r"^(\S+)\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)$").set_axis(["image", *BOX], axis=1)
-    boxes = parts[BOX].apply(pd.to_numeric, errors="coerce").astype(float)
-    good = np.isfinite(boxes).all(axis=1) & boxes["xmin"].le(boxes["xmax"]) & boxes["ymin"].le(boxes["ymax"])
-    refuse(lines[~good], f'lines of {path} that are not "image xmin ymin xmax ymax"')
-    refuse(parts["image"][parts["image"].duplicated()], f"images twice in {path}")
-    boxes[["xmin", "ymin"]] -= 1
-    return boxes.set_index(pd.Index(parts["image"], name="image"))
 
 
 def _lines(path: Path) -> list[str]:

@@ -20,7 +20,7 @@ import torch
 
 from aircraft_sae.activations import extract
 from aircraft_sae.networks.inference import BATCH, Classifier, n_workers
-from aircraft_sae.pictures import AircraftData, Pictures, loader, test_transform
+from aircraft_sae.pictures import AircraftData, Views, loader, test_transform
 from aircraft_sae.study import Study
 
 
@@ -29,7 +29,7 @@ def forward(classifier: Classifier, data: AircraftData) -> None:
     """The bare loop."""
     transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
     where = next(classifier.model.parameters()).device
-    pictures = Pictures(data.picture, data.table["image"].tolist(), np.zeros(len(data.table), np.int64), transform)
+    pictures = Views(data.picture, data.table["image"].tolist(), np.zeros(len(data.table), np.int64), transform)
     for batch, _, _ in loader(pictures, BATCH, workers=n_workers(len(pictures))):
         classifier.model(batch.to(where, non_blocking=True))
 

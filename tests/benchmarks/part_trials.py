@@ -21,7 +21,7 @@ import torch
 
 from aircraft_sae.activations import Activations, captured
 from aircraft_sae.features import FeatureIndex, build_index, cell_labels, halves, part_scores, probe_scores
-from aircraft_sae.pictures import Pictures, loader, test_transform
+from aircraft_sae.pictures import Views, loader, test_transform
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae.training import train_sae
 from aircraft_sae.study import Study
@@ -52,7 +52,7 @@ def seen(study: Study, size: int, names: dict[str, torch.nn.Module] | None = Non
     classifier, data = study.classifier(), study.dataset()
     transform, found = test_transform(size, classifier.mean, classifier.std), {}
     table = data.table.reset_index(drop=True)
-    pictures = Pictures(data.picture, table["image"].tolist(), np.zeros(len(table), int), transform)
+    pictures = Views(data.picture, table["image"].tolist(), np.zeros(len(table), int), transform)
     kept = {name: [] for name in names or ["stage4"]}
     hooks = [
         module.register_forward_hook(lambda _m, _i, out, name=name: found.__setitem__(name, out))

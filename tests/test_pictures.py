@@ -2,9 +2,13 @@
 
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -13,9 +17,9 @@ from torchvision.datasets import FGVCAircraft
 from torchvision.transforms import v2
 
 from aircraft_sae.config import ClassifierConfig, DatasetConfig
-from aircraft_sae.hangar.solids import PARTS
-from aircraft_sae.pictures import AircraftData, aircraft, download, loader, loading, open_source, pixel_config
-from aircraft_sae.pictures.loading import test_transform, train_transform
+from aircraft_sae.hangar import PARTS
+from aircraft_sae.pictures import FGVCLayout, ImageFolder, decode, download, fgvc, loader, loading, open_source
+from aircraft_sae.pictures.loading import pixel_config, test_transform, train_transform
 
 CLASSES = {
     "variant": ["F-16A/B", "Ан-2", "737-300"],
@@ -29,7 +33,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
-    """A folder that is as it should be: 18 noise pictures, 24 x 16 pixels, with boxes."""
+    """A folder that is as it should be: 18 noise pictures, 24 x 16 pixels."""
     folder = tmp_path_factory.mktemp("clean") / "fgvc-aircraft-2013b" / "data"
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -41,7 +45,6 @@ def clean(tmp_path_factory):
         for split, images in (names | {"trainval": names["train"] + names["val"]}).items():
             labels = [f"{image} {classes[int(image[-1]) % 3]}" for image in images]
             write(folder / f"images_{level}_{split}.txt", labels)
-    write(folder / "images_box.txt", [f"{image} 1 2 24 16" for image in names["train"]])
     return folder
 
 
@@ -107,10 +110,7 @@ REFUSED = {
     "line without label": (edit(VAL, "тval0 F-16A/B", "тval0"), ValueError, [VAL, "тval0", "image label"]),
     "class twice": (edit("variants.txt", "Ан-2", "737-300"), ValueError, ["737-300", "variants.txt"]),
     "class unused": (edit("families.txt", "Ан-2", "Ан-2\nАн-3"), ValueError, ["Ан-3", "without an image"]),
-    "bad box": (edit("images_box.txt", "1 2 24 16", "9 2 x 16"), ValueError, ["images_box.txt", "тtrain0 9 2 x 16"]),
-    "box inside out": (edit("images_box.txt", "1 2 24 16", "25 2 24 16"), ValueError, ["images_box.txt", "25 2"]),
-    "endless box": (edit("images_box.txt", "1 2 24 16", "-inf 2 inf 16"), ValueError, ["images_box.txt", "-inf 2"]),
-    "box twice": (edit("images_box.txt", "vtrain1", "тtrain0"), ValueError, ["images_box.txt", "тtrain0"]),
+    "scenes": (lambda f: (f / "scenes.parquet").write_bytes(b"PAR1"), ValueError, ["scenes.parquet", "remove it"]),
     "not UTF-8": (lambda f: (f / "variants.txt").write_bytes(b"\xc0\xed-2\n"), ValueError, ["variants.txt", "UTF-8"]),
 }
 
@@ -122,7 +122,7 @@ def test_bad_input_is_refused_with_what_where_and_nothing_changes(folder, case):
     root = folder.parents[1]
     before = contents(root)
     with pytest.raises(error) as raised:
-        AircraftData.open(root, banner=4).check_images(progress=False)
+        FGVCLayout.open(root, banner=4).check_images(progress=False)
     for word in [*words, str(root)]:
         assert word in str(raised.value)
     assert "xtrain5" not in str(raised.value)  # five are named, not six
@@ -132,22 +132,20 @@ def test_bad_input_is_refused_with_what_where_and_nothing_changes(folder, case):
 def test_bad_images_can_be_skipped_and_are_recorded(folder):
     remove("images/тtest0.jpg")(folder)
     truncate("vtest1")(folder)
-    data = AircraftData.open(folder, on_bad_image="skip")
+    data = FGVCLayout.open(folder, on_bad_image="skip")
     assert data.skipped["image"].tolist() == ["тtest0", "vtest1"]
     assert "missing" in data.skipped["reason"][0] and "truncated" in data.skipped["reason"][1]
     assert data.rows("test")["image"].tolist() == ["xtest2", "тtest3", "vtest4", "xtest5"]
     data.check_images(progress=False)
     truncate("тval0", "vval1", "xval2")(folder)
     with pytest.raises(ValueError, match=r"val split .* is empty"):
-        AircraftData.open(folder, on_bad_image="skip")
-    with pytest.raises(ValueError, match="raise or skip"):
-        AircraftData.open(folder, on_bad_image="ignore")
+        FGVCLayout.open(folder, on_bad_image="skip")
 
 
 @pytest.mark.parametrize("level", CLASSES)
 @pytest.mark.parametrize("split", ["train", "val", "trainval", "test"])
 def test_reads_what_torchvision_reads(clean, split, level):
-    theirs, data = FGVCAircraft(clean.parents[1], split, level), AircraftData.open(clean.parents[1])
+    theirs, data = FGVCAircraft(clean.parents[1], split, level), FGVCLayout.open(clean.parents[1])
     ours = data.torch(split, level, v2.PILToTensor())
     assert data.classes(level) == theirs.classes and len(ours) == len(theirs) > 0
     for k, (picture, label) in enumerate(theirs):
@@ -155,13 +153,11 @@ def test_reads_what_torchvision_reads(clean, split, level):
         assert our_label == label and row == k and torch.equal(pixels, v2.functional.pil_to_tensor(picture))
 
 
-def test_table_levels_boxes_and_parents(folder):
-    data = AircraftData.open(folder.parent)
-    box = data.table.loc[0, ["xmin", "ymin", "xmax", "ymax"]].tolist()
-    assert box == [0, 1, 24, 16]  # the file counts from 1 and includes both ends
-    assert data.rows("test")["xmin"].isna().all()
+def test_table_levels_and_parents(folder):
+    data = FGVCLayout.open(folder.parent)
+    assert data.table.columns.tolist() == ["image", "split", *CLASSES] and data.classes() == CLASSES["variant"]
     assert data.parents("variant", "family") == dict(zip(CLASSES["variant"], CLASSES["family"], strict=True))
-    assert len(data.rows("trainval")) == 12 and not data.masks
+    assert len(data.rows("trainval")) == 12 and data.region_names == () and data.scenes is None
     with pytest.raises(FileNotFoundError, match="only rendered"):
         data.mask("тtrain0")
     for call in (lambda: data.rows("all"), lambda: data.classes("airline")):
@@ -169,30 +165,32 @@ def test_table_levels_boxes_and_parents(folder):
             call()
     edit("images_family_val.txt", "тval0 F-16", "тval0 Ан-2")(folder)
     with pytest.raises(ValueError, match=r"1 variant classes .*F-16A/B"):
-        AircraftData.open(folder).parents("variant", "family")
+        FGVCLayout.open(folder).parents("variant", "family")
     remove(*(p.name for p in folder.glob("*famil*")))(folder)
-    assert AircraftData.open(folder).levels == ("variant", "manufacturer")
+    assert FGVCLayout.open(folder).levels == ("variant", "manufacturer")
 
 
 def test_windows_line_ends_and_blank_lines_change_nothing(clean, folder):
     for path in folder.glob("*.txt"):
         lines = path.read_text("utf-8").split("\n")
         path.write_text("\ufeff" + "\r\n".join([*lines, " ", ""]), "utf-8", newline="")
-    there, here = AircraftData.open(clean), AircraftData.open(folder)
+    there, here = FGVCLayout.open(clean), FGVCLayout.open(folder)
     assert here.table.equals(there.table) and here.fingerprint == there.fingerprint
     assert [here.classes(level) for level in here.levels] == list(CLASSES.values())
 
 
 def test_fingerprint_is_of_the_content(clean, folder):
-    fingerprints = [AircraftData.open(clean).fingerprint, AircraftData.open(clean, banner=2).fingerprint]
-    assert AircraftData.open(folder).fingerprint == fingerprints[0]  # another place, other times
-    edit("images_box.txt", "1 2 24 16", "1 3 24 16")(folder)
-    fingerprints.append(AircraftData.open(folder).fingerprint)
+    fingerprints = [FGVCLayout.open(clean).fingerprint, FGVCLayout.open(clean, banner=2).fingerprint]
+    assert FGVCLayout.open(folder).fingerprint == fingerprints[0]  # another place, other times
+    (folder / "masks").mkdir()
+    for value in (2, 3):
+        Image.new("L", (24, 16), value).save(folder / "masks" / "тtrain0.png")
+        fingerprints.append(FGVCLayout.open(folder).fingerprint)
     put("тval0", Image.new("RGB", (24, 16)), "JPEG")(folder)
-    fingerprints.append(AircraftData.open(folder).fingerprint)
+    fingerprints.append(FGVCLayout.open(folder).fingerprint)
     truncate("тtest0")(folder)
-    fingerprints.append(AircraftData.open(folder, on_bad_image="skip").fingerprint)
-    assert len(set(fingerprints)) == 5
+    fingerprints.append(FGVCLayout.open(folder, on_bad_image="skip").fingerprint)
+    assert len(set(fingerprints)) == 6
 
 
 def with_transparency(picture: Image.Image, value) -> Image.Image:
@@ -226,7 +224,7 @@ MODES = {
 def test_pictures_of_odd_mode_or_size_become_rgb(folder, mode):
     picture, form, want = MODES[mode]
     put("тtrain0", picture, form)(folder)
-    (data := AircraftData.open(folder)).check_images(progress=False)
+    (data := FGVCLayout.open(folder)).check_images(progress=False)
     got = data.picture("тtrain0")
     assert got.mode == "RGB" and got.size == picture.size
     assert np.abs(np.asarray(got).astype(int) - want).max() <= 1
@@ -235,27 +233,48 @@ def test_pictures_of_odd_mode_or_size_become_rgb(folder, mode):
         assert pixels.shape == (3, 32, 32) and np.abs(pixels.numpy().T.astype(int) - want).max() <= 1
 
 
-def test_coverage_is_the_share_of_a_cells_pixels(folder):
-    mask = np.zeros((32, 24), np.uint8)  # 2 x 2 cells of 16 x 12 pixels
-    mask[:8, :12], mask[16:, 12:18] = 3, 5
+def test_regions_are_shares_of_a_cells_pixels(folder):
+    mask = np.ones((32, 24), np.uint8)  # 2 x 2 cells of 16 x 12 pixels
+    mask[:2], mask[:8, :12], mask[16:, 12:18] = 0, 3, 5
     (folder / "masks").mkdir()
     Image.fromarray(mask).save(folder / "masks" / "тtrain0.png")
-    data = AircraftData.open(folder)
-    coverage = data.coverage("тtrain0", 2, 2)
-    assert coverage.shape == (len(PARTS), 2, 2) and np.allclose(coverage.sum(0), 1)
-    np.testing.assert_allclose(coverage[3], [[0.5, 0], [0, 0]], rtol=1e-5)
-    np.testing.assert_allclose(coverage[5], [[0, 0], [0, 0.5]], rtol=1e-5)
-    assert data.foreground(["тtrain0"], 2, 2).tolist() == [[[True, False], [False, True]]]
-    assert not data.foreground(["тtrain0"], 2, 2, least=0.6).any()
-    thirds = data.coverage("тtrain0", 3, 1)  # rows of 10 2/3 pixels, half of their width
-    np.testing.assert_allclose(thirds[3, :, 0], [8 / (32 / 3) / 2, 0, 0], rtol=1e-5)
-    np.testing.assert_allclose(thirds.sum(0), 1, rtol=1e-5)
+    data = FGVCLayout.open(folder)
+    assert data.region_names == PARTS[2:] and np.unique(data.mask("тtrain0")).tolist() == [0, 2, 4]
+    regions = data.regions("тtrain0", (2, 2))
+    assert regions.shape == (2, 2, 12) and regions.dtype == np.float32
+    np.testing.assert_allclose(regions[..., 1], [[0.5, 0], [0, 0]], rtol=1e-5)
+    np.testing.assert_allclose(regions[..., 3], [[0, 0], [0, 0.5]], rtol=1e-5)
+    assert data.foreground(["тtrain0"], (2, 2)).tolist() == [[[True, False], [False, True]]]
+    assert not data.foreground(["тtrain0"], (2, 2), least=0.6).any()
+    thirds = data.regions("тtrain0", (3, 1))  # rows of 10 2/3 pixels, half of their width
+    np.testing.assert_allclose(thirds[:, 0, 1], [8 / (32 / 3) / 2, 0, 0], rtol=1e-5)
+    Image.new("L", (24, 32), 14).save(folder / "masks" / "тtrain0.png")
+    with pytest.raises(ValueError, match="it holds 14, parts end with 13"):
+        data.mask("тtrain0")
 
 
-def test_every_nth_image_of_the_same_data(folder):
-    data = AircraftData.open(folder)
-    assert data.every(3).table["image"].tolist() == data.table["image"].tolist()[::3]
-    assert len(data.every(1).table) == len(data.table) and data.every(3).classes("variant") == data.classes("variant")
+def test_a_scene_table_gives_scenes_and_known_factors(folder):
+    images = FGVCLayout.open(folder).table["image"][::-1][:7].tolist()
+    listed = pd.DataFrame(
+        {"image": images, "split": "x", "variant": "y", "azimuth": range(7), "scene": list("abcdefg")}
+    )
+    listed.assign(pixels_wing=1).to_parquet(folder / "scenes.parquet")
+    data = FGVCLayout.open(folder)
+    assert data.table.columns.tolist() == ["image", "split", *CLASSES, "azimuth"]
+    assert data.table.set_index("image")["azimuth"].loc[images].tolist() == list(range(7))
+    assert data.scenes["image"].tolist() == images[::-1] and data.scenes["scene"].tolist() == list("gfedcba")
+    assert data.scenes.columns.tolist() == ["image", "scene", "pixels_wing"]
+    few = data.subset(data.table["azimuth"] > 4, "few")
+    assert few.scenes["image"].tolist() == few.table["image"].tolist() == images[:4:-1]
+
+
+def test_subsets_are_other_pictures_of_the_same_classes(folder):
+    data = FGVCLayout.open(folder)
+    fewer = data.every(3)
+    assert (data.name, fewer.name) == ("all", "every3") and fewer.classes() == data.classes()
+    assert fewer.table["image"].tolist() == data.table["image"].tolist()[::3]
+    assert fewer.fingerprint != data.fingerprint == data.every(1).fingerprint
+    assert data.subset([4, 2], "two").table["image"].tolist() == data.table["image"].iloc[[4, 2]].tolist()
 
 
 def test_banner_is_cut_off_pictures_and_masks_and_exif_never_turns_them(folder):
@@ -265,10 +284,85 @@ def test_banner_is_cut_off_pictures_and_masks_and_exif_never_turns_them(folder):
     exif[0x0112] = 6  # "turn by a quarter"
     Image.fromarray(pixels).save(folder / "images/тtrain0.jpg", exif=exif, quality=100)
     (folder / "masks").mkdir()
-    Image.fromarray(pixels).save(folder / "masks" / "тtrain0.png")
-    data = AircraftData.open(folder, banner=4)
+    Image.fromarray(pixels // 40).save(folder / "masks" / "тtrain0.png")
+    data = FGVCLayout.open(folder, banner=4)
     assert data.picture("тtrain0").size == (24, 12) and np.asarray(data.picture("тtrain0")).min() > 190
-    assert data.masks and data.mask("тtrain0").shape == (12, 24) and (data.mask("тtrain0") == 200).all()
+    assert data.mask("тtrain0").shape == (12, 24) and (data.mask("тtrain0") == 4).all()
+    turned = decode(folder / "images/тtrain0.jpg", upright=True, least=8)
+    assert turned.size[0] < turned.size[1] and np.asarray(turned)[:, -1].min() > 190 > np.asarray(turned)[:, 0].max()
+    with pytest.raises(ValueError, match="mine cannot be used: 24 x 16 pixels are too many"):
+        decode(folder / "images/тtrain0.jpg", name="mine", most=383)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of <class>/*.png: 12 one-coloured pictures each of classes a and b."""
+    for k in range(24):
+        path = tmp_path / "images" / "ab"[k % 2] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9), (10 * k, 0, 0)).save(path)
+    return tmp_path / "images"
+
+
+def test_an_image_folder_is_split_by_class_or_as_its_folders_say(images, tmp_path):
+    data = open_source(SimpleNamespace(source="images", root=str(images), banner=1, on_bad_image="raise"), None)
+    assert data.levels == ("class",) and data.classes() == ["a", "b"] and data.picture("b-7").size == (9, 8)
+    counts = data.table.groupby(["class", "split"]).size().unstack()
+    assert counts.to_dict("records") == [{"test": 4, "train": 7, "val": 1}] * 2
+    assert data.table["image"].is_unique and data.table.equals(ImageFolder.open(images).table)  # drawn with a seed
+    x, label, _ = data.torch("test", "class", v2.PILToTensor())[0]
+    assert x.shape == (3, 8, 9) and label in (0, 1)
+    for row in data.table.itertuples(index=False):
+        path = tmp_path / "sorted" / row.split / row.image.replace("-", "/deep/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(images / f"{row.image.replace('-', '/')}.png", path.with_suffix(".PNG"))
+    given = ImageFolder.open(tmp_path / "sorted").table
+    assert given["image"].iloc[0].startswith("test-a-deep-") and given["split"].value_counts()["train"] == 14
+    assert sorted(given["class"]) == sorted(data.table["class"])
+    (images / "b/7.png").write_bytes(b"<html>")
+    assert ImageFolder.open(images, on_bad_image="skip").skipped["image"].tolist() == ["b-7"]
+    with pytest.raises(ValueError, match=r"1 of 24 pictures in .* 7.png .*identify"):
+        ImageFolder.open(images).check_images(progress=False)
+
+
+def test_an_image_folder_without_class_folders_has_no_levels(images):
+    data = ImageFolder.open(images / "a")
+    assert data.levels == () and data.classes() == [] and len(data.table) == 12
+    with pytest.raises(ValueError, match="they have none"):
+        data.classes("class")
+    with pytest.raises(FileNotFoundError, match="no regions"):
+        data.mask("0")
+
+
+FOLDERS = {
+    "absent": (shutil.rmtree, FileNotFoundError, "holds no pictures"),
+    "empty": (lambda f: [p.unlink() for p in f.rglob("*.png")], FileNotFoundError, "holds no pictures"),
+    "one class": (lambda f: shutil.rmtree(f / "a"), ValueError, "of one class, b"),
+    "beside the classes": (lambda f: (f / "a/0.png").rename(f / "0.png"), ValueError, "1 pictures .* class folders: 0"),
+    "beside the splits": (lambda f: (f / "a").rename(f / "train"), ValueError, "12 pictures .* train, val, test: b-1"),
+    "name twice": (lambda f: shutil.copy(f / "a/0.png", f / "a/0.jpg"), ValueError, "1 image names .*: a-0"),
+    "name of two paths": (lambda f: [shutil.copytree(f / "a", f / "c/d"), shutil.copytree(f / "a", f / "c-d")],
+                          ValueError, "12 image names .*: c-d"),
+    "no val": (lambda f: [(f / "train").mkdir(), (f / "test").mkdir(), shutil.copytree(f / "a", f / "test/a"),
+                          shutil.copytree(f / "b", f / "test/b"), (f / "a").rename(f / "train/a"),
+                          (f / "b").rename(f / "train/b")], ValueError, "val split .* is empty"),
+    "class in test only": (lambda f: [(f / "train").mkdir(), (f / "test").mkdir(), (f / "a").rename(f / "train/a"),
+                                      (f / "b").rename(f / "test/b")], ValueError, "1 classes .* training picture: b"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_image_folders_that_make_no_sense_are_refused(images, case):
+    damage, error, words = FOLDERS[case]
+    damage(images)
+    with pytest.raises(error, match=words) as raised:
+        ImageFolder.open(images)
+    assert str(images) in str(raised.value)
+
+
+def test_pictures_are_opened_without_the_renderer():
+    lines = "import sys, aircraft_sae.pictures; sys.exit('trimesh' in sys.modules or 'embreex' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", lines], check=False).returncode == 0
 
 
 def fake_download(work):
@@ -286,25 +380,25 @@ def test_failed_download_names_the_ways_out_and_leaves_nothing(tmp_path, monkeyp
     def fail(root):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(aircraft, "FGVCAircraft", fake_download(fail))
-    monkeypatch.setattr(aircraft, "DOWNLOAD_BYTES", 1)
+    monkeypatch.setattr(fgvc, "FGVCAircraft", fake_download(fail))
+    monkeypatch.setattr(fgvc, "DOWNLOAD_BYTES", 1)
     for root in (tmp_path, tmp_path / "a" / "b"):
         with pytest.raises(OSError, match=r"no route to host.* by hand.*data root.*hangar"):
             open_source(DatasetConfig(source="fgvc", root=str(root)), None)
         assert list(tmp_path.rglob("*")) == []
-    monkeypatch.setattr(aircraft, "DOWNLOAD_BYTES", 2**60)
+    monkeypatch.setattr(fgvc, "DOWNLOAD_BYTES", 2**60)
     with pytest.raises(OSError, match="GiB of disk are free"):
         download(tmp_path)
 
 
 def test_sources_are_found_or_downloaded(clean, tmp_path, monkeypatch):
     copy = fake_download(lambda root: shutil.copytree(clean.parent, root / clean.parent.name))
-    monkeypatch.setattr(aircraft, "FGVCAircraft", copy)
-    monkeypatch.setattr(aircraft, "DOWNLOAD_BYTES", 1)
+    monkeypatch.setattr(fgvc, "FGVCAircraft", copy)
+    monkeypatch.setattr(fgvc, "DOWNLOAD_BYTES", 1)
     data = open_source(DatasetConfig(source="fgvc", banner=3), None, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["fgvc-aircraft-2013b"]
     assert data.banner == 3 and data.table.equals(open_source(DatasetConfig(), clean).table)
-    monkeypatch.setattr(aircraft, "FGVCAircraft", None)  # found: nothing is fetched
+    monkeypatch.setattr(fgvc, "FGVCAircraft", None)  # found: nothing is fetched
     assert open_source(DatasetConfig(source="fgvc", root=str(clean)), None).folder == clean
     with pytest.raises(ValueError, match="data-root"):
         open_source(DatasetConfig(source="folder"), clean)
@@ -321,7 +415,7 @@ def epochs(dataset, workers: int, wanted: list[int], seed: int | None = 3) -> li
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_order_and_augmentation_depend_on_seed_epoch_and_row_only(clean, workers):
-    data = AircraftData.open(clean)
+    data = FGVCLayout.open(clean)
     dataset = data.torch("train", "variant", train_transform(32, MEAN, STD, ClassifierConfig()))
     before = torch.get_rng_state()
     first, second, third = epochs(dataset, workers, [0, 1, 2])
@@ -334,14 +428,14 @@ def test_order_and_augmentation_depend_on_seed_epoch_and_row_only(clean, workers
     assert not torch.equal(first[0][first[2].argsort()], second[0][second[2].argsort()])
     ((pixels, _, rows),) = epochs(dataset, 0, [0], seed=4)
     assert not torch.equal(first[0][first[2].argsort()], pixels[rows.argsort()])
-    twins = loading.Pictures(lambda image: data.picture("vval1"), ["", ""], dataset.labels, dataset.transform)
+    twins = loading.Views(lambda image: data.picture("vval1"), ["", ""], dataset.labels, dataset.transform)
     assert not torch.equal(twins[3, 0, 0][0], twins[3, 0, 1][0])
     (plain,) = epochs(dataset, workers, [0], seed=None)
     assert plain[2].tolist() == list(range(9)) and plain[1].tolist() == dataset.labels.tolist()
 
 
 def test_batches_are_normalised_as_torchvision_does(clean):
-    data = AircraftData.open(clean)
+    data = FGVCLayout.open(clean)
     dataset = data.torch("test", "variant", test_transform(32, MEAN, STD))
     pictures, _, _ = next(iter(loader(dataset, 6, workers=0)))
     reference = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
@@ -349,9 +443,6 @@ def test_batches_are_normalised_as_torchvision_does(clean):
     assert pictures.is_contiguous(memory_format=torch.channels_last)
     assert pixel_config(create_model("test_convnext")) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert pickle.loads(pickle.dumps(dataset))[0][1:] == dataset[0][1:]  # where workers are spawned
-    for batch_size, workers in ((0, 0), (1, -1)):
-        with pytest.raises(ValueError, match="at least"):
-            loader(dataset, batch_size, workers=workers)
 
 
 def test_nose_and_tail_of_a_wide_picture_stay_and_crops_keep_its_proportions():

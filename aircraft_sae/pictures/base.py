@@ -1,0 +1,251 @@
+"""What every set of pictures offers, and what sets of picture files have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from functools import cache, cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from aircraft_sae.config import SPLITS
+from aircraft_sae.pictures.annotations import check_occupied, first_five, refuse
+from aircraft_sae.pictures.loading import Views
+from aircraft_sae.store import digest
+
+SKIP = 'Replace them, or leave them out with on_bad_image="skip".'
+
+
+class Pictures:
+    """A set of pictures. A subclass gives `picture` and `contents`, and `mask` where regions are known.
+
+    name: "all", or what `subset` was told.
+    table: one row an image: image (its unique name), split (train, val or test), a column a level, known factors.
+    region_names: what masks show, () where there are none.
+    scenes: image, scene (JSON) and pixels_<region> of pictures that can be rendered again, else None.
+    skipped: image and reason of those left out.
+    """
+
+    region_names: tuple[str, ...] = ()
+    scenes: pd.DataFrame | None = None
+
+    def __init__(self, table: pd.DataFrame, classes: dict[str, list[str]], name: str = "all"):
+        self.name, self.table, self._classes = name, table, classes
+        self.skipped = pd.DataFrame(columns=["image", "reason"], dtype=str)
+
+    def __repr__(self) -> str:
+        n_images = ", ".join(f"{n} {split}" for split, n in self.table["split"].value_counts(sort=False).items())
+        n_classes = ", ".join(f"{len(names)} {level}" for level, names in self._classes.items())
+        return f"{type(self).__name__}({self.name!r}, images: {n_images}, classes: {n_classes or 'none'})"
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Class columns of the table, finest first."""
+        return tuple(self._classes)
+
+    def classes(self, level: str | None = None) -> list[str]:
+        """Names of the classes of a level (None: the finest); a label is an index into them.
+
+        Raises: ValueError for a level there is not.
+        """
+        if level is None:
+            return next(iter(self._classes.values()), [])
+        if level not in self._classes:
+            raise ValueError(f"these pictures have no level {level!r}: they have {', '.join(self.levels) or 'none'}")
+        return self._classes[level]
+
+    def parents(self, fine: str, coarse: str) -> dict[str, str]:
+        """The `coarse` class of each `fine` class; ValueError where images of one fine class are in several."""
+        fine_classes, _ = self.classes(fine), self.classes(coarse)
+        pairs = self.table[[fine, coarse]].drop_duplicates()
+        remedy = f"Give all images of a {fine} the same {coarse}."
+        refuse(pairs[fine][pairs[fine].duplicated()], f"{fine} classes in several {coarse}s", remedy)
+        return pairs.set_index(fine)[coarse].loc[fine_classes].to_dict()
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """The rows of `table` in one split, numbered from 0; trainval is train, then val."""
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        wanted = ["train", "val"] if split == "trainval" else [split]
+        return self.table[self.table["split"].isin(wanted)].reset_index(drop=True)
+
+    def picture(self, image: str) -> Image.Image:
+        """The RGB picture."""
+        raise NotImplementedError
+
+    def contents(self) -> list[str]:
+        """What each picture of the table is made of, for the fingerprint."""
+        raise NotImplementedError
+
+    def mask(self, image: str) -> np.ndarray:
+        """(height, width) uint8: 0 outside every region, i + 1 for region_names[i]."""
+        raise FileNotFoundError(f"no regions are known of these pictures, so {image} has no mask")
+
+    def regions(self, image: str, grid: tuple[int, int]) -> np.ndarray:
+        """(rows, columns, n_regions) float32 share of each cell's pixels that show the region."""
+        mask = self.mask(image)
+        shown = [_shares(mask == i + 1, grid) for i in range(len(self.region_names))]
+        return np.stack(shown, 2)
+
+    def foreground(self, images: Sequence[str], grid: tuple[int, int], least: float = 0.25) -> np.ndarray:
+        """(n, rows, columns) whether at least this share of a cell shows any region."""
+        return np.stack([_shares(self.mask(image) > 0, grid) >= least for image in images])
+
+    def subset(self, keep: Sequence[bool] | Sequence[int], name: str) -> Pictures:
+        """These rows of the table (a bool for each, or their numbers), under another name."""
+        fewer = copy(self)
+        fewer.__dict__.pop("fingerprint", None)
+        fewer.name, fewer.table = name, self.table.iloc[np.asarray(keep)].reset_index(drop=True)
+        if self.scenes is not None:
+            fewer.scenes = self.scenes[self.scenes["image"].isin(fewer.table["image"])].reset_index(drop=True)
+        return fewer
+
+    def every(self, n: int) -> Pictures:
+        """Every n-th image of the table, as `every<n>`."""
+        return self.subset(np.arange(0, len(self.table), n), f"every{n}")
+
+    def torch(self, split: str, level: str, transform: Callable) -> Views:
+        """A torch data set of (transformed picture, label, row in `rows(split)`)."""
+        rows = self.rows(split)
+        labels = pd.Categorical(rows[level], self.classes(level)).codes.astype(np.int64)
+        return Views(self.picture, rows["image"].tolist(), labels, transform)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Known by content, not by place."""
+        known = self.table, self._classes, self.region_names, self.scenes, self.skipped["image"]
+        return digest([*known, self.contents()])
+
+
+class PictureFiles(Pictures):
+    """Pictures that are files, less a banner of so many rows at the bottom of each."""
+
+    def __init__(self, folder: Path, paths: dict[str, Path], table: pd.DataFrame, classes: dict, banner: int = 0):
+        super().__init__(table, classes)
+        self.folder, self.paths, self.banner = folder, paths, banner
+        self._digests: dict[Path, str] = {}  # subsets share it
+
+    def picture(self, image: str) -> Image.Image:
+        """The RGB picture without its banner; ValueError where it cannot be used.
+
+        It is never turned by its EXIF orientation: masks refer to the pixels as stored.
+        """
+        if image not in self.paths:
+            raise ValueError(f"no image {image!r} is listed in {self.folder}")
+        return decode(self.paths[image], self.banner)
+
+    def files(self, image: str) -> list[Path]:
+        """All files that say something about an image."""
+        return [self.paths[image]]
+
+    def contents(self) -> list[str]:
+        """Checksums of the files, and the banner."""
+        files = [file for image in self.table["image"] for file in self.files(image)]
+        new = [file for file in files if file not in self._digests]
+        found = _in_threads(lambda file: hashlib.sha256(file.read_bytes()).hexdigest(), new, "read pictures")
+        self._digests.update(zip(new, found, strict=True))
+        return [str(self.banner), *(self._digests[file] for file in files)]
+
+    def check(self, on_bad_image: str) -> None:
+        """Refuse listed images that are absent ("raise"), or leave out all that cannot be used ("skip")."""
+        if on_bad_image == "skip":
+            bad = self._find_bad()
+            self.skipped = pd.DataFrame({"image": list(bad), "reason": list(bad.values())}, dtype=str)
+            self.table = self.subset(~self.table["image"].isin(list(bad)), self.name).table
+            check_occupied(self.table, self._classes, f"{self.folder}, with {len(bad)} bad images left out,")
+        absent = self.table["image"][[not self.paths[image].is_file() for image in self.table["image"]]]
+        refuse(absent, f"of {len(self.table)} listed images are not in {self.folder}", SKIP, FileNotFoundError)
+
+    def check_images(self, progress: bool = True) -> None:
+        """Read every picture once; ValueError names the first five that cannot be used and how many there are."""
+        if bad := self._find_bad(progress):
+            what = f"{len(bad)} of {len(self.table)} pictures in {self.folder} cannot be used"
+            names = first_five([f"{self.paths[image].name} {problem}" for image, problem in bad.items()], "; ")
+            raise ValueError(f"{what}: {names}. {SKIP}")
+
+    def _find_bad(self, progress: bool = True) -> dict[str, str]:
+        paths = [self.paths[image] for image in self.table["image"]]
+        problems = _in_threads(lambda path: _problem(path, self.banner), paths, "check pictures", progress)
+        return {image: problem for image, problem in zip(self.table["image"], problems, strict=True) if problem}
+
+
+def decode(
+    file: Path | BinaryIO, banner: int = 0, *, name: str = "", upright: bool = False, least: int = 0, most: int = 0
+) -> Image.Image:
+    """The RGB picture in a file, less a banner at the bottom. This is how all pictures are read.
+
+    name: what errors call it; upright: turn it as its EXIF says that the camera was held; least: a JPEG may come
+    smaller, if its sides keep so many pixels; most: refuse more pixels than this.
+    Raises: ValueError where it cannot be read or used.
+    """
+    try:
+        with Image.open(file) as picture:
+            width, height = picture.size
+            if height <= banner:
+                raise ValueError(f"it is {height} pixels high, no more than the banner of {banner}")
+            if most and width * height > most:
+                raise ValueError(f"{width} x {height} pixels are too many")
+            if least:
+                picture.draft(None, (least, least))
+            if upright:
+                ImageOps.exif_transpose(picture, in_place=True)
+            picture = _to_rgb(picture)
+            return picture.crop((0, 0, picture.width, picture.height * (height - banner) // height))
+    except Exception as problem:  # each format's reader has errors of its own: OSError, SyntaxError, struct.error, …
+        reason = "cannot identify image file" if isinstance(problem, UnidentifiedImageError) else problem
+        raise ValueError(f"{name or file} cannot be used: {reason}") from problem
+
+
+def _problem(path: Path, banner: int) -> str | None:
+    """What is wrong with a picture; a JPEG at an eighth of its size is read to the last byte all the same."""
+    if not path.is_file():
+        return "the file is missing"
+    try:
+        decode(path, banner, least=1)
+    except ValueError as problem:
+        return f"({problem.__cause__})"
+    return None
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    """RGB from any mode: 16 bits scaled to 8, transparency laid on white."""
+    if picture.mode == "F":
+        raise ValueError("it holds fractions of no known range, not 8 or 16 bits")
+    if picture.mode.startswith("I"):  # Pillow would cut 16 bits off at 255
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"it holds values from {values.min()} to {values.max()}, not 8 or 16 bits")
+        picture = Image.fromarray((values // 257).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def _in_threads(function: Callable, items: Sequence, title: str, progress: bool = True) -> list:
+    """function(item) of each, in threads: reading and decoding let go of Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(function, items)
+        bar = tqdm(results, title, len(items), unit=" pictures", disable=not progress, leave=False, delay=1)
+        return list(bar)
+
+
+def _shares(shown: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """(rows, columns) share of each cell's pixels in a bool picture."""
+    return _averaging(shown.shape[0], grid[0]) @ shown @ _averaging(shown.shape[1], grid[1]).T
+
+
+@cache
+def _averaging(n_pixels: int, n_cells: int) -> np.ndarray:
+    """(n_cells, n_pixels) weights that average pixels over equal cells; a pixel on an edge counts in parts."""
+    edges = np.arange(n_cells + 1)[:, None] * n_pixels / n_cells
+    covered = np.clip(edges - np.arange(n_pixels), 0, 1)  # of each pixel, the share that lies before each edge
+    return (np.diff(covered, axis=0) * n_cells / n_pixels).astype(np.float32)

@@ -1,0 +1,154 @@
+"""Folders in FGVC-Aircraft layout, which the hangar renders too, and FGVC-Aircraft's download."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from torchvision.datasets import FGVCAircraft
+
+from aircraft_sae.config import LEVELS, DatasetConfig
+from aircraft_sae.hangar import PARTS
+from aircraft_sae.pictures.annotations import read_annotations
+from aircraft_sae.pictures.base import PictureFiles
+from aircraft_sae.pictures.image_folder import ImageFolder
+
+DOWNLOAD_BYTES = 6 * 2**30
+"""FGVC-Aircraft's archive and its pictures, for a moment side by side."""
+
+
+class FGVCLayout(PictureFiles):
+    """A data/ folder in FGVC-Aircraft layout. masks/ and scenes.parquet may be beside images/, as the hangar has them.
+
+    masks/<image>.png hold 0 and 1 for what is behind the aircraft, then the number in `PARTS`. scenes.parquet has a row
+    an image: its scene as JSON, pixels_<part>, and further columns, which become known factors in the table.
+    """
+
+    @classmethod
+    def open(cls, root: str | Path, *, banner: int = 0, on_bad_image: str = "raise") -> FGVCLayout:
+        """Open the data set in `root`, which is or holds fgvc-aircraft-2013b, or is its data/ folder.
+
+        banner: rows to cut off the bottom of every picture. on_bad_image: "raise" stops where a listed image is
+        missing and leaves reading them to `check_images`; "skip" reads them all and leaves out those it cannot use.
+        Raises: FileNotFoundError for an absent folder, annotation file or image; ValueError for annotations that
+        contradict themselves, or name an unknown label, and for an empty split.
+        """
+        folder = find_folder(root)
+        table, classes = read_annotations(folder)
+        data = cls(
+            folder, {image: folder / "images" / f"{image}.jpg" for image in table["image"]}, table, classes, banner
+        )
+        if (folder / "masks").is_dir():
+            data.region_names = PARTS[2:]
+        if (folder / "scenes.parquet").is_file():
+            data._join_scenes(folder / "scenes.parquet")
+        data.check(on_bad_image)
+        return data
+
+    def mask(self, image: str) -> np.ndarray:
+        """(height, width) uint8 without the banner: 0 outside the aircraft, i + 1 for region_names[i].
+
+        Raises: FileNotFoundError where there is no mask, ValueError where it is no picture of parts.
+        """
+        path = self._mask(image)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there: only rendered data sets have part masks")
+        try:
+            mask = np.array(Image.open(path), np.uint8)
+            if mask.max() >= len(PARTS):
+                raise ValueError(f"it holds {mask.max()}, parts end with {len(PARTS) - 1}")
+        except Exception as problem:  # as for pictures
+            raise ValueError(f"{path} cannot be read: {problem}. Replace it, or remove the folder masks") from problem
+        return np.maximum(mask, 1)[: len(mask) - self.banner] - 1
+
+    @property
+    def masks(self) -> bool:
+        return bool(self.region_names)
+
+    def coverage(self, image: str, rows: int, columns: int) -> np.ndarray:
+        """(parts, rows, columns) share of each cell's pixels that show the part, in the order of `PARTS`."""
+        regions = self.regions(image, (rows, columns)).transpose(2, 0, 1)
+        return np.concatenate([np.zeros((2, rows, columns), np.float32), regions])
+
+    def files(self, image: str) -> list[Path]:
+        """The picture, and its mask where there is one."""
+        return [path for path in (self.paths[image], self._mask(image)) if path.is_file()]
+
+    def _mask(self, image: str) -> Path:
+        return self.folder / "masks" / f"{image}.png"
+
+    def _join_scenes(self, path: Path) -> None:
+        try:
+            listed = pd.read_parquet(path).set_index("image")
+            of_scenes = ["scene", *listed.columns[listed.columns.str.startswith("pixels_")]]
+            self.scenes = (
+                self.table[["image"]]
+                .join(listed[of_scenes], on="image", how="inner", validate="1:1")
+                .reset_index(drop=True)
+            )
+            self.table = self.table.join(
+                listed.drop(columns=[*of_scenes, "split", *LEVELS], errors="ignore"), on="image"
+            )
+        except Exception as problem:  # Arrow's and pandas' own
+            raise ValueError(f"{path} cannot be used: {problem}. Replace or remove it") from problem
+
+
+def find_folder(root: str | Path) -> Path:
+    """The data/ folder at or under `root`; FileNotFoundError says what was looked for."""
+    root = Path(root).expanduser()
+    for folder in (root / "fgvc-aircraft-2013b" / "data", root / "data", root):
+        if (folder / "images").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"{root} {'holds no fgvc-aircraft-2013b/data/images' if root.is_dir() else 'does not exist'}. Name the folder "
+        "that holds fgvc-aircraft-2013b, with data/images/*.jpg, data/variants.txt, data/images_variant_train.txt, …"
+    )
+
+
+def download(root: str | Path) -> None:
+    """Fetch FGVC-Aircraft (2.75 GB) into root/fgvc-aircraft-2013b: whole, or nothing is left.
+
+    Raises: OSError that names the other ways where it cannot be had.
+    """
+    root = Path(root).expanduser().absolute()
+    created = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(root).free) < DOWNLOAD_BYTES:
+            raise OSError(f"{free / 2**30:.1f} GiB of disk are free, {DOWNLOAD_BYTES / 2**30:.0f} are needed")
+        # torchvision takes any archive and any folder that is there for whole: fetch beside, then rename
+        with tempfile.TemporaryDirectory(prefix="download-", dir=root) as beside:
+            FGVCAircraft(beside, download=True)
+            os.rename(Path(beside) / "fgvc-aircraft-2013b", root / "fgvc-aircraft-2013b")
+    except Exception as problem:
+        for folder in created:
+            if folder.is_dir():
+                folder.rmdir()
+        raise OSError(
+            f"FGVC-Aircraft could not be downloaded into {root}: {problem}. Try again with internet access; or unpack "
+            f"{FGVCAircraft._URL} there by hand, so that {root / 'fgvc-aircraft-2013b' / 'data'} exists; or name a "
+            "folder that has it (data root); or use the hangar preset, which needs no download."
+        ) from problem
+
+
+def open_source(config: DatasetConfig, hangar_folder: Path | None, downloads: Path | None = None) -> PictureFiles:
+    """The pictures that `config` names: the hangar's, FGVC-Aircraft (found, or else downloaded), or a folder's.
+
+    FGVC-Aircraft is looked for, and put, in config.root, or in `downloads` where that is None.
+    Raises: ValueError where no folder is named, and what `download` and `open` raise.
+    """
+    root = {"hangar": hangar_folder, "fgvc": config.root or downloads}.get(config.source, config.root)
+    if root is None:
+        raise ValueError(f"data source {config.source!r} needs a folder: name it in dataset.root (--data-root)")
+    if config.source == "fgvc":
+        try:
+            find_folder(root)
+        except FileNotFoundError:
+            download(root)
+    layout = ImageFolder if config.source == "images" else FGVCLayout
+    return layout.open(root, banner=config.banner, on_bad_image=config.on_bad_image)

@@ -1,0 +1,68 @@
+"""Folders of pictures whose folders name split and class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from aircraft_sae.pictures.annotations import DISJOINT_SPLITS, check_occupied, refuse
+from aircraft_sae.pictures.base import PictureFiles
+
+SHARES = (0.57, 0.10, 0.33)
+"""Of each class in train, val and test, where the folders name no splits: as in the hangar."""
+MOVE = "Move or rename them."
+
+
+class ImageFolder(PictureFiles):
+    """Pictures at root/split/class/…, or root/class/… with a split that is drawn; without class folders, no levels."""
+
+    @classmethod
+    def open(cls, root: str | Path, *, banner: int = 0, on_bad_image: str = "raise") -> ImageFolder:
+        """Open and check a folder. An image's name is its path below `root` with "-" for "/", without extension.
+
+        banner, on_bad_image: as for `FGVCLayout.open`. Raises: FileNotFoundError where there are no pictures;
+        ValueError for one class, one without training images, an empty split, pictures outside the class folders, and
+        images of one name.
+        """
+        root = Path(root).expanduser()
+        paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+        parts = [path.relative_to(root).with_suffix("").parts for path in paths]
+        if not paths:
+            raise FileNotFoundError(
+                f"{root} holds no pictures: name a folder with <split>/<class>/*.jpg or <class>/*.jpg"
+            )
+        table = pd.DataFrame({"image": map("-".join, parts), "split": [names[0] for names in parts]})
+        refuse(
+            table["image"][table["image"].duplicated()], f"image names in {root} that several files would have", MOVE
+        )
+        named = table["split"].isin(DISJOINT_SPLITS)
+        if named.any():
+            refuse(table["image"][~named], f"pictures of {root} outside its folders {', '.join(DISJOINT_SPLITS)}", MOVE)
+            parts = [names[1:] for names in parts]
+        table["class"] = [names[0] if len(names) > 1 else "" for names in parts]
+        if not named.any():
+            table["split"] = _draw(table["class"])
+        names = sorted(set(table["class"]))
+        if names == [""]:
+            table, classes = table.drop(columns="class"), {}
+        else:
+            refuse(table["image"][table["class"] == ""], f"pictures of {root} outside its class folders", MOVE)
+            trained = table["class"][table["split"] == "train"]
+            refuse(table["class"][~table["class"].isin(trained)], f"classes of {root} without a training picture", MOVE)
+            if len(names) == 1:
+                raise ValueError(f"{root} has pictures of one class, {names[0]}: there must be two or more. {MOVE}")
+            classes = {"class": names}
+        check_occupied(table, classes, str(root))
+        data = cls(root, dict(zip(table["image"], paths, strict=True)), table, classes, banner)
+        data.check(on_bad_image)
+        return data
+
+
+def _draw(classes: pd.Series, seed: int = 0) -> list[str]:
+    """A split for each image: `SHARES` of each class, drawn."""
+    draws = pd.Series(np.random.default_rng(seed).random(len(classes))).groupby(classes)
+    place = (draws.rank() - 0.5) / draws.transform("size")  # among the own class, in (0, 1)
+    return pd.cut(place, [0, *np.cumsum(SHARES)[:2], 1], labels=DISJOINT_SPLITS).tolist()
