@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
+from aircraft_sae.devices import device
 from aircraft_sae.features import (
     FeatureIndex,
     Regions,
@@ -24,6 +26,7 @@ from aircraft_sae.features import (
     fit_probes,
     guess_scores,
     halves,
+    localise,
     match_draws,
     matching_pursuit,
     neighbour_correlation,
@@ -33,11 +36,12 @@ from aircraft_sae.features import (
     probe_scores,
     selectivity,
 )
-from aircraft_sae.features.localisation import effective_radius, localisation
+from aircraft_sae.features.localisation import effective_radius, gradient_maps, localisation, stitched_maps
 from aircraft_sae.features.reconstruction import readers
 from aircraft_sae.features.regions import ranking_scores
 from aircraft_sae.features.selectivity import auroc, auroc_p, auroc_spread, morcos_index
 from aircraft_sae.metrics import auroc_difference
+from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
 
 N_IMAGES, GRID, D = 40, (3, 4), 8
@@ -446,6 +450,74 @@ def test_absorbed_cells_are_those_where_another_feature_says_the_part(tmp_path):
     assert np.isnan(absorption(index, sae, acts, regions, nobody, *arguments[3:]).iloc[0]["absorbed"])
 
 
+@pytest.fixture(scope="module")
+def network():
+    """A plain network with cells of 4 pixels after its first stage, and of 32 after its second."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential()
+    model.add_module("stage1", torch.nn.Conv2d(3, 4, 7, 4, 3))
+    model.add_module("stage2", torch.nn.Sequential(torch.nn.GELU(), torch.nn.Conv2d(4, 8, 9, 8, 4)))
+    model.add_module("head", torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
+    return Network(model, list("abcdefgh"), 64)
+
+
+def at_site(site, d):
+    """An autoencoder of a site with random features."""
+    return SparseAutoencoder(SAEConfig(site=site, variant="l1", l1_coefficient=1.0, expansion=2), d)
+
+
+@pytest.mark.parametrize(("site", "d", "cell"), [("stage1", 4, 4), ("stage2", 8, 32)])
+def test_a_stitched_map_holds_the_plain_maps_of_shifted_pictures(network, site, d, cell):
+    sae, n = at_site(site, d), 64 // cell
+    x = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    fine, plain = stitched_maps(network, sae, x, [0, 1, 2])
+    assert fine.shape == (3, 4 * n, 4 * n) and plain.shape == (3, n, n)
+
+    def of(x):
+        with torch.inference_mode():
+            acts = network.model[: int(site[-1])](x[None].to(device())).cpu().permute(0, 2, 3, 1)
+        return sae.encode(acts.flatten(0, 2)).dense().view(n, n, -1)[..., :3].permute(2, 0, 1).numpy()
+
+    np.testing.assert_allclose(plain, of(x), atol=1e-4)
+    wide = torch.nn.functional.pad(x[None], (cell // 2,) * 4, mode="reflect")[0]
+    top, left = (round(cell * shift) for shift in (0.375, 0.625))
+    np.testing.assert_allclose(fine[:, 1::4, 2::4], of(wide[:, top : top + 64, left : left + 64]), atol=1e-4)
+
+
+def test_gradients_are_those_of_the_pre_activation(network):
+    sae, x = at_site("stage2", 8), torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    product, gradient = gradient_maps(network, sae, x, 3, (1, 0))
+    assert product.shape == gradient.shape == (64, 64) and product.min() >= 0
+
+    def value(x):
+        with torch.inference_mode():
+            return network.model[:2](x[None].to(device())).cpu()[0, :, 1, 0] @ sae.W_enc_rows[3]
+
+    row, column = np.unravel_index(gradient.argmax(), gradient.shape)
+    moved = []
+    for colour in range(3):
+        step = torch.zeros_like(x)
+        step[colour, row, column] = 0.05
+        moved.append(((value(x + step) - value(x - step)) / 0.1).abs().item())
+    assert gradient.max() == pytest.approx(sum(moved), rel=0.05)
+
+
+def test_features_are_localised_at_any_site(network):
+    sae, pictures = at_site("stage1", 4), Shapes()
+    picks = pd.DataFrame({
+        "image": ["i0", "i1"], "image_row": [0, 1], "row": [3, 4], "column": [5, 1], "feature_id": [0, 7],
+        "part": ["block", "dot"],
+    })  # fmt: skip
+    found = localise(network, sae, pictures, picks)
+    assert found["kind"].tolist() == ["cells", "stitched", "gradient"] * 2
+    assert found["part"].tolist() == ["block"] * 3 + ["dot"] * 3
+    x = network.as_input(pictures.picture("i1"))
+    mask = np.repeat(np.repeat(pictures.mask("i1") == 2, 2, 0), 2, 1)
+    wanted = localisation(stitched_maps(network, sae, x, [7])[0][0], mask)
+    assert found.loc[4, list(wanted)].to_dict() == pytest.approx(wanted, nan_ok=True)
+    assert found["radius"].notna().tolist() == [False, False, True] * 2
+
+
 def test_localisation_by_hand():
     mask = np.zeros((56, 56), bool)
     mask[0:8, 0:8] = True
@@ -490,6 +562,9 @@ class Shapes:
         mask[4 + 8 * at : 20 + 8 * at, 8:24] = 1
         mask[1:6, 1 + 8 * at : 6 + 8 * at] = 2
         return mask
+
+    def picture(self, image):
+        return Image.fromarray(120 * self.mask(image)).convert("RGB")
 
     def regions(self, image, grid):
         shown = self.mask(image)[..., None] == [1, 2]
