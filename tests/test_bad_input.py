@@ -539,16 +539,13 @@ EDITS = dict(sites=["stage4"], scenes=[None], kind="remove")
 FEATURES = [
     case("index not there", lambda w: FeatureIndex.open(w.tmp), "facts.json is not there", "build the feature index",
          error=FileNotFoundError),
-    case("index pickled", saved("features/main", FeatureIndex.open, put("values.npy", npy_of_objects)), "objects"),
+    case("index pickled", saved("features/main", FeatureIndex.open, put("by_cell_data.npy", npy_of_objects)), "objects"),
     case("table pickled", saved("features/main", FeatureIndex.open, put("features.parquet", pickled)), "[Pp]arquet"),
     *(case(f"feature {j}", lambda w, j=j: w.index.patches(j), f"feature {j} is not one of", r"0 \.\. 255")
       for j in (-1, 256, 10**30, 1.5, True, "3")),
     case("neighbours", lambda w: features.neighbours(w.bench.W_dec, -1), "feature -1", r"0 \.\. 255"),
-    case("index picture", lambda w: w.index.image(-1), "picture -1", "is not one of 0"),
     case("patches how", lambda w: w.index.patches(0, "best"), "'best'", '"top", "interval" or "random"'),
     case("rows of no split", lambda w: w.index.rows("tests"), "tests", "train, val, test"),
-    case("build for another width", lambda w: features.build_index(SparseAutoencoder(SAEConfig(k=2), 5), w.acts, w.tmp),
-         "width 5", "these have 64"),
     case("suppress none", lambda w: ablation.suppress_hooked(w.trained, w.sae, w.cells, [256], torch.zeros(2).long()),
          "feature 256", r"0 \.\. 255"),
     case("suppress minus one", lambda w: ablation.suppress_hooked(w.trained, w.sae, w.cells, [-1],

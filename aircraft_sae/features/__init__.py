@@ -1,22 +1,32 @@
 """What features are: the index of every cell's codes, class selectivity, the parts they follow, and where they look."""
 
 from aircraft_sae.features.index import FeatureIndex, build_index, check_features, describe, neighbours
-from aircraft_sae.features.localisation import localise
-from aircraft_sae.features.parts import FIRST, LEAST, ap_draws, cell_labels, excess_tests, guess_scores, part_scores
+from aircraft_sae.features.localisation import localise, neighbour_correlation, part_picks
 from aircraft_sae.features.probes import absorption, fit_probes, matching_pursuit, probe_scores
+from aircraft_sae.features.regions import (
+    LEAST,
+    Regions,
+    ap_draws,
+    best_matches,
+    best_parts,
+    excess_tests,
+    guess_scores,
+    match_draws,
+    part_scores,
+)
 from aircraft_sae.features.selectivity import halves, selectivity
-from aircraft_sae.features.table import best_parts, build_features
+from aircraft_sae.features.table import build_features
 
 __all__ = [
-    "FIRST",
     "LEAST",
     "FeatureIndex",
+    "Regions",
     "absorption",
     "ap_draws",
+    "best_matches",
     "best_parts",
     "build_features",
     "build_index",
-    "cell_labels",
     "check_features",
     "describe",
     "excess_tests",
@@ -24,8 +34,11 @@ __all__ = [
     "guess_scores",
     "halves",
     "localise",
+    "match_draws",
     "matching_pursuit",
+    "neighbour_correlation",
     "neighbours",
+    "part_picks",
     "part_scores",
     "probe_scores",
     "selectivity",

@@ -4,91 +4,93 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn.functional import cosine_similarity, normalize
+from scipy.sparse import csc_array, csr_array, vstack
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from aircraft_sae.activations import VIEWS, Activations, split_rows
 from aircraft_sae.devices import device
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.store import write_json, write_parquet
+from aircraft_sae.store import META, digest, read_json, write_json, write_parquet
 
-BY_CELL, BY_FEATURE = ("values", "features", "offsets"), ("feature_values", "feature_cells", "feature_offsets")
-IMAGES, TABLE, FACTS = "images.parquet", "features.parquet", "facts.json"
-QUANTILES = (0.5, 0.9, 0.99)
+IMAGES, TABLE, FACTS, ARRAYS = "images.parquet", "features.parquet", "facts.json", ("data", "indices", "indptr")
 N_COACTIVE = 4096
 """Cells of a feature, at most, in which its companions are counted."""
 
 
 def build_index(
     sae: SparseAutoencoder, acts: Activations, folder: str | Path, progress: bool = True, rows: np.ndarray | None = None
-) -> None:
-    """Encode every cell of every picture (or of these rows) once, in order, and write the index into `folder`.
-
-    values (float32), features, offsets: the codes of cell i are entries offsets[i] to offsets[i + 1]. feature_values,
-    feature_cells, feature_offsets: the same entries by feature, cells rising. features.parquet: `describe`'s table.
-    Raises: ValueError for acts of another width.
-    """
-    if acts.d_in != sae.d_in:
-        raise ValueError(f"the autoencoder is for acts of width {sae.d_in}, these have {acts.d_in}")
-    folder = Path(folder)
+) -> FeatureIndex:
+    """Encode every cell of every picture (or of these rows) once, in order, and write the index into `folder`."""
+    where, blocks = device(), []
     rows = np.flatnonzero(acts.images["split"] != VIEWS) if rows is None else rows
-    where, found = device(), {"values": [], "features": [], "counts": []}
-    small = np.min_scalar_type(sae.d_sae - 1)
     sae = sae.to(where)
     for block in tqdm(acts.blocks(rows), "index", -(-len(rows) // 64), disable=not progress, leave=False):
         codes = sae.encode(block.flatten(0, 2).to(where))
-        codes = codes.where(codes.values > 0)
-        found["values"].append(codes.values.cpu().numpy())
-        found["features"].append(codes.features.cpu().numpy().astype(small))
-        found["counts"].append(codes.offsets.diff().cpu().numpy())
-    sae.cpu()
-    values, features, counts = (np.concatenate(found.pop(name)) for name in ("values", "features", "counts"))
-    offsets = np.concatenate([[0], counts.cumsum()])
-    order = np.argsort(features, kind="stable")  # a radix sort: cells stay in order within a feature
-    cells = np.repeat(np.arange(len(counts), dtype=np.uint32), counts)[order]
-    feature_offsets = np.concatenate([[0], np.bincount(features, minlength=sae.d_sae).cumsum()])
-    arrays = (values, features, offsets, values[order], cells, feature_offsets)
-    for name, array in zip((*BY_CELL, *BY_FEATURE), arrays, strict=True):
-        np.save(folder / f"{name}.npy", array)
-    del arrays, array, values, features, order, cells  # from here on they are read from disk
-    write_parquet(acts.images.iloc[rows].reset_index(drop=True), folder / IMAGES)
-    write_json(folder / FACTS, {"grid": list(acts.acts.shape[1:3]), "d_sae": sae.d_sae})
-    index = FeatureIndex.open(folder, with_table=False)
-    write_parquet(describe(index, sae), folder / TABLE)
+        arrays = (array.cpu().numpy() for array in (codes.values, codes.features.int(), codes.offsets.int()))
+        blocks.append(csr_array(tuple(arrays), (len(codes), sae.d_sae)))
+    by_cell = vstack(blocks, "csr")
+    by_cell.eliminate_zeros()
+    images, grid = acts.images.iloc[rows].reset_index(drop=True), tuple(acts.acts.shape[1:3])
+    index = FeatureIndex(by_cell, by_cell.tocsc(), images, grid, pd.DataFrame(), Path(folder))
+    index.table = describe(index, sae.cpu())
+    for name, matrix in {"by_cell": index.by_cell, "by_feature": index.by_feature}.items():
+        for array in ARRAYS:
+            np.save(index.folder / f"{name}_{array}.npy", getattr(matrix, array))
+    write_parquet(images, index.folder / IMAGES)
+    write_parquet(index.table, index.folder / TABLE)
+    write_json(index.folder / FACTS, {"grid": grid, "d_sae": sae.d_sae})
+    return index
 
 
 @dataclass
 class FeatureIndex:
-    """What `build_index` wrote, memory-mapped. images: the pictures' table; grid: (rows, columns) of a picture's cells.
+    """What `build_index` wrote. images: the pictures' table; grid: (rows, columns) of a picture's cells.
 
-    table: one row per feature, as `describe` gives it, and the columns that were joined to it later.
+    by_cell, by_feature: feature activations (cells, d_sae), the same in two orders, memory-mapped; cell = (image x rows
+    + row) x columns + column. table: one row per feature, as `describe` gives it, and the columns joined to it later.
     """
 
-    arrays: dict[str, np.ndarray]
+    by_cell: csr_array
+    by_feature: csc_array
     images: pd.DataFrame
     grid: tuple[int, int]
-    d_sae: int
     table: pd.DataFrame
+    folder: Path
 
     def __repr__(self) -> str:
         rows, columns = self.grid
         return f"FeatureIndex({self.d_sae} features, {len(self.images)} pictures of {rows} x {columns} cells)"
 
     @classmethod
-    def open(cls, folder: str | Path, with_table: bool = True) -> FeatureIndex:
+    def open(cls, folder: str | Path) -> FeatureIndex:
         """What is in `folder`; FileNotFoundError where nothing was built."""
         folder = Path(folder)
         if not (folder / FACTS).is_file():
             raise FileNotFoundError(f"{folder / FACTS} is not there: build the feature index first, as Study.features")
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*BY_CELL, *BY_FEATURE)}
-        facts = pd.read_json(folder / FACTS, typ="series")
-        table = pd.read_parquet(folder / TABLE) if with_table else pd.DataFrame(index=range(facts["d_sae"]))
-        return cls(arrays, pd.read_parquet(folder / IMAGES), tuple(facts["grid"]), int(facts["d_sae"]), table)
+        facts, images, made = read_json(folder / FACTS), pd.read_parquet(folder / IMAGES), {}
+        shape = len(images) * facts["grid"][0] * facts["grid"][1], facts["d_sae"]
+        for name, kind in {"by_cell": csr_array, "by_feature": csc_array}.items():
+            arrays = (np.load(folder / f"{name}_{array}.npy", mmap_mode="r") for array in ARRAYS)
+            made[name] = kind(tuple(arrays), shape)  # plain arrays over the maps: slices of a map itself are slow
+        table = pd.read_parquet(folder / TABLE)
+        return cls(**made, images=images, grid=tuple(facts["grid"]), table=table, folder=folder)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The stage's own where the folder is a finished one, else a digest of the arrays."""
+        stage = read_json(self.folder / META).get("fingerprint")
+        return stage or digest([self.images, *(getattr(self.by_cell, array) for array in ARRAYS)])
+
+    @property
+    def d_sae(self) -> int:
+        return self.by_cell.shape[1]
 
     @property
     def cells_per_image(self) -> int:
@@ -96,52 +98,49 @@ class FeatureIndex:
 
     @property
     def n_cells(self) -> int:
-        return len(self.images) * self.cells_per_image
+        return self.by_cell.shape[0]
 
     def rows(self, *splits: str) -> np.ndarray:
         """Indices of the images of these splits, rising; ValueError for a word that is none."""
         return split_rows(self.images, splits)
 
     def firings(self, feature_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """(cells, values) of a feature, cells rising: cell = (image x rows + row) x columns + column."""
+        """(cells, values) of a feature, cells rising."""
         check_features([feature_id], self.d_sae)
-        start, end = self.arrays["feature_offsets"][feature_id : feature_id + 2]
-        return np.asarray(self.arrays["feature_cells"][start:end]), np.asarray(self.arrays["feature_values"][start:end])
+        own = slice(*self.by_feature.indptr[feature_id : feature_id + 2])
+        return self.by_feature.indices[own], self.by_feature.data[own]
 
     def image(self, row: int) -> np.ndarray:
-        """(rows, columns, d_sae) feature activations of one picture, dense; ValueError for one that is not there."""
-        if not 0 <= row < len(self.images):
-            raise ValueError(f"picture {row} is not one of 0 .. {len(self.images) - 1}")
+        """(rows, columns, d_sae) feature activations of one picture, dense."""
         first = row * self.cells_per_image
-        bounds = np.asarray(self.arrays["offsets"][first : first + self.cells_per_image + 1])
-        dense = np.zeros((self.cells_per_image, self.d_sae), np.float32)
-        features = self.arrays["features"][bounds[0] : bounds[-1]]
-        dense[np.repeat(np.arange(self.cells_per_image), np.diff(bounds)), features] = self.arrays["values"][
-            bounds[0] : bounds[-1]
-        ]
-        return dense.reshape(*self.grid, self.d_sae)
+        return self.by_cell[first : first + self.cells_per_image].toarray().reshape(*self.grid, self.d_sae)
 
     def maps(self, feature_id: int, rows: np.ndarray) -> np.ndarray:
         """(n, rows, columns) activations of one feature in these pictures."""
         cells, values = self.firings(feature_id)
-        dense = np.zeros((len(self.images), self.cells_per_image), np.float32)
-        dense.reshape(-1)[cells] = values
-        return dense[rows].reshape(-1, *self.grid)
+        dense = np.zeros(self.n_cells, np.float32)
+        dense[cells] = values
+        return dense.reshape(-1, *self.grid)[rows]
 
     def maxima(self, rows: np.ndarray | None = None) -> np.ndarray:
         """(n_images, d_sae) largest activation of each feature in each picture, or in these."""
-        dense = np.zeros((len(self.images), self.d_sae), np.float32)
-        features, starts, largest = self._image_maxima()
-        dense[self.arrays["feature_cells"][starts] // self.cells_per_image, features] = largest
-        return dense if rows is None else dense[rows]
+        entries = self._by_image(rows)
+        dense = np.zeros(entries.shape, np.float32)
+        image = np.repeat(np.arange(len(dense)), np.diff(entries.indptr))
+        np.maximum.at(dense, (image, entries.indices), entries.data)
+        return dense
 
     def sums(self, rows: np.ndarray | None = None) -> np.ndarray:
         """(n_images, d_sae) sum over cells of each feature's activation in each picture, or in these."""
-        offsets = self.arrays["offsets"][:: self.cells_per_image]
-        dense = np.zeros((len(self.images), self.d_sae), np.float32)
-        image = np.repeat(np.arange(len(self.images)), np.diff(offsets))
-        np.add.at(dense, (image, self.arrays["features"]), self.arrays["values"])
-        return dense if rows is None else dense[rows]
+        return self._by_image(rows).toarray()
+
+    def _by_image(self, rows: np.ndarray | None = None) -> csr_array:
+        """(n_images, d_sae) with an entry for each cell: scipy adds up those of the same place where it is asked to."""
+        cells = self.by_cell
+        made = csr_array(
+            (cells.data, cells.indices, cells.indptr[:: self.cells_per_image]), (len(self.images), self.d_sae)
+        )
+        return made if rows is None else made[rows]
 
     def patches(self, feature_id: int, how: str = "top", n: int = 24, rows=None, seed: int = 0) -> pd.DataFrame:
         """At most n patches where a feature is active, one a picture: image_row, image, row, column, value.
@@ -153,28 +152,19 @@ class FeatureIndex:
         if how not in ("top", "interval", "random"):
             raise ValueError(f'how must be "top", "interval" or "random", got {how!r}')
         cells, values = self.firings(feature_id)
-        if rows is not None:
-            kept = np.isin(cells // self.cells_per_image, rows)
-            cells, values = cells[kept], values[kept]
-        shuffled = np.random.default_rng((seed, feature_id)).permutation(len(cells))
-        if how == "top":
-            order = np.argsort(-values, kind="stable")
-        elif how == "random":
-            order = shuffled
-        else:  # the cells of each tenth in random order, then one of each tenth in turn
-            tenth = np.minimum((10 * values[shuffled] / values.max(initial=1e-30)).astype(int), 9)
-            turn = np.empty(len(cells), int)
-            for t in np.unique(tenth):
-                turn[tenth == t] = np.arange((tenth == t).sum())
-            order = shuffled[np.lexsort((-tenth, turn))]
-        _, first = np.unique(cells[order] // self.cells_per_image, return_index=True)
-        order = order[np.sort(first)[:n]]
-        if how == "interval":
-            order = order[np.argsort(-values[order], kind="stable")]
-        image, cell = np.divmod(cells[order].astype(np.int64), self.cells_per_image)
-        row, column = np.divmod(cell, self.grid[1])
+        image, row, column = np.unravel_index(cells, (len(self.images), *self.grid))
         names = self.images["image"].to_numpy()[image]
-        return pd.DataFrame({"image_row": image, "image": names, "row": row, "column": column, "value": values[order]})
+        table = pd.DataFrame({"image_row": image, "image": names, "row": row, "column": column, "value": values})
+        table = table if rows is None else table[table["image_row"].isin(rows)]
+        strongest = {"by": "value", "ascending": False, "kind": "stable"}
+        if how == "top":
+            return table.sort_values(**strongest).drop_duplicates("image_row").head(n).reset_index(drop=True)
+        table = table.iloc[np.random.default_rng((seed, feature_id)).permutation(len(table))]
+        if how == "interval":  # of cells in random order one of each tenth in turn
+            tenth = (10 * table["value"] / table["value"].max()).clip(upper=9).astype(int)
+            turn = tenth.groupby(tenth).cumcount()
+            table = table.iloc[np.lexsort((-tenth, turn))].drop_duplicates("image_row").head(n).sort_values(**strongest)
+        return table.drop_duplicates("image_row").head(n).reset_index(drop=True)
 
     def coactive(self, feature_id: int, n: int = 8) -> pd.DataFrame:
         """The n features most often active in the same cell, beyond chance: feature_id, share, lift.
@@ -184,24 +174,12 @@ class FeatureIndex:
         """
         cells, _ = self.firings(feature_id)
         cells = cells[:: max(1, -(-len(cells) // N_COACTIVE))]
-        offsets = self.arrays["offsets"]
-        spans = [self.arrays["features"][offsets[c] : offsets[c + 1]] for c in cells]
-        counts = np.bincount(np.concatenate(spans), minlength=self.d_sae) if spans else np.zeros(self.d_sae)
-        share, density = counts / max(1, len(cells)), np.diff(self.arrays["feature_offsets"]) / self.n_cells
+        share = np.bincount(self.by_cell[cells].indices, minlength=self.d_sae) / max(1, len(cells))
+        density = np.diff(self.by_feature.indptr) / self.n_cells
         share[feature_id] = 0
         best = np.argsort(density - share, kind="stable")[:n]
         best = best[share[best] > density[best]]
         return pd.DataFrame({"feature_id": best, "share": share[best], "lift": share[best] / density[best]})
-
-    def _image_maxima(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(feature, index of the first entry, maximum) of each pair of a feature and a picture it is active in."""
-        bounds = self.arrays["feature_offsets"]
-        features = np.repeat(np.arange(self.d_sae), np.diff(bounds))
-        image = np.asarray(self.arrays["feature_cells"]) // self.cells_per_image
-        starts = np.flatnonzero(np.diff(features, prepend=-1) | np.diff(image.astype(np.int64), prepend=-1))
-        if not len(starts):
-            return features, starts, np.zeros(0, np.float32)
-        return features[starts], starts, np.maximum.reduceat(self.arrays["feature_values"], starts)
 
 
 def check_features(features: Sequence[int], d_sae: int) -> None:
@@ -215,37 +193,26 @@ def check_features(features: Sequence[int], d_sae: int) -> None:
 def describe(index: FeatureIndex, sae: SparseAutoencoder) -> pd.DataFrame:
     """One row per feature, over all indexed pictures.
 
-    density_cell, density_image: share of cells, of pictures, in which it is active; mean, q50, q90, q99, max: of its
-    activation where active; row, column: centre of activation, in cells from the top left, weighted by activation;
-    spread: root mean squared distance from there, in cells; norm: length of its decoder row; enc_dec_cosine: between
-    its encoder column and decoder row. Features that never fire have nan there.
+    density_cell, density_image: share of cells, of pictures, in which it is active; mean, max: of its activation where
+    active; row, column: centre of activation, in cells from the top left, weighted by activation; norm: length of its
+    decoder row. Features that never fire have nan there.
     """
-    bounds = np.asarray(index.arrays["feature_offsets"])
-    counts, values = np.diff(bounds), np.asarray(index.arrays["feature_values"], np.float64)
-    features = np.repeat(np.arange(index.d_sae), counts)
-    ordered = values[np.lexsort((values, features))]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sums = np.bincount(features, values, index.d_sae)
-        table = {
+    counts = np.diff(index.by_feature.indptr)
+    in_images = index._by_image().copy()
+    in_images.sum_duplicates()
+    row, column = np.divmod(np.arange(index.n_cells) % index.cells_per_image, index.grid[1])
+    sums, down, across = np.stack([np.ones(index.n_cells), row, column]) @ index.by_feature
+    with np.errstate(invalid="ignore"):
+        return pd.DataFrame({
             "feature_id": np.arange(index.d_sae),
             "density_cell": counts / index.n_cells,
-            "density_image": np.bincount(index._image_maxima()[0], minlength=index.d_sae) / len(index.images),
+            "density_image": np.bincount(in_images.indices, minlength=index.d_sae) / len(index.images),
             "mean": sums / counts,
-        }
-        for q in (*QUANTILES, 1.0):
-            at = bounds[:-1] + np.maximum(0, np.ceil(q * counts) - 1).astype(int)
-            column = np.full(index.d_sae, np.nan)
-            column[counts > 0] = ordered[at[counts > 0]]
-            table["max" if q == 1 else f"q{100 * q:.0f}"] = column
-        cell = np.asarray(index.arrays["feature_cells"]).astype(np.int64) % index.cells_per_image
-        places = np.divmod(cell, index.grid[1])
-        centres = [np.bincount(features, values * place, index.d_sae) / sums for place in places]
-        squares = sum((place - centre[features]) ** 2 for place, centre in zip(places, centres, strict=True))
-        table |= {"row": centres[0], "column": centres[1]}
-        table["spread"] = np.sqrt(np.bincount(features, values * squares, index.d_sae) / sums)
-    W_dec, rows_enc = sae.W_dec.detach(), sae.W_enc_rows.detach()
-    table |= {"norm": W_dec.norm(dim=1).numpy(), "enc_dec_cosine": cosine_similarity(W_dec, rows_enc).numpy()}
-    return pd.DataFrame(table)
+            "max": np.where(counts > 0, index.by_feature.max(axis=0).toarray(), np.nan),
+            "row": down / sums,
+            "column": across / sums,
+            "norm": sae.W_dec.detach().norm(dim=1).numpy(),
+        })  # fmt: skip
 
 
 def neighbours(W_dec: torch.Tensor, feature_id: int, n: int = 8) -> pd.DataFrame:

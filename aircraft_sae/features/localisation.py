@@ -1,24 +1,28 @@
 """Where in a picture a feature is, finer than its cells: stitched maps, gradients; and how well they find a part.
 
-A cell of the last stage stands for 32 x 32 pixels but sees far more. Three maps of one feature in one picture: the
-plain map of its cells; a stitched one from pictures shifted by a quarter of a cell, interleaved (shift-and-stitch, Long
-et al. 2015, arXiv 1411.4038, section 3.2); and gradient x input of the feature at its peak, pixel by pixel.
+A cell stands for a square of pixels but sees far more. Three maps of one feature in one picture: the plain map of its
+cells; a stitched one from pictures shifted by a quarter of a cell, interleaved (shift-and-stitch, Long et al. 2015,
+arXiv 1411.4038, section 3.2); and gradient x input of the feature at its peak, pixel by pixel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from math import ceil
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
-from torch.nn.functional import pad
+from torch.nn.functional import adaptive_avg_pool2d, pad
 
-from aircraft_sae.activations import captured
+from aircraft_sae.activations import see_features
 from aircraft_sae.devices import side_by_side
-from aircraft_sae.networks import Classifier
+from aircraft_sae.features.index import FeatureIndex
+from aircraft_sae.features.regions import Regions
+from aircraft_sae.networks import Network
+from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 
 SHIFTS = 4
@@ -29,49 +33,40 @@ TOLERANCE = 15 / 224
 
 @torch.no_grad()
 def stitched_maps(
-    classifier: Classifier, sae: SparseAutoencoder, picture: torch.Tensor, features: Sequence[int]
+    network: Network, sae: SparseAutoencoder, x: torch.Tensor, features: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """((len(features), 4 rows, 4 columns) stitched maps, (len(features), rows, columns) plain ones) of a picture.
 
-    picture: (3, size, size), normalised. Shifted pictures are filled by reflection.
+    x: (3, size, size), normalised. Shifted pictures are filled by reflection.
     """
-    where = next(classifier.model.parameters()).device
-    with captured(classifier, [sae.cfg.site]) as acts:
-        classifier.model(picture[None].to(where))
-    plain = _encoded(sae, acts[sae.cfg.site], features)[0]
+    plain = see_features(network, sae, x[None])[1][0, ..., list(features)]
     rows, columns = plain.shape[:2]
-    size, cell = picture.shape[1], picture.shape[1] // rows
-    half, step = cell // 2, cell // SHIFTS
-    wide = pad(picture[None], (half,) * 4, mode="reflect")[0]
-    # a picture shifted by s has under its cell i what is s - half further down: the fine cell that is centred there
-    starts = [round((i + 0.5) * step) for i in range(SHIFTS)]
-    batch = torch.stack([wide[:, top : top + size, left : left + size] for top in starts for left in starts])
-    with captured(classifier, [sae.cfg.site]) as acts:
-        classifier.model(batch.to(where))
-    maps = _encoded(sae, acts[sae.cfg.site], features).view(SHIFTS, SHIFTS, rows, columns, -1)
-    fine = maps.permute(4, 2, 0, 3, 1).reshape(len(features), rows * SHIFTS, columns * SHIFTS)
-    return fine.numpy(), plain.permute(2, 0, 1).numpy()
-
-
-def _encoded(sae: SparseAutoencoder, acts: torch.Tensor, features: Sequence[int]) -> torch.Tensor:
-    cells = acts.float().cpu().permute(0, 2, 3, 1)
-    return sae.encode(cells.flatten(0, 2)).dense().view(*cells.shape[:3], -1)[..., list(features)]
+    height, width = x.shape[1:]
+    half = ceil(max(height / rows, width / columns) / 2)
+    wide = pad(x[None], (half,) * 4, mode="reflect")[0]
+    # from the middle of a cell to that of each of its fine cells: what a shifted picture has under the whole cell
+    steps = (np.arange(SHIFTS) + 0.5) / SHIFTS - 0.5
+    tops, lefts = ((half + steps * size / n).round().astype(int) for size, n in ((height, rows), (width, columns)))
+    maps = []
+    for top in tops:
+        shifted = torch.stack([wide[:, top : top + height, left : left + width] for left in lefts])
+        maps.append(see_features(network, sae, shifted)[1][..., list(features)])
+    fine = torch.stack(maps).permute(4, 2, 0, 3, 1)  # features, rows, shifts down, columns, shifts across
+    return fine.reshape(-1, rows * SHIFTS, columns * SHIFTS).numpy(), plain.permute(2, 0, 1).numpy()
 
 
 def gradient_maps(
-    classifier: Classifier, sae: SparseAutoencoder, picture: torch.Tensor, feature_id: int, cell: tuple[int, int]
+    network: Network, sae: SparseAutoencoder, x: torch.Tensor, feature_id: int, cell: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """((size, size) gradient x input, (size, size) absolute gradient) of a feature's pre-activation in one cell.
 
-    Both are summed over colours, the first where positive. picture: (3, size, size), normalised.
+    Both are summed over colours, the first where positive. x: (3, size, size), normalised.
     """
-    x = picture[None].clone().to(next(classifier.model.parameters()).device).requires_grad_()
-    with captured(classifier, [sae.cfg.site]) as acts:
-        classifier.model(x)
-    value = acts[sae.cfg.site][0, :, cell[0], cell[1]].cpu() @ sae.W_enc_rows[feature_id].detach()
-    (gradient,) = torch.autograd.grad(value, x)
-    product, gradient = (gradient * x.detach())[0].sum(0).relu(), gradient[0].abs().sum(0)
-    return product.cpu().numpy(), gradient.cpu().numpy()
+    x = x.clone().requires_grad_()
+    with torch.enable_grad():
+        acts = network.see(x[None], [sae.cfg.site]).acts[sae.cfg.site]
+        (gradient,) = torch.autograd.grad(acts[0, cell[0], cell[1]] @ sae.W_enc_rows[feature_id].detach(), x)
+    return (gradient * x.detach()).sum(0).relu().numpy(), gradient.abs().sum(0).numpy()
 
 
 def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[int, int], share: float = 0.5) -> float:
@@ -97,16 +92,15 @@ def localisation(values: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     if not values.max() > 0 or not mask.any():
         return dict.fromkeys(("pointing", "energy", "lift", "iou_of_oracle"), np.nan)
     size = len(mask)
-    rows, columns = (np.minimum(np.arange(size) * n // size, n - 1) for n in values.shape)
-    spread, radius = values[np.ix_(rows, columns)], max(1, round(TOLERANCE * size))
+    pixels = np.ix_(*(np.arange(size) * n // size for n in values.shape))
+    spread, radius = values[pixels], max(1, round(TOLERANCE * size))
     near = distance_transform_edt(~mask) <= radius
     peak = np.argwhere(spread == spread.max()).mean(0).round().astype(int)
     energy = spread[mask].sum() / spread.sum()
-    covered = mask.reshape(values.shape[0], size // values.shape[0], values.shape[1], -1).mean((1, 3))
-    oracle = _best_iou(covered[np.ix_(rows, columns)], mask)
+    covered = adaptive_avg_pool2d(torch.from_numpy(mask)[None].double(), values.shape)[0].numpy()
     return {
         "pointing": near[tuple(peak)] - near.mean(), "energy": energy, "lift": energy / mask.mean(),
-        "iou_of_oracle": _best_iou(spread, mask) / oracle,
+        "iou_of_oracle": _best_iou(spread, mask) / _best_iou(covered[pixels], mask),
     }  # fmt: skip
 
 
@@ -115,28 +109,45 @@ def _best_iou(values: np.ndarray, mask: np.ndarray, n_levels: int = 64) -> float
     return max(((values >= level) & mask).sum() / ((values >= level) | mask).sum() for level in levels)
 
 
-def localise(
-    classifier: Classifier, sae: SparseAutoencoder, pictures: Sequence[torch.Tensor], masks, picks: pd.DataFrame
-) -> pd.DataFrame:
+def part_picks(index: FeatureIndex, regions: Regions, matches: pd.DataFrame, n: int) -> pd.DataFrame:
+    """For each part the n pictures of half B that show it and in which its feature is strongest.
+
+    matches: of `best_matches`. Rows of `FeatureIndex.patches`, with feature_id and part.
+    """
+    picks, shows = [], regions.labels.any((1, 2)) & regions.in_b[:, None]
+    for part, feature_id in matches["feature_id"].astype(int).items():
+        found = index.patches(feature_id, "top", n, regions.rows[shows[:, regions.names.index(part)]])
+        picks.append(found.assign(feature_id=feature_id, part=part))
+    return pd.concat(picks, ignore_index=True)
+
+
+def localise(network: Network, sae: SparseAutoencoder, pictures: Pictures, picks: pd.DataFrame) -> pd.DataFrame:
     """One row for each pick and kind of map ("cells", "stitched", "gradient"): the scores of `localisation`.
 
-    pictures: normalised (3, size, size), masks: (size, size) bool of the part, both in the order of picks, which names
-    feature_id, row, column (the peak's cell). The gradient is smoothed by 4 pixels. radius: `effective_radius`, in
-    pixels, of the gradient's row.
+    picks: of `part_picks`. The gradient is smoothed by 4 pixels. radius: `effective_radius`, in pixels, of the
+    gradient's row.
     """
 
-    def of_pick(picked) -> list[dict[str, object]]:
-        picture, mask, pick = picked
-        fine, plain = stitched_maps(classifier, sae, picture, [pick.feature_id])
-        cell = int(pick.row), int(pick.column)
-        product, gradient = gradient_maps(classifier, sae, picture, pick.feature_id, cell)
+    def of_pick(pick) -> list[dict[str, object]]:
+        x, cell = network.as_input(pictures.picture(pick.image)), (int(pick.row), int(pick.column))
+        mask = pictures.mask(pick.image) == pictures.region_names.index(pick.part) + 1
+        mask = mask[np.ix_(*(np.arange(network.size) * n // network.size for n in mask.shape))]  # the nearest pixels
+        fine, plain = stitched_maps(network, sae, x, [pick.feature_id])
+        product, gradient = gradient_maps(network, sae, x, pick.feature_id, cell)
         radius = {"gradient": effective_radius(gradient, cell, plain.shape[1:])}
         maps = {"cells": plain[0], "stitched": fine[0], "gradient": gaussian_filter(product, 4)}
-        facts = {"feature_id": pick.feature_id, "image_row": pick.image_row}
+        facts = {"feature_id": pick.feature_id, "part": pick.part, "image_row": pick.image_row}
         return [
             facts | {"kind": kind} | localisation(values, mask) | {"radius": radius.get(kind, np.nan)}
             for kind, values in maps.items()
         ]
 
-    found = side_by_side(of_pick, zip(pictures, masks, picks.itertuples(), strict=True))
+    found = side_by_side(of_pick, picks.itertuples())
     return pd.DataFrame(list(chain.from_iterable(found)))
+
+
+def neighbour_correlation(maps: np.ndarray) -> tuple[float, float]:
+    """Correlation of vertical and of horizontal neighbours in maps (n, rows, columns); nan where all are alike."""
+    pairs = (maps[:, :-1], maps[:, 1:]), (maps[:, :, :-1], maps[:, :, 1:])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return tuple(float(np.corrcoef(one.ravel(), two.ravel())[0, 1]) for one, two in pairs)

@@ -5,61 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from aircraft_sae.activations import Activations
-from aircraft_sae.features.index import TABLE, FeatureIndex, build_index
-from aircraft_sae.features.parts import cell_labels, part_scores
-from aircraft_sae.features.selectivity import N_PERMUTATIONS, halves, selectivity
-from aircraft_sae.pictures import AircraftData
+from aircraft_sae.features.index import TABLE, build_index
+from aircraft_sae.features.regions import Regions, best_parts, part_scores
+from aircraft_sae.features.selectivity import halves
+from aircraft_sae.features.selectivity import selectivity as class_selectivity
+from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
-PARTS_TABLE = "parts.parquet"
+PARTS = "parts.parquet"
 
 
 def build_features(
+    folder: str | Path,
     sae: SparseAutoencoder,
     acts: Activations,
-    data: AircraftData,
-    folder: str | Path,
-    n_permutations: int = N_PERMUTATIONS,
-    progress: bool = True,
+    pictures: Pictures,
     splits: Sequence[str] = ("train", "val", "test"),
+    selectivity: bool = True,
+    progress: bool = True,
 ) -> None:
     """The index of all pictures (of these splits), and in features.parquet what the test pictures say of each feature.
 
-    Columns: those of `describe`, of `selectivity` on each level (not with n_permutations=0) and, where there are masks,
-    part (largest excess on half A) with its scores of `part_scores` on half B, as part_ap, part_auroc, …; parts.parquet
-    has all features and parts.
+    Columns: those of `describe`; of `selectivity` on each level that the pictures have; where they have regions, part
+    (largest excess on half A) with its scores of `part_scores` on half B, as part_ap, part_auroc, …; parts.parquet has
+    all features and parts.
     """
-    folder = Path(folder)
-    build_index(sae, acts, folder, progress, acts.rows(*splits))
-    index = FeatureIndex.open(folder)
-    test = index.rows("test")
-    images = index.images.iloc[test]
-    in_b = halves(images[data.levels[0]])
-    labels = {
-        level: (pd.Categorical(images[level], data.classes(level)).codes, data.classes(level)) for level in data.levels
-    }
-    table = index.table
-    if n_permutations:
-        table = table.join(selectivity(index.maxima(test), labels, in_b, n_permutations))
-    if data.masks:
-        classes = labels[data.levels[0]][0]
-        scores = part_scores(index, *cell_labels(data, images["image"], index.grid), test, in_b, classes)
-        write_parquet(scores, folder / PARTS_TABLE)
+    index = build_index(sae, acts, folder, progress, acts.rows(*splits))
+    table, images, levels = index.table, index.images.iloc[index.rows("test")], pictures.levels
+    if len(images) > 1 and levels and selectivity:
+        names = {level: pictures.classes(level) for level in levels}
+        labels = {level: (pd.Categorical(images[level], names[level]).codes, names[level]) for level in levels}
+        table = table.join(class_selectivity(index.maxima(index.rows("test")), labels, halves(images[levels[0]])))
+    if len(images) > 1 and pictures.region_names:
+        scores = part_scores(index, Regions.of(index, pictures))
+        write_parquet(scores, Path(folder) / PARTS)
         table = table.join(best_parts(scores).drop(columns="feature_id"))
-    write_parquet(table, folder / TABLE)
-
-
-def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each feature's part, that of its largest excess on half A: feature_id, part, part_ap, …; in the features' order.
-
-    Not the largest average precision, which is nearly always that of the part most often seen.
-    """
-    n_parts = scores["part"].nunique()
-    best = scores["excess_a"].fillna(-1).to_numpy().reshape(-1, n_parts).argmax(1)
-    chosen = scores.iloc[np.arange(len(best)) * n_parts + best].reset_index(drop=True)
-    return chosen.rename(columns={c: f"part_{c}" for c in chosen if c not in ("feature_id", "part")})
+    write_parquet(table, Path(folder) / TABLE)

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest, false_discovery_control
 
-from aircraft_sae.features import FeatureIndex, cell_labels, excess_tests, halves
+from aircraft_sae.features import FeatureIndex, Regions, excess_tests
 from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.interventions.editing import FIRST, Responses
 from aircraft_sae.interventions.suppression import PooledHead, random_directions, suppress_all
@@ -68,12 +68,8 @@ def judge(
 
     index: of the dictionary; removals: what `edit_scenes` wrote for "remove", with acts of `network`.
     """
-    test = index.rows("test")
-    images = index.images.iloc[test]
-    labels, aircraft = cell_labels(data, images["image"], index.grid)
-    pairs, level = list(claims[["feature_id", "part"]].itertuples(index=False)), data.levels[0]
-    classes = pd.Categorical(images[level], data.classes(level)).codes
-    excess = excess_tests(index, labels, aircraft, test, halves(images[level]), classes, pairs)
+    pairs = list(claims[["feature_id", "part"]].itertuples(index=False))
+    excess = excess_tests(index, Regions.of(index, data), pairs)
     return part_verdicts(claims, excess, Responses.of(dictionary, removals, network), seed_match)
 
 

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import torch
 
-from aircraft_sae.activations import Activations, captured
-from aircraft_sae.features import FeatureIndex, build_index, cell_labels, halves, part_scores, probe_scores
-from aircraft_sae.pictures import Views, loader, test_transform
+from aircraft_sae.activations import Activations, extract
+from aircraft_sae.features import Regions, best_matches, build_index, part_scores, probe_scores
+from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae.training import train_sae
 from aircraft_sae.study import Study
@@ -32,42 +30,22 @@ SHORT = 1_000_000
 
 def scored(study: Study, acts: Activations, **changes) -> str:
     """Train an autoencoder of these acts and say how well its features, and a probe, find parts."""
-    cfg, data = replace(study.config.sae, n_cells=SHORT, **changes), study.dataset()
+    cfg = replace(study.config.sae, n_cells=SHORT, **changes)
     with tempfile.TemporaryDirectory() as folder:
-        train_sae(cfg, acts, acts.rows("train", "val"), Path(folder), progress=False)
-        build_index(SparseAutoencoder.load(folder), acts, folder, progress=False)
-        index = FeatureIndex.open(folder)
-        test = index.rows("test")
-        images, level = index.images.iloc[test], data.levels[0]
-        in_b, classes = halves(images[level]), pd.Categorical(images[level]).codes
-        labels, aircraft = cell_labels(data, images["image"], index.grid)
-        scores = part_scores(index, labels, aircraft, test, in_b, classes)
-        probe = probe_scores(acts.acts[acts.rows("test")], labels, in_b)["ap"].mean()
-    best = scores.sort_values("ap_a", ascending=False, kind="stable").drop_duplicates("part")["ap"]
+        train_sae(folder=Path(folder), cfg=cfg, acts=acts, rows=acts.rows("train", "val"), progress=False)
+        index = build_index(SparseAutoencoder.load(folder), acts, folder, progress=False)
+        regions = Regions.of(index, study.pictures())
+        best = best_matches(part_scores(index, regions))["ap"]
+        probe = probe_scores(acts.acts[acts.rows("test")], regions)["ap"].mean()
     return f"mean AP {best.mean():.3f}, {(best >= 0.3).sum()} parts at 0.3 or more; probe {probe:.3f}"
 
 
-def seen(study: Study, size: int, names: dict[str, torch.nn.Module] | None = None) -> dict[str, Activations]:
-    """Acts of all pictures at another size, at stage 4 or after other modules."""
-    classifier, data = study.classifier(), study.dataset()
-    transform, found = test_transform(size, classifier.mean, classifier.std), {}
-    table = data.table.reset_index(drop=True)
-    pictures = Views(data.picture, table["image"].tolist(), np.zeros(len(table), int), transform)
-    kept = {name: [] for name in names or ["stage4"]}
-    hooks = [
-        module.register_forward_hook(lambda _m, _i, out, name=name: found.__setitem__(name, out))
-        for name, module in (names or {}).items()
-    ]
-    try:
-        for batch, _, _ in loader(pictures, 32, workers=1):
-            with torch.inference_mode(), captured(classifier, ["stage4"]) as at:
-                classifier.model(batch)
-            for name in kept:
-                kept[name].append((found if names else at)[name].permute(0, 2, 3, 1).half().numpy())
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: Activations(np.concatenate(blocks), table) for name, blocks in kept.items()}
+def seen(study: Study, network: Network, sites: Sequence[str]) -> Iterator[Activations]:
+    """Acts of all pictures at these sites."""
+    with tempfile.TemporaryDirectory() as folder:
+        extract(Path(folder), network, study.pictures(), sites, progress=False)
+        for site in sites:
+            yield Activations.open(folder, site)
 
 
 def trials(study: Study, groups: list[str]) -> Iterator[tuple[str, Activations, dict]]:
@@ -80,12 +58,13 @@ def trials(study: Study, groups: list[str]) -> Iterator[tuple[str, Activations, 
             yield f"k {k}", acts, {"k": k}
         yield "Matryoshka", acts, {"variant": "matryoshka", "prefixes": (0.125, 0.25, 0.5, 1.0)}
         yield "stage 3", study.activations("stage3"), {"site": "stage3"}
+    network = study.network()
     if "inside" in groups:
-        stage = study.classifier().site("stage4")
-        modules = {"before its blocks": stage.downsample}
-        modules |= {f"after block {i + 1}": block for i, block in enumerate(stage.blocks)}
-        for name, made in seen(study, study.classifier().image_size, modules).items():
-            yield f"inside stage 4, {name}", made, {}
+        n_blocks = len(network.model.stages[3].blocks)
+        inside = {"stages.3.downsample": "before its blocks"}
+        inside |= {f"stages.3.blocks.{i}": f"after block {i + 1}" for i in range(n_blocks)}
+        for made in seen(study, network, list(inside)):
+            yield f"inside stage 4, {inside[made.site]}", made, {}
     if "residual" in groups:
         rows = np.flatnonzero(acts.images["split"] != "views")
         images = acts.images.iloc[rows].reset_index(drop=True)
@@ -96,7 +75,9 @@ def trials(study: Study, groups: list[str]) -> Iterator[tuple[str, Activations, 
         yield "less each place's mean too", Activations(less.astype(np.float16), images), {}
     if "sizes" in groups:
         for size in (320, 448):
-            yield f"pictures of {size} pixels", seen(study, size)["stage4"], {}
+            larger = Network(network.model, network.classes, size, network.mean, network.std)
+            for made in seen(study, larger, ["stage4"]):
+                yield f"pictures of {size} pixels", made, {}
 
 
 if __name__ == "__main__":

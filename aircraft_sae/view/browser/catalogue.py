@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -70,8 +70,6 @@ class Catalogue:
         if study.config.sae.site != "stage4":
             raise ValueError(f"the browser needs an autoencoder of stage4, this study's is of {study.config.sae.site}")
         index, data = study.features(), study.dataset()
-        # plain arrays over the same files: slices of a memory map are slow, and co-activity takes thousands
-        index = replace(index, arrays={name: np.asarray(array) for name, array in index.arrays.items()})
         rows, scores = index.rows("test"), study.folder / "features" / "main" / "parts.parquet"
         images = index.images.iloc[rows].reset_index(drop=True)
         predictions = study.classifier().predictions.set_index("image")
@@ -172,8 +170,7 @@ class Catalogue:
     def _parts(self, feature_id: int) -> list[dict[str, Any]]:
         if self.parts is None:
             return []
-        n = self.parts["part"].nunique()
-        own = self.parts.iloc[feature_id * n : (feature_id + 1) * n]
+        own = self.parts[self.parts["feature_id"] == feature_id]
         table = own[["part", "ap", "excess", "prevalence"]].reset_index(drop=True)
         if self.responses is not None:
             responses = self.responses.query("feature_id == @feature_id").set_index("part")["response"]

@@ -1,0 +1,247 @@
+"""Which regions of the pictures features follow, cell by cell: scores on half B beside what can be guessed.
+
+A region is whatever the pictures know where to find; tables call it a part, which it is in the hangar. Claims are
+chosen on half A of the pictures and scored on half B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from aircraft_sae.features.index import FeatureIndex
+from aircraft_sae.features.selectivity import halves
+from aircraft_sae.metrics import auroc_difference, bootstrap_counts
+from aircraft_sae.pictures import Pictures
+
+LEAST = 0.25
+"""Share of a cell that shows a region, or of a region that a cell shows, from which the cell counts as the region's."""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What the cells of an index's n test pictures show. rows: (n,) in the index; in_b: (n,) bool, half B.
+
+    labels: (n, rows, columns, regions) bool, whether a cell shows a region; shown: (n, rows, columns) share of a cell
+    that shows any; classes: (n,) codes of the finest level, 0 where there is none.
+    """
+
+    names: list[str]
+    rows: np.ndarray
+    labels: np.ndarray
+    shown: np.ndarray
+    in_b: np.ndarray
+    classes: np.ndarray
+
+    @classmethod
+    def of(cls, index: FeatureIndex, pictures: Pictures) -> Regions:
+        rows = index.rows("test")
+        images, codes = index.images.iloc[rows], np.zeros(len(rows), int)
+        if pictures.levels:
+            codes = pd.Categorical(images[pictures.levels[0]], pictures.classes(pictures.levels[0])).codes
+        labels, shown = _cell_labels(pictures, tuple(images["image"]), index.grid)
+        return cls(list(pictures.region_names), rows, labels, shown, halves(codes), codes)
+
+    @property
+    def within(self) -> np.ndarray:
+        """(n, rows, columns) bool, whether a cell shows enough of any region: background left out."""
+        return self.shown >= LEAST
+
+
+@lru_cache(maxsize=4)  # every dictionary is scored on the same pictures
+def _cell_labels(pictures: Pictures, images: tuple[str, ...], grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    coverage = np.stack([np.float64(pictures.regions(image, grid)) for image in images])
+    whole = coverage.sum((1, 2), keepdims=True)
+    return (coverage >= LEAST) | (coverage >= LEAST * np.maximum(whole, 1e-9)), coverage.sum(3)
+
+
+def ranking_scores(values: np.ndarray, member: np.ndarray, n_in: np.ndarray, n_cells: int) -> dict[str, np.ndarray]:
+    """Average precision, AUROC and best F1 of a sparse score for several labels at once.
+
+    values: (m,) positive scores of the active cells, all others being 0; member: (m, parts) their labels; n_in:
+    (parts,) cells with the label among all n_cells. Returns ap, auroc, f1, threshold, each (parts,); nan where there
+    are no such cells. Ties count as in scikit-learn's average_precision_score and roc_auc_score on the dense vector.
+    """
+    order = np.argsort(-values, kind="stable")
+    ends = np.flatnonzero(np.diff(values[order], append=-1.0))  # the last of each value
+    hits = np.vstack([member[order].cumsum(0, dtype=np.float64)[ends], n_in])  # the last threshold takes all cells
+    taken = np.append(ends + 1.0, n_cells)[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gained, wrong = np.diff(hits, axis=0, prepend=0), taken - hits
+        ap = (gained * hits / taken).sum(0) / n_in
+        auroc = 1 - (gained * (wrong - np.diff(wrong, axis=0, prepend=0) / 2)).sum(0) / (n_in * (n_cells - n_in))
+        f1 = np.vstack([2 * hits[:-1] / (taken[:-1] + n_in), np.zeros(len(n_in))])  # to take none has 0
+    levels, nan = np.append(values[order][ends], np.inf), np.where(n_in == 0, np.nan, 0)
+    return {"ap": ap + nan, "auroc": auroc + nan, "f1": f1.max(0) + nan, "threshold": levels[f1.argmax(0)]}
+
+
+def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
+    """One row per feature and part: how well the feature's activation finds the part's cells in half B.
+
+    ap_a, ap, auroc: on A, on B, on B; f1: on B at `threshold`, which is best on A; prevalence: share of B's cells that
+    show the part. Among cells of B that are not background alone: auroc_within, and auroc_<guess> of each of `guesses`;
+    excess: auroc_within less the largest of these; excess_a: the same on A, to choose by.
+    """
+    half_b, shape = regions.in_b[:, None, None], regions.shown.shape
+    masks = {
+        "a": np.broadcast_to(~half_b, shape), "b": np.broadcast_to(half_b, shape),
+        "within_a": ~half_b & regions.within, "within": half_b & regions.within,
+    }  # fmt: skip
+    numbers, own = {}, {name: regions.labels[mask] for name, mask in masks.items()}
+    for name, mask in masks.items():  # of each of the index's cells among those of the mask
+        numbers[name] = np.full((len(index.images), *index.grid), -1)
+        numbers[name][regions.rows] = np.where(mask, mask.cumsum().reshape(shape) - 1, -1)
+    n_in = {name: labels.sum(0) for name, labels in own.items()}
+    known = _guessed(regions, regions.in_b)
+    known["prevalence"] = n_in["b"] / len(own["b"])
+    best_a = _guessed(regions, ~regions.in_b).max(axis=1).to_numpy()
+    tables = []
+    for feature_id in range(index.d_sae):
+        cells, values = index.firings(feature_id)
+        at = {name: number.reshape(-1)[cells] for name, number in numbers.items()}
+        active = {name: (values[i >= 0], own[name][i[i >= 0]]) for name, i in at.items()}
+        got = {name: ranking_scores(*active[name], n_in[name], len(own[name])) for name in masks}
+        over = active["b"][0][:, None] >= got["a"]["threshold"]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            f1 = 2 * (over & active["b"][1]).sum(0) / (over.sum(0) + n_in["b"])
+        tables.append(pd.DataFrame({
+            "feature_id": feature_id, "part": regions.names, "ap_a": got["a"]["ap"], "ap": got["b"]["ap"],
+            "auroc": got["b"]["auroc"], "f1": f1, "auroc_within": got["within"]["auroc"],
+            "threshold": got["a"]["threshold"], "excess_a": got["within_a"]["auroc"] - best_a,
+        }))  # fmt: skip
+    table = pd.concat(tables, ignore_index=True).join(known, on="part")
+    guessed = known.drop(columns="prevalence").max(axis=1)
+    return table.assign(excess=table["auroc_within"] - table["part"].map(guessed))
+
+
+def _guessed(regions: Regions, of: np.ndarray) -> pd.DataFrame:
+    """AUROC of each of `guesses` in the cells of these pictures that are not background, as auroc_<guess>.
+
+    A row per part; nan where all or none of the cells show it.
+    """
+    within = regions.within[of]
+    own, table = regions.labels[of][within], {}
+    mixed = own.any(0) & ~own.all(0)
+    for name, scores in guesses(regions, of).items():
+        columns = zip(own.T, scores[within].T, mixed, strict=True)
+        table[f"auroc_{name}"] = [roc_auc_score(labels, score) if both else np.nan for labels, score, both in columns]
+    return pd.DataFrame(table, regions.names)
+
+
+def guesses(regions: Regions, of: np.ndarray) -> dict[str, np.ndarray]:
+    """What is known of the pictures `of` (n,) without looking for a part: scores (pictures, rows, columns, parts).
+
+    place: how often half A shows the part in that cell; outline: how much of any part is in it; class: how often half
+    A's pictures of this class show the part at all; class_outline: the product of these two.
+    """
+    labels, classes = regions.labels[~regions.in_b], regions.classes[~regions.in_b]
+    by_class = pd.DataFrame(labels.any((1, 2))).groupby(classes).mean().reindex(regions.classes[of], fill_value=0)
+    share, outline = by_class.to_numpy()[:, None, None], regions.shown[of][..., None]
+    made = {"place": labels.mean(0), "outline": outline, "class": share, "class_outline": share * outline}
+    return {name: np.broadcast_to(score, regions.labels[of].shape) for name, score in made.items()}
+
+
+def guess_scores(regions: Regions) -> pd.DataFrame:
+    """Average precision on half B of guesses that know the true outline: guess, part, ap.
+
+    Beside the outline alone, it is multiplied by the guesses of place, of class, and of both.
+    """
+    known, own, table = guesses(regions, regions.in_b), regions.labels[regions.in_b], []
+    made = {
+        "outline": known["outline"], "outline, place": known["outline"] * known["place"],
+        "outline, class": known["class_outline"], "outline, place, class": known["class_outline"] * known["place"],
+    }  # fmt: skip
+    for name, score in made.items():
+        for i, part in enumerate(regions.names):
+            table.append({"guess": name, "part": part, "ap": average_precision(own[..., i], score[..., i])})
+    return pd.DataFrame(table)
+
+
+def average_precision(member: np.ndarray, score: np.ndarray) -> float:
+    """scikit-learn's, of arrays of any shape; nan where there is no positive."""
+    return average_precision_score(member.ravel(), score.ravel()) if member.any() else np.nan
+
+
+def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
+    """Each feature's part, that of its largest excess on half A: feature_id, part, part_ap, …; features in order.
+
+    scores: of `part_scores`, its rows in any order. Not the largest average precision, which is nearly always that of
+    the part most often seen.
+    """
+    ranked = scores.sort_values(["excess_a", "part"], ascending=[False, True])  # nan comes last
+    chosen = ranked.drop_duplicates("feature_id").sort_values("feature_id", ignore_index=True)
+    return chosen.rename(columns={c: f"part_{c}" for c in chosen if c not in ("feature_id", "part")})
+
+
+def best_matches(scores: pd.DataFrame) -> pd.DataFrame:
+    """Each part's feature, that of the largest average precision on half A, with its scores; rows by part.
+
+    scores: of `part_scores`, its rows in any order; ties go to the lower id.
+    """
+    ranked = scores.sort_values(["ap_a", "feature_id", "part"], ascending=[False, True, True])
+    return ranked.drop_duplicates("part").set_index("part")
+
+
+def match_draws(index: FeatureIndex, regions: Regions, matches: pd.DataFrame, n: int = 200) -> dict[str, np.ndarray]:
+    """{part: (n,) average precision of its feature when half B's pictures are drawn anew}, of parts that B shows.
+
+    matches: of `best_matches` of this index.
+    """
+    own, drawn = regions.labels[regions.in_b], {}
+    counts = bootstrap_counts(len(own), n)
+    for part, feature_id in matches["feature_id"].items():
+        member = own[..., regions.names.index(part)]
+        if member.any():
+            drawn[part] = ap_draws(index.maps(int(feature_id), regions.rows[regions.in_b]), member, counts)
+    return drawn
+
+
+def ap_draws(values: np.ndarray, member: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(draws,) average precision of a score when pictures are drawn anew: scikit-learn's, with one sorting for all.
+
+    values, member: (n, …) score and label of each picture's cells; counts: (draws, n) how often each is drawn.
+    """
+    values, member = values.reshape(len(values), -1), member.reshape(len(member), -1)
+    order = np.argsort(-values, axis=None, kind="stable")
+    picture, positive = order // values.shape[1], np.float64(member.reshape(-1)[order])
+    ends = np.flatnonzero(np.append(np.diff(values.reshape(-1)[order]) != 0, True))
+    found = np.empty(len(counts))
+    for i, count in enumerate(counts):
+        weight = count[picture]
+        hits, taken = (weight * positive).cumsum()[ends], weight.cumsum()[ends]
+        precision = np.divide(hits, taken, out=np.zeros(len(ends)), where=taken > 0)
+        found[i] = (np.diff(hits, prepend=0) * precision).sum() / hits[-1] if hits[-1] else np.nan
+    return found
+
+
+def excess_tests(index: FeatureIndex, regions: Regions, claims: Sequence[tuple[int, str]]) -> pd.DataFrame:
+    """Is a feature's AUROC in half B's cells outside the background above those of all `guesses`? One row a claim.
+
+    claims: pairs (feature_id, part). excess, excess_low, excess_high: the least of the differences with its 95 %
+    interval; excess_p: the largest of the one-sided p; n: pictures of B in which the feature is active. Pictures are
+    the units.
+    """
+    in_b, within, found = regions.in_b, regions.within[regions.in_b], []
+    known, labels = guesses(regions, in_b).values(), regions.labels[in_b][within]
+    groups = np.nonzero(within)[0]
+    for feature_id, part in claims:
+        i, maps = regions.names.index(part), index.maps(int(feature_id), regions.rows[in_b])
+        tests = [auroc_difference(maps[within], guess[within][:, i], labels[:, i], groups) for guess in known]
+        difference, error = min(tests, key=lambda test: test[0])
+        found.append({
+            "feature_id": int(feature_id), "part": part, "excess": difference, "excess_low": difference - 1.96 * error,
+            "excess_high": difference + 1.96 * error, "n": int((maps.max((1, 2)) > 0).sum()),
+            "excess_p": max(_one_sided(*test) for test in tests),
+        })  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def _one_sided(difference: float, error: float) -> float:
+    """p of a difference that is not above 0; nan stays nan."""
+    return float(norm.sf(difference / error)) if not error == 0 else float(difference <= 0)
