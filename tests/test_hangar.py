@@ -54,7 +54,7 @@ def digest(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hangar")
-    render_dataset(SMALL, folder, workers=1)
+    render_dataset(folder, SMALL, workers=1)
     return folder
 
 
@@ -199,12 +199,12 @@ def test_only_the_name_depends_on_the_variant():
 
 def test_same_bytes_with_one_worker_or_two_and_after_an_interruption(rendered, tmp_path):
     # two workers are two fresh processes: this also compares processes with each other
-    render_dataset(SMALL, tmp_path, workers=2)
+    render_dataset(tmp_path, SMALL, workers=2)
     assert digest(tmp_path) == digest(rendered)
     images = tmp_path / "fgvc-aircraft-2013b/data/images"
     for name in ("0000003.jpg", "0000011.jpg"):
         (images / name).unlink()
-    render_dataset(SMALL, tmp_path, workers=1)
+    render_dataset(tmp_path, SMALL, workers=1)
     assert digest(tmp_path) == digest(rendered)
 
 

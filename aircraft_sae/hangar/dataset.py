@@ -35,7 +35,7 @@ def airframes(config: HangarConfig) -> list[Airframe]:
     return frames[: config.n_variants]
 
 
-def render_dataset(config: HangarConfig, folder: Path, workers: int | None = None) -> None:
+def render_dataset(folder: Path, config: HangarConfig, workers: int | None = None) -> None:
     """Render every scene of `config` into `folder`; pictures that are there already are kept.
 
     The bytes do not depend on the number of workers (None: one a core).

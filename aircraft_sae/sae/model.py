@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.functional import embedding_bag, linear, normalize
 
 from aircraft_sae.config import SAEConfig, from_dict
-from aircraft_sae.store import read_json, write_bytes, write_json
+from aircraft_sae.store import digest, read_json, write_bytes, write_json
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 BLOCK = 512
@@ -116,6 +116,11 @@ class SparseAutoencoder(nn.Module):
         self.b_dec = nn.Parameter(torch.zeros(d_in))
         self.register_buffer("threshold", torch.zeros(()))
         """Least pre-activation that is selected, where the variant has one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Known by config and weights."""
+        return digest([self.cfg, self.d_in, self.state_dict()])
 
     @property
     def W_enc(self) -> torch.Tensor:

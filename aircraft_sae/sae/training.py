@@ -131,7 +131,7 @@ def choose(sae: SparseAutoencoder, centred: torch.Tensor, floor: float, rough: b
         floor = floor / 2 if floor > 1e-3 else 0.0
 
 
-def train_sae(cfg: SAEConfig, acts, rows, folder: str | Path, progress: bool = True) -> None:
+def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows, progress: bool = True) -> None:
     """Train on the cells of the images `rows` into `folder`: sae_weights.safetensors, cfg.json, history.csv.
 
     A checkpoint that a killed run of the same cfg and acts left there is resumed, on a CPU to the same bits.
