@@ -21,7 +21,6 @@ from aircraft_sae.features.reconstruction import (
     seed_match,
     splice,
 )
-from aircraft_sae.metrics import ratio_of_sums
 from aircraft_sae.sae import SparseAutoencoder
 
 
@@ -129,14 +128,6 @@ def test_mixtures_are_spread_alike_and_are_others():
     torch.testing.assert_close(mixed.T.cov(), rows.T.cov(), rtol=0.1, atol=0.2)
     assert torch.equal(mixed, mixtures(rows, seed=1)) and not torch.equal(mixed, mixtures(rows, seed=2))
     assert torch.nn.functional.cosine_similarity(mixed, rows).mean().abs() < 0.1
-
-
-def test_ratio_of_sums():
-    assert ratio_of_sums([1, 2], [2, 4]) == 0.5
-    assert ratio_of_sums([1, 3], [2, 4], [[2, 0], [1, 1]]).tolist() == [0.5, 4 / 6]
-    for bad, words in (([[1], [1, 2]], "one entry per image"), ([[np.nan], [1]], "finite"), ([[1], [0]], "sum is 0")):
-        with pytest.raises(ValueError, match=words):
-            ratio_of_sums(*bad)
 
 
 def test_cells_of_the_aircraft_and_others_are_told_apart(acts, mean):
