@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 
 def class_averaged_accuracy(labels, predicted, n_classes: int, counts=None):
@@ -127,13 +126,15 @@ def auroc_difference(first, second, member, groups) -> tuple[float, float]:
     no or all cells are positive. Source: Obuchowski 1997, "Nonparametric analysis of clustered ROC curve data",
     equations 4 to 7: DeLong's placements, summed over each picture.
     """
-    scores, member = np.stack([first, second]), np.asarray(member, bool)
+    first, second, member = np.asarray(first), np.asarray(second), np.asarray(member, bool)
     if member.all() or not member.any():
         return np.nan, np.nan
-    placed = rankdata(scores, axis=1)
-    for kind in (member, ~member):  # how many cells of the other kind lie below, as a share; ties count half
-        placed[:, kind] = (placed[:, kind] - rankdata(scores[:, kind], axis=1)) / (~kind).sum()
-    gain = np.where(member, placed[0] - placed[1], placed[1] - placed[0])
+    gain = np.zeros(len(member))  # of a positive: the share of negatives that it outranks by the first, less the second
+    for kind, sign in ((member, 1), (~member, -1)):
+        for score, weight in ((first, sign), (second, -sign)):
+            other = np.sort(score[~kind])
+            below = np.searchsorted(other, score[kind], "left") + np.searchsorted(other, score[kind], "right")
+            gain[kind] += weight * below / (2 * len(other))  # ties count half
     difference = gain[member].mean()
     influence = (gain - difference) / np.where(member, member.sum(), (~member).sum())
     sums = np.bincount(np.unique(groups, return_inverse=True)[1], influence)

@@ -310,7 +310,7 @@ def test_random_weights_are_not_frozen(data, tmp_path):
 def test_the_optimizer_is_the_one_named(data, tmp_path, name):
     run = training.Run(replace(CFG, optimizer=name), data, tmp_path)
     assert type(run.optimizer).__name__.lower() == name
-    with pytest.raises(ValueError, match="optimizer must be one of muon, adamw, got 'sgd'"):
+    with pytest.raises(ValueError, match="optimizer must be 'muon' or 'adamw', got 'sgd'"):
         replace(CFG, optimizer="sgd")
 
 

@@ -230,12 +230,12 @@ def test_what_was_not_saved_here_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"variant": "jumprelu"}, "variant must be one of topk"),
+        ({"variant": "jumprelu"}, "variant must be 'topk', 'batchtopk', 'matryoshka' or 'l1'"),
         ({"k": 0}, "k must be at least 1"),
-        ({"learning_rate": 0}, "learning_rate must be positive, got 0"),
-        ({"k": 4.5}, "k must be a whole number, got 4.5"),
+        ({"learning_rate": 0}, "learning_rate must be greater than 0, got 0"),
+        ({"k": 4.5}, "k must be a valid integer, got 4.5"),
         ({"aux_coefficient": -0.1}, "aux_coefficient must be at least 0, got -0.1"),
-        ({"decay_share": 1.5}, "decay_share must be a share of the steps, 0 to 1, got 1.5"),
+        ({"decay_share": 1.5}, "decay_share must be less than or equal to 1, got 1.5"),
         ({"prefixes": (0.5, 0.25, 1.0)}, "rising shares"),
         ({"prefixes": (0.5, 1.0)}, "for matryoshka"),
         ({"variant": "matryoshka"}, "for matryoshka"),
