@@ -112,9 +112,7 @@ for site, acts in sites.items():
 
 # %%
 own = torch.from_numpy(network.predictions.filter(regex=r"^p_\d+$").to_numpy(copy=True))
-spliced = {
-    site: torch.cat([seen.logits for seen in replay(network, data, acts, test)]) for site, acts in sites.items()
-}
+spliced = {site: torch.cat([seen.logits for seen in replay(network, data, acts, test)]) for site, acts in sites.items()}
 change = {site: (logits.softmax(1) - own).abs().amax(1).numpy() for site, logits in spliced.items()}
 another = (own.roll(len(test) // 2, 0) - own).abs().amax(1).numpy()
 plots.differences(change | {"another picture": another}, "largest change of a class's probability")

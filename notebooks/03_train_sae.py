@@ -271,10 +271,7 @@ assert len({entry["n"] for entry in explained.values()}) == 1 and np.isfinite(ga
 codes = pd.Categorical(acts.images[network.level][test], network.classes).codes.astype(np.int64)
 spliced = {"autoencoder": sae, "k-means": models["k-means"][1]}
 spliced |= {name: model for name, (k, model) in models.items() if name.startswith("PCA") and k == config.k}
-costs = {
-    name: evaluation.splice(model, acts, test, codes, network, data, mean)
-    for name, model in spliced.items()
-}
+costs = {name: evaluation.splice(model, acts, test, codes, network, data, mean) for name, model in spliced.items()}
 results |= costs["autoencoder"]
 results |= {
     f"baseline/{name}/{key}": cost[key] for name, cost in costs.items() for key in cost if name != "autoencoder"

@@ -17,9 +17,9 @@ from functools import partial
 
 import numpy as np
 import torch
+from aircraft_sae.networks.inference import BATCH, Classifier, n_workers
 
 from aircraft_sae.activations import extract
-from aircraft_sae.networks.inference import BATCH, Classifier, n_workers
 from aircraft_sae.pictures import AircraftData, Views, loader, test_transform
 from aircraft_sae.study import Study
 

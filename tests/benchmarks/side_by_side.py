@@ -16,10 +16,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from aircraft_sae.networks.inference import BATCH, Classifier
 
 from aircraft_sae.config import change
 from aircraft_sae.devices import device, has_bfloat16, side_by_side
-from aircraft_sae.networks.inference import BATCH, Classifier
 from aircraft_sae.sae.training import train_sae
 from aircraft_sae.study import Study
 
