@@ -163,6 +163,7 @@ class Study:
         """
         if name == "main" and (changes or (network, pictures) != ("trained", "all")):
             raise ValueError('"main" is the config\'s own autoencoder: give any other a name of its own')
+        check_name(name)
         config = change(self.config.sae, **changes)
         whole = pictures == "all" or self._own(network)  # the study's network has seen all pictures
         acts = self.activations(config.site, network, "all" if whole else pictures)
@@ -193,6 +194,7 @@ class Study:
         """
         if sae is not None and name == "main":
             raise ValueError('"main" is the index of the config\'s own autoencoder: give this one a name of its own')
+        check_name(name)
         sae = sae or self.sae(name, network=network, pictures=pictures, **changes)
         whole = self._own(network)
         acts = self.activations(sae.cfg.site, network, "all" if whole else pictures)

@@ -23,6 +23,6 @@ def smoke_study():
     from aircraft_sae.study import Study
 
     study = Study.open("smoke")
-    study.dataset()
-    study.classifier()
+    study.pictures()
+    study.network()
     return study

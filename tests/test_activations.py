@@ -10,53 +10,51 @@ import pytest
 import torch
 
 from aircraft_sae import activations
-from aircraft_sae.activations import VIEWS, Activations, captured, extract
+from aircraft_sae.activations import VIEWS, Activations, extract, replay, see_features
+from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.devices import MOST_AT_ONCE
+from aircraft_sae.networks import network
 from aircraft_sae.pictures import loader, test_transform
 
-SITES = ("stage3", "stage4")
+SITES, CONFIG = ("stage3", "stage4"), ClassifierConfig()
 
 
 @pytest.fixture(scope="module")
 def made(smoke_study, tmp_path_factory):
-    """(classifier, data, folder with the activations of all pictures at both sites)."""
+    """(network, pictures, folder with the activations of all pictures at both sites)."""
     folder = tmp_path_factory.mktemp("activations")
-    trained, data = smoke_study.classifier(), smoke_study.dataset()
-    extract(trained, data, SITES, folder, n_views=2, progress=False)
+    trained, data = smoke_study.network(), smoke_study.pictures()
+    extract(folder, trained, data, SITES, CONFIG, 2, progress=False)
     return trained, data, folder
 
 
-def n_hooks(model):
-    return sum(len(module._forward_hooks) for module in model.modules())
-
-
-def test_splicing_what_is_stored_gives_the_networks_own_logits(made):
+def test_replaying_what_is_stored_gives_the_networks_own_logits(made):
     trained, data, folder = made
-    pictures = data.torch("test", "variant", test_transform(trained.image_size, trained.mean, trained.std))
+    pictures = data.torch("test", "variant", test_transform(trained.size, trained.mean, trained.std))
     with torch.inference_mode():
-        where = next(trained.model.parameters()).device
-        logits = torch.cat([trained.model(batch.to(where)) for batch, _, _ in loader(pictures, 8, workers=0)])
-        for site in SITES:
-            acts = Activations.open(folder / site)
-            assert acts.acts.dtype == np.float16
-            assert acts.images["image"].tolist()[: len(data.table)] == data.table["image"].tolist()
-            own = torch.cat([block.permute(0, 3, 1, 2) for block in acts.blocks(acts.rows("test"), 5)])
-            torch.testing.assert_close(trained.logits_from(site, own), logits, rtol=0, atol=2e-3)
-            assert (trained.logits_from(site, own.flip(0)) - logits).abs().max() > 0.01
-    with pytest.raises(ValueError, match="no site 'stage5'"):
-        trained.logits_from("stage5", own)
+        logits = torch.cat([trained.see(batch).logits for batch, _, _ in loader(pictures, 8, workers=0)])
+    for site in SITES:
+        acts = Activations.open(folder, site)
+        assert acts.acts.dtype == np.float16
+        assert acts.images["image"].tolist()[: len(data.table)] == data.table["image"].tolist()
+        test = acts.rows("test")
+        again = torch.cat([seen.logits for seen in replay(trained, data, acts, test)])
+        torch.testing.assert_close(again, logits, rtol=0, atol=2e-3)
+        edited = torch.cat([seen.logits for seen in replay(trained, data, acts, test, torch.zeros_like)])
+        assert (edited - logits).abs().max() > 0.01
 
 
-def test_captured_is_what_the_stage_gives_and_its_hooks_go(made):
-    trained = made[0]
-    before = n_hooks(trained.model)
-    pictures = torch.randn(2, 3, 64, 64, device=next(trained.model.parameters()).device)
-    with torch.inference_mode(), pytest.raises(RuntimeError, match="on purpose"), captured(trained, SITES) as acts:
-        logits = trained.model(pictures)
-        assert set(acts) == set(SITES) and n_hooks(trained.model) == before + 2
-        torch.testing.assert_close(trained.logits_from("stage3", acts["stage3"]), logits)
-        raise RuntimeError("on purpose")
-    assert n_hooks(trained.model) == before
+def test_features_seen_in_pictures_are_those_of_what_is_stored(made, smoke_study):
+    trained, data, folder = made
+    sae, acts = smoke_study.sae(), Activations.open(folder, "stage4")
+    x = torch.stack([trained.as_input(data.picture(image)) for image in data.table["image"][:4]])
+    with torch.no_grad():
+        seen, codes = see_features(trained, sae, x)
+        _, none = see_features(trained, sae, x, {"stage4": lambda acts: sae.b_dec.expand_as(acts)})
+    own = sae.encode(seen.acts["stage4"].flatten(0, 2)).dense()
+    assert codes.shape == (4, *acts.grid, sae.d_sae) and torch.equal(codes.flatten(0, 2), own)
+    torch.testing.assert_close(seen.acts["stage4"], torch.from_numpy(acts.acts[:4]).float(), rtol=0, atol=4e-3)
+    assert codes.sum() > 0 and none.sum() < codes.sum()
 
 
 @pytest.mark.parametrize("how", ["one after the other", "side by side"])
@@ -65,7 +63,7 @@ def test_a_killed_extraction_goes_on_and_ends_the_same(made, tmp_path, monkeypat
     monkeypatch.setattr(activations, "BATCH", 5)
     monkeypatch.setattr(activations, "SAVE_EVERY", 5)
     if how == "one after the other":
-        monkeypatch.setattr(activations, "side_by_side", map)
+        monkeypatch.setattr(network, "side_by_side", map)
     seen, forward, numbers = [], trained.model.forward, count(1)
 
     def killed(pictures):
@@ -77,21 +75,21 @@ def test_a_killed_extraction_goes_on_and_ends_the_same(made, tmp_path, monkeypat
     monkeypatch.setattr(trained.model, "forward", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            extract(trained, data, SITES, tmp_path, n_views=2, progress=False)
-    extract(trained, data, SITES, tmp_path, n_views=2, progress=False)
+            extract(tmp_path, trained, data, SITES, CONFIG, 2, progress=False)
+    extract(tmp_path, trained, data, SITES, CONFIG, 2, progress=False)
     n = len(data.table) + 2 * len(data.rows("trainval"))
-    again = sum(seen) - n - 3  # one picture a run is there to learn the shapes
+    again = sum(seen) - n
     most = 2 * MOST_AT_ONCE + 1  # under way, or waiting to be written
     assert again == 2 * 5 if how == "one after the other" else 2 * 5 <= again <= 2 * 5 * most
     for site in SITES:
-        whole, cut = (Activations.open(where / site) for where in (folder, tmp_path))
+        whole, cut = (Activations.open(where, site) for where in (folder, tmp_path))
         np.testing.assert_allclose(np.float32(cut.acts), np.float32(whole.acts), rtol=0, atol=4e-3)
         pd.testing.assert_frame_equal(cut.images, whole.images)
 
 
 def test_views_are_crops_of_what_autoencoders_learn_from_each_another(made):
     folder = made[2]
-    acts = Activations.open(folder / "stage4")
+    acts = Activations.open(folder, "stage4")
     own, views = acts.rows("train", "val"), acts.rows(VIEWS)
     assert acts.images["image"][views].tolist() == 2 * acts.images["image"][own].tolist()
     first, second = np.float32(acts.acts[views]).reshape(2, len(own), -1)
@@ -100,55 +98,47 @@ def test_views_are_crops_of_what_autoencoders_learn_from_each_another(made):
         assert (np.abs(one - other).max(1) > 1e-2).all()
     # they are still the same pictures: nearer to their own than to the next
     assert np.linalg.norm(first - plain, axis=1).mean() < np.linalg.norm(first - plain[::-1], axis=1).mean()
-    pictures = [Activations.open(folder / site).acts.shape[:3] for site in SITES]
+    pictures = [Activations.open(folder, site).acts.shape[:3] for site in SITES]
     assert pictures == [(len(acts.images), 4, 4), (len(acts.images), 2, 2)]
-
-
-def test_an_unknown_site_leaves_no_hook(made):
-    trained = made[0]
-    before = n_hooks(trained.model)
-    with pytest.raises(ValueError, match="no site 'stage9'"), captured(trained, ("stage4", "stage9")):
-        pass
-    assert n_hooks(trained.model) == before
 
 
 def test_a_lost_file_is_made_again_and_one_of_other_pictures_refused(made, tmp_path):
     trained, data, folder = made
-    extract(trained, data, ("stage3",), tmp_path, progress=False)
-    extract(trained, data, SITES, tmp_path, progress=False)
-    own = Activations.open(folder / "stage4").acts[: len(data.table)]
-    np.testing.assert_allclose(np.float32(Activations.open(tmp_path / "stage4").acts), np.float32(own), atol=4e-3)
+    extract(tmp_path, trained, data, ("stage3",), progress=False)
+    extract(tmp_path, trained, data, SITES, progress=False)
+    own = Activations.open(folder, "stage4").acts[: len(data.table)]
+    np.testing.assert_allclose(np.float32(Activations.open(tmp_path, "stage4").acts), np.float32(own), atol=4e-3)
     with pytest.raises(ValueError, match="name another folder"):
-        extract(trained, data.every(2), SITES, tmp_path, progress=False)
+        extract(tmp_path, trained, data.every(2), SITES, progress=False)
 
 
 def test_acts_that_are_not_finite_name_the_image(made, tmp_path, monkeypatch):
     trained, data, _ = made
     image = data.table["image"][7]
-    stage = trained.site("stage4")
+    stage = trained.model.stages[3]
     calls = []
 
     def spoil(_module, _given, out):
         calls.append(1)
-        if len(calls) == 2:  # the first is the picture that tells the shapes
+        if len(calls) == 1:
             out[7, 0, 0, 0] = 1e6  # finite in float32 only
         return out
 
     hook = stage.register_forward_hook(spoil)
     try:
         with pytest.raises(ValueError, match=f"stage4 activations of image {image} are not finite in float16"):
-            extract(trained, data, SITES, tmp_path, progress=False)
+            extract(tmp_path, trained, data, SITES, progress=False)
     finally:
         hook.remove()
     with pytest.raises(FileNotFoundError, match="extract the activations of stage4 first"):
-        Activations.open(tmp_path / "stage4")
+        Activations.open(tmp_path, "stage4")
 
 
 def test_a_full_disk_is_said_before_anything_is_written(made, tmp_path, monkeypatch):
     trained, data, _ = made
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(OSError, match=r"need 0\.\d+ GB and 0\.00 GB of disk are free: make room"):
-        extract(trained, data, SITES, tmp_path, progress=False)
+        extract(tmp_path, trained, data, SITES, progress=False)
     assert not list(tmp_path.rglob("*.npy"))
 
 

@@ -1,5 +1,6 @@
 """The front door: stages are made once, again where their config changed, and numbers survive the way to disk."""
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -11,32 +12,30 @@ import pytest
 import torch
 
 from aircraft_sae import config, study
+from aircraft_sae.activations import Activations
 from aircraft_sae.devices import side_by_side
 from aircraft_sae.features.reconstruction import both_signs, dictionary
-from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.networks import predict
 from aircraft_sae.study import Study
 
+TRAINED = "networks/trained"
 
-def test_smoke_chain_is_made_once_and_then_loaded(smoke_study, monkeypatch):
-    def never(*_, **__):
-        raise AssertionError("made twice")
 
-    monkeypatch.setattr(study, "render_dataset", never)
-    monkeypatch.setattr(study.classifier, "train", never)
+def test_smoke_chain_is_made_once_and_then_loaded(smoke_study):
     again = Study.open("smoke", data_dir=smoke_study.data_dir)
-    network = again.classifier()
-    assert not any(stage.made for stage in again.stages.values()) and set(again.stages) == {"dataset", "classifier"}
+    network = again.network()
+    assert not any(stage.made for stage in again.stages.values()) and set(again.stages) == {"dataset", TRAINED}
     assert len(network.history) == sum(again.config.classifier.epochs)
-    assert network.predictions["image"].tolist() == again.dataset().rows("test")["image"].tolist()
-    assert network.predictions.equals(network.predict(again.dataset(), "test")), "predictions are of other weights"
+    assert network.predictions["image"].tolist() == again.pictures().rows("test")["image"].tolist()
+    assert network.predictions.equals(predict(network, again.pictures(), "test")), "predictions are of other weights"
 
 
 def test_a_changed_classifier_leaves_the_data_and_trains_again(smoke_study, tmp_path):
     shutil.copytree(smoke_study.folder, tmp_path / "runs" / "smoke")
     changed = config.change(smoke_study.config, **{"classifier.epochs": (1,), "classifier.level": "family"})
     other = Study.open(changed, data_dir=tmp_path)
-    assert len(other.classifier().history) == 1 and other.classifier().classes == other.dataset().classes("family")
-    assert {name: stage.made for name, stage in other.stages.items()} == {"dataset": False, "classifier": True}
+    assert len(other.network().history) == 1 and other.network().classes == other.pictures().classes("family")
+    assert {name: stage.made for name, stage in other.stages.items()} == {"dataset": False, TRAINED: True}
 
 
 @pytest.fixture
@@ -51,15 +50,15 @@ def folder_study(smoke_study, tmp_path):
 def test_a_folder_is_checked_once_and_again_when_its_content_changes(folder_study, monkeypatch):
     root, open_study = folder_study
     first = open_study()
-    first.dataset()
+    first.pictures()
     assert first.stages["dataset"].made and str(root) not in json.dumps(first.stages["dataset"].meta)
     again = open_study()
-    again.dataset()
+    again.pictures()
     assert not again.stages["dataset"].made
     data = root / "fgvc-aircraft-2013b" / "data"
     next(data.glob("masks/*.png")).unlink()
     changed = open_study()
-    changed.dataset()
+    changed.pictures()
     assert changed.stages["dataset"].made
 
 
@@ -68,10 +67,10 @@ def test_a_bad_picture_stops_the_study_or_is_left_out(folder_study):
     images = sorted((root / "fgvc-aircraft-2013b" / "data" / "images").glob("*.jpg"))
     images[3].write_bytes(images[3].read_bytes()[:100])
     with pytest.raises(ValueError, match=images[3].name):
-        open_study().dataset()
+        open_study().pictures()
     tolerant = open_study(**{"dataset.on_bad_image": "skip"})
     for _ in range(2):  # made, then loaded
-        assert tolerant.dataset().skipped["image"].tolist() == [images[3].stem]
+        assert tolerant.pictures().skipped["image"].tolist() == [images[3].stem]
         tolerant = open_study(**{"dataset.on_bad_image": "skip"})
 
 
@@ -125,13 +124,14 @@ def test_autoencoders_are_made_once_and_each_has_its_own_name(smoke_study):
     few = dict(n_cells=500, dead_after=200, batch_size=32)
     assert again.sae("k2", k=2, **few).cfg.k == 2
     assert again.stages["sae/k2"].made and again.sae("k2", k=2, **few).cfg.k == 2 and not again.stages["sae/k2"].made
-    third = again.sae("third", every=3, **few)
-    assert again.sae("third", every=3, **few).W_dec.equal(third.W_dec) and not again.stages["sae/third"].made
-    assert not again.sae("third", every=1, **few).W_dec.equal(third.W_dec) and again.stages["sae/third"].made
+    third = again.sae("third", pictures="every3", **few)
+    assert again.sae("third", pictures="every3", **few).W_dec.equal(third.W_dec) and not again.stages["sae/third"].made
+    assert not again.sae("third", **few).W_dec.equal(third.W_dec) and again.stages["sae/third"].made
     with pytest.raises(ValueError, match="give any other a name of its own"):
         again.sae(k=2)
-    with pytest.raises(ValueError, match="no site 'stage1' in this study: it keeps stage3, stage4"):
-        again.activations("stage1")
+    with pytest.raises(ValueError, match=r"no site 'stage9'.*stage4"):
+        again.activations("stage9")
+    assert again.activations("stage1").acts.shape[1:3] == (16, 16) and "activations/trained-stage1" in again.stages
 
 
 def test_autoencoders_trained_side_by_side_are_those_trained_alone(smoke_study):
@@ -150,24 +150,20 @@ def test_autoencoders_trained_side_by_side_are_those_trained_alone(smoke_study):
         torch.set_num_threads(before)
 
 
-def test_the_control_is_a_network_that_has_learned_nothing(smoke_study):
-    trained, control = smoke_study.classifier(), smoke_study.classifier().permuted()
-    before = [weight.clone() for weight in trained.model.parameters()]
-    for own, other, kept in zip(trained.model.parameters(), control.model.parameters(), before, strict=True):
-        assert torch.equal(own, kept) and own.flatten().sort().values.equal(other.flatten().sort().values)
-        assert own.numel() < 20 or own.unique().numel() == 1 or not torch.equal(own, other)
-    again = trained.permuted().model.state_dict()
-    assert all(torch.equal(value, again[name]) for name, value in control.model.state_dict().items())
-    acts, data = smoke_study.activations(control=True), smoke_study.dataset()
-    assert acts.images["image"].tolist() == data.table["image"].tolist()[::3]
-    own = smoke_study.activations()
-    assert np.abs(np.float32(acts.acts) - np.float32(own.acts[: len(data.table) : 3])).max() > 0.1
-    assert len(own.images) == len(data.table) + len(data.rows("trainval"))
+def test_the_control_is_a_network_like_any_other(smoke_study):
+    acts = smoke_study.activations(network="permuted", pictures="every3")
+    own, pictures = smoke_study.activations(), smoke_study.pictures()
+    assert acts.images["image"].tolist() == pictures.table["image"].tolist()[::3]
+    assert np.abs(np.float32(acts.acts) - np.float32(own.acts[: len(pictures.table) : 3])).max() > 0.1
+    assert len(own.images) == len(pictures.table) + len(pictures.rows("trainval"))
+    for words, ask in {"no network": smoke_study.network, "no pictures": smoke_study.pictures}.items():
+        with pytest.raises(ValueError, match=f"{words} 'other'"):
+            ask("other")
 
 
 def test_features_are_indexed_once_with_all_that_is_measured_of_them(smoke_study):
     index = smoke_study.features()
-    table, data = index.table, smoke_study.dataset()
+    table, data = index.table, smoke_study.pictures()
     assert index.images["image"].tolist() == data.table["image"].tolist()
     assert table["feature_id"].tolist() == list(range(index.d_sae)) and len(table) == index.d_sae
     wanted = {"density_cell", "placed", "part", "part_ap", "part_excess"}
@@ -177,7 +173,7 @@ def test_features_are_indexed_once_with_all_that_is_measured_of_them(smoke_study
     row = parts[(parts["feature_id"] == 5) & (parts["part"] == table["part"][5])].iloc[0]
     excess = parts["excess_a"][parts["feature_id"] == 5].fillna(-1)
     assert row["ap_a"] == table["part_ap_a"][5] and np.nan_to_num(row["excess_a"], nan=-1) == excess.max()
-    control = smoke_study.features("permuted", control=True, batch_size=32)
+    control = smoke_study.features("permuted", network="permuted", pictures="every3", batch_size=32)
     assert len(control.images) == len(data.table[::3]) and smoke_study.stages["features/permuted"].made
     smoke_study.features()
     assert not smoke_study.stages["features/main"].made
@@ -187,32 +183,75 @@ def test_another_dictionary_is_indexed_on_test_pictures_and_again_when_it_change
     sae, folder = smoke_study.sae(), smoke_study.folder / "features" / "null-x"
     mean = torch.zeros(sae.d_in)
     null = dictionary(sae, mean, both_signs(torch.eye(sae.d_in)))
-    index = smoke_study.index("null-x", null)
+    index = smoke_study.features("null-x", sae=null, splits=["test"], selectivity=False)
     assert set(index.images["split"]) == {"test"} and (folder / "parts.parquet").is_file()
-    assert SparseAutoencoder.load(folder / "dictionary").W_dec.equal(null.W_dec)
-    smoke_study.index("null-x", null)
+    smoke_study.features("null-x", sae=null, splits=["test"], selectivity=False)
     assert not smoke_study.stages["features/null-x"].made
     with torch.no_grad():
         null.b_dec.add_(0.1)
-    smoke_study.index("null-x", null)
+    smoke_study.features("null-x", sae=null, splits=["test"], selectivity=False)
     assert smoke_study.stages["features/null-x"].made
 
 
-def test_an_experiment_is_made_once_for_its_settings_and_what_it_uses(smoke_study):
-    smoke_study.features()
-    made = []
+EXPERIMENT = """
+import numpy as np
 
+
+def make(folder, *, acts, table, n):
+    '''Write a number.'''
+    np.save(folder / "x.npy", acts.acts[:n].sum() + len(table))
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """Gives the function of a package as its source says it now."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "laboratory").mkdir()
+    (tmp_path / "laboratory" / "__init__.py").write_text("")
+
+    def load(source):
+        (tmp_path / "laboratory" / "trial.py").write_text(source)
+        for name in ("laboratory.trial", "laboratory"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return importlib.import_module("laboratory.trial").make
+
+    return load
+
+
+def test_an_experiment_is_made_again_for_its_code_and_what_it_is_given_and_for_nothing_else(smoke_study, experiment):
+    acts, table = smoke_study.activations(), smoke_study.features().table
+    n_kept = len(table) + np.float16(0)
+
+    def made(source=EXPERIMENT, acts=acts, table=table, n=2):
+        path = smoke_study.stage("experiments/try", experiment(source), {"n": n}, {"acts": acts, "table": table})
+        return smoke_study.stages["experiments/try"].made, float(np.load(path / "x.npy"))
+
+    first, number = made()
+    assert first and made() == (False, number)
+    assert not made(EXPERIMENT.replace("Write a number.", "Write one number."))[0], "a docstring"
+    assert not made(EXPERIMENT.replace("    np.save", "    # why\n    np.save"))[0], "a comment"
+    assert not made(acts=Activations.open(acts.folder, acts.site), table=table.copy())[0], "the same once more"
+    again, other = made(EXPERIMENT.replace("+ len(table)", "+ len(table) + 1"))
+    assert again and other == pytest.approx(number + 1, abs=0.5), "its code"
+    assert made()[0] and made(n=3)[0] and made()[0], "its settings"
+    changed = table.assign(density_cell=table["density_cell"] + 1e-9)
+    assert made(table=changed)[0] and made()[0], "one entry of a table"
+    values = np.array(acts.acts)
+    values[0, 0, 0, 0] += 1
+    assert made(acts=Activations(values, acts.images, acts.site))[0], "one entry of an array"
+    assert n_kept == len(table)
+
+
+def test_an_experiment_of_a_notebook_is_refused(smoke_study):
     def make(folder):
-        made.append(folder)
-        (folder / "x.txt").write_text("done")
+        pass
 
-    for n in (1, 1, 2):
-        path = smoke_study.ablation("try", make, ["features/main"], n=n)
-    assert len(made) == 2 and (path / "x.txt").read_text() == "done"
-    smoke_study.ablation("try", make, ["features/main", "classifier"], n=2)
-    assert len(made) == 3
-    with pytest.raises(KeyError, match="features/none"):
-        smoke_study.ablation("try", make, ["features/none"], n=2)
+    with pytest.raises(ValueError, match="function of the package"):
+        smoke_study.stage("experiments/try", make)
+    with pytest.raises(ValueError, match="digest"):
+        smoke_study.stage("experiments/try", study.note_pictures, {}, {"pictures": object()})
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../classifier", "a/b", "-x", "a\\b"])
@@ -227,10 +266,8 @@ def test_a_name_stays_in_its_own_folder(smoke_study, name):
 
 
 def test_wrong_settings_of_an_autoencoder_are_named(smoke_study):
-    with pytest.raises(ValueError, match="no field 'kk' in SAEConfig"):
+    with pytest.raises(ValueError, match="SAEConfig has no field 'kk'"):
         smoke_study.sae("x", kk=8)
-    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
-        smoke_study.sae("x", every=0)
     assert not (smoke_study.folder / "sae" / "x").exists()
 
 
@@ -238,7 +275,7 @@ def test_a_script_without_a_guard_ends_with_the_remedy(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from aircraft_sae.config import change, preset\nfrom aircraft_sae.study import Study\n"
-        f"Study.open(change(preset('smoke'), name='unguarded'), data_dir={str(tmp_path)!r}).dataset()\n"
+        f"Study.open(change(preset('smoke'), name='unguarded'), data_dir={str(tmp_path)!r}).pictures()\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert done.returncode and "__name__" in done.stderr
