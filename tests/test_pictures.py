@@ -319,6 +319,7 @@ def test_an_image_folder_is_split_by_class_or_as_its_folders_say(images, tmp_pat
     given = ImageFolder.open(tmp_path / "sorted").table
     assert given["image"].iloc[0].startswith("test-a-deep-") and given["split"].value_counts()["train"] == 14
     assert sorted(given["class"]) == sorted(data.table["class"])
+    (images / "b/._8.png").write_bytes(b"a system's own")
     (images / "b/7.png").write_bytes(b"<html>")
     assert ImageFolder.open(images, on_bad_image="skip").skipped["image"].tolist() == ["b-7"]
     with pytest.raises(ValueError, match=r"1 of 24 pictures in .* 7.png .*identify"):
@@ -340,9 +341,9 @@ FOLDERS = {
     "one class": (lambda f: shutil.rmtree(f / "a"), ValueError, "of one class, b"),
     "beside the classes": (lambda f: (f / "a/0.png").rename(f / "0.png"), ValueError, "1 pictures .* class folders: 0"),
     "beside the splits": (lambda f: (f / "a").rename(f / "train"), ValueError, "12 pictures .* train, val, test: b-1"),
-    "name twice": (lambda f: shutil.copy(f / "a/0.png", f / "a/0.jpg"), ValueError, "1 image names .*: a-0"),
+    "name twice": (lambda f: shutil.copy(f / "a/0.png", f / "a/0.jpg"), ValueError, "1 images .* same name: a-0"),
     "name of two paths": (lambda f: [shutil.copytree(f / "a", f / "c/d"), shutil.copytree(f / "a", f / "c-d")],
-                          ValueError, "12 image names .*: c-d"),
+                          ValueError, "12 images .* same name: c-d"),
     "no val": (lambda f: [(f / "train").mkdir(), (f / "test").mkdir(), shutil.copytree(f / "a", f / "test/a"),
                           shutil.copytree(f / "b", f / "test/b"), (f / "a").rename(f / "train/a"),
                           (f / "b").rename(f / "train/b")], ValueError, "val split .* is empty"),

@@ -110,7 +110,7 @@ def evaluate(
         raise ValueError(f"these predictions are of other images than the {split} split of {pictures.name}")
     level, classes = network.level or pictures.levels[0], network.classes
     fine = table[[f"p_{c}" for c in range(len(classes))]].to_numpy()
-    labels = pd.Categorical(table["label"], classes).codes.astype(np.int64)
+    labels = np.array([classes.index(name) for name in table["label"]])  # ValueError for a class it does not have
     results = {}
     for coarse in pictures.levels[pictures.levels.index(level) :]:
         names = pictures.classes(coarse)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import cache, cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from aircraft_sae.config import SPLITS
 from aircraft_sae.pictures.annotations import check_occupied, first_five, refuse
 from aircraft_sae.pictures.loading import Views
-from aircraft_sae.store import digest
+from aircraft_sae.store.digests import digest, sha256
 
+BAR = {"unit": " pictures", "leave": False, "delay": 1, "max_workers": os.cpu_count()}
+"""Of what runs in threads: reading and decoding let go of Python's lock."""
 SKIP = 'Replace them, or leave them out with on_bad_image="skip".'
 
 
@@ -92,8 +92,7 @@ class Pictures:
     def regions(self, image: str, grid: tuple[int, int]) -> np.ndarray:
         """(rows, columns, n_regions) float32 share of each cell's pixels that show the region."""
         mask = self.mask(image)
-        shown = [_shares(mask == i + 1, grid) for i in range(len(self.region_names))]
-        return np.stack(shown, 2)
+        return np.stack([_shares(mask == i + 1, grid) for i in range(len(self.region_names))], axis=2)
 
     def foreground(self, images: Sequence[str], grid: tuple[int, int], least: float = 0.25) -> np.ndarray:
         """(n, rows, columns) whether at least this share of a cell shows any region."""
@@ -126,12 +125,35 @@ class Pictures:
 
 
 class PictureFiles(Pictures):
-    """Pictures that are files, less a banner of so many rows at the bottom of each."""
+    """Pictures that are files, less a banner of so many rows at the bottom of each. A subclass gives `read`."""
 
-    def __init__(self, folder: Path, paths: dict[str, Path], table: pd.DataFrame, classes: dict, banner: int = 0):
+    def __init__(self, folder: Path, paths: dict[str, Path], table: pd.DataFrame, classes: dict, banner: int):
         super().__init__(table, classes)
         self.folder, self.paths, self.banner = folder, paths, banner
         self._digests: dict[Path, str] = {}  # subsets share it
+
+    @classmethod
+    def open(cls, root: str | Path, *, banner: int = 0, on_bad_image: str = "raise") -> Self:
+        """The pictures in a folder.
+
+        on_bad_image: "raise" stops where a listed image is missing and leaves reading them to `check_images`; "skip"
+        reads them all and leaves out those it cannot use. Raises: FileNotFoundError for an absent folder or file;
+        ValueError for folders or annotations that contradict themselves, and for an empty split.
+        """
+        data = cls(*cls.read(Path(root).expanduser()), banner)
+        if on_bad_image == "skip":
+            bad = data._find_bad()
+            data.skipped = pd.DataFrame({"image": list(bad), "reason": list(bad.values())}, dtype=str)
+            data.table = data.subset(~data.table["image"].isin(list(bad)), "all").table
+            check_occupied(data.table, data._classes, f"{data.folder}, with {len(bad)} bad images left out,")
+        absent = data.table["image"][[not data.paths[image].is_file() for image in data.table["image"]]]
+        refuse(absent, f"of {len(data.table)} listed images are not in {data.folder}", SKIP, FileNotFoundError)
+        return data
+
+    @classmethod
+    def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:
+        """(folder, path of each image, table, classes of each level)."""
+        raise NotImplementedError
 
     def picture(self, image: str) -> Image.Image:
         """The RGB picture without its banner; ValueError where it cannot be used.
@@ -150,19 +172,8 @@ class PictureFiles(Pictures):
         """Checksums of the files, and the banner."""
         files = [file for image in self.table["image"] for file in self.files(image)]
         new = [file for file in files if file not in self._digests]
-        found = _in_threads(lambda file: hashlib.sha256(file.read_bytes()).hexdigest(), new, "read pictures")
-        self._digests.update(zip(new, found, strict=True))
+        self._digests.update(zip(new, thread_map(sha256, new, desc="read pictures", **BAR), strict=True))
         return [str(self.banner), *(self._digests[file] for file in files)]
-
-    def check(self, on_bad_image: str) -> None:
-        """Refuse listed images that are absent ("raise"), or leave out all that cannot be used ("skip")."""
-        if on_bad_image == "skip":
-            bad = self._find_bad()
-            self.skipped = pd.DataFrame({"image": list(bad), "reason": list(bad.values())}, dtype=str)
-            self.table = self.subset(~self.table["image"].isin(list(bad)), self.name).table
-            check_occupied(self.table, self._classes, f"{self.folder}, with {len(bad)} bad images left out,")
-        absent = self.table["image"][[not self.paths[image].is_file() for image in self.table["image"]]]
-        refuse(absent, f"of {len(self.table)} listed images are not in {self.folder}", SKIP, FileNotFoundError)
 
     def check_images(self, progress: bool = True) -> None:
         """Read every picture once; ValueError names the first five that cannot be used and how many there are."""
@@ -172,9 +183,9 @@ class PictureFiles(Pictures):
             raise ValueError(f"{what}: {names}. {SKIP}")
 
     def _find_bad(self, progress: bool = True) -> dict[str, str]:
-        paths = [self.paths[image] for image in self.table["image"]]
-        problems = _in_threads(lambda path: _problem(path, self.banner), paths, "check pictures", progress)
-        return {image: problem for image, problem in zip(self.table["image"], problems, strict=True) if problem}
+        images, look = self.table["image"], lambda image: _problem(self.paths[image], self.banner)
+        problems = thread_map(look, images, desc="check pictures", disable=not progress, **BAR)
+        return {image: problem for image, problem in zip(images, problems, strict=True) if problem}
 
 
 def decode(
@@ -228,14 +239,6 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB")
-
-
-def _in_threads(function: Callable, items: Sequence, title: str, progress: bool = True) -> list:
-    """function(item) of each, in threads: reading and decoding let go of Python's lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(function, items)
-        bar = tqdm(results, title, len(items), unit=" pictures", disable=not progress, leave=False, delay=1)
-        return list(bar)
 
 
 def _shares(shown: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

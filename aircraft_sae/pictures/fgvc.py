@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,33 +30,33 @@ class FGVCLayout(PictureFiles):
     an image: its scene as JSON, pixels_<part>, and further columns, which become known factors in the table.
     """
 
-    @classmethod
-    def open(cls, root: str | Path, *, banner: int = 0, on_bad_image: str = "raise") -> FGVCLayout:
-        """Open the data set in `root`, which is or holds fgvc-aircraft-2013b, or is its data/ folder.
+    def __init__(self, *of_files: Any):
+        super().__init__(*of_files)
+        if (self.folder / "masks").is_dir():
+            self.region_names = PARTS[2:]
+        if (path := self.folder / "scenes.parquet").is_file():
+            try:
+                listed = pd.read_parquet(path).set_index("image")
+                of_scenes = ["scene", *listed.columns[listed.columns.str.startswith("pixels_")]]
+                scenes = self.table[["image"]].join(listed[of_scenes], on="image", how="inner", validate="1:1")
+                factors = listed.drop(columns=[*of_scenes, "split", *LEVELS], errors="ignore")
+                self.scenes, self.table = scenes.reset_index(drop=True), self.table.join(factors, on="image")
+            except Exception as problem:  # Arrow's and pandas' own
+                raise ValueError(f"{path} cannot be used: {problem}. Replace or remove it") from problem
 
-        banner: rows to cut off the bottom of every picture. on_bad_image: "raise" stops where a listed image is
-        missing and leaves reading them to `check_images`; "skip" reads them all and leaves out those it cannot use.
-        Raises: FileNotFoundError for an absent folder, annotation file or image; ValueError for annotations that
-        contradict themselves, or name an unknown label, and for an empty split.
-        """
+    @classmethod
+    def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:
+        """Of `root`, which is or holds fgvc-aircraft-2013b, or is its data/ folder: see `PictureFiles.read`."""
         folder = find_folder(root)
         table, classes = read_annotations(folder)
-        data = cls(
-            folder, {image: folder / "images" / f"{image}.jpg" for image in table["image"]}, table, classes, banner
-        )
-        if (folder / "masks").is_dir():
-            data.region_names = PARTS[2:]
-        if (folder / "scenes.parquet").is_file():
-            data._join_scenes(folder / "scenes.parquet")
-        data.check(on_bad_image)
-        return data
+        return folder, {image: folder / "images" / f"{image}.jpg" for image in table["image"]}, table, classes
 
     def mask(self, image: str) -> np.ndarray:
         """(height, width) uint8 without the banner: 0 outside the aircraft, i + 1 for region_names[i].
 
         Raises: FileNotFoundError where there is no mask, ValueError where it is no picture of parts.
         """
-        path = self._mask(image)
+        path = self.folder / "masks" / f"{image}.png"
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there: only rendered data sets have part masks")
         try:
@@ -77,25 +78,8 @@ class FGVCLayout(PictureFiles):
 
     def files(self, image: str) -> list[Path]:
         """The picture, and its mask where there is one."""
-        return [path for path in (self.paths[image], self._mask(image)) if path.is_file()]
-
-    def _mask(self, image: str) -> Path:
-        return self.folder / "masks" / f"{image}.png"
-
-    def _join_scenes(self, path: Path) -> None:
-        try:
-            listed = pd.read_parquet(path).set_index("image")
-            of_scenes = ["scene", *listed.columns[listed.columns.str.startswith("pixels_")]]
-            self.scenes = (
-                self.table[["image"]]
-                .join(listed[of_scenes], on="image", how="inner", validate="1:1")
-                .reset_index(drop=True)
-            )
-            self.table = self.table.join(
-                listed.drop(columns=[*of_scenes, "split", *LEVELS], errors="ignore"), on="image"
-            )
-        except Exception as problem:  # Arrow's and pandas' own
-            raise ValueError(f"{path} cannot be used: {problem}. Replace or remove it") from problem
+        mask = self.folder / "masks" / f"{image}.png"
+        return [self.paths[image], *[mask] * mask.is_file()]
 
 
 def find_folder(root: str | Path) -> Path:
@@ -126,9 +110,8 @@ def download(root: str | Path) -> None:
             FGVCAircraft(beside, download=True)
             os.rename(Path(beside) / "fgvc-aircraft-2013b", root / "fgvc-aircraft-2013b")
     except Exception as problem:
-        for folder in created:
-            if folder.is_dir():
-                folder.rmdir()
+        for folder in filter(Path.is_dir, created):
+            folder.rmdir()
         raise OSError(
             f"FGVC-Aircraft could not be downloaded into {root}: {problem}. Try again with internet access; or unpack "
             f"{FGVCAircraft._URL} there by hand, so that {root / 'fgvc-aircraft-2013b' / 'data'} exists; or name a "

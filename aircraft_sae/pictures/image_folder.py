@@ -20,24 +20,18 @@ class ImageFolder(PictureFiles):
     """Pictures at root/split/class/…, or root/class/… with a split that is drawn; without class folders, no levels."""
 
     @classmethod
-    def open(cls, root: str | Path, *, banner: int = 0, on_bad_image: str = "raise") -> ImageFolder:
-        """Open and check a folder. An image's name is its path below `root` with "-" for "/", without extension.
-
-        banner, on_bad_image: as for `FGVCLayout.open`. Raises: FileNotFoundError where there are no pictures;
-        ValueError for one class, one without training images, an empty split, pictures outside the class folders, and
-        images of one name.
-        """
-        root = Path(root).expanduser()
-        paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
-        parts = [path.relative_to(root).with_suffix("").parts for path in paths]
+    def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:
+        """See `PictureFiles.read`. An image's name is its path below `root`, "-" for "/", without extension."""
+        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+        below = [path.relative_to(root) for path in found]
+        paths = [path for path in below if not any(name.startswith(".") for name in path.parts)]  # a system's own
+        parts = [path.with_suffix("").parts for path in paths]
         if not paths:
             raise FileNotFoundError(
-                f"{root} holds no pictures: name a folder with <split>/<class>/*.jpg or <class>/*.jpg"
+                f"{root} holds no pictures: name a folder of <split>/<class>/*.jpg or <class>/*.jpg"
             )
         table = pd.DataFrame({"image": map("-".join, parts), "split": [names[0] for names in parts]})
-        refuse(
-            table["image"][table["image"].duplicated()], f"image names in {root} that several files would have", MOVE
-        )
+        refuse(table["image"][table["image"].duplicated()], f"images of {root} that would have the same name", MOVE)
         named = table["split"].isin(DISJOINT_SPLITS)
         if named.any():
             refuse(table["image"][~named], f"pictures of {root} outside its folders {', '.join(DISJOINT_SPLITS)}", MOVE)
@@ -56,9 +50,7 @@ class ImageFolder(PictureFiles):
                 raise ValueError(f"{root} has pictures of one class, {names[0]}: there must be two or more. {MOVE}")
             classes = {"class": names}
         check_occupied(table, classes, str(root))
-        data = cls(root, dict(zip(table["image"], paths, strict=True)), table, classes, banner)
-        data.check(on_bad_image)
-        return data
+        return root, {image: root / path for image, path in zip(table["image"], paths, strict=True)}, table, classes
 
 
 def _draw(classes: pd.Series, seed: int = 0) -> list[str]:

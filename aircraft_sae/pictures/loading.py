@@ -94,23 +94,21 @@ class Views(Dataset):
             return self.transform(picture), int(self.labels[row]), row
 
 
-class Batches(Sampler):
-    """Lists of indices: in order without a seed, else shuffled by (seed, epoch)."""
+class Order(Sampler):
+    """Indices for `Views` from the `first` on: rows in order without a seed, else shuffled by (seed, epoch)."""
 
-    def __init__(self, n_rows: int, batch_size: int, seed: int | None, first: int = 0):
-        self.n_rows, self.batch_size, self.seed, self.first, self.epoch = n_rows, batch_size, seed, first, 0
+    def __init__(self, n_rows: int, seed: int | None, first: int):
+        self.n_rows, self.seed, self.first, self.epoch = n_rows, seed, first, 0
 
     def __len__(self) -> int:
-        return -(-(self.n_rows - self.first) // self.batch_size)
+        return self.n_rows - self.first
 
-    def __iter__(self) -> Iterator[list]:
-        indices = range(self.n_rows)
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
-            order = torch.randperm(self.n_rows, generator=generator).tolist()
-            indices = [(self.seed, self.epoch, row) for row in order]
-        for start in range(self.first, self.n_rows, self.batch_size):
-            yield list(indices[start : start + self.batch_size])
+    def __iter__(self) -> Iterator[int | tuple[int, int, int]]:
+        if self.seed is None:
+            return iter(range(self.first, self.n_rows))
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        order = torch.randperm(self.n_rows, generator=generator).tolist()
+        return iter([(self.seed, self.epoch, row) for row in order[self.first :]])
 
 
 class Loader(DataLoader):
@@ -118,7 +116,7 @@ class Loader(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and the augmentation of the next pass."""
-        self.batch_sampler.epoch = epoch
+        self.sampler.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         for pictures, labels, rows in super().__iter__():  # bytes cross from the workers, a quarter of the floats
@@ -135,7 +133,8 @@ def loader(
     """
     return Loader(
         dataset,
-        batch_sampler=Batches(len(dataset), batch_size, order_seed, first),
+        batch_size,
+        sampler=Order(len(dataset), order_seed, first),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
