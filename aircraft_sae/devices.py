@@ -21,9 +21,14 @@ def device() -> torch.device:
 
 
 def has_bfloat16(where: torch.device) -> bool:
-    """Whether the hardware computes in bfloat16; emulated, it is slower than float32."""
+    """Whether the hardware computes in bfloat16; emulated, it is slower than float32.
+
+    ATEN_CPU_CAPABILITY=avx2 makes a CPU that has it behave as one that has not.
+    """
     if where.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
