@@ -1,6 +1,6 @@
 """What features are: the index of every cell's codes, class selectivity, the parts they follow, and where they look."""
 
-from aircraft_sae.features.index import FeatureIndex, build_index, check_features, describe, neighbours
+from aircraft_sae.features.index import FeatureIndex, build_index, check_features, neighbours
 from aircraft_sae.features.localisation import localise, neighbour_correlation, part_picks
 from aircraft_sae.features.probes import absorption, fit_probes, matching_pursuit, probe_scores
 from aircraft_sae.features.regions import (
@@ -18,28 +18,8 @@ from aircraft_sae.features.selectivity import halves, selectivity
 from aircraft_sae.features.table import build_features
 
 __all__ = [
-    "LEAST",
-    "FeatureIndex",
-    "Regions",
-    "absorption",
-    "ap_draws",
-    "best_matches",
-    "best_parts",
-    "build_features",
-    "build_index",
-    "check_features",
-    "describe",
-    "excess_tests",
-    "fit_probes",
-    "guess_scores",
-    "halves",
-    "localise",
-    "match_draws",
-    "matching_pursuit",
-    "neighbour_correlation",
-    "neighbours",
-    "part_picks",
-    "part_scores",
-    "probe_scores",
+    "LEAST", "FeatureIndex", "Regions", "absorption", "ap_draws", "best_matches", "best_parts", "build_features",
+    "build_index", "check_features", "excess_tests", "fit_probes", "guess_scores", "halves", "localise", "match_draws",
+    "matching_pursuit", "neighbour_correlation", "neighbours", "part_picks", "part_scores", "probe_scores",
     "selectivity",
-]
+]  # fmt: skip

@@ -194,23 +194,17 @@ def describe(index: FeatureIndex, sae: SparseAutoencoder) -> pd.DataFrame:
     """One row per feature, over all indexed pictures.
 
     density_cell, density_image: share of cells, of pictures, in which it is active; mean, max: of its activation where
-    active; row, column: centre of activation, in cells from the top left, weighted by activation; norm: length of its
-    decoder row. Features that never fire have nan there.
+    active, nan where it never is; norm: length of its decoder row.
     """
-    counts = np.diff(index.by_feature.indptr)
-    in_images = index._by_image().copy()
+    counts, in_images = np.diff(index.by_feature.indptr), index._by_image().copy()
     in_images.sum_duplicates()
-    row, column = np.divmod(np.arange(index.n_cells) % index.cells_per_image, index.grid[1])
-    sums, down, across = np.stack([np.ones(index.n_cells), row, column]) @ index.by_feature
     with np.errstate(invalid="ignore"):
         return pd.DataFrame({
             "feature_id": np.arange(index.d_sae),
             "density_cell": counts / index.n_cells,
             "density_image": np.bincount(in_images.indices, minlength=index.d_sae) / len(index.images),
-            "mean": sums / counts,
+            "mean": index.by_feature.sum(axis=0, dtype=np.float64) / counts,
             "max": np.where(counts > 0, index.by_feature.max(axis=0).toarray(), np.nan),
-            "row": down / sums,
-            "column": across / sums,
             "norm": sae.W_dec.detach().norm(dim=1).numpy(),
         })  # fmt: skip
 

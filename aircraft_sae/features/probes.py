@@ -27,8 +27,8 @@ def fit_probes(acts: np.ndarray, regions: Regions, ridge: float = 1e-3) -> tuple
     weights = Ridge(ridge * len(x)).fit(x, own).coef_
     bias, scores = np.zeros(len(weights)), x @ weights.T
     for i in range(len(bias)):
-        least = scores[:, i].min() - 1  # ranking_scores takes what is active, and so positive
-        bias[i] = -least - ranking_scores(scores[:, i] - least, own[:, [i]], own[:, [i]].sum(0), len(x))["threshold"][0]
+        least = scores[:, i].min() - 1  # all positive, as ranking_scores takes what is active alone
+        bias[i] = -least - ranking_scores(scores[:, i] - least, own[:, [i]], own[:, [i]].sum(0))["threshold"][0]
     weights = np.where((own.any(0) & ~own.all(0))[:, None], weights, 0) / spread
     return weights, bias - weights @ mean
 

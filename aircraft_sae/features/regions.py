@@ -61,21 +61,22 @@ def _cell_labels(pictures: Pictures, images: tuple[str, ...], grid: tuple[int, i
     return (coverage >= LEAST) | (coverage >= LEAST * np.maximum(whole, 1e-9)), coverage.sum(3)
 
 
-def ranking_scores(values: np.ndarray, member: np.ndarray, n_in: np.ndarray, n_cells: int) -> dict[str, np.ndarray]:
-    """Average precision, AUROC and best F1 of a sparse score for several labels at once.
+def ranking_scores(values: np.ndarray, member: np.ndarray, n_in: np.ndarray) -> dict[str, np.ndarray]:
+    """Average precision, AUROC and best F1 of a score that is mostly 0, for several labels at once.
 
-    values: (m,) positive scores of the active cells, all others being 0; member: (m, parts) their labels; n_in:
-    (parts,) cells with the label among all n_cells. Returns ap, auroc, f1, threshold, each (parts,); nan where there
-    are no such cells. Ties count as in scikit-learn's average_precision_score and roc_auc_score on the dense vector.
+    values: (cells,) none negative; member: (cells, parts) their labels; n_in: (parts,) cells with each label. Returns
+    ap, auroc, f1 and its threshold, each (parts,); nan where no cell has the label. Ties count as in scikit-learn's
+    average_precision_score and roc_auc_score, which sort all cells for each label.
     """
-    order = np.argsort(-values, kind="stable")
+    active = np.flatnonzero(values)
+    order = active[np.argsort(-values[active], kind="stable")]
     ends = np.flatnonzero(np.diff(values[order], append=-1.0))  # the last of each value
     hits = np.vstack([member[order].cumsum(0, dtype=np.float64)[ends], n_in])  # the last threshold takes all cells
-    taken = np.append(ends + 1.0, n_cells)[:, None]
+    taken = np.append(ends + 1.0, len(values))[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         gained, wrong = np.diff(hits, axis=0, prepend=0), taken - hits
         ap = (gained * hits / taken).sum(0) / n_in
-        auroc = 1 - (gained * (wrong - np.diff(wrong, axis=0, prepend=0) / 2)).sum(0) / (n_in * (n_cells - n_in))
+        auroc = 1 - (gained * (wrong - np.diff(wrong, axis=0, prepend=0) / 2)).sum(0) / (n_in * (len(values) - n_in))
         f1 = np.vstack([2 * hits[:-1] / (taken[:-1] + n_in), np.zeros(len(n_in))])  # to take none has 0
     levels, nan = np.append(values[order][ends], np.inf), np.where(n_in == 0, np.nan, 0)
     return {"ap": ap + nan, "auroc": auroc + nan, "f1": f1.max(0) + nan, "threshold": levels[f1.argmax(0)]}
@@ -88,36 +89,30 @@ def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
     show the part. Among cells of B that are not background alone: auroc_within, and auroc_<guess> of each of `guesses`;
     excess: auroc_within less the largest of these; excess_a: the same on A, to choose by.
     """
-    half_b, shape = regions.in_b[:, None, None], regions.shown.shape
-    masks = {
-        "a": np.broadcast_to(~half_b, shape), "b": np.broadcast_to(half_b, shape),
-        "within_a": ~half_b & regions.within, "within": half_b & regions.within,
-    }  # fmt: skip
-    numbers, own = {}, {name: regions.labels[mask] for name, mask in masks.items()}
-    for name, mask in masks.items():  # of each of the index's cells among those of the mask
-        numbers[name] = np.full((len(index.images), *index.grid), -1)
-        numbers[name][regions.rows] = np.where(mask, mask.cumsum().reshape(shape) - 1, -1)
+    a, b = (np.broadcast_to(half[:, None, None], regions.shown.shape) for half in (~regions.in_b, regions.in_b))
+    masks = {"a": a, "b": b, "within_a": a & regions.within, "within": b & regions.within}
+    own = {name: regions.labels[mask] for name, mask in masks.items()}
     n_in = {name: labels.sum(0) for name, labels in own.items()}
-    known = _guessed(regions, regions.in_b)
-    known["prevalence"] = n_in["b"] / len(own["b"])
-    best_a = _guessed(regions, ~regions.in_b).max(axis=1).to_numpy()
-    tables = []
+    guessed, best_a = _guessed(regions, regions.in_b), _guessed(regions, ~regions.in_b).max(axis=1).to_numpy()
+    found = []
     for feature_id in range(index.d_sae):
-        cells, values = index.firings(feature_id)
-        at = {name: number.reshape(-1)[cells] for name, number in numbers.items()}
-        active = {name: (values[i >= 0], own[name][i[i >= 0]]) for name, i in at.items()}
-        got = {name: ranking_scores(*active[name], n_in[name], len(own[name])) for name in masks}
-        over = active["b"][0][:, None] >= got["a"]["threshold"]
+        maps = index.maps(feature_id, regions.rows)
+        values = {name: maps[mask] for name, mask in masks.items()}
+        got = {name: ranking_scores(values[name], own[name], n_in[name]) for name in masks}
+        active = np.flatnonzero(values["b"])
+        over = values["b"][active][:, None] >= got["a"]["threshold"]
         with np.errstate(invalid="ignore", divide="ignore"):
-            f1 = 2 * (over & active["b"][1]).sum(0) / (over.sum(0) + n_in["b"])
-        tables.append(pd.DataFrame({
-            "feature_id": feature_id, "part": regions.names, "ap_a": got["a"]["ap"], "ap": got["b"]["ap"],
-            "auroc": got["b"]["auroc"], "f1": f1, "auroc_within": got["within"]["auroc"],
-            "threshold": got["a"]["threshold"], "excess_a": got["within_a"]["auroc"] - best_a,
-        }))  # fmt: skip
-    table = pd.concat(tables, ignore_index=True).join(known, on="part")
-    guessed = known.drop(columns="prevalence").max(axis=1)
-    return table.assign(excess=table["auroc_within"] - table["part"].map(guessed))
+            f1 = 2 * (over & own["b"][active]).sum(0) / (over.sum(0) + n_in["b"])
+        found.append({
+            "ap_a": got["a"]["ap"], "ap": got["b"]["ap"], "auroc": got["b"]["auroc"], "f1": f1,
+            "threshold": got["a"]["threshold"], "auroc_within": got["within"]["auroc"],
+            "excess_a": got["within_a"]["auroc"] - best_a,
+        })  # fmt: skip
+    columns = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+    pairs = pd.MultiIndex.from_product([range(index.d_sae), regions.names], names=["feature_id", "part"])
+    known = guessed.assign(prevalence=n_in["b"] / len(own["b"]))
+    table = pd.DataFrame(columns, pairs).reset_index().join(known, on="part")
+    return table.assign(excess=table["auroc_within"] - table[list(guessed)].max(axis=1))
 
 
 def _guessed(regions: Regions, of: np.ndarray) -> pd.DataFrame:
@@ -152,15 +147,16 @@ def guess_scores(regions: Regions) -> pd.DataFrame:
 
     Beside the outline alone, it is multiplied by the guesses of place, of class, and of both.
     """
-    known, own, table = guesses(regions, regions.in_b), regions.labels[regions.in_b], []
+    known, own = guesses(regions, regions.in_b), regions.labels[regions.in_b]
     made = {
         "outline": known["outline"], "outline, place": known["outline"] * known["place"],
         "outline, class": known["class_outline"], "outline, place, class": known["class_outline"] * known["place"],
     }  # fmt: skip
-    for name, score in made.items():
-        for i, part in enumerate(regions.names):
-            table.append({"guess": name, "part": part, "ap": average_precision(own[..., i], score[..., i])})
-    return pd.DataFrame(table)
+    return pd.DataFrame([
+        {"guess": name, "part": part, "ap": average_precision(own[..., i], score[..., i])}
+        for name, score in made.items()
+        for i, part in enumerate(regions.names)
+    ])  # fmt: skip
 
 
 def average_precision(member: np.ndarray, score: np.ndarray) -> float:
