@@ -43,9 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
         study = config.preset(name)
         if options.command == "run":
             study = config.with_data_root(study, data_root)
-            if study.dataset.source == "folder" and not Path(data_root).expanduser().is_dir():
+            if study.dataset.needs_root and not Path(data_root).expanduser().is_dir():
                 raise ValueError(f"the data root {data_root} is not a folder")
-            if options.in_place and study.dataset.source != "hangar":
+            if options.in_place and not study.dataset.rendered:
                 raise ValueError(
                     f"--in-place would put the photographs of preset {name} into notebooks/: run without it"
                 )
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             return info(folder)
         if options.command == "clean":
             return clean(folder, options.yes)
-        rendered = study.dataset.source == "hangar"
+        rendered = study.dataset.rendered
         runner = Runner(folder, data_dir / "results" / name, environment, rendered, options.again)
         with _running(folder):
             return run(paths, runner, study, options.in_place)

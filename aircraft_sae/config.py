@@ -108,6 +108,16 @@ class DatasetConfig:
     """"raise" stops at unreadable pictures; "skip" leaves them out and records them."""
     hangar: HangarConfig = field(default_factory=HangarConfig)
 
+    @property
+    def rendered(self) -> bool:
+        """Whether the pictures are the project's own."""
+        return self.source == "hangar"
+
+    @property
+    def needs_root(self) -> bool:
+        """Whether a folder has to be named."""
+        return self.source in ("folder", "images")
+
 
 @_checked
 class ClassifierConfig:
@@ -291,12 +301,12 @@ def with_data_root(config: StudyConfig, data_root: str | None) -> StudyConfig:
 
     Raises: ValueError where the source takes no folder, or needs one and has none.
     """
-    if data_root and config.dataset.source == "hangar":
-        takers = ", ".join(name for name, known in presets().items() if known.dataset.source != "hangar")
+    if data_root and config.dataset.rendered:
+        takers = ", ".join(name for name, known in presets().items() if not known.dataset.rendered)
         raise ValueError(f"{config.name} renders its own pictures and takes no data root: only {takers} do")
     if data_root:
         config = change(config, **{"dataset.root": str(data_root)})
-    if config.dataset.source in ("folder", "images") and not config.dataset.root:
+    if config.dataset.needs_root and not config.dataset.root:
         raise ValueError(
             f"{config.name} needs a folder of pictures: name the one that holds fgvc-aircraft-2013b, or folders of "
             "images, with --data-root, data_root=... or AIRCRAFT_SAE_DATA_ROOT"

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from aircraft_sae.activations import VIEWS, Activations, extract, site_folder
-from aircraft_sae.config import ClassifierConfig, StudyConfig, change, check_name, preset, with_data_root
+from aircraft_sae.config import StudyConfig, change, check_name, preset, with_data_root
 from aircraft_sae.features import FeatureIndex, build_features
 from aircraft_sae.hangar.dataset import render_dataset
 from aircraft_sae.networks import Network, build, check_weights, load, train, weights_digest
-from aircraft_sae.pictures import Pictures, open_source
+from aircraft_sae.pictures import Pictures, note_pictures, open_source
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae.training import train_sae
 from aircraft_sae.store import (
@@ -30,7 +30,6 @@ from aircraft_sae.store import (
     read_json,
     source_digest,
     write_json,
-    write_parquet,
 )
 
 ENTRY = ("value", "low", "high", "n")
@@ -87,7 +86,7 @@ class Study:
             return name
         if self._pictures is None:
             config = self.config.dataset
-            if config.source == "hangar":
+            if config.rendered:
                 self.stage("dataset", render_dataset, {"config": config.hangar})
                 found = open_source(config, self.folder / "dataset")
             else:
@@ -122,7 +121,7 @@ class Study:
             for site in self.config.sites:
                 untrained.check_site(site)
             inputs = {"pictures": pictures, "weights": weights_digest(config)}
-            self.stage("networks/trained", train_network, {"config": config}, inputs)
+            self.stage("networks/trained", train, {"cfg": config}, inputs)
             self._networks["trained"] = load(self.folder / "networks" / "trained")
         if name not in self._networks:
             self._networks[name] = self._networks["trained"].permuted()
@@ -266,19 +265,6 @@ class Study:
     def _results_file(self, notebook: str) -> Path:
         check_name(notebook)
         return self.data_dir / "results" / self.config.name / f"{notebook}.json"
-
-
-def train_network(folder: Path, *, config: ClassifierConfig, pictures: Pictures, weights: str) -> None:
-    """Train the study's network; weights: digest of those it starts from."""
-    train(folder, config, pictures)
-
-
-def note_pictures(folder: Path, *, pictures: Pictures, on_bad_image: str) -> None:
-    """Check every picture, and write down which there are; those left out are known already."""
-    if on_bad_image == "raise":
-        pictures.check_images()
-    write_parquet(pictures.table, folder / "table.parquet")
-    write_parquet(pictures.skipped, folder / "skipped.parquet")
 
 
 def _number(name: str, value: Any, optional: bool) -> float | int | None:

@@ -14,7 +14,7 @@ from test_networks import Plain
 import aircraft_sae
 from aircraft_sae import config
 from aircraft_sae.activations import replay, see_features
-from aircraft_sae.interventions import suppress
+from aircraft_sae.interventions import Trial
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import ImageFolder
 from aircraft_sae.study import Study
@@ -82,10 +82,9 @@ def test_any_site_of_any_network_goes_the_whole_way(study):
     with torch.no_grad():
         _, codes = see_features(network, sae, x)
     assert codes.shape == (2, *network.shape(site)[:2], sae.d_sae)
-    row = int(index.rows("test")[0])
-    strongest = index.image(row).sum((0, 1)).argsort()[::-1][:2].tolist()
-    label = torch.tensor([pictures.classes().index(index.images["class"].iloc[row])])
-    effect = suppress(network, sae, pictures, acts, np.array([row]), strongest, label)
+    trial = Trial.of(network, sae, pictures, acts, index)
+    strongest = index.image(int(trial.rows[0])).sum((0, 1)).argsort()[::-1][:2].tolist()
+    effect = trial[np.array([0])].suppress(strongest)
     assert effect["logit"].shape == (1, 2) and np.abs(effect["logit"]).max() > 0
 
 
@@ -112,8 +111,8 @@ def test_three_kinds_of_pictures_answer_alike(pictures, smoke_study):
         assert each.picture(image).mode == "RGB"
         assert each.every(3).table["image"].tolist() == each.table["image"][::3].tolist()
         assert each.every(3).fingerprint != each.fingerprint
-        covered = each.regions(image, (4, 5))
-        assert covered.shape == (4, 5, len(each.region_names)) and (covered <= 1 + 1e-6).all()
+    covered = smoke_study.pictures().regions(image, (4, 5))
+    assert covered.shape == (4, 5, 12) and covered.sum() > 0 and (covered.sum(2) <= 1 + 1e-6).all()
     assert pictures.levels == ("class",) and not pictures.region_names and pictures.scenes is None
     assert len(smoke_study.pictures().region_names) == 12 and smoke_study.pictures().scenes is not None
 

@@ -252,3 +252,11 @@ def _averaging(n_pixels: int, n_cells: int) -> np.ndarray:
     edges = np.arange(n_cells + 1)[:, None] * n_pixels / n_cells
     covered = np.clip(edges - np.arange(n_pixels), 0, 1)  # of each pixel, the share that lies before each edge
     return (np.diff(covered, axis=0) * n_cells / n_pixels).astype(np.float32)
+
+
+def note_pictures(folder: Path, *, pictures: Pictures, on_bad_image: str) -> None:
+    """Check every picture, and write down which there are; those left out are known already."""
+    if on_bad_image == "raise":
+        pictures.check_images()
+    write_parquet(pictures.table, folder / "table.parquet")
+    write_parquet(pictures.skipped, folder / "skipped.parquet")

@@ -6,10 +6,12 @@ import ast
 import hashlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from aircraft_sae.store.files import META, read_json
@@ -41,6 +43,7 @@ def folder_digest(paths: Iterable[Path]) -> str:
 def source_digest(function: Callable) -> str:
     """16 hex digits for the source of the module that defines `function`, less comments, docstrings and layout.
 
+    The modules that it imports from its own room (aircraft_sae.features, say) count with it, and what these import.
     What a functools.partial has bound counts too. Raises: ValueError for a function whose module cannot be read again
     (a notebook's) or whose variables cannot be seen (a lambda, an inner function), and for a module that was changed on
     disk after it was loaded.
@@ -54,13 +57,25 @@ def source_digest(function: Callable) -> str:
     path = getattr(module, "__file__", None)
     if not inspect.isfunction(function) or not path or module.__name__ == "__main__" or "<" in name:
         raise ValueError(f"make must be a function of the package, got {name} of {module}: move it there")
-    tree = _NoDocstrings().visit(ast.parse(Path(path).read_bytes()))
-    now = _short(ast.dump(tree).encode())
+    sources: dict[str, str] = {}
+    _add_source(module, sources)
+    now = digest(sorted(sources.items()))
+    return digest([now, bound]) if bound else now
+
+
+def _add_source(module: ModuleType, sources: dict[str, str]) -> None:
+    """Add the digest of a module's source, and of those that it imports from its room."""
+    tree = _NoDocstrings().visit(ast.parse(Path(module.__file__).read_bytes()))
+    sources[module.__name__] = now = _short(ast.dump(tree).encode())
     spec, loaded = _seen.setdefault(module.__name__, (module.__spec__, now))
     if spec is module.__spec__ and now != loaded:  # the old code's result would be known as the new code's
-        raise ValueError(f"{path} was changed after it was loaded: restart the kernel")
+        raise ValueError(f"{module.__file__} was changed after it was loaded: restart the kernel")
     _seen[module.__name__] = module.__spec__, now
-    return digest([now, bound]) if bound else now
+    room = ".".join(module.__name__.split(".")[:2]) + "."
+    for node in ast.walk(tree):
+        other = getattr(node, "module", None) if isinstance(node, ast.ImportFrom) else None
+        if other and other.startswith(room) and other not in sources and other in sys.modules:
+            _add_source(sys.modules[other], sources)
 
 
 class _NoDocstrings(ast.NodeTransformer):
