@@ -20,10 +20,9 @@ from tqdm import tqdm
 
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.devices import device, has_bfloat16
-from aircraft_sae.networks.build import build, freeze, keep_depthwise_in_float32
+from aircraft_sae.networks.build import build, check_weights, freeze, keep_depthwise_in_float32, weights_digest
 from aircraft_sae.networks.evaluation import n_workers, predict, save
 from aircraft_sae.networks.network import BATCH, Network
-from aircraft_sae.networks.weights import check_weights, weights_digest
 from aircraft_sae.pictures import AircraftData, Loader, loader, pixel_config, test_transform, train_transform
 from aircraft_sae.store import checkpoint, fingerprint, write_parquet, write_text
 
