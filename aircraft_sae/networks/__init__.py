@@ -4,12 +4,11 @@
 `training` is the resumable loop, `evaluation` predicts and measures.
 """
 
-from aircraft_sae.networks.build import build
+from aircraft_sae.networks.build import build, check_weights, weights_digest
 from aircraft_sae.networks.evaluation import Evaluation, evaluate, export_weights, load, predict
 from aircraft_sae.networks.network import BATCH, Edit, Network, Seen
 from aircraft_sae.networks.readouts import PooledReadout, logits, unit
 from aircraft_sae.networks.training import train
-from aircraft_sae.networks.weights import check_weights, weights_digest
 
 __all__ = [
     "BATCH", "Edit", "Evaluation", "Network", "PooledReadout", "Seen", "build", "check_weights", "evaluate",

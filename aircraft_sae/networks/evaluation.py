@@ -18,7 +18,7 @@ from aircraft_sae.config import ClassifierConfig, from_dict
 from aircraft_sae.devices import device
 from aircraft_sae.networks.build import build
 from aircraft_sae.networks.network import BATCH, Network
-from aircraft_sae.networks.weights import check_fit, read_weights, write_safetensors
+from aircraft_sae.networks.weights import load_weights, write_safetensors
 from aircraft_sae.pictures import Pictures, loader, test_transform
 from aircraft_sae.store import write_json, write_text
 
@@ -44,10 +44,8 @@ def load(folder: str | Path, name: str = "trained") -> Network:
                   pd.read_parquet(predictions) if predictions.is_file() else None)  # fmt: skip
     except (OSError, KeyError, TypeError, ValueError) as problem:
         raise ValueError(f"{folder} holds a damaged network ({problem}). {remedy}") from problem
-    model, path = build(replace(cfg, weights=None), len(classes)), folder / "model.safetensors"
-    state = read_weights(path)
-    check_fit(model, state, path, cfg.arch, remedy)
-    model.load_state_dict(state)
+    model = build(replace(cfg, weights=None), len(classes))
+    load_weights(model, folder / "model.safetensors", remedy)
     return Network(model.to(device()), classes, cfg.image_size, *pixels, name, cfg.level, cfg.mixed_precision, *tables)
 
 

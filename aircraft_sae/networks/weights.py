@@ -1,58 +1,27 @@
-"""Weights on disk: safetensors and .pth in, float16 safetensors out. Nothing is ever unpickled."""
+"""Weights on disk: found, read by timm (.safetensors, .pth), written as safetensors. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
-import difflib
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import timm
 import torch
 from torch import nn
 
-from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.store import folder_digest, read_json, write_whole
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "weights"
-"""Shipped weights: <name>.safetensors, and <name>.json with arch, n_classes, mean, std, and what the maker added."""
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-HEAD = ("head.fc.weight", "head.fc.bias")
-
-
-def check_arch(arch: str) -> None:
-    """ValueError where timm has no such ConvNeXt, or no such pretrained tag of it."""
-    if not timm.is_model(arch):
-        close = difflib.get_close_matches(arch, timm.list_models("convnext*"), n=3, cutoff=0.3)
-        raise ValueError(f"timm has no arch {arch!r}: did you mean {', '.join(close) or 'convnext_atto'}?")
-    if timm.models.model_entrypoint(arch).__module__ != timm.models.convnext.__name__:
-        raise ValueError(f"arch {arch!r} is no ConvNeXt: choose one, such as convnext_atto or convnext_tiny")
-    try:
-        timm.get_pretrained_cfg(arch)
-    except RuntimeError as problem:
-        known = ", ".join(timm.list_pretrained(f"{arch.partition('.')[0]}.*"))
-        raise ValueError(f"arch {arch!r}: {problem} timm has {known}") from problem
-
-
-def weights_digest(cfg: ClassifierConfig) -> str:
-    """What the initial weights are known by: their content, or for timm's hub their name there; "none" from scratch.
-
-    Raises: ValueError for an arch that is no timm ConvNeXt, FileNotFoundError for a file that is not there.
-    """
-    check_arch(cfg.arch)
-    if cfg.weights is None:
-        return "none"
-    if cfg.weights == "timm":
-        return timm.get_pretrained_cfg(cfg.arch).hf_hub_id or cfg.arch
-    path = find_weights(cfg.weights)
-    return folder_digest(file for file in (path, path.with_suffix(".json")) if file.is_file())
+"""Shipped weights: <name>.safetensors, and <name>.json with arch, mean, std, and what the maker added."""
 
 
 def find_weights(weights: str) -> Path:
     """The file that a name in data/weights or a path means; FileNotFoundError names the ways there are."""
     path = Path(weights).expanduser()
-    if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin", ".ckpt"):
         path = FOLDER / f"{weights}.safetensors"
     if not path.is_file():
         raise unreachable(f"weights {weights!r}: {path} is not there")
@@ -69,66 +38,56 @@ def unreachable(problem: str) -> FileNotFoundError:
     )
 
 
-def check_weights(cfg: ClassifierConfig) -> None:
-    """Refuse weights that training could not start from: what `weights_digest` and `load_weights` raise.
+def digest_of(path: Path) -> str:
+    """A weights file, and the JSON beside it, known by content."""
+    return folder_digest(file for file in (path, path.with_suffix(".json")) if file.is_file())
 
-    Raises ValueError too for stages that would be frozen without any weights.
+
+def load_weights(model: nn.Module, path: Path, remedy: str | None = None) -> None:
+    """Load a file into a model of timm's, under its names or those of the authors whose files timm knows.
+
+    A head for another number of classes is left as it is, and said so; not where there is a remedy to name instead.
+    Raises: ValueError where the file is damaged, holds objects other than tensors, or is for another architecture.
     """
-    check_arch(cfg.arch)
-    if cfg.frozen_stages and cfg.weights is None:
-        raise ValueError(f"frozen_stages={cfg.frozen_stages} would keep random weights: set it to 0 or name weights")
-    if cfg.weights not in (None, "timm"):
-        with torch.device("meta"):  # names and shapes alone
-            model = timm.create_model(cfg.arch, num_classes=1)
-        fitting_state(model, find_weights(cfg.weights), cfg.arch)
+    state, facts, own = _read(path), _facts(path.with_suffix(".json")), model.state_dict()
+    try:  # names and shapes that other code gave
+        state = sys.modules[type(model).__module__].checkpoint_filter_fn(state, model)
+    except (AttributeError, KeyError, RuntimeError):  # timm knows no others, or the comparison below says where
+        pass
+    head = [name for name in own if name.rpartition(".")[0] in np.atleast_1d(model.pretrained_cfg["classifier"])]
+    if not remedy and head and all(name not in state or _other_rows(state[name], own[name]) for name in head):
+        state |= {name: own[name] for name in head}
+        if not own[head[0]].is_meta:  # else it is only tried on
+            print(f"{path.name}: it has no head for these classes: the head starts anew", file=sys.stderr)
+    given, wanted = ({name: tuple(v.shape) for name, v in tensors.items()} for tensors in (state, own))
+    if given != wanted:
+        odd, lacking = (
+            ", ".join([f"{name} {shape}" for name, shape in one.items() if other.get(name) != shape][:3]) or "no more"
+            for one, other in ((given, wanted), (wanted, given))
+        )
+        arch = model.pretrained_cfg["architecture"]
+        remedy = remedy or f"Set classifier.arch to the file's own{': ' + facts['arch'] if 'arch' in facts else ''}."
+        raise ValueError(f"{path} does not fit arch {arch!r}: it has {odd} where {lacking} is wanted. {remedy}")
+    if not next(model.parameters()).is_meta:
+        model.load_state_dict(state)  # copies into the model's own float32
+    model.pretrained_cfg |= {name: tuple(facts[name]) for name in ("mean", "std") if name in facts}
 
 
-def load_weights(model: nn.Module, weights: str, arch: str) -> None:
-    """Load a file into `model`; a head of another number of classes is left as it is, and said so.
-
-    Raises: FileNotFoundError where it is absent; ValueError where it cannot be read, or is for another architecture.
-    """
-    path = find_weights(weights)
-    state, facts, n_given = fitting_state(model, path, arch)
-    if {"mean", "std"} <= set(facts):  # pictures as those it was trained on
-        model.pretrained_cfg = {**model.pretrained_cfg, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])}
-    model.load_state_dict(state)  # copies into the model's own float32
-    if n_given != model.num_classes:
-        what = f"its head is for {n_given} classes, here are {model.num_classes}: the head starts anew"
-        print(f"{path.name}: {what}", file=sys.stderr)  # beside the progress bars
+def _other_rows(given: torch.Tensor, own: torch.Tensor) -> bool:
+    return given.shape != own.shape and given.shape[1:] == own.shape[1:]
 
 
-def fitting_state(model: nn.Module, path: Path, arch: str) -> tuple[dict[str, torch.Tensor], dict[str, Any], int]:
-    """(the file's tensors under the model's names, what the JSON beside it says, the classes that its head is for).
-
-    Where these are not the model's, the head is the model's own. Raises: ValueError as `load_weights`.
-    """
-    facts, own = _facts(path.with_suffix(".json")), model.state_dict()
-    state = {name.removeprefix("module."): value for name, value in read_weights(path).items()}
-    if any(name.startswith("downsample_layers.") for name in state):  # the authors' own names and shapes
-        try:
-            state = timm.models.convnext.checkpoint_filter_fn(state, model)
-        except (KeyError, RuntimeError):  # of another architecture: the comparison below says where
-            pass
-    n_given = state[HEAD[1]].numel() if HEAD[1] in state else 0
-    if n_given != model.num_classes:
-        state |= {name: own[name] for name in HEAD}
-    remedy = f"Set classifier.arch to the file's own{': ' + facts['arch'] if 'arch' in facts else ''}."
-    check_fit(model, state, path, arch, remedy)
-    return state, facts, n_given
-
-
-def check_fit(model: nn.Module, state: dict[str, torch.Tensor], path: Path, arch: str, remedy: str) -> None:
-    """ValueError where the tensors of a file have other names or shapes than the model's."""
-    own = model.state_dict()
-    mismatches = [
-        f"{name}: {_shape(state, name)} in the file, {_shape(own, name)} in the model"
-        for name in dict.fromkeys([*own, *state])
-        if _shape(state, name) != _shape(own, name)
-    ]
-    if mismatches:
-        places = f"at {len(mismatches)} places: {'; '.join(mismatches[:4])}"
-        raise ValueError(f"{path} does not fit arch {arch!r}, {places}. {remedy}")
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        state = timm.models.load_state_dict(path)
+    except Exception as problem:  # safetensors, zipfile and pickle have errors of their own
+        raise ValueError(
+            f"{path} cannot be read as tensors only: it is damaged, or holds objects that could run code "
+            f"({str(problem).splitlines()[0][:200]}). Save model.state_dict() alone, best as .safetensors."
+        ) from problem
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no tensors by name: save model.state_dict() alone")
+    return state
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -143,35 +102,7 @@ def _facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors by name from a .safetensors or a .pth, in which they may lie under "state_dict" or "model".
-
-    Raises: ValueError where it is damaged, or holds objects other than tensors (they could run code when read).
-    """
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:  # safetensors, zipfile and pickle have errors of their own
-        raise ValueError(
-            f"{path} cannot be read as tensors only: it is damaged, or holds objects that could run code "
-            f"({str(problem).splitlines()[0][:200]}). Save model.state_dict() alone, best as .safetensors."
-        ) from problem
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
-    if not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no tensors by name: save model.state_dict() alone")
-    return state
-
-
 def write_safetensors(path: Path, state: dict[str, torch.Tensor]) -> None:
     """Write tensors whole or not at all; they are made contiguous, which channels-last weights are not."""
     state = {name: value.cpu().contiguous() for name, value in state.items()}
     write_whole(path, lambda temporary: safetensors.torch.save_file(state, temporary))
-
-
-def _shape(state: dict[str, torch.Tensor], name: str) -> tuple[int, ...] | str:
-    return tuple(state[name].shape) if name in state else "absent"
