@@ -33,17 +33,20 @@ ORTHOGONALISE = muon.zeropower_via_newtonschulz
 """Muon's own iteration, which it calls in bfloat16 and leaves no way to say otherwise."""
 
 
-def train(folder: str | Path, cfg: ClassifierConfig, pictures: Pictures, progress: bool = True) -> None:
+def train(
+    folder: str | Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None, progress: bool = True
+) -> None:
     """Train into `folder`: model.safetensors (averaged weights), config.json, history.csv, predictions.parquet.
 
     A checkpoint that a killed run of the same cfg and pictures left there is resumed: on a CPU to the same bits, since
     order and augmentation depend on (seed, epoch, row) alone. predictions are of the test split.
+    weights: the digest of those it starts from, where it is known already.
     Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept),
     and what `build` and the pictures raise.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(cfg, pictures, folder)
+    run = Run(cfg, pictures, folder, weights or weights_digest(cfg))
     run.resume()
     n_seen = run.epoch * run.n_images + run.n_seen
     with tqdm(total=run.n_images * cfg.n_epochs, initial=n_seen, unit="img", disable=not progress) as bar:
@@ -60,12 +63,12 @@ def train(folder: str | Path, cfg: ClassifierConfig, pictures: Pictures, progres
 class Run:
     """One training run: all that a checkpoint holds, and the steps that change it."""
 
-    def __init__(self, cfg: ClassifierConfig, pictures: Pictures, folder: Path):
+    def __init__(self, cfg: ClassifierConfig, pictures: Pictures, folder: Path, weights: str):
         check_weights(cfg)
         self.cfg, self.pictures, self.folder, self.device = cfg, pictures, folder, device()
         self.level = cfg.level or pictures.levels[0]
         self.classes = pictures.classes(self.level)
-        self.identity = fingerprint(cfg, pictures.fingerprint, weights_digest(cfg))
+        self.identity = fingerprint(cfg, pictures.fingerprint, weights)
         self.model = build(cfg, len(self.classes)).to(self.device)
         self.mean, self.std = pixel_config(self.model)
         self.frozen = freeze(self.model, cfg.frozen_stages)

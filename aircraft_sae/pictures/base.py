@@ -17,6 +17,7 @@ from tqdm.contrib.concurrent import thread_map
 from aircraft_sae.config import SPLITS
 from aircraft_sae.pictures.annotations import check_occupied, first_five, refuse
 from aircraft_sae.pictures.loading import Views
+from aircraft_sae.store import write_parquet
 from aircraft_sae.store.digests import digest, sha256
 
 BAR = {"unit": " pictures", "leave": False, "delay": 1, "max_workers": os.cpu_count()}
