@@ -207,9 +207,11 @@ def replay(
     acts: Activations,
     rows: np.ndarray,
     edit: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    sites: Sequence[str] = (),
 ) -> Iterator[Seen]:
     """What the network makes of stored acts of these rows, BATCH at a time and in order; `edit` changes them before.
 
+    sites: what to look at besides the logits.
     It goes on from the site, where it can start there, else from the pictures, with their acts put in at the site.
     """
     starts, images = network.can_start(acts.site), acts.images["image"].to_numpy()
@@ -218,7 +220,7 @@ def replay(
     def of(some: np.ndarray) -> Seen:
         block = torch.from_numpy(acts.acts[some]).float()
         x = None if starts else torch.stack([network.as_input(pictures.picture(image)) for image in images[some]])
-        return network.see(x, given={acts.site: block if edit is None else edit(block)})
+        return network.see(x, sites, given={acts.site: block if edit is None else edit(block)})
 
     parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     yield from side_by_side(of, parts)

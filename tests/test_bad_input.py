@@ -18,8 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from aircraft_sae import config, features
-from aircraft_sae import interventions as ablation
+from aircraft_sae import config, features, interventions
 from aircraft_sae import networks as classifier
 from aircraft_sae.__main__ import main
 from aircraft_sae.activations import Activations
@@ -87,7 +86,7 @@ def w(finished, tmp_path, monkeypatch, capsys):
     for where, name in (
         ("study", "render_dataset"), ("study", "extract"), ("study", "train_sae"), ("study", "build_features"),
         ("networks", "train"), ("networks.training.Run", "train_step"), ("sae.training.Run", "train_step"),
-        ("interventions.editing", "renderer"), ("pictures.fgvc.FGVCAircraft", "__init__"), ("__main__", "run"),
+        ("hangar.dataset", "renderer"), ("pictures.fgvc.FGVCAircraft", "__init__"), ("__main__", "run"),
     ):  # fmt: skip
         monkeypatch.setattr(f"aircraft_sae.{where}.{name}", long_work)
     monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(finished.study.data_dir))
@@ -535,7 +534,13 @@ AUTOENCODER = [
     case("images pickled", saved("activations/stage4", Activations.open, put("images.parquet", pickled)), "[Pp]arquet"),
 ]  # fmt: skip
 
-EDITS = dict(sites=["stage4"], scenes=[None], kind="remove")
+EDITS = dict(networks={}, sites=["stage4"], scenes=[], kind="remove", parts=["wing"])
+
+
+def trial(w):
+    return interventions.Trial.of(w.trained, w.sae, w.data, w.acts, w.index)
+
+
 FEATURES = [
     case("index not there", lambda w: FeatureIndex.open(w.tmp), "facts.json is not there", "build the feature index",
          error=FileNotFoundError),
@@ -546,27 +551,19 @@ FEATURES = [
     case("neighbours", lambda w: features.neighbours(w.bench.W_dec, -1), "feature -1", r"0 \.\. 255"),
     case("patches how", lambda w: w.index.patches(0, "best"), "'best'", '"top", "interval" or "random"'),
     case("rows of no split", lambda w: w.index.rows("tests"), "tests", "train, val, test"),
-    case("suppress none", lambda w: ablation.suppress_hooked(w.trained, w.sae, w.cells, [256], torch.zeros(2).long()),
-         "feature 256", r"0 \.\. 255"),
-    case("suppress minus one", lambda w: ablation.suppress_hooked(w.trained, w.sae, w.cells, [-1],
-         torch.zeros(2).long()), "feature -1", r"0 \.\. 255"),
-    case("suppress half", lambda w: ablation.suppress_hooked(w.trained, w.sae, w.cells, [1.5], torch.zeros(2).long()),
-         "feature 1.5", r"0 \.\. 255"),
-    case("beyond random", lambda w: ablation.beyond_random(w.catalogue.head, torch.ones(2, 64), torch.ones(2, 256),
-         w.bench.W_dec, torch.eye(64), torch.zeros(2).long(), [True]), "feature True", r"0 \.\. 255"),
-    case("blur window", lambda w: ablation.blur_effects(w.trained, w.sae, w.data, w.index, w.index.patches(0),
+    *(case(f"suppress {j}", lambda w, j=j: trial(w).suppress([j]), f"feature {j} is not one of", r"0 \.\. 255")
+      for j in (256, -1, 1.5)),
+    case("beyond random", lambda w: interventions.beyond_random(trial(w), [True], torch.eye(64)), "feature True"),
+    case("blur window", lambda w: interventions.blur_effects(trial(w), w.index, w.index.patches(0).assign(feature_id=0),
          np.full(256, -1), torch.eye(64), window=99), "1 to 64 pixels", "got 99"),
-    case("blur picks", lambda w: ablation.blur_effects(w.trained, w.sae, w.data, w.index, pd.DataFrame({"row": [0]}),
-         np.full(256, -1), torch.eye(64), window=9), "lack column, feature_id", "FeatureIndex.patches"),
-    case("edit kind", lambda w: ablation.edited(None, "paint", "wing"), "'paint'", '"recolour"'),
-    case("edit no scenes", lambda w: ablation.edit_scenes({}, folder=w.tmp, **EDITS | {"scenes": []}), "at least one"),
-    case("edit site", lambda w: ablation.edit_scenes({"a": w.trained}, ["stage5"], ablation.choose_scenes(
-         pd.read_parquet(w.data.folder / "scenes.parquet"), 1), "remove", w.tmp), "'stage5'", "choose one of stem"),
-    case("responses not there", lambda w: ablation.Responses.of(w.sae, w.tmp), "edits.parquet is not there",
+    case("blur feature", lambda w: interventions.blur_effects(trial(w), w.index, pd.DataFrame({"feature_id": [256]}),
+         np.full(256, -1), torch.eye(64), window=9), "feature 256", r"0 \.\. 255"),
+    case("edit kind", lambda w: interventions.edited(None, "paint", "wing"), "'paint'", '"recolour"'),
+    case("edit no scenes", lambda w: interventions.edit_scenes(w.tmp, **EDITS), "at least one"),
+    case("edit site", lambda w: interventions.edit_scenes(w.tmp, **EDITS | {"networks": {"a": w.trained}, "sites": [
+         "stage5"], "scenes": w.data.scenes["scene"].tolist()[:1]}), "'stage5'", "did you mean"),
+    case("responses not there", lambda w: interventions.Responses.of(w.sae, w.tmp), "stage4.npy is not there",
          "run edit_scenes", error=FileNotFoundError),
-    case("responses of no part", lambda w: ablation.Responses(*[None] * 5).of_part("rotor"), "'rotor'", "choose"),
-    case("followed way", lambda w: ablation.followed(None, "up"), "'up'", '"down" or "across"'),
-    case("share of nothing", lambda w: ablation.pass_share([]), "at least one claim"),
     case("taxonomy", lambda w: taxonomy("birds"), "'birds'", "hangar, pretraining"),
 ]  # fmt: skip
 

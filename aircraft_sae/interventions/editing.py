@@ -1,4 +1,4 @@
-"""Scene edits: one part of the airframe taken away, moved or recoloured, every other pixel as it was.
+"""Scene edits: one region of a rendered picture taken away, moved or recoloured, every other pixel as it was.
 
 R_jp, the response of feature j to removing part p, is the share of its image maximum that goes:
 
@@ -12,10 +12,11 @@ read backwards.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice, product
+from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,24 +24,20 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from aircraft_sae.activations import captured
-from aircraft_sae.devices import has_bfloat16, side_by_side
-from aircraft_sae.hangar.dataset import renderer
-from aircraft_sae.hangar.render import render
-from aircraft_sae.hangar.scene import Scene
-from aircraft_sae.hangar.solids import PARTS
-from aircraft_sae.metrics import bootstrap_counts, interval
-from aircraft_sae.networks import Classifier
-from aircraft_sae.networks.inference import BATCH
-from aircraft_sae.pictures import test_transform
+from aircraft_sae.activations import site_folder
+from aircraft_sae.hangar import PARTS
+from aircraft_sae.metrics import bootstrap_counts, with_draws
+from aircraft_sae.networks import BATCH, Network
+from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
-FIRST = 2
-"""PARTS before it are background."""
+if TYPE_CHECKING:
+    from aircraft_sae.hangar.scene import Scene
+
 N_DRAWS = 2000
-VISIBLE = 30
-"""Least pixels of a part that a scene must show at 224 pixels' width."""
+LEAST_PIXELS = 30
+"""Of a part that a scene must show at 224 pixels' width."""
 MOVES = ((0.0, 0.0, 0.12), (0.12, 0.0, 0.0), (0.0, 0.0, -0.12), (-0.12, 0.0, 0.0))
 """Up, forward, down, back, in units of the longer of length and span: a scene's seed says which."""
 RED, BLUE = (0.85, 0.1, 0.1), (0.1, 0.2, 0.85)
@@ -62,104 +59,103 @@ def edited(scene: Scene, kind: str, part: str) -> Scene:
     raise ValueError(f'kind must be "remove", "move", "recolour" or "nothing", got {kind!r}')
 
 
-def without(scene: Scene, part: str | None, size: int, supersampling: int) -> Image.Image:
-    """The picture of a scene, rendered without shadows and without one part, or with all of them."""
-    plain = replace(scene, shadows=False)
-    shown = edited(plain, "remove", part) if part else plain
-    return Image.fromarray(_saved(render(shown, size, supersampling).image, plain))
+def plain(scene: str) -> Scene:
+    """A scene from its JSON, without shadows: a part's shadow would go with the part."""
+    from aircraft_sae.hangar.scene import Scene  # lazily: photographs need no renderer
+
+    return replace(Scene.from_json(scene), shadows=False)
 
 
-def choose_scenes(table: pd.DataFrame, most: int, size: int = 224, seed: int = 0) -> list[Scene]:
-    """Scenes, in random order, of which each is needed to have `most` with each part, as far as there are so many.
+def without(scene: str, part: str | None, size: int, supersampling: int) -> Image.Image:
+    """The picture of a scene (JSON), rendered without shadows and without one part, or with all of them."""
+    from aircraft_sae.hangar.render import render
 
-    table: rows of the hangar's scenes.parquet (scene, and pixels_<part> of its pictures of `size` pixels).
+    whole = plain(scene)
+    shown = edited(whole, "remove", part) if part else whole
+    return Image.fromarray(_saved(render(shown, size, supersampling).image, whole))
+
+
+def choose_scenes(pictures: Pictures, images: Sequence[str], most: int, size: int = 224, seed: int = 0) -> list[str]:
+    """Scenes (JSON) of these images, in random order, of which each is needed to have `most` with each region.
+
+    size: the pictures' width in pixels.
     """
-    table, needed = table.sample(frac=1, random_state=seed), dict.fromkeys(PARTS[FIRST:], most)
-    chosen = []
+    table = pictures.scenes.set_index("image").loc[list(images)].sample(frac=1, random_state=seed)
+    needed, chosen = dict.fromkeys(pictures.region_names, most), []
     for row in table.to_dict("records"):
-        useful = [part for part, n in needed.items() if n and row[f"pixels_{part}"] >= VISIBLE * (size / 224) ** 2]
+        useful = [part for part, n in needed.items() if n and row[f"pixels_{part}"] >= least_pixels(size)]
         if useful:
-            chosen.append(Scene.from_json(row["scene"]))
+            chosen.append(row["scene"])
             needed |= {part: needed[part] - 1 for part in useful}
     return chosen
 
 
-@torch.no_grad()
+def least_pixels(size: int) -> float:
+    """LEAST_PIXELS in pictures of another width."""
+    return LEAST_PIXELS * (size / 224) ** 2
+
+
 def edit_scenes(
-    networks: Mapping[str, Classifier],
+    folder: Path,
+    *,
+    networks: Mapping[str, Network],
     sites: Sequence[str],
-    scenes: Sequence[Scene],
+    scenes: Sequence[str],
     kind: str,
-    folder: str | Path,
+    parts: Sequence[str],
     most: int | None = None,
     size: int = 224,
     supersampling: int = 2,
     workers: int | None = None,
     progress: bool = True,
 ) -> None:
-    """Render each scene, then with each part that it shows edited, and write what the networks make of them.
+    """Render each scene (JSON), then with each part that it shows edited, and write what the networks make of them.
 
-    No shadows, since a part's shadow would go with it. most: edits of one part, at most; scenes come in their order.
+    No shadows. parts: names of regions; most: edits of one part, at most; scenes come in their order.
     Into `folder`: scenes.parquet (scene as JSON, shown_<part> pixels), edits.parquet (scene, part, changed pixels, row,
     column, row_after, column_after: the middle of the part's pixels as shares of the picture) and, for each network,
     <network>/<site>.npy (float16, scenes then edits) and <network>/logits.npy.
     Raises: ValueError for another kind of edit, another site, or no scenes.
     """
+    from aircraft_sae.hangar.dataset import renderer
+
     if not scenes:
         raise ValueError("edit_scenes needs at least one scene")
-    plain = [replace(scene, shadows=False) for scene in scenes]
-    edited(plain[0], kind, PARTS[FIRST])  # refuses another kind before any work
-    for classifier, site in product(networks.values(), sites):
-        classifier.site(site)  # and another site
-    folder, least = Path(folder), VISIBLE * (size / 224) ** 2
+    whole_scenes, ids = [plain(scene) for scene in scenes], [PARTS.index(part) for part in parts]
+    edited(whole_scenes[0], kind, parts[0])  # refuses another kind before any work
+    for network, site in product(networks.values(), sites):
+        network.check_site(site)  # and another site
     # all is rendered before the networks see any of it: beside each other, their threads would wait
-    with renderer(len(plain) * (1 + len(PARTS) - FIRST), size, supersampling, workers) as rendered:
-        whole = list(tqdm(rendered(plain), "render scenes", len(plain), disable=not progress, leave=False))
-        shown = np.stack([np.bincount(picture.mask.ravel(), minlength=len(PARTS))[FIRST:] for picture in whole])
-        allowed = shown >= least
+    with renderer(len(scenes) * (1 + len(parts)), size, supersampling, workers) as rendered:
+        whole = list(tqdm(rendered(whole_scenes), "render scenes", len(scenes), disable=not progress, leave=False))
+        shown = np.stack([np.bincount(picture.mask.ravel(), minlength=len(PARTS))[ids] for picture in whole])
+        allowed = shown >= least_pixels(size)
         if most is not None:
             allowed &= allowed.cumsum(0) <= most
         jobs, rows = np.argwhere(allowed), []
-        pictures = [_saved(picture.image, scene) for picture, scene in zip(whole, plain, strict=True)]
-        edits = rendered([edited(plain[s], kind, PARTS[FIRST + p]) for s, p in jobs])
+        images = [_saved(picture.image, scene) for picture, scene in zip(whole, whole_scenes, strict=True)]
+        edits = rendered([edited(whole_scenes[s], kind, parts[p]) for s, p in jobs])
         edits = tqdm(edits, f"render: {kind}", len(jobs), disable=not progress, leave=False)
         for (s, p), picture in zip(jobs, edits, strict=True):
-            places = [_centre(each.mask == FIRST + p) for each in (whole[s], picture)]
-            facts = {"scene": s, "part": PARTS[FIRST + p], "changed": (picture.image != whole[s].image).any(2).sum()}
-            rows.append(facts | dict(zip(("row", "column", "row_after", "column_after"), chain(*places), strict=True)))
-            pictures.append(_saved(picture.image, plain[s]))
-    found: dict[Path, list[np.ndarray]] = {}
-    for name, classifier in networks.items():
-        bar = tqdm(pictures, f"see: {kind}, {name} network", disable=not progress, leave=False)
-        for got in _seen(classifier, sites, bar):
-            for key, values in got.items():
-                found.setdefault(folder / name / f"{key}.npy", []).append(values)
-    for path, parts in found.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, np.concatenate(parts))
-    texts = pd.DataFrame({"scene": [scene.to_json() for scene in plain]})
-    write_parquet(texts.join(pd.DataFrame(shown, columns=[f"shown_{p}" for p in PARTS[FIRST:]])), folder / SCENES)
+            changed = int((picture.image != whole[s].image).any(2).sum())
+            (row, column), (row_after, column_after) = (_centre(each.mask == ids[p]) for each in (whole[s], picture))
+            rows.append({
+                "scene": s, "part": parts[p], "changed": changed, "row": row, "column": column,
+                "row_after": row_after, "column_after": column_after,
+            })  # fmt: skip
+            images.append(_saved(picture.image, whole_scenes[s]))
+    for name, network in networks.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        x = (torch.stack([network.as_input(Image.fromarray(image)) for image in batch]) for batch in batches)
+        seen = tqdm(network.stream(x, sites, mixed=True), f"see: {kind}, {name} network", len(batches),
+                    disable=not progress, leave=False)  # fmt: skip
+        found = [{site: each.acts[site].half() for site in sites} | {"logits": each.logits} for each in seen]
+        for key in found[0]:
+            np.save(folder / name / f"{site_folder(key)}.npy", torch.cat([each[key] for each in found]).numpy())
+    texts = pd.DataFrame({"scene": [scene.to_json() for scene in whole_scenes]})
+    write_parquet(texts.join(pd.DataFrame(shown, columns=[f"shown_{part}" for part in parts])), folder / SCENES)
     write_parquet(pd.DataFrame(rows), folder / EDITS)
-
-
-def _seen(
-    classifier: Classifier, sites: Sequence[str], images: Iterable[np.ndarray]
-) -> Iterator[dict[str, np.ndarray]]:
-    """Logits, and each site's acts, of pictures (size, size, 3), a batch at a time."""
-    transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
-    where, images = next(classifier.model.parameters()).device, iter(images)
-    mixed = classifier.cfg.mixed_precision and has_bfloat16(where)
-    with captured(classifier, sites) as acts:
-
-        @torch.inference_mode()
-        def see(chunk: list[np.ndarray]) -> dict[str, np.ndarray]:
-            batch = transform.normalise(torch.stack([transform(Image.fromarray(image)) for image in chunk]))
-            with torch.autocast(where.type, torch.bfloat16, mixed):
-                logits = classifier.model(batch.to(where))
-            cells = {site: out.permute(0, 2, 3, 1).to("cpu", torch.float16).numpy() for site, out in acts.items()}
-            return cells | {"logits": logits.float().cpu().numpy()}
-
-        yield from side_by_side(see, iter(lambda: list(islice(images, BATCH)), []))
 
 
 def _saved(image: np.ndarray, scene: Scene) -> np.ndarray:
@@ -178,55 +174,56 @@ def _centre(mask: np.ndarray) -> tuple[float, float]:
 
 @dataclass
 class Responses:
-    """What edits do to features. Axes: scenes s, edits e, features j.
+    """What edits do to features. Axes: scenes s, edits e, parts p, features j.
 
-    edits: scene, part, changed, … as `edit_scenes` writes; before: (s, j) image maxima; after: (e, j); centres: (s, j,
-    2), centres_after: (e, j, 2) row and column of the activation's centre as shares of the picture, nan where silent.
+    parts: their names; edits: scene, part, changed, … as `edit_scenes` writes; before: (s, j) image maxima; after:
+    (e, j); centres: (s, j, 2), centres_after: (e, j, 2) row and column of the activation's centre as shares of the
+    picture, nan where silent.
     """
 
+    parts: list[str]
     edits: pd.DataFrame
     before: np.ndarray
     after: np.ndarray
-    centres: np.ndarray
-    centres_after: np.ndarray
+    centres: np.ndarray | None = None
+    centres_after: np.ndarray | None = None
 
     @classmethod
     @torch.no_grad()
     def of(cls, sae: SparseAutoencoder, folder: str | Path, network: str = "trained") -> Responses:
         """Of an autoencoder's features, from what `edit_scenes` wrote; FileNotFoundError where it has not."""
-        for path in (Path(folder) / EDITS, Path(folder) / network / f"{sae.cfg.site}.npy"):
-            if not path.is_file():
-                raise FileNotFoundError(f"{path} is not there: run edit_scenes with this network and site first")
-        edits, acts = pd.read_parquet(Path(folder) / EDITS), np.load(Path(folder) / network / f"{sae.cfg.site}.npy")
-        n, rows, columns, _ = acts.shape
-        maxima, centres = np.zeros((n, sae.d_sae), np.float32), np.zeros((n, sae.d_sae, 2), np.float32)
-        steps = [(torch.arange(m) + 0.5) / m for m in (rows, columns)]
-        for start in range(0, n, BATCH):
+        folder = Path(folder)
+        path = folder / network / f"{site_folder(sae.cfg.site)}.npy"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there: run edit_scenes with this network and site first")
+        edits, acts = pd.read_parquet(folder / EDITS), np.load(path)
+        shown = pd.read_parquet(folder / SCENES).filter(like="shown_").columns
+        maxima, centres = [], []
+        for start in range(0, len(acts), BATCH):
             block = torch.from_numpy(acts[start : start + BATCH]).float()
-            dense = sae.encode(block.flatten(0, 2)).dense().view(len(block), rows, columns, -1)
-            total = dense.sum((1, 2))
-            maxima[start : start + BATCH] = dense.amax((1, 2)).numpy()
-            sums = torch.einsum("nrcj,r->nj", dense, steps[0]), torch.einsum("nrcj,c->nj", dense, steps[1])
-            centres[start : start + BATCH] = (torch.stack(sums, 2) / total[..., None]).numpy()
-        s = n - len(edits)
-        return cls(edits, maxima[:s], maxima[s:], centres[:s], centres[s:])
+            dense = sae.encode(block.flatten(0, 2)).dense().view(*block.shape[:3], -1)
+            maxima.append(dense.amax((1, 2)))
+            places = [(torch.arange(n) + 0.5) / n for n in block.shape[1:3]]
+            sums = torch.einsum("nrcj,r->nj", dense, places[0]), torch.einsum("nrcj,c->nj", dense, places[1])
+            centres.append(torch.stack(sums, 2) / dense.sum((1, 2))[..., None])
+        maxima, centres, s = torch.cat(maxima).numpy(), torch.cat(centres).numpy(), len(acts) - len(edits)
+        parts = [name.removeprefix("shown_") for name in shown]
+        return cls(parts, edits, maxima[:s], maxima[s:], centres[:s], centres[s:])
 
     def of_part(self, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """(indices of the edits of a part, their scenes); ValueError for what is no part."""
-        if part not in PARTS[FIRST:]:
-            raise ValueError(f"no part {part!r}: choose one of {', '.join(PARTS[FIRST:])}")
+        """(indices of the edits of a part, their scenes)."""
         own = np.flatnonzero(self.edits["part"] == part)
         return own, self.edits["scene"].to_numpy()[own]
 
     def response(self, features: np.ndarray | None = None, counts: np.ndarray | None = None) -> np.ndarray:
-        """(12, j) R of these features (or all), or (draws, 12, j) for counts (draws, s); 0 where all is silent.
+        """(p, j) R of these features (or all), or (draws, p, j) for counts (draws, s); 0 where all is silent.
 
         nan for a part that no scene shows.
         """
         features = np.arange(self.before.shape[1]) if features is None else features
         weights = np.ones((1, len(self.before))) if counts is None else np.asarray(counts, float)
-        result = np.full((len(weights), len(PARTS) - FIRST, len(features)), np.nan)
-        for p, part in enumerate(PARTS[FIRST:]):
+        result = np.full((len(weights), len(self.parts), len(features)), np.nan)
+        for p, part in enumerate(self.parts):
             own, scenes = self.of_part(part)
             if len(own):
                 before = self.before[np.ix_(scenes, features)]
@@ -235,6 +232,11 @@ class Responses:
                 result[:, p] = np.divide(lost, whole, out=np.zeros_like(whole), where=whole > 0)
         return result[0] if counts is None else result
 
+    def table(self) -> pd.DataFrame:
+        """R of every feature and part: feature_id, part, response."""
+        R = pd.DataFrame(self.response().T, columns=self.parts).rename_axis("feature_id").reset_index()
+        return R.melt("feature_id", var_name="part", value_name="response")
+
     def off_rate(self, part: str, feature_id: int) -> float:
         """Share of the scenes in which the feature is active that leave it silent without the part; nan for none."""
         own, scenes = self.of_part(part)
@@ -242,13 +244,13 @@ class Responses:
         return float((self.after[own, feature_id] == 0)[active].mean()) if active.any() else np.nan
 
     def matches(self) -> np.ndarray:
-        """(12, 12) whether part q is a match for part p: its edits change at most 2 times as many pixels (medians)."""
-        changed = self.edits.groupby("part")["changed"].median().reindex(PARTS[FIRST:]).to_numpy()
+        """(p, p) whether part q is a match for part p: its edits change at most 2 times as many pixels (medians)."""
+        changed = self.edits.groupby("part")["changed"].median().reindex(self.parts).to_numpy()
         with np.errstate(invalid="ignore"):
             return (changed[None] <= SIZE_RATIO * changed[:, None]) & ~np.eye(len(changed), dtype=bool)
 
     def selectivity(self, response: np.ndarray) -> np.ndarray:
-        """S of each part and feature, in the shape of `response` (…, 12, j)."""
+        """S of each part and feature, in the shape of `response` (…, p, j)."""
         result = np.full_like(response, np.nan)
         for p, others in enumerate(self.matches()):
             rivals = np.where(others[:, None], np.nan_to_num(response, nan=-np.inf), -np.inf).max(-2)
@@ -273,10 +275,8 @@ def followed(moves: pd.DataFrame, way: str, beside: pd.DataFrame | None = None) 
     """The share of a part's shift ("down" or "across") that a feature's centre makes too: 1 follows, 0 stays.
 
     moves: rows of `Responses.moves`; beside: other ones, whose share is taken off. Least squares through the origin;
-    scenes are the units of the interval. Raises: ValueError for another way.
+    scenes are the units of the interval.
     """
-    if way not in ("down", "across"):
-        raise ValueError(f'way must be "down" or "across", got {way!r}')
     scenes = np.unique(np.concatenate([each["scene"] for each in (moves, beside) if each is not None]))
     counts = np.concatenate([np.ones((1, len(scenes))), bootstrap_counts(len(scenes), N_DRAWS)])
     shares = np.zeros(len(counts))
@@ -285,5 +285,4 @@ def followed(moves: pd.DataFrame, way: str, beside: pd.DataFrame | None = None) 
             part, feature, at = each[f"part_{way}"], each[f"feature_{way}"], np.searchsorted(scenes, each["scene"])
             both, whole = (np.bincount(at, values, len(scenes)) for values in (part * feature, part**2))
             shares += sign * (counts @ both) / np.maximum(counts @ whole, 1e-12)
-    low, high = interval(shares[1:])
-    return {"value": float(shares[0]), "low": low, "high": high, "n": len(scenes)}
+    return with_draws(shares[0], shares[1:], len(scenes))

@@ -1,73 +1,36 @@
-"""Suppression in feature space: take a feature's part out of the activations, and see what the classifier makes of it.
+"""Suppression in feature space: take a feature out of the activations, and see what a read-out makes of the rest.
 
-An edit replaces acts x by x - (f - c) d in every cell: f the feature's activation, d its decoder row, c what is put in
-its place. What the autoencoder does not explain stays as it is, so that changing nothing changes nothing.
+An edit replaces acts x by x - ((1 - factor) f - to) d in every cell: f is the feature's activation, d its decoder row.
+The part of x that the autoencoder does not explain stays, so that changing nothing changes nothing.
 
-At the last stage only the mean over cells reaches the head (mean -> LayerNorm -> linear), so the effect of each feature
-on each picture follows from the pooled vector in closed form. That is exact arithmetic about the head, no evidence of
-what the network before it does. With p the pooled acts, r the mean over cells of f - c, tildes centred over
-channels, W' the head's weight times LayerNorm's gain, v the variance over D channels:
-
-    logits' = (W' p~ - r W' d~) / sqrt(v_p - 2 r p~.d~ / D + r^2 v_d + eps) + bias
+Where the network goes on from the site by a mean over cells (`Network.readout`), the effect of each feature on each
+picture follows from the means in closed form; elsewhere a forward pass of each pair gives it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
-from aircraft_sae.features import check_features
-from aircraft_sae.networks import Classifier
+from aircraft_sae.activations import Activations, replay
+from aircraft_sae.devices import side_by_side
+from aircraft_sae.features import FeatureIndex, check_features, halves
+from aircraft_sae.metrics import with_interval
+from aircraft_sae.networks import BATCH, Network, PooledReadout, Seen, logits
+from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.store import digest
 
-BLOCK = 64
-"""Images at a time: 64 x 6,144 features x 100 classes of logits are 157 MB, and a few such arrays live at once."""
 EFFECTS = ("logit", "margin", "confidence", "specificity")
-
-
-@dataclass(frozen=True)
-class PooledHead:
-    """The classifier's head on pooled acts: weight (classes, d_in) with LayerNorm's gain in it, bias (classes,)."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-    eps: float
-
-    @classmethod
-    def of(cls, classifier: Classifier) -> PooledHead:
-        """Of a timm ConvNeXt; ValueError where its head is not mean -> LayerNorm -> linear."""
-        head, before = classifier.model.head, classifier.model.norm_pre
-        plain = isinstance(before, nn.Identity) and isinstance(head.pre_logits, nn.Identity)
-        if not plain or not isinstance(head.fc, nn.Linear):
-            raise ValueError("the closed form needs a head of mean, LayerNorm and one linear layer: this has more")
-        with torch.no_grad():
-            gain, shift = head.norm.weight.cpu(), head.norm.bias.cpu()
-            weight, bias = head.fc.weight.cpu(), head.fc.bias.cpu()
-            return cls(weight * gain, bias + weight @ shift, head.norm.eps)
-
-    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
-        """(n, classes) from pooled acts (n, d_in)."""
-        centred = pooled - pooled.mean(1, keepdim=True)
-        scale = (centred.square().mean(1, keepdim=True) + self.eps).sqrt()
-        return centred @ self.weight.t() / scale + self.bias
-
-    def edited(self, pooled: torch.Tensor, removed: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-        """(n, d, classes) logits of pooled - removed[:, j] directions[j], for every j: one edit at a time.
-
-        pooled: (n, d_in); removed: (n, d); directions: (d, d_in).
-        """
-        p = pooled - pooled.mean(1, keepdim=True)
-        d = directions - directions.mean(1, keepdim=True)
-        variance = p.square().mean(1)[:, None] - 2 * removed * (p @ d.t()) / p.shape[1]
-        variance = variance + removed.square() * d.square().mean(1)
-        top = (p @ self.weight.t())[:, None] - removed[:, :, None] * (d @ self.weight.t())
-        return top / (variance.clamp(min=0) + self.eps).sqrt()[:, :, None] + self.bias
+IMAGES_AT_ONCE = 64
+"""In closed form: 64 x 6,144 features x 100 classes of logits are 157 MB, and a few such arrays live at once."""
+N_RANDOM = {"closed form": 99, "forward passes": 19}
+"""Random directions beside a feature; 19 are the fewest for a test at 5 %."""
 
 
 def effects(
@@ -84,13 +47,12 @@ def effects(
     if rival is None:
         rival = before.scatter(1, labels[:, None], -torch.inf).argmax(1)
 
-    def of(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        return logits.gather(-1, classes.view(shape).expand(*logits.shape[:-1], 1))[..., 0]
+    def of(values: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        return values.gather(-1, classes.view(shape).expand(*values.shape[:-1], 1))[..., 0]
 
-    wide = before.view(len(before), *(1,) * (after.ndim - 2), -1).expand_as(after)
-    change = after - wide
+    change = after - before.view(len(before), *(1,) * (after.ndim - 2), -1)
     logit = of(change, labels)
-    others = (change.sum(-1) - logit) / (change.shape[-1] - 1)
+    others = (change.sum(-1) - logit) / max(1, change.shape[-1] - 1)
     return {
         "logit": logit,
         "margin": logit - of(change, rival),
@@ -99,63 +61,220 @@ def effects(
     }
 
 
-@torch.no_grad()
-def suppress_all(
-    head: PooledHead, pooled: torch.Tensor, removed: torch.Tensor, directions: torch.Tensor, labels: torch.Tensor
-) -> dict[str, np.ndarray]:
-    """Effects (n, d) of taking out each feature by itself, in closed form: those of `effects`, float32.
+@dataclass
+class Trial:
+    """Pictures in which features are suppressed, and how that is scored.
 
-    pooled: (n, d_in) acts averaged over cells; removed: (n, d) what is taken out of each feature's pooled activation
-    (all of it to suppress, minus it to double); directions: (d, d_in); labels: (n,).
+    rows: (n,) of acts; labels: (n,) int64 indices into what `read` gives of a picture; in_b: (n,) bool, half B; codes:
+    (n, d_sae) features' mean activations over cells, where they are known; sites: what `read` looks at.
     """
-    parts = []
-    for start in range(0, len(pooled), BLOCK):
-        rows = slice(start, start + BLOCK)
-        after = head.edited(pooled[rows], removed[rows], directions)
-        parts.append(effects(head.logits(pooled[rows]), after, labels[rows]))
-    return {name: torch.cat([part[name] for part in parts]).numpy() for name in EFFECTS}
+
+    network: Network
+    sae: SparseAutoencoder
+    pictures: Pictures
+    acts: Activations
+    rows: np.ndarray
+    labels: torch.Tensor
+    in_b: np.ndarray
+    codes: torch.Tensor | None = None
+    read: Callable[[Seen], torch.Tensor] = logits
+    sites: Sequence[str] = ()
+
+    @classmethod
+    def of(
+        cls, network: Network, sae: SparseAutoencoder, pictures: Pictures, acts: Activations, index: FeatureIndex
+    ) -> Trial:
+        """The test pictures of the index; labels are their classes, or what the network takes them for without any."""
+        test = index.rows("test")
+        images, places = index.images.iloc[test], pd.Series(np.arange(len(acts.images)), acts.images["image"])
+        rows = places[~places.index.duplicated()][images["image"]].to_numpy()  # views come last
+        in_b = halves(images[pictures.levels[0]] if pictures.levels else np.zeros(len(images)))
+        codes = torch.from_numpy(index.sums(test) / index.cells_per_image)
+        made = cls(network, sae, pictures, acts, rows, torch.zeros(len(rows), dtype=torch.int64), in_b, codes)
+        if network.level is None:
+            return replace(made, labels=made.scores().argmax(1))
+        labels = pd.Categorical(images[network.level], network.classes).codes
+        return replace(made, labels=torch.from_numpy(labels.astype(np.int64)))
+
+    def __getitem__(self, kept: np.ndarray) -> Trial:
+        """Some of the pictures: (n,) bool, or indices."""
+        codes = self.__dict__.get("strength", self.codes)
+        codes = None if codes is None else codes[kept]
+        return replace(self, rows=self.rows[kept], labels=self.labels[kept], in_b=self.in_b[kept], codes=codes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest([self.network, self.sae, self.acts, self.rows, self.labels, self.in_b, self.read.__qualname__])
+
+    @cached_property
+    def readout(self) -> PooledReadout | None:
+        """The closed form, where there is one."""
+        return self.network.readout(self.acts.site) if self.read is logits else None
+
+    @cached_property
+    def pooled(self) -> torch.Tensor:
+        """(n, d_in) acts averaged over cells."""
+        return torch.cat([block.mean((1, 2)) for block in self.acts.blocks(self.rows)])
+
+    @cached_property
+    def strength(self) -> torch.Tensor:
+        """(n, d_sae) features' activations averaged over cells."""
+        return torch.cat([codes.mean((1, 2)) for codes in self._codes()]) if self.codes is None else self.codes
+
+    @torch.no_grad()
+    def scores(self, edit: Callable[[torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
+        """(n, …) what `read` gives, of acts as they are or changed by `edit`, by forward passes."""
+        seen = replay(self.network, self.pictures, self.acts, self.rows, edit, self.sites)
+        return torch.cat([self.read(each) for each in seen])
+
+    @torch.no_grad()
+    def suppress(
+        self,
+        features: Sequence[int],
+        factor: float = 0.0,
+        *,
+        to: torch.Tensor | float = 0.0,
+        directions: torch.Tensor | None = None,
+        rival: torch.Tensor | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Effects (n, len(features)) of multiplying each feature by `factor`, one at a time: those of `effects`.
+
+        A feature may be listed several times. to: (len(features),) is added to the feature; directions:
+        (len(features), d_in) to go along in place of the decoder's rows; rival: as in `effects`.
+        Raises: ValueError for a feature that is not there.
+        """
+        check_features(features, self.sae.d_sae)
+        features = list(features)
+        directions = self.sae.W_dec.detach()[features] if directions is None else directions
+        if self.readout is None:
+            return self._forward(features, factor, to, directions, rival)
+        parts, removed = [], (1 - factor) * self.strength[:, features] - to
+        for some in torch.arange(len(self.rows)).split(IMAGES_AT_ONCE):
+            after = self.readout.edited(self.pooled[some], removed[some], directions)
+            before, rivals = self.readout.logits(self.pooled[some]), None if rival is None else rival[some]
+            parts.append(effects(before, after, self.labels[some], rivals))
+        return {name: torch.cat([part[name] for part in parts]).numpy() for name in EFFECTS}
+
+    def _forward(self, features, factor, to, directions, rival) -> dict[str, np.ndarray]:
+        gone = torch.cat([(1 - factor) * codes[..., features] - to for codes in self._codes()])
+        before = self.scores()
+        rival = before.scatter(1, self.labels[:, None], -torch.inf).argmax(1) if rival is None else rival
+
+        @torch.no_grad()
+        def of_feature(j: int) -> torch.Tensor:
+            found = torch.zeros(len(EFFECTS), len(self.rows))
+            changed = gone[..., j].abs().amax((1, 2)).nonzero()[:, 0]  # where nothing goes, nothing changes
+            for some in changed.split(BATCH) if len(changed) else ():
+                taken = gone[some][..., j, None] * directions[j]
+                after = self[some.numpy()].scores(lambda block, taken=taken: block - taken)
+                found[:, some] = torch.stack([*effects(before[some], after, self.labels[some], rival[some]).values()])
+            return found
+
+        made = torch.stack([*side_by_side(of_feature, range(len(features)))], 2)
+        return {name: values.numpy() for name, values in zip(EFFECTS, made, strict=True)}
+
+    def _codes(self) -> Iterator[torch.Tensor]:
+        """(at most BATCH, rows, columns, d_sae) at a time."""
+        for block in self.acts.blocks(self.rows, BATCH):
+            yield self.sae.encode(block.flatten(0, 2)).dense().view(*block.shape[:3], -1)
+
+    def beside_random(
+        self,
+        feature_id: int,
+        covariance: torch.Tensor,
+        n_random: int | None = None,
+        seed: int = 0,
+        direction: torch.Tensor | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Specificity of suppressing a feature (n,), and of taking out as much of random directions (n, n_random).
+
+        direction: (d_in,) to go along in place of the decoder's row.
+        """
+        n_random = n_random or N_RANDOM["closed form" if self.readout else "forward passes"]
+        own = (self.sae.W_dec.detach()[feature_id] if direction is None else direction)[None]
+        directions = torch.cat([own, random_directions(own.expand(n_random, -1), covariance, (seed, feature_id))])
+        found = self.suppress([feature_id] * len(directions), directions=directions)["specificity"]
+        return found[:, 0], found[:, 1:]
 
 
 @torch.no_grad()
-def suppress_hooked(
-    classifier: Classifier,
-    sae: SparseAutoencoder,
-    acts: torch.Tensor,
-    features: Sequence[int],
-    labels: torch.Tensor,
-    factor: float = 0.0,
-    directions: torch.Tensor | None = None,
-) -> dict[str, np.ndarray]:
-    """Effects (n, len(features)) of multiplying each feature by `factor` at the autoencoder's site, by forward passes.
+def logits_from(network: Network, site: str, acts: torch.Tensor, x: torch.Tensor | None) -> torch.Tensor:
+    """(n, classes) from a site's acts (n, rows, columns, d_in): in closed form, or by going on from there.
 
-    acts: (n, rows, columns, d_in); directions: (len(features), d_in) to take out in place of the decoder's rows, as
-    much of them as of the feature. Pictures in which a feature is silent have effect 0 and cost nothing.
-    Raises: ValueError for a feature that is not there, and what `encode` raises.
+    x: (n, 3, size, size) the pictures, needed where the network cannot start at the site.
     """
-    check_features(features, sae.d_sae)
-    n, rows, columns, _ = acts.shape
-    acts_of = sae.encode(acts.flatten(0, 2)).dense().view(n, rows, columns, -1)[..., list(features)]
-    directions = sae.W_dec[list(features)] if directions is None else directions
-    before = classifier.logits_from(sae.cfg.site, acts.permute(0, 3, 1, 2)).float().cpu()
-    found = {name: np.zeros((n, len(features)), np.float32) for name in EFFECTS}
-    for j, direction in enumerate(directions):
-        active = acts_of[..., j].amax((1, 2)).nonzero()[:, 0]
-        for some in active.split(BLOCK) if len(active) else ():
-            changed = acts[some] - (1 - factor) * acts_of[some][..., j, None] * direction
-            after = classifier.logits_from(sae.cfg.site, changed.permute(0, 3, 1, 2)).float().cpu()
-            for name, effect in effects(before[some], after, labels[some]).items():
-                found[name][some.numpy(), j] = effect.numpy()
-    return found
+    if readout := network.readout(site):
+        return readout.logits(acts.mean((1, 2)))
+    x = None if network.can_start(site) else x
+    parts = torch.arange(len(acts)).split(BATCH)
+    return torch.cat([network.see(x if x is None else x[some], given={site: acts[some]}).logits for some in parts])
 
 
-def matched_features(table: pd.DataFrame, strength: np.ndarray, within: float = 0.25, seed: int = 0) -> np.ndarray:
+def beyond_random(
+    trial: Trial, features: Sequence[int], covariance: torch.Tensor, n_random: int | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """Is a feature's effect beyond that of as much of random directions of its length? One row a feature.
+
+    effect: mean absolute specificity over the pictures in which the feature is active; random: the median of its random
+    directions; beyond: whether it is above 95 % of these; n: pictures. Features that are active in none are left out.
+    """
+    check_features(features, trial.sae.d_sae)
+    table = []
+    for j in features:
+        active = (trial.strength[:, j] > 0).numpy()
+        if active.any():
+            made = trial[active].beside_random(j, covariance, n_random, seed)
+            ours, null = (np.abs(each).mean(0) for each in made)
+            beyond = bool((null >= ours).sum() + 1 <= 0.05 * (len(null) + 1))
+            facts = {"feature_id": j, "effect": ours, "random": np.median(null), "n": int(active.sum())}
+            table.append(facts | {"beyond": beyond})
+    return pd.DataFrame(table)
+
+
+def tell_apart(
+    trial: Trial, pair: tuple[int, int], random: torch.Tensor, features: Sequence[int] | None = None, n: int = 8
+) -> pd.DataFrame:
+    """The n features whose suppression lowers the margin between two classes most on half A, and what it does on B.
+
+    pair: two labels; random: (d_sae, d_in) a direction beside each feature; features: to choose from, by default all.
+    feature_id; value, low, high, n: mean change of the true class's logit less the other's over half B's pictures of
+    the two; random: that of the random direction; beyond_value, beyond_low, …: value less random.
+    """
+    features = np.arange(trial.sae.d_sae) if features is None else np.asarray(features)
+    own, W_dec = trial[np.isin(trial.labels, pair)], trial.sae.W_dec.detach()
+
+    def margins(half: np.ndarray, which: np.ndarray, directions: torch.Tensor) -> np.ndarray:
+        some = own[half]
+        rival = torch.where(some.labels == pair[0], pair[1], pair[0])
+        return some.suppress(which.tolist(), directions=directions[which], rival=rival)["margin"]
+
+    best = features[margins(~own.in_b, features, W_dec).mean(0).argsort()[:n]]
+    ours, null = (margins(own.in_b, best, directions) for directions in (W_dec, random))
+    table, ones = [], np.ones(len(ours))
+    for j, mine, other in zip(best, ours.T, null.T, strict=True):
+        beyond = {f"beyond_{name}": each for name, each in with_interval(mine - other, ones).items()}
+        table.append({"feature_id": int(j)} | with_interval(mine, ones) | {"random": float(other.mean())} | beyond)
+    return pd.DataFrame(table)
+
+
+def cell_covariance(acts: Activations, every: int = 1) -> torch.Tensor:
+    """(d_in, d_in) of the cells of validation pictures, or of every so many of these."""
+    return torch.cov(torch.cat([block.flatten(0, 2)[::every] for block in acts.blocks(acts.rows("val"))]).t())
+
+
+def random_beside(trial: Trial, every: int = 1) -> torch.Tensor:
+    """(d_sae, d_in) a random direction for each feature, as long as its decoder row, spread as the cells are."""
+    return random_directions(trial.sae.W_dec.detach(), cell_covariance(trial.acts, every))
+
+
+def matched_features(table: pd.DataFrame, within: float = 0.25, seed: int = 0) -> np.ndarray:
     """(d,) for each feature another one, drawn at random among those of like density and like strength; -1 for none.
 
-    table: features.parquet (density_cell); strength: (d,) such as mean activation times decoder norm; like: within this
+    table: features.parquet (density_cell, mean, norm); strength: mean activation times decoder norm; like: within this
     share of its own.
     """
     density, rng = table["density_cell"].to_numpy(), np.random.default_rng(seed)
-    partner = np.full(len(density), -1)
+    strength, partner = (table["mean"] * table["norm"]).fillna(0).to_numpy(), np.full(len(density), -1)
     for j in np.flatnonzero(density > 0):
         like = np.abs(density / density[j] - 1) <= within
         like &= np.abs(strength / max(strength[j], 1e-12) - 1) <= within
@@ -163,41 +282,6 @@ def matched_features(table: pd.DataFrame, strength: np.ndarray, within: float = 
         if like.any():
             partner[j] = rng.choice(np.flatnonzero(like))
     return partner
-
-
-@torch.no_grad()
-def beyond_random(
-    head: PooledHead,
-    pooled: torch.Tensor,
-    removed: torch.Tensor,
-    directions: torch.Tensor,
-    covariance: torch.Tensor,
-    labels: torch.Tensor,
-    features: Sequence[int],
-    n_random: int = 99,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Is a feature's effect beyond that of as much of random directions of its length? One row a feature.
-
-    pooled: (n, d_in); removed: (n, d_sae) features' mean activations; directions: (d_sae, d_in); labels: (n,). effect:
-    mean absolute specificity over the pictures in which the feature is active; random: the median of its random
-    directions; beyond: whether it is above 95 % of these; n: pictures. Features that are active in none are left out.
-    Raises: ValueError for a feature that is not there.
-    """
-    check_features(features, len(directions))
-    table = []
-    for j in features:
-        own = removed[:, j] > 0
-        if not own.any():
-            continue
-        both = torch.cat([
-            directions[j][None], random_directions(directions[j].expand(n_random, -1), covariance, (seed, j))
-        ])  # fmt: skip
-        effect = suppress_all(head, pooled[own], removed[own, j, None].expand(-1, len(both)), both, labels[own])
-        ours, null = np.split(np.abs(effect["specificity"]).mean(0), [1])
-        facts = {"feature_id": j, "effect": ours[0], "random": np.median(null), "n": int(own.sum())}
-        table.append(facts | {"beyond": bool((null >= ours[0]).sum() + 1 <= 0.05 * (n_random + 1))})
-    return pd.DataFrame(table)
 
 
 def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int | tuple[int, ...] = 0) -> torch.Tensor:

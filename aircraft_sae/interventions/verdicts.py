@@ -1,14 +1,15 @@
 """Verdicts: what may be said of a feature, and of how many features drawn at random.
 
-A feature is called the detector of a part only if all of this holds, on pictures and scenes on which nothing was
-chosen: its AUROC among cells that show aircraft is at least 0.05 above what the place in the picture, the outline and
-the picture's class predict; removing the part takes at least half of its activation, and more than removing any other
-part whose edit is of like size or smaller; and two autoencoders from other seeds have it too. Tests are at
-Benjamini-Hochberg q < 0.05 over all claims of a list.
+A feature is called the detector of a part (a region of the pictures) only if all of this holds, on pictures and scenes
+on which nothing was chosen: its AUROC among cells that show any part is at least 0.05 above what the place in the
+picture, the outline and the picture's class predict; removing the part takes at least half of its activation, and more
+than removing any other part whose edit is of like size or smaller; and two autoencoders from other seeds have it too.
+Tests are at Benjamini-Hochberg q < 0.05 over all claims of a list.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,18 @@ import torch
 from scipy.stats import binomtest, false_discovery_control
 
 from aircraft_sae.features import FeatureIndex, Regions, excess_tests
-from aircraft_sae.hangar.solids import PARTS
-from aircraft_sae.interventions.editing import FIRST, Responses
-from aircraft_sae.interventions.suppression import PooledHead, random_directions, suppress_all
+from aircraft_sae.interventions.editing import Responses
+from aircraft_sae.interventions.suppression import Trial
 from aircraft_sae.metrics import bootstrap_counts
-from aircraft_sae.pictures import AircraftData
+from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 
 LEAST_EXCESS, LEAST_RESPONSE, LEAST_MATCH, LEAST_AUROC, Q = 0.05, 0.5, 0.7, 0.9, 0.05
 LEAST_PICTURES, LEAST_SCENES, LEAST_OF_CLASS = 70, 30, 15
 """Pictures and scenes in which a feature is active, pictures of a class: with fewer, a claim is called underpowered."""
-N_DRAWS, N_RANDOM = 2000, 999
+N_DRAWS, N_DRAWS_AT_ONCE = 2000, 250
+N_RANDOM = {"closed form": 999, "forward passes": 99}
+CLAIM = ["feature_id", "part"]
 TESTS = {"excess_passes": "guesses", "response_passes": "removal", "selective_passes": "other parts"}
 
 
@@ -56,11 +58,11 @@ def frozen_list(
 
 
 def judge(
-    dictionary: SparseAutoencoder,
+    sae: SparseAutoencoder,
     index: FeatureIndex,
     claims: pd.DataFrame,
-    data: AircraftData,
-    removals: str | Path,
+    pictures: Pictures,
+    removals: Path,
     network: str = "trained",
     seed_match: np.ndarray | None = None,
 ) -> pd.DataFrame:
@@ -68,9 +70,9 @@ def judge(
 
     index: of the dictionary; removals: what `edit_scenes` wrote for "remove", with acts of `network`.
     """
-    pairs = list(claims[["feature_id", "part"]].itertuples(index=False))
-    excess = excess_tests(index, Regions.of(index, data), pairs)
-    return part_verdicts(claims, excess, Responses.of(dictionary, removals, network), seed_match)
+    pairs = claims[CLAIM].drop_duplicates().itertuples(index=False, name=None)
+    excess = excess_tests(index, Regions.of(index, pictures), list(pairs))
+    return part_verdicts(claims, excess, Responses.of(sae, removals, network), seed_match)
 
 
 def part_verdicts(
@@ -82,31 +84,31 @@ def part_verdicts(
 ) -> pd.DataFrame:
     """One row a claim (feature_id, part, …) with each test's numbers, and the verdict.
 
-    excess: `excess_tests` of the same claims, in order; seed_match: (d_sae,) cosine with the partners in other seeds,
-    None where the dictionary has none, whose claims can then be shown but do not pass.
+    excess: `excess_tests` of the same claims; seed_match: (d_sae,) cosine with the partners in other seeds, None where
+    the dictionary has none, whose claims can then be shown but do not pass.
     Adds R, S with _low and _high (bootstrap over scenes), S_p, excess_q, S_q, n_scenes, seed_match, a column for each
     test passed, shown (all tests but the seeds'), passes, verdict and why (the tests failed).
     """
-    features, which = np.unique(claims["feature_id"].to_numpy(int), return_inverse=True)
-    parts = claims["part"].map(PARTS[FIRST:].index).to_numpy()
-    response = responses.response(features)
-    whole = response[parts, which], responses.selectivity(response)[parts, which]
-    draws = np.empty((2, N_DRAWS, len(claims)), np.float32)
-    for start in range(0, N_DRAWS, 250):  # as many draws at a time: 250 x 12 x features
-        counts = bootstrap_counts(len(responses.before), 250, (seed, start))
-        drawn = responses.response(features, counts)
-        for kind, values in enumerate((drawn, responses.selectivity(drawn))):
-            draws[kind, start : start + 250] = values[:, parts, which]
-    table = claims.reset_index(drop=True).join(excess.drop(columns=["feature_id", "part"]).reset_index(drop=True))
-    for name, value, values in zip("RS", whole, draws, strict=True):
-        seen = np.isfinite(value)
-        bounds = np.full((2, len(claims)), np.nan)
-        bounds[:, seen] = np.quantile(np.nan_to_num(values[:, seen]), [0.025, 0.975], axis=0)
-        table[name], table[f"{name}_low"], table[f"{name}_high"] = value, *bounds
+    table = claims.merge(excess, on=CLAIM, how="left", validate="m:1")
+    features, which = np.unique(table["feature_id"].to_numpy(int), return_inverse=True)
+    parts = table["part"].map(responses.parts.index).to_numpy()
+
+    def both(counts: np.ndarray | None = None) -> np.ndarray:
+        """R and S of the claims, (2, claims) or (2, draws, claims)."""
+        response = responses.response(features, counts)
+        return np.stack([each[..., parts, which] for each in (response, responses.selectivity(response))])
+
+    whole, n_scenes, starts = both(), len(responses.before), range(0, N_DRAWS, N_DRAWS_AT_ONCE)
+    draws = [both(bootstrap_counts(n_scenes, N_DRAWS_AT_ONCE, (seed, start))) for start in starts]
+    draws = np.concatenate(draws, axis=1, dtype=np.float32)
+    low, high = np.full((2, *whole.shape), np.nan)
+    for i, j in np.argwhere(np.isfinite(whole)):
+        low[i, j], high[i, j] = np.quantile(np.nan_to_num(draws[i, :, j]), [0.025, 0.975])
+    for name, *values in zip("RS", whole, low, high, strict=True):
+        table[[name, f"{name}_low", f"{name}_high"]] = np.transpose(values)
     table["S_p"] = np.where(np.isfinite(whole[1]), ((draws[1] <= 0).sum(0) + 1) / (N_DRAWS + 1), np.nan)
-    scenes = {part: responses.of_part(part)[1] for part in table["part"].unique()}
     active = responses.before > 0
-    table["n_scenes"] = [int(active[scenes[part], j].sum()) for j, part in claims[["feature_id", "part"]].to_numpy()]
+    table["n_scenes"] = [active[responses.of_part(part)[1], j].sum() for j, part in table[CLAIM].to_numpy()]
     for name in ("excess", "S"):
         table[f"{name}_q"] = adjusted(table[f"{name}_p"].to_numpy(float))
     table["excess_passes"] = (table["excess"] >= LEAST_EXCESS) & (table["excess_q"] < Q)
@@ -124,44 +126,38 @@ def part_verdicts(
     return table
 
 
-@torch.no_grad()
 def class_verdicts(
     claims: pd.DataFrame,
     table: pd.DataFrame,
-    head: PooledHead,
-    pooled: torch.Tensor,
-    removed: torch.Tensor,
-    directions: torch.Tensor,
+    trial: Trial,
     covariance: torch.Tensor,
-    truth: torch.Tensor,
-    labels: dict,
+    labels: pd.DataFrame,
     seed_match: np.ndarray,
-    n_random: int = N_RANDOM,
-    seed: int = 0,
+    directions: torch.Tensor | None = None,
+    n_random: int | None = None,
 ) -> pd.DataFrame:
     """One row a claim (feature_id) about the class that half A chose, on the level that half A chose.
 
-    table: features.parquet; pooled: (n, d_in), removed: (n, d_sae) mean activations, truth: (n,) indices of classes,
-    all of the pictures of half B; directions: (d_sae, d_in); covariance: (d_in, d_in) of cells; labels: level ->
-    (n,) names.
+    table: features.parquet; trial: the pictures of half B; covariance: (d_in, d_in) of cells; labels: a row a picture,
+    a column a level; directions: (d_sae, d_in) to take out in place of the decoder's rows.
     A feature passes if its AUROC on B is at least 0.9 (q < 0.05) and suppressing it hurts its class's pictures, more
     than the other classes' logits and more than `n_random` random directions of equal length do (p: its rank among
     these, q < 0.05), and two seeds have it.
     """
-    rows = []
+    n_random = n_random or N_RANDOM["closed form" if trial.readout else "forward passes"]
+    table, rows = table.set_index("feature_id", drop=False), []
     for feature_id in claims["feature_id"]:
-        level = table.at[feature_id, "level"]
-        own = np.flatnonzero(np.asarray(labels[level]) == table.at[feature_id, f"{level}/class"])
-        known = {name: table.at[feature_id, f"{level}/{name}"] for name in ("class", "auroc", "auroc_q")}
-        random = random_directions(directions[feature_id].expand(n_random, -1), covariance, (seed, feature_id))
-        both = torch.cat([directions[feature_id][None], random])
-        effect = suppress_all(head, pooled[own], removed[own, feature_id, None].expand(-1, len(both)), both, truth[own])
-        ours, null = np.split(effect["specificity"].mean(0), [1])
-        rows.append(known | {
-            "level": level, "specificity": ours[0], "control": null.mean(), "n": len(own),
-            "seed_match": seed_match[feature_id], "p": ((null <= ours[0]).sum() + 1) / (n_random + 1),
+        facts, level = table.loc[feature_id], table.at[feature_id, "level"]
+        own = (labels[level] == facts[f"{level}/class"]).to_numpy()
+        direction = None if directions is None else directions[feature_id]
+        ours, null = trial[own].beside_random(feature_id, covariance, n_random, direction=direction)
+        ours, null = ours.mean(0), null.mean(0)
+        rows.append({
+            "feature_id": feature_id, **{name: facts[f"{level}/{name}"] for name in ("class", "auroc", "auroc_q")},
+            "level": level, "specificity": ours, "control": null.mean(), "n": int(own.sum()),
+            "seed_match": seed_match[feature_id], "p": ((null <= ours).sum() + 1) / (n_random + 1),
         })  # fmt: skip
-    made = claims.drop(columns="part", errors="ignore").reset_index(drop=True).join(pd.DataFrame(rows))
+    made = claims.drop(columns="part", errors="ignore").merge(pd.DataFrame(rows), on="feature_id", validate="1:1")
     made["q"] = adjusted(made["p"].to_numpy(float))
     failed = {
         "AUROC": ~((made["auroc"] >= LEAST_AUROC) & (made["auroc_q"] < Q)),
@@ -173,6 +169,29 @@ def class_verdicts(
     return _worded(made, "class", failed, made["n"] < LEAST_OF_CLASS)
 
 
+@dataclass
+class Verdicts:
+    """What `experiments.verdict_tables` found of an autoencoder's features.
+
+    features: one row a feature: feature_id; seed_match, the cosine with its partners in other seeds; suppressed and
+    suppressed_random, mean absolute specificity of suppressing it and as much of a random direction; verdict and why,
+    as a part's detector or else as a class's, None where nothing was claimed. responses: feature_id, part, response
+    (R of every pair); parts, classes: the claims with each test's numbers. The last three are None where they have no
+    meaning: without regions, scenes, or classes.
+    """
+
+    features: pd.DataFrame
+    responses: pd.DataFrame | None
+    parts: pd.DataFrame | None
+    classes: pd.DataFrame | None
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Verdicts:
+        """What is in the folder of that stage."""
+        paths = [Path(folder) / f"{name}.parquet" for name in ("features", "responses", "parts", "classes")]
+        return cls(*(pd.read_parquet(path) if path.is_file() else None for path in paths))
+
+
 def adjusted(p: np.ndarray) -> np.ndarray:
     """Benjamini-Hochberg's q of the tests that could be made; nan for the others."""
     q, made = np.full(len(p), np.nan), np.isfinite(p)
@@ -182,13 +201,8 @@ def adjusted(p: np.ndarray) -> np.ndarray:
 
 
 def pass_share(passes: np.ndarray) -> dict[str, float | int]:
-    """Share of claims that pass as {value, low, high, n}: exact 95 % interval (Clopper-Pearson) over features.
-
-    Raises: ValueError for no claim.
-    """
+    """Share of claims that pass as {value, low, high, n}: exact 95 % interval (Clopper-Pearson) over features."""
     passes = np.asarray(passes, bool)
-    if not len(passes):
-        raise ValueError("a share needs at least one claim, got none")
     bounds = binomtest(int(passes.sum()), len(passes)).proportion_ci()
     return {"value": float(passes.mean()), "low": float(bounds.low), "high": float(bounds.high), "n": len(passes)}
 

@@ -42,7 +42,7 @@ CONTEXT.set_forkserver_preload(
 MEASURED = ("seconds", "peak_memory_bytes", "checksum", "images_per_second", "cells_per_second")
 """What differs between two runs of the same."""
 CHANGES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
-STAGES = ("dataset", "classifier", "activations", "sae/main", "features/main", "ablation/edit-remove", "atlas")
+STAGES = ("dataset", "classifier", "activations", "sae/main", "features/main", "experiments/edit-remove", "atlas")
 LIMIT = 120
 """Seconds after which a child hangs."""
 
@@ -63,16 +63,13 @@ def run_stages(data_dir, stages=STAGES, changes=()):
 
 def _edit(study):
     """An experiment of notebook 05: parts are taken out of a few scenes."""
-    import pandas as pd
+    from aircraft_sae.interventions import choose_scenes, edit_scenes
 
-    from aircraft_sae import interventions as ablation
-
-    config = study.config.dataset.hangar
-    table = pd.read_parquet(study.dataset().folder / "scenes.parquet")
-    scenes = ablation.choose_scenes(table[table["split"] == "test"], 1, config.size)
-    options = dict(most=1, size=config.size, supersampling=config.supersampling)
-    make = partial(ablation.edit_scenes, {"trained": study.classifier()}, study.config.sites, scenes, "remove")
-    study.ablation("edit-remove", partial(make, **options), ["classifier"])
+    config, pictures = study.config.dataset.hangar, study.pictures()
+    scenes = choose_scenes(pictures, pictures.rows("test")["image"], 1, config.size)
+    settings = dict(sites=study.config.sites, kind="remove", parts=pictures.region_names, most=1, size=config.size)
+    inputs = {"networks": {"trained": study.network()}, "scenes": scenes}
+    study.stage("experiments/edit-remove", edit_scenes, settings | {"supersampling": config.supersampling}, inputs)
 
 
 def write_labels(data_dir, n=30):
@@ -435,7 +432,7 @@ def damage_trial(unbroken, stage, rng, how="flip"):
 def config_trial(unbroken, changes, first, back=True):
     """A config is changed, and changed `back`: what depends on it is made again, and no other file changes."""
     runs, at = unbroken.copy(), STAGES.index(first)
-    spared = ["ablation/edit-remove"] if at > STAGES.index("classifier") else []  # it uses the classifier only
+    spared = ["experiments/edit-remove"] if at > STAGES.index("classifier") else []  # it uses the classifier only
     kept, again = [*STAGES[:at], *spared], [Path(s).name for s in STAGES[at:] if s not in spared]
     before = exact(runs, kept)
     child = alone(run_stages, runs.parents[1], STAGES, tuple(changes.items()))

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/side_by_side.py [--preset hangar] [--rounds 3]
 
-The same work both ways, in turn, the order exchanged each round. The study's classifier and activations must be there
+The same work both ways, in turn, the order exchanged each round. The study's network and activations must be there
 already.
 """
 
@@ -16,10 +16,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from aircraft_sae.networks.inference import BATCH, Classifier
 
 from aircraft_sae.config import change
 from aircraft_sae.devices import device, has_bfloat16, side_by_side
+from aircraft_sae.networks import BATCH, Network
 from aircraft_sae.sae.training import train_sae
 from aircraft_sae.study import Study
 
@@ -27,29 +27,26 @@ N_BATCHES = 40
 
 
 @torch.inference_mode()
-def forward(batch: torch.Tensor, classifier: Classifier, mixed: bool) -> None:
+def forward(batch: torch.Tensor, network: Network, mixed: bool) -> None:
     """One pass of the network."""
-    with torch.autocast(device().type, torch.bfloat16, mixed):
-        classifier.model(batch)
+    network.see(batch, mixed=mixed)
 
 
 def works(study: Study) -> dict[str, tuple[Callable, list]]:
     """{name: (function, items)}."""
-    classifier, acts, cfg = study.classifier(), study.activations(), study.config.sae
-    size = classifier.image_size
+    network, acts, cfg = study.network(), study.activations(), study.config.sae
+    size = network.size
     batch = torch.randn(BATCH, 3, size, size, device=device()).contiguous(memory_format=torch.channels_last)
-    made = {
-        f"{N_BATCHES} batches, float32": (partial(forward, classifier=classifier, mixed=False), [batch] * N_BATCHES)
-    }
+    made = {f"{N_BATCHES} batches, float32": (partial(forward, network=network, mixed=False), [batch] * N_BATCHES)}
     if has_bfloat16(device()):
-        mixed = partial(forward, classifier=classifier, mixed=True)
+        mixed = partial(forward, network=network, mixed=True)
         made[f"{N_BATCHES} batches, bfloat16"] = mixed, [batch] * N_BATCHES
     rows = acts.rows("train", "val", "views")
     short = change(cfg, n_cells=cfg.n_cells // 8, dead_after=cfg.dead_after // 8, batch_size=cfg.batch_size // 2)
 
     def training(seed: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            train_sae(change(short, seed=seed), acts, rows, folder, progress=False)
+            train_sae(folder, change(short, seed=seed), acts, rows, progress=False)
 
     return made | {"4 autoencoders": (training, [0, 1, 2, 3])}
 

@@ -1,96 +1,176 @@
-"""Suppression and blurring: closed form against forward pass, changes of nothing, effects and controls by hand."""
+"""Suppression, blurring, scene edits, verdicts: two ways to one number, changes of nothing, effects by hand."""
 
-import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from aircraft_sae.devices import device
+from aircraft_sae.activations import Activations
+from aircraft_sae.config import SAEConfig
+from aircraft_sae.features import FeatureIndex, build_index
+from aircraft_sae.hangar import PARTS
 from aircraft_sae.hangar.render import render
-from aircraft_sae.hangar.scene import Scene
-from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.interventions import (
-    PooledHead,
     Responses,
+    Trial,
+    Verdicts,
     Window,
     agreement,
     beyond_controls,
     beyond_random,
     blur,
     blur_effects,
+    choose_picks,
     choose_scenes,
     class_verdicts,
     control_windows,
     edit_scenes,
     edited,
     effects,
+    experiments,
     feature_lost,
     followed,
     frozen_list,
+    logits_from,
     matched_features,
     mediation,
     part_verdicts,
     pass_share,
     random_directions,
-    suppress_all,
-    suppress_hooked,
+    tell_apart,
     without,
 )
-from aircraft_sae.pictures import test_transform
+from aircraft_sae.interventions.editing import plain
+from aircraft_sae.networks import Network, PooledReadout, unit
+from aircraft_sae.pictures import Pictures
+from aircraft_sae.sae import SparseAutoencoder
+
+SIZE, N = 32, 12
 
 
-@pytest.fixture(scope="module")
-def classifier(smoke_study):
-    """The smoke study's, its head's LayerNorm no longer the identity."""
-    made = copy.deepcopy(smoke_study.classifier())
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        made.model.head.norm.weight.copy_(1 + 0.3 * torch.randn(made.model.num_features, generator=generator))
-        made.model.head.norm.bias.copy_(0.3 * torch.randn(made.model.num_features, generator=generator))
-    return made
+class Plain(nn.Module):
+    """Something nonlinear lies behind `first`, a mean and two linear steps behind `second`."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 6, 5, 8, 2), nn.Conv2d(6, 8, 1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.second(self.first(x).tanh()).mean((2, 3)))
 
 
-@pytest.fixture(scope="module")
-def edit(classifier):
-    """acts (10, d_in, 2, 2), feature activations (10, 2, 2, 6), directions (6, d_in), labels."""
-    generator = torch.Generator().manual_seed(1)
-    d_in = classifier.model.num_features
-    acts = 0.5 + torch.randn(10, d_in, 2, 2, generator=generator)
-    features = torch.randn(10, 2, 2, 6, generator=generator).relu()
-    labels = torch.arange(10) % len(classifier.classes)
-    return acts, features, torch.randn(6, d_in, generator=generator), labels
+class Sequence(nn.Sequential):
+    """The same as one plain sequence with LayerNorm, so that it can start at "0" and "2"."""
+
+    def __init__(self):
+        pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 3))
+        super().__init__(nn.Conv2d(3, 6, 5, 8, 2), nn.Tanh(), nn.Conv2d(6, 8, 1), *pool)
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.5, 4.0])
-def test_the_closed_form_is_the_forward_pass(classifier, edit, factor):
-    acts, features, directions, labels = edit
-    head = PooledHead.of(classifier)
-    removed = (1 - factor) * features.mean((1, 2))
-    with torch.inference_mode():
-        before = classifier.logits_from("stage4", acts).cpu()
-        torch.testing.assert_close(head.logits(acts.mean((2, 3))), before, rtol=1e-5, atol=1e-5)
-        got = suppress_all(head, acts.mean((2, 3)), removed, directions, labels)
-        for j, d in enumerate(directions):
-            edited = acts - (1 - factor) * (features[..., j, None] * d).permute(0, 3, 1, 2)
-            after = classifier.logits_from("stage4", edited).cpu()
-            torch.testing.assert_close(
-                head.edited(acts.mean((2, 3)), removed, directions)[:, j], after, rtol=1e-5, atol=1e-5
-            )
-            for name, effect in effects(before, after, labels).items():
-                np.testing.assert_allclose(got[name][:, j], effect, atol=1e-5)
-    assert max(np.abs(effect).max() for effect in got.values()) > 0.01
+class Noise(Pictures):
+    """Pictures of coloured noise in three classes."""
+
+    def __init__(self):
+        rng, classes = np.random.default_rng(0), ["a", "b", "c"]
+        self.pixels = rng.integers(0, 256, (N, SIZE, SIZE, 3), np.uint8)
+        table = pd.DataFrame({"image": [f"{i}" for i in range(N)], "split": "test", "class": classes * (N // 3)})
+        super().__init__(table, {"class": classes})
+
+    def picture(self, image):
+        return Image.fromarray(self.pixels[int(image)])
+
+    def contents(self):
+        return [self.pixels.tobytes().hex()]
 
 
-def test_suppressing_nothing_changes_nothing(classifier, edit):
-    acts, features, directions, labels = edit
-    head = PooledHead.of(classifier)
-    for removed, d in ((torch.zeros(10, 6), directions), (features.mean((1, 2)), torch.zeros_like(directions))):
-        got = suppress_all(head, acts.mean((2, 3)), removed, d, labels)
+@pytest.fixture(scope="module", params=["Plain:first", "Plain:second", "Sequence:0", "Sequence:2"])
+def trial(request):
+    """A trial of each kind: closed form or not, start in the middle or not."""
+    kind, _, site = request.param.partition(":")
+    torch.manual_seed(0)
+    pictures, model = Noise(), {"Plain": Plain, "Sequence": Sequence}[kind]()
+    network = Network(model.requires_grad_(False), ["a", "b", "c"], SIZE, level="class")
+    x = torch.stack([network.as_input(pictures.picture(image)) for image in pictures.table["image"]])
+    acts = Activations(network.see(x, [site]).acts[site].half().numpy(), pictures.table, site)
+    sae = SparseAutoencoder(SAEConfig(site=site, variant="topk", k=4, expansion=3), acts.d_in)
+    sae.b_dec.data[:] = torch.from_numpy(acts.acts.mean((0, 1, 2), dtype=np.float32))
+    labels, in_b = torch.arange(N) % 3, np.arange(N) % 2 == 1
+    return Trial(network, sae, pictures, acts, np.arange(N), labels, in_b)
+
+
+def by_hand(trial, j, direction, factor, to):
+    """Effects of one edit, by a forward pass of each picture with the site's output replaced."""
+    sae, network = trial.sae, trial.network
+    x = torch.stack([network.as_input(trial.pictures.picture(image)) for image in trial.acts.images["image"]])[
+        trial.rows
+    ]
+    block = torch.from_numpy(trial.acts.acts[trial.rows]).float()
+    f = sae.encode(block.flatten(0, 2)).dense().view(*block.shape[:3], -1)[..., j, None]
+    before, after = (
+        network.see(x, edits={trial.acts.site: lambda _, given=given: given}).logits
+        for given in (block, block - ((1 - factor) * f - to) * direction)
+    )
+    return effects(before, after, trial.labels)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("factor", "to"), [(0.0, 0.0), (0.5, 0.0), (4.0, 0.0), (0.0, 0.3)])
+def test_both_ways_of_suppressing_are_the_edit_by_hand(trial, factor, to):
+    features, directions = [1, 7, 7], torch.randn(3, trial.sae.d_in)
+    directions[:2] = trial.sae.W_dec[features[:2]]
+    for way in (trial, replace(trial, read=lambda seen: seen.logits)):  # the second has no closed form
+        got = way.suppress(features, factor, to=torch.full((3,), to), directions=directions)
+        for i, (j, direction) in enumerate(zip(features, directions, strict=True)):
+            for name, effect in by_hand(trial, j, direction, factor, to).items():
+                np.testing.assert_allclose(got[name][:, i], effect, atol=2e-6, err_msg=name)
+        assert np.abs(got["logit"]).max() > 1e-3
+        plain_ = way.suppress(features[:2], factor, to=to)
+        np.testing.assert_allclose(plain_["margin"], got["margin"][:, :2], atol=1e-6)
+    assert (trial.readout is None) == (trial.acts.site in ("first", "0"))
+
+
+def test_some_pictures_of_a_trial_are_these_pictures(trial):
+    whole, kept = trial.suppress([1, 2])["logit"], np.arange(N) % 3 == 1
+    np.testing.assert_allclose(trial[kept].suppress([1, 2])["logit"], whole[kept], atol=1e-6)
+    assert trial[kept].fingerprint != trial.fingerprint == replace(trial).fingerprint
+
+
+def test_suppressing_nothing_changes_nothing(trial):
+    silent = int((trial.strength.sum(0) == 0).nonzero()[0, 0]) if (trial.strength.sum(0) == 0).any() else 0
+    for got in (trial.suppress([1, silent], 1.0), trial.suppress([1], directions=torch.zeros(1, trial.sae.d_in))):
         assert all((effect == 0).all() for effect in got.values())
+
+
+@torch.no_grad()
+def test_logits_go_on_from_a_site(trial):
+    x = torch.stack([trial.network.as_input(trial.pictures.picture(image)) for image in trial.acts.images["image"]])
+    seen = trial.network.see(x, [trial.acts.site])
+    torch.testing.assert_close(logits_from(trial.network, trial.acts.site, seen.acts[trial.acts.site], x), seen.logits)
+
+
+def test_other_read_outs_of_the_same_edit(trial):
+    if trial.acts.site == "first":
+        unit_trial = replace(trial, labels=torch.zeros(N, dtype=torch.int64), read=unit("second", 2), sites=["second"])
+        got = unit_trial.suppress([1])
+        assert np.array_equal(got["logit"], got["specificity"]) and np.abs(got["logit"]).max() > 1e-4
+
+
+def test_classes_are_told_apart_by_what_lowers_their_margin(trial):
+    random = random_directions(trial.sae.W_dec.detach(), torch.eye(trial.sae.d_in))
+    table = tell_apart(trial, (0, 2), random, n=4)
+    own = trial[np.isin(trial.labels, (0, 2))]
+    rival = torch.where(own.labels == 0, 2, 0)
+    margin = own.suppress(range(trial.sae.d_sae), rival=rival)["margin"]
+    assert table["feature_id"].tolist() == margin[~own.in_b].mean(0).argsort()[:4].tolist()
+    np.testing.assert_allclose(table["value"], margin[own.in_b].mean(0)[table["feature_id"]], atol=1e-6)
+    np.testing.assert_allclose(table["beyond_value"], table["value"] - table["random"], atol=1e-6)
+    some = tell_apart(trial, (0, 2), random, features=[3, 5, 6], n=2)
+    assert set(some["feature_id"]) <= {3, 5, 6}
 
 
 def test_effects_by_hand():
@@ -108,25 +188,18 @@ def test_effects_by_hand():
     assert other["margin"].tolist() == [-2, 0]
 
 
-def test_a_head_with_a_hidden_layer_is_refused(classifier):
-    other = copy.deepcopy(classifier)
-    other.model.head.pre_logits = nn.Linear(4, 4)
-    with pytest.raises(ValueError, match="this has more"):
-        PooledHead.of(other)
-
-
 def test_matched_features_are_alike_and_never_the_same():
     rng = np.random.default_rng(0)
     density, strength = rng.uniform(0.001, 0.2, 300), rng.uniform(1, 3, 300)
     density[:3], strength[3] = [0, 0.9, 0.1], 1000
-    partner = matched_features(pd.DataFrame({"density_cell": density}), strength)
+    table = pd.DataFrame({"density_cell": density, "mean": strength, "norm": 1.0})
+    partner = matched_features(table)
     assert partner[0] == partner[1] == partner[3] == -1  # dead, too dense, too strong
     has = partner >= 0
     assert has.mean() > 0.9 and (partner != np.arange(300)).all()
     for values in (density, strength):
         assert (np.abs(values[partner[has]] / values[has] - 1) <= 0.25).all()
-    again = matched_features(pd.DataFrame({"density_cell": density}), strength)
-    assert (again == partner).all()
+    assert (matched_features(table) == partner).all()
 
 
 def test_random_directions_hardly_change_with_the_last_bit_of_a_covariance():
@@ -151,92 +224,102 @@ def test_windows_stay_inside_and_share_area():
     window = Window.around(0, 6, (7, 7), 224, 64)
     assert (window.top, window.left, window.size) == (0, 160, 64)
     assert Window.around(3, 3, (7, 7), 224, 64) == Window(80, 80, 64)
-    assert window.shared(window) == 1 and window.shared(Window(32, 128, 64)) == 0.25
-    assert window.shared(Window(100, 0, 64)) == 0
+    assert window.shared(0, 160) == 1 and window.shared(32, 128) == 0.25
+    assert window.shared(100, 0) == 0
 
 
 def test_controls_are_where_they_should_be():
     rng = np.random.default_rng(0)
     change = rng.random((128, 128)) * np.repeat(np.linspace(0.5, 1.5, 128)[:, None], 128, 1)
-    aircraft = np.zeros((128, 128), bool)
-    aircraft[40:120, 20:70] = True
+    foreground = np.zeros((128, 128), bool)
+    foreground[40:120, 20:70] = True
     feature_map = rng.random((4, 4))
     target = Window(64, 64, 32)
     own = change[target.slices].sum()
-    seen = {"aircraft": set(), "anywhere": set()}
+    seen = {"foreground": set(), "anywhere": set()}
     for seed in range(30):
-        found = control_windows(target, change, aircraft, feature_map, None, np.random.default_rng(seed))
-        assert set(found) == {"aircraft", "anywhere", "lowest"}
+        found = control_windows(target, change, foreground, feature_map, None, np.random.default_rng(seed))
+        assert set(found) == {"foreground", "anywhere", "lowest"}
         for name, (window, matched) in found.items():
-            assert matched and abs(change[window.slices].sum() / own - 1) <= 0.2 and target.shared(window) < 0.25
-            assert name == "anywhere" or aircraft[window.slices].mean() >= 0.25
+            assert (
+                matched
+                and abs(change[window.slices].sum() / own - 1) <= 0.2
+                and target.shared(window.top, window.left) < 0.25
+            )
+            assert name == "anywhere" or foreground[window.slices].mean() >= 0.25
             if name in seen:
                 seen[name].add(window)
-    assert len(seen["aircraft"]) > 5 and seen["anywhere"] - seen["aircraft"]
+    assert len(seen["foreground"]) > 5 and seen["anywhere"] - seen["foreground"]
     level = np.kron(feature_map, np.ones((32, 32)))
     lowest = level[found["lowest"][0].slices].sum()
     windows = [Window(top, left, 32) for top in range(0, 97, 8) for left in range(0, 97, 8)]
-    allowed = [w for w in windows if target.shared(w) < 0.25 and aircraft[w.slices].mean() >= 0.25]
+    allowed = [w for w in windows if target.shared(w.top, w.left) < 0.25 and foreground[w.slices].mean() >= 0.25]
     allowed = [w for w in allowed if abs(change[w.slices].sum() / own - 1) <= 0.2]
     assert lowest == pytest.approx(min(level[w.slices].sum() for w in allowed))
-    assert "aircraft" not in control_windows(target, change, None, feature_map, None, np.random.default_rng(0))
+    assert "foreground" not in control_windows(target, change, None, feature_map, None, np.random.default_rng(0))
     change[:32] *= 100
-    change[target.slices] *= 10  # nothing else changes as much on the aircraft: the nearest is taken, and says so
-    unmatched = control_windows(target, change, aircraft, feature_map, Window(0, 0, 32), np.random.default_rng(0))
-    assert not unmatched["aircraft"][1] and unmatched["other"][0] == Window(0, 0, 32)
-    assert "other" not in control_windows(target, change, aircraft, feature_map, target, np.random.default_rng(0))
+    change[target.slices] *= 10  # nothing else changes as much on the foreground: the nearest is taken, and says so
+    unmatched = control_windows(target, change, foreground, feature_map, Window(0, 0, 32), np.random.default_rng(0))
+    assert not unmatched["foreground"][1] and unmatched["other"][0] == Window(0, 0, 32)
+    assert "other" not in control_windows(target, change, foreground, feature_map, target, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
-def blurring(smoke_study):
-    """(study's parts, picks of two features in a few test pictures, partners)."""
-    classifier, data, sae, index = (
-        smoke_study.classifier(), smoke_study.dataset(), smoke_study.sae(), smoke_study.features(),
-    )  # fmt: skip
+def index(trial, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("index")
+    build_index(trial.sae, trial.acts, folder, progress=False)
+    return FeatureIndex.open(folder)
+
+
+@pytest.fixture(scope="module")
+def picks(trial, index):
+    """(picks of two features in a few pictures, partners)."""
     often = index.table["density_cell"].nlargest(3).index.tolist()
-    test = index.rows("test")
-    picks = [index.patches(j, "top", 4, test).assign(feature_id=j) for j in often[:2]]
     partners = np.full(index.d_sae, -1)
     partners[often[0]] = often[2]
-    return (classifier, sae, data, index), pd.concat(picks, ignore_index=True), partners
+    return choose_picks(index, often[:2], np.arange(N), 6), partners
 
 
-def test_blurring_nothing_changes_nothing(blurring):
-    made, picks, partners = blurring
-    table = blur_effects(*made, picks, partners, torch.eye(made[1].d_in), sigma=1e-3, window=32, progress=False)
-    assert (table["change"] == 0).all() and len(table) > len(picks)
+def test_half_of_the_picks_are_where_a_feature_is_strongest(index, picks):
+    for j, own in picks[0].groupby("feature_id"):
+        peaks = index.maps(j, np.arange(N)).max((1, 2))
+        assert own["how"].tolist() == ["top"] * 3 + ["random"] * 3 and own["image_row"].is_unique
+        assert own["image_row"].tolist()[:3] == np.argsort(-peaks, kind="stable")[:3].tolist()
+        np.testing.assert_allclose(own["value"], peaks[own["image_row"]])
+
+
+def test_blurring_nothing_changes_nothing(trial, index, picks):
+    table = blur_effects(trial, index, *picks, torch.eye(trial.sae.d_in), sigma=1e-3, window=16, progress=False)
+    assert (table["change"] == 0).all() and len(table) > len(picks[0])
     for name in ("feature", "pooled", "logit", "margin", "confidence", "specificity", "restored_logit"):
         assert (table[name] == 0).all(), name
 
 
-def test_blur_effects_are_those_of_the_edited_picture(blurring):
-    (classifier, sae, data, index), picks, partners = blurring
+@torch.no_grad()
+def test_blur_effects_are_those_of_the_edited_picture(trial, index, picks):
+    network, sae, site = trial.network, trial.sae, trial.acts.site
     table = blur_effects(
-        classifier, sae, data, index, picks, partners, torch.eye(sae.d_in), sigma=4, window=32,
-        mixed_precision=False, progress=False,
+        trial, index, *picks, torch.eye(sae.d_in), sigma=4, window=16, mixed=False, progress=False
     )  # fmt: skip
     targets = table[table["where"] == "target"].set_index(["feature_id", "image_row"])
-    assert len(targets) == len(picks) and {"anywhere", "target"} <= set(table["where"])
-    for pick in picks.itertuples():
-        transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
-        x = transform.normalise(transform(data.picture(pick.image))[None])[0]
-        edited, window = x.clone(), Window.around(pick.row, pick.column, index.grid, 64, 32)
-        edited[:, *window.slices] = blur(x, 4)[:, *window.slices]
-        with torch.inference_mode():
-            stages = [classifier.model.forward_features(p[None].to(device())).cpu() for p in (x, edited)]
-            logits = [classifier.logits_from("stage4", stage).cpu() for stage in stages]
-            codes = [
-                sae.encode(stage.permute(0, 2, 3, 1).flatten(0, 2)).dense()[:, pick.feature_id] for stage in stages
-            ]
+    assert len(targets) == len(picks[0]) and {"anywhere", "target"} <= set(table["where"])
+    assert "foreground" not in set(table["where"])  # of noise no regions are known
+    for pick in picks[0].itertuples():
+        x = network.as_input(trial.pictures.picture(pick.image))
+        changed, window = x.clone(), Window.around(pick.row, pick.column, index.grid, SIZE, 16)
+        changed[:, *window.slices] = blur(x, 4)[:, *window.slices]
+        whole, after = (network.see(each[None], [site]) for each in (x, changed))
+        codes = [sae.encode(seen.acts[site].flatten(0, 2)).dense()[:, pick.feature_id] for seen in (whole, after)]
         row = targets.loc[(pick.feature_id, pick.image_row)]
         assert row["before"] == pytest.approx(codes[0].max().item(), abs=1e-4)
         assert row["feature"] == pytest.approx((codes[1].max() - codes[0].max()).item(), abs=1e-4)
-        label = classifier.classes.index(index.images["variant"][pick.image_row])
-        assert row["logit"] == pytest.approx((logits[1] - logits[0])[0, label].item(), abs=1e-4)
-        lost = (codes[0] - codes[1]).mean()
-        pooled = stages[1].mean((2, 3)) + lost * sae.W_dec[pick.feature_id].detach()
-        restored = PooledHead.of(classifier).logits(pooled)[0, label] - logits[0][0, label]
-        assert row["restored_logit"] == pytest.approx(restored.item(), abs=1e-4)
+        label = int(trial.labels[pick.image_row])
+        assert row["logit"] == pytest.approx((after.logits - whole.logits)[0, label].item(), abs=1e-4)
+        back = after.acts[site] + ((codes[0] - codes[1])[:, None] * sae.W_dec[pick.feature_id]).view(
+            after.acts[site].shape
+        )
+        restored = network.see(changed[None], edits={site: lambda _, back=back: back}).logits - whole.logits
+        assert row["restored_logit"] == pytest.approx(restored[0, label].item(), abs=1e-4)
     assert targets["logit"].abs().max() > 1e-3
 
 
@@ -250,8 +333,7 @@ def test_blur_keeps_the_mean_and_flattens():
 
 @pytest.fixture(scope="module")
 def scenes(smoke_study):
-    table = pd.read_parquet(smoke_study.dataset().folder / "scenes.parquet")
-    return [Scene.from_json(text) for text in table["scene"][:5]]
+    return smoke_study.pictures().scenes["scene"].tolist()[:5]
 
 
 @pytest.fixture(scope="module")
@@ -262,9 +344,8 @@ def edits(smoke_study, scenes, tmp_path_factory):
     def of(kind):
         if kind not in made:
             made[kind] = tmp_path_factory.mktemp(kind)
-            networks = {"trained": smoke_study.classifier()}
-            options = dict(size=64, supersampling=1, progress=False)
-            edit_scenes(networks, ("stage3", "stage4"), scenes, kind, made[kind], **options)
+            given = dict(networks={"trained": smoke_study.network()}, sites=("stage3", "stage4"), parts=PARTS[2:])
+            edit_scenes(made[kind], **given, scenes=scenes, kind=kind, size=64, supersampling=1, progress=False)
         return made[kind]
 
     return of
@@ -280,7 +361,7 @@ def test_an_edit_that_changes_nothing_has_no_effect(smoke_study, edits):
 
 
 def test_removals_are_those_of_pictures_without_the_part(smoke_study, scenes, edits):
-    classifier, sae = smoke_study.classifier(), smoke_study.sae()
+    network, sae = smoke_study.network(), smoke_study.sae()
     got = Responses.of(sae, edits("remove"))
     shown = pd.read_parquet(edits("remove") / "scenes.parquet")
     for part in PARTS[2:]:  # every part that a scene shows is edited, and no other
@@ -288,26 +369,20 @@ def test_removals_are_those_of_pictures_without_the_part(smoke_study, scenes, ed
         assert got.edits.query("part == @part")["scene"].tolist() == wanted.tolist()
     e = int(got.edits["changed"].to_numpy().argmax())
     s, part = got.edits.loc[e, ["scene", "part"]]
-    transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
-    picture = without(scenes[s], part, 64, 1)
     with torch.inference_mode():
-        acts = classifier.model.forward_features(transform.normalise(transform(picture)[None]).to(device())).cpu()
-        dense = sae.encode(acts.permute(0, 2, 3, 1).flatten(0, 2)).dense()
+        acts = network.see(network.as_input(without(scenes[s], part, 64, 1))[None], ["stage4"]).acts["stage4"]
+        dense = sae.encode(acts.flatten(0, 2)).dense()
     wanted, near = dense.amax(0).numpy(), 0.05 * max(1, dense.max().item())  # bfloat16
     sure = np.logical_and(*(np.abs(values - sae.threshold.item()) > near for values in (wanted, got.after[e])))
     assert sure.mean() > 0.8  # the others may be on either side of the threshold
     np.testing.assert_allclose(got.after[e][sure], wanted[sure], atol=near)
-    whole, edit = (render(each, 64, 1) for each in (_plain(scenes[s]), _plain(scenes[s]).remove(part)))
+    whole, edit = (render(each, 64, 1) for each in (plain(scenes[s]), plain(scenes[s]).remove(part)))
     assert got.edits["changed"][e] == (edit.image != whole.image).any(2).sum() > 0
     rows, columns = np.nonzero(whole.mask == PARTS.index(part))
     middle = (rows.mean() + 0.5) / 64, (columns.mean() + 0.5) / 64
     np.testing.assert_allclose(got.edits.loc[e, ["row", "column"]].astype(float), middle)
     assert got.edits[["row_after", "column_after"]].isna().all().all()  # it is gone
     assert got.response(np.array([0, 5])).shape == (12, 2)
-
-
-def _plain(scene):
-    return replace(scene, shadows=False)
 
 
 def test_moved_parts_have_moved(smoke_study, edits):
@@ -323,7 +398,7 @@ def test_a_move_is_the_shift_of_part_and_feature():
     edits = {"scene": [1, 1], "part": ["fin", "wing"], "changed": 9, "row": 0.2, "column": 0.5}
     edits |= {"row_after": [0.3, 0.9], "column_after": [0.4, 0.9]}
     centres = np.array([[[0.9, 0.9]], [[0.1, 0.6]]]), np.array([[[0.25, 0.5]], [[np.nan, np.nan]]])
-    made = Responses(pd.DataFrame(edits), np.ones((2, 1)), np.ones((2, 1)), *centres)
+    made = Responses(["fin", "wing"], pd.DataFrame(edits), np.ones((2, 1)), np.ones((2, 1)), *centres)
     moves = made.moves("fin", 0)
     shifts = ["part_down", "part_across", "feature_down", "feature_across"]
     np.testing.assert_allclose(moves[shifts], [[0.1, -0.1, 0.15, -0.1]])
@@ -360,29 +435,26 @@ def test_centres_are_those_of_the_activation(smoke_study, edits):
 
 
 def test_edits_stop_where_a_part_has_enough_of_them(smoke_study, scenes, tmp_path):
-    options = dict(most=2, size=64, supersampling=1, progress=False)
-    edit_scenes({"trained": smoke_study.classifier()}, ("stage4",), scenes, "recolour", tmp_path, **options)
+    given = dict(networks={"trained": smoke_study.network()}, sites=("stage4",), parts=PARTS[2:], size=64)
+    edit_scenes(tmp_path, **given, scenes=scenes, kind="recolour", most=2, supersampling=1, progress=False)
     table = pd.read_parquet(tmp_path / "edits.parquet")
     assert table["part"].value_counts().max() == 2 and (table["changed"] > 0).any()
-    with pytest.raises(ValueError, match="got 'paint'"):
-        edit_scenes({}, (), scenes, "paint", tmp_path)
-    with pytest.raises(ValueError, match="at least one scene"):
-        edit_scenes({}, (), [], "remove", tmp_path)
 
 
 def test_scenes_are_chosen_while_a_part_needs_them(smoke_study):
-    table = pd.read_parquet(smoke_study.dataset().folder / "scenes.parquet")
-    chosen = choose_scenes(table, 3, 64)
-    seen = table[table["scene"].isin([scene.to_json() for scene in chosen])]
+    pictures = smoke_study.pictures()
+    table = pictures.scenes
+    chosen = choose_scenes(pictures, table["image"], 3, 64)
+    seen = table[table["scene"].isin(chosen)]
     least = 30 * (64 / 224) ** 2
-    for part in PARTS[2:]:
+    for part in pictures.region_names:
         there = (table[f"pixels_{part}"] >= least).sum()
         assert (seen[f"pixels_{part}"] >= least).sum() >= min(3, there)
     assert len(chosen) < len(table) and len(chosen) == len(seen)
 
 
 def responding(before, after, edits):
-    return Responses(pd.DataFrame(edits), np.asarray(before, float), np.asarray(after, float), None, None)
+    return Responses(list(PARTS[2:]), pd.DataFrame(edits), np.asarray(before, float), np.asarray(after, float))
 
 
 def test_responses_by_hand():
@@ -401,50 +473,29 @@ def test_responses_by_hand():
 
 
 def test_edits_of_every_kind(scenes):
+    scene = plain(scenes[0])
     for kind in ("remove", "move", "recolour"):
-        assert [(e.kind, e.part) for e in edited(scenes[0], kind, "wing").edits] == [(kind, "wing")]
-    assert edited(scenes[0], "nothing", "wing") is scenes[0]
-
-
-@pytest.mark.parametrize("site", ["stage3", "stage4"])
-def test_hooked_suppression_is_the_edit_by_hand(smoke_study, site):
-    sae = smoke_study.sae("hooked", site=site)
-    acts = smoke_study.activations(site)
-    block = next(acts.blocks(acts.rows("test")))[:5]
-    labels, classifier = torch.zeros(5, dtype=torch.int64), smoke_study.classifier()
-    dense = sae.encode(block.flatten(0, 2)).dense().view(*block.shape[:3], -1)
-    often = dense.amax((1, 2)).sum(0).topk(2).indices.tolist()
-    got = suppress_hooked(classifier, sae, block, often, labels, factor=0.5)
-    with torch.inference_mode():
-        before = classifier.logits_from(site, block.permute(0, 3, 1, 2)).cpu()
-        for i, j in enumerate(often):
-            changed = block - 0.5 * dense[..., j, None] * sae.W_dec[j]
-            after = classifier.logits_from(site, changed.permute(0, 3, 1, 2)).cpu()
-            for name, effect in effects(before, after, labels).items():
-                np.testing.assert_allclose(got[name][:, i], effect, atol=1e-5)
-    assert max(np.abs(each).max() for each in got.values()) > 1e-4
-    silent = int((dense.amax((0, 1, 2)) == 0).nonzero()[0, 0])
-    nothing = suppress_hooked(classifier, sae, block, [often[0], silent], labels, factor=1.0)
-    assert all((each == 0).all() for each in nothing.values())
+        assert [(e.kind, e.part) for e in edited(scene, kind, "wing").edits] == [(kind, "wing")]
+    assert edited(scene, "nothing", "wing") is scene
 
 
 def blurred(**columns):
     """Targets and matched controls of two features in four pictures."""
     table = pd.DataFrame({"feature_id": [0] * 8 + [1] * 8, "image_row": [3, 3, 5, 5, 6, 6, 9, 9] * 2})
-    table["where"], table["matched"] = ["target", "aircraft"] * 8, True
+    table["where"], table["matched"] = ["target", "foreground"] * 8, True
     return table.assign(**columns)
 
 
 def test_what_blurring_does_beyond_matched_controls():
     table = blurred(logit=[-3, -1, -2, -1, -2, -2, -1, -1] * 2, feature=[-2.0, -1] * 8, before=4.0)
     assert (
-        beyond_controls(table, ["aircraft"])["value"] == -0.75 and beyond_controls(table, ["aircraft"])["n"] == 4
+        beyond_controls(table, ["foreground"])["value"] == -0.75 and beyond_controls(table, ["foreground"])["n"] == 4
     )  # pictures, not pairs
     table.loc[1, "matched"] = False  # then one pair has no control
-    assert beyond_controls(table, ["aircraft"])["value"] == pytest.approx((-1 - 2 + -1 - 0 - 0 - 0 - 0) / 7)
-    assert feature_lost(table, "target")["value"] == 0.5 and feature_lost(table, "aircraft")["value"] == 0.25
-    sky = table.assign(where=table["where"].replace("aircraft", "anywhere"))
-    assert beyond_controls(sky, ["anywhere"])["n"] == 4 and not beyond_controls(sky, ["aircraft"])["n"]
+    assert beyond_controls(table, ["foreground"])["value"] == pytest.approx((-1 - 2 + -1 - 0 - 0 - 0 - 0) / 7)
+    assert feature_lost(table, "target")["value"] == 0.5 and feature_lost(table, "foreground")["value"] == 0.25
+    sky = table.assign(where=table["where"].replace("foreground", "anywhere"))
+    assert beyond_controls(sky, ["anywhere"])["n"] == 4 and not beyond_controls(sky, ["foreground"])["n"]
 
 
 def test_mediation_is_the_share_of_the_loss_that_comes_back():
@@ -456,15 +507,15 @@ def test_mediation_is_the_share_of_the_loss_that_comes_back():
 
 
 def test_blurring_and_suppression_agree_where_they_do():
-    suppressed = np.zeros((5, 2))
-    suppressed[[0, 2, 3, 4], 0], suppressed[[0, 2, 3, 4], 1] = [-4, -3, -2, 1], [1, 2, 3, 4]
+    pairs = {"feature_id": [1] * 4 + [0] * 4, "image_row": [3, 5, 6, 9] * 2}  # in another order
+    suppressed = pd.DataFrame(pairs | {"suppressed": [1, 2, 3, 4, -4, -3, -2, 1]})
     table = blurred(logit=[-8.0, 0, -6, 0, -4, 0, 1, 0] + [-1, 0, -2, 0, -3, 0, -4, 0])
-    got = agreement(table, suppressed, np.array([3, 4, 5, 6, 9]))
+    got = agreement(table, suppressed)
     assert got["spearman"].tolist() == pytest.approx([1, -1]) and got["same_sign"].tolist() == [1, 0]
     assert got["low"].tolist() == pytest.approx([1, -1]) and got["high"].tolist() == pytest.approx([1, -1])
     assert got["suppressed"].tolist() == [-2, 2.5] and got["blurred"].tolist() == [-4.25, -2.5]
     assert got["n"].tolist() == [4, 4]
-    flat = agreement(table, 0 * suppressed, np.array([3, 4, 5, 6, 9]))
+    flat = agreement(table, suppressed.assign(suppressed=0))
     assert flat["spearman"].isna().all()
 
 
@@ -490,7 +541,7 @@ def planted():
 
 def test_a_part_reader_passes_and_others_do_not(planted):
     claims, excess, responses = planted
-    got = part_verdicts(claims, excess, responses, np.array([0.9, 0.9, 0.9, 0.9]))
+    got = part_verdicts(claims, excess[::-1], responses, np.array([0.9, 0.9, 0.9, 0.9]))  # in whatever order
     assert got["passes"].tolist() == [True, False, False, False]
     assert got["verdict"].tolist() == ["detector of fin", "not shown", "not shown", "not shown"]
     assert got["why"].tolist() == ["", "other parts", "removal", "guesses; removal; other parts"]
@@ -526,55 +577,63 @@ def test_features_that_no_removal_matters_to_pass_at_no_more_than_the_nominal_ra
         assert (got["verdict"] == ("shown, seeds not asked" if shown else "underpowered")).all()
 
 
-@pytest.fixture(scope="module")
-def linear():
-    """(head, pooled, truth, covariance): 120 pictures of three classes, 40 of each."""
+def linear(directions, codes):
+    """A trial of features with these directions and mean activations: 120 pictures, 40 of each of three classes."""
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(3, 24, generator=generator)
     pooled = torch.randn(120, 24, generator=generator)
-    return (
-        PooledHead(weight, torch.zeros(3), 1e-6),
-        pooled,
-        torch.arange(3).repeat_interleave(40),
-        torch.cov(pooled.t()),
-    )
+    if directions is None:
+        directions = weight
+    network = SimpleNamespace(readout=lambda site: PooledReadout(weight, torch.zeros(3), 1e-6))
+    acts = Activations(pooled.view(120, 1, 1, 24).numpy(), None, "last")
+    sae = SimpleNamespace(W_dec=directions, d_sae=len(directions))
+    labels = torch.arange(3).repeat_interleave(40)
+    codes = codes(labels) if callable(codes) else codes
+    trial = Trial(network, sae, None, acts, np.arange(120), labels, np.ones(120, bool), codes)
+    return trial, torch.cov(pooled.t()), weight
 
 
-def test_class_verdicts_need_selectivity_suppression_and_seeds(linear):
-    head, pooled, truth, covariance = linear
-    directions = head.weight[:1].repeat(4, 1)  # which speaks for the first class
+LABELS = pd.DataFrame({"variant": np.repeat(["a", "b", "c"], 40)})
+
+
+def test_class_verdicts_need_selectivity_suppression_and_seeds():
+    weight = linear(None, None)[2]
+    directions = weight[:1].repeat(4, 1)  # which speaks for the first class
     directions[3] = -directions[3]  # and which speaks against it
-    removed = torch.where(truth[:, None] == 0, 0.5, 0.0).repeat(1, 4)
+    trial, covariance, _ = linear(directions, lambda truth: torch.where(truth[:, None] == 0, 0.5, 0.0).repeat(1, 4))
     table = pd.DataFrame({"variant/class": "a", "variant/auroc": [0.99, 0.6, 0.99, 0.99], "level": "variant"})
-    table["variant/auroc_q"] = [1e-4, 0.5, 1e-4, 1e-4]
+    table["variant/auroc_q"], table["feature_id"] = [1e-4, 0.5, 1e-4, 1e-4], range(4)
     claims = pd.DataFrame({"feature_id": range(4), "chosen": "random", "part": "fin"})
-    labels = {"variant": np.repeat(["a", "b", "c"], 40)}
-    given = head, pooled, removed, directions, covariance, truth, labels, np.array([0.9, 0.9, 0.2, 0.9])
-    got = class_verdicts(claims, table, *given)
+    match = np.array([0.9, 0.9, 0.2, 0.9])
+    got = class_verdicts(claims, table[::-1], trial, covariance, LABELS, match)  # in whatever order
     assert got["verdict"].tolist() == ["detector of a", *["not shown"] * 3]
     assert got["why"].tolist() == ["", "AUROC", "other seeds", "suppression"]
     assert got["n"].tolist() == [40] * 4 and got["shown"].tolist() == [True, False, True, False]
     assert got["p"][0] == pytest.approx(1e-3) and got["control"].abs().max() < -got["specificity"][0]
-    few = class_verdicts(claims, table, *given[:6], {"variant": np.where(np.arange(120) < 8, "a", "b")}, given[7])
+    few = pd.DataFrame({"variant": np.where(np.arange(120) < 8, "a", "b")})
+    few = class_verdicts(claims, table, trial, covariance, few, match)
     assert few["verdict"].tolist()[1:] == ["underpowered"] * 3
+    turned = class_verdicts(claims, table, trial, covariance, LABELS, match, directions=-directions)
+    assert not turned["passes"][:3].any() and "suppression" in turned["why"][0]
 
 
-def test_random_directions_pass_as_often_as_they_should(linear):
-    head, pooled, truth, covariance = linear
+def test_random_directions_pass_as_often_as_they_should():
+    every, covariance = np.arange(1000), linear(None, None)[1]
     directions = random_directions(torch.ones(1000, 24), covariance, 11)
-    removed, every = torch.full((120, 1000), 0.3), np.arange(1000)
+    trial = linear(directions, torch.full((120, 1000), 0.3))[0]
     table = pd.DataFrame(
         {"variant/class": "a", "variant/auroc": 1.0, "variant/auroc_q": 0.0, "level": "variant"}, every
     )
-    labels = {"variant": np.repeat(["a", "b", "c"], 40)}
-    given = head, pooled, removed, directions, covariance, truth, labels, np.ones(1000)
-    got = class_verdicts(pd.DataFrame({"feature_id": every}), table, *given, n_random=199)
+    table["feature_id"] = every
+    claims = pd.DataFrame({"feature_id": every})
+    got = class_verdicts(claims, table, trial, covariance, LABELS, np.ones(1000), n_random=199)
     assert 0.03 <= (got["p"] < 0.05).mean() <= 0.07 and not got["passes"].any()
-    own = beyond_random(head, pooled, removed, directions, covariance, truth, every.tolist())
+    own = beyond_random(trial, every.tolist(), covariance)
     assert 0.03 <= own["beyond"].mean() <= 0.07 and (own["n"] == 120).all()
-    speaks = beyond_random(head, pooled, removed, head.weight, covariance, truth, [0, 1, 2])
+    trial = linear(None, torch.full((120, 3), 0.3))[0]
+    speaks = beyond_random(trial, [0, 1, 2], covariance)
     assert speaks["beyond"].all() and (speaks["effect"] > speaks["random"]).all()
-    assert not len(beyond_random(head, pooled, 0 * removed, directions, covariance, truth, [0]))
+    assert not len(beyond_random(replace(trial, codes=torch.zeros(120, 3)), [0], covariance))
 
 
 def test_the_frozen_list_is_drawn_by_density_and_by_part():
@@ -599,3 +658,38 @@ def test_shares_that_pass_have_intervals_over_features():
     share, low, high, n = pass_share(np.repeat([True, False], [20, 80])).values()
     assert (share, n) == (0.2, 100) and 0.1 < low < 0.15 and 0.25 < high < 0.3
     assert pass_share(np.zeros(100))["high"] == pytest.approx(0.036, abs=1e-3)  # none of 100 is not surely none
+
+
+def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
+    network, sae, pictures = smoke_study.network(), smoke_study.sae(), smoke_study.pictures()
+    index, acts = smoke_study.features(), smoke_study.activations()
+    trial = Trial.of(network, sae, pictures, acts, index)
+    test = pictures.rows("test")
+    assert [network.classes[label] for label in trial.labels] == test[network.level].tolist()
+    np.testing.assert_allclose(trial.strength, replace(trial, codes=None).strength, atol=1e-4)
+    scores = pd.read_parquet(index.folder / "parts.parquet")
+    claims = frozen_list(index.table, scores, 6, 4)
+    experiments.suppress_features(tmp_path, trial=trial, index=index, claims=claims)
+    suppressed = pd.read_parquet(tmp_path / "features.parquet")
+    assert len(suppressed) == sae.d_sae and (suppressed.loc[suppressed["n"] == 0, "feature"] == 0).all()
+    own = trial[trial.in_b].suppress([int(suppressed["n"].idxmax())])["specificity"]
+    active = (trial[trial.in_b].strength[:, int(suppressed["n"].idxmax())] > 0).numpy()
+    assert suppressed["feature"][suppressed["n"].idxmax()] == pytest.approx(np.abs(own[active]).mean(), rel=1e-4)
+    forward = replace(trial, read=lambda seen: seen.logits)[trial.in_b]
+    (tmp_path / "forward").mkdir()
+    experiments.suppress_features(tmp_path / "forward", trial=forward, index=index, claims=claims, n_images=1000)
+    both = suppressed.merge(pd.read_parquet(tmp_path / "forward" / "features.parquet"), on="feature_id")
+    assert set(both["feature_id"]) == set(claims["feature_id"])
+    np.testing.assert_allclose(both["feature_x"], both["feature_y"], atol=1e-5)
+    given = dict(trial=trial, index=index, claims=claims, suppressed=suppressed, others=[sae])
+    experiments.verdict_tables(tmp_path, **given, removals=edits("remove"))
+    found = Verdicts.open(tmp_path)
+    assert found.features["feature_id"].tolist() == list(range(sae.d_sae)) and found.features["verdict"].notna().any()
+    assert len(found.responses) == 12 * sae.d_sae and len(found.parts) == len(claims) and len(found.classes) == 6
+    fin = found.responses.query("part == 'fin' and feature_id == 3")["response"].item()
+    np.testing.assert_equal(fin, Responses.of(sae, edits("remove")).response()[PARTS.index("fin") - 2, 3])
+    assert (tmp_path / "null_classes.parquet").is_file()
+    (tmp_path / "photographs").mkdir()
+    experiments.verdict_tables(tmp_path / "photographs", **given)
+    alone = Verdicts.open(tmp_path / "photographs")
+    assert alone.parts is None and alone.responses is None and alone.features["verdict"].notna().sum() == 6
