@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig, change
-from aircraft_sae.features.reconstruction import PLAIN, both_signs, dictionary, pca
+from aircraft_sae.features.reconstruction import (
+    PLAIN,
+    both_signs,
+    cell_covariance,
+    dictionary,
+    pca,
+    random_directions,
+)
 from aircraft_sae.sae import SparseAutoencoder
 
 
@@ -48,25 +53,3 @@ def null_dictionaries(sae: SparseAutoencoder, acts: Activations, train: Callable
     nulls["frozen decoder"] = Null(train("frozen-decoder", frozen_decoder=True, **few))
     of = {"network": "permuted", "pictures": "every3"}
     return nulls | {"permuted network": Null(train("permuted", **of, **few), **of)}
-
-
-def cell_covariance(acts: Activations, every: int = 1) -> torch.Tensor:
-    """(d_in, d_in) of the cells of validation pictures, or of every so many of these."""
-    return torch.cov(torch.cat([block.flatten(0, 2)[::every] for block in acts.blocks(acts.rows("val"))]).t())
-
-
-def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int | tuple[int, ...] = 0) -> torch.Tensor:
-    """(d, d_in) directions drawn from N(0, covariance), each as long as the row of `like` (d, d_in) in its place."""
-    root = _root(covariance)
-    drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal(like.shape, np.float32)) @ root.t()
-    return drawn * (like.norm(dim=1) / drawn.norm(dim=1).clamp(min=1e-12))[:, None]
-
-
-@lru_cache(maxsize=2)
-def _root(covariance: torch.Tensor) -> torch.Tensor:
-    """The symmetric square root of a covariance; the last ones are kept, since many directions are drawn from one.
-
-    Symmetric, because eigenvectors by themselves may change sign with the last bit of what they are computed from.
-    """
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
-    return (eigenvectors * eigenvalues.clamp(min=0).sqrt() @ eigenvectors.t()).float()

@@ -1,6 +1,6 @@
 """What features do: suppressed, blurred, edited away, with the controls and nulls that a claim needs beside it."""
 
-from aircraft_sae.features.nulls import random_directions
+from aircraft_sae.features.reconstruction import random_directions
 from aircraft_sae.interventions.blurring import (
     Window,
     agreement,

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from aircraft_sae.features import FeatureIndex
-from aircraft_sae.features.nulls import cell_covariance
-from aircraft_sae.features.reconstruction import seed_match
+from aircraft_sae.features.reconstruction import cell_covariance, seed_match
 from aircraft_sae.interventions.blurring import PAIR, blur_effects
 from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import (
