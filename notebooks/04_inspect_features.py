@@ -28,25 +28,21 @@
 # %matplotlib inline
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import torch
 from IPython.display import Markdown, display
 
 from aircraft_sae import features
-from aircraft_sae.features import reconstruction as evaluation
-from aircraft_sae.hangar.solids import PARTS
-from aircraft_sae.interventions import frozen_list, random_directions
-from aircraft_sae.metrics import bootstrap_counts, with_draws, with_interval
-from aircraft_sae.pictures import test_transform
-from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.features import reconstruction
+from aircraft_sae.features.nulls import null_dictionaries, short_training
+from aircraft_sae.interventions import frozen_list
+from aircraft_sae.metrics import with_draws, with_interval
 from aircraft_sae.study import Study
-from aircraft_sae.view import plots
 
 # %%
+from aircraft_sae.view import plots
 from aircraft_sae.view.browser import FeatureBrowser
 from aircraft_sae.view.browser.snapshots import gallery_figure
 from aircraft_sae.view.plots import in_words
@@ -61,7 +57,6 @@ from aircraft_sae.view.plots import in_words
 # %%
 study = Study.open()
 NAME, results, config = "04_inspect_features", {}, study.config.sae
-SHORT = {"n_cells": config.n_cells // 8, "dead_after": config.dead_after // 8, "batch_size": config.batch_size // 2}
 N_LOCALISED = {"hangar": 5}.get(study.config.name, 2)  # pictures for each part; one takes a second
 NO_MASKS = (
     "This data set holds photographs: there are no part masks, so what parts features follow can't be known here."
@@ -69,16 +64,14 @@ NO_MASKS = (
 
 # %%
 sae, index, acts = study.sae(), study.features(), study.activations()
-data, classifier, table = study.dataset(), study.classifier(), index.table
-test = index.rows("test")
+pictures, network, table = study.pictures(), study.network(), index.table
+test, level, parts, scores = index.rows("test"), pictures.levels[0], list(pictures.region_names), None
 images = index.images.iloc[test].reset_index(drop=True)
-in_b = features.halves(images[data.levels[0]])
-rows_b, level = test[in_b], data.levels[0]
-parts, scores = list(PARTS[features.FIRST :]), None
-codes_b = pd.Categorical(images[data.levels[0]], data.classes(data.levels[0])).codes
-if data.masks:
-    scores = pd.read_parquet(study.folder / "features" / "main" / "parts.parquet")
-    labels, aircraft = features.cell_labels(data, images["image"], index.grid)
+in_b = features.halves(images[level])
+rows_b = test[in_b]
+if parts:
+    scores = pd.read_parquet(index.folder / "parts.parquet")
+    regions = features.Regions.of(index, pictures)
 frozen = frozen_list(table, scores)
 print(f"{index.d_sae} features of {len(index.images):,} pictures; half A {(~in_b).sum()}, half B {in_b.sum()}")
 
@@ -93,43 +86,28 @@ print(f"{index.d_sae} features of {len(index.images):,} pictures; half A {(~in_b
 # active. Heat has one scale for the feature, up to its largest activation; the cyan square is the cell that was picked.
 # Galleries usually show the upper row only.
 
-
 # %%
-def gallery(feature_id: int, n: int = 6):
-    """Three rows of pictures of one feature."""
-    kinds, pictures, captions, top = {"top": "strongest", "interval": "whole range", "random": "any"}, [], [], 0.0
-    top = float(table.at[feature_id, "max"])
-    for how in kinds:
-        picks = index.patches(feature_id, how, n, rows_b)
-        maps = [index.maps(feature_id, np.array([row]))[0] for row in picks["image_row"]]
-        cells = picks[["row", "column"]].to_numpy()
-        pictures.append([
-            plots.heat(data.picture(image), each, top, tuple(cell))
-            for image, each, cell in zip(picks["image"], maps, cells, strict=True)
-        ])  # fmt: skip
-        names = index.images[level].iloc[picks["image_row"]]
-        captions.append([f"{value / top:.0%}: {name}" for value, name in zip(picks["value"], names, strict=True)])
-    return plots.picture_grid(pictures, captions, list(kinds.values()), empty="never active in half B")
-
-
 selective = int(table[f"{level}/auroc_z"].fillna(-np.inf).to_numpy().argmax())
 shown = frozen.query("chosen == 'random'")["feature_id"].sample(2, random_state=1).tolist()
 matched = frozen.query("chosen == 'part'")
 best = int(matched["feature_id"].iloc[0]) if len(matched) else None
-display(Markdown(f"A random feature, {shown[0]}:"), gallery(shown[0]))
+display(Markdown(f"A random feature, {shown[0]}:"), gallery_figure(index, pictures, shown[0], rows_b))
 
 # %%
-display(Markdown(f"Another, {shown[1]}:"), gallery(shown[1]))
+display(Markdown(f"Another, {shown[1]}:"), gallery_figure(index, pictures, shown[1], rows_b))
 
 # %%
-display(Markdown(NO_MASKS)) if best is None else display(
-    Markdown(f"The best match of *{matched['part'].iloc[0].replace('_', ' ')}* on half A, feature {best}:"),
-    gallery(best),
-)
+if best is None:
+    display(Markdown(NO_MASKS))
+else:
+    named = matched["part"].iloc[0].replace("_", " ")
+    display(Markdown(f"The best match of *{named}* on half A, feature {best}:"))
+    display(gallery_figure(index, pictures, best, rows_b))
 
 # %% tags=["report"]
 words = f"{table.at[selective, f'{level}/class']}, AUROC {table.at[selective, f'{level}/auroc']:.2f} on half B"
-display(Markdown(f"Feature {selective}, most selective for a {level}: {words}."), gallery(selective))
+display(Markdown(f"Feature {selective}, most selective for a {level}: {words}."))
+gallery_figure(index, pictures, selective, rows_b)
 
 # %% [markdown]
 # Look at the lower rows too: they are what a feature does most of the time. Pictures suggest; they show neither how
@@ -145,14 +123,15 @@ display(Markdown(f"Feature {selective}, most selective for a {level}: {words}.")
 # same with pictures' labels in random order.
 
 # %%
-codes = {each: (pd.Categorical(images[each], data.classes(each)).codes, data.classes(each)) for each in data.levels}
+classes = {each: pictures.classes(each) for each in pictures.levels}
+codes = {each: (pd.Categorical(images[each], names).codes, names) for each, names in classes.items()}
 shuffles = []
 for seed in range(5):
     order = np.random.default_rng(seed).permutation(len(images))
     shuffled = {each: (values[order], names) for each, (values, names) in codes.items()}
-    shuffles.append(features.selectivity(index.maxima(test), shuffled, in_b, n_permutations=2))
+    shuffles.append(features.selectivity(index.maxima(test), shuffled, in_b))
 null = pd.concat(shuffles, ignore_index=True)
-z, null_z = (each[[f"{name}/auroc_z" for name in data.levels]].max(axis=1).dropna() for each in (table, null))
+z, null_z = (each[[f"{name}/auroc_z" for name in pictures.levels]].max(axis=1).dropna() for each in (table, null))
 axis = "largest z over levels of AUROC on half B"
 plots.against_null(z, null_z, axis, ("labels", "labels in random order"))
 
@@ -160,7 +139,7 @@ plots.against_null(z, null_z, axis, ("labels", "labels in random order"))
 tested = null[f"{level}/auroc_p"].dropna()
 results["shuffled_share_below_0.05"] = (float((tested < 0.05).mean()), None, None, len(tested))
 placed = {}
-for each in (*data.levels, "none"):
+for each in (*pictures.levels, "none"):
     results[f"placed/{each}"] = (float((table["placed"] == each).mean()), None, None, len(table))
     results[f"placed_shuffled/{each}"] = (float((null["placed"] == each).mean()), None, None, len(null))
     placed[each] = [f"{results[f'placed/{each}'][0]:.1%}", f"{results[f'placed_shuffled/{each}'][0]:.1%}"]
@@ -181,7 +160,7 @@ areas = [row[f"{row['placed']}/auroc"] for _, row in table[own_level].iterrows()
 results["placed/median_auroc"] = (float(np.median(areas or [0.5])), None, None, len(areas))
 
 # %%
-most = max(data.levels, key=lambda each: results[f"placed/{each}"][0])
+most = max(pictures.levels, key=lambda each: results[f"placed/{each}"][0])
 text = f"""**Takeaway.** {1 - results["placed/none"][0]:.0%} of {len(table)} features are associated with a class beyond
 chance ({1 - results["placed_shuffled/none"][0]:.0%} with labels in random order), the most often with a *{most}*; the
 median of their AUROC is {results["placed/median_auroc"][0]:.2f}. {strong.mean():.1%} reach an AUROC of 0.9 for a
@@ -211,68 +190,36 @@ assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 # with as few. The permuted network is scored on every third picture.
 
 # %%
-mean, variance = acts.moments(acts.rows("train", "val"))
-scale, d_in = (acts.d_in / variance) ** 0.5, acts.d_in
-basis = evaluation.pca(acts, acts.rows("train"), d_in).basis
-cells = torch.cat([block.flatten(0, 2) for block in acts.blocks(acts.rows("val"))])
-topk = replace(config, variant="topk", prefixes=(1.0,), l1_coefficient=0.0)
-untrained = SparseAutoencoder(topk, d_in).in_units_of(mean.float(), scale)
-directions = {
-    "channels": evaluation.both_signs(torch.eye(d_in)), "PCA": evaluation.both_signs(basis),
-    "random directions": random_directions(torch.ones(sae.d_sae, d_in), torch.cov(cells.t())),
-}  # fmt: skip
-nulls = {name: evaluation.dictionary(sae, mean.float(), rows) for name, rows in directions.items()}
-nulls |= {"untrained": untrained, "frozen decoder": study.sae("frozen-decoder", frozen_decoder=True, **SHORT)}
-nulls |= {"permuted network": study.sae("permuted", control=True, **SHORT)}
-twin = study.sae(f"k{config.k}-x{config.expansion}", expansion=config.expansion, k=config.k, **SHORT)
-
+null_ap, null_results, only = {}, {}, {"splits": ["test"], "selectivity": False}
+if parts:
+    for name, null in null_dictionaries(sae, acts, study.sae).items():
+        own = study.features(f"null-{name}".replace(" ", "-"), **null._asdict(), **only)
+        its_regions = features.Regions.of(own, study.pictures(null.pictures))
+        matches = features.best_matches(pd.read_parquet(own.folder / "parts.parquet"))
+        drawn, null_ap[name] = features.match_draws(own, its_regions, matches), matches["ap"]
+        means = np.mean(list(drawn.values()), axis=0)
+        null_results[name] = with_draws(matches["ap"].mean(), means, its_regions.in_b.sum())
 
 # %%
-def best_matches(found: pd.DataFrame) -> pd.DataFrame:
-    """One row a part: the feature with the largest AP on half A, with its scores on half B."""
-    return found.sort_values("ap_a", ascending=False, kind="stable").drop_duplicates("part").set_index("part")
-
-
-def drawn_ap(own: features.FeatureIndex, best: pd.DataFrame) -> tuple[dict[str, np.ndarray], int]:
-    """For each part 200 bootstrap draws of its best feature's AP on half B; and how many pictures those draw from."""
-    rows, drawn = own.rows("test"), {}
-    pictures = own.images.iloc[rows].reset_index(drop=True)
-    half = features.halves(pictures[data.levels[0]])
-    shown = labels[pd.Index(images["image"]).get_indexer(pictures["image"][half])]
-    counts = bootstrap_counts(len(shown), 200)
-    for i, part in enumerate(parts):
-        if part in best.index and shown[..., i].any():
-            maps = own.maps(int(best.at[part, "feature_id"]), rows[half]).reshape(len(shown), -1)
-            drawn[part] = features.ap_draws(maps, shown[..., i].reshape(maps.shape), counts)
-    return drawn, len(shown)
-
-
-# %%
-null_ap, null_results = {}, {}
-if data.masks:
-    for name, dictionary in nulls.items():
-        folder = "null-" + name.replace(" ", "-")
-        own = study.index(folder, dictionary, control=name == "permuted network")
-        matches = best_matches(pd.read_parquet(study.folder / "features" / folder / "parts.parquet"))
-        null_ap[name], (drawn, n_pictures) = matches["ap"], drawn_ap(own, matches)
-        null_results[name] = with_draws(matches["ap"].mean(), np.mean(list(drawn.values()), axis=0), n_pictures)
-    study.index("short", twin)
-    short_ap = best_matches(pd.read_parquet(study.folder / "features" / "short" / "parts.parquet"))["ap"]
+if parts:
+    width = {"expansion": config.expansion, "k": config.k}
+    twin = study.sae(f"k{config.k}-x{config.expansion}", **width, **short_training(config))
+    short = study.features("short", sae=twin, **only)
+    short_ap = features.best_matches(pd.read_parquet(short.folder / "parts.parquet"))["ap"]
     results["short/mean_part_ap"] = float(short_ap.mean())
 
 # %%
-if data.masks:
-    probe = features.probe_scores(acts.acts[test], labels, in_b).set_index("part")
-    directions, biases = features.fit_probes(acts.acts[test[~in_b]], labels[~in_b])
-    pursuit = features.matching_pursuit(index, scores, labels, test, in_b)
-    b_acts, b_labels = acts.acts[rows_b], labels[in_b]
-    own_silent = features.absorption(index, sae, b_acts, b_labels, pursuit, directions, biases, rows_b)
-    own_silent = own_silent.set_index("part")
+if parts:
+    test_acts = acts.acts[acts.rows("test")]
+    probe = features.probe_scores(test_acts, regions).set_index("part")
+    pursuit = features.matching_pursuit(index, scores, regions)
+    fitted = features.fit_probes(test_acts, regions)
+    own_silent = features.absorption(index, sae, test_acts, regions, pursuit, *fitted).set_index("part")
 
 # %%
 figure = Markdown(NO_MASKS)
-if data.masks:
-    chosen = best_matches(scores)
+if parts:
+    chosen = features.best_matches(scores)
     own_ap = chosen["ap"]
     kinds = {"best feature": own_ap, "probe": probe["ap"], "best, short training": short_ap}
     kinds |= null_ap | {"chance": chosen["prevalence"]}
@@ -280,25 +227,28 @@ if data.masks:
 display(figure)
 
 # %%
-if data.masks:
-    drawn, n_b = drawn_ap(index, chosen)
+if parts:
+    drawn, n_b = features.match_draws(index, regions, chosen), int(in_b.sum())
     results["mean_part_ap"] = with_draws(own_ap.mean(), np.mean(list(drawn.values()), axis=0), n_b)
     results["parts_with_ap_0.3"] = (int((own_ap >= 0.3).sum()), None, None, len(own_ap))
     results["probe/mean_part_ap"] = (float(probe["ap"].mean()), None, None, n_b)
     results |= {f"part_ap/{part}": with_draws(own_ap[part], each, n_b) for part, each in drawn.items()}
     results |= {f"null/{name}/mean_part_ap": entry for name, entry in null_results.items()}
+    results["mean_part_f1"] = float(chosen["f1"].mean())
+    results["best_excess_mean"] = float(chosen["excess"].mean())
+
+# %%
+if parts:
     results["pursuit/mean_f1"], results["probe/mean_f1"] = float(pursuit["f1"].mean()), float(probe["f1"].mean())
     results["pursuit/mean_n_features"] = float(pursuit["features"].str.len().mean())
     for name in ("silent", "absorbed", "supplied"):
         counted = own_silent[own_silent["n"] > 0]
         share = float(np.average(counted[name].fillna(0), weights=counted["n"]))
         results[f"absorption/{name}"] = (share, None, None, int(counted["n"].sum()))
-    results["mean_part_f1"] = float(chosen["f1"].mean())
-    results["best_excess_mean"] = float(chosen["excess"].mean())
 
 # %%
 text = NO_MASKS
-if data.masks:
+if parts:
     highest = max(null_results, key=lambda name: null_results[name]["value"])
     results["best_null/mean_part_ap"] = null_results[highest]
     text = f"""**Takeaway.** The best features have a mean AP of {in_words(results["mean_part_ap"], percent=False)} over
@@ -313,29 +263,31 @@ display(Markdown(text))
 # and from half A how often each cell shows the part (place), and how often the picture's class does. And the best
 # features once more, with the masks of another picture of the same class.
 
-# %% tags=["report"]
-if data.masks:
-    guesses = features.guess_scores(labels, aircraft, in_b, codes_b)
+# %%
+if parts:
+    guesses = features.guess_scores(regions)
     guessed = {name: each.set_index("part")["ap"] for name, each in guesses.groupby("guess", sort=False)}
-    order = np.argsort(codes_b[in_b], kind="stable")
+    order = np.argsort(regions.classes[in_b], kind="stable")
     another = np.empty_like(order)
     another[order] = np.roll(order, 1)  # the one before it in its class
-    others, once, swapped = labels[in_b][another].reshape(len(rows_b), -1, len(parts)), np.ones((1, len(rows_b))), {}
+    others, once, swapped = regions.labels[in_b][another], np.ones((1, len(rows_b))), {}
     for part in drawn:
-        maps = index.maps(int(chosen.at[part, "feature_id"]), rows_b).reshape(len(rows_b), -1)
+        maps = index.maps(int(chosen.at[part, "feature_id"]), rows_b)
         swapped[part] = features.ap_draws(maps, others[..., parts.index(part)], once)[0]
-    named = {"best feature": dict(own_ap), "its AP with masks of another picture": swapped}
-    named |= {f"guess: {name}": dict(each) for name, each in guessed.items()}
     results["swapped/mean_part_ap"] = float(np.mean(list(swapped.values())))
     results |= {f"guess/{name}/mean_part_ap": float(each.mean()) for name, each in guessed.items()}
+
+# %% tags=["report"]
+figure = Markdown(NO_MASKS)
+if parts:
+    named = {"best feature": dict(own_ap), "its AP with masks of another picture": swapped}
+    named |= {f"guess: {name}": dict(each) for name, each in guessed.items()}
     figure = plots.scores_by_part(named, "average precision on half B")
-else:
-    figure = Markdown(NO_MASKS)
 display(figure)
 
 # %%
 text = NO_MASKS
-if data.masks:
+if parts:
     beaten = sum(own_ap[part] > max(each[part] for each in guessed.values()) for part in drawn)
     results["parts_above_guesses"] = (beaten, None, None, len(drawn))
     reached = "; ".join(f"{results[f'guess/{name}/mean_part_ap']:.2f} ({name})" for name in guessed)
@@ -356,7 +308,7 @@ display(Markdown(text))
 
 # %%
 text = NO_MASKS
-if data.masks:
+if parts:
     silent, absorbed, supplied = (results[f"absorption/{name}"][0] for name in ("silent", "absorbed", "supplied"))
     text = f"""**Takeaway.** {results["pursuit/mean_n_features"]:.1f} features a part, joined, reach a mean F1 of
     {results["pursuit/mean_f1"]:.2f} (one: {results["mean_part_f1"]:.2f}). They are silent in {silent:.0%} of the cells
@@ -376,27 +328,29 @@ display(Markdown(text))
 # parts, so purity is high by itself: the control is as many random aircraft cells.
 
 # %%
-N_TOP, purity = 16, {}
-if data.masks:
-    position = {row: i for i, row in enumerate(test)}
-    rng = np.random.default_rng(0)
-    random_cells = labels[in_b][aircraft[in_b] >= features.LEAST]
-    on_aircraft, draws = {}, []
+N_TOP, purity, on_aircraft, draws = 16, {}, {}, []
+if parts:
+    within, rng = regions.within, np.random.default_rng(0)
+    random_cells = regions.labels[in_b][within[in_b]]
+
+# %%
+if parts:
     for feature_id in frozen.query("chosen == 'random'")["feature_id"]:
-        picks = index.patches(int(feature_id), "top", N_TOP, rows_b)
-        where = [position[row] for row in picks["image_row"]]
-        on = aircraft[where, picks["row"], picks["column"]] >= features.LEAST
+        picks = index.patches(feature_id, "top", N_TOP, rows_b)
+        where = np.searchsorted(test, picks["image_row"]), picks["row"], picks["column"]
+        on = within[where]
         if len(picks) == N_TOP:
-            on_aircraft[int(feature_id)] = on.mean()
+            on_aircraft[feature_id] = on.mean()
         if on.sum() >= N_TOP // 2:
-            purity[int(feature_id)] = labels[where, picks["row"], picks["column"]][on].mean(0)
-            drawn = random_cells[rng.integers(len(random_cells), size=(200, on.sum()))]
-            draws.append(drawn.mean(1).max(1))
+            purity[feature_id] = regions.labels[where][on].mean(0)
+            draws.append(random_cells[rng.integers(len(random_cells), size=(200, on.sum()))].mean(1).max(1))
+
+# %%
+figure = Markdown(NO_MASKS)
+if parts:
     highest, null = np.array([each.max() for each in purity.values()]), np.concatenate(draws or [np.zeros(0)])
     names = ("random features", "as many random aircraft cells")
     figure = plots.against_null(highest, null, "purity of the strongest cells on the aircraft", names)
-else:
-    figure = Markdown(NO_MASKS)
 display(figure)
 
 # %%
@@ -405,7 +359,7 @@ if len(purity):
     results["purity_above_random_cells"] = (float(pure.mean()), None, None, len(purity))
     results["purity_median"], results["purity_median_random_cells"] = float(np.median(highest)), float(np.median(null))
     results["top_cells_on_aircraft"] = with_interval(list(on_aircraft.values()), np.ones(len(on_aircraft)))
-    shares = (aircraft[in_b] >= features.LEAST).mean((1, 2))
+    shares = within[in_b].mean((1, 2))
     results["all_cells_on_aircraft"] = with_interval(shares, np.ones(len(shares)))
     text = f"""**Takeaway.** Of the strongest cells of random features, {in_words(results["top_cells_on_aircraft"])} are
     on the aircraft (n counts features); of all cells, {in_words(results["all_cells_on_aircraft"])} (pictures). For the
@@ -418,7 +372,8 @@ if len(purity):
     mixed = min(purity, key=lambda feature_id: purity[feature_id].max())
     named = pd.Series(purity[mixed], parts).nlargest(3)
     shown_parts = ", ".join(f"{part.replace('_', ' ')} in {share:.0%}" for part, share in named.items())
-    display(Markdown(f"The least pure of them, feature {mixed}: {shown_parts}"), gallery(mixed))
+    display(Markdown(f"The least pure of them, feature {mixed}: {shown_parts}"))
+    display(gallery_figure(index, pictures, mixed, rows_b))
 
 # %% [markdown]
 # A feature of low purity may still have one meaning, for which the hangar has no mask: a colour, a viewing direction,
@@ -432,23 +387,15 @@ if len(purity):
 # Beside the features (median of the random ones) stand the network's own channels, which the autoencoder had to
 # explain, and the share of aircraft in a cell.
 
-
 # %%
-def neighbour_correlation(maps: np.ndarray) -> tuple[float, float]:
-    """Correlation of vertical and of horizontal neighbours in maps (n, rows, columns)."""
-    pairs = (maps[:, :-1], maps[:, 1:]), (maps[:, :, :-1], maps[:, :, 1:])
-    with np.errstate(invalid="ignore"):  # NaN for a map that is the same everywhere
-        return tuple(float(np.corrcoef(one.ravel(), two.ravel())[0, 1]) for one, two in pairs)
-
-
 local = {"features": [index.maps(int(j), rows_b) for j in frozen.query("chosen == 'random'")["feature_id"]]}
-block = np.float32(acts.acts[rows_b])
-local["channels"] = [block[..., c] for c in range(0, d_in, max(1, d_in // 100))]
-if data.masks:
-    local["aircraft in a cell"] = [aircraft[in_b]]
+block = np.float32(acts.acts[acts.rows("test")[in_b]])
+local["channels"] = [block[..., c] for c in range(0, acts.d_in, max(1, acts.d_in // 100))]
+if parts:
+    local["aircraft in a cell"] = [regions.shown[in_b]]
 rows = {}
 for name, maps in local.items():
-    found = np.array([neighbour_correlation(each) for each in maps if np.ptp(each) > 0])
+    found = np.array([features.neighbour_correlation(each) for each in maps if np.ptp(each) > 0])
     rows[name] = np.nanmedian(found, axis=0)
     for i, way in enumerate(("vertical", "horizontal")):
         results[f"neighbour_correlation/{name}/{way}"] = (float(rows[name][i]), None, None, len(found))
@@ -478,23 +425,12 @@ assert all(-1 <= value <= 1 for each in rows.values() for value in each if np.is
 # map of such cells could reach. A feature that is the best match of two parts counts once.
 
 # %%
-localised = pd.DataFrame()
-if data.masks:
-    size, transform = classifier.image_size, test_transform(classifier.image_size, classifier.mean, classifier.std)
-    picks = []
-    for part, feature_id in chosen["feature_id"].astype(int).items():
-        showing = rows_b[labels[in_b][..., parts.index(part)].any((1, 2))]
-        picks.append(index.patches(feature_id, "top", N_LOCALISED, showing).assign(feature_id=feature_id, part=part))
-    picks = pd.concat(picks, ignore_index=True)
-    pictures = [transform.normalise(transform(data.picture(image))[None])[0] for image in picks["image"]]
-    fill = np.ix_(*[np.arange(size) * len(data.mask(picks["image"][0])) // size] * 2)  # the nearest pixel of the mask
-    numbers = picks["part"].map(data.region_names.index) + 1
-    masks = [data.mask(image)[fill] == part for image, part in zip(picks["image"], numbers, strict=True)]
-    localised = features.localise(classifier, sae, pictures, masks, picks)
+if parts:
+    picks = features.part_picks(index, regions, chosen, N_LOCALISED)
+    localised = features.localise(network, sae, pictures, picks)
 
 # %%
-figure = Markdown(NO_MASKS)
-if data.masks:
+if parts:
     averaged = localised.groupby(["kind", "feature_id"], sort=False)[["pointing", "lift", "radius"]].mean()
     by_kind = {}
     for kind in ("cells", "stitched", "gradient"):
@@ -505,12 +441,16 @@ if data.masks:
         for name in ("pointing", "lift"):
             results[f"localisation/{kind}_beyond_cells/{name}"] = with_interval(gain[name], np.ones(len(gain)))
     results |= {f"localisation/{kind}/{name}": entry for kind, each in by_kind.items() for name, entry in each.items()}
+
+# %%
+figure = Markdown(NO_MASKS)
+if parts:
     pointing = {kind: each["pointing"] for kind, each in by_kind.items()}
     figure = plots.dots(pointing, "pointing beyond chance", "map", line=0)
 display(figure)
 
 # %%
-if data.masks:
+if parts:
     over = localised.groupby(["kind", "feature_id"], sort=False)[["pointing", "lift", "energy", "iou_of_oracle"]].mean()
     display(over.groupby("kind", sort=False).mean().round(2))
     radius = with_interval(localised["radius"].dropna(), np.ones(localised["radius"].notna().sum()))
@@ -519,9 +459,9 @@ if data.masks:
     gain = in_words(results["localisation/stitched_beyond_cells/pointing"], percent=False)
     text = f"""**Takeaway.** Pointing beyond chance (n: features): {each}. Stitched less plain: {gain}. Half of a
     feature's gradient lies within {radius["value"]:.0f} ({radius["low"]:.0f} to {radius["high"]:.0f}) pixels of its
-    cell, of a picture of {size}."""
+    cell, of a picture of {network.size}."""
     display(Markdown(text))
-    assert localised["radius"].dropna().between(0, 2 * size).all()
+    assert localised["radius"].dropna().between(0, 2 * network.size).all()
 
 # %% [markdown]
 # The stitched map shifts what the network sees; that its answer shifts along is assumed. The features were chosen for
@@ -537,12 +477,12 @@ if data.masks:
 
 # %%
 seeds = [study.sae(f"seed{seed}", seed=config.seed + seed) for seed in (1, 2)]
-stability = evaluation.seed_match(sae, seeds)
+stability = reconstruction.seed_match(sae, seeds)
 mixed = [
-    SimpleNamespace(**{name: evaluation.mixtures(getattr(model, name), seed) for name in ("W_dec", "W_enc_rows")})
+    SimpleNamespace(**{name: reconstruction.mixtures(getattr(model, name), seed) for name in ("W_dec", "W_enc_rows")})
     for seed, model in enumerate(seeds)
 ]
-by_chance = evaluation.seed_match(sae, mixed)
+by_chance = reconstruction.seed_match(sae, mixed)
 
 # %%
 random_ids = frozen.query("chosen == 'random'")["feature_id"].to_numpy()
@@ -573,8 +513,8 @@ display(Markdown(text))
 # ## Browse them yourself
 #
 # All features, with what was measured of each, their pictures, and a field for what you think they show. The widget
-# needs a running kernel (notebook 06 has it alone, `study.export_atlas()` writes a folder that needs none); below it
-# stands the gallery that it opens with, over all test pictures.
+# needs a running kernel (notebook 06 has it alone, and writes a folder that needs none); below it stands the gallery
+# that it opens with, over all test pictures.
 
 # %%
 browser = FeatureBrowser(study)
@@ -582,7 +522,7 @@ display(browser)
 
 # %%
 display(Markdown(f"Feature {browser.feature_id}:"))
-gallery_figure(browser.answers.catalogue, browser.feature_id)
+gallery_figure(index, pictures, browser.feature_id, test)
 
 # %% [markdown]
 # ## Takeaways
@@ -599,8 +539,10 @@ number = {name: (entry["value"] if isinstance(entry, dict) else np.ravel(entry)[
 study.record(NAME, {name: results[name] for name, value in number.items() if np.isfinite(value)})  # nan: untested
 final = study.results(NAME)
 value = {name: entry["value"] for name, entry in final.items()}
+
+# %%
 lines = [f"{1 - value['placed/none']:.0%} of features are associated with a class beyond chance."]
-if data.masks:
+if parts:
     most = max(number for name, number in value.items() if name.startswith("null/"))
     guess = value["guess/outline, place, class/mean_part_ap"]
     lines += [

@@ -7,6 +7,7 @@ import torch
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
+from aircraft_sae.features.nulls import null_dictionaries
 from aircraft_sae.features.reconstruction import (
     Linear,
     Pursuit,
@@ -158,3 +159,26 @@ def test_seed_match_is_the_lower_cosine_of_the_same_partner():
         other.W_enc_rows[3].neg_()
     got = seed_match(sae, [sae, other])  # all others have to have it
     assert got[order[3]] == pytest.approx(-1, abs=1e-5) and np.delete(got, order[3]) == pytest.approx(1, abs=1e-5)
+
+
+def test_nulls_are_the_same_each_time_and_on_the_scale_of_the_acts(acts):
+    own = Activations(acts.acts, pd.DataFrame({"split": ["train"] * 40 + ["val"] * 10 + ["test"] * 20}))
+    sae, asked = SparseAutoencoder(SAEConfig(k=2, expansion=2, batch_size=64), 5), []
+    first, again = (null_dictionaries(sae, own, lambda *name, **how: asked.append((*name, how)) or sae) for _ in "ab")
+    assert {name: null.sae.fingerprint for name, null in first.items()} == {
+        name: null.sae.fingerprint for name, null in again.items()
+    }
+    assert len({null.sae.fingerprint for null in first.values()}) == len(first) - 1  # the stand-in comes twice
+    few = {"n_cells": 125_000, "dead_after": 12_500, "batch_size": 32}
+    of = {"network": "permuted", "pictures": "every3"}
+    assert asked[:2] == [("frozen-decoder", {"frozen_decoder": True} | few), ("permuted", of | few)]
+    assert [name for name, null in first.items() if null[1:] != ("trained", "all")] == ["permuted network"]
+    assert first["permuted network"]._asdict() == {"sae": sae} | of
+    middle = own.moments(own.rows("train", "val"))[0].float()
+    for name in ("channels", "PCA", "random directions", "untrained"):
+        null = first[name].sae
+        torch.testing.assert_close(null.b_dec.detach(), middle)
+        torch.testing.assert_close(null.W_dec.detach().norm(dim=1), torch.ones(10))
+        assert null.cfg.k == 2 and null.cfg.variant == "topk"
+    along = first["random directions"].sae.W_dec.detach().abs().mean(0)
+    assert along[0] > 2 * along[4]  # as the cells are spread

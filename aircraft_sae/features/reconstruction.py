@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -272,6 +273,28 @@ def mixtures(rows: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """
     weights = torch.randn(len(rows), len(rows), generator=torch.Generator().manual_seed(seed))
     return weights @ rows.detach() / len(rows) ** 0.5
+
+
+def cell_covariance(acts: Activations, every: int = 1) -> torch.Tensor:
+    """(d_in, d_in) of the cells of validation pictures, or of every so many of these."""
+    return torch.cov(torch.cat([block.flatten(0, 2)[::every] for block in acts.blocks(acts.rows("val"))]).t())
+
+
+def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int | tuple[int, ...] = 0) -> torch.Tensor:
+    """(d, d_in) directions drawn from N(0, covariance), each as long as the row of `like` (d, d_in) in its place."""
+    root = _root(covariance)
+    drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal(like.shape, np.float32)) @ root.t()
+    return drawn * (like.norm(dim=1) / drawn.norm(dim=1).clamp(min=1e-12))[:, None]
+
+
+@lru_cache(maxsize=2)
+def _root(covariance: torch.Tensor) -> torch.Tensor:
+    """The symmetric square root of a covariance; the last ones are kept, since many directions are drawn from one.
+
+    Symmetric, because eigenvectors by themselves may change sign with the last bit of what they are computed from.
+    """
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
+    return (eigenvectors * eigenvalues.clamp(min=0).sqrt() @ eigenvectors.t()).float()
 
 
 def matched_cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

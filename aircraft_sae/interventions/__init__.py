@@ -1,5 +1,6 @@
 """What features do: suppressed, blurred, edited away, with the controls and nulls that a claim needs beside it."""
 
+from aircraft_sae.features.reconstruction import random_directions
 from aircraft_sae.interventions.blurring import (
     Window,
     agreement,
@@ -20,7 +21,10 @@ from aircraft_sae.interventions.suppression import (
     logits_from,
     matched_features,
     random_beside,
+<<<<<<< HEAD
     random_directions,
+=======
+>>>>>>> next
     tell_apart,
 )
 from aircraft_sae.interventions.verdicts import Verdicts, class_verdicts, frozen_list, judge, part_verdicts, pass_share

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ import torch
 from aircraft_sae.activations import Activations, replay
 from aircraft_sae.devices import side_by_side
 from aircraft_sae.features import FeatureIndex, check_features, halves
+from aircraft_sae.features.reconstruction import cell_covariance, random_directions
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.networks import BATCH, Network, PooledReadout, Seen, logits
 from aircraft_sae.pictures import Pictures
@@ -257,11 +258,6 @@ def tell_apart(
     return pd.DataFrame(table)
 
 
-def cell_covariance(acts: Activations, every: int = 1) -> torch.Tensor:
-    """(d_in, d_in) of the cells of validation pictures, or of every so many of these."""
-    return torch.cov(torch.cat([block.flatten(0, 2)[::every] for block in acts.blocks(acts.rows("val"))]).t())
-
-
 def random_beside(trial: Trial, every: int = 1) -> torch.Tensor:
     """(d_sae, d_in) a random direction for each feature, as long as its decoder row, spread as the cells are."""
     return random_directions(trial.sae.W_dec.detach(), cell_covariance(trial.acts, every))
@@ -282,20 +278,3 @@ def matched_features(table: pd.DataFrame, within: float = 0.25, seed: int = 0) -
         if like.any():
             partner[j] = rng.choice(np.flatnonzero(like))
     return partner
-
-
-def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int | tuple[int, ...] = 0) -> torch.Tensor:
-    """(d, d_in) directions drawn from N(0, covariance), each as long as the row of `like` (d, d_in) in its place."""
-    root = _root(covariance)
-    drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal(like.shape, np.float32)) @ root.t()
-    return drawn * (like.norm(dim=1) / drawn.norm(dim=1).clamp(min=1e-12))[:, None]
-
-
-@lru_cache(maxsize=2)
-def _root(covariance: torch.Tensor) -> torch.Tensor:
-    """The symmetric square root of a covariance; the last ones are kept, since many directions are drawn from one.
-
-    Symmetric, because eigenvectors by themselves may change sign with the last bit of what they are computed from.
-    """
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
-    return (eigenvectors * eigenvalues.clamp(min=0).sqrt() @ eigenvectors.t()).float()
