@@ -21,10 +21,6 @@ from aircraft_sae.interventions.suppression import (
     logits_from,
     matched_features,
     random_beside,
-<<<<<<< HEAD
-    random_directions,
-=======
->>>>>>> next
     tell_apart,
 )
 from aircraft_sae.interventions.verdicts import Verdicts, class_verdicts, frozen_list, judge, part_verdicts, pass_share

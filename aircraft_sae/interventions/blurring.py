@@ -22,12 +22,8 @@ from tqdm import tqdm
 from aircraft_sae.activations import see_features
 from aircraft_sae.devices import side_by_side
 from aircraft_sae.features import FeatureIndex, check_features
-<<<<<<< HEAD
-from aircraft_sae.interventions.suppression import Trial, effects, logits_from, random_directions
-=======
 from aircraft_sae.features.reconstruction import random_directions
 from aircraft_sae.interventions.suppression import Trial, effects, logits_from
->>>>>>> next
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.networks import BATCH
 

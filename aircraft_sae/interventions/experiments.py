@@ -12,20 +12,12 @@ import numpy as np
 import pandas as pd
 
 from aircraft_sae.features import FeatureIndex
-<<<<<<< HEAD
-from aircraft_sae.features.reconstruction import seed_match
-=======
 from aircraft_sae.features.reconstruction import cell_covariance, seed_match
->>>>>>> next
 from aircraft_sae.interventions.blurring import PAIR, blur_effects
 from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import (
     Trial,
     beyond_random,
-<<<<<<< HEAD
-    cell_covariance,
-=======
->>>>>>> next
     matched_features,
     random_beside,
 )
