@@ -82,10 +82,6 @@ class Codes:
         ids = torch.arange(start, (self.d_sae if end is None else end) + 1, device=features.device)
         return Codes(self.values[order], self.cells[order], torch.searchsorted(features, ids), len(self)), order
 
-    def sums(self) -> torch.Tensor:
-        """(n,) sum of the values of each cell."""
-        return torch.segment_reduce(self.values, "sum", offsets=self.offsets, unsafe=True)
-
     def dense(self) -> torch.Tensor:
         """(n, d_sae), for small n: 6,144 features of 490,000 cells would be 12 GB."""
         return self.values.new_zeros(len(self), self.d_sae).index_put_((self.cells, self.features), self.values)
@@ -211,28 +207,24 @@ class SparseAutoencoder(nn.Module):
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError(f"{folder / WEIGHTS} is not there: train an autoencoder into it first")
-        facts = read_json(folder / CONFIG)
-        if "aircraft_sae" not in facts or not isinstance(facts.get("d_in"), int):
-            what = "lacks the entry aircraft_sae, or a whole number d_in"
-            raise ValueError(f"{folder / CONFIG} {what}: open a folder that this project saved")
         try:
-            cfg, state = from_dict(SAEConfig, facts["aircraft_sae"]), safetensors.torch.load_file(folder / WEIGHTS)
-        except Exception as problem:  # safetensors has errors of its own
-            raise ValueError(f"{folder} holds a damaged autoencoder ({problem}): train one into it anew") from problem
-        d_in, d_sae = facts["d_in"], cfg.expansion * facts["d_in"]
-        shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
-        if cfg.variant in ("batchtopk", "matryoshka"):
-            shapes["threshold"] = (d_sae,)
-        for name, shape in shapes.items():  # before anything of such a size is made
-            got = tuple(state[name].shape) if name in state else "absent"
-            if got != shape:
-                what = f"{folder / WEIGHTS} is not what {CONFIG} says: {name} is {got}, not {shape}"
-                raise ValueError(f"{what}. Bring both files of one autoencoder.")
-        sae = cls(cfg, d_in)
-        with torch.no_grad():
-            for name in ("W_dec", "b_enc", "b_dec"):
-                getattr(sae, name).copy_(state[name])
-            sae.W_enc_rows.copy_(state["W_enc"].t())
-            if "threshold" in shapes:
-                sae.threshold.copy_(state["threshold"][0])
+            facts, state = read_json(folder / CONFIG), safetensors.torch.load_file(folder / WEIGHTS)
+            cfg, state = (
+                from_dict(SAEConfig, facts["aircraft_sae"]),
+                {name: each.float() for name, each in state.items()},
+            )
+            state["W_enc_rows"] = state.pop("W_enc").t().contiguous()
+            state["threshold"] = (
+                state["threshold"][0] if cfg.variant in ("batchtopk", "matryoshka") else torch.zeros(())
+            )
+            with torch.device("meta"):  # nothing is made of a size that the weights do not have
+                sae = cls(cfg, facts["d_in"])
+            sae.load_state_dict(state, assign=True)
+        except Exception as problem:  # every library has errors of its own
+            raise ValueError(
+                f"{folder} holds a damaged autoencoder, or another maker's ({type(problem).__name__}: {problem}): "
+                f"train one into it anew, or bring {CONFIG} and {WEIGHTS} of one"
+            ) from problem
+        if cfg.tied:
+            sae.W_enc_rows = sae.W_dec
         return sae

@@ -94,7 +94,8 @@ def of_features(sae: SparseAutoencoder, centred: Tensor, codes: Codes, upstream:
     turned, order = codes.by_feature(*bounds)
     W_dec = turned.decode(upstream)
     turned.values = of_values[order]
-    return W_dec, turned.decode(centred), turned.sums()
+    b_enc = torch.segment_reduce(turned.values, "sum", offsets=turned.offsets, unsafe=True)
+    return W_dec, turned.decode(centred), b_enc
 
 
 def matryoshka(sae: SparseAutoencoder, centred: Tensor, codes: Codes) -> tuple[float, Tensor, Tensor, Gradients]:
@@ -145,18 +146,17 @@ def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows, progress: bool | N
         progress = threading.current_thread() is threading.main_thread()
     run = Run(folder, cfg, acts, rows)
     run.resume()
-    bar = tqdm(total=cfg.n_steps * cfg.batch_size, initial=run.n_seen, unit=" cells", disable=not progress)
+    batches = islice(acts.batches(rows, cfg.batch_size, cfg.seed, run.step), cfg.n_steps - run.step)
     began = saved = time.monotonic()
-    with bar:
-        for cells in islice(acts.batches(rows, cfg.batch_size, cfg.seed, run.step), cfg.n_steps - run.step):
+    with tqdm(total=cfg.n_steps, initial=run.step, unit=f" x {cfg.batch_size} cells", disable=not progress) as bar:
+        for cells in batches:
             row = run.train_step(cells)
-            now = time.monotonic()
-            row["seconds"], began = now - began, now  # the wait for cells too
-            bar.update(cfg.batch_size)
+            row["seconds"], began = time.monotonic() - began, time.monotonic()  # the wait for cells too
+            bar.update()
             bar.set_postfix({name: f"{row[name]:.3f}" for name in ("fvu", "l0", "dead_share")}, refresh=False)
-            if now - saved > CHECKPOINT_SECONDS:
+            if began - saved > CHECKPOINT_SECONDS:
                 run.save()
-                saved = now
+                saved = began
     run.check_weights()
     run.sae.in_units_of(run.mean.to(run.device), run.scale).save(folder, scale=run.scale)
     steps = pd.DataFrame(run.history)
@@ -193,10 +193,6 @@ class Run:
     def step(self) -> int:
         return len(self.history)
 
-    @property
-    def n_seen(self) -> int:
-        return self.step * self.cfg.batch_size
-
     @torch.no_grad()
     def train_step(self, cells: Tensor) -> dict[str, float]:
         """One update from cells (n, d_in) in the units of the network, and what it measured, as added to the history.
@@ -208,7 +204,8 @@ class Run:
         acts = cells.to(self.device, torch.float32, copy=True).sub_(self.mean.to(self.device)).mul_(self.scale)
         centred = acts.sub_(sae.b_dec)
         codes, least = choose(sae, centred, self.floor, self.rough)
-        loss, fvu = backward(sae, centred, codes, self.dead().nonzero()[:, 0] if cfg.aux_k else None)
+        dead = (self.idle > cfg.dead_after).nonzero()[:, 0] if cfg.aux_k else None
+        loss, fvu = backward(sae, centred, codes, dead)
         if not math.isfinite(loss):
             self.stop(f"the loss is {loss}")
         if cfg.frozen_decoder:
@@ -226,14 +223,11 @@ class Run:
             self.floor = FLOOR * least
         fired = torch.bincount(codes.features[codes.values > 0], minlength=sae.d_sae)
         self.idle.add_(len(cells)).mul_(fired == 0)
-        l0, dead = fired.sum().item() / len(cells), self.dead().float().mean().item()
-        row = {"n_cells": self.n_seen + len(cells), "lr": rate, "loss": loss, "fvu": fvu, "l0": l0, "dead_share": dead}
-        self.history.append(row)
-        return row
-
-    def dead(self) -> Tensor:
-        """(d_sae,) whether each feature has not fired for long."""
-        return self.idle > self.cfg.dead_after
+        self.history.append({
+            "n_cells": (self.step + 1) * cfg.batch_size, "lr": rate, "loss": loss, "fvu": fvu,
+            "l0": fired.sum().item() / len(cells), "dead_share": (self.idle > cfg.dead_after).float().mean().item(),
+        })  # fmt: skip
+        return self.history[-1]
 
     def learning_rate(self) -> float:
         """Of the next step: linear up in the warm-up, level, then linear down to almost 0 at the last step."""
