@@ -532,7 +532,8 @@ def trial(w):
 FEATURES = [
     case("index not there", lambda w: FeatureIndex.open(w.tmp), "facts.json is not there", "build the feature index",
          error=FileNotFoundError),
-    case("index pickled", saved("features/main", FeatureIndex.open, put("by_cell_data.npy", npy_of_objects)), "objects"),
+    case("index pickled", saved("features/main", FeatureIndex.open, put("by_cell_data.npy", npy_of_objects)),
+         "objects"),
     case("table pickled", saved("features/main", FeatureIndex.open, put("features.parquet", pickled)), "[Pp]arquet"),
     *(case(f"feature {j}", lambda w, j=j: w.index.patches(j), f"feature {j} is not one of", r"0 \.\. 255")
       for j in (-1, 256, 10**30, 1.5, True, "3")),

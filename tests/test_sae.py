@@ -232,7 +232,7 @@ def test_what_was_not_saved_here_is_refused(tmp_path):
         SparseAutoencoder.load(tmp_path)
     made(small()).save(tmp_path)
     (tmp_path / "cfg.json").write_text('{"d_in": 48}')
-    with pytest.raises(ValueError, match="another maker's .KeyError: 'aircraft_sae'"):
+    with pytest.raises(ValueError, match=r"another maker's \(KeyError: 'aircraft_sae'"):
         SparseAutoencoder.load(tmp_path)
 
 
