@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.sae import Codes, SparseAutoencoder
 from aircraft_sae.sae import training as sae_training
-from aircraft_sae.sae.training import Run, ahead, backward, choose, train_sae
+from aircraft_sae.sae.training import Run, backward, choose, train_sae
 from aircraft_sae.store.checkpoint import CHECKPOINT
 
 VARIANTS = {
@@ -107,14 +107,14 @@ def reference(sae, acts, dead=()):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, rough, crowded, monkeypatch):
-    monkeypatch.setattr("aircraft_sae.sae.CROWDED", crowded)
+    monkeypatch.setattr("aircraft_sae.sae.model.CROWDED", crowded)
     sae = made(small(variant, tied=tied))
     acts = torch.randn(700, 48, generator=torch.Generator().manual_seed(2))  # more than one block
     dead = torch.tensor([3, 50, 51, 200, *range(300, 330)]) if with_dead else None
     codes, _ = choose(sae, (acts - sae.b_dec).detach(), 0.0, rough)
-    parts = backward(sae, (acts - sae.b_dec).detach(), codes, dead)
+    found, _ = backward(sae, (acts - sae.b_dec).detach(), codes, dead)
     loss, gradients = reference(sae, acts, () if dead is None else dead)
-    assert parts.loss == pytest.approx(loss, rel=1e-5)
+    assert found == pytest.approx(loss, rel=1e-5)
     for name, parameter in sae.named_parameters():
         assert (parameter.grad - gradients[name]).norm() < 1e-5 * gradients[name].norm(), name
 
@@ -133,7 +133,7 @@ def test_batch_variants_choose_the_largest_of_the_batch_from_any_floor(floor):
 @pytest.mark.parametrize("variant", ["topk", "batchtopk"])
 def test_a_planted_dictionary_is_found(planted, tmp_path, variant):
     cfg = small(variant, k=3, n_cells=600_000, batch_size=500, learning_rate=3e-3, expansion=4)
-    train_sae(cfg, planted, [0], tmp_path, progress=False)
+    train_sae(tmp_path, cfg, planted, [0], progress=False)
     sae = SparseAutoencoder.load(tmp_path)
     start = SparseAutoencoder(cfg, planted.d_in)
     found, by_chance = ((normalize(s.W_dec.detach()) @ planted.directions.t()).amax(0) > 0.9 for s in (sae, start))
@@ -149,7 +149,7 @@ def test_a_planted_dictionary_is_found(planted, tmp_path, variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_killed_run_ends_with_the_same_bits(planted, tmp_path, monkeypatch, variant):
     cfg = small(variant, n_cells=105_000, batch_size=500)  # a row of the history every second step
-    train_sae(cfg, planted, [0], tmp_path / "whole", progress=False)
+    train_sae(tmp_path / "whole", cfg, planted, [0], progress=False)
     monkeypatch.setattr(sae_training, "CHECKPOINT_SECONDS", 0.0)
     step, save, calls = Run.train_step, Run.save, []
 
@@ -157,14 +157,14 @@ def test_a_killed_run_ends_with_the_same_bits(planted, tmp_path, monkeypatch, va
         calls.append(1)
         if len(calls) in (8, 15):
             raise KeyboardInterrupt
-        step(run, cells)
+        return step(run, cells)
 
     monkeypatch.setattr(Run, "train_step", killed)
     monkeypatch.setattr(Run, "save", lambda run: save(run) if run.step % 5 == 0 else None)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            train_sae(cfg, planted, [0], tmp_path / "cut", progress=False)
-    train_sae(cfg, planted, [0], tmp_path / "cut", progress=False)
+            train_sae(tmp_path / "cut", cfg, planted, [0], progress=False)
+    train_sae(tmp_path / "cut", cfg, planted, [0], progress=False)
     assert len(calls) == 210 + 2 + 2 + 1  # the kills, and steps 5 to 7 and 10 to 11 done again
     for name in ("sae_weights.safetensors", "cfg.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -175,17 +175,17 @@ def test_a_killed_run_ends_with_the_same_bits(planted, tmp_path, monkeypatch, va
 
 
 def test_another_runs_checkpoint_is_refused(planted, tmp_path):
-    run = Run(small(), planted, [0], tmp_path)
+    run = Run(tmp_path, small(), planted, [0])
     run.save()
     with pytest.raises(ValueError, match="another config or other activations"):
-        train_sae(small(seed=1), planted, [0], tmp_path, progress=False)
+        train_sae(tmp_path, small(seed=1), planted, [0], progress=False)
 
 
 def test_a_diverging_run_says_so(tmp_path):
     planted = Planted(2_000, 32, 64, 3)
     planted.batches = lambda rows, n, seed, start=0: iter([planted.cells[:1000], planted.cells[:1000] * torch.inf] * 99)
     with pytest.raises(ValueError, match=r"the loss is nan at step 1, learning rate .*; there is no checkpoint yet"):
-        train_sae(small(), planted, [0], tmp_path, progress=False)
+        train_sae(tmp_path, small(), planted, [0], progress=False)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -203,6 +203,15 @@ def test_saved_and_loaded_it_gives_the_same(tmp_path, variant, tied):
     facts = json.loads((tmp_path / "cfg.json").read_text())
     assert facts["architecture"] == {"topk": "topk", "l1": "standard"}.get(variant, "jumprelu")
     assert (facts["d_in"], facts["d_sae"]) == (48, 384)
+
+
+def test_a_fingerprint_is_of_config_and_weights(tmp_path):
+    sae, other = made(small()), made(small(learning_rate=1e-3))
+    sae.save(tmp_path)
+    assert len(sae.fingerprint) == 16 and sae.fingerprint == SparseAutoencoder.load(tmp_path).fingerprint
+    with torch.no_grad():
+        known, sae.W_dec[3, 5] = sae.fingerprint, 0.5
+    assert len({known, sae.fingerprint, other.fingerprint}) == 3
 
 
 def test_files_open_in_saelens(tmp_path):
@@ -223,7 +232,7 @@ def test_what_was_not_saved_here_is_refused(tmp_path):
         SparseAutoencoder.load(tmp_path)
     made(small()).save(tmp_path)
     (tmp_path / "cfg.json").write_text('{"d_in": 48}')
-    with pytest.raises(ValueError, match="lacks the entry aircraft_sae"):
+    with pytest.raises(ValueError, match=r"another maker's \(KeyError: 'aircraft_sae'"):
         SparseAutoencoder.load(tmp_path)
 
 
@@ -262,7 +271,7 @@ def test_what_is_no_cell_or_too_sparse_is_refused():
 def test_options_of_the_decoder(planted, tmp_path):
     lengths = {}
     for name, values in {"unit": {}, "free": {"unit_norm": False}, "frozen": {"frozen_decoder": True}}.items():
-        train_sae(small(**values), planted, [0], tmp_path / name, progress=False)
+        train_sae(tmp_path / name, small(**values), planted, [0], progress=False)
         sae = SparseAutoencoder.load(tmp_path / name)
         lengths[name] = sae.W_dec.norm(dim=1).detach()
         untouched = torch.equal(sae.W_dec, SparseAutoencoder(sae.cfg, 32).W_dec)
@@ -276,22 +285,8 @@ def test_codes_by_hand():
     table = torch.tensor([[1.0, 0.0], [0.0, 10.0]])
     assert codes.dense().tolist() == [[0, 2], [0, 0], [3, 5]]
     assert codes.decode(table).tolist() == [[0, 20], [0, 0], [3, 50]]
-    assert codes.cells.tolist() == [0, 2, 2] and codes.sums().tolist() == [2, 0, 8]
+    assert codes.cells.tolist() == [0, 2, 2]
     assert codes.dot(table, torch.tensor([[1.0, 2], [3, 4], [5, 6]])).tolist() == [20, 5, 60]
     turned, order = codes.by_feature()
     assert turned.dense().tolist() == codes.dense().t().tolist() and order.tolist() == [1, 0, 2]
-    assert codes.within(1, 2).dense().tolist() == [[0, 2], [0, 0], [0, 5]]
-
-
-def test_what_is_made_ahead_is_in_order_and_errors_reach_the_caller():
-    assert list(ahead(iter(range(20)))) == list(range(20))
-
-    def broken():
-        yield 1
-        raise OSError("disk gone")
-
-    with pytest.raises(OSError, match="disk gone"):
-        list(ahead(broken()))
-    unfinished = ahead(iter(range(10**9)))
-    next(unfinished)
-    unfinished.close()  # its thread ends, or this would hang
+    assert codes.where(codes.features == 1).dense().tolist() == [[0, 2], [0, 0], [0, 5]]

@@ -1,4 +1,4 @@
-"""How good an autoencoder is: reconstruction, sparsity, what splicing costs the classifier; and its baselines.
+"""How good an autoencoder is: reconstruction, sparsity, what splicing costs the network; and its baselines.
 
 Whatever has `reconstruct(acts) -> (recon, codes or None)` on (n, d_in) is measured: trained autoencoders and baselines
 alike. Sums run over images in float64 on the network's own scale, so that intervals are over images, never cells.
@@ -6,10 +6,9 @@ alike. Sums run over images in float64 on the network's own scale, so that inter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pandas as pd
@@ -17,18 +16,16 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.linear_model import orthogonal_mp_gram
-from tqdm import tqdm
+from torch.nn.functional import cosine_similarity, kl_div, nll_loss, normalize
 
-from aircraft_sae.activations import Activations
+from aircraft_sae.activations import Activations, replay
 from aircraft_sae.metrics import with_interval
+from aircraft_sae.networks import Network
+from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import Codes, SparseAutoencoder
 
-
-class Reconstructs(Protocol):
-    """An autoencoder or a baseline."""
-
-    def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, Codes | None]:
-        """(recon (n, d_in), codes where there are any)."""
+Results = dict[str, dict[str, float | None]]
+"""{name: {value, low, high, n}}, with 95 % intervals over images."""
 
 
 @dataclass
@@ -66,8 +63,7 @@ class Pursuit:
 
     def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
         centred, directions = (acts - self.mean).numpy(), self.directions.numpy()
-        products = directions @ centred.T
-        codes = orthogonal_mp_gram(directions @ directions.T, products, n_nonzero_coefs=self.k)
+        codes = orthogonal_mp_gram(directions @ directions.T, directions @ centred.T, n_nonzero_coefs=self.k)
         return self.mean + torch.from_numpy((directions.T @ codes).T).float(), None
 
 
@@ -95,12 +91,8 @@ def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tens
     """Given readers as an autoencoder of sae's site: feature i is directions[i] . x + biases[i] where positive.
 
     directions: (d, d_in) with d at most d_in, biases: (d,); further features never fire. It reconstructs nothing.
-    Raises: ValueError for other shapes.
     """
-    if directions.shape != (len(biases), sae.d_in) or len(biases) > sae.d_in:
-        got = f"{tuple(directions.shape)} and {tuple(biases.shape)}"
-        raise ValueError(f"readers need directions (d, {sae.d_in}) and biases (d,), d at most {sae.d_in}, got {got}")
-    made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, tied=False, **PLAIN), sae.d_in)
+    made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, **PLAIN), sae.d_in)
     with torch.no_grad():
         for values, given in ((made.W_enc_rows, directions), (made.b_enc, biases)):
             values.zero_()[: len(given)] = given
@@ -111,17 +103,12 @@ def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, directions: torch.Ten
     """Directions (d, d_in) that nobody trained, as an autoencoder: of x - mean the k largest products are kept.
 
     d must be a multiple of d_in. With the network's channels and their negatives: the neuron basis.
-    Raises: ValueError for other shapes.
     """
-    if not len(directions) or directions.shape != (len(directions) // sae.d_in * sae.d_in, sae.d_in):
-        d_in, got = sae.d_in, tuple(directions.shape)
-        raise ValueError(f"a dictionary needs directions (d, {d_in}) with d a multiple of {d_in}, got {got}")
-    made = SparseAutoencoder(
-        replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, tied=False, **PLAIN), sae.d_in
-    )
+    cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, **PLAIN)
+    made = SparseAutoencoder(cfg, sae.d_in)
     with torch.no_grad():
         for rows in (made.W_dec, made.W_enc_rows):
-            rows.copy_(torch.nn.functional.normalize(directions))
+            rows.copy_(normalize(directions))
         made.b_dec.copy_(mean)
     return made
 
@@ -131,129 +118,118 @@ def both_signs(directions: torch.Tensor) -> torch.Tensor:
     return torch.cat([directions, -directions])
 
 
-PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0}
+PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0, "tied": False}
 
 
 @dataclass
 class Measured:
-    """Sums per image (arrays (n_images,) float64) and counts per feature of one autoencoder on some images."""
+    """One autoencoder, or baseline, on some images."""
 
     table: pd.DataFrame
-    """error, total, pooled_error, pooled_total, entries (active features, summed over cells), distinct (features); and
-    cells, error, total, entries of foreground and background where these are told apart."""
+    """A row an image: cells and, summed over them, error, total (squared distance from the mean) and entries (active
+    features), also of foreground and background where these are told apart; pooled_error, pooled_total; distinct."""
     fired: np.ndarray
     """(d_sae,) cells on which each feature fired; empty without codes."""
-    n_cells: int
-    results: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+    @property
+    def n_cells(self) -> int:
+        return int(self.table["cells"].sum())
+
+    @cached_property
+    def results(self) -> Results:
+        """fvu and pooled_fvu; with codes l0, distinct_features_per_image, dead_share, dense_share (over 10 %)."""
+        table, density = self.table, self.fired / self.n_cells
+        results = {"pooled_fvu": with_interval(table["pooled_error"], table["pooled_total"])}
+        for place in ("", "_foreground", "_background"):
+            own = table[table.get(f"cells{place}", pd.Series(0, table.index)) > 0]  # no fvu of no cells
+            if len(own):
+                results[f"fvu{place}"] = with_interval(own[f"error{place}"], own[f"total{place}"])
+            if len(own) and len(density):
+                results[f"l0{place}"] = with_interval(own[f"entries{place}"], own[f"cells{place}"])
+        if len(density):
+            results["distinct_features_per_image"] = with_interval(table["distinct"], np.ones(len(table)))
+            for name, share in {"dead_share": (density == 0).mean(), "dense_share": (density > 0.1).mean()}.items():
+                results[name] = {"value": float(share), "low": None, "high": None, "n": len(density)}
+        return results
 
 
 @torch.no_grad()
-def measure(
-    model: Reconstructs,
-    acts: Activations,
-    rows: np.ndarray,
-    mean: torch.Tensor,
-    foreground: np.ndarray | None = None,
-    progress: bool = False,
-) -> Measured:
+def measure(model, acts: Activations, rows, mean, foreground: np.ndarray | None = None) -> Measured:
     """Reconstruct all cells of these images. mean: (d_in,) of the training cells, which fvu compares with.
 
-    foreground: (images, rows, columns) bool, for the fvu and l0 of cells that show the aircraft, and of the others.
-    Raises: ValueError for no images, a foreground of others, and what `encode` raises.
+    foreground: (images, rows, columns) bool, for fvu and l0 of these cells, and of the others.
     """
-    _check_images(rows, foreground, "masks")
-    parts, fired, start, mean = [], None, 0, mean.float()
-    for block in tqdm(acts.blocks(rows), "reconstruct", -(-len(rows) // 64), disable=not progress, leave=False):
-        n, shape = len(block), block.shape
-        cells = block.flatten(0, 2)
+    parts, fired, start, mean = [], [], 0, mean.float()
+    for block in acts.blocks(rows):
+        cells, n = block.flatten(0, 2), len(block)
         recon, codes = model.reconstruct(cells)
-        error, total = (recon - cells).view(n, -1, shape[-1]).double(), (cells - mean).view(n, -1, shape[-1]).double()
-        part = {
-            "error": error.square().sum((1, 2)), "total": total.square().sum((1, 2)),
-            "pooled_error": error.mean(1).square().sum(1), "pooled_total": total.mean(1).square().sum(1),
-        }  # fmt: skip
-        shown = None if foreground is None else torch.from_numpy(foreground[start : start + n]).view(n, -1)
-        start += n
-        places = {} if shown is None else {"foreground": shown, "background": ~shown}
-        for place, mask in places.items():
-            part[f"cells_{place}"] = mask.sum(1).double()
-            part[f"error_{place}"] = (error.square().sum(2) * mask).sum(1)
-            part[f"total_{place}"] = (total.square().sum(2) * mask).sum(1)
+        error, total = ((cells - other).view(n, -1, acts.d_in).double() for other in (recon, mean))
+        part = {"pooled_error": error.mean(1).square().sum(1), "pooled_total": total.mean(1).square().sum(1)}
+        by_cell = {"error": error.square().sum(2), "total": total.square().sum(2)}
         if codes is not None:
             codes = codes.where(codes.values > 0)
-            for place, mask in places.items():
-                part[f"entries_{place}"] = (codes.offsets.diff().view(n, -1) * mask).sum(1).double()
-            image = codes.cells // (shape[1] * shape[2])
-            part["entries"] = torch.bincount(image, minlength=n).double()
+            by_cell["entries"] = codes.offsets.diff().view(n, -1)
             seen = torch.zeros(n, codes.d_sae, dtype=torch.bool)
-            seen[image, codes.features] = True
-            part["distinct"] = seen.sum(1).double()
-            counts = torch.bincount(codes.features, minlength=codes.d_sae)
-            fired = counts if fired is None else fired + counts
-        parts.append(pd.DataFrame({name: values.numpy() for name, values in part.items()}))
-    table = pd.concat(parts, ignore_index=True)
-    n_cells = len(rows) * acts.cells_per_image
-    measured = Measured(table, np.zeros(0, int) if fired is None else fired.numpy(), n_cells)
-    measured.results = _summary(measured)
-    return measured
-
-
-def _summary(measured: Measured) -> dict[str, dict[str, float | None]]:
-    table, n_images = measured.table, len(measured.table)
-    per_image = np.full(n_images, measured.n_cells / n_images)
-    ratios = {"fvu": ("error", "total"), "pooled_fvu": ("pooled_error", "pooled_total")}
-    results = {name: with_interval(table[a], table[b]) for name, (a, b) in ratios.items()}
-    for place in ("foreground", "background"):
-        if table.get(f"total_{place}", pd.Series([0.0])).sum():
-            own = table[table[f"cells_{place}"] > 0]  # a draw of images without any such cell has no fvu
-            results[f"fvu_{place}"] = with_interval(own[f"error_{place}"], own[f"total_{place}"])
-            if len(measured.fired):
-                results[f"l0_{place}"] = with_interval(own[f"entries_{place}"], own[f"cells_{place}"])
-    if len(measured.fired):
-        results["l0"] = with_interval(table["entries"], per_image)
-        results["distinct_features_per_image"] = with_interval(table["distinct"], np.ones(n_images))
-        density = measured.fired / measured.n_cells
-        for name, share in {"dead_share": (density == 0).mean(), "dense_share": (density > 0.1).mean()}.items():
-            results[name] = {"value": float(share), "low": None, "high": None, "n": len(density)}
-    return results
+            seen[codes.cells // acts.cells_per_image, codes.features] = True
+            part["distinct"] = seen.sum(1)
+            fired.append(torch.bincount(codes.features, minlength=codes.d_sae))
+        places = {"": torch.ones(n, acts.cells_per_image, dtype=torch.bool)}
+        if foreground is not None:
+            shown = torch.from_numpy(foreground[start : start + n]).view(n, -1)
+            places |= {"_foreground": shown, "_background": ~shown}
+        for place, mask in places.items():
+            part |= {f"{name}{place}": (values * mask).sum(1) for name, values in by_cell.items()}
+            part[f"cells{place}"] = mask.sum(1)
+        parts.append(pd.DataFrame({name: values.double().numpy() for name, values in part.items()}))
+        start += n
+    counts = torch.stack(fired).sum(0).numpy() if fired else np.zeros(0, int)
+    return Measured(pd.concat(parts, ignore_index=True), counts)
 
 
 @torch.no_grad()
-def splice(
-    model: Reconstructs, acts: Activations, rows: np.ndarray, labels: np.ndarray, after: Callable, mean: torch.Tensor
-) -> dict[str, dict[str, float | None]]:
-    """What it costs the classifier to go on from the reconstruction, with 95 % intervals over images.
+def splice(model, acts: Activations, rows, labels, network: Network, pictures: Pictures, mean) -> Results:
+    """What it costs the network to go on from the reconstruction of these images' cells.
 
-    labels: (n_images,) class indices; after: logits from acts (n, d_in, rows, columns), as `Classifier.logits_from`.
-    top1_lost_points: accuracy lost, in percentage points; agreement: share of images with the same prediction;
-    kl_nats: KL(p || p spliced); ce_recovered_zero, ce_recovered_mean: share of the cross-entropy lost by replacing all
-    acts with 0, or with the mean, that the reconstruction wins back.
-    Raises: ValueError for no images, labels of others, and what `encode` raises.
+    labels: (n_images,) class indices; pictures: those that acts are of. top1_lost_points: accuracy lost, in percentage
+    points; agreement: share of images with the same prediction; kl_nats: KL(p || p spliced); ce_recovered_zero,
+    ce_recovered_mean: share of the cross-entropy lost by replacing all acts with 0, or with the mean, that the
+    reconstruction wins back.
     """
-    _check_images(rows, labels, "labels")
-    parts, start, mean = [], 0, mean.float()
-    for block in acts.blocks(rows):
-        target = torch.from_numpy(labels[start : start + len(block)])
-        start += len(block)
-        recon = model.reconstruct(block.flatten(0, 2))[0].view(block.shape)
-        variants = {"own": block, "spliced": recon, "zero": torch.zeros_like(block), "mean": mean.expand(block.shape)}
-        logs = {name: after(value.permute(0, 3, 1, 2)).cpu().log_softmax(1) for name, value in variants.items()}
-        own, spliced = logs["own"], logs["spliced"]
-        part = {f"ce_{name}": -log.gather(1, target[:, None])[:, 0] for name, log in logs.items()}
-        part |= {"kl": (own.exp() * (own - spliced)).sum(1), "agree": own.argmax(1) == spliced.argmax(1)}
-        part |= {f"hit_{name}": logs[name].argmax(1) == target for name in ("own", "spliced")}
-        parts.append(pd.DataFrame({name: values.double().numpy() for name, values in part.items()}))
-    table = pd.concat(parts, ignore_index=True)
-    ones = np.ones(len(table))
-    results = {
-        "top1_lost_points": with_interval(100 * (table["hit_own"] - table["hit_spliced"]), ones),
-        "agreement": with_interval(table["agree"], ones),
-        "kl_nats": with_interval(table["kl"], ones),
+    edits = {
+        "own": None,
+        "spliced": lambda block: model.reconstruct(block.flatten(0, 2))[0].view(block.shape),
+        "zero": torch.zeros_like,
+        "mean": mean.float().expand_as,
     }
+    logs, losses = {}, {}
+    for name, edit in edits.items():
+        logits = torch.cat([seen.logits for seen in replay(network, pictures, acts, rows, edit)])
+        logs[name] = logits.double().log_softmax(1)
+        losses[name] = nll_loss(logs[name], torch.from_numpy(labels), reduction="none").numpy()
+    before, after = (logs[name].argmax(1).numpy() for name in ("own", "spliced"))
+    per_image = {
+        "top1_lost_points": 100 * ((before == labels) - 1.0 * (after == labels)),
+        "agreement": before == after,
+        "kl_nats": kl_div(logs["spliced"], logs["own"], reduction="none", log_target=True).sum(1).numpy(),
+    }
+    results = {name: with_interval(values, np.ones(len(rows))) for name, values in per_image.items()}
     for name in ("zero", "mean"):
-        lost = table[f"ce_{name}"]
-        results[f"ce_recovered_{name}"] = with_interval(lost - table["ce_spliced"], lost - table["ce_own"])
+        lost = losses[name]
+        results[f"ce_recovered_{name}"] = with_interval(lost - losses["spliced"], lost - losses["own"])
     return results
+
+
+def quality(model, acts: Activations, rows, labels, network: Network, pictures: Pictures, learned) -> dict[str, float]:
+    """Values of `measure` and `splice` on these images, and of explained_variance and test_train_fvu_ratio.
+
+    learned: the images that the model learned from, whose mean cell fvu compares with.
+    """
+    mean, _ = acts.moments(learned)
+    here, there = (measure(model, acts, each, mean).results for each in (rows, learned))
+    here |= splice(model, acts, rows, labels, network, pictures, mean)
+    row = {name: entry["value"] for name, entry in here.items()}
+    row["test_train_fvu_ratio"] = row["fvu"] / there["fvu"]["value"]
+    return row | {"explained_variance": 1 - row["fvu"]}
 
 
 def seed_agreement(first: torch.Tensor, second: torch.Tensor, seed: int = 0) -> dict[str, float]:
@@ -311,21 +287,11 @@ def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> n
     for other in others:
         cosines, partner = _partners(sae.W_dec, other.W_dec)
         rows_enc = sae.W_enc_rows.detach(), other.W_enc_rows.detach()[partner]
-        found.append(torch.minimum(cosines, torch.nn.functional.cosine_similarity(*rows_enc)))
+        found.append(torch.minimum(cosines, cosine_similarity(*rows_enc)))
     return torch.stack(found).amin(0).numpy()
 
 
-def _check_images(rows: np.ndarray, given: np.ndarray | None, what: str) -> None:
-    if not len(rows) or (given is not None and len(given) != len(rows)):
-        raise ValueError(f"one entry for each of at least one image: got {len(rows)} rows and {what} for "
-                         f"{'none' if given is None else len(given)}")  # fmt: skip
-
-
 def _partners(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if first.shape != second.shape:
-        got = f"{tuple(first.shape)} and {tuple(second.shape)}"
-        raise ValueError(f"features have partners in a dictionary (d_sae, d_in) of the same shape, got {got}")
-    unit = torch.nn.functional.normalize
-    cosines = unit(first.detach()) @ unit(second.detach()).t()
+    cosines = normalize(first.detach()) @ normalize(second.detach()).t()
     row, column = (torch.from_numpy(index) for index in linear_sum_assignment(cosines.numpy(), maximize=True))
     return cosines[row, column], column

@@ -76,19 +76,11 @@ class Codes:
         offsets = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])[self.offsets]
         return Codes(self.values[keep], self.features[keep], offsets, self.d_sae)
 
-    def within(self, start: int, end: int) -> Codes:
-        """Only the entries of features from start to end, the end excluded."""
-        return self.where((self.features >= start) & (self.features < end))
-
     def by_feature(self, start: int = 0, end: int | None = None) -> tuple[Codes, torch.Tensor]:
         """(the same entries with the roles of cells and features exchanged, their order): all within start to end."""
         features, order = self.features.sort(stable=True)
         ids = torch.arange(start, (self.d_sae if end is None else end) + 1, device=features.device)
         return Codes(self.values[order], self.cells[order], torch.searchsorted(features, ids), len(self)), order
-
-    def sums(self) -> torch.Tensor:
-        """(n,) sum of the values of each cell."""
-        return torch.segment_reduce(self.values, "sum", offsets=self.offsets, unsafe=True)
 
     def dense(self) -> torch.Tensor:
         """(n, d_sae), for small n: 6,144 features of 490,000 cells would be 12 GB."""
@@ -119,7 +111,7 @@ class SparseAutoencoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Known by config and weights."""
+        """16 hex digits: a digest of config and weights."""
         return digest([self.cfg, self.d_in, self.state_dict()])
 
     @property
@@ -133,12 +125,12 @@ class SparseAutoencoder(nn.Module):
         Raises: ValueError for what is no such tensor.
         """
         if not isinstance(acts, torch.Tensor) or acts.ndim != 2 or acts.shape[1] != self.d_in:
-            got = tuple(acts.shape) if hasattr(acts, "shape") else acts
             raise ValueError(
-                f"acts must be a tensor (n, {self.d_in}), got {type(acts).__name__} {got}: make it one with "
-                "torch.from_numpy, and flatten a picture's rows and columns"
+                f"acts must be a tensor (n, {self.d_in}), got {type(acts).__name__} {getattr(acts, 'shape', '')}: make "
+                "it one with torch.from_numpy, and flatten a picture's rows and columns"
             )
-        return self.select(acts - self.b_dec)
+        least = 0.0 if self.cfg.variant == "l1" else max(0.0, self.threshold.item())
+        return self.select(acts - self.b_dec, least)
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> torch.Tensor:
@@ -150,39 +142,35 @@ class SparseAutoencoder(nn.Module):
         codes = self.encode(acts)
         return self.decode(codes), codes
 
-    def select(self, centred: torch.Tensor, least: float | None = None, rough: bool = False) -> Codes:
-        """Codes of acts - b_dec: the k largest of each cell for "topk", else all above `least` (the threshold).
+    def select(self, centred: torch.Tensor, least: float, rough: bool = False) -> Codes:
+        """Codes of acts - b_dec: for "topk" the k largest of each cell, else all above `least`.
 
         rough: search in bfloat16, with a margin, and compute only what was found in float32.
         """
-        k, width = self.cfg.k, self.d_sae
-        margin = min(width, k + max(8, k // 4) if rough else k)
-        rows_enc, bias = (self.W_enc_rows.bfloat16(), self.b_enc.bfloat16()) if rough else (self.W_enc_rows, self.b_enc)
-        if least is None:
-            least = 0.0 if self.cfg.variant == "l1" else max(0.0, self.threshold.item())
-        found, counts = [], []
-        for block in (centred.bfloat16() if rough else centred).split(BLOCK):
-            pre_acts = linear(block, rows_enc, bias)
-            if self.cfg.variant == "topk":
-                values, features = pre_acts.topk(margin, sorted=False)
-                counts.append(torch.full((len(block),), margin, device=block.device))
+        k, topk, kind = self.cfg.k, self.cfg.variant == "topk", torch.bfloat16 if rough else torch.float32
+        wanted, bar = (min(self.d_sae, k + max(8, k // 4)), least - 0.05 - least / 64) if rough else (k, least)
+        weights, found = (self.W_enc_rows.to(kind), self.b_enc.to(kind)), []
+        for block in centred.to(kind).split(BLOCK):
+            pre_acts = linear(block, *weights)
+            if topk:
+                values, features = pre_acts.topk(wanted, sorted=False)
+                counts = torch.full((len(block),), wanted, device=block.device)
             else:
-                mask = pre_acts > (least - 0.05 - least / 64 if rough else least)
-                values, features = pre_acts[mask], mask.nonzero()[:, 1]
-                counts.append(mask.sum(1))
-            found.append((values.flatten(), features.flatten()))
-        values, features = (torch.cat(parts) for parts in zip(*found, strict=True))
-        counts = torch.cat(counts)
-        codes = Codes(values, features, torch.cat([counts.new_zeros(1), counts.cumsum(0)]), width)
+                places = (pre_acts > bar).flatten().nonzero()[:, 0]  # takes half as long as pre_acts[mask]
+                values, features = pre_acts.flatten()[places], places % self.d_sae
+                counts = torch.bincount(places // self.d_sae, minlength=len(block))
+            found.append((values.flatten(), features.flatten(), counts))
+        values, features, counts = (torch.cat(parts) for parts in zip(*found, strict=True))
+        codes = Codes(values, features, torch.cat([counts.new_zeros(1), counts.cumsum(0)]), self.d_sae)
         if rough:
             codes.values = codes.dot(self.W_enc_rows, centred) + self.b_enc[features]
-            if self.cfg.variant == "topk":
-                codes.values, best = codes.values.view(-1, margin).topk(min(k, width), sorted=False)
-                codes.features = codes.features.view(-1, margin).gather(1, best).flatten()
-                codes.values = codes.values.flatten()
-                codes.offsets = torch.arange(len(counts) + 1, device=features.device) * min(k, width)
-            else:
-                codes = codes.where(codes.values > least)
+        if rough and topk:
+            values, best = codes.values.view(-1, wanted).topk(k, sorted=False)
+            features = features.view(-1, wanted).gather(1, best)
+            offsets = torch.arange(len(counts) + 1, device=features.device) * k
+            codes = Codes(values.flatten(), features.flatten(), offsets, self.d_sae)
+        elif rough:
+            codes = codes.where(codes.values > least)
         codes.values.relu_()
         return codes
 
@@ -198,22 +186,17 @@ class SparseAutoencoder(nn.Module):
         """Write sae_weights.safetensors and cfg.json, which `sae_lens.SAE.load_from_disk` opens too."""
         folder = Path(folder)
         state = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
-        architecture = {"topk": "topk", "l1": "standard"}.get(self.cfg.variant, "jumprelu")
-        if architecture == "jumprelu":
+        kind = {"topk": "topk", "l1": "standard"}.get(self.cfg.variant, "jumprelu")
+        if kind == "jumprelu":
             state["threshold"] = self.threshold.clamp(min=0).expand(self.d_sae)
-        write_json(
-            folder / CONFIG,
-            {
-                "architecture": architecture, "d_in": self.d_in, "d_sae": self.d_sae, "dtype": "float32",
-                "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": "none",
-                "reshape_activations": "none", "metadata": {},
-                **({"k": self.cfg.k, "rescale_acts_by_decoder_norm": False} if architecture == "topk" else {}),
-                "aircraft_sae": asdict(self.cfg), **facts,
-            },
-        )  # fmt: skip
-        write_bytes(
-            folder / WEIGHTS, safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in state.items()})
-        )
+        saelens = {
+            "architecture": kind, "d_in": self.d_in, "d_sae": self.d_sae, "dtype": "float32", "device": "cpu",
+            "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
+            "metadata": {}, **({"k": self.cfg.k, "rescale_acts_by_decoder_norm": False} if kind == "topk" else {}),
+        }  # fmt: skip
+        write_json(folder / CONFIG, saelens | {"aircraft_sae": asdict(self.cfg), **facts})
+        state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        write_bytes(folder / WEIGHTS, safetensors.torch.save(state))
 
     @classmethod
     def load(cls, folder: str | Path) -> SparseAutoencoder:
@@ -224,28 +207,24 @@ class SparseAutoencoder(nn.Module):
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError(f"{folder / WEIGHTS} is not there: train an autoencoder into it first")
-        facts = read_json(folder / CONFIG)
-        if "aircraft_sae" not in facts or not isinstance(facts.get("d_in"), int):
-            what = "lacks the entry aircraft_sae, or a whole number d_in"
-            raise ValueError(f"{folder / CONFIG} {what}: open a folder that this project saved")
         try:
-            cfg, state = from_dict(SAEConfig, facts["aircraft_sae"]), safetensors.torch.load_file(folder / WEIGHTS)
-        except Exception as problem:  # safetensors has errors of its own
-            raise ValueError(f"{folder} holds a damaged autoencoder ({problem}): train one into it anew") from problem
-        d_in, d_sae = facts["d_in"], cfg.expansion * facts["d_in"]
-        shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
-        if cfg.variant in ("batchtopk", "matryoshka"):
-            shapes["threshold"] = (d_sae,)
-        for name, shape in shapes.items():  # before anything of such a size is made
-            if name not in state or tuple(state[name].shape) != shape:
-                got = f"of shape {tuple(state[name].shape)}" if name in state else "absent"
-                raise ValueError(f"{folder / WEIGHTS} is not what {CONFIG} says: {name} is {got}, not {shape}. Bring "
-                                 "both files of one autoencoder.")  # fmt: skip
-        sae = cls(cfg, d_in)
-        with torch.no_grad():
-            for name in ("W_dec", "b_enc", "b_dec"):
-                getattr(sae, name).copy_(state[name])
-            sae.W_enc_rows.copy_(state["W_enc"].t())
-            if "threshold" in shapes:
-                sae.threshold.copy_(state["threshold"][0])
+            facts, state = read_json(folder / CONFIG), safetensors.torch.load_file(folder / WEIGHTS)
+            cfg, state = (
+                from_dict(SAEConfig, facts["aircraft_sae"]),
+                {name: each.float() for name, each in state.items()},
+            )
+            state["W_enc_rows"] = state.pop("W_enc").t().contiguous()
+            state["threshold"] = (
+                state["threshold"][0] if cfg.variant in ("batchtopk", "matryoshka") else torch.zeros(())
+            )
+            with torch.device("meta"):  # nothing is made of a size that the weights do not have
+                sae = cls(cfg, facts["d_in"])
+            sae.load_state_dict(state, assign=True)
+        except Exception as problem:  # every library has errors of its own
+            raise ValueError(
+                f"{folder} holds a damaged autoencoder, or another maker's ({type(problem).__name__}: {problem}): "
+                f"train one into it anew, or bring {CONFIG} and {WEIGHTS} of one"
+            ) from problem
+        if cfg.tied:
+            sae.W_enc_rows = sae.W_dec
         return sae

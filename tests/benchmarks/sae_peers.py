@@ -67,7 +67,7 @@ class Ours:
         sizes = {"expansion": shape.d_sae // shape.d_in, "k": shape.k, "batch_size": shape.batch_size}
         aux_k = config.aux_k if config.dead_after < n_cells else 0
         config = replace(config, n_cells=n_cells, aux_k=aux_k, **sizes, **changes)
-        self.run = Run(config, Scaled(shape.d_in), range(1), Path())
+        self.run = Run(Path(), config, Scaled(shape.d_in), range(1))
 
     def step(self, acts: torch.Tensor) -> None:
         self.run.train_step(acts)

@@ -1,9 +1,13 @@
 """Reconstruction, sparsity and splicing measured by hand on small arrays, and the baselines' own guarantees."""
 
+from collections import OrderedDict
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
@@ -18,10 +22,12 @@ from aircraft_sae.features.reconstruction import (
     measure,
     mixtures,
     pca,
+    quality,
     seed_agreement,
     seed_match,
     splice,
 )
+from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
 
 
@@ -29,7 +35,8 @@ from aircraft_sae.sae import SparseAutoencoder
 def acts():
     """70 images of 2 x 3 cells with 5 channels of unequal variance, 2 off the origin."""
     cells = np.random.default_rng(0).normal(size=(70, 2, 3, 5)) * [4, 2, 1, 0.5, 0.25] + 2
-    return Activations(np.float16(cells), pd.DataFrame({"split": ["train"] * 40 + ["test"] * 30}))
+    images = pd.DataFrame({"image": [f"{i}" for i in range(70)], "split": ["train"] * 40 + ["test"] * 30})
+    return Activations(np.float16(cells), images)
 
 
 @pytest.fixture(scope="module")
@@ -86,27 +93,81 @@ def test_k_means_and_pursuit_reconstruct(acts, mean):
     assert fvus[0] > fvus[1] > fvus[2] and fvus[2] < 1e-6  # five of twelve directions span everything
 
 
-def test_splicing_costs_nothing_when_exact_and_everything_at_the_mean(acts, mean):
-    rows, weight = acts.rows("test"), torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+class Pooled(torch.nn.Sequential):
+    """Pictures to acts (2, 3, 5), whose mean over cells is read out linearly."""
 
-    def after(spliced):
-        return spliced.mean((2, 3)) @ weight
+    def __init__(self):
+        weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
+        head = torch.nn.Linear(5, 3, bias=False)
+        head.weight.data = weight
+        super().__init__(
+            OrderedDict(
+                grid=torch.nn.AdaptiveAvgPool2d((2, 3)),
+                body=torch.nn.Conv2d(3, 5, 1),
+                pool=torch.nn.AdaptiveAvgPool2d(1),
+                flat=torch.nn.Flatten(),
+                head=head,
+            )
+        )
 
-    own = after(torch.from_numpy(acts.acts[rows]).float().permute(0, 3, 1, 2))
+
+class Skipping(torch.nn.Module):
+    """The same, and as much for all classes past it: it cannot start in the middle."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Pooled()
+
+    def forward(self, x):
+        return self.inner.head(self.inner.body(self.inner.grid(x)).mean((2, 3))) + x.mean((1, 2, 3))[:, None]
+
+
+class Blank:
+    """Pictures that show nothing, since acts are put in their place."""
+
+    def picture(self, image):
+        return Image.new("RGB", (3, 2))
+
+
+@pytest.fixture(scope="module", params=[("body", Pooled), ("inner.body", Skipping)], ids=["sequence", "skipping"])
+def replayed(request, acts):
+    """(network, the same acts as of a site of it)."""
+    site, kind = request.param
+    network = Network(kind(), ["a", "b", "c"], 4)
+    assert network.can_start(site) == (kind is Pooled)
+    return network, replace(acts, site=site)
+
+
+def test_splicing_costs_nothing_when_exact_and_everything_at_the_mean(acts, mean, replayed):
+    network, acts = replayed
+    rows, (weight,) = acts.rows("test"), (p for p in network.model.parameters() if p.shape == (3, 5))
+    own = torch.from_numpy(acts.acts[rows]).float().mean((1, 2)) @ weight.detach().t()
     labels = own.argmax(1).numpy()
     labels[:10] = (labels[:10] + 1) % 3  # ten mistakes
-    exact = splice(Linear(mean, torch.eye(5)), acts, rows, labels, after, mean.double())
+    exact = splice(Linear(mean, torch.eye(5)), acts, rows, labels, network, Blank(), mean.double())
     assert exact["top1_lost_points"]["value"] == 0 and exact["agreement"]["value"] == 1
     assert exact["kl_nats"]["value"] == pytest.approx(0, abs=1e-6)
     assert exact["ce_recovered_mean"]["value"] == pytest.approx(1)
-    alone = splice(Linear(mean, torch.zeros(0, 5)), acts, rows, labels, after, mean)
-    at_mean = (mean @ weight).log_softmax(0)
+    alone = splice(Linear(mean, torch.zeros(0, 5)), acts, rows, labels, network, Blank(), mean)
+    at_mean = (mean @ weight.detach().t()).log_softmax(0)
     p = own.softmax(1)
     assert alone["kl_nats"]["value"] == pytest.approx((p * (p.log() - at_mean)).sum(1).mean().item(), rel=1e-3)
     hits = (labels == at_mean.argmax().item()).mean()
     assert alone["top1_lost_points"]["value"] == pytest.approx(100 * (20 / 30 - hits))
     assert alone["agreement"]["value"] == pytest.approx((own.argmax(1) == at_mean.argmax()).float().mean().item())
     assert alone["ce_recovered_mean"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_quality_is_what_measure_and_splice_say(acts, mean, replayed):
+    network, acts = replayed
+    rows, learned, model = acts.rows("test"), acts.rows("train"), Linear(mean, torch.eye(5)[:2])
+    labels = np.zeros(30, int)
+    found = quality(model, acts, rows, labels, network, Blank(), learned)
+    here, there = (measure(model, acts, each, mean).results["fvu"]["value"] for each in (rows, learned))
+    assert found["explained_variance"] == pytest.approx(1 - here)
+    assert found["test_train_fvu_ratio"] == pytest.approx(here / there)
+    cost = splice(model, acts, rows, labels, network, Blank(), mean)
+    assert {name: found[name] for name in cost} == {name: pytest.approx(entry["value"]) for name, entry in cost.items()}
 
 
 def test_seed_agreement_is_1_for_the_same_features_in_any_order_and_0_by_chance():
