@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.view import plots
+from aircraft_sae.view.plots.style import OUTSIDE, REGION_COLOURS
 
+PARTS = ("wing", "fuselage", "nose_gear", "main_gear", "window", "strut")
 RNG = np.random.default_rng(0)
 GREY_PICTURE = np.full((20, 30, 3), 100, np.uint8)
 BOTH = {"variant": 4, "family": 2}
@@ -29,10 +30,10 @@ def pictures(n):
 
 
 def mask_of(**boxes):
-    """A mask of sky with each part in a box (top, bottom, left, right)."""
+    """A mask with each part in a box (top, bottom, left, right)."""
     mask = np.zeros((100, 100), np.uint8)
     for part, (top, bottom, left, right) in boxes.items():
-        mask[top:bottom, left:right] = PARTS.index(part)
+        mask[top:bottom, left:right] = 1 + PARTS.index(part)
     return mask
 
 
@@ -99,7 +100,7 @@ def test_marked_pixels_are_orange_and_others_grey():
 
 @pytest.mark.parametrize("figure", [
     plots.picture_grid([], empty="no mistakes"), plots.picture_grid([[], []], [[], []], empty="no mistakes"),
-    plots.part_masks([], [], [], empty="no mistakes"), plots.part_shares({}, {}, empty="no mistakes"),
+    plots.part_masks([], [], [], [], empty="no mistakes"), plots.part_shares({}, {}, empty="no mistakes"),
 ])  # fmt: skip
 def test_where_nothing_is_to_be_shown_the_figure_says_so(figure):
     assert texts(figure) == ["no mistakes"]
@@ -122,17 +123,17 @@ def test_groups_share_rows_of_a_contact_sheet_and_large_ones_go_on_below():
 
 def test_parts_are_named_unless_they_are_specks():
     mask = mask_of(fuselage=(40, 60, 10, 90), main_gear=(60, 70, 45, 50), window=(45, 48, 20, 23))
-    mask[30, 30] = PARTS.index("strut")
-    figure = plots.part_masks([GREY_PICTURE], [mask], ["it"])
+    mask[30, 30] = 1 + PARTS.index("strut")
+    figure = plots.part_masks([GREY_PICTURE], [mask], PARTS, ["it"])
     named = {text.get_text(): text.xy for ax in figure.axes for text in ax.texts}
     assert set(named) == {"fuselage"} | {"main gear"}, "nine pixels of 10,000 are a speck"
-    assert all(PARTS[mask[y, x]] == name.replace(" ", "_") for name, (x, y) in named.items())
+    assert all(PARTS[mask[y, x] - 1] == name.replace(" ", "_") for name, (x, y) in named.items())
     keys = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert keys == {part.replace("_", " ") for part in PARTS}
+    assert keys == {"outside"} | {part.replace("_", " ") for part in PARTS}
 
 
 def test_a_mask_without_aircraft_is_shown_without_names():
-    figure = plots.part_masks([GREY_PICTURE], [mask_of()], ["sky"])
+    figure = plots.part_masks([GREY_PICTURE], [mask_of()], PARTS, ["sky"])
     assert len(shown(figure)) == 2 and not figure.axes[1].texts
 
 
@@ -151,8 +152,7 @@ def lab(colours, matrix):
     [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
 ], ids=["normal", "protanopia", "deuteranopia"])  # fmt: skip
 def test_part_colours_can_be_told_apart(matrix):
-    assert tuple(plots.PART_COLOURS) == PARTS
-    seen = lab(np.array([matplotlib.colors.to_rgb(c) for c in plots.PART_COLOURS.values()]), matrix)
+    seen = lab(np.array([matplotlib.colors.to_rgb(c) for c in (OUTSIDE, *REGION_COLOURS)]), matrix)
     distance = np.linalg.norm(seen[:, None] - seen[None], axis=2) + 999 * np.eye(len(seen))
     assert distance.min() > 18
 
@@ -177,9 +177,9 @@ def test_learning_curves_show_chance_validation_and_where_pictures_grow():
 
 def test_levels_show_value_interval_and_chance():
     ax = plots.accuracy_by_level(dict.fromkeys(BOTH, ENTRY), BOTH).axes[0]
-    interval, point, chance = ax.lines[:3]
+    interval, point, *_, chance, _ = ax.lines
     assert list(interval.get_xdata()) == [85, 94] and list(point.get_xdata()) == [90]
-    assert list(chance.get_xdata()) == [25]
+    assert list(chance.get_xdata()) == [25] and [text.get_text() for text in ax.texts] == ["90", "90"]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["variant (classes: 4)", "family (classes: 2)"]
 
 
@@ -189,11 +189,12 @@ def test_confusion_is_ordered_by_the_levels_above_and_counts_mistakes():
     maker, family = {"x": "B", "y": "A", "z": "B", "unseen": "B"}, {"x": "b1", "y": "a", "z": "b1", "unseen": "b2"}
     ax = plots.confusion_matrix(counts, [maker, family]).axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["x", "z", "unseen", "y"]
-    shares = ax.images[0].get_array()
+    shares = ax.collections[0].get_array()
     assert shares[0].tolist() == [40, 60, 0, 0] and shares[2].tolist() == [0, 0, 0, 0]
-    assert {text.get_position(): text.get_text() for text in ax.texts} == {(1, 0): "3", (0, 1): "1"}
+    written = {text.get_position(): text.get_text() for text in ax.texts if text.get_text()}
+    assert written == {(1.5, 0.5): "3", (0.5, 1.5): "1"}
     edges = [(line.get_ydata()[0], line.get_linewidth()) for line in ax.lines[::2]]
-    assert edges == [(2.5, 1.2), (1.5, 0.5), (2.5, 0.5)]
+    assert edges == [(3, 1.2), (2, 0.5), (3, 0.5)]
 
 
 def test_confusion_without_mistakes_or_with_many_classes_has_no_counts():
@@ -201,7 +202,7 @@ def test_confusion_without_mistakes_or_with_many_classes_has_no_counts():
     for counts in (np.eye(41, dtype=int), np.ones((41, 41), int)):
         assert not plots.confusion_matrix(pd.DataFrame(counts, many, many)).axes[0].texts
     few = pd.DataFrame(np.diag([3, 4]), ["a", "b"], ["a", "b"])
-    assert not plots.confusion_matrix(few).axes[0].texts
+    assert not any(text.get_text() for text in plots.confusion_matrix(few).axes[0].texts)
 
 
 def test_reliability_puts_each_bin_at_its_mean_confidence_and_accuracy():
@@ -250,7 +251,7 @@ def test_shares_are_stacked_to_100_percent():
 @pytest.mark.parametrize("outlined", [True, False])
 def test_heat_maps_share_a_scale_in_each_row(outlined):
     maps = {"stage3": np.arange(12.0).reshape(3, 2, 2), "stage4": np.ones((3, 1, 1))}
-    outlines = [mask_of(wing=(40, 60, 10, 90)) >= 2] * 3 if outlined else None
+    outlines = [mask_of(wing=(40, 60, 10, 90)) > 0] * 3 if outlined else None
     figure = plots.heat_maps(pictures(3), maps, "distance from mean", outlines)
     assert {"stage3", "stage4", "distance from mean"} <= set(texts(figure))
     rows = [ax for ax in figure.axes[3:9] if ax.images]

@@ -1,28 +1,34 @@
-"""Figures of pictures and part masks."""
+"""Pictures: in grids, beside masks of their regions, under heat and maps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from PIL import Image
 from scipy import ndimage
 
-from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.view.plots.style import (
     FONT,
     GREY,
     ORANGE,
-    PART_COLOURS,
+    OUTSIDE,
+    REGION_COLOURS,
     WIDTH,
     Grid,
+    legend,
     literal,
     message,
+    sheet,
     show,
+    spaced,
     style,
     wrap,
 )
@@ -42,8 +48,9 @@ def picture_grid(
     shape = np.mean([np.asarray(picture).shape[0] / np.asarray(picture).shape[1] for row in rows for picture in row])
     captions = [[wrap(text, side) for text in row] for row in captions or [[""] * len(row) for row in rows]]
     n_lines = max(text.count("\n") + bool(text) for row in captions for text in row)
-    figure = Figure((side * n_columns, len(rows) * (side * shape + 0.2 * n_lines + 0.05)), layout="constrained")
-    for i, axes in enumerate(figure.subplots(len(rows), n_columns, squeeze=False)):
+    height = len(rows) * (side * shape + 0.2 * n_lines + 0.05)
+    figure, grid = sheet(height, len(rows), n_columns, width=side * n_columns, squeeze=False)
+    for i, axes in enumerate(grid):
         for j, picture in enumerate(rows[i]):
             picture = _highlight(picture, marks[i][j]) if marks and marks[i][j] is not None else picture
             show(axes[j], picture, captions[i][j])
@@ -61,8 +68,8 @@ def contact_sheet(pictures: Sequence[Any], names: Sequence[str], groups: Sequenc
         for chunk in (members[i : i + n_columns] for i in range(0, len(members), n_columns)):
             row = next((row for row in table if len(row) + len(chunk) <= n_columns), None)
             table.append(chunk) if row is None else row.extend(chunk)
-    figure = Figure((WIDTH, len(table) * (WIDTH / n_columns + 0.5)), layout="constrained")
-    for row, axes in zip(table, figure.subplots(len(table), n_columns, squeeze=False), strict=True):
+    figure, grid = sheet(len(table) * (WIDTH / n_columns + 0.5), len(table), n_columns, squeeze=False)
+    for row, axes in zip(table, grid, strict=True):
         for ax in axes[len(row) :]:
             ax.axison = False
         for j, i in enumerate(row):
@@ -74,33 +81,35 @@ def contact_sheet(pictures: Sequence[Any], names: Sequence[str], groups: Sequenc
     return figure
 
 
-def part_masks(pictures: Sequence[Any], masks: Sequence[Any], captions: Sequence[str], empty: str = "") -> Figure:
-    """Pictures above their masks (height, width) of part ids, whose parts are named around the aircraft."""
+def part_masks(
+    pictures: Sequence[Any], masks: Sequence[Any], names: Sequence[str], captions: Sequence[str], empty: str = ""
+) -> Figure:
+    """Pictures above their masks (height, width), 0 outside and i + 1 for names[i]; names stand around the object."""
     if not len(pictures):
         return message(empty or "no part masks")
-    side = WIDTH / max(3, len(pictures))
-    figure = Figure((side * len(pictures), 2 * side + 2.2), layout="constrained")
+    side, colours = WIDTH / max(3, len(pictures)), [OUTSIDE, *_colours(names)]
+    figure, axes = sheet(2 * side + 2.2, 2, len(pictures), width=side * len(pictures), squeeze=False)
     figure.get_layout_engine().set(h_pad=0.2)  # room for names beside the masks
-    colours = ListedColormap(list(PART_COLOURS.values()))
-    for j, (above, below) in enumerate(zip(*figure.subplots(2, len(pictures), squeeze=False), strict=True)):
+    for j, (above, below) in enumerate(axes.T):
         show(above, pictures[j])
         above.set_title(captions[j], fontsize=FONT)
-        show(below, masks[j], cmap=colours, vmin=-0.5, vmax=len(PARTS) - 0.5, interpolation="nearest")
-        _name_parts(below, masks[j])
-    keys = [Patch(facecolor=c, edgecolor=GREY, label=p.replace("_", " ")) for p, c in PART_COLOURS.items()]
-    figure.legend(handles=keys, loc="outside lower center", ncols=min(5, 2 * len(pictures)), fontsize=11, frameon=False)
+        show(below, masks[j], cmap=ListedColormap(colours), vmin=-0.5, vmax=len(names) + 0.5, interpolation="nearest")
+        _name_parts(below, np.asarray(masks[j]), spaced(names))
+    named = zip(colours, spaced(["outside", *names]), strict=True)
+    keys = [Patch(facecolor=colour, edgecolor=GREY, label=name) for colour, name in named]
+    legend(figure, "outside lower center", handles=keys, ncols=min(5, 2 * len(pictures)))
     return figure
 
 
 def part_shares(shares: Mapping[str, float], seen: Mapping[str, float], empty: str = "no part masks") -> Figure:
-    """Bars for each part: its share of the aircraft's pixels, and the share of pictures that show any of it."""
+    """Bars for each part: its share of the object's pixels, and the share of pictures that show any of it."""
     if not len(shares):
         return message(empty)
-    figure = Figure((WIDTH, 0.8 + 0.32 * len(shares)), layout="constrained")
-    names, colours = [part.replace("_", " ") for part in shares], [PART_COLOURS[part] for part in shares]
-    panels = {"share of the aircraft's pixels, %": shares, "pictures that show it, %": seen}
-    for ax, (label, values) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
-        bars = ax.barh(names, [100 * values[part] for part in shares], color=colours, edgecolor=GREY)
+    figure, panels = sheet(0.8 + 0.32 * len(shares), 1, 2, sharey=True)
+    labels = {"share of the aircraft's pixels, %": shares, "pictures that show it, %": seen}
+    for ax, (label, values) in zip(panels, labels.items(), strict=True):
+        widths = [100 * values[part] for part in shares]
+        bars = ax.barh(spaced(shares), widths, color=_colours(shares), edgecolor=GREY)
         ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=FONT - 1)
         style(ax, label, "part" if values is shares else "")
         ax.margins(x=0.15)
@@ -108,16 +117,90 @@ def part_shares(shares: Mapping[str, float], seen: Mapping[str, float], empty: s
     return figure
 
 
-def _name_parts(ax: Axes, mask: np.ndarray) -> None:
-    """Names of the parts of at least 0.1 % of the mask, above and below the aircraft, with lines into them."""
+def heat(picture: Any, values: np.ndarray, top: float, cell: tuple[int, int] | None = None) -> np.ndarray:
+    """A picture (h, w, 3) with a map (rows, columns) over it, `top` being the scale's end, and one cell outlined.
+
+    What is 0 stays as it is, paler; stronger cells go from dark to yellow.
+    """
+    paler = np.asarray(picture, np.float32) * 0.75 + 45
+    share = np.clip(np.nan_to_num(values) / max(top, 1e-12), 0, 1).astype(np.float32)
+    large = resized(share, paler.shape, Image.Resampling.BILINEAR)
+    strength = 0.75 * np.sqrt(large)[..., None]
+    made = (paler * (1 - strength) + 255 * colormaps["inferno"](large)[..., :3] * strength).astype(np.uint8)
+    if cell is not None:
+        (y0, x0), (y1, x1) = (
+            [round((at + end) * size / n) for at, size, n in zip(cell, made.shape, values.shape, strict=False)]
+            for end in (0, 1)
+        )
+        line, inner = max(1, made.shape[1] // 112), made[y0:y1, x0:x1].copy()
+        made[y0:y1, x0:x1] = (0, 255, 255)
+        made[y0 + line : y1 - line, x0 + line : x1 - line] = inner[line:-line, line:-line]
+    return made
+
+
+def heat_maps(
+    pictures: Sequence[Any], maps: Mapping[str, np.ndarray], label: str, outlines: Sequence[np.ndarray] | None = None
+) -> Figure:
+    """Pictures, and below them for each site their maps (n, rows, columns), one scale for each row.
+
+    outlines: boolean (height, width) of each picture, drawn as a line on the maps.
+    """
+    n, rows = len(pictures), len(maps) + 1
+    figure, axes = sheet(rows * WIDTH / (n + 0.5), rows, n, squeeze=False)
+    for j, picture in enumerate(pictures):
+        show(axes[0, j], picture)
+    for i, (site, values) in enumerate(maps.items(), 1):
+        for j in range(n):
+            show(axes[i, j], values[j], cmap="viridis", vmin=0, vmax=values.max(), extent=(0, 1, 1, 0))
+            if outlines is not None and outlines[j].any():
+                height, width = outlines[j].shape
+                places = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
+                axes[i, j].contour(*places, outlines[j].astype(float), [0.5], colors="white", linewidths=0.8)
+            axes[i, j].set_aspect(np.asarray(pictures[j]).shape[0] / np.asarray(pictures[j]).shape[1])
+        axes[i, 0].set_ylabel(site, fontsize=FONT)
+        bar = figure.colorbar(axes[i, 0].images[0], ax=list(axes[i]), fraction=0.05, pad=0.01)
+        bar.set_label(label, fontsize=FONT - 1)
+        bar.ax.tick_params(labelsize=FONT - 2)
+    return figure
+
+
+def component_picture(picture: Any, scores: np.ndarray, ends: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """The picture (height, width, 3) uint8, pale and grey, with the cells that are `shown` painted by three components.
+
+    The first is lightness, the second blue to yellow, the third green to red: with any colour vision, two can be seen.
+    scores: (rows, columns, 3); ends: (2, 3), lowest and highest of each scale; shown: (rows, columns) bool.
+    """
+    unit = np.clip((scores - ends[0]) / (ends[1] - ends[0]), 0, 1)
+    luma = np.round(unit * [170, 160, 160] + [50, 48, 48]).astype(np.uint8)
+    colours, grey = np.asarray(Image.fromarray(luma, "YCbCr").convert("RGB")), pale(picture)
+    covered = resized(np.uint8(shown), grey.shape).astype(bool)
+    return np.where(covered[..., None], resized(colours, grey.shape), grey).astype(np.uint8)
+
+
+def resized(values: np.ndarray, shape: Sequence[int], how: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
+    """An array (rows, columns) or (rows, columns, 3) as an array with the height and width of `shape`."""
+    return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), how))
+
+
+def pale(picture: Any) -> np.ndarray:
+    """The picture (height, width, 3), pale and grey, float."""
+    return 150 + 0.4 * np.asarray(picture).mean(axis=2, keepdims=True).repeat(3, axis=2)
+
+
+def _colours(names: Sequence[str]) -> list[str]:
+    return list(islice(cycle(REGION_COLOURS), len(names)))
+
+
+def _name_parts(ax: Axes, mask: np.ndarray, names: Sequence[str]) -> None:
+    """Names of the parts of at least 0.1 % of the mask, above and below the object, with lines into them."""
     found = []
-    for part in (part for part in np.unique(mask) if part >= 2 and (mask == part).mean() >= 0.001):
+    for part in (part for part in np.unique(mask) if part and (mask == part).mean() >= 0.001):
         pieces, _ = ndimage.label(mask == part)
         largest = pieces == np.bincount(pieces[pieces > 0]).argmax()
         y, x = np.unravel_index(ndimage.distance_transform_edt(largest).argmax(), mask.shape)  # its deepest pixel
-        found.append((y, x, PARTS[part].replace("_", " ")))
+        found.append((y, x, names[part - 1]))
     found.sort()
-    (height, width), rows = mask.shape, np.flatnonzero((mask >= 2).any(axis=1)).tolist() or [0]
+    (height, width), rows = mask.shape, np.flatnonzero(mask.any(axis=1)).tolist() or [0]
     half, line = (len(found) + 1) // 2, dict(arrowstyle="-", linewidth=0.7, shrinkA=0, shrinkB=0)
     for named, edge, step in ((found[:half], min(rows), -0.08 * height), (found[half:], max(rows), 0.08 * height)):
         for k, (y, x, name) in enumerate(sorted(named, key=lambda item: item[1])):
@@ -127,5 +210,4 @@ def _name_parts(ax: Axes, mask: np.ndarray) -> None:
 
 def _highlight(picture: Any, mark: np.ndarray) -> np.ndarray:
     """The picture pale and grey, with marked pixels in orange."""
-    grey = 150 + 0.4 * np.asarray(picture).mean(axis=2, keepdims=True).repeat(3, axis=2)
-    return np.where(np.asarray(mark)[..., None], 255 * np.array(to_rgb(ORANGE)), grey).astype(np.uint8)
+    return np.where(np.asarray(mark)[..., None], 255 * np.array(to_rgb(ORANGE)), pale(picture)).astype(np.uint8)
