@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from html import escape
 from pathlib import Path
 
 from aircraft_sae.config import StudyConfig, to_json
@@ -66,8 +65,8 @@ HEADLINES = {
     "features that both other seeds have": ("{:%}", "04/seed_match_0.7", "agreement {:.2f}", "03/seed_agreement"),
 }  # fmt: skip
 """{what: (how it is written, number, its control, the control's number)}; left out as those of the answer."""
+HERE = Path(__file__).parent
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-ONLY_A_TEST = "<p><strong>This preset tests the machinery: its numbers mean nothing.</strong></p>"
 RECORD = "aircraft_sae"
 """The entry of a notebook's metadata that holds what the runner knows of it."""
 FIGURE = "report"
@@ -82,28 +81,27 @@ def write_report(
     results: the folder of numbers; notebooks: {name: executed notebook}, the failed one last; seconds: of this run;
     failure: why it stopped.
     """
+    from jinja2 import Template
+
     numbers = read_numbers(results, [name for name, each in notebooks.items() if each.metadata[RECORD]["key"]])
-    figures = [figure for name, notebook in notebooks.items() for figure in _figures(name, notebook)]
-    atlas = folder / "atlas" / "index.html"
-    sections = {
-        "Stopped": f"<pre>{escape(ANSI.sub('', failure))}</pre>" if failure else "",
-        "The answer": ONLY_A_TEST * (config.name == "smoke")
-        + "<ol>"
-        + "".join(f"<li>{escape(line)}</li>" for line in answer(numbers))
-        + "</ol>",
-        "In numbers": _headlines(numbers),
-        "In pictures": "\n".join(figures),
-        "Read on": _links(notebooks, "../atlas/index.html" if atlas.is_file() else None),
-        "Time and memory": _costs(folder, notebooks, seconds),
-        "Versions and settings": _versions(folder, config),
-    }
-    body = "\n".join(f"<section><h2>{title}</h2>\n{text}</section>" for title, text in sections.items() if text)
-    page = TEMPLATE.replace("$title", escape(f"aircraft_sae: {config.name}")).replace("$body", body)
+    metas = sorted(stage_metas(folder).items(), key=lambda item: (folder / item[0] / META).stat().st_mtime)
+    records = [(name, notebook.metadata.get(RECORD, {})) for name, notebook in notebooks.items()]
+    links = [_link(name, notebook) for name, notebook in notebooks.items()]
+    if (folder / "atlas" / "index.html").is_file():
+        links.append(("../atlas/index.html", "The atlas", "every feature, and sliders that work without a kernel"))
+    page = Template((HERE / "report.html").read_text(encoding="utf-8"), autoescape=True).render(
+        name=config.name, failure=ANSI.sub("", failure), answer=answer(numbers), headlines=headlines(numbers),
+        figures=[figure for name, notebook in notebooks.items() for figure in _figures(name, notebook)],
+        links=links, seconds=seconds, settings=to_json(config),
+        notebooks=[(name, each.get("seconds", 0), each.get("peak_memory_bytes", 0)) for name, each in records],
+        stages=[(name, each["seconds"], each["peak_memory_bytes"], sum(f["bytes"] for f in each["files"].values()))
+                for name, each in metas],
+        versions=sorted({f"{name} {n}" for _, meta in metas for name, n in meta.get("versions", {}).items()}),
+    )  # fmt: skip
     report = folder / "report"
     for name, notebook in notebooks.items():
-        page_ = report / f"{name}.html"
-        if not page_.is_file():  # the runner removes those of notebooks that it writes
-            write_page(page_, name, notebook)
+        if not (report / f"{name}.html").is_file():  # the runner removes those of notebooks that it writes
+            write_page(report / f"{name}.html", name, notebook)
     write_text(report / "index.html", page)
     return report / "index.html"
 
@@ -159,25 +157,22 @@ def answer(numbers: Mapping) -> list[str]:
     return [line for line in lines if line]
 
 
-def _headlines(numbers: Mapping) -> str:
+def headlines(numbers: Mapping) -> list[tuple[str, str, str, str]]:
+    """(value, what it is of, its interval and n, its control) of the HEADLINES for which there are numbers."""
     tiles = []
     for what, (form, key, beside, other) in HEADLINES.items():
         if (value := _filled(form, [key], numbers)) is None:
             continue
-        entry, control = numbers[key], _filled(beside, [other], numbers)
-        about = [f"{_filled(form, ['low'], ends)} to {_filled(form, ['high'], ends)}"] if (ends := _ends(entry)) else []
+        entry, about = numbers[key], []
+        if entry["low"] is not None:
+            about = [" to ".join(_filled(form, [end], {end: {"value": entry[end]}}) for end in ("low", "high"))]
         about += [f"n = {entry['n']:,}"] if entry["n"] else []
-        lines = [f"<b>{value}</b>", what, f"<small>{', '.join(about)}</small>", f"<small>{control or ''}</small>"]
-        tiles.append("<div>" + "<br>".join(lines) + "</div>")
-    return f"<div class=tiles>{''.join(tiles)}</div><p><small>Ranges are 95% intervals.</small></p>" if tiles else ""
+        tiles.append((value, what, ", ".join(about), _filled(beside, [other], numbers) or ""))
+    return tiles
 
 
-def _ends(entry: Mapping) -> dict:
-    return {} if entry["low"] is None else {end: {"value": entry[end]} for end in ("low", "high")}
-
-
-def _figures(name: str, notebook) -> Iterator[str]:
-    """The figures of tagged cells: over each the question of its section, below it the takeaway that follows."""
+def _figures(name: str, notebook) -> Iterator[tuple[str, str, str, str]]:
+    """(question of its section, picture, takeaway that follows as HTML, notebook) of the figures of tagged cells."""
     from nbconvert.filters import markdown2html
 
     question = ""
@@ -189,88 +184,16 @@ def _figures(name: str, notebook) -> Iterator[str]:
         said = next((text for later in notebook.cells[at:] for text in _outputs(later, "text/markdown")), "")
         for kind in ("image/png", "image/jpeg"):
             for data in _outputs(cell, kind):
-                asked, source = escape(question), f"data:{kind};base64,{data.strip()}"
-                caption = f'{markdown2html(plain(said))}<a href="{name}.html">{name}</a>'
-                yield (
-                    f'<figure><h3>{asked}</h3><img alt="{asked}" src="{source}">'
-                    f"<figcaption>{caption}</figcaption></figure>"
-                )
+                yield question, f"data:{kind};base64,{data.strip()}", markdown2html(plain(said)), name
 
 
 def _outputs(cell, kind: str) -> list[str]:
     return [output["data"][kind] for output in cell.get("outputs", []) if kind in output.get("data", {})]
 
 
-def _links(notebooks: Mapping, atlas: str | None) -> str:
-    lines = []
-    for name, notebook in notebooks.items():
-        first = notebook.cells[0].source if notebook.cells else ""
-        title = re.search(r"^# (.*)$", first, re.MULTILINE)
-        asked = re.search(r"\*\*Question\.\*\*\s*((?:.|\n)*?\?)", first)
-        words = f": {escape(' '.join(asked[1].split()))}" if asked else ""
-        lines.append(f'<li><a href="{name}.html">{escape(title[1] if title else name)}</a>{words}</li>')
-    if atlas:
-        lines.append(f'<li><a href="{atlas}">The atlas</a>: every feature, and sliders that work without a kernel</li>')
-    return "<ul>" + "\n".join(lines) + "</ul>"
-
-
-def _costs(folder: Path, notebooks: Mapping, seconds: float) -> str:
-    """Tables of seconds and peak memory: of notebooks with all that they do, of stages."""
-    records = {name: notebook.metadata.get(RECORD, {}) for name, notebook in notebooks.items()}
-    rows = [(name, each.get("seconds", 0), each.get("peak_memory_bytes", 0)) for name, each in records.items()]
-    tables = [_table(("notebook, as last executed", "seconds", "peak memory, MB"), rows)]
-    metas = sorted(stage_metas(folder).items(), key=lambda item: (folder / item[0] / META).stat().st_mtime)
-    rows = [
-        (name, meta["seconds"], meta["peak_memory_bytes"], sum(file["bytes"] for file in meta["files"].values()))
-        for name, meta in metas
-    ]
-    tables.append(_table(("stage, as last made", "seconds", "peak memory, MB", "on disk, MB"), rows))
-    return (
-        f"<p>This run took {seconds:.0f} s.</p>"
-        + "<details><summary>Each stage (made at the same time, they share seconds and memory)</summary>".join(tables)
-        + "</details>"
-    )
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence]) -> str:
-    body = "".join(
-        f"<tr><td>{escape(name)}<td>{seconds:,.1f}" + "".join(f"<td>{each / 1e6:,.0f}" for each in sizes) + "</tr>"
-        for name, seconds, *sizes in rows
-    )
-    return f"<table><tr>{''.join(f'<th>{head}' for head in heads)}</tr>{body}</table>"
-
-
-def _versions(folder: Path, config: StudyConfig) -> str:
-    used = sorted(
-        {
-            f"{name} {number}"
-            for meta in stage_metas(folder).values()
-            for name, number in meta.get("versions", {}).items()
-        }
-    )
-    return (
-        f"<p>{escape(', '.join(used))}</p><details><summary>Settings of the preset {escape(config.name)}</summary>"
-        f"<pre>{escape(to_json(config))}</pre></details>"
-    )
-
-
-TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; --line: #8886; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); } h3 { margin: 0 0 .5rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }
-.tiles div { border: 1px solid var(--line); border-radius: .5rem; padding: .7rem 1rem; }
-.tiles b { font-size: 1.7rem; }
-figure { margin: 2rem 0; } figure img { max-width: 100%; background: white; border-radius: .3rem; }
-table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .15rem .8rem .15rem 0; text-align: right; }
-th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px solid var(--line); }
-pre { overflow: auto; } li { margin: .3rem 0; }
-</style></head><body>
-<h1>What does a fine-grained aircraft classifier look at, and how sure can we be?</h1>
-<p>$title</p>
-$body
-</body></html>
-"""
+def _link(name: str, notebook) -> tuple[str, str, str]:
+    """(address, title, question) of a notebook's page."""
+    first = notebook.cells[0].source if notebook.cells else ""
+    title = re.search(r"^# (.*)$", first, re.MULTILINE)
+    asked = re.search(r"\*\*Question\.\*\*\s*((?:.|\n)*?\?)", first)
+    return f"{name}.html", title[1] if title else name, " ".join(asked[1].split()) if asked else ""
