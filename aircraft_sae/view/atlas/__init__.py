@@ -1,13 +1,14 @@
 """The atlas: a folder of static HTML that shows a study's features without a kernel or a network.
 
-It is the browser's front end over files. Sliders work: the head's arithmetic on pooled vectors is done in JavaScript.
+It is the browser's front end over files. Sliders work where the logits follow from the mean over cells: JavaScript does
+that arithmetic. Elsewhere some features of each picture can be switched off one at a time: what then comes out is
+stored, from forward passes.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from aircraft_sae.store import META, PROGRESS, fingerprint, make_stage
-from aircraft_sae.study import Study, say
+from aircraft_sae.study import Study
 from aircraft_sae.view.browser.bench import Bench
-from aircraft_sae.view.browser.catalogue import HOWS, Catalogue, as_jpeg
+from aircraft_sae.view.browser.catalogue import HOWS, Catalogue, as_jpeg, catalogue_of
 from aircraft_sae.view.browser.labels import Labels
-from aircraft_sae.view.browser.widgets import BENCH_PICTURE, catalogue_of, front_end, told
+from aircraft_sae.view.browser.widgets import BENCH_PICTURE, front_end
 
 HERE = Path(__file__).parent
 CHUNK = 20
@@ -29,54 +29,48 @@ N_ACTIVE = 40
 """Features with a slider, in a picture."""
 N_PICTURES, EVERY = 60, 4
 """Pictures on the bench by default, where they are one or two a class; every so many of them is a misclassified one."""
-OWN = {"index.html", "atlas.js", "app.js", "app.css", "data.js", "features", "pictures", "bench", META, PROGRESS}
-"""What may lie in an atlas that is written anew."""
-VERSION = 4
+SLIDERS = "Sliders on the bench work"
+SWITCHES = (
+    "This network's logits are no function of the mean over cells, so that the atlas has no sliders: on the bench one "
+    "feature at a time can be switched off, and what then comes out was worked out by forward passes"
+)
 
 
-def export_atlas(study: Study, folder: str | Path | None = None, n_pictures: int | None = None) -> Path:
-    """Write the atlas into `folder`, by default the study's own `atlas`, and give its index.html.
+def export_atlas(study: Study, n_pictures: int | None = None) -> Path:
+    """Make the study's stage `atlas`, and give its index.html: the folder can be copied, and opens from any disk.
 
     n_pictures: test pictures on the bench, in turn of each class; by default two a class up to 60, or one a class if
-    that is more. An atlas that is up to date stays. Raises: ValueError for a folder with other things in it, or no
-    picture.
+    that is more. An atlas that is up to date stays. Raises: ValueError for no picture.
     """
     catalogue = catalogue_of(study)
-    n_classes = len(catalogue.classifier.classes)
+    n_classes = catalogue.images["label"].nunique()
     n_pictures = max(n_classes, min(2 * n_classes, N_PICTURES)) if n_pictures is None else n_pictures
     if not isinstance(n_pictures, int) or n_pictures < 1:
         raise ValueError(f"n_pictures must be at least 1, got {n_pictures!r}: give a whole number")
-    folder = study.folder / "atlas" if folder is None else Path(folder).expanduser().resolve()
-    for end, signs in {"": {"atlas.js"}, ".partial": {META, PROGRESS}, ".old": {"atlas.js"}}.items():  # must be ours
-        path = folder.with_name(folder.name + end)  # making a stage takes the place of all three
-        there = {each.name for each in path.iterdir()} if path.is_dir() else {""} if path.exists() else set()
-        if there and (not there & signs or {name for name in there - OWN if not name.endswith(".tmp")}):
-            raise ValueError(f"{path} holds other things than an atlas: name a new folder")
     labels = Labels(catalogue.folder, catalogue.key).all()
-    table = catalogue.table.to_json(double_precision=6)
-    inputs = {"autoencoder": catalogue.key, "known": fingerprint(table, labels, list(front_end()))}
-    config = {"n_pictures": n_pictures, "version": VERSION}
-    make_stage(folder, config, inputs, lambda work: _write(catalogue, labels, n_pictures, work), say=say)
-    return folder / "index.html"
+    pages = {name: (HERE / name).read_text(encoding="utf-8") for name in ("index.html", "atlas.js")}
+    pages |= dict(zip(("app.js", "app.css"), front_end(), strict=True))
+    inputs = {"catalogue": catalogue, "labels": labels, "pages": pages}
+    return study.stage("atlas", write_atlas, {"n_pictures": n_pictures}, inputs) / "index.html"
 
 
-def _write(catalogue: Catalogue, labels: dict, n_pictures: int, folder: Path) -> None:
+def write_atlas(folder: Path, *, catalogue: Catalogue, labels: dict, pages: dict[str, str], n_pictures: int) -> None:
+    """All files of the atlas; pages: the front end, by name."""
     for name in ("features", "pictures", "bench"):
         (folder / name).mkdir(exist_ok=True)
-    shutil.copy(HERE / "index.html", folder)
-    shutil.copy(HERE / "atlas.js", folder)
-    for name, text in zip(("app.js", "app.css"), front_end(), strict=True):
+    for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8")
     shown = _features(catalogue, folder)
     for row in tqdm(sorted(shown), "atlas: pictures", leave=False):
         (folder / "pictures" / f"{row:05d}.jpg").write_bytes(catalogue.thumbnail(row))
     pictures = _bench(catalogue, _chosen(catalogue, shown, n_pictures), folder)
+    works = SWITCHES if catalogue.readout is None else SLIDERS
     words = (
         f"{len(catalogue.table):,} features of the study {catalogue.name}, on {len(catalogue.images):,} test pictures. "
+        f"{len(labels)} are labelled. {works}, for {len(pictures)} pictures; blurring, pictures of your own and the "
+        "comparison of two classes need the notebook."
     )
-    words += f"{len(labels)} are labelled. Sliders on the bench work, for {len(pictures)} pictures; blurring, pictures "
-    words += "of your own and the comparison of two classes need the notebook."
-    facts = catalogue.overview() | {"bench_pictures": pictures}
+    facts = catalogue.overview() | {"bench_pictures": pictures, "switches": catalogue.readout is None}
     data = {"facts": facts, "labels": labels, "chunk": CHUNK, "told": words}
     (folder / "data.js").write_text(f"window.ATLAS = {_json(data)};\n", encoding="utf-8")
 
@@ -102,9 +96,9 @@ def _features(catalogue: Catalogue, folder: Path) -> dict[int, set[int]]:
 
 def _chosen(catalogue: Catalogue, shown: dict[int, set[int]], n: int) -> list[int]:
     """Rows for the bench, in turn of each class: so that most features have one of them among their top pictures."""
-    level, images = catalogue.level, catalogue.images.set_index(catalogue.rows)
-    wrong = images["predicted"] != images[level]
-    left = {name: own.index.tolist() for name, own in images.groupby(level)}
+    images = catalogue.images.set_index(catalogue.rows)
+    wrong = images["predicted"] != images["label"]
+    left = {name: own.index.tolist() for name, own in images.groupby("label")}
     chosen: list[int] = []
     seen: set[int] = set()
     while len(chosen) < n and any(left.values()):
@@ -118,36 +112,33 @@ def _chosen(catalogue: Catalogue, shown: dict[int, set[int]], n: int) -> list[in
 
 
 def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[str, Any]]:
-    """Write the pictures of the bench and the head, and give the list of pictures."""
-    bench, level, images = Bench(catalogue), catalogue.level, catalogue.images.set_index(catalogue.rows)
-    used: set[int] = set()
-    listed = []
+    """Write the pictures of the bench and what its arithmetic needs, and give the list of pictures."""
+    bench, readout, used = Bench(catalogue), catalogue.readout, set()
     for row in tqdm(sorted(chosen), "atlas: bench", leave=False):
-        facts = images.loc[row]
         subject = bench.of_row(row)
-        page = told(catalogue, bench, subject, row)
-        page["flip"] = bench.flip(subject)
-        active = page["active"]
-        page["active"] = active[:N_ACTIVE] + [
-            each for each in active[N_ACTIVE:] if each["feature_id"] in page["flip"]["features"]
-        ]
-        used |= {each["feature_id"] for each in page["active"]}
-        page["pooled"] = _text(subject.pooled.numpy().astype("<f4"))
+        page = bench.told(subject, row)
+        if readout is None:  # what a switch gives was worked out here
+            page["active"] = [each for each in page["active"] if each["effect"] is not None]
+            some = [each["feature_id"] for each in page["active"]]
+            page["after"] = bench.each(subject, some).tolist()
+            page["random"] = bench.each(subject, some, directions=catalogue.random).tolist()
+        else:
+            page["flip"] = bench.flip(subject)
+            first, others = page["active"][:N_ACTIVE], page["active"][N_ACTIVE:]
+            page["active"] = first + [each for each in others if each["feature_id"] in page["flip"]["features"]]
+            page["hidden"] = _text(readout.hidden(subject.pooled[None]).numpy())
+            used |= {each["feature_id"] for each in page["active"]}
         _script(folder, f"bench/{row:05d}.js", page)
-        picture = subject.picture.resize((BENCH_PICTURE, BENCH_PICTURE))
-        (folder / "bench" / f"{row:05d}.jpg").write_bytes(as_jpeg(picture))
-        right = facts["predicted"] == facts[level]
-        listed.append({"picture": row, "name": facts["image"], "label": facts[level], "right": bool(right)})
-    features, head = sorted(used), catalogue.head
-    arrays = {
-        "weight": head.weight,
-        "bias": head.bias,
-        "decoder": bench.W_dec[features],
-        "random": catalogue.random[features],
-    }
-    packed = {name: _text(values.numpy().astype("<f4")) for name, values in arrays.items()}
-    _script(folder, "bench/head.js", packed | {"eps": head.eps, "features": features})
-    return sorted(listed, key=lambda each: each["label"])
+        (folder / "bench" / f"{row:05d}.jpg").write_bytes(as_jpeg(subject.picture, BENCH_PICTURE))
+    if readout is not None:
+        features = sorted(used)
+        arrays = {
+            "weight": readout.weight, "bias": readout.bias, "decoder": readout.turn(bench.W_dec[features]),
+            "random": readout.turn(catalogue.random[features]),
+        }  # fmt: skip
+        packed = {name: _text(each.numpy().astype("<f4")) for name, each in arrays.items()}
+        _script(folder, "bench/head.js", packed | {"eps": readout.eps, "features": features})
+    return catalogue.on_bench(np.array(sorted(chosen)))
 
 
 def _short(tile: dict[str, Any]) -> dict[str, Any]:

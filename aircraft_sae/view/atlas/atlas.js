@@ -18,8 +18,7 @@
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const floats = (text) => new Float32Array(bytes(text).buffer);
   async function picture(path) {
-    const image = new Image();
-    image.src = path;
+    const image = Object.assign(new Image(), { src: path });
     try { await image.decode(); } catch { throw new Error(`${path} is missing: keep the atlas' files together`); }
     return image;
   }
@@ -37,35 +36,39 @@
     pictures: (rows) => Promise.all(rows.map(async (row) => [row, await picture(`pictures/${number(row)}.jpg`)])),
     open: async (row) => {
       const told = await load(`bench/${number(row)}.js`);
+      subject = { ...told, bitmap: await picture(`bench/${number(row)}.jpg`) };
+      if (atlas.facts.switches) return subject;
       if (!head) {
         const { weight, bias, eps, features, decoder, random } = await load("bench/head.js");
         head = { weight: floats(weight), bias: floats(bias), eps, decoder: floats(decoder), random: floats(random) };
         head.at = new Map(features.map((id, i) => [id, i]));
       }
-      subject = { ...told, pooled: floats(told.pooled), bitmap: await picture(`bench/${number(row)}.jpg`) };
-      subject.before = AircraftApp.headLogits(subject.pooled, head);
+      subject.hidden = floats(told.hidden);
+      subject.before = AircraftApp.headLogits(subject.hidden, head);
       return subject;
     },
     change: async ({ multipliers }) => {
-      const d = subject.pooled.length, made = {};
+      if (atlas.facts.switches) { // what forward passes gave, of the one feature that is off
+        const off = subject.active.findIndex((each) => multipliers[each.feature_id] === 0);
+        return off < 0 ? { after: subject.before, random: subject.before } : { after: subject.after[off], random: subject.random[off] };
+      }
+      const d = subject.hidden.length, made = {};
       for (const [name, rows] of [["after", head.decoder], ["random", head.random]]) {
-        const pooled = Float64Array.from(subject.pooled);
+        const h = Float64Array.from(subject.hidden);
         for (const [id, factor] of Object.entries(multipliers)) {
           const own = subject.active.find((each) => each.feature_id === Number(id)), at = head.at.get(Number(id)) * d;
-          for (let c = 0; c < d; c++) pooled[c] -= (1 - factor) * own.strength * rows[at + c];
+          for (let c = 0; c < d; c++) h[c] -= (1 - factor) * own.strength * rows[at + c];
         }
-        made[name] = AircraftApp.headLogits(pooled, head);
+        made[name] = AircraftApp.headLogits(h, head);
       }
       return made;
     },
-    flip: async () => subject.flip,
+    flip: atlas.facts.switches ? undefined : async () => subject.flip,
     chosen: (id) => history.replaceState(null, "", `#${id}`),
   };
   const app = AircraftApp.mount(document.getElementById("atlas"), source, "browser");
-  addEventListener("hashchange", () => {
-    const id = Number.parseInt(location.hash.slice(1), 10);
-    if (Number.isInteger(id) && id !== app.state.feature) app.show(id);
-  });
+  const hash = () => Number.parseInt(location.hash.slice(1), 10);
+  addEventListener("hashchange", () => Number.isInteger(hash()) && hash() !== app.state.feature && app.show(hash()));
   window.app = app;
   app.focus(); // nothing else on the page takes keys
 })();

@@ -56,11 +56,11 @@ const AircraftApp = (() => {
     };
   }
 
-  // Logits of a pooled vector: LayerNorm without its gain, which the weights hold, then linear.
+  // Logits of a pooled vector: LayerNorm (none where eps is null) without its gain, which the weights hold, then linear.
   function headLogits(pooled, { weight, bias, eps }) {
-    const d = pooled.length, mean = pooled.reduce((a, b) => a + b, 0) / d;
+    const d = pooled.length, plain = eps === null, mean = plain ? 0 : pooled.reduce((a, b) => a + b, 0) / d;
     const centred = Float64Array.from(pooled, (value) => value - mean);
-    const scale = Math.sqrt(centred.reduce((a, b) => a + b * b, 0) / d + eps);
+    const scale = plain ? 1 : Math.sqrt(centred.reduce((a, b) => a + b * b, 0) / d + eps);
     return Array.from(bias, (shift, i) => {
       let sum = 0;
       for (let c = 0; c < d; c++) sum += centred[c] * weight[i * d + c];
@@ -565,10 +565,7 @@ const AircraftApp = (() => {
       busy(++underWay);
       try { return await work(); } finally { busy(--underWay); }
     }
-    function busy(n) {
-      ui.busy.hidden = !n;
-      root.setAttribute("aria-busy", String(n > 0));
-    }
+    const busy = (n) => { ui.busy.hidden = !n; root.setAttribute("aria-busy", String(n > 0)); };
     function openSubject(subject) {
       Object.assign(state, { subject, multipliers: new Map(), brush: new Set(), blurred: null, cell: null });
       state.after = { after: subject.before, random: subject.before };
@@ -597,7 +594,7 @@ const AircraftApp = (() => {
       if (state.cell) outline(context, state.cell, grid);
       state.brush.forEach((key) => outline(context, key.split(",").map(Number), grid, "#ff9500"));
       const { label, predicted } = subject;
-      ui.pictureText.textContent = `${label ? `${label}. ` : ""}Predicted: ${predicted}${label && label !== predicted ? " (wrong)" : ""}`;
+      ui.pictureText.textContent = `${label ? `${label}. ` : ""}Predicted: ${predicted}${subject.classes.includes(label) && label !== predicted ? " (wrong)" : ""}`;
       ui.canvas.ariaLabel = `${ui.pictureText.textContent}. A grid of ${grid[0]} by ${grid[1]} cells: arrow keys move, Enter chooses.`;
     }
     function line(context, x0, y0, x1, y1) {
@@ -646,7 +643,7 @@ const AircraftApp = (() => {
     })));
 
     function sliderRow() {
-      const slider = h("input", { type: "range", min: 0, max: 4, step: 0.05, value: 1 });
+      const slider = h("input", { type: "range", min: 0, ...(state.facts.switches ? { max: 1, step: 1 } : { max: 4, step: 0.05 }), value: 1 });
       const value = h("output"), name = mode === "browser" ? h("button", { type: "button", className: "link" }) : h("span");
       const off = h("button", { type: "button", title: "suppress: multiply by 0" }, "0"), back = h("button", { type: "button", title: "unchanged: multiply by 1" }, "1");
       const row = h("div", { className: "slider" }, name, h("small"), slider, value, off, back);
@@ -679,7 +676,8 @@ const AircraftApp = (() => {
       setSliders();
       const n = state.subject.n_active, most = Math.min(MOST_SLIDERS, state.subject.active.length);
       ui.slidersText.textContent = n
-        ? `${n} feature${n > 1 ? "s are" : " is"} active here${n > most ? `; below the ${most} whose suppression moves the margin most${ids.length > most ? ", after those in hand" : ""}` : ""}.`
+        ? `${n} feature${n > 1 ? "s are" : " is"} active here${n > most ? `; below the ${most} whose suppression moves the margin most${ids.length > most ? ", after those in hand" : ""}` : ""}.` +
+          (state.facts.switches ? " Switch one off at a time: forward passes gave what then comes out." : "")
         : "No feature is active in this picture.";
     }
     function setSliders() { // rows stay where they are: one of them may be under the hand
@@ -693,6 +691,7 @@ const AircraftApp = (() => {
     function multiply(id, factor) {
       if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));
       ui.flipText.textContent = "";
+      if (state.facts.switches) state.multipliers.clear(); // one at a time
       factor === 1 ? state.multipliers.delete(id) : state.multipliers.set(id, factor);
       setSliders();
       return changeSoon();
@@ -777,7 +776,7 @@ const AircraftApp = (() => {
       drawn(`entrance ${name}`);
     }
     function fillClasses() {
-      ui.className.replaceChildren(...options(state.facts.classes[ui.level.value].map((name) => [name, name])));
+      ui.className.replaceChildren(...options((state.facts.classes[ui.level.value] || []).map((name) => [name, name])));
     }
     const noPair = () => {
       Object.assign(state, { pair: null, page: 0 });
@@ -888,12 +887,12 @@ const AircraftApp = (() => {
     function build() {
       const { facts } = state, bench = buildBench();
       const classes = [...new Set(facts.bench_pictures.map((each) => each.label))];
-      ui.pictureClass.replaceChildren(...options(classes.map((name) => [name, name])));
+      ui.pictureClass.replaceChildren(...options(classes.map((name) => [name, name || "any"])));
       ui.pictureClass.addEventListener("change", () => { fillPictures(); openPicture(Number(ui.pictureChoice.value)); });
       fillPictures();
       if (mode === "bench") { root.replaceChildren(ui.error, bench); return; }
 
-      ui.tabs = h("div", { className: "tabs" }, ...[["features", "Features"], ["picture", "Picture"], ["class", "Classes"]].map(([name, text]) => {
+      ui.tabs = h("div", { className: "tabs" }, ...[["features", "Features"], ["picture", "Picture"], ["class", "Classes"]].slice(0, facts.levels.length ? 3 : 2).map(([name, text]) => {
         const tab = h("button", { type: "button", onclick: () => setEntrance(name) }, text);
         tab.setAttribute("role", "tab");
         tab.dataset.name = name;
@@ -909,7 +908,7 @@ const AircraftApp = (() => {
           if (state.ids.length && !state.ids.includes(state.feature)) show(state.ids[0]);
         } });
       ui.sort = h("select", { ariaLabel: "sort by", onchange: filtered }, ...options([...sortable(), "rating"].map((name) => [name, titled(name)])));
-      ui.sort.value = sortable().includes("part_ap") ? "part_ap" : `${facts.levels[0]}/z`;
+      ui.sort.value = ["part_ap", `${facts.level}/z`, "density_image"].find((name) => sortable().includes(name));
       ui.up = h("input", { type: "checkbox", onchange: filtered });
       ui.alive = h("input", { type: "checkbox", checked: true, onchange: filtered });
       ui.labelled = h("input", { type: "checkbox", onchange: filtered });
@@ -935,7 +934,7 @@ const AircraftApp = (() => {
       ui.level = h("select", { onchange: () => { fillClasses(); classChosen(); } }, ...options(facts.levels.map((level) => [level, level])));
       ui.className = h("select", { onchange: classChosen });
       ui.only = h("input", { type: "checkbox", onchange: () => state.feature !== null && show(state.feature) });
-      const pairs = facts.classes[facts.levels[0]].map((name) => [name, name]);
+      const pairs = (facts.classes[facts.level] || []).map((name) => [name, name]);
       const repaired = () => { ui.compare.disabled = ui.one.value === ui.two.value; noPair(); showList(); drawn("no pair"); };
       ui.one = h("select", { ariaLabel: "first class", onchange: repaired }, ...options(pairs));
       ui.two = h("select", { ariaLabel: "second class", onchange: repaired }, ...options(pairs));
@@ -944,7 +943,7 @@ const AircraftApp = (() => {
       ui.pairText = h("div", { className: "wide pair" });
       ui.forClass = h("div", { className: "choice", hidden: true }, field("level", ui.level), field("class", ui.className),
         source.byClass ? field("gallery of this class only", ui.only) : null,
-        source.pair ? h("div", { className: "row" }, ui.one, h("span", {}, "or"), ui.two, ui.compare) : null, ui.pairText);
+        source.pair ? h("div", { className: "row", hidden: pairs.length < 2 }, ui.one, h("span", {}, "or"), ui.two, ui.compare) : null, ui.pairText);
       const left = h("nav", { ariaLabel: "list of features" }, ui.forFeatures, ui.forPicture, ui.forClass,
         h("div", { className: "row pager" }, ui.back, ui.count, ui.forth), ui.list);
 

@@ -1,10 +1,8 @@
-"""One picture on the bench: multiply its features, blur its cells, and see what the classifier makes of it.
+"""One picture on the bench: multiply its features, blur its cells, and see what the network makes of it.
 
-At the last stage only the mean over cells reaches the head, so that any choice of multipliers m gives
-
-    pooled' = pooled - sum over features j of (1 - m_j) mean_j d_j,    logits' = head(pooled')
-
-with what the autoencoder does not explain kept: all multipliers at 1 leave the logits as they are.
+Features j with multipliers m change the acts x of every cell to x - sum over j of (1 - m_j) f_j d_j: what the
+autoencoder does not explain is kept, so that all multipliers at 1 leave the logits as they are. Where the logits follow
+from the mean over cells (`Network.readout`), so do those of any multipliers; elsewhere each choice is a forward pass.
 """
 
 from __future__ import annotations
@@ -16,18 +14,19 @@ from itertools import combinations
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from aircraft_sae.activations import captured
+from aircraft_sae.activations import see_features
 from aircraft_sae.features import check_features
-from aircraft_sae.interventions import blur
-from aircraft_sae.pictures import test_transform
+from aircraft_sae.interventions import blur, logits_from
+from aircraft_sae.networks import BATCH
+from aircraft_sae.pictures import decode
 from aircraft_sae.view.browser.catalogue import Catalogue
 
 LOWEST, HIGHEST = 0.0, 4.0
 """Least and largest multiplier."""
 MOST_PIXELS = 50_000_000
-N_PAIRED, MOST_FLIPPED = 100, 40
+N_PAIRED, N_PAIRED_BY_PASSES, MOST_FLIPPED = 100, 8, 40
 """Features tried in pairs, and members of a flipping set, at most."""
 
 
@@ -56,71 +55,102 @@ class Bench:
     """Interventions on one picture at a time, without a front end."""
 
     def __init__(self, catalogue: Catalogue):
-        self.catalogue = catalogue
-        self.classifier, self.sae = catalogue.classifier, catalogue.sae
-        self.transform = test_transform(self.classifier.image_size, self.classifier.mean, self.classifier.std)
+        self.catalogue, self.readout = catalogue, catalogue.readout
+        self.network, self.sae = catalogue.trial.network, catalogue.trial.sae
         self.W_dec = self.sae.W_dec.detach()
 
     def of_row(self, row: int) -> Subject:
-        """A picture of the study."""
-        self.catalogue.thumbnail(row)  # refuses a row that is not there
-        return self.look(self.catalogue.data.picture(self.catalogue.index.images["image"].iloc[row]))
+        """A picture of the study; ValueError for a row that is not there."""
+        return self.look(self.catalogue.picture(row))
 
     def of_file(self, content: bytes, name: str = "the file") -> Subject:
         """A picture that a person gives. ValueError where it is none, or has more than 50 million pixels."""
-        try:
-            with Image.open(io.BytesIO(content)) as opened:
-                if opened.width * opened.height > MOST_PIXELS:
-                    raise ValueError(f"{opened.width} x {opened.height} pixels are too many")
-                opened.draft("RGB", (1024, 1024))
-                picture = ImageOps.exif_transpose(opened).convert("RGB")  # as the camera was held
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            reason = (
-                "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-            )  # which names an object in memory
-            raise ValueError(f"{name} is no picture that can be used{reason}: give a JPEG or PNG file") from error
-        return self.look(picture)
+        return self.look(decode(io.BytesIO(content), name=name, upright=True, least=1024, most=MOST_PIXELS))
 
-    def look(self, picture: Image.Image) -> Subject:
-        """What the network and the autoencoder make of a picture of any size, squashed to the network's."""
-        return self._seen(picture, self.transform.normalise(self.transform(picture)[None])[0])
+    def look(self, picture: Image.Image, x: torch.Tensor | None = None) -> Subject:
+        """What the network and the autoencoder make of a picture of any size; x: as the network takes it."""
+        x = self.network.as_input(picture) if x is None else x
+        with torch.no_grad():
+            seen, codes = see_features(self.network, self.sae, x[None])
+        return Subject(picture, x, seen.acts[self.sae.cfg.site][0], codes[0], seen.logits[0])
 
-    @torch.no_grad()
-    def _seen(self, picture: Image.Image, x: torch.Tensor) -> Subject:
-        site = self.sae.cfg.site
-        with captured(self.classifier, [site]) as got:
-            logits = self.classifier.model(x[None].to(next(self.classifier.model.parameters()).device))[0]
-        acts = got[site][0].float().cpu().permute(1, 2, 0)
-        codes = self.sae.encode(acts.flatten(0, 1)).dense().view(*acts.shape[:2], -1)
-        return Subject(picture, x, acts, codes, logits.float().cpu())
+    def change(self, subject: Subject, multipliers: Mapping[int, float]) -> dict[str, torch.Tensor]:
+        """Logits (classes,) "after" the multipliers, and with as much of "random" directions of equal length.
 
-    def removed(self, subject: Subject, multipliers: Mapping[int, float]) -> torch.Tensor:
-        """(d_sae,) how much of each feature's mean activation goes; ValueError for a feature or factor out of range."""
-        gone = torch.zeros(self.sae.d_sae)
+        Raises: ValueError for a feature or a factor out of range.
+        """
         for feature_id, factor in multipliers.items():
             check_features([feature_id], self.sae.d_sae)
             if not LOWEST <= factor <= HIGHEST:
                 raise ValueError(f"a multiplier must be from {LOWEST:g} to {HIGHEST:g}, got {factor}")
-            gone[feature_id] = (1 - factor) * subject.strength[feature_id]
-        return gone
+        features, gone = list(multipliers), 1 - torch.tensor([[float(m) for m in multipliers.values()]])
+        directions = {"after": self.W_dec, "random": self.catalogue.random}
+        return {name: self.without(subject, features, gone, rows)[0] for name, rows in directions.items()}
 
     @torch.no_grad()
-    def change(self, subject: Subject, multipliers: Mapping[int, float]) -> dict[str, torch.Tensor]:
-        """Logits (classes,) "before" and "after" the multipliers, and of two controls.
+    def without(
+        self, subject: Subject, features: Sequence[int], gone: torch.Tensor, directions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(n, classes) logits with shares `gone` (n, len(features)) of features taken out, all of a row at once.
 
-        "random": as much of random directions of equal length; "reconstruction": nothing multiplied, but what the
-        autoencoder does not explain is left out.
+        directions: (d_sae, d_in) to take out as much of, in place of the decoder's rows.
         """
-        gone, pooled = self.removed(subject, multipliers), subject.pooled[None]
-        some = gone.nonzero()[:, 0]
-        recon = subject.strength @ self.W_dec + self.sae.b_dec.detach()
-        made = {
-            "before": pooled,
-            "after": pooled - gone[some] @ self.W_dec[some],
-            "random": pooled - gone[some] @ self.catalogue.random[some],
-            "reconstruction": recon[None],
-        }
-        return {name: self.catalogue.head.logits(each)[0] for name, each in made.items()}
+        rows = (self.W_dec if directions is None else directions)[list(features)]
+        if self.readout is not None:
+            return self.readout.logits(subject.pooled - (gone * subject.strength[list(features)]) @ rows)
+        codes = subject.codes[..., list(features)]
+        return torch.cat([self._from(subject, subject.acts - (some[:, None, None] * codes) @ rows)
+                          for some in gone.split(BATCH)])  # fmt: skip
+
+    @torch.no_grad()
+    def each(
+        self,
+        subject: Subject,
+        features: Sequence[int],
+        besides: Sequence[int] = (),
+        directions: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """(len(features), classes) logits with one of the features taken out at a time, and always all of `besides`."""
+        if self.readout is None:
+            gone = torch.cat([torch.eye(len(features)), torch.ones(len(features), len(besides))], 1)
+            return self.without(subject, [*features, *besides], gone, directions)
+        rows, strength = self.W_dec if directions is None else directions, subject.strength
+        pooled = subject.pooled - strength[list(besides)] @ rows[list(besides)]
+        return self.readout.edited(pooled[None], strength[None, list(features)], rows[list(features)])[0]
+
+    @torch.no_grad()
+    def reconstruction(self, subject: Subject) -> torch.Tensor:
+        """Logits (classes,) with nothing multiplied, but what the autoencoder does not explain left out."""
+        return self._from(subject, (subject.codes @ self.W_dec + self.sae.b_dec.detach())[None])[0]
+
+    def _from(self, subject: Subject, acts: torch.Tensor) -> torch.Tensor:
+        """(n, classes) logits with acts (n, rows, columns, d_in) at the site, in closed form where there is one."""
+        return logits_from(self.network, self.sae.cfg.site, acts, subject.x.expand(len(acts), -1, -1, -1))
+
+    def tried(self, subject: Subject) -> list[int]:
+        """The features whose effects are worked out one by one: all active ones in closed form, else the strongest."""
+        strength = subject.strength
+        return strength.nonzero()[:, 0].tolist() if self.readout else self.catalogue.strongest(strength).tolist()
+
+    def told(self, subject: Subject, row: int | None = None) -> dict[str, Any]:
+        """What the bench shows of a picture: logits, features by effect on the margin of the prediction, cells."""
+        (winner, rival), tried = subject.logits.topk(2).indices.tolist(), self.tried(subject)
+        after = self.each(subject, tried)
+        margin = after[:, winner] - after[:, rival] - (subject.logits[winner] - subject.logits[rival])
+        effects = dict(zip(tried, margin.tolist(), strict=True))
+        strength, peaks, classes = subject.strength, subject.codes.amax((0, 1)), self.network.classes
+        active = strength.argsort(descending=True, stable=True)[: int((strength > 0).sum())].tolist()
+        active.sort(key=lambda j: -abs(effects[j]) if j in effects else 1.0)  # those not tried come last
+        return {
+            "picture": row, "label": None if row is None else self.catalogue.label(row), "predicted": classes[winner],
+            "n_active": len(active), "classes": classes, "before": subject.logits.tolist(),
+            "reconstruction": self.reconstruction(subject).tolist(),
+            "active": [
+                {"feature_id": j, "strength": float(strength[j]), "peak": float(peaks[j]), "effect": effects.get(j)}
+                for j in active
+            ],
+            "cells": in_cells(subject),
+        }  # fmt: skip
 
     def blurred(self, subject: Subject, cells: Sequence[tuple[int, int]], sigma: float = 8.0) -> Subject:
         """The picture with some cells' squares blurred, seen again. sigma: pixels of a picture of 224.
@@ -137,88 +167,67 @@ class Bench:
                 raise ValueError(f"cell {row}, {column} is not in the grid of {rows} x {columns}")
             down, across = (slice(at * size // n, (at + 1) * size // n) for at, n in ((row, rows), (column, columns)))
             x[:, down, across] = soft[:, down, across]
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.classifier.mean, self.classifier.std))
-        pixels = (255 * (x * std + mean)).clamp(0, 255).byte().permute(1, 2, 0).numpy()
-        return self._seen(Image.fromarray(pixels), x)
+        return self.look(Image.fromarray(self.network.as_picture(x)), x)
 
-    @torch.no_grad()
     def flip(self, subject: Subject) -> dict[str, Any]:
         """The smallest set of features found whose suppression changes the prediction, and a forward pass of it.
 
         features: their ids, [] where none is found; before, after: predicted classes; verified: whether the whole
         network, with the features taken out of its activations, says so too; needed: whether putting any one of them
-        back brings the old prediction back. Sizes 1 and 2 (of the 100 that matter most) are searched through, larger
+        back brings the old prediction back. Sizes 1 and 2 (of those that matter most) are searched through, larger
         sets are grown one by one, then thinned.
         """
-        pooled, strength, head = subject.pooled[None], subject.strength[None], self.catalogue.head
-        before = int(head.logits(pooled)[0].argmax())
-        active = strength[0].nonzero()[:, 0]
-        chosen = self._smallest(pooled[0], strength[0], active, before)
-        classes = self.classifier.classes
+        before, classes = int(subject.logits.argmax()), self.network.classes
+        chosen = self._smallest(subject, before)
+        found = {"features": chosen, "before": classes[before], "after": classes[before]}
         if not chosen:
-            return {
-                "features": [],
-                "before": classes[before],
-                "after": classes[before],
-                "verified": False,
-                "needed": False,
-            }
-        sets = [chosen] + [[j for j in chosen if j != left] for left in chosen]
-        predicted = [int(self._logits(pooled[0], strength[0], each).argmax()) for each in sets]
-        return {
-            "features": [int(j) for j in chosen], "before": classes[before], "after": classes[predicted[0]],
-            "verified": self._forward(subject, chosen) == predicted[0],
-            "needed": all(each == before for each in predicted[1:]),
-        }  # fmt: skip
+            return found | {"verified": False, "needed": False}
+        gone = 1 - torch.eye(len(chosen) + 1, len(chosen)).roll(1, 0)  # all of them, then all but one
+        predicted = self.without(subject, chosen, gone).argmax(1).tolist()
+        taken = subject.codes[..., chosen] @ self.W_dec[chosen]
+        with torch.no_grad():
+            passed = self.network.see(subject.x[None], edits={self.sae.cfg.site: lambda acts: acts - taken}).logits
+        verified, needed = int(passed.argmax()) == predicted[0], all(each == before for each in predicted[1:])
+        return found | {"after": classes[predicted[0]], "verified": verified, "needed": needed}
 
-    def _logits(self, pooled: torch.Tensor, strength: torch.Tensor, features: Sequence[int]) -> torch.Tensor:
-        some = torch.tensor(list(features), dtype=torch.int64)
-        return self.catalogue.head.logits((pooled - strength[some] @ self.W_dec[some])[None])[0]
-
-    def _smallest(self, pooled: torch.Tensor, strength: torch.Tensor, active: torch.Tensor, before: int) -> list[int]:
-        head, parts = self.catalogue.head, strength[active, None] * self.W_dec[active]  # (active, d_in)
-
-        def margins(changed: torch.Tensor) -> torch.Tensor:
+    def _smallest(self, subject: Subject, before: int) -> list[int]:
+        def margins(logits: torch.Tensor) -> torch.Tensor:
             """Of the old prediction to the best other class; below 0 it has flipped."""
-            logits = head.logits(changed)
-            own = logits[:, before].clone()
-            logits[:, before] = -torch.inf
-            return own - logits.amax(1)
+            others = logits.clone()
+            others[:, before] = -torch.inf
+            return logits[:, before] - others.amax(1)
 
-        if not len(active):
+        left, chosen = self.tried(subject), []
+        if not left:
             return []
-        alone = margins(pooled - parts)
+        alone = margins(self.each(subject, left))
         if alone.min() < 0:
-            return [int(active[alone.argmin()])]
-        best = alone.argsort()[:N_PAIRED].tolist()
-        if len(best) > 1:
-            pairs = torch.tensor(list(combinations(best, 2)))
-            together = margins(pooled - parts[pairs[:, 0]] - parts[pairs[:, 1]])
+            return [left[alone.argmin()]]
+        best = [left[i] for i in alone.argsort()[: N_PAIRED if self.readout else N_PAIRED_BY_PASSES]]
+        if pairs := list(combinations(range(len(best)), 2)):
+            gone = torch.zeros(len(pairs), len(best)).scatter(1, torch.tensor(pairs), 1.0)
+            together = margins(self.without(subject, best, gone))
             if together.min() < 0:
-                return active[pairs[together.argmin()]].tolist()
-        left, chosen = pooled.clone(), []
-        for _ in range(min(MOST_FLIPPED, len(active))):
-            left_over = margins(left - parts)
-            left_over[chosen] = torch.inf
-            chosen.append(int(left_over.argmin()))
-            left = left - parts[chosen[-1]]
-            if left_over.min() < 0:
+                return [best[i] for i in pairs[together.argmin()]]
+        while left and len(chosen) < MOST_FLIPPED:
+            margin = margins(self.each(subject, left, chosen))
+            chosen.append(left.pop(int(margin.argmin())))
+            if margin.min() < 0:
                 break
         else:
             return []
         for j in list(chosen):  # the first ones may no longer be needed
-            if margins((left + parts[j])[None])[0] < 0:
-                left, chosen = left + parts[j], [i for i in chosen if i != j]
-        return active[chosen].tolist()
+            fewer = [i for i in chosen if i != j]
+            if margins(self.without(subject, fewer, torch.ones(1, len(fewer))))[0] < 0:
+                chosen = fewer
+        return chosen
 
-    @torch.no_grad()
-    def _forward(self, subject: Subject, features: Sequence[int]) -> int:
-        """The class that the whole network predicts with these features taken out of its activations."""
-        module, some = self.classifier.site(self.sae.cfg.site), torch.tensor(list(features))
-        taken = (subject.codes[..., some] @ self.W_dec[some]).permute(2, 0, 1)[None]
-        handle = module.register_forward_hook(lambda _module, _inputs, out: out - taken.to(out.device, out.dtype))
-        try:
-            where = next(self.classifier.model.parameters()).device
-            return int(self.classifier.model(subject.x[None].to(where))[0].argmax())
-        finally:
-            handle.remove()
+
+def in_cells(subject: Subject) -> list[list[list[float]]]:
+    """For each cell, row by row, [feature, activation] of those active there, the strongest first."""
+    values, features = subject.codes.flatten(0, 1).sort(descending=True, stable=True)
+    counts = (values > 0).sum(1).tolist()
+    return [
+        [[j, round(v, 5)] for j, v in zip(features[i, :n].tolist(), values[i, :n].tolist(), strict=True)]
+        for i, n in enumerate(counts)
+    ]

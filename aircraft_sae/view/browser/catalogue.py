@@ -6,12 +6,12 @@ The browser asks for these through a widget, the atlas writes them down, and tes
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -19,94 +19,124 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from aircraft_sae.activations import Activations
-from aircraft_sae.features import FeatureIndex, halves, neighbours
-from aircraft_sae.interventions import PooledHead, effects, random_directions
-from aircraft_sae.metrics import with_interval
-from aircraft_sae.networks import Classifier
-from aircraft_sae.pictures import AircraftData
-from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.features import FeatureIndex, neighbours
+from aircraft_sae.features.localisation import effective_radius, gradient_maps
+from aircraft_sae.features.table import PARTS
+from aircraft_sae.interventions import Trial, Verdicts, random_beside, tell_apart
+from aircraft_sae.networks import PooledReadout
+from aircraft_sae.store import digest
 from aircraft_sae.study import Study
 
 N_TILES, TILE, QUALITY = 24, 160, 85
 """Patches of a gallery, and the size (pixels) and JPEG quality of one."""
-N_BINS, N_LINKS, N_PAIR = 30, 8, 20
+N_BINS, N_LINKS, N_PAIR, N_TRIED, N_RADII = 30, 8, 20, 20, 8
+"""N_TRIED: features tried where each costs a forward pass; N_RADII: those whose receptive field is measured."""
 HOWS = ("top", "interval", "random")
 KEPT = 4096
 """Thumbnails kept in memory, at about 6 kB each."""
+MOST_CELLS = 2**18
+"""Cells, at most, that the covariance of random directions is of."""
+LISTED = ("feature_id", "density_cell", "density_image", "mean", "max", "placed", "part", "part_ap", "part_excess")
+_catalogues: WeakKeyDictionary[Study, Catalogue] = WeakKeyDictionary()
+
+
+def catalogue_of(study: Study) -> Catalogue:
+    """The study's catalogue, made once in a kernel: its pictures and vectors are shared by all widgets."""
+    if study not in _catalogues:
+        _catalogues[study] = Catalogue.of(study)
+    return _catalogues[study]
 
 
 @dataclass(eq=False)
 class Catalogue:
-    """A study's features and pictures. table: one row a feature; rows: the test pictures, as rows of the index.
+    """A study's features and pictures.
 
-    table's columns: those of `LISTED`, as far as the study has them, and <level>/class, <level>/auroc, <level>/z.
+    trial: the test pictures; table: one row a feature, with the columns of `LISTED`, as far as they are known, and
+    <level>/class, <level>/auroc, <level>/z; parts: one row a feature and part; rows: the test pictures, as rows of the
+    index; images: their table, with label (the class) and predicted, which is the label where nothing is known.
     """
 
     name: str
-    data: AircraftData
+    folder: Path
+    trial: Trial
     index: FeatureIndex
-    acts: Activations
-    sae: SparseAutoencoder
-    classifier: Classifier
     table: pd.DataFrame
+    parts: pd.DataFrame | None
     rows: np.ndarray
     images: pd.DataFrame
-    parts: pd.DataFrame | None
-    responses: pd.DataFrame | None
-    radius: float | None
-    """Pixels around a cell that hold half of a feature's gradient, in a picture of the classifier's size."""
-    key: str
-    """Of the autoencoder: what a person says of its features holds for no other."""
-    folder: Path
-    """The study's."""
 
     @classmethod
     def of(cls, study: Study) -> Catalogue:
-        """Of a study, whose stages up to `features` are loaded or made; what later notebooks found is added if there.
-
-        Raises: ValueError for an autoencoder of another site than stage4, whose effects have no closed form.
-        """
-        if study.config.sae.site != "stage4":
-            raise ValueError(f"the browser needs an autoencoder of stage4, this study's is of {study.config.sae.site}")
-        index, data = study.features(), study.dataset()
-        rows, scores = index.rows("test"), study.folder / "features" / "main" / "parts.parquet"
+        """Of a study, whose stages up to `features` are loaded or made; verdicts are added where there are any."""
+        index, pictures, network = study.features(), study.pictures(), study.network()
+        trial = Trial.of(network, study.sae(), pictures, study.activations(), index)
+        rows, level = index.rows("test"), network.level or next(iter(pictures.levels), None)
         images = index.images.iloc[rows].reset_index(drop=True)
-        predictions = study.classifier().predictions.set_index("image")
-        images["predicted"] = predictions["predicted"].reindex(images["image"]).to_numpy()
-        table, responses, verdicts = _listed(index.table, data.levels), None, study.folder / "ablation" / "verdicts"
-        about = verdicts / "about.json"  # not there, or of other features: then nothing is known of them
-        if about.is_file() and json.loads(about.read_text())["features"] == study.stages["features/main"].fingerprint:
-            table = table.join(pd.read_parquet(verdicts / "features.parquet").set_index("feature_id"))
-            table = table.join(_verdicts(verdicts))
-            if (verdicts / "responses.parquet").is_file():
-                responses = pd.read_parquet(verdicts / "responses.parquet")
-        try:
-            radius = study.results("04_inspect_features").get("effective_radius_px", {}).get("value")
-        except FileNotFoundError:
-            radius = None
-        return cls(
-            study.config.name, data, index, study.activations(), study.sae(), study.classifier(), table, rows, images,
-            pd.read_parquet(scores) if data.masks else None, responses, radius,
-            study.stages["sae/main"].fingerprint, study.folder,
-        )  # fmt: skip
+        images["label"] = images["predicted"] = images[level].astype(str) if level else ""
+        if network.level and network.predictions is not None:
+            known = network.predictions.set_index("image")["predicted"]
+            images["predicted"] = known.reindex(images["image"]).to_numpy()
+        table = index.table[[name for name in LISTED if name in index.table]].copy()
+        table["placed"] = table.get("placed", "none")
+        for name in pictures.levels:
+            for short, column in (("class", "class"), ("auroc", "auroc"), ("z", "auroc_z")):
+                table[f"{name}/{short}"] = index.table[f"{name}/{column}"]
+        parts = pd.read_parquet(index.folder / PARTS) if pictures.region_names else None
+        if folder := study.finished("experiments/verdicts", index=index):
+            verdicts = Verdicts.open(folder)
+            table = table.merge(verdicts.features, "left", "feature_id", validate="1:1")
+            if parts is not None and verdicts.responses is not None:
+                parts = parts.merge(verdicts.responses, "left", ["feature_id", "part"], validate="1:1")
+        return cls(study.config.name, study.folder, trial, index, table, parts, rows, images)
 
     @property
-    def level(self) -> str:
-        """The finest level: the classifier's classes."""
-        return self.data.levels[0]
+    def levels(self) -> tuple[str, ...]:
+        """Class columns of the pictures, finest first."""
+        return self.trial.pictures.levels
+
+    @property
+    def level(self) -> str | None:
+        """That of the network's classes, else the finest; None where pictures have no classes."""
+        return self.trial.network.level or next(iter(self.levels), None)
+
+    def label(self, row: int) -> str:
+        """The class of a picture of the index, "" where it has none."""
+        return str(self.index.images[self.level].iloc[row]) if self.level else ""
+
+    @property
+    def key(self) -> str:
+        """Of the autoencoder: what a person says of its features holds for no other."""
+        return self.trial.sae.fingerprint
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Known by what it shows."""
+        return digest([self.name, self.index, self.trial, self.table, self.parts, self.images])
+
+    @property
+    def readout(self) -> PooledReadout | None:
+        """The closed form of suppression, where the network has one at this site."""
+        return self.trial.readout
 
     def overview(self) -> dict[str, Any]:
         """All that a front end needs once: the table by columns, names of classes and parts, colours of heat."""
         columns = {name: _plain(column) for name, column in self.table.items()}
         colours = (255 * colormaps["inferno"](np.arange(256))[:, :3]).round().astype(int)
-        classes = {level: self.data.classes(level) for level in self.data.levels}
         return {
-            "name": self.name, "n_features": len(self.table), "grid": list(self.index.grid), "levels": self.data.levels,
-            "classes": classes, "columns": columns, "colours": colours.ravel().tolist(), "tile": TILE,
+            "name": self.name, "n_features": len(self.table), "grid": list(self.index.grid), "levels": self.levels,
+            "classes": {level: self.trial.pictures.classes(level) for level in self.levels}, "columns": columns,
+            "level": self.trial.network.level, "colours": colours.ravel().tolist(), "tile": TILE,
             "has_parts": self.parts is not None, "has_verdicts": "verdict" in self.table, "radius": self.radius,
-            "image_size": self.classifier.image_size, "n_pictures": len(self.images), "hows": list(HOWS),
+            "image_size": self.trial.network.size, "n_pictures": len(self.images), "hows": list(HOWS),
         }  # fmt: skip
+
+    def on_bench(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """What a list of pictures to choose from says of these, in order of their classes."""
+        shown = self.images.set_index(self.rows).loc[rows].sort_values("label", kind="stable")
+        return [
+            {"picture": int(row.Index), "name": row.image, "label": row.label, "right": row.predicted == row.label}
+            for row in shown.itertuples()
+        ]
 
     def feature(
         self,
@@ -124,22 +154,21 @@ class Catalogue:
         """
         allowed = np.ones(len(self.images), bool)
         if name is not None:
-            if name not in self.data.classes(level or self.level):
-                close = get_close_matches(str(name), self.data.classes(level or self.level), cutoff=0.4)
+            level, classes = level or self.levels[0], self.trial.pictures.classes(level)
+            if name not in classes:
+                close = get_close_matches(str(name), classes, cutoff=0.4)
                 meant = f": did you mean {', '.join(close)}?" if close else ""
-                raise ValueError(f"{name!r} is no {level or self.level} of this study{meant}")
-            allowed &= (self.images[level or self.level] == name).to_numpy()
+                raise ValueError(f"{name!r} is no {level} of this study{meant}")
+            allowed &= (self.images[level] == name).to_numpy()
         if wrong:
-            allowed &= (self.images["predicted"] != self.images[self.level]).to_numpy()
+            allowed &= (self.images["predicted"] != self.images["label"]).to_numpy()
         picks = self.index.patches(feature_id, how, n, self.rows[allowed])
         maps = self.index.maps(feature_id, picks["image_row"].to_numpy())
         facts = self.images.set_index(self.rows).loc[picks["image_row"]]
         gallery = [
-            {"picture": int(i), "cell": [int(r), int(c)], "value": float(v), "label": label, "predicted": predicted}
-            for i, r, c, v, label, predicted in zip(
-                picks["image_row"], picks["row"], picks["column"], picks["value"], facts[self.level],
-                facts["predicted"], strict=True,
-            )
+            {"picture": int(pick.image_row), "cell": [int(pick.row), int(pick.column)], "value": float(pick.value),
+             "label": label, "predicted": predicted}
+            for pick, label, predicted in zip(picks.itertuples(), facts["label"], facts["predicted"], strict=True)
         ]  # fmt: skip
         return {"feature_id": int(feature_id), "how": how, "gallery": gallery} | self.about(feature_id), maps
 
@@ -151,7 +180,7 @@ class Catalogue:
         counts, edges = np.histogram(active, N_BINS, (0, float(active.max(initial=1e-9))))
         row, best = self.table.loc[feature_id], pd.Series(maxima.max(1))
         selectivity, bars = [], {}
-        for level in self.data.levels:
+        for level in self.levels:
             z, area = row[f"{level}/z"], row[f"{level}/auroc"]
             spread = (area - 0.5) / z if np.isfinite(z) and z != 0 else np.nan
             selectivity.append({
@@ -160,109 +189,74 @@ class Catalogue:
             })  # fmt: skip
             means = best.groupby(self.images[level].to_numpy()).mean().nlargest(5)
             bars[level] = [[str(name), float(value)] for name, value in means.items() if value > 0]
+        parts = []
+        if self.parts is not None:
+            own = self.parts[self.parts["feature_id"] == feature_id].sort_values("ap", ascending=False)
+            parts = _records(own[[name for name in ("part", "ap", "excess", "prevalence", "response") if name in own]])
         return {
             "histogram": {"counts": counts.tolist(), "top": float(edges[-1]), "n_cells": int(maxima.size)},
-            "selectivity": selectivity, "classes": bars, "parts": self._parts(feature_id),
-            "neighbours": _records(neighbours(self.sae.W_dec, feature_id, N_LINKS)),
+            "selectivity": selectivity, "classes": bars, "parts": parts,
+            "neighbours": _records(neighbours(self.trial.sae.W_dec, feature_id, N_LINKS)),
             "coactive": _records(self.index.coactive(feature_id, N_LINKS)),
         }  # fmt: skip
 
-    def _parts(self, feature_id: int) -> list[dict[str, Any]]:
-        if self.parts is None:
-            return []
-        own = self.parts[self.parts["feature_id"] == feature_id]
-        table = own[["part", "ap", "excess", "prevalence"]].reset_index(drop=True)
-        if self.responses is not None:
-            responses = self.responses.query("feature_id == @feature_id").set_index("part")["response"]
-            table["response"] = responses.reindex(table["part"]).to_numpy()
-        return _records(table.sort_values("ap", ascending=False))
-
     def pair(self, one: str, two: str, n: int = N_PAIR) -> list[dict[str, Any]]:
-        """The features whose suppression moves the margin between two classes most, chosen on half A, told on half B.
+        """The features whose suppression moves the margin between two classes most, as `tell_apart` chooses them.
 
-        feature_id; value, low, high, n: mean change of the true class's logit less the other's, over pictures of both;
-        random: that of as much of a random direction. Raises: ValueError for classes that are not two of the study's.
+        Where the effects have no closed form, it chooses among the N_TRIED that are most active in the two classes.
+        Raises: ValueError for classes that are not two of the network's.
         """
-        classes = self.classifier.classes
+        classes, level = self.trial.network.classes, self.trial.network.level
         if one not in classes or two not in classes or one == two:
-            raise ValueError(f"a pair is two different classes of {self.level}, got {one!r} and {two!r}")
-        in_b = halves(self.images[self.level])
-        own = self.images[self.level].isin([one, two]).to_numpy()
-        labels = torch.tensor([classes.index(name) for name in self.images[self.level][own]])
-        rival = torch.where(labels == classes.index(one), classes.index(two), classes.index(one))
-        pooled, removed = self.pooled(self.rows[own]), self.strength(self.rows[own])
-        margins = {}
-        for kind, directions in (("feature", self.sae.W_dec.detach()), ("random", self.random)):
-            after = self.head.edited(pooled, removed, directions)
-            margins[kind] = effects(self.head.logits(pooled), after, labels, rival)["margin"].numpy()
-        a, b = ~in_b[own], in_b[own]
-        if not a.any() or not b.any():
+            raise ValueError(f"a pair is two different classes of {level}, got {one!r} and {two!r}")
+        pair = classes.index(one), classes.index(two)
+        own, in_b = np.isin(self.trial.labels, pair), self.trial.in_b
+        if not (own & in_b).any() or not (own & ~in_b).any():
             raise ValueError(f"{one} and {two} have too few test pictures for two halves")
-        strongest = margins["feature"][a].mean(0).argsort()[:n]
-        return [
-            {"feature_id": int(j), "random": float(margins["random"][b, j].mean())}
-            | with_interval(margins["feature"][b, j], np.ones(b.sum()))
-            for j in strongest
-        ]
+        tried = None if self.readout else self.strongest(self.trial.strength[own & ~in_b].mean(0))
+        return _records(tell_apart(self.trial, pair, self.random, tried, n))
 
-    @cached_property
-    def head(self) -> PooledHead:
-        return PooledHead.of(self.classifier)
+    def strongest(self, strength: torch.Tensor) -> np.ndarray:
+        """The N_TRIED features that add most to the acts, of their mean activations (d_sae,); only active ones."""
+        size = strength * self.trial.sae.W_dec.detach().norm(dim=1)
+        best = size.topk(min(N_TRIED, len(size))).indices
+        return best[size[best] > 0].numpy()
 
     @cached_property
     def random(self) -> torch.Tensor:
         """(d_sae, d_in) a random direction for each feature, as long as its decoder row: the control of suppression."""
-        cells = torch.cat([block.flatten(0, 2) for block in self.acts.blocks(self.acts.rows("val"))])
-        return random_directions(self.sae.W_dec.detach(), torch.cov(cells.t()))
+        n_cells = len(self.trial.acts.rows("val")) * self.trial.acts.cells_per_image
+        return random_beside(self.trial, every=max(1, n_cells // MOST_CELLS))
 
-    def pooled(self, rows: np.ndarray) -> torch.Tensor:
-        """(n, d_in) acts of these pictures, averaged over cells."""
-        return torch.cat([block.mean((1, 2)) for block in self.acts.blocks(rows)])
-
-    def strength(self, rows: np.ndarray) -> torch.Tensor:
-        """(n, d_sae) features' activations in these pictures, averaged over cells."""
-        return torch.from_numpy(np.stack([self.index.image(int(row)).mean((0, 1)) for row in rows]))
-
-    def label(self, row: int) -> str:
-        """A picture's class."""
-        return str(self.index.images[self.level].iloc[row])
+    @cached_property
+    def radius(self) -> float | None:
+        """Pixels around a cell that hold half of a feature's gradient, in a picture of the network's size."""
+        alive = np.flatnonzero(self.table["density_cell"] > 0)
+        radii, network, pictures = [], self.trial.network, self.trial.pictures
+        for feature_id in np.random.default_rng(0).permutation(alive)[:N_RADII].tolist():
+            for pick in self.index.patches(feature_id, "top", 1, self.rows).itertuples():
+                x, cell = network.as_input(pictures.picture(pick.image)), (pick.row, pick.column)
+                gradient = gradient_maps(network, self.trial.sae, x, feature_id, cell)[1]
+                radii.append(effective_radius(gradient, cell, self.index.grid))
+        return float(np.mean(radii)) if radii else None
 
     @lru_cache(maxsize=KEPT)  # noqa: B019 a catalogue lives as long as its kernel
     def thumbnail(self, row: int, size: int = TILE) -> bytes:
         """A picture as JPEG, `size` pixels square, as the network sees it. ValueError for a row that is not there."""
+        return as_jpeg(self.picture(row), size)
+
+    def picture(self, row: int) -> Image.Image:
+        """The picture of a row of the index; ValueError for one that is not there."""
         if not isinstance(row, int | np.integer) or not 0 <= row < len(self.index.images):
             raise ValueError(f"picture {row} is not one of 0 .. {len(self.index.images) - 1}")
-        picture = self.data.picture(self.index.images["image"].iloc[row])
-        return as_jpeg(picture.resize((size, size), Image.Resampling.BICUBIC))
+        return self.trial.pictures.picture(self.index.images["image"].iloc[row])
 
 
-def as_jpeg(picture: Image.Image | np.ndarray) -> bytes:
-    """A picture (h, w, 3) as the bytes of a JPEG file."""
+def as_jpeg(picture: Image.Image, size: int) -> bytes:
+    """A picture, made `size` pixels square, as the bytes of a JPEG file."""
     file = io.BytesIO()
-    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    picture.save(file, "JPEG", quality=QUALITY)
+    picture.resize((size, size), Image.Resampling.BICUBIC).save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
-
-
-def _listed(table: pd.DataFrame, levels: list[str]) -> pd.DataFrame:
-    """The columns of features.parquet that lists are sorted and filtered by."""
-    made = table[["feature_id", "density_cell", "density_image", "mean", "max", "placed"]].copy()
-    for level in levels:
-        made[f"{level}/class"], made[f"{level}/auroc"] = table[f"{level}/class"], table[f"{level}/auroc"]
-        made[f"{level}/z"] = table[f"{level}/auroc_z"]
-    if "part" in table:
-        made[["part", "part_ap", "part_excess"]] = table[["part", "part_ap", "part_excess"]]
-    return made
-
-
-def _verdicts(folder: Path) -> pd.DataFrame:
-    """verdict and why of the features that were tested: as a part's detector, else as a class's."""
-    found = []
-    for path in (folder / "parts-features.parquet", folder / "classes.parquet"):
-        if path.is_file():
-            found.append(pd.read_parquet(path)[["feature_id", "passes", "verdict", "why"]])
-    both = pd.concat(found).sort_values("passes", ascending=False, kind="stable")
-    return both.drop_duplicates("feature_id").set_index("feature_id")[["verdict", "why"]]
 
 
 def _plain(column: pd.Series) -> list:

@@ -16,6 +16,7 @@ from aircraft_sae.store import LABELS, write_text
 COLUMNS = ("autoencoder", "feature_id", "label", "note", "rating", "changed")
 MOST = {"label": 200, "note": 5000}
 """Characters."""
+NOTHING = {"label": "", "note": "", "rating": 0}
 
 
 class Labels:
@@ -30,8 +31,8 @@ class Labels:
     def all(self) -> dict[int, dict[str, str | int]]:
         """{feature_id: {label, note, rating}} as on disk now. ValueError where the file is no such table."""
         table = self._read()
-        own = table[table["autoencoder"] == self.autoencoder]
-        return {int(row.feature_id): _said(row) for row in own.itertuples()}
+        own = table[table["autoencoder"] == self.autoencoder].set_index("feature_id")[list(NOTHING)]
+        return own.to_dict("index")
 
     def stamp(self) -> str:
         """Differs once the file has been written again."""
@@ -47,32 +48,19 @@ class Labels:
         Raises: ValueError for another word, a rating that is not 0 to 5, or a text that is too long or holds control
         characters.
         """
-        if not isinstance(feature_id, Integral) or isinstance(feature_id, bool) or feature_id < 0:
+        if not _whole(feature_id) or feature_id < 0:
             raise ValueError(f"a feature is a whole number from 0, got {feature_id!r}")
-        for name in {"label", "note"} & set(said):
-            if isinstance(said[name], str):  # a lone carriage return would leave a table that cannot be read
-                said[name] = said[name].replace("\r\n", "\n").replace("\r", "\n")
-        for name, value in said.items():
-            if name not in ("label", "note", "rating"):
-                raise ValueError(f"a feature has a label, a note and a rating, no {name!r}")
-            if name == "rating" and (not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value <= 5):
-                raise ValueError(f"rating must be a whole number from 0 (none) to 5, got {value!r}")
-            if name != "rating" and (not isinstance(value, str) or len(value) > MOST[name]):
-                raise ValueError(f"{name} must be a text of at most {MOST[name]} characters, got {str(value)[:40]!r} …")
-            if name != "rating" and (odd := [c for c in value if category(c) in ("Cc", "Cs") and c not in "\n\t"]):
-                raise ValueError(f"{name} holds the control character {odd[0]!r}: take it out")
+        said = {name: _checked(name, value) for name, value in said.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.path}.lock"):
             table = self._read()
             own = (table["autoencoder"] == self.autoencoder) & (table["feature_id"] == feature_id)
-            before = _said(next(table[own].itertuples())) if own.any() else {"label": "", "note": "", "rating": 0}
-            now = before | said
-            if not any(now.values()):
-                table = table[~own]
-            else:
+            now = self.all().get(feature_id, NOTHING) | said
+            table = table[~own]
+            if any(now.values()):
                 changed = datetime.now(UTC).isoformat(timespec="seconds")
-                row = [self.autoencoder, int(feature_id), now["label"], now["note"], now["rating"], changed]
-                table = pd.concat([table[~own], pd.DataFrame([row], columns=COLUMNS)], ignore_index=True)
+                row = [self.autoencoder, int(feature_id), *now.values(), changed]
+                table = pd.concat([table, pd.DataFrame([row], columns=COLUMNS)], ignore_index=True)
             write_text(self.path, table.to_csv(index=False))
         return now
 
@@ -82,14 +70,25 @@ class Labels:
         types = {name: str for name in COLUMNS} | {"feature_id": int, "rating": int}
         try:
             text = self.path.read_text(encoding="utf-8")
-            table = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False)
-            missing = [name for name in COLUMNS if name not in table]
-        except (ValueError, UnicodeDecodeError) as error:
+            return pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False)[list(COLUMNS)]
+        except (KeyError, ValueError) as error:  # of a column, of text that is no UTF-8
             raise ValueError(f"{self.path} is no table of labels ({error}): mend it, or move it away") from error
-        if missing:
-            raise ValueError(f"{self.path} lacks the columns {', '.join(missing)}: mend it, or move it away")
-        return table[list(COLUMNS)]
 
 
-def _said(row) -> dict[str, str | int]:
-    return {"label": row.label, "note": row.note, "rating": int(row.rating)}
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _checked(name: str, value: str | int) -> str | int:
+    if name not in NOTHING:
+        raise ValueError(f"a feature has a label, a note and a rating, no {name!r}")
+    if name == "rating":
+        if not _whole(value) or not 0 <= value <= 5:
+            raise ValueError(f"rating must be a whole number from 0 (none) to 5, got {value!r}")
+        return int(value)
+    if not isinstance(value, str) or len(value) > MOST[name]:
+        raise ValueError(f"{name} must be a text of at most {MOST[name]} characters, got {str(value)[:40]!r} …")
+    value = value.replace("\r\n", "\n").replace("\r", "\n")  # a lone carriage return would make a table of no use
+    if odd := [c for c in value if category(c) in ("Cc", "Cs") and c not in "\n\t"]:
+        raise ValueError(f"{name} holds the control character {odd[0]!r}: take it out")
+    return value

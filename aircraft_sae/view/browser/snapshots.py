@@ -9,52 +9,55 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from aircraft_sae.features import check_features
+from aircraft_sae.features import FeatureIndex, check_features
+from aircraft_sae.pictures import Pictures
 from aircraft_sae.view.browser.bench import Bench, Subject
-from aircraft_sae.view.browser.catalogue import HOWS, Catalogue
+from aircraft_sae.view.browser.catalogue import HOWS
 from aircraft_sae.view.plots import heat, picture_grid
 
 TITLES = {"top": "strongest", "interval": "whole range", "random": "any"}
-KINDS = {
-    "before": "as it is",
-    "after": "features changed",
-    "random": "random directions",
-    "reconstruction": "reconstruction only",
-}
 
 
-def gallery_figure(catalogue: Catalogue, feature_id: int, n: int = 6) -> Figure:
-    """A feature's gallery: n tiles of each choice of pictures, heat on the feature's one scale."""
-    check_features([feature_id], len(catalogue.table))
-    pictures, captions, top = [], [], float(np.nan_to_num(catalogue.table.at[feature_id, "max"]))
+def gallery_figure(
+    index: FeatureIndex, pictures: Pictures, feature_id: int, rows: np.ndarray | None = None, n: int = 6
+) -> Figure:
+    """A feature's gallery: n pictures of each choice (of these rows of the index), heat on the feature's one scale."""
+    check_features([feature_id], index.d_sae)
+    top, level = float(index.table.at[feature_id, "max"]), next(iter(pictures.levels), None)
+    shown, captions = [], []
     for how in HOWS:
-        view, maps = catalogue.feature(feature_id, how, n)
-        names = [catalogue.index.images["image"].iloc[tile["picture"]] for tile in view["gallery"]]
-        pictures.append([
-            heat(catalogue.data.picture(name), each, top, tuple(tile["cell"]))
-            for name, each, tile in zip(names, maps, view["gallery"], strict=True)
-        ])  # fmt: skip
-        captions.append([f"{tile['value'] / top:.0%} · {tile['label']}" for tile in view["gallery"]])
-    return picture_grid(pictures, captions, [TITLES[how] for how in HOWS], empty="a dead feature: never active")
+        picks = index.patches(feature_id, how, n, rows)
+        maps = index.maps(feature_id, picks["image_row"].to_numpy())
+        cells = zip(picks["image"], maps, picks["row"], picks["column"], strict=True)
+        shown.append([heat(pictures.picture(image), each, top, (r, c)) for image, each, r, c in cells])
+        names = index.images[level].iloc[picks["image_row"]] if level else picks["image"]
+        captions.append([f"{value / top:.0%} · {name}" for value, name in zip(picks["value"], names, strict=True)])
+    return picture_grid(shown, captions, [TITLES[how] for how in HOWS], empty="never active in these pictures")
 
 
 def bench_figure(bench: Bench, subject: Subject, blurred: Subject, feature_id: int) -> Figure:
     """The bench's picture, a feature's heat on it, and the same with cells blurred."""
     check_features([feature_id], bench.sae.d_sae)
     top = float(np.nan_to_num(bench.catalogue.table.at[feature_id, "max"]))
-    size = (subject.x.shape[1],) * 2
-    plain = subject.picture.resize(size, Image.Resampling.BICUBIC)
-    hot = [heat(each.picture.resize(size, Image.Resampling.BICUBIC), each.codes[..., feature_id].numpy(), top)
-           for each in (subject, blurred)]  # fmt: skip
-    classes = bench.classifier.classes
-    told = [f"predicted: {classes[int(each.logits.argmax())]}" for each in (subject, blurred)]
+    plain, soft = (
+        each.picture.resize((subject.x.shape[1],) * 2, Image.Resampling.BICUBIC) for each in (subject, blurred)
+    )
+    hot = [heat(picture, each.codes[..., feature_id].numpy(), top)
+           for picture, each in ((plain, subject), (soft, blurred))]  # fmt: skip
+    told = [f"predicted: {bench.network.classes[int(each.logits.argmax())]}" for each in (subject, blurred)]
     return picture_grid([[plain, *hot]], [[told[0], f"feature {feature_id}", f"cells blurred, {told[1]}"]])
 
 
 def bench_table(bench: Bench, subject: Subject, multipliers: Mapping[int, float], n: int = 5) -> pd.DataFrame:
     """Logits of the n likeliest classes as they are, with features multiplied, and of the two controls."""
     made = bench.change(subject, multipliers)
-    best = made["before"].topk(min(n, len(made["before"]))).indices.tolist()
+    best = subject.logits.topk(min(n, len(subject.logits))).indices.tolist()
     best += [i for i in made["after"].topk(1).indices.tolist() if i not in best]
-    columns = {title: made[kind][best].numpy() for kind, title in KINDS.items()}
-    return pd.DataFrame(columns, [bench.classifier.classes[i] for i in best]).rename_axis("logit of")
+    columns = {
+        "as it is": subject.logits, "features changed": made["after"], "random directions": made["random"],
+        "reconstruction only": bench.reconstruction(subject),
+    }  # fmt: skip
+    names = [bench.network.classes[i] for i in best]
+    return pd.DataFrame({title: logits[best].numpy() for title, logits in columns.items()}, names).rename_axis(
+        "logit of"
+    )
