@@ -12,13 +12,17 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from test_networks import Plain
 
-from aircraft_sae.features import halves
-from aircraft_sae.store import write_parquet
-from aircraft_sae.view.atlas import _chosen
+from aircraft_sae.config import SAEConfig, StudyConfig
+from aircraft_sae.networks import Network
+from aircraft_sae.pictures import ImageFolder
+from aircraft_sae.store import META, digest, write_json, write_parquet
+from aircraft_sae.study import Study
+from aircraft_sae.view.atlas import _chosen, export_atlas
 from aircraft_sae.view.browser import Bench, Catalogue, FeatureBrowser, InterventionBench, Labels
-from aircraft_sae.view.browser.catalogue import TILE
-from aircraft_sae.view.browser.widgets import Application, catalogue_of, told
+from aircraft_sae.view.browser.catalogue import N_TRIED, TILE, catalogue_of
+from aircraft_sae.view.browser.widgets import Application
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +55,8 @@ def jpeg(size, colour=(90, 120, 200)):
 # ---------------------------------------------------------------- catalogue
 def test_the_overview_is_json_and_has_every_feature(catalogue):
     facts = json.loads(json.dumps(catalogue.overview(), allow_nan=False))
-    assert facts["n_features"] == catalogue.sae.d_sae == len(facts["columns"]["max"])
-    assert facts["columns"]["feature_id"] == list(range(catalogue.sae.d_sae))
+    assert facts["n_features"] == catalogue.trial.sae.d_sae == len(facts["columns"]["max"])
+    assert facts["columns"]["feature_id"] == list(range(catalogue.trial.sae.d_sae))
     assert set(facts["classes"]) == {"variant", "family", "manufacturer"} and facts["has_parts"]
     assert facts["colours"][:3] == [0, 0, 4] and len(facts["colours"]) == 768  # matplotlib's inferno
 
@@ -117,14 +121,14 @@ def test_what_is_not_there_is_refused(catalogue, given, words):
 
 
 def test_photographs_have_no_parts(catalogue, often):
-    bare = replace(catalogue, parts=None, responses=None)
+    bare = replace(catalogue, parts=None)
     assert bare.feature(often)[0]["parts"] == [] and not bare.overview()["has_parts"]
 
 
 def test_thumbnails_are_the_pictures(catalogue):
     row = int(catalogue.rows[0])
     tile = Image.open(io.BytesIO(catalogue.thumbnail(row)))
-    whole = catalogue.data.picture(catalogue.index.images["image"].iloc[row]).resize((TILE, TILE), Image.BICUBIC)
+    whole = catalogue.picture(row).resize((TILE, TILE), Image.BICUBIC)
     assert tile.size == (TILE, TILE) and np.abs(np.float32(tile) - np.float32(whole)).mean() < 4
     assert catalogue.thumbnail(catalogue.rows[0]) == catalogue.thumbnail(row)  # numpy's own whole number
     with pytest.raises(ValueError, match="picture 99999 is not one of"):
@@ -132,22 +136,19 @@ def test_thumbnails_are_the_pictures(catalogue):
 
 
 def test_a_pair_is_compared_on_the_half_that_did_not_choose(catalogue):
-    one, two = catalogue.classifier.classes[:2]
+    one, two = catalogue.network.classes[:2]
     found = catalogue.pair(one, two, n=4)
     assert [each["feature_id"] for each in found] == [each["feature_id"] for each in catalogue.pair(two, one, n=4)]
-    first, head = found[0], catalogue.head
-    classes, changes = catalogue.classifier.classes, {False: [], True: []}
-    for row, name, in_b in zip(
-        catalogue.rows, catalogue.images["variant"], halves(catalogue.images["variant"]), strict=True
-    ):
+    first, trial, classes, changes = found[0], catalogue.trial, catalogue.network.classes, {False: [], True: []}
+    for i, name in enumerate(catalogue.images["variant"]):
         if name not in (one, two):
             continue
-        pooled = catalogue.pooled(np.array([row]))
-        gone = float(catalogue.index.image(int(row)).mean((0, 1))[first["feature_id"]])
-        after = pooled - gone * catalogue.sae.W_dec.detach()[first["feature_id"]]
+        pooled = trial.pooled[[i]]
+        gone = float(catalogue.index.image(int(catalogue.rows[i])).mean((0, 1))[first["feature_id"]])
+        after = pooled - gone * trial.sae.W_dec.detach()[first["feature_id"]]
         own, other = classes.index(name), classes.index(two if name == one else one)
-        margins = [head.logits(each)[0][own] - head.logits(each)[0][other] for each in (after, pooled)]
-        changes[bool(in_b)].append(float(margins[0] - margins[1]))
+        change = catalogue.readout.logits(after)[0] - catalogue.readout.logits(pooled)[0]
+        changes[bool(trial.in_b[i])].append(float(change[own] - change[other]))
     assert first["n"] == len(changes[True]) and first["value"] == pytest.approx(np.mean(changes[True]), abs=1e-4)
     assert np.mean(changes[False]) < 0  # the half that chose
     for classes in ((one, one), (one, "Concorde")):
@@ -168,7 +169,7 @@ def test_multipliers_of_one_leave_the_networks_own_logits(bench, subject):
     made = bench.change(subject, {3: 1.0, 7: 1.0})
     for name in ("before", "after", "random"):
         torch.testing.assert_close(made[name], subject.logits, atol=1e-5, rtol=0)
-    assert (made["reconstruction"] - made["before"]).abs().max() > 1e-4  # what is left out is not nothing
+    assert (bench.reconstruction(subject) - made["before"]).abs().max() > 1e-4  # what is left out is not nothing
 
 
 def test_several_multipliers_are_the_forward_pass_of_edited_acts(bench, subject, catalogue):
@@ -178,16 +179,16 @@ def test_several_multipliers_are_the_forward_pass_of_edited_acts(bench, subject,
     for feature_id, factor in multipliers.items():
         edited -= (1 - factor) * subject.codes[..., feature_id, None] * bench.W_dec[feature_id]
     with torch.no_grad():
-        wanted = catalogue.classifier.logits_from("stage4", edited.permute(2, 0, 1)[None])[0].cpu()
+        wanted = catalogue.network.see(subject.x[None], given={"stage4": edited[None]}).logits[0]
     got = bench.change(subject, multipliers)
     torch.testing.assert_close(got["after"], wanted, atol=1e-5, rtol=1e-5)
     assert (got["random"] - got["after"]).abs().max() > 1e-5
 
 
 def test_the_reconstruction_is_the_autoencoders_own(bench, subject, catalogue):
-    recon = catalogue.sae.reconstruct(subject.acts.flatten(0, 1))[0].detach().mean(0, keepdim=True)
-    wanted = catalogue.head.logits(recon)[0]
-    torch.testing.assert_close(bench.change(subject, {})["reconstruction"], wanted, atol=1e-4, rtol=1e-4)
+    recon = catalogue.trial.sae.reconstruct(subject.acts.flatten(0, 1))[0].detach().mean(0, keepdim=True)
+    wanted = catalogue.readout.logits(recon)[0]
+    torch.testing.assert_close(bench.reconstruction(subject), wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +202,8 @@ def test_multipliers_out_of_range_are_refused(bench, subject, multipliers, words
 def test_all_that_is_active_is_told(bench, subject, catalogue):
     codes = torch.zeros_like(subject.codes)
     codes[0, 0] = torch.linspace(1, 2, codes.shape[-1])  # every feature in one cell
-    page = told(catalogue, bench, replace(subject, codes=codes), None)
-    n = catalogue.sae.d_sae
+    page = bench.told(replace(subject, codes=codes))
+    n = catalogue.trial.sae.d_sae
     assert page["n_active"] == len(page["active"]) == len(page["cells"][0]) == n
     assert [j for j, _ in page["cells"][0]] == list(reversed(range(n))) and not any(page["cells"][1:])
 
@@ -228,25 +229,23 @@ def test_a_flip_is_verified_and_needs_each_member(bench, catalogue):
     for row in catalogue.rows[:6]:
         subject = bench.of_row(int(row))
         found = bench.flip(subject)
-        predicted = catalogue.classifier.classes[int(subject.logits.argmax())]
+        predicted = catalogue.network.classes[int(subject.logits.argmax())]
         assert found["before"] == predicted
         if not found["features"]:
             continue
         sizes.append(len(found["features"]))
         gone = {j: 0.0 for j in found["features"]}
         assert (
-            catalogue.classifier.classes[int(bench.change(subject, gone)["after"].argmax())]
-            == found["after"]
-            != predicted
+            catalogue.network.classes[int(bench.change(subject, gone)["after"].argmax())] == found["after"] != predicted
         )
         assert found["verified"] and found["needed"]
         for left in found["features"]:
             kept = bench.change(subject, {j: 0.0 for j in found["features"] if j != left})["after"]
-            assert catalogue.classifier.classes[int(kept.argmax())] == predicted
+            assert catalogue.network.classes[int(kept.argmax())] == predicted
         if len(found["features"]) > 1:  # then none alone does it
             active = subject.strength.nonzero()[:, 0].tolist()
             alone = [int(bench.change(subject, {j: 0.0})["after"].argmax()) for j in active]
-            assert {catalogue.classifier.classes[i] for i in alone} == {predicted}
+            assert {catalogue.network.classes[i] for i in alone} == {predicted}
     assert sizes
 
 
@@ -255,7 +254,7 @@ def test_a_picture_in_which_nothing_or_one_feature_is_active(bench, subject, cat
         codes = torch.zeros_like(subject.codes)
         codes[0, 0, :kept] = 2.0
         bare = replace(subject, codes=codes)
-        page = told(catalogue, bench, bare, None)
+        page = bench.told(bare)
         assert page["n_active"] == len(page["active"]) == kept
         assert sum(len(cell) for cell in page["cells"]) == kept
         flip = bench.flip(bare)
@@ -263,10 +262,14 @@ def test_a_picture_in_which_nothing_or_one_feature_is_active(bench, subject, cat
 
 
 def test_a_class_with_one_picture_is_refused_in_a_pair_by_name(catalogue):
-    one, two = catalogue.classifier.classes[:2]
+    one, two = catalogue.network.classes[:2]
     first = catalogue.images["variant"].isin([one, two]).to_numpy().argmax()
-    alone = catalogue.images["variant"].where(np.arange(len(catalogue.images)) == first, "other")
-    few = replace(catalogue, images=catalogue.images.assign(variant=alone))
+    other = np.arange(len(catalogue.images)) != first
+    alone, labels = catalogue.images["variant"].mask(other, "other"), catalogue.trial.labels.clone()
+    labels[other] = 3
+    few = replace(
+        catalogue, images=catalogue.images.assign(variant=alone), trial=replace(catalogue.trial, labels=labels)
+    )
     with pytest.raises(ValueError, match="too few test pictures"):
         few.pair(one, two)
     shown = {j: few.feature(j, level="variant", name=few.images["variant"][first])[0] for j in range(20)}
@@ -279,11 +282,11 @@ def test_a_class_with_one_picture_is_refused_in_a_pair_by_name(catalogue):
 def test_pictures_of_12_megapixels_are_taken_and_what_is_none_is_refused(bench):
     assert bench.of_file(jpeg((4000, 3000))).logits.isfinite().all()
     assert bench.of_file(jpeg((1, 1))).logits.isfinite().all()
-    with pytest.raises(ValueError, match=r"notes\.jpg is no picture that can be used: give"):
+    with pytest.raises(ValueError, match=r"notes\.jpg cannot be used"):
         bench.of_file(b"these are my notes", "notes.jpg")
     with pytest.raises(ValueError, match="are too many"):
         bench.of_file(jpeg((9000, 6000)))
-    with pytest.raises(ValueError, match="is no picture"):
+    with pytest.raises(ValueError, match="cannot be used"):
         bench.of_file(jpeg((640, 480))[:500])
 
 
@@ -430,18 +433,10 @@ def test_a_feature_that_is_not_there_is_refused_before_anything_is_shown(smoke_s
         FeatureBrowser(smoke_study, 99999)
 
 
-def test_an_autoencoder_of_another_stage_is_refused(smoke_study):
-    class Elsewhere:
-        config = replace(smoke_study.config, sae=replace(smoke_study.config.sae, site="stage3"))
-
-    with pytest.raises(ValueError, match="this study's is of stage3"):
-        Catalogue.of(Elsewhere())
-
-
 # ---------------------------------------------------------------- atlas
 @pytest.fixture(scope="module")
 def atlas(smoke_study):
-    return smoke_study.export_atlas(n_pictures=3).parent
+    return export_atlas(smoke_study, n_pictures=3).parent
 
 
 def given(path, name):
@@ -466,7 +461,7 @@ def test_the_atlas_has_every_feature_and_picture_that_it_shows(atlas, catalogue,
     )
     shown = {tile["picture"] for each in page["galleries"].values() for tile in each["tiles"]}
     assert shown and all((atlas / "pictures" / f"{row:05d}.jpg").is_file() for row in shown)
-    assert len(list((atlas / "features").glob("*.js"))) == -(-catalogue.sae.d_sae // 20)
+    assert len(list((atlas / "features").glob("*.js"))) == -(-catalogue.trial.sae.d_sae // 20)
 
 
 def test_the_atlas_bench_has_what_its_arithmetic_needs(atlas, catalogue, bench):
@@ -478,12 +473,13 @@ def test_the_atlas_bench_has_what_its_arithmetic_needs(atlas, catalogue, bench):
     page = given(atlas, f"bench/{row:05d}.js")
     used = {each["feature_id"] for each in page["active"]}
     assert used <= set(head["features"]) and set(page["flip"]["features"]) <= used
-    pooled = torch.from_numpy(np.frombuffer(base64.b64decode(page["pooled"]), np.float32).copy())
-    torch.testing.assert_close(catalogue.head.logits(pooled[None])[0], bench.of_row(row).logits, atol=1e-5, rtol=0)
+    hidden = torch.from_numpy(np.frombuffer(base64.b64decode(page["hidden"]), np.float32).copy())
+    plain = replace(catalogue.readout, A=None, c=None)
+    torch.testing.assert_close(plain.logits(hidden[None])[0], bench.of_row(row).logits, atol=1e-5, rtol=0)
 
 
 def test_the_atlas_bench_is_of_all_classes_of_mistakes_and_of_what_galleries_show(catalogue):
-    images = pd.DataFrame({"variant": list("aaabbbccc"), "predicted": list("aaabbbcca")})
+    images = pd.DataFrame({"label": list("aaabbbccc"), "predicted": list("aaabbbcca")})
     small = replace(catalogue, images=images, rows=np.arange(9) + 100)
     shown = {101: {1}, 102: {2, 3}, 103: {2, 3}, 104: {4}, 106: {5}, 107: {2, 3, 4}}
     assert _chosen(small, shown, 2) == [102, 104]  # 103's features have their picture already
@@ -501,45 +497,120 @@ def test_an_atlas_is_made_again_only_where_something_changed(smoke_study, atlas,
         return (atlas / "data.js").stat().st_mtime_ns
 
     before = made()
-    assert smoke_study.export_atlas(n_pictures=3).parent == atlas and made() == before
+    assert export_atlas(smoke_study, n_pictures=3).parent == atlas and made() == before
     labels = Labels(catalogue.folder, catalogue.key)
     labels.set(5, label="</script><b>wing")
     try:
-        smoke_study.export_atlas(n_pictures=3)
+        export_atlas(smoke_study, n_pictures=3)
         text = (atlas / "data.js").read_text(encoding="utf-8")
         assert made() != before and "wing" in text and "</script>" not in text
     finally:
         labels.set(5, label="")
 
 
-def test_an_atlas_takes_the_place_of_nothing_else(smoke_study, tmp_path):
-    (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds other things than an atlas"):
-        smoke_study.export_atlas(tmp_path)
-    assert (tmp_path / "thesis.txt").read_text() == "mine"
+def test_an_atlas_of_no_picture_is_refused(smoke_study):
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        smoke_study.export_atlas(tmp_path / "new", n_pictures=0)
-    assert not (tmp_path / "new").exists()
+        export_atlas(smoke_study, n_pictures=0)
 
 
 def test_verdicts_of_other_features_are_not_shown(smoke_study, catalogue):
-    folder = smoke_study.folder / "ablation" / "verdicts"
+    folder = smoke_study.folder / "experiments" / "verdicts"
     if folder.exists():
         pytest.skip("notebook 05 has run in this folder")
     folder.mkdir(parents=True)
-    known = pd.DataFrame(
-        {"feature_id": range(catalogue.sae.d_sae), "seed_match": 0.5, "suppressed": 1.0, "suppressed_random": 0.5}
-    )
+    known = pd.DataFrame({"feature_id": range(catalogue.trial.sae.d_sae), "seed_match": 0.5, "verdict": None})
+    known.loc[3, "verdict"] = "detector of fin"
+    responses = catalogue.parts[["feature_id", "part"]].sample(frac=1, random_state=0).assign(response=0.0)
+    responses.loc[responses["feature_id"] == 7, "response"] = 0.25
     try:
         write_parquet(known, folder / "features.parquet")
-        claims = pd.DataFrame({"feature_id": [3], "passes": [True], "verdict": ["detector of fin"], "why": [""]})
-        write_parquet(claims, folder / "classes.parquet")
-        for key, there in ((smoke_study.stages["features/main"].fingerprint, True), ("0" * 16, False)):
-            (folder / "about.json").write_text(json.dumps({"features": key}))
-            table = Catalogue.of(smoke_study).table
-            assert ("verdict" in table) == there == ("seed_match" in table)
-            assert not there or table["verdict"][3] == "detector of fin"
+        write_parquet(responses, folder / "responses.parquet")
+        for key, there in ((digest(catalogue.index), True), ("0" * 16, False)):
+            write_json(folder / META, {"inputs": {"index": key}})
+            shown = Catalogue.of(smoke_study)
+            assert ("verdict" in shown.table) == there == ("seed_match" in shown.table)
+            assert not there or shown.table["verdict"][3] == "detector of fin"
+            assert {part.get("response") for part in shown.about(7)["parts"]} == {0.25 if there else None}
     finally:
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
+
+
+# ---------------------------------------------------------------- a network whose effects have no closed form
+@pytest.fixture(scope="module", params=[True, False], ids=["classes", "no levels"])
+def elsewhere(request, tmp_path_factory):
+    """A study of the catalogue of a plain network, at a site with a nonlinearity behind it; its bench too."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for i in range(36):
+        path = folder / ("red", "green")[i % 2] if request.param else folder
+        path.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 120, (48, 64, 3), dtype=np.uint8)
+        pixels[8:30, 10:40, i % 2] += np.uint8(100)
+        Image.fromarray(pixels).save(path / f"{i}.png")
+    pictures, classes = ImageFolder.open(folder), ["green", "red"]
+    torch.manual_seed(0)
+    network = Network(Plain(2), classes, 64, name="plain", level="class" if request.param else None)
+    sae = SAEConfig(site="first", expansion=4, k=4, n_cells=2000, batch_size=32, aux_k=0, dead_after=1000)
+    config = StudyConfig(name="plain", sites=("first",), n_views=0, sae=sae)
+    study = Study.open(config, data_dir=tmp_path_factory.mktemp("data"), network=network, pictures=pictures)
+    catalogue = catalogue_of(study)
+    assert catalogue.readout is None
+    return study, catalogue, Bench(catalogue)
+
+
+def forward(bench, subject, features, factor=0.0):
+    """Logits of one forward pass with these features multiplied."""
+    taken = (1 - factor) * subject.codes[..., features] @ bench.W_dec[features]
+    with torch.no_grad():
+        return bench.network.see(subject.x[None], edits={"first": lambda acts: acts - taken}).logits[0]
+
+
+def test_without_a_closed_form_the_bench_goes_by_forward_passes(elsewhere):
+    _, catalogue, bench = elsewhere
+    subject = bench.of_row(int(catalogue.rows[0]))
+    page = bench.told(subject, int(catalogue.rows[0]))
+    tried = [each for each in page["active"] if each["effect"] is not None]
+    assert 0 < len(tried) == min(N_TRIED, page["n_active"]) and page["active"][: len(tried)] == tried
+    winner, rival = subject.logits.topk(2).indices
+    for each in tried[:3]:
+        change = forward(bench, subject, [each["feature_id"]]) - subject.logits
+        assert each["effect"] == pytest.approx(float(change[winner] - change[rival]), abs=1e-4)
+    some = [each["feature_id"] for each in tried[:2]]
+    made = bench.change(subject, dict.fromkeys(some, 3.0))
+    torch.testing.assert_close(made["after"], forward(bench, subject, some, 3.0), atol=1e-4, rtol=1e-4)
+    recon = bench.sae.reconstruct(subject.acts.flatten(0, 1))[0].detach().view(subject.acts.shape)
+    with torch.no_grad():
+        wanted = bench.network.see(subject.x[None], edits={"first": lambda _: recon[None]}).logits[0]
+    torch.testing.assert_close(bench.reconstruction(subject), wanted, atol=1e-4, rtol=1e-4)
+    found = [(each, bench.flip(each)) for each in map(bench.of_row, catalogue.rows.tolist())]
+    flipped = [(each, flip) for each, flip in found if flip["features"]]
+    for each, flip in flipped:
+        assert flip["verified"] and flip["needed"] and flip["before"] != flip["after"]
+        assert bench.network.classes[int(forward(bench, each, flip["features"]).argmax())] == flip["after"]
+
+
+@pytest.mark.parametrize("elsewhere", [True], indirect=True)
+def test_without_a_closed_form_a_pair_is_compared_by_forward_passes(elsewhere):
+    _, catalogue, bench = elsewhere
+    first = catalogue.pair("green", "red", n=2)[0]
+    changes = []
+    for i in np.flatnonzero(catalogue.trial.in_b):
+        subject, label = bench.of_row(int(catalogue.rows[i])), int(catalogue.trial.labels[i])
+        change = forward(bench, subject, [first["feature_id"]]) - subject.logits
+        changes.append(float(change[label] - change[1 - label]))
+    assert first["n"] == len(changes) and first["value"] == pytest.approx(np.mean(changes), abs=2e-3)
+
+
+def test_without_a_closed_form_the_atlas_stores_what_each_switch_gives(elsewhere):
+    study, _, bench = elsewhere
+    folder = export_atlas(study, n_pictures=2).parent
+    text = (folder / "data.js").read_text(encoding="utf-8")
+    data = json.loads(text.removeprefix("window.ATLAS = ").rstrip().removesuffix(";"))
+    assert data["facts"]["switches"] and "one feature at a time" in data["told"] and data["facts"]["radius"] > 0
+    row = data["facts"]["bench_pictures"][0]["picture"]
+    page, subject = given(folder, f"bench/{row:05d}.js"), bench.of_row(row)
+    assert 0 < len(page["active"]) == len(page["after"]) == len(page["random"]) <= N_TRIED and "flip" not in page
+    wanted = forward(bench, subject, [page["active"][0]["feature_id"]])
+    torch.testing.assert_close(torch.tensor(page["after"][0]), wanted, atol=1e-4, rtol=1e-4)
+    assert not (folder / "bench" / "head.js").exists()

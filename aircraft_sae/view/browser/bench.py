@@ -56,7 +56,7 @@ class Bench:
 
     def __init__(self, catalogue: Catalogue):
         self.catalogue, self.readout = catalogue, catalogue.readout
-        self.network, self.sae = catalogue.trial.network, catalogue.trial.sae
+        self.network, self.sae = catalogue.network, catalogue.trial.sae
         self.W_dec = self.sae.W_dec.detach()
 
     def of_row(self, row: int) -> Subject:
@@ -75,7 +75,7 @@ class Bench:
         return Subject(picture, x, seen.acts[self.sae.cfg.site][0], codes[0], seen.logits[0])
 
     def change(self, subject: Subject, multipliers: Mapping[int, float]) -> dict[str, torch.Tensor]:
-        """Logits (classes,) "after" the multipliers, and with as much of "random" directions of equal length.
+        """Logits (classes,) "before" and "after" the multipliers, and with as much of "random" directions of equal length.
 
         Raises: ValueError for a feature or a factor out of range.
         """
@@ -85,7 +85,8 @@ class Bench:
                 raise ValueError(f"a multiplier must be from {LOWEST:g} to {HIGHEST:g}, got {factor}")
         features, gone = list(multipliers), 1 - torch.tensor([[float(m) for m in multipliers.values()]])
         directions = {"after": self.W_dec, "random": self.catalogue.random}
-        return {name: self.without(subject, features, gone, rows)[0] for name, rows in directions.items()}
+        made = {name: self.without(subject, features, gone, rows)[0] for name, rows in directions.items()}
+        return {"before": subject.logits} | made
 
     @torch.no_grad()
     def without(

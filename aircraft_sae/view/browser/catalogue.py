@@ -23,7 +23,7 @@ from aircraft_sae.features import FeatureIndex, neighbours
 from aircraft_sae.features.localisation import effective_radius, gradient_maps
 from aircraft_sae.features.table import PARTS
 from aircraft_sae.interventions import Trial, Verdicts, random_beside, tell_apart
-from aircraft_sae.networks import PooledReadout
+from aircraft_sae.networks import Network, PooledReadout
 from aircraft_sae.store import digest
 from aircraft_sae.study import Study
 
@@ -90,6 +90,10 @@ class Catalogue:
         return cls(study.config.name, study.folder, trial, index, table, parts, rows, images)
 
     @property
+    def network(self) -> Network:
+        return self.trial.network
+
+    @property
     def levels(self) -> tuple[str, ...]:
         """Class columns of the pictures, finest first."""
         return self.trial.pictures.levels
@@ -97,7 +101,7 @@ class Catalogue:
     @property
     def level(self) -> str | None:
         """That of the network's classes, else the finest; None where pictures have no classes."""
-        return self.trial.network.level or next(iter(self.levels), None)
+        return self.network.level or next(iter(self.levels), None)
 
     def label(self, row: int) -> str:
         """The class of a picture of the index, "" where it has none."""
@@ -125,9 +129,9 @@ class Catalogue:
         return {
             "name": self.name, "n_features": len(self.table), "grid": list(self.index.grid), "levels": self.levels,
             "classes": {level: self.trial.pictures.classes(level) for level in self.levels}, "columns": columns,
-            "level": self.trial.network.level, "colours": colours.ravel().tolist(), "tile": TILE,
+            "level": self.network.level, "colours": colours.ravel().tolist(), "tile": TILE,
             "has_parts": self.parts is not None, "has_verdicts": "verdict" in self.table, "radius": self.radius,
-            "image_size": self.trial.network.size, "n_pictures": len(self.images), "hows": list(HOWS),
+            "image_size": self.network.size, "n_pictures": len(self.images), "hows": list(HOWS),
         }  # fmt: skip
 
     def on_bench(self, rows: np.ndarray) -> list[dict[str, Any]]:
@@ -164,12 +168,13 @@ class Catalogue:
             allowed &= (self.images["predicted"] != self.images["label"]).to_numpy()
         picks = self.index.patches(feature_id, how, n, self.rows[allowed])
         maps = self.index.maps(feature_id, picks["image_row"].to_numpy())
-        facts = self.images.set_index(self.rows).loc[picks["image_row"]]
+        at = np.searchsorted(self.rows, picks["image_row"])
+        said = (self.images[column].to_numpy()[at].tolist() for column in ("label", "predicted"))
+        found = (picks[column].tolist() for column in ("image_row", "row", "column", "value"))
         gallery = [
-            {"picture": int(pick.image_row), "cell": [int(pick.row), int(pick.column)], "value": float(pick.value),
-             "label": label, "predicted": predicted}
-            for pick, label, predicted in zip(picks.itertuples(), facts["label"], facts["predicted"], strict=True)
-        ]  # fmt: skip
+            {"picture": picture, "cell": [i, j], "value": value, "label": label, "predicted": predicted}
+            for picture, i, j, value, label, predicted in zip(*found, *said, strict=True)
+        ]
         return {"feature_id": int(feature_id), "how": how, "gallery": gallery} | self.about(feature_id), maps
 
     @lru_cache(maxsize=64)  # noqa: B019 a catalogue lives as long as its kernel
@@ -178,7 +183,7 @@ class Catalogue:
         maxima = self.index.maps(feature_id, self.rows).reshape(len(self.rows), -1)
         active = maxima[maxima > 0]
         counts, edges = np.histogram(active, N_BINS, (0, float(active.max(initial=1e-9))))
-        row, best = self.table.loc[feature_id], pd.Series(maxima.max(1))
+        row, best = self.table.loc[feature_id], maxima.max(1)
         selectivity, bars = [], {}
         for level in self.levels:
             z, area = row[f"{level}/z"], row[f"{level}/auroc"]
@@ -187,8 +192,10 @@ class Catalogue:
                 "level": level, "class": row[f"{level}/class"], "auroc": _number(area), "z": _number(z),
                 "null": _number(1.96 * abs(spread)),
             })  # fmt: skip
-            means = best.groupby(self.images[level].to_numpy()).mean().nlargest(5)
-            bars[level] = [[str(name), float(value)] for name, value in means.items() if value > 0]
+            number, names = self._numbered[level]
+            means = np.bincount(number, best) / np.bincount(number)
+            order = [i for i in np.argsort(-means, kind="stable")[:5] if means[i] > 0]
+            bars[level] = [[str(names[i]), float(means[i])] for i in order]
         parts = []
         if self.parts is not None:
             own = self.parts[self.parts["feature_id"] == feature_id].sort_values("ap", ascending=False)
@@ -200,13 +207,18 @@ class Catalogue:
             "coactive": _records(self.index.coactive(feature_id, N_LINKS)),
         }  # fmt: skip
 
+    @cached_property
+    def _numbered(self) -> dict[str, tuple[np.ndarray, pd.Index]]:
+        """{level: (number of each test picture's class, names of the classes that they have)}."""
+        return {level: pd.factorize(self.images[level], sort=True) for level in self.levels}
+
     def pair(self, one: str, two: str, n: int = N_PAIR) -> list[dict[str, Any]]:
         """The features whose suppression moves the margin between two classes most, as `tell_apart` chooses them.
 
         Where the effects have no closed form, it chooses among the N_TRIED that are most active in the two classes.
         Raises: ValueError for classes that are not two of the network's.
         """
-        classes, level = self.trial.network.classes, self.trial.network.level
+        classes, level = self.network.classes, self.network.level
         if one not in classes or two not in classes or one == two:
             raise ValueError(f"a pair is two different classes of {level}, got {one!r} and {two!r}")
         pair = classes.index(one), classes.index(two)
@@ -232,7 +244,7 @@ class Catalogue:
     def radius(self) -> float | None:
         """Pixels around a cell that hold half of a feature's gradient, in a picture of the network's size."""
         alive = np.flatnonzero(self.table["density_cell"] > 0)
-        radii, network, pictures = [], self.trial.network, self.trial.pictures
+        radii, network, pictures = [], self.network, self.trial.pictures
         for feature_id in np.random.default_rng(0).permutation(alive)[:N_RADII].tolist():
             for pick in self.index.patches(feature_id, "top", 1, self.rows).itertuples():
                 x, cell = network.as_input(pictures.picture(pick.image)), (pick.row, pick.column)

@@ -69,7 +69,7 @@ class Answers:
     def change(self, multipliers: dict[str, float]) -> tuple[dict, list]:
         """Logits with features multiplied, and with random directions in their place."""
         made = self.bench.change(self._opened(), {int(j): float(m) for j, m in multipliers.items()})
-        return {name: logits.tolist() for name, logits in made.items()}, []
+        return {name: made[name].tolist() for name in ("after", "random")}, []
 
     def blur(self, cells: list[list[int]], sigma: float) -> tuple[dict, list]:
         """The picture with cells blurred: its logits, its cells' features, and itself."""
