@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_browser import elsewhere  # noqa: F401 a fixture
 
 from aircraft_sae.__main__ import NOTEBOOKS
+from aircraft_sae.view.atlas import export_atlas
 from aircraft_sae.view.browser import Bench, Labels
-from aircraft_sae.view.browser.widgets import catalogue_of, told
+from aircraft_sae.view.browser.catalogue import catalogue_of
 from aircraft_sae.view.plots import heat
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -r requirements.txt")
@@ -181,7 +183,9 @@ def test_pictures_are_pythons_own(page, catalogue):
     got = np.array(pixels, np.float32).reshape(160, 160, 4)[..., :3]
     view, maps = catalogue.feature(often)
     tile = view["gallery"][0]
-    picture = catalogue.data.picture(catalogue.index.images["image"].iloc[tile["picture"]]).resize((160, 160), 3)
+    picture = catalogue.trial.pictures.picture(catalogue.index.images["image"].iloc[tile["picture"]]).resize(
+        (160, 160), 3
+    )
     wanted = heat(picture, maps[0], catalogue.table.at[often, "max"], tuple(tile["cell"]))
     assert np.abs(got - wanted).mean() < 4  # JPEG and rounding
     other = heat(picture, maps[0][::-1, ::-1], catalogue.table.at[often, "max"], tuple(tile["cell"]))
@@ -263,8 +267,8 @@ def test_the_list_is_filtered_searched_and_sorted(page, catalogue):
     page.get_by_label("sort by").select_option("max")
     alive = table[table["density_cell"] > 0].sort_values("max", ascending=False, kind="stable")
     assert listed(page) == alive["feature_id"].tolist()[:50]
-    names = table[[*(f"{level}/class" for level in catalogue.data.levels), "part"]].astype(str)
-    for words in ("engine", catalogue.classifier.classes[0]):
+    names = table[[*(f"{level}/class" for level in catalogue.levels), "part"]].astype(str)
+    for words in ("engine", catalogue.network.classes[0]):
         page.get_by_role("searchbox", name="search").fill(words)
         hit = names.apply(lambda column, words=words: column.str.lower().str.contains(words.lower())).any(axis=1)
         assert listed(page) == alive[hit[alive.index]]["feature_id"].tolist()[:50]
@@ -306,7 +310,7 @@ def logits(page, column, kind="browser"):
 def test_a_slider_gives_pythons_logits(page, catalogue):
     bench = Bench(catalogue)
     row = int(app(page).get_attribute("data-picture"))
-    subject, classes = bench.of_row(row), catalogue.classifier.classes
+    subject, classes = bench.of_row(row), catalogue.network.classes
     slider = app(page).locator(".slider input:visible").first
     feature_id = int(app(page).locator(".slider:visible").first.get_attribute("data-id"))
     slider.focus()
@@ -315,7 +319,7 @@ def test_a_slider_gives_pythons_logits(page, catalogue):
     page.wait_for_function("() => document.querySelector('.sae-browser .slider output').innerText === '×2.00'")
     drawn(page, "logits")
     page.wait_for_timeout(300)  # the last of the slider's answers
-    made = bench.change(subject, {feature_id: 2.0})
+    made = bench.change(subject, {feature_id: 2.0}) | {"reconstruction": bench.reconstruction(subject)}
     for column, name in (("as it is", "before"), ("features changed", "after"), ("random directions", "random"),
                          ("reconstruction only", "reconstruction")):  # fmt: skip
         printed = logits(page, column)
@@ -333,7 +337,7 @@ def test_a_slider_gives_pythons_logits(page, catalogue):
 
 def test_the_brush_blurs_and_a_flip_flips(page, catalogue):
     bench, row = Bench(catalogue), int(app(page).get_attribute("data-picture"))
-    subject, classes = bench.of_row(row), catalogue.classifier.classes
+    subject, classes = bench.of_row(row), catalogue.network.classes
     app(page).get_by_label("blur brush").check()
     canvas = app(page).locator(".stage canvas")
     box = canvas.bounding_box()
@@ -370,7 +374,7 @@ def test_the_brush_blurs_and_a_flip_flips(page, catalogue):
 
 
 def test_a_picture_of_ones_own_and_a_file_that_is_none(page, catalogue, tmp_path):
-    catalogue.data.picture(catalogue.images["image"][0]).resize((4000, 3000)).save(tmp_path / "mine.jpg")
+    catalogue.trial.pictures.picture(catalogue.images["image"][0]).resize((4000, 3000)).save(tmp_path / "mine.jpg")
     app(page).get_by_label("a picture of your own").set_input_files(tmp_path / "mine.jpg")
     drawn(page, "picture upload")
     (tmp_path / "notes.jpg").write_text("these are my notes")
@@ -384,7 +388,7 @@ def test_a_picture_of_ones_own_and_a_file_that_is_none(page, catalogue, tmp_path
 def test_classes_and_pairs(page, catalogue):
     page.get_by_role("tab", name="Classes").click()
     drawn(page, "entrance class")
-    one, two = catalogue.classifier.classes[:2]
+    one, two = catalogue.network.classes[:2]
     app(page).get_by_label("first class").select_option(one)
     app(page).get_by_label("second class").select_option(two)
     app(page).get_by_role("button", name="What tells them apart?").click()
@@ -560,11 +564,11 @@ def test_the_bench_follows_what_is_chosen(page, catalogue):
     show(page, often)
     assert page.evaluate(heated) == before
     ids = "() => [...document.querySelectorAll('.sae-browser .slider:not([hidden])')].map((row) => row.dataset.id)"
-    most = (catalogue.strength(catalogue.rows) > 0).sum(1)
+    most = (catalogue.trial.strength > 0).sum(1)
     row = int(catalogue.rows[most.argmax()])
     assert most.max() > 20  # more than there are sliders
     put_on_bench(page, catalogue, row)
-    rare = told(catalogue, Bench(catalogue), Bench(catalogue).of_row(row), row)["active"][-1]["feature_id"]
+    rare = Bench(catalogue).told(Bench(catalogue).of_row(row), row)["active"][-1]["feature_id"]
     show(page, rare)
     there = page.evaluate(ids)
     assert there[0] == str(rare)
@@ -588,11 +592,11 @@ def test_the_bench_alone(page, catalogue):
     drawn(page, "logits", "bench")
     wanted = Bench(catalogue).change(subject, {feature_id: 0.0})["after"]
     for label, value in logits(page, "features changed", "bench").items():
-        assert value == pytest.approx(float(wanted[catalogue.classifier.classes.index(label)]), abs=6e-4)
+        assert value == pytest.approx(float(wanted[catalogue.network.classes.index(label)]), abs=6e-4)
 
 
 def test_what_comes_too_late_is_dropped(page, catalogue):
-    bench, classes = Bench(catalogue), catalogue.classifier.classes
+    bench, classes = Bench(catalogue), catalogue.network.classes
     page.evaluate(
         """() => { const el = document.querySelector('.sae-browser'), canvas = el.querySelector('.stage canvas');
         const labels = [...el.querySelectorAll('.stage label')];
@@ -665,7 +669,7 @@ def test_a_label_outlives_its_kernel(chromium, lab, page, catalogue):
 # ---------------------------------------------------------------- the atlas
 @pytest.fixture(scope="module")
 def atlas_page(chromium, smoke_study):
-    index = smoke_study.export_atlas()
+    index = export_atlas(smoke_study)
     context = chromium.new_context(viewport={"width": 1500, "height": 1300}, offline=True)
     page, problems = context.new_page(), []
     page.set_default_timeout(WAIT)
@@ -707,7 +711,7 @@ def test_the_atlas_shows_features_with_the_network_off(atlas_page, catalogue):
 
 
 def test_the_atlas_sliders_give_pytorchs_logits(atlas_page, catalogue):
-    bench, classes = Bench(catalogue), catalogue.classifier.classes
+    bench, classes = Bench(catalogue), catalogue.network.classes
     row = int(app(atlas_page).get_attribute("data-picture"))
     subject, gone = bench.of_row(row), {}
     rows = app(atlas_page).locator(".slider:visible")
@@ -726,12 +730,38 @@ def test_the_atlas_sliders_give_pytorchs_logits(atlas_page, catalogue):
     app(atlas_page).get_by_role("button", name="Reset", exact=True).click()
 
 
+def test_an_atlas_without_a_closed_form_has_switches_for_one_feature_at_a_time(chromium, elsewhere):  # noqa: F811
+    study, _, bench = elsewhere
+    context = chromium.new_context(viewport={"width": 1500, "height": 1300}, offline=True)
+    page, problems = context.new_page(), []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(export_atlas(study, 2).as_uri())
+    drawn(page, "ready")
+    assert "one feature at a time" in page.locator("#told").inner_text()
+    assert "Switch one off at a time" in app(page).locator(".levers").inner_text()
+    assert app(page).get_by_role("tab").count() == (3 if bench.catalogue.levels else 2)
+    assert not app(page).get_by_role("button", name="Minimal flip").is_visible()
+    subject, rows = bench.of_row(int(app(page).get_attribute("data-picture"))), app(page).locator(".slider:visible")
+    for i in (0, 1):  # the second one brings the first one back
+        feature_id = int(rows.nth(i).get_attribute("data-id"))
+        rows.nth(i).locator("input").press("ArrowLeft")
+        page.wait_for_function("(id) => app.state.multipliers.get(id) === 0", arg=feature_id)
+        page.wait_for_timeout(200)
+        made = bench.change(subject, {feature_id: 0.0})
+        got = page.evaluate("() => app.state.after")
+        for name in ("after", "random"):
+            torch.testing.assert_close(torch.tensor(got[name]), made[name], atol=1e-4, rtol=1e-4)
+        assert rows.locator("output").all_inner_texts().count("×0.00") == 1
+    assert not problems
+    context.close()
+
+
 def test_every_control_of_the_atlas_is_reached_by_keyboard(atlas_page):
     reached_by_tab(atlas_page)
 
 
 def test_an_atlas_with_a_missing_file_says_so(chromium, smoke_study, tmp_path):
-    shutil.copytree(smoke_study.export_atlas().parent, tmp_path / "atlas")
+    shutil.copytree(export_atlas(smoke_study).parent, tmp_path / "atlas")
     for path in (tmp_path / "atlas" / "features").glob("*.js"):
         path.unlink()
     page = chromium.new_page()
@@ -742,7 +772,7 @@ def test_an_atlas_with_a_missing_file_says_so(chromium, smoke_study, tmp_path):
 
 
 def test_ten_thousand_features(chromium, smoke_study, tmp_path):
-    shutil.copytree(smoke_study.export_atlas().parent, tmp_path / "atlas")
+    shutil.copytree(export_atlas(smoke_study).parent, tmp_path / "atlas")
     path, n = tmp_path / "atlas" / "data.js", 10_000
     atlas = json.loads(path.read_text().removeprefix("window.ATLAS = ").rstrip(";\n"))
     facts = atlas["facts"]
@@ -779,7 +809,7 @@ def test_ten_thousand_features(chromium, smoke_study, tmp_path):
 def test_it_fits_narrow_and_wide_light_and_dark(chromium, smoke_study, width, scheme):
     context = chromium.new_context(viewport={"width": width, "height": 1200}, color_scheme=scheme)
     page = context.new_page()
-    page.goto(smoke_study.export_atlas().as_uri())
+    page.goto(export_atlas(smoke_study).as_uri())
     drawn(page, "ready")
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
     found = [app(page).locator(name).first.bounding_box() for name in ("[aria-label=label]", ".tile", ".list")]

@@ -243,7 +243,7 @@ class Catalogue:
     @cached_property
     def radius(self) -> float | None:
         """Pixels around a cell that hold half of a feature's gradient, in a picture of the network's size."""
-        alive = np.flatnonzero(self.table["density_cell"] > 0)
+        alive = np.flatnonzero(self.index.table["density_cell"] > 0)
         radii, network, pictures = [], self.network, self.trial.pictures
         for feature_id in np.random.default_rng(0).permutation(alive)[:N_RADII].tolist():
             for pick in self.index.patches(feature_id, "top", 1, self.rows).itertuples():
