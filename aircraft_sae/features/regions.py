@@ -41,6 +41,7 @@ class Regions:
 
     @classmethod
     def of(cls, index: FeatureIndex, pictures: Pictures) -> Regions:
+        """Of the test pictures of an index."""
         rows = index.rows("test")
         images, codes = index.images.iloc[rows], np.zeros(len(rows), int)
         if pictures.levels:

@@ -75,7 +75,7 @@ class Bench:
         return Subject(picture, x, seen.acts[self.sae.cfg.site][0], codes[0], seen.logits[0])
 
     def change(self, subject: Subject, multipliers: Mapping[int, float]) -> dict[str, torch.Tensor]:
-        """Logits (classes,) "before" and "after" the multipliers, and with as much of "random" directions of equal length.
+        """Logits (classes,) "before" and "after" the multipliers, and with as much of "random" directions.
 
         Raises: ValueError for a feature or a factor out of range.
         """
