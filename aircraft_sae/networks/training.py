@@ -63,7 +63,7 @@ def train(
 class Run:
     """One training run: all that a checkpoint holds, and the steps that change it."""
 
-    def __init__(self, cfg: ClassifierConfig, pictures: Pictures, folder: Path, weights: str):
+    def __init__(self, cfg: ClassifierConfig, pictures: Pictures, folder: Path, weights: str = ""):
         check_weights(cfg)
         self.cfg, self.pictures, self.folder, self.device = cfg, pictures, folder, device()
         self.level = cfg.level or pictures.levels[0]
@@ -81,8 +81,9 @@ class Run:
         self.optimizer = create_optimizer_v2(self.model, cfg.optimizer, cfg.learning_rate, cfg.weight_decay, **fused)
         # its decay grows with the step, else a short run would keep part of its first weights
         self.ema = ModelEmaV3(self.model, decay=cfg.ema_decay, use_warmup=True)
-        self.rough = cfg.mixed_precision and native
-        if self.rough and self.device.type == "cpu":
+        rough = cfg.mixed_precision and native
+        self.precision = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=rough)
+        if rough and self.device.type == "cpu":
             keep_depthwise_in_float32(self.model)
         self.parts = {"model": self.model, "ema": self.ema.module, "optimizer": self.optimizer}
         # halves side by side take a quarter less time; what a BatchNorm makes depends on the whole batch
@@ -153,7 +154,7 @@ class Run:
 
         def learn(part: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, int, tuple[torch.Tensor, ...]]:
             shown, wanted = part
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.rough):
+            with self.precision():
                 logits = self.model(shown).float()
             loss = cross_entropy(logits, wanted, label_smoothing=self.cfg.label_smoothing) * len(wanted) / len(labels)
             grads = torch.autograd.grad(loss, self.learned, materialize_grads=True)

@@ -61,9 +61,10 @@ def load_weights(model: nn.Module, path: Path, remedy: str | None = None) -> Non
             print(f"{path.name}: it has no head for these classes: the head starts anew", file=sys.stderr)
     given, wanted = ({name: tuple(v.shape) for name, v in tensors.items()} for tensors in (state, own))
     if given != wanted:
+        misfits = [name for name in {**wanted, **given} if given.get(name) != wanted.get(name)]
         odd, lacking = (
-            ", ".join([f"{name} {shape}" for name, shape in one.items() if other.get(name) != shape][:3]) or "no more"
-            for one, other in ((given, wanted), (wanted, given))
+            ", ".join([f"{name} {shapes[name]}" for name in misfits if name in shapes][:3]) or "no more"
+            for shapes in (given, wanted)
         )
         arch = model.pretrained_cfg["architecture"]
         remedy = remedy or f"Set classifier.arch to the file's own{': ' + facts['arch'] if 'arch' in facts else ''}."

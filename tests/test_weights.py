@@ -1,0 +1,201 @@
+"""Networks built by name and from files: the same for a seed, read by timm, refused where they do not fit."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+
+from aircraft_sae.config import ClassifierConfig
+from aircraft_sae.networks import Network, build, check_weights, export_weights, load, weights_digest
+from aircraft_sae.networks import weights as module
+from aircraft_sae.networks.build import freeze
+from aircraft_sae.networks.evaluation import save
+from aircraft_sae.networks.weights import write_safetensors
+
+CFG = ClassifierConfig(arch="test_convnext", weights=None, layer_scale=0.1, sizes=(32,), epochs=(1,), frozen_stages=0)
+OTHERS = ("efficientnet_lite0", "resnet18", "convnextv2_atto", "mobilenetv3_small_050", "inception_v3")
+
+
+def from_file(path, arch="test_convnext", **changes):
+    return replace(CFG, weights=str(path), arch=arch, layer_scale=None, **changes)
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one) and set(one) == set(other)
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Weights of three classes as a file, and what it holds."""
+    state = build(replace(CFG, seed=5), 3).state_dict()
+    write_safetensors(tmp_path / "w.safetensors", state)
+    return tmp_path / "w.safetensors", state
+
+
+def test_a_seed_gives_the_same_model_and_layer_scale_is_set():
+    one, other = build(CFG, 3).state_dict(), build(CFG, 3).state_dict()
+    assert same(one, other)
+    assert not torch.equal(one["head.fc.weight"], build(replace(CFG, seed=1), 3).head.fc.weight)
+    assert one["stages.0.blocks.0.gamma"].unique().tolist() == pytest.approx([0.1])
+    assert one["stem.0.weight"].std().item() == pytest.approx(48**-0.5, rel=0.1)  # from 3 x 4 x 4 inputs
+    assert not one["stem.0.weight"].is_contiguous()  # but in channels-last memory
+
+
+@pytest.mark.parametrize("arch", OTHERS)
+def test_any_cnn_of_timms_is_built_and_checked(arch):
+    cfg = replace(CFG, arch=arch, layer_scale=None)
+    check_weights(cfg)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = timm.create_model(arch, num_classes=3).state_dict()
+    assert same(build(cfg, 3).state_dict(), plain) == (arch != "convnextv2_atto")  # whose weights are drawn anew
+    if arch.startswith("convnext"):
+        assert [len(freeze(build(cfg, 3), n)) for n in (0, 1, 4)] == [0, 2, 5]
+    else:
+        with pytest.raises(ValueError, match=r"for networks with a stem and so many stages, .* has none: set it to 0"):
+            freeze(build(cfg, 3), 1)
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("convnext_atta", "did you mean .*convnext_atto"),
+        ("resnet_18", "did you mean .*resnet18"),
+        ("convnext_tiny.nope", r"did you mean .*convnext_tiny\.\w+"),
+    ],
+)
+def test_an_arch_that_timm_does_not_know_is_refused_with_close_ones(arch, message):
+    for refuse in (lambda cfg: build(cfg, 3), check_weights):
+        with pytest.raises(ValueError, match=message):
+            refuse(replace(CFG, arch=arch))
+
+
+def test_random_weights_are_not_frozen():
+    with pytest.raises(ValueError, match="frozen_stages=1 would keep random weights: set it to 0 or name weights"):
+        check_weights(replace(CFG, frozen_stages=1))
+
+
+def test_exported_weights_come_back_by_name_and_start_a_new_head(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    made = Network(build(CFG, 3), ["a", "b", "c"], 32, mean=(0.1, 0.2, 0.3))
+    (tmp_path / "trained").mkdir()
+    save(made, CFG, tmp_path / "trained")
+    export_weights(tmp_path / "trained", tmp_path / "mine.safetensors", hours=2)
+    facts = json.loads((tmp_path / "mine.json").read_text())
+    assert (facts["arch"], facts["classes"], facts["hours"]) == ("test_convnext", made.classes, 2)
+    named = replace(CFG, weights="mine")
+    check_weights(named)
+    same_head, other = build(named, 3), build(named, 4)
+    assert same_head.pretrained_cfg["mean"] == (0.1, 0.2, 0.3)
+    for name, value in made.model.state_dict().items():
+        assert same_head.state_dict()[name].dtype == torch.float32
+        torch.testing.assert_close(same_head.state_dict()[name], value.cpu(), rtol=1e-3, atol=1e-6)
+    assert torch.equal(other.head.fc.weight, build(replace(CFG, layer_scale=None), 4).head.fc.weight)
+    assert torch.equal(other.head.norm.weight, same_head.head.norm.weight)
+    assert capsys.readouterr().err == "mine.safetensors: it has no head for these classes: the head starts anew\n"
+    before = weights_digest(named)
+    (tmp_path / "mine.json").write_text("{}")
+    assert before != weights_digest(named) != weights_digest(CFG) == "none"
+    with torch.no_grad():
+        made.model.head.fc.bias[0] = 1e5
+    save(made, CFG, tmp_path / "trained")
+    with pytest.raises(ValueError, match=r"head.fc.bias holds values beyond float16"):
+        export_weights(tmp_path / "trained", tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match=r"exported as \.safetensors, got mine\.pth"):
+        export_weights(tmp_path / "trained", tmp_path / "mine.pth")
+
+
+def test_a_trained_networks_own_folder_must_fit_with_its_head(tmp_path):
+    save(Network(build(CFG, 3), ["a", "b", "c"], 32), CFG, tmp_path)
+    assert same(load(tmp_path).model.state_dict(), build(CFG, 3).state_dict())
+    write_safetensors(tmp_path / "model.safetensors", build(CFG, 4).state_dict())
+    with pytest.raises(ValueError, match=r"head.fc.weight \(4, 64\).*where head.fc.weight \(3, 64\).*folder anew"):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="train a network into it first"):
+        load(tmp_path / "elsewhere")
+
+
+def test_the_default_arch_fits_into_ten_megabytes(tmp_path):
+    state = build(ClassifierConfig(weights=None), 60).state_dict()
+    write_safetensors(tmp_path / "w.safetensors", {name: value.half() for name, value in state.items()})
+    assert (tmp_path / "w.safetensors").stat().st_size < 10e6
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
+def test_pth_files_load_bare_or_wrapped(wrap, given, tmp_path):
+    torch.save(wrap({f"module.{name}": value for name, value in given[1].items()}), tmp_path / "w.pth")
+    assert same(build(from_file(tmp_path / "w.pth"), 3).state_dict(), given[1])
+
+
+def test_weights_with_the_authors_names_load(given, tmp_path):
+    renamed = {}
+    for name, value in given[1].items():
+        name = name.replace("stem.", "downsample_layers.0.").replace(".blocks.", ".").replace("conv_dw", "dwconv")
+        name = name.replace("stages.1.downsample", "downsample_layers.1").replace("mlp.fc", "pwconv")
+        name = name.replace("stages.2.downsample", "downsample_layers.2").replace("head.norm", "norm")
+        renamed[name.replace("stages.3.downsample", "downsample_layers.3").replace("head.fc", "head")] = value
+    torch.save({"model": renamed}, tmp_path / "w.pth")
+    assert same(build(from_file(tmp_path / "w.pth"), 3).state_dict(), given[1])
+    with pytest.raises(ValueError, match="does not fit arch 'test_convnext2'"):
+        build(from_file(tmp_path / "w.pth", arch="test_convnext2"), 3)
+
+
+def test_files_of_another_kind_of_network_load_too(tmp_path):
+    state = build(replace(CFG, arch="resnet18", layer_scale=None, seed=3), 5).state_dict()
+    torch.save(state, tmp_path / "w.pth")
+    cfg = from_file(tmp_path / "w.pth", arch="resnet18")
+    assert same(build(cfg, 5).state_dict(), state)
+    odd = [name for name, value in build(cfg, 3).state_dict().items() if not torch.equal(value, state[name])]
+    assert odd == ["fc.weight", "fc.bias"]
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("evil.pth", lambda tmp: {"model": Payload(tmp / "ran")}, "could run code"),
+        ("numbers.pth", lambda tmp: {"epoch": 3}, "no tensors"),
+        ("unnamed.pth", lambda tmp: {3: torch.ones(2)}, "cannot be read as tensors"),
+        ("list.pth", lambda tmp: [torch.ones(2)], "cannot be read as tensors"),
+        ("short.safetensors", b"\x08", "damaged"),
+    ],
+)
+def test_files_that_are_no_plain_tensors_are_refused_and_run_nothing(name, content, message, tmp_path):
+    if callable(content):
+        torch.save(content(tmp_path), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content)
+    for refuse in (lambda cfg: build(cfg, 3), check_weights):
+        with pytest.raises(ValueError, match=f"{name}.*{message}.*[Ss]ave model.state_dict"):
+            refuse(from_file(tmp_path / name))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_architecture_are_refused_with_three_names_of_each(given):
+    path, _ = given
+    path.with_suffix(".json").write_text('{"arch": "test_convnext"}')
+    message = r"stem.0.weight \(24, 3, 4, 4\), stem.0.bias \(24,\), \S+ \(\S+\) where stem.0.weight \(32, 3, 4, 4\), .*"
+    for refuse in (lambda cfg: build(cfg, 3), check_weights):
+        with pytest.raises(ValueError, match=message + "own: test_convnext"):
+            refuse(from_file(path, arch="test_convnext2"))
+        with pytest.raises(ValueError, match=r"has head.fc.bias .* where conv1.weight \(64, 3, 7, 7\), "):
+            refuse(from_file(path, arch="resnet18"))
+
+
+@pytest.mark.parametrize("source", ["timm", "nowhere", "nowhere.pth"])
+def test_weights_that_cannot_be_had_name_the_three_ways(source, monkeypatch):
+    def offline(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(timm.models._builder, "load_pretrained", offline)
+    with pytest.raises(FileNotFoundError, match=r'to "timm".*\.pth file.*name in data/weights'):
+        build(replace(CFG, weights=source), 3)
