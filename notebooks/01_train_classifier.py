@@ -192,7 +192,8 @@ if rendered:
     most = scenes.loc[n_seen.index].drop_duplicates(coarser[-1]).head(3)
 plots.part_masks(
     [data.picture(image) for image in most["image"]],
-    [data.mask(image) + (data.mask(image) > 0) for image in most["image"]],
+    [data.mask(image) for image in most["image"]],
+    data.region_names,
     most[fine].tolist(),
     empty=NO_SCENES,
 )
