@@ -65,7 +65,11 @@ class Bench:
 
     def of_file(self, content: bytes, name: str = "the file") -> Subject:
         """A picture that a person gives. ValueError where it is none, or has more than 50 million pixels."""
-        return self.look(decode(io.BytesIO(content), name=name, upright=True, least=1024, most=MOST_PIXELS))
+        try:
+            picture = decode(io.BytesIO(content), name=name, upright=True, least=1024, most=MOST_PIXELS)
+        except ValueError as error:
+            raise ValueError(f"{error}: give a JPEG or PNG file") from error
+        return self.look(picture)
 
     def look(self, picture: Image.Image, x: torch.Tensor | None = None) -> Subject:
         """What the network and the autoencoder make of a picture of any size; x: as the network takes it."""
@@ -75,7 +79,7 @@ class Bench:
         return Subject(picture, x, seen.acts[self.sae.cfg.site][0], codes[0], seen.logits[0])
 
     def change(self, subject: Subject, multipliers: Mapping[int, float]) -> dict[str, torch.Tensor]:
-        """Logits (classes,) "before" and "after" the multipliers, and with as much of "random" directions.
+        """Logits (classes,) "before" and "after" multiplying, and with as much of "random" directions of equal length.
 
         Raises: ValueError for a feature or a factor out of range.
         """
