@@ -31,9 +31,11 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae import training as sae_training
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
-from aircraft_sae.view.browser import Bench, FeatureBrowser, InterventionBench, Labels, widgets
+from aircraft_sae.view.atlas import export_atlas, write_atlas
+from aircraft_sae.view.browser import Bench, FeatureBrowser, InterventionBench, Labels
+from aircraft_sae.view.browser.catalogue import catalogue_of
 from aircraft_sae.view.browser.snapshots import gallery_figure
-from aircraft_sae.view.browser.widgets import catalogue_of
+from aircraft_sae.view.browser.widgets import front_end
 
 SMOKE = config.preset("smoke")
 OUTSIDE = ("../../x", "/x", "a/b", "..", "a\0b", "a\nb", "main.partial", "main.old", "main.lock", "x" * 101)
@@ -46,14 +48,14 @@ def finished(smoke_study, tmp_path_factory):
     """A copy of the smoke study with all its stages, so that nobody else writes into it meanwhile."""
     smoke_study.features()
     root = tmp_path_factory.mktemp("bad") / "a"  # two folders down: what climbs out of the study is seen
-    for name in ("dataset", "classifier", "activations", "sae/main", "features/main"):
+    for name in ("dataset", "networks", "activations", "sae/main", "features/main"):
         shutil.copytree(smoke_study.folder / name, root / "data" / "runs" / "smoke" / name)
     study = Study.open("smoke", data_dir=root / "data")
     catalogue = catalogue_of(study)
     bench = Bench(catalogue)
     rows = study.activations().rows("test")
     return SimpleNamespace(
-        root=root.parent, state=digest(root.parent), study=study, data=study.dataset(), trained=study.classifier(),
+        root=root.parent, state=digest(root.parent), study=study, data=study.pictures(), trained=study.network(),
         sae=study.sae(), acts=study.activations(), index=study.features(), catalogue=catalogue, bench=bench, rows=rows,
         subject=bench.of_row(int(catalogue.rows[0])), cells=next(study.activations().blocks(rows[:2])),
     )  # fmt: skip
@@ -361,16 +363,8 @@ STUDY = [
     case("record entry", lambda w: w.study.record("01_x", {"acc": {"value": 1}}), "acc must have value, low, high, n"),
     case("results absent", lambda w: w.study.results("09_x"), "09_x", "run notebook", error=FileNotFoundError),
     case("results name", lambda w: w.study.results("../../runs/smoke/classifier/config"), "a name has letters"),
-    case("atlas of nothing", lambda w: w.study.export_atlas(w.tmp / "new", 0), "at least 1", "got 0"),
-    case("atlas over a file", lambda w: w.study.export_atlas(written("f", b"mine")(w)), "/f holds other things",
-         "name a new folder"),
-    case("atlas of half a picture", lambda w: w.study.export_atlas(w.tmp / "new", 1.5), "got 1.5", "whole number"),
-    case("atlas over a stage", lambda w: w.study.export_atlas(w.study.folder / "classifier"), "classifier holds other "
-         "things", "name a new folder"),
-    *(case(f"atlas beside {end}", lambda w, end=end: (written(f"site{end}", b"mine")(w), w.study.export_atlas(
-         w.tmp / "site")), f"site{end} holds other things", "name a new folder") for end in (".old", ".partial")),
-    case("atlas over a folder", lambda w: w.study.export_atlas(w.study.folder), "smoke holds other things",
-         "name a new folder"),
+    case("atlas of nothing", lambda w: export_atlas(w.study, 0), "at least 1", "got 0"),
+    case("atlas of half a picture", lambda w: export_atlas(w.study, 1.5), "got 1.5", "whole number"),
 ]  # fmt: skip
 
 PICTURES = [
@@ -575,7 +569,7 @@ BROWSER = [
     case("half a feature", lambda w: w.bench.change(w.subject, {1.5: 0.0}), "feature 1.5", r"0 \.\. 255"),
     case("half a picture", lambda w: w.bench.of_row(1.5), "picture 1.5", "is not one of 0"),
     case("browser feature of text", lambda w: FeatureBrowser(w.study, "3"), "feature 3", r"0 \.\. 255"),
-    case("gallery feature", lambda w: gallery_figure(w.catalogue, -1), "feature -1", r"0 \.\. 255"),
+    case("gallery feature", lambda w: gallery_figure(w.index, w.data, -1), "feature -1", r"0 \.\. 255"),
     *(case(f"label {text!r}", lambda w, text=text: Labels(w.study.folder, "x").set(0, label=text), "control character",
            re.escape(repr(text[1])), "take it out") for text in ("a\0b", "a\x1bb", "a\ud800b")),
     case("label of feature -1", lambda w: Labels(w.study.folder, "x").set(-1, label="x"), "got -1", "from 0"),
@@ -585,7 +579,7 @@ BROWSER = [
     case("asked about no feature", asked(lambda w: FeatureBrowser(w.study, 0), {"call": "feature", "given": {
          "feature_id": -5}}), "feature -5", r"0 \.\. 255"),
     case("asked for an upload", asked(lambda w: FeatureBrowser(w.study, 0), {"call": "upload", "given": {
-         "name": "../../x"}}, b"text"), re.escape("../../x is no picture"), "give a JPEG"),
+         "name": "../../x"}}, b"text"), re.escape("../../x cannot be used"), "give a JPEG"),
     case("asked for a label", asked(lambda w: FeatureBrowser(w.study, 0), {"call": "label", "given": {
          "feature_id": 0, "label": "x" * 10**7}}), "at most 200", "xxx"),
     case("rating", lambda w: Labels(w.study.folder, "x").set(0, rating=6), "rating", "0 .none. to 5", "got 6"),
@@ -620,31 +614,28 @@ def test_bad_input_is_refused_in_words_and_nothing_changes(w, call, error, words
 NAMES = ["../../../x", "</script><script>alert(1)</script>", "=cmd|' /C calc'!A0", "a\u2028b $\\x$"]
 
 
-def test_names_of_classes_and_labels_stay_text(finished, tmp_path, monkeypatch):
+def test_names_of_classes_and_labels_stay_text(finished, tmp_path):
     given, before = finished.catalogue, digest(finished.root)
-    renamed = dict(zip(given.data.classes("variant"), NAMES, strict=True))
-    data, index = copy(given.data), copy(given.index)
+    renamed = dict(zip(finished.data.classes("variant"), NAMES, strict=True))
+    data, index = copy(finished.data), copy(given.index)
     data._classes = data._classes | {"variant": NAMES}
     data.table, index.images = (table.replace({"variant": renamed}) for table in (data.table, index.images))
-    images = given.images.replace({"variant": renamed, "predicted": renamed})
+    images = given.images.replace(dict.fromkeys(("variant", "label", "predicted"), renamed))
     table = given.table.replace({"variant/class": renamed})
-    trained = replace(given.classifier, classes=NAMES)
-    odd = replace(
-        given, data=data, index=index, images=images, table=table, classifier=trained, folder=tmp_path / "mine"
-    )
-    monkeypatch.setitem(widgets._catalogues, finished.study, odd)
-    said = {"label": NAMES[2], "note": NAMES[1], "rating": 0}
+    trial = replace(given.trial, network=replace(given.network, classes=NAMES), pictures=data)
+    odd = replace(given, trial=trial, index=index, images=images, table=table, folder=tmp_path / "mine")
+    said, atlas = {"label": NAMES[2], "note": NAMES[1], "rating": 0}, tmp_path / "atlas"
     Labels(odd.folder, odd.key).set(0, **said)
-    page = finished.study.export_atlas(tmp_path / "atlas")
-    assert {path.name for path in tmp_path.iterdir()} == {"mine", "atlas", "atlas.lock"}
+    atlas.mkdir()
+    write_atlas(atlas, catalogue=odd, labels={0: said}, pages={}, n_pictures=4)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "atlas"}
     assert digest(finished.root) == before
-    for path in page.parent.rglob("*.js"):
+    # what shows it writes text, never markup
+    assert not re.search("innerHTML|outerHTML|insertAdjacentHTML|document.write", front_end()[0])
+    for path in atlas.rglob("*.js"):
         text = path.read_text("utf-8")
-        if path.name in ("app.js", "atlas.js"):  # what shows it writes text, never markup
-            assert not re.search("innerHTML|outerHTML|insertAdjacentHTML|document.write", text)
-        else:
-            assert "<" not in text and "\u2028" not in text
-    text = (page.parent / "data.js").read_text("utf-8")
+        assert "<" not in text and "\u2028" not in text
+    text = (atlas / "data.js").read_text("utf-8")
     shown = json.loads(text.removeprefix("window.ATLAS = ").rstrip().removesuffix(";"))
     assert shown["facts"]["classes"]["variant"] == NAMES and shown["labels"]["0"] == said
     assert Labels(odd.folder, odd.key).all() == {0: said}
