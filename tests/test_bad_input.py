@@ -536,12 +536,12 @@ FEATURES = [
     case("rows of no split", lambda w: w.index.rows("tests"), "tests", "train, val, test"),
     *(case(f"suppress {j}", lambda w, j=j: trial(w).suppress([j]), f"feature {j} is not one of", r"0 \.\. 255")
       for j in (256, -1, 1.5)),
-    case("beyond random", lambda w: interventions.beyond_random(trial(w), [True], torch.eye(64)), "feature True"),
+    case("beyond random", lambda w: interventions.beyond_random(trial(w), [True]), "feature True"),
     case("blur window", lambda w: interventions.blur_effects(trial(w), w.index, w.index.patches(0).assign(feature_id=0),
-         np.full(256, -1), torch.eye(64), window=99), "1 to 64 pixels", "got 99"),
+         window=99), "1 to 64 pixels", "got 99"),
     case("blur feature", lambda w: interventions.blur_effects(trial(w), w.index, pd.DataFrame({"feature_id": [256]}),
-         np.full(256, -1), torch.eye(64), window=9), "feature 256", r"0 \.\. 255"),
-    case("edit kind", lambda w: interventions.edited(None, "paint", "wing"), "'paint'", '"recolour"'),
+         window=9), "feature 256", r"0 \.\. 255"),
+    case("edit kind", lambda w: interventions.editing.edited(None, "paint", "wing"), "'paint'", '"recolour"'),
     case("edit no scenes", lambda w: interventions.edit_scenes(w.tmp, **EDITS), "at least one"),
     case("edit site", lambda w: interventions.edit_scenes(w.tmp, **EDITS | {"networks": {"a": w.trained}, "sites": [
          "stage5"], "scenes": w.data.scenes["scene"].tolist()[:1]}), "'stage5'", "did you mean"),

@@ -13,6 +13,7 @@ from torch import nn
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.features import FeatureIndex, build_index
+from aircraft_sae.features.reconstruction import cell_covariance, random_directions
 from aircraft_sae.hangar import PARTS
 from aircraft_sae.hangar.render import render
 from aircraft_sae.interventions import (
@@ -27,25 +28,22 @@ from aircraft_sae.interventions import (
     blur_effects,
     choose_picks,
     choose_scenes,
-    class_verdicts,
-    control_windows,
     edit_scenes,
-    edited,
     effects,
     experiments,
     feature_lost,
     followed,
     frozen_list,
     logits_from,
-    matched_features,
     mediation,
-    part_verdicts,
     pass_share,
-    random_directions,
     tell_apart,
     without,
 )
-from aircraft_sae.interventions.editing import plain
+from aircraft_sae.interventions.blurring import control_windows
+from aircraft_sae.interventions.editing import edited, plain
+from aircraft_sae.interventions.suppression import matched_features
+from aircraft_sae.interventions.verdicts import class_verdicts, part_verdicts
 from aircraft_sae.networks import Network, PooledReadout, unit
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
@@ -78,7 +76,7 @@ class Noise(Pictures):
     def __init__(self):
         rng, classes = np.random.default_rng(0), ["a", "b", "c"]
         self.pixels = rng.integers(0, 256, (N, SIZE, SIZE, 3), np.uint8)
-        table = pd.DataFrame({"image": [f"{i}" for i in range(N)], "split": "test", "class": classes * (N // 3)})
+        table = pd.DataFrame({"image": [f"{i}" for i in range(N)], "split": "val", "class": classes * (N // 3)})
         super().__init__(table, {"class": classes})
 
     def picture(self, image):
@@ -192,14 +190,19 @@ def test_matched_features_are_alike_and_never_the_same():
     rng = np.random.default_rng(0)
     density, strength = rng.uniform(0.001, 0.2, 300), rng.uniform(1, 3, 300)
     density[:3], strength[3] = [0, 0.9, 0.1], 1000
-    table = pd.DataFrame({"density_cell": density, "mean": strength, "norm": 1.0})
+    table = pd.DataFrame({"feature_id": range(300), "density_cell": density, "mean": strength, "norm": 1.0})
     partner = matched_features(table)
     assert partner[0] == partner[1] == partner[3] == -1  # dead, too dense, too strong
     has = partner >= 0
     assert has.mean() > 0.9 and (partner != np.arange(300)).all()
     for values in (density, strength):
         assert (np.abs(values[partner[has]] / values[has] - 1) <= 0.25).all()
-    assert (matched_features(table) == partner).all()
+    assert (matched_features(table[::-1]) == partner).all()
+
+
+def test_the_covariance_of_cells_is_torchs(trial):
+    cells = torch.from_numpy(trial.acts.acts).float().flatten(0, 2)
+    torch.testing.assert_close(cell_covariance(trial.acts), torch.cov(cells.t()))
 
 
 def test_random_directions_hardly_change_with_the_last_bit_of_a_covariance():
@@ -272,16 +275,13 @@ def index(trial, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def picks(trial, index):
-    """(picks of two features in a few pictures, partners)."""
-    often = index.table["density_cell"].nlargest(3).index.tolist()
-    partners = np.full(index.d_sae, -1)
-    partners[often[0]] = often[2]
-    return choose_picks(index, often[:2], np.arange(N), 6), partners
+def picks(index):
+    """Of two features, in a few pictures."""
+    return choose_picks(index, index.table["density_cell"].nlargest(2).index, np.arange(N), 6)
 
 
 def test_half_of_the_picks_are_where_a_feature_is_strongest(index, picks):
-    for j, own in picks[0].groupby("feature_id"):
+    for j, own in picks.groupby("feature_id"):
         peaks = index.maps(j, np.arange(N)).max((1, 2))
         assert own["how"].tolist() == ["top"] * 3 + ["random"] * 3 and own["image_row"].is_unique
         assert own["image_row"].tolist()[:3] == np.argsort(-peaks, kind="stable")[:3].tolist()
@@ -289,8 +289,8 @@ def test_half_of_the_picks_are_where_a_feature_is_strongest(index, picks):
 
 
 def test_blurring_nothing_changes_nothing(trial, index, picks):
-    table = blur_effects(trial, index, *picks, torch.eye(trial.sae.d_in), sigma=1e-3, window=16, progress=False)
-    assert (table["change"] == 0).all() and len(table) > len(picks[0])
+    table = blur_effects(trial, index, picks, sigma=1e-3, window=16)
+    assert (table["change"] == 0).all() and len(table) > len(picks)
     for name in ("feature", "pooled", "logit", "margin", "confidence", "specificity", "restored_logit"):
         assert (table[name] == 0).all(), name
 
@@ -298,13 +298,11 @@ def test_blurring_nothing_changes_nothing(trial, index, picks):
 @torch.no_grad()
 def test_blur_effects_are_those_of_the_edited_picture(trial, index, picks):
     network, sae, site = trial.network, trial.sae, trial.acts.site
-    table = blur_effects(
-        trial, index, *picks, torch.eye(sae.d_in), sigma=4, window=16, mixed=False, progress=False
-    )  # fmt: skip
+    table = blur_effects(trial, index, picks, sigma=4, window=16, mixed=False)
     targets = table[table["where"] == "target"].set_index(["feature_id", "image_row"])
-    assert len(targets) == len(picks[0]) and {"anywhere", "target"} <= set(table["where"])
+    assert len(targets) == len(picks) and {"anywhere", "target"} <= set(table["where"])
     assert "foreground" not in set(table["where"])  # of noise no regions are known
-    for pick in picks[0].itertuples():
+    for pick in picks.itertuples():
         x = network.as_input(trial.pictures.picture(pick.image))
         changed, window = x.clone(), Window.around(pick.row, pick.column, index.grid, SIZE, 16)
         changed[:, *window.slices] = blur(x, 4)[:, *window.slices]
@@ -345,7 +343,7 @@ def edits(smoke_study, scenes, tmp_path_factory):
         if kind not in made:
             made[kind] = tmp_path_factory.mktemp(kind)
             given = dict(networks={"trained": smoke_study.network()}, sites=("stage3", "stage4"), parts=PARTS[2:])
-            edit_scenes(made[kind], **given, scenes=scenes, kind=kind, size=64, supersampling=1, progress=False)
+            edit_scenes(made[kind], **given, scenes=scenes, kind=kind, size=64, supersampling=1)
         return made[kind]
 
     return of
@@ -436,7 +434,7 @@ def test_centres_are_those_of_the_activation(smoke_study, edits):
 
 def test_edits_stop_where_a_part_has_enough_of_them(smoke_study, scenes, tmp_path):
     given = dict(networks={"trained": smoke_study.network()}, sites=("stage4",), parts=PARTS[2:], size=64)
-    edit_scenes(tmp_path, **given, scenes=scenes, kind="recolour", most=2, supersampling=1, progress=False)
+    edit_scenes(tmp_path, **given, scenes=scenes, kind="recolour", most=2, supersampling=1)
     table = pd.read_parquet(tmp_path / "edits.parquet")
     assert table["part"].value_counts().max() == 2 and (table["changed"] > 0).any()
 
@@ -585,40 +583,40 @@ def linear(directions, codes):
     if directions is None:
         directions = weight
     network = SimpleNamespace(readout=lambda site: PooledReadout(weight, torch.zeros(3), 1e-6))
-    acts = Activations(pooled.view(120, 1, 1, 24).numpy(), None, "last")
+    acts = Activations(pooled.view(120, 1, 1, 24).numpy(), pd.DataFrame({"split": ["val"] * 120}), "last")
     sae = SimpleNamespace(W_dec=directions, d_sae=len(directions))
     labels = torch.arange(3).repeat_interleave(40)
     codes = codes(labels) if callable(codes) else codes
     trial = Trial(network, sae, None, acts, np.arange(120), labels, np.ones(120, bool), codes)
-    return trial, torch.cov(pooled.t()), weight
+    return trial, weight
 
 
 LABELS = pd.DataFrame({"variant": np.repeat(["a", "b", "c"], 40)})
 
 
 def test_class_verdicts_need_selectivity_suppression_and_seeds():
-    weight = linear(None, None)[2]
+    weight = linear(None, None)[1]
     directions = weight[:1].repeat(4, 1)  # which speaks for the first class
     directions[3] = -directions[3]  # and which speaks against it
-    trial, covariance, _ = linear(directions, lambda truth: torch.where(truth[:, None] == 0, 0.5, 0.0).repeat(1, 4))
+    trial, _ = linear(directions, lambda truth: torch.where(truth[:, None] == 0, 0.5, 0.0).repeat(1, 4))
     table = pd.DataFrame({"variant/class": "a", "variant/auroc": [0.99, 0.6, 0.99, 0.99], "level": "variant"})
     table["variant/auroc_q"], table["feature_id"] = [1e-4, 0.5, 1e-4, 1e-4], range(4)
     claims = pd.DataFrame({"feature_id": range(4), "chosen": "random", "part": "fin"})
     match = np.array([0.9, 0.9, 0.2, 0.9])
-    got = class_verdicts(claims, table[::-1], trial, covariance, LABELS, match)  # in whatever order
+    got = class_verdicts(claims, table[::-1], trial, LABELS, match)  # in whatever order
     assert got["verdict"].tolist() == ["detector of a", *["not shown"] * 3]
     assert got["why"].tolist() == ["", "AUROC", "other seeds", "suppression"]
     assert got["n"].tolist() == [40] * 4 and got["shown"].tolist() == [True, False, True, False]
     assert got["p"][0] == pytest.approx(1e-3) and got["control"].abs().max() < -got["specificity"][0]
     few = pd.DataFrame({"variant": np.where(np.arange(120) < 8, "a", "b")})
-    few = class_verdicts(claims, table, trial, covariance, few, match)
+    few = class_verdicts(claims, table, trial, few, match)
     assert few["verdict"].tolist()[1:] == ["underpowered"] * 3
-    turned = class_verdicts(claims, table, trial, covariance, LABELS, match, directions=-directions)
+    turned = class_verdicts(claims, table, trial, LABELS, match, directions=-directions)
     assert not turned["passes"][:3].any() and "suppression" in turned["why"][0]
 
 
 def test_random_directions_pass_as_often_as_they_should():
-    every, covariance = np.arange(1000), linear(None, None)[1]
+    every, covariance = np.arange(1000), cell_covariance(linear(None, None)[0].acts)
     directions = random_directions(torch.ones(1000, 24), covariance, 11)
     trial = linear(directions, torch.full((120, 1000), 0.3))[0]
     table = pd.DataFrame(
@@ -626,19 +624,19 @@ def test_random_directions_pass_as_often_as_they_should():
     )
     table["feature_id"] = every
     claims = pd.DataFrame({"feature_id": every})
-    got = class_verdicts(claims, table, trial, covariance, LABELS, np.ones(1000), n_random=199)
+    got = class_verdicts(claims, table, trial, LABELS, np.ones(1000), n_random=199)
     assert 0.03 <= (got["p"] < 0.05).mean() <= 0.07 and not got["passes"].any()
-    own = beyond_random(trial, every.tolist(), covariance)
+    own = beyond_random(trial, every.tolist())
     assert 0.03 <= own["beyond"].mean() <= 0.07 and (own["n"] == 120).all()
     trial = linear(None, torch.full((120, 3), 0.3))[0]
-    speaks = beyond_random(trial, [0, 1, 2], covariance)
+    speaks = beyond_random(trial, [0, 1, 2])
     assert speaks["beyond"].all() and (speaks["effect"] > speaks["random"]).all()
-    assert not len(beyond_random(replace(trial, codes=torch.zeros(120, 3)), [0], covariance))
+    assert not len(beyond_random(replace(trial, codes=torch.zeros(120, 3)), [0]))
 
 
 def test_the_frozen_list_is_drawn_by_density_and_by_part():
     density = np.concatenate([np.zeros(20), np.geomspace(1e-4, 0.5, 200)])
-    table = pd.DataFrame({"density_cell": density, "part": "wing"})
+    table = pd.DataFrame({"feature_id": range(220), "density_cell": density, "part": "wing"})
     rng = np.random.default_rng(0)
     scores = pd.DataFrame(
         {"feature_id": np.repeat(np.arange(220), 2), "part": ["wing", "fin"] * 220, "ap_a": rng.random(440)}

@@ -69,13 +69,17 @@ class Pursuit:
 
 def pca(acts: Activations, rows: np.ndarray, k: int) -> Linear:
     """The mean and the k directions of most variance over the cells of these images (exact, one pass)."""
-    mean, _ = acts.moments(rows)
-    second = torch.zeros(acts.d_in, acts.d_in, dtype=torch.float64)
+    directions = torch.linalg.eigh(covariance(acts, rows)).eigenvectors.flip(1).t()[:k]
+    return Linear(acts.moments(rows)[0].float(), directions.float())
+
+
+def covariance(acts: Activations, rows: np.ndarray) -> torch.Tensor:
+    """(d_in, d_in) float64 of the cells of these images."""
+    mean, second = acts.moments(rows)[0], torch.zeros(acts.d_in, acts.d_in, dtype=torch.float64)
     for block in acts.blocks(rows):
         cells = block.flatten(0, 2).double() - mean
         second.addmm_(cells.t(), cells)
-    directions = torch.linalg.eigh(second).eigenvectors.flip(1).t()[:k]
-    return Linear(mean.float(), directions.float())
+    return second / (len(rows) * acts.cells_per_image - 1)
 
 
 def k_means(acts: Activations, rows: np.ndarray, n_centres: int, n_cells: int = 20_000, seed: int = 0) -> Nearest:
@@ -251,9 +255,10 @@ def mixtures(rows: torch.Tensor, seed: int = 0) -> torch.Tensor:
     return weights @ rows.detach() / len(rows) ** 0.5
 
 
-def cell_covariance(acts: Activations, every: int = 1) -> torch.Tensor:
-    """(d_in, d_in) of the cells of validation pictures, or of every so many of these."""
-    return torch.cov(torch.cat([block.flatten(0, 2)[::every] for block in acts.blocks(acts.rows("val"))]).t())
+@lru_cache(maxsize=2)
+def cell_covariance(acts: Activations) -> torch.Tensor:
+    """(d_in, d_in) of the cells of validation pictures, which random directions are spread as."""
+    return covariance(acts, acts.rows("val")).float()
 
 
 def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int | tuple[int, ...] = 0) -> torch.Tensor:

@@ -22,8 +22,7 @@ from tqdm import tqdm
 from aircraft_sae.activations import see_features
 from aircraft_sae.devices import side_by_side
 from aircraft_sae.features import FeatureIndex, check_features
-from aircraft_sae.features.reconstruction import random_directions
-from aircraft_sae.interventions.suppression import Trial, effects, logits_from
+from aircraft_sae.interventions.suppression import Trial, effects, logits_from, matched_features, random_beside
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.networks import BATCH
 
@@ -85,26 +84,27 @@ def control_windows(
     foreground: np.ndarray | None,
     feature_map: np.ndarray,
     other: Window | None,
-    rng: np.random.Generator,
+    rng,
 ) -> dict[str, tuple[Window, bool]]:
     """{control: (window, whether its squared change is matched)} of one picture; those that cannot be are left out.
 
-    change: (size, size) squared change of each pixel; foreground: bool of the same shape, None where no regions are
+    change: (size, size) squared change of each pixel; foreground: bool picture of any size, None where no regions are
     known ("foreground" is then left out, and "lowest" is of all windows); feature_map: (rows, columns) activations.
     """
     size, own = target.size, max(change[target.slices].sum(), 1e-12)
 
     def totals(of: np.ndarray) -> np.ndarray:
-        return avg_pool2d(torch.from_numpy(of)[None].double(), size, STEP, divisor_override=1)[0].numpy()
+        """Sums over all windows of a picture, or of a map whose cells are enlarged to one."""
+        pixels = interpolate(torch.tensor(of)[None, None].double(), len(change), mode="nearest-exact")
+        return avg_pool2d(pixels, size, STEP, divisor_override=1)[0, 0].numpy()
 
-    ratio = np.maximum(totals(change), 1e-12) / own
+    ratio, level = np.maximum(totals(change), 1e-12) / own, totals(feature_map)
     starts = STEP * np.arange(len(ratio))
     free = target.shared(starts[:, None], starts) < MOST_SHARED
-    pools = {"foreground": free, "anywhere": free, "lowest": free}
-    if foreground is None:
-        del pools["foreground"]
-    else:
-        pools["foreground"] = pools["lowest"] = free & (totals(foreground) >= LEAST_FOREGROUND * size**2)
+    pools = {"anywhere": free, "lowest": free}
+    if foreground is not None:
+        shown = free & (totals(foreground) >= LEAST_FOREGROUND * size**2)
+        pools = {"foreground": shown, "anywhere": free, "lowest": shown}
     found = {}
     for name, allowed in pools.items():
         if not allowed.any():
@@ -114,8 +114,6 @@ def control_windows(
             distance = np.where(allowed, np.abs(np.log(ratio)), np.inf)
             pool = distance <= distance.min() + 1e-9
         if name == "lowest":
-            cells = torch.from_numpy(feature_map)[None, None].double()
-            level = totals(interpolate(cells, len(change), mode="nearest-exact")[0, 0].numpy())
             pool = pool & (level <= level[pool].min() + 1e-9)
         row, column = rng.choice(np.argwhere(pool))
         found[name] = Window(int(starts[row]), int(starts[column]), size), bool(matched.any())
@@ -139,34 +137,26 @@ def choose_picks(index: FeatureIndex, features: Sequence[int], rows: np.ndarray,
 
 
 def blur_effects(
-    trial: Trial,
-    index: FeatureIndex,
-    picks: pd.DataFrame,
-    partners: np.ndarray,
-    covariance: torch.Tensor,
-    sigma: float = 8.0,
-    window: int = 64,
-    seed: int = 0,
-    mixed: bool = True,
-    progress: bool = True,
+    trial: Trial, index: FeatureIndex, picks: pd.DataFrame, sigma: float = 8.0, window: int = 64, mixed: bool = True
 ) -> pd.DataFrame:
     """Blur under each picked peak and under its controls: one row for each pick and window.
 
     trial: its network, autoencoder and pictures; picks: feature_id, image_row, row, column (the peak's cell), as
-    `FeatureIndex.patches` gives; partners: (d_sae,) the feature of like density for control "other", -1 for none;
-    covariance: (d_in, d_in) of the site's cells; sigma, window: in pixels of the network's input.
+    `FeatureIndex.patches` gives; sigma, window: in pixels of the network's input; mixed: see in bfloat16.
     Columns: where ("target" or a control), matched, change (mean squared change of a pixel in the window), before (the
     feature's largest activation), feature (its change), pooled (change of its mean over cells), then logit, margin,
     confidence, specificity as in `effects`; restored_… : the same with the feature put back into the blurred acts, and
     random_… : with as much of a random direction of equal length put back.
     Raises: ValueError for a feature that is not there, and a window larger than the picture.
     """
-    network, sae, pictures = trial.network, trial.sae, trial.pictures
+    network, sae, pictures, site = trial.network, trial.sae, trial.pictures, trial.acts.site
     if not 1 <= window <= network.size:
         raise ValueError(f"window must be 1 to {network.size} pixels, the picture's size, got {window}")
     check_features(picks["feature_id"], sae.d_sae)
-    W_dec, site = sae.W_dec.detach(), sae.cfg.site
-    random = random_directions(W_dec, covariance, seed)
+    partners, given_back = (
+        matched_features(index.table),
+        {"restored_": sae.W_dec.detach(), "random_": random_beside(trial)},
+    )
 
     @torch.no_grad()
     def of_picture(picked: tuple[int, pd.DataFrame]) -> pd.DataFrame:
@@ -175,40 +165,33 @@ def blur_effects(
         x = network.as_input(pictures.picture(facts["image"]))
         soft = blur(x, sigma)
         change = ((x - soft) * torch.tensor(network.std)[:, None, None]).square().mean(0).double().numpy()
-        foreground = None
-        if pictures.region_names:
-            shown = torch.from_numpy(pictures.mask(facts["image"]) > 0)[None, None].float()
-            foreground = interpolate(shown, len(change), mode="nearest-exact")[0, 0].numpy()
-        jobs, windows = _jobs(index, int(row), group, partners, change, foreground, window, seed)
+        foreground = pictures.mask(facts["image"]) > 0 if pictures.region_names else None
+        jobs, windows = _jobs(index, int(row), group, partners, change, foreground, window)
+        x = torch.stack([x, *(patched(x, soft, each) for each in windows)])
         features = torch.tensor(jobs["feature_id"].to_numpy())
-        seen, maps = [], []
-        versions = torch.stack([x, *(patched(x, soft, window) for window in windows)])
-        for batch in versions.split(BATCH):
-            got, codes = see_features(network, sae, batch, mixed=mixed)
-            seen.append(got.acts[site])
-            maps.append(codes[..., features])
-        acts, maps = torch.cat(seen), torch.cat(maps)  # (1 + jobs, rows, columns, d_in), the same for each job
+        seen = [see_features(network, sae, batch, mixed=mixed) for batch in x.split(BATCH)]
+        acts = torch.cat([each.acts[site] for each, _ in seen])  # (1 + jobs, rows, columns, d_in)
+        maps = torch.cat([codes[..., features] for _, codes in seen])  # (1 + jobs, rows, columns, jobs)
         own, whole = maps[1:].diagonal(dim1=0, dim2=3).movedim(2, 0), maps[0].movedim(2, 0)  # (jobs, rows, columns)
-        lost, changed, x = whole - own, acts[1:], versions[1:]
+        lost, changed, x = whole - own, acts[1:], x[1:]
         before = logits_from(network, site, acts[:1].expand_as(changed), x)
-        label = before.argmax(1)[:1]
+        label = before.argmax(1)
         if network.level is not None:
-            label = torch.tensor([network.classes.index(facts[network.level])])
+            label = torch.tensor([network.classes.index(facts[network.level])]).expand(len(jobs))
         found = {"before": whole.amax((1, 2)), "feature": own.amax((1, 2)) - whole.amax((1, 2))}
         found["pooled"] = -lost.mean((1, 2))
-        for prefix, directions in {"": None, "restored_": W_dec, "random_": random}.items():
-            back = 0 if directions is None else lost[..., None] * directions[features][:, None, None]
-            after = logits_from(network, site, changed + back, x)
-            made = effects(before, after, label.expand(len(jobs)))
-            found |= {prefix + name: effect for name, effect in made.items()}
+        edits = {name: lost[..., None] * each[features][:, None, None] for name, each in given_back.items()}
+        for name, back in {"": 0, **edits}.items():
+            made = effects(before, logits_from(network, site, changed + back, x), label)
+            found |= {name + effect: values for effect, values in made.items()}
         return jobs.assign(**{name: values.numpy() for name, values in found.items()}, image_row=int(row))
 
     groups = picks.groupby("image_row", sort=True)
-    bar = dict(desc=f"blur {sigma:g} px", total=len(groups), disable=not progress, leave=False)
-    return pd.concat(list(tqdm(side_by_side(of_picture, groups), **bar)), ignore_index=True)
+    made = tqdm(side_by_side(of_picture, groups), f"blur {sigma:g} px", len(groups), leave=False)
+    return pd.concat(list(made), ignore_index=True)
 
 
-def _jobs(index, row, group, partners, change, foreground, size, seed) -> tuple[pd.DataFrame, list[Window]]:
+def _jobs(index, row, group, partners, change, foreground, size) -> tuple[pd.DataFrame, list[Window]]:
     """What to blur in one picture: (feature_id, where, matched, change), and the windows."""
     jobs, windows = [], []
     for pick in group.itertuples():
@@ -218,15 +201,14 @@ def _jobs(index, row, group, partners, change, foreground, size, seed) -> tuple[
             if its_map.max() > 0:
                 at = np.unravel_index(its_map.argmax(), index.grid)
                 other = Window.around(*at, index.grid, len(change), size)
-        rng = np.random.default_rng((seed, int(pick.feature_id), row))
+        rng = np.random.default_rng((0, int(pick.feature_id), row))
         own_map = index.maps(pick.feature_id, np.array([row]))[0]
         controls = control_windows(target, change, foreground, own_map, other, rng)
         kept = np.array(list(controls))[sorted(rng.permutation(len(controls))[:N_CONTROLS])]
         for where, (place, matched) in {"target": (target, True), **{name: controls[name] for name in kept}}.items():
-            facts = {"feature_id": int(pick.feature_id), "where": where, "matched": matched}
-            jobs.append(facts | {"change": change[place.slices].mean()})
+            jobs.append((int(pick.feature_id), where, matched, change[place.slices].mean()))
             windows.append(place)
-    return pd.DataFrame(jobs), windows
+    return pd.DataFrame(jobs, columns=["feature_id", "where", "matched", "change"]), windows
 
 
 def beyond_controls(blur: pd.DataFrame, kinds: Sequence[str]) -> dict[str, float | None]:

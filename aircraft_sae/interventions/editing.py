@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from scipy.ndimage import center_of_mass
 from tqdm import tqdm
 
 from aircraft_sae.activations import site_folder
@@ -32,18 +33,19 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # photographs need no renderer
     from aircraft_sae.hangar.scene import Scene
 
 N_DRAWS = 2000
-LEAST_PIXELS = 30
-"""Of a part that a scene must show at 224 pixels' width."""
+LEAST_PIXELS = 30 / 224**2
+"""Of a part that a scene must show, as a share of the picture."""
 MOVES = ((0.0, 0.0, 0.12), (0.12, 0.0, 0.0), (0.0, 0.0, -0.12), (-0.12, 0.0, 0.0))
 """Up, forward, down, back, in units of the longer of length and span: a scene's seed says which."""
 RED, BLUE = (0.85, 0.1, 0.1), (0.1, 0.2, 0.85)
 SIZE_RATIO = 2.0
 """Parts whose edits change more than so many times a part's pixels are no match for it."""
 SCENES, EDITS = "scenes.parquet", "edits.parquet"
+PLACES = ["row", "column", "row_after", "column_after"]
 
 
 def edited(scene: Scene, kind: str, part: str) -> Scene:
@@ -61,7 +63,7 @@ def edited(scene: Scene, kind: str, part: str) -> Scene:
 
 def plain(scene: str) -> Scene:
     """A scene from its JSON, without shadows: a part's shadow would go with the part."""
-    from aircraft_sae.hangar.scene import Scene  # lazily: photographs need no renderer
+    from aircraft_sae.hangar.scene import Scene
 
     return replace(Scene.from_json(scene), shadows=False)
 
@@ -72,27 +74,22 @@ def without(scene: str, part: str | None, size: int, supersampling: int) -> Imag
 
     whole = plain(scene)
     shown = edited(whole, "remove", part) if part else whole
-    return Image.fromarray(_saved(render(shown, size, supersampling).image, whole))
+    return _saved(render(shown, size, supersampling).image, whole)
 
 
-def choose_scenes(pictures: Pictures, images: Sequence[str], most: int, size: int = 224, seed: int = 0) -> list[str]:
+def choose_scenes(pictures: Pictures, images: Sequence[str], most: int, size: int = 224) -> list[str]:
     """Scenes (JSON) of these images, in random order, of which each is needed to have `most` with each region.
 
     size: the pictures' width in pixels.
     """
-    table = pictures.scenes.set_index("image").loc[list(images)].sample(frac=1, random_state=seed)
+    table = pictures.scenes.set_index("image").loc[list(images)].sample(frac=1, random_state=0)
     needed, chosen = dict.fromkeys(pictures.region_names, most), []
     for row in table.to_dict("records"):
-        useful = [part for part, n in needed.items() if n and row[f"pixels_{part}"] >= least_pixels(size)]
+        useful = [part for part, n in needed.items() if n and row[f"pixels_{part}"] >= LEAST_PIXELS * size**2]
         if useful:
             chosen.append(row["scene"])
             needed |= {part: needed[part] - 1 for part in useful}
     return chosen
-
-
-def least_pixels(size: int) -> float:
-    """LEAST_PIXELS in pictures of another width."""
-    return LEAST_PIXELS * (size / 224) ** 2
 
 
 def edit_scenes(
@@ -106,70 +103,61 @@ def edit_scenes(
     most: int | None = None,
     size: int = 224,
     supersampling: int = 2,
-    workers: int | None = None,
-    progress: bool = True,
 ) -> None:
     """Render each scene (JSON), then with each part that it shows edited, and write what the networks make of them.
 
     No shadows. parts: names of regions; most: edits of one part, at most; scenes come in their order.
     Into `folder`: scenes.parquet (scene as JSON, shown_<part> pixels), edits.parquet (scene, part, changed pixels, row,
-    column, row_after, column_after: the middle of the part's pixels as shares of the picture) and, for each network,
-    <network>/<site>.npy (float16, scenes then edits) and <network>/logits.npy.
+    column, row_after, column_after: the middle of the part's pixels as shares of the picture, nan for none) and, for
+    each network, <network>/<site>.npy (float16, scenes then edits) and <network>/logits.npy.
     Raises: ValueError for another kind of edit, another site, or no scenes.
     """
     from aircraft_sae.hangar.dataset import renderer
 
     if not scenes:
         raise ValueError("edit_scenes needs at least one scene")
-    whole_scenes, ids = [plain(scene) for scene in scenes], [PARTS.index(part) for part in parts]
-    edited(whole_scenes[0], kind, parts[0])  # refuses another kind before any work
+    views, ids = [plain(scene) for scene in scenes], [PARTS.index(part) for part in parts]
+    edited(views[0], kind, parts[0])  # refuses another kind before any work
     for network, site in product(networks.values(), sites):
         network.check_site(site)  # and another site
     # all is rendered before the networks see any of it: beside each other, their threads would wait
-    with renderer(len(scenes) * (1 + len(parts)), size, supersampling, workers) as rendered:
-        whole = list(tqdm(rendered(whole_scenes), "render scenes", len(scenes), disable=not progress, leave=False))
+    with renderer(len(views) * (1 + len(parts)), size, supersampling) as rendered:
+        whole = list(tqdm(rendered(views), "render scenes", len(views), leave=False))
         shown = np.stack([np.bincount(picture.mask.ravel(), minlength=len(PARTS))[ids] for picture in whole])
-        allowed = shown >= least_pixels(size)
+        allowed = shown >= LEAST_PIXELS * size**2
         if most is not None:
             allowed &= allowed.cumsum(0) <= most
-        jobs, rows = np.argwhere(allowed), []
-        images = [_saved(picture.image, scene) for picture, scene in zip(whole, whole_scenes, strict=True)]
-        edits = rendered([edited(whole_scenes[s], kind, parts[p]) for s, p in jobs])
-        edits = tqdm(edits, f"render: {kind}", len(jobs), disable=not progress, leave=False)
-        for (s, p), picture in zip(jobs, edits, strict=True):
-            changed = int((picture.image != whole[s].image).any(2).sum())
-            (row, column), (row_after, column_after) = (_centre(each.mask == ids[p]) for each in (whole[s], picture))
-            rows.append({
-                "scene": s, "part": parts[p], "changed": changed, "row": row, "column": column,
-                "row_after": row_after, "column_after": column_after,
-            })  # fmt: skip
-            images.append(_saved(picture.image, whole_scenes[s]))
+        jobs, rows = np.argwhere(allowed).tolist(), []
+        images = [_saved(picture.image, view) for picture, view in zip(whole, views, strict=True)]
+        edits = rendered([edited(views[s], kind, parts[p]) for s, p in jobs])
+        for (s, p), picture in zip(jobs, tqdm(edits, f"render: {kind}", len(jobs), leave=False), strict=True):
+            changed = (picture.image != whole[s].image).any(2).sum()
+            rows.append((s, parts[p], changed, *_centre(whole[s].mask == ids[p]), *_centre(picture.mask == ids[p])))
+            images.append(_saved(picture.image, views[s]))
     for name, network in networks.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-        x = (torch.stack([network.as_input(Image.fromarray(image)) for image in batch]) for batch in batches)
-        seen = tqdm(network.stream(x, sites, mixed=True), f"see: {kind}, {name} network", len(batches),
-                    disable=not progress, leave=False)  # fmt: skip
+        x = (torch.stack([network.as_input(image) for image in batch]) for batch in batches)
+        seen = tqdm(network.stream(x, sites, mixed=True), f"see: {kind}, {name} network", len(batches), leave=False)
         found = [{site: each.acts[site].half() for site in sites} | {"logits": each.logits} for each in seen]
         for key in found[0]:
             np.save(folder / name / f"{site_folder(key)}.npy", torch.cat([each[key] for each in found]).numpy())
-    texts = pd.DataFrame({"scene": [scene.to_json() for scene in whole_scenes]})
+    texts = pd.DataFrame({"scene": [view.to_json() for view in views]})
     write_parquet(texts.join(pd.DataFrame(shown, columns=[f"shown_{part}" for part in parts])), folder / SCENES)
-    write_parquet(pd.DataFrame(rows), folder / EDITS)
+    write_parquet(pd.DataFrame(rows, columns=["scene", "part", "changed", *PLACES]), folder / EDITS)
 
 
-def _saved(image: np.ndarray, scene: Scene) -> np.ndarray:
+def _saved(image: np.ndarray, scene: Scene) -> Image.Image:
     """What is left of a picture once it is saved as JPEG, as the data set's pictures are."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=scene.finish.quality)
-    return np.asarray(Image.open(file))
+    return Image.open(file).convert("RGB")
 
 
-def _centre(mask: np.ndarray) -> tuple[float, float]:
+def _centre(mask: np.ndarray) -> np.ndarray:
     """Row and column of the middle of a mask, as shares of the picture; nan where it is empty."""
-    if not mask.any():
-        return np.nan, np.nan
-    return tuple((at.mean() + 0.5) / n for at, n in zip(np.nonzero(mask), mask.shape, strict=True))
+    with np.errstate(invalid="ignore"):
+        return np.add(center_of_mass(mask), 0.5) / mask.shape
 
 
 @dataclass
@@ -264,11 +252,12 @@ class Responses:
         the feature's centre.
         """
         own, scenes = self.of_part(part)
-        edits = self.edits.iloc[own]
-        there = edits[["row_after", "column_after"]].to_numpy() - edits[["row", "column"]].to_numpy()
+        places = self.edits[PLACES].to_numpy()[own]
         here = self.centres_after[own, feature_id] - self.centres[scenes, feature_id]
         names = ["part_down", "part_across", "feature_down", "feature_across"]
-        return pd.DataFrame(np.hstack([there, here]), columns=names).assign(scene=scenes).dropna()
+        return (
+            pd.DataFrame(np.hstack([places[:, 2:] - places[:, :2], here]), columns=names).assign(scene=scenes).dropna()
+        )
 
 
 def followed(moves: pd.DataFrame, way: str, beside: pd.DataFrame | None = None) -> dict[str, float | None]:

@@ -12,15 +12,10 @@ import numpy as np
 import pandas as pd
 
 from aircraft_sae.features import FeatureIndex
-from aircraft_sae.features.reconstruction import cell_covariance, seed_match
+from aircraft_sae.features.reconstruction import seed_match
 from aircraft_sae.interventions.blurring import PAIR, blur_effects
 from aircraft_sae.interventions.editing import Responses
-from aircraft_sae.interventions.suppression import (
-    Trial,
-    beyond_random,
-    matched_features,
-    random_beside,
-)
+from aircraft_sae.interventions.suppression import Trial, beyond_random, matched_features, random_beside
 from aircraft_sae.interventions.verdicts import class_verdicts, judge
 from aircraft_sae.metrics import interval
 from aircraft_sae.pictures import Pictures
@@ -75,19 +70,17 @@ def suppress_features(
         table[name] = mean_over_active(np.abs(half_b.suppress(features, **how)["specificity"]), active)
     write_parquet(table, folder / "features.parquet")
     drawn = claims.loc[claims["chosen"] == "random", "feature_id"].tolist()
-    write_parquet(beyond_random(half_b, drawn, cell_covariance(trial.acts)), folder / "beyond_random.parquet")
+    write_parquet(beyond_random(half_b, drawn), folder / "beyond_random.parquet")
 
 
-def suppress_some(
-    folder: Path, *, trial: Trial, features: Sequence[int], n_images: int, every: int = 5, seed: int = 0
-) -> None:
+def suppress_some(folder: Path, *, trial: Trial, features: Sequence[int], n_images: int) -> None:
     """Features and random directions suppressed in n_images pictures of half B, drawn at random.
 
     features.parquet: feature_id, n (pictures in which it matters), feature and random (mean absolute specificity there:
-    where it is silent, nothing is taken out). every: of cells, for the covariance.
+    where it is silent, nothing is taken out).
     """
-    chosen = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(trial.in_b))[:n_images])
-    trial, random = trial[chosen], random_beside(trial, every)[features]
+    chosen = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(trial.in_b))[:n_images])
+    trial, random = trial[chosen], random_beside(trial)[features]
     ours, null = (np.abs(trial.suppress(features, directions=each)["specificity"]) for each in (None, random))
     table = {"feature_id": features, "n": (ours > 0).sum(0)}
     table |= {"feature": mean_over_active(ours, ours > 0), "random": mean_over_active(null, ours > 0)}
@@ -98,8 +91,7 @@ def blur_peaks(
     folder: Path, *, trial: Trial, index: FeatureIndex, picks: pd.DataFrame, sigma: float, window: int
 ) -> None:
     """`blur_effects` of every pick and its controls, with the picks' `how`, in blur.parquet."""
-    partners, covariance = matched_features(index.table), cell_covariance(trial.acts)
-    made = blur_effects(trial, index, picks, partners, covariance, sigma, window)
+    made = blur_effects(trial, index, picks, sigma, window)
     write_parquet(made.merge(picks[[*PAIR, "how"]], on=PAIR, validate="m:1"), folder / "blur.parquet")
 
 
@@ -127,7 +119,7 @@ def verdict_tables(
         write_parquet(Responses.of(trial.sae, removals).table(), folder / "responses.parquet")
     if levels := list(trial.pictures.levels):
         drawn, labels = claims[claims["chosen"] == "random"], index.images.iloc[index.rows("test")][levels]
-        given = drawn, index.table, trial[trial.in_b], cell_covariance(trial.acts), labels[trial.in_b], match
+        given = drawn, index.table, trial[trial.in_b], labels[trial.in_b], match
         found["classes"] = class_verdicts(*given)
         write_parquet(class_verdicts(*given, directions=random_beside(trial)), folder / "null_classes.parquet")
     names = {"feature": "suppressed", "random direction": "suppressed_random"}

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import binomtest, false_discovery_control
+from torch import Tensor
 
 from aircraft_sae.features import FeatureIndex, Regions, excess_tests
 from aircraft_sae.interventions.editing import Responses
@@ -28,7 +28,8 @@ LEAST_EXCESS, LEAST_RESPONSE, LEAST_MATCH, LEAST_AUROC, Q = 0.05, 0.5, 0.7, 0.9,
 LEAST_PICTURES, LEAST_SCENES, LEAST_OF_CLASS = 70, 30, 15
 """Pictures and scenes in which a feature is active, pictures of a class: with fewer, a claim is called underpowered."""
 N_DRAWS, N_DRAWS_AT_ONCE = 2000, 250
-N_RANDOM = {"closed form": 999, "forward passes": 99}
+N_RANDOM = {True: 999, False: 99}
+"""Random directions beside a feature, with and without a closed form."""
 CLAIM = ["feature_id", "part"]
 TESTS = {"excess_passes": "guesses", "response_passes": "removal", "selective_passes": "other parts"}
 
@@ -42,6 +43,7 @@ def frozen_list(
     "part": the best of each part by average precision on half A in turn. table: features.parquet; scores:
     parts.parquet, None for no parts.
     """
+    table = table.set_index("feature_id")
     alive = table[table["density_cell"] > 0]
     fifth = pd.qcut(alive["density_cell"].rank(method="first"), min(5, len(alive)), labels=False)
     shuffled = alive.sample(frac=1, random_state=seed)
@@ -76,11 +78,7 @@ def judge(
 
 
 def part_verdicts(
-    claims: pd.DataFrame,
-    excess: pd.DataFrame,
-    responses: Responses,
-    seed_match: np.ndarray | None = None,
-    seed: int = 0,
+    claims: pd.DataFrame, excess: pd.DataFrame, responses: Responses, seed_match: np.ndarray | None = None
 ) -> pd.DataFrame:
     """One row a claim (feature_id, part, …) with each test's numbers, and the verdict.
 
@@ -99,11 +97,9 @@ def part_verdicts(
         return np.stack([each[..., parts, which] for each in (response, responses.selectivity(response))])
 
     whole, n_scenes, starts = both(), len(responses.before), range(0, N_DRAWS, N_DRAWS_AT_ONCE)
-    draws = [both(bootstrap_counts(n_scenes, N_DRAWS_AT_ONCE, (seed, start))) for start in starts]
+    draws = [both(bootstrap_counts(n_scenes, N_DRAWS_AT_ONCE, (0, start))) for start in starts]
     draws = np.concatenate(draws, axis=1, dtype=np.float32)
-    low, high = np.full((2, *whole.shape), np.nan)
-    for i, j in np.argwhere(np.isfinite(whole)):
-        low[i, j], high[i, j] = np.quantile(np.nan_to_num(draws[i, :, j]), [0.025, 0.975])
+    low, high = np.quantile(draws, [0.025, 0.975], axis=1)  # nan where no scene shows the part
     for name, *values in zip("RS", whole, low, high, strict=True):
         table[[name, f"{name}_low", f"{name}_high"]] = np.transpose(values)
     table["S_p"] = np.where(np.isfinite(whole[1]), ((draws[1] <= 0).sum(0) + 1) / (N_DRAWS + 1), np.nan)
@@ -130,31 +126,30 @@ def class_verdicts(
     claims: pd.DataFrame,
     table: pd.DataFrame,
     trial: Trial,
-    covariance: torch.Tensor,
     labels: pd.DataFrame,
     seed_match: np.ndarray,
-    directions: torch.Tensor | None = None,
+    directions: Tensor | None = None,
     n_random: int | None = None,
 ) -> pd.DataFrame:
     """One row a claim (feature_id) about the class that half A chose, on the level that half A chose.
 
-    table: features.parquet; trial: the pictures of half B; covariance: (d_in, d_in) of cells; labels: a row a picture,
-    a column a level; directions: (d_sae, d_in) to take out in place of the decoder's rows.
+    table: features.parquet; trial: the pictures of half B; labels: a row a picture, a column a level; directions:
+    (d_sae, d_in) to take out in place of the decoder's rows.
     A feature passes if its AUROC on B is at least 0.9 (q < 0.05) and suppressing it hurts its class's pictures, more
     than the other classes' logits and more than `n_random` random directions of equal length do (p: its rank among
     these, q < 0.05), and two seeds have it.
     """
-    n_random = n_random or N_RANDOM["closed form" if trial.readout else "forward passes"]
+    n_random = n_random or N_RANDOM[trial.readout is not None]
     table, rows = table.set_index("feature_id", drop=False), []
     for feature_id in claims["feature_id"]:
         facts, level = table.loc[feature_id], table.at[feature_id, "level"]
-        own = (labels[level] == facts[f"{level}/class"]).to_numpy()
+        own = np.flatnonzero(labels[level] == facts[f"{level}/class"])
         direction = None if directions is None else directions[feature_id]
-        ours, null = trial[own].beside_random(feature_id, covariance, n_random, direction=direction)
+        ours, null = trial[own].beside_random(feature_id, n_random, direction)
         ours, null = ours.mean(0), null.mean(0)
         rows.append({
             "feature_id": feature_id, **{name: facts[f"{level}/{name}"] for name in ("class", "auroc", "auroc_q")},
-            "level": level, "specificity": ours, "control": null.mean(), "n": int(own.sum()),
+            "level": level, "specificity": ours, "control": null.mean(), "n": len(own),
             "seed_match": seed_match[feature_id], "p": ((null <= ours).sum() + 1) / (n_random + 1),
         })  # fmt: skip
     made = claims.drop(columns="part", errors="ignore").merge(pd.DataFrame(rows), on="feature_id", validate="1:1")

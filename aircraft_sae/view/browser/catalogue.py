@@ -34,8 +34,6 @@ N_BINS, N_LINKS, N_PAIR, N_TRIED, N_RADII = 30, 8, 20, 20, 8
 HOWS = ("top", "interval", "random")
 KEPT = 4096
 """Thumbnails kept in memory, at about 6 kB each."""
-MOST_CELLS = 2**18
-"""Cells, at most, that the covariance of random directions is of."""
 LISTED = ("feature_id", "density_cell", "density_image", "mean", "max", "placed", "part", "part_ap", "part_excess")
 _catalogues: WeakKeyDictionary[Study, Catalogue] = WeakKeyDictionary()
 
@@ -237,8 +235,7 @@ class Catalogue:
     @cached_property
     def random(self) -> torch.Tensor:
         """(d_sae, d_in) a random direction for each feature, as long as its decoder row: the control of suppression."""
-        n_cells = len(self.trial.acts.rows("val")) * self.trial.acts.cells_per_image
-        return random_beside(self.trial, every=max(1, n_cells // MOST_CELLS))
+        return random_beside(self.trial)
 
     @cached_property
     def radius(self) -> float | None:
