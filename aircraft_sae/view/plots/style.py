@@ -20,12 +20,12 @@ Grid = Sequence[Sequence[Any]]
 FONT, WIDTH = 12, 9.5  # points, inches
 
 
-def in_words(entry: Mapping[str, float | None], percent: bool = True) -> str:
-    """A result with its interval and number of images: "93.1% (91.2 to 94.8, n = 990)"."""
+def in_words(entry: Mapping[str, float | None], percent: bool = True, unit: str = "") -> str:
+    """A result with its interval and what n counts: "93.1% (91.2 to 94.8, n = 990)", or "… n = 990 pictures)"."""
     scale, digits = (100, 1) if percent else (1, 3)
     number = {key: f"{scale * entry[key]:.{digits}f}" for key in ("value", "low", "high") if entry[key] is not None}
     about = [f"{number['low']} to {number['high']}"] if "low" in number else []
-    about += [] if entry["n"] is None else [f"n = {entry['n']:,}"]
+    about += [] if entry["n"] is None else [f"n = {entry['n']:,} {unit}".rstrip()]
     return number["value"] + ("%" if percent else "") + (f" ({', '.join(about)})" if about else "")
 
 
