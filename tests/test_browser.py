@@ -147,7 +147,7 @@ def test_a_pair_is_compared_on_the_half_that_did_not_choose(catalogue):
         gone = float(catalogue.index.image(int(catalogue.rows[i])).mean((0, 1))[first["feature_id"]])
         after = pooled - gone * trial.sae.W_dec.detach()[first["feature_id"]]
         own, other = classes.index(name), classes.index(two if name == one else one)
-        change = catalogue.readout.logits(after)[0] - catalogue.readout.logits(pooled)[0]
+        change = catalogue.trial.readout.logits(after)[0] - catalogue.trial.readout.logits(pooled)[0]
         changes[bool(trial.in_b[i])].append(float(change[own] - change[other]))
     assert first["n"] == len(changes[True]) and first["value"] == pytest.approx(np.mean(changes[True]), abs=1e-4)
     assert np.mean(changes[False]) < 0  # the half that chose
@@ -187,7 +187,7 @@ def test_several_multipliers_are_the_forward_pass_of_edited_acts(bench, subject,
 
 def test_the_reconstruction_is_the_autoencoders_own(bench, subject, catalogue):
     recon = catalogue.trial.sae.reconstruct(subject.acts.flatten(0, 1))[0].detach().mean(0, keepdim=True)
-    wanted = catalogue.readout.logits(recon)[0]
+    wanted = catalogue.trial.readout.logits(recon)[0]
     torch.testing.assert_close(bench.reconstruction(subject), wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -474,7 +474,7 @@ def test_the_atlas_bench_has_what_its_arithmetic_needs(atlas, catalogue, bench):
     used = {each["feature_id"] for each in page["active"]}
     assert used <= set(head["features"]) and set(page["flip"]["features"]) <= used
     hidden = torch.from_numpy(np.frombuffer(base64.b64decode(page["hidden"]), np.float32).copy())
-    plain = replace(catalogue.readout, A=None, c=None)
+    plain = replace(catalogue.trial.readout, A=None, c=None)
     torch.testing.assert_close(plain.logits(hidden[None])[0], bench.of_row(row).logits, atol=1e-5, rtol=0)
 
 
@@ -555,7 +555,7 @@ def elsewhere(request, tmp_path_factory):
     config = StudyConfig(name="plain", sites=("first",), n_views=0, sae=sae)
     study = Study.open(config, data_dir=tmp_path_factory.mktemp("data"), network=network, pictures=pictures)
     catalogue = catalogue_of(study)
-    assert catalogue.readout is None
+    assert catalogue.trial.readout is None
     return study, catalogue, Bench(catalogue)
 
 

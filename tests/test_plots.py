@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from aircraft_sae.view import plots
-from aircraft_sae.view.plots.style import OUTSIDE, REGION_COLOURS
+from aircraft_sae.view.plots.pictures import OUTSIDE, REGION_COLOURS
 
 PARTS = ("wing", "fuselage", "nose_gear", "main_gear", "window", "strut")
 RNG = np.random.default_rng(0)

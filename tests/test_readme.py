@@ -23,7 +23,7 @@ def test_the_answer_is_that_of_the_committed_results():
     items = re.findall(r"^\d+\. (.*(?:\n   .*)*)", section("The answer"), re.MULTILINE)
     listed = [" ".join(item.split()) for item in items]
     assert len(lines) == 10 and listed == lines
-    assert len(report.headlines(numbers)) == len(report.HEADLINES), "a number that is not there"
+    assert len(report.headlines(numbers)) == len(report.SAID["headline"]), "a number that is not there"
 
 
 def told(text, number, percent):
@@ -61,7 +61,7 @@ def test_the_library_example_runs(smoke_study):
     code = re.search(r"```python\n(.*?)```", section("As a library"), re.DOTALL)[1]
     names = {}
     exec(code.replace('Study.open("hangar")', "Study.open()"), names)
-    n_test = len(names["rows"])
+    n_test = len(names["trial"].rows)
     assert names["effects"]["logit"].shape == (n_test, names["sae"].d_sae) and 0 < len(names["strongest"]) <= 9
     assert names["effects"]["logit"].any()
 

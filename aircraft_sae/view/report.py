@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -10,62 +11,9 @@ from pathlib import Path
 from aircraft_sae.config import StudyConfig, to_json
 from aircraft_sae.store import META, read_json, stage_metas, write_text
 
-ANSWER = {
-    "The classifier names the variant of {:%} of the test pictures, of {:d} variants; guessing, {:%}.": (
-        "01/test/variant/class_averaged_accuracy", "01/n_classes", "01/chance",
-    ),
-    "An autoencoder of {:d} features explains {:%} of the variance of its last stage with {:.0f} active features a "
-    "cell; its reconstruction in their place changes the classifier's accuracy by {:+.1f} points.": (
-        "03/d_sae", "03/explained_variance", "03/l0", "03/top1_gained_points",
-    ),
-    "For comparison, after a shorter training one explains {:%} of the variance of the trained network, and {:%} of "
-    "that of one with permuted weights.": (
-        "03/control/trained network/explained_variance", "03/control/permuted weights/explained_variance",
-    ),
-    "Features of different seeds agree to {:.2f}, where 0 is chance and 1 identity; {:%} of the features are in both "
-    "other seeds.": ("03/seed_agreement", "04/seed_match_0.7"),
-    "Each part's best feature reaches an average precision of {:.2f} in the mean; the best null {:.2f}, a guess from "
-    "outline, place and class {:.2f}, directions fitted to labels {:.2f}.": (
-        "04/mean_part_ap", "04/best_null/mean_part_ap",
-        "04/guess/outline, place, class/mean_part_ap", "04/probe/mean_part_ap",
-    ),
-    "Taken out of the scene, a part takes {:%} of its best match's maximum with it, of other parts' matches {:%}.": (
-        "05/mean_response_best_match", "05/mean_response_other_best_matches",
-    ),
-    "A blur under a feature's peak takes {:%} of its maximum; an equal one elsewhere on the aircraft {:%}.": (
-        "05/blur/under the peak/feature_lost", "05/blur/on the aircraft/feature_lost",
-    ),
-    "Whether blurring and suppressing a feature hurt on the same pictures: rank correlation {:.2f} in the median "
-    "feature.": ("05/blur_suppress_spearman_median",),
-    "As the detector of a part {:%} of random features pass every test. Of directions fitted to labels, {:d} of {:d} "
-    "pass all but the seeds'.": (
-        "05/random_pass_share", "05/parts_shown/probes", "05/n_parts",
-    ),
-    "As the detector of a class {:%} of random features pass every test; without the seeds' {:%}, of random directions "
-    "{:%}.": (
-        "05/random_pass_share_classes", "05/pass_share/class: features, no seeds",
-        "05/pass_share/class: null, random directions, no seeds",
-    ),
-}  # fmt: skip
-"""The study's answer. A line whose numbers a run does not have, as those of parts on photographs, is left out."""
-HEADLINES = {
-    "variants named right": ("{:%}", "01/test/variant/class_averaged_accuracy", "guessing {:%}", "01/chance"),
-    "variance explained": (
-        "{:%}", "03/explained_variance", "PCA of 32 {:%}", "03/baseline/PCA, 32 components/explained",
-    ),
-    "mean AP of parts' best features": (
-        "{:.2f}", "04/mean_part_ap", "directions fitted to labels {:.2f}", "04/probe/mean_part_ap",
-    ),
-    "of a maximum lost by blurring its peak": (
-        "{:%}", "05/blur/under the peak/feature_lost", "anywhere {:%}", "05/blur/anywhere/feature_lost",
-    ),
-    "random features that detect a part": (
-        "{:%}", "05/random_pass_share", "nulls at most {:%}", "05/null_pass_share_max",
-    ),
-    "features that both other seeds have": ("{:%}", "04/seed_match_0.7", "agreement {:.2f}", "03/seed_agreement"),
-}  # fmt: skip
-"""{what: (how it is written, number, its control, the control's number)}; left out as those of the answer."""
 HERE = Path(__file__).parent
+SAID = tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))
+"""The sentences of the answer, and the headlines."""
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 RECORD = "aircraft_sae"
 """The entry of a notebook's metadata that holds what the runner knows of it."""
@@ -152,22 +100,24 @@ def _number(value: float, form: str) -> str:
 
 
 def answer(numbers: Mapping) -> list[str]:
-    """The lines of ANSWER for which there are numbers, as `read_numbers` gives them."""
-    lines = [_filled(text, keys, numbers) for text, keys in ANSWER.items()]
+    """The sentences for which there are numbers, as `read_numbers` gives them."""
+    lines = [_filled(each["text"], each["numbers"], numbers) for each in SAID["answer"]]
     return [line for line in lines if line]
 
 
 def headlines(numbers: Mapping) -> list[tuple[str, str, str, str]]:
-    """(value, what it is of, its interval and n, its control) of the HEADLINES for which there are numbers."""
+    """(value, what it is of, its interval and n, its control) of the headlines for which there are numbers."""
     tiles = []
-    for what, (form, key, beside, other) in HEADLINES.items():
-        if (value := _filled(form, [key], numbers)) is None:
+    for each in SAID["headline"]:
+        form = each["form"]
+        if (value := _filled(form, [each["number"]], numbers)) is None:
             continue
-        entry, about = numbers[key], []
+        entry, about = numbers[each["number"]], []
         if entry["low"] is not None:
             about = [" to ".join(_filled(form, [end], {end: {"value": entry[end]}}) for end in ("low", "high"))]
         about += [f"n = {entry['n']:,}"] if entry["n"] else []
-        tiles.append((value, what, ", ".join(about), _filled(beside, [other], numbers) or ""))
+        control = _filled(each["control"], [each["control_number"]], numbers) or ""
+        tiles.append((value, each["what"], ", ".join(about), control))
     return tiles
 
 

@@ -3,7 +3,7 @@
     python tests/benchmarks/browser_latency.py --preset hangar
 
 Needs a finished study (`python -m aircraft_sae --preset hangar`) and requirements.txt with its playwright, psutil, and
-chromium. The machine must be otherwise idle. Labels are not touched; the atlas goes to a temporary folder.
+chromium. The machine must be otherwise idle. Labels are not touched.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from playwright.sync_api import sync_playwright
 
 from aircraft_sae.study import Study
 from aircraft_sae.view.atlas import export_atlas
-from aircraft_sae.view.browser.catalogue import Catalogue
-from aircraft_sae.view.browser.widgets import Answers, catalogue_of
+from aircraft_sae.view.browser.catalogue import Catalogue, catalogue_of
+from aircraft_sae.view.browser.widgets import Answers
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "06_explore.ipynb"
 N_CHANGES, N_KEYS, N_SLIDES, N_SLOW = 500, 100, 100, 20
@@ -66,7 +66,7 @@ def in_kernel(catalogue: Catalogue) -> Rows:
     answers.open(picture)
     factors = [{str(active[i % len(active)]["feature_id"]): 0.05 * (i % 80)} for i in range(N_SLIDES)]
     rows.append(("slider", timed(answers.change, factors)))
-    rows.append(("blur of a cell", timed(lambda column: answers.blur([[0, column % 3]], 8.0), range(N_SLOW))))
+    rows.append(("blur of a cell", timed(lambda column: answers.blur([[0, column % catalogue.index.grid[1]]], 8.0), range(N_SLOW))))
     rows.append(("minimal flip", timed(lambda _: answers.flip(), range(N_SLOW))))
     for feature_id in alive:  # every thumbnail has been asked for
         show(feature_id)
@@ -196,9 +196,8 @@ def in_browser(study: Study) -> Rows:
 
 def as_atlas(study: Study, n_wide: int = 2500) -> Rows:
     """Its size, and that of an atlas of more features."""
-    with tempfile.TemporaryDirectory() as folder:
-        index = export_atlas(study, Path(folder) / "atlas")
-        sizes = {path: path.stat().st_size for path in index.parent.rglob("*") if path.is_file()}
+    index = export_atlas(study)
+    sizes = {path: path.stat().st_size for path in index.parent.rglob("*") if path.is_file()}
     n, total = len(catalogue_of(study).table), sum(sizes.values())
     by_feature = sum(size for path, size in sizes.items() if path.parent.name == "features" or path.name == "data.js")
     wide = total + (n_wide - n) * by_feature / n

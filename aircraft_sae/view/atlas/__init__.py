@@ -64,13 +64,13 @@ def write_atlas(folder: Path, *, catalogue: Catalogue, labels: dict, pages: dict
     for row in tqdm(sorted(shown), "atlas: pictures", leave=False):
         (folder / "pictures" / f"{row:05d}.jpg").write_bytes(catalogue.thumbnail(row))
     pictures = _bench(catalogue, _chosen(catalogue, shown, n_pictures), folder)
-    works = SWITCHES if catalogue.readout is None else SLIDERS
+    works = SWITCHES if catalogue.trial.readout is None else SLIDERS
     words = (
         f"{len(catalogue.table):,} features of the study {catalogue.name}, on {len(catalogue.images):,} test pictures. "
         f"{len(labels)} are labelled. {works}, for {len(pictures)} pictures; blurring, pictures of your own and the "
         "comparison of two classes need the notebook."
     )
-    facts = catalogue.overview() | {"bench_pictures": pictures, "switches": catalogue.readout is None}
+    facts = catalogue.overview() | {"bench_pictures": pictures, "switches": catalogue.trial.readout is None}
     data = {"facts": facts, "labels": labels, "chunk": CHUNK, "told": words}
     (folder / "data.js").write_text(f"window.ATLAS = {_json(data)};\n", encoding="utf-8")
 
@@ -113,7 +113,7 @@ def _chosen(catalogue: Catalogue, shown: dict[int, set[int]], n: int) -> list[in
 
 def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[str, Any]]:
     """Write the pictures of the bench and what its arithmetic needs, and give the list of pictures."""
-    bench, readout, used = Bench(catalogue), catalogue.readout, set()
+    bench, readout, used = Bench(catalogue), catalogue.trial.readout, set()
     for row in tqdm(sorted(chosen), "atlas: bench", leave=False):
         subject = bench.of_row(row)
         page = bench.told(subject, row)

@@ -55,7 +55,7 @@ class Bench:
     """Interventions on one picture at a time, without a front end."""
 
     def __init__(self, catalogue: Catalogue):
-        self.catalogue, self.readout = catalogue, catalogue.readout
+        self.catalogue, self.readout = catalogue, catalogue.trial.readout
         self.network, self.sae = catalogue.network, catalogue.trial.sae
         self.W_dec = self.sae.W_dec.detach()
 

@@ -23,7 +23,7 @@ from aircraft_sae.features import FeatureIndex, neighbours
 from aircraft_sae.features.localisation import effective_radius, gradient_maps
 from aircraft_sae.features.table import PARTS
 from aircraft_sae.interventions import Trial, Verdicts, random_beside, tell_apart
-from aircraft_sae.networks import Network, PooledReadout
+from aircraft_sae.networks import Network
 from aircraft_sae.store import digest
 from aircraft_sae.study import Study
 
@@ -114,11 +114,6 @@ class Catalogue:
     def fingerprint(self) -> str:
         """Known by what it shows."""
         return digest([self.name, self.index, self.trial, self.table, self.parts, self.images])
-
-    @property
-    def readout(self) -> PooledReadout | None:
-        """The closed form of suppression, where the network has one at this site."""
-        return self.trial.readout
 
     def overview(self) -> dict[str, Any]:
         """All that a front end needs once: the table by columns, names of classes and parts, colours of heat."""
@@ -223,7 +218,7 @@ class Catalogue:
         own, in_b = np.isin(self.trial.labels, pair), self.trial.in_b
         if not (own & in_b).any() or not (own & ~in_b).any():
             raise ValueError(f"{one} and {two} have too few test pictures for two halves")
-        tried = None if self.readout else self.strongest(self.trial.strength[own & ~in_b].mean(0))
+        tried = None if self.trial.readout else self.strongest(self.trial.strength[own & ~in_b].mean(0))
         return _records(tell_apart(self.trial, pair, self.random, tried, n))
 
     def strongest(self, strength: torch.Tensor) -> np.ndarray:

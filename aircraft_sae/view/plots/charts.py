@@ -12,18 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from scipy.stats import binomtest
 
-from aircraft_sae.view.plots.style import (
-    BLUE,
-    FONT,
-    GREY,
-    ORANGE,
-    WIDTH,
-    legend,
-    literal,
-    sheet,
-    spaced,
-    style,
-)
+from aircraft_sae.view.plots.style import BLUE, FONT, GREY, ORANGE, WIDTH, legend, literal, sheet, spaced, style
 
 COLOURS = (BLUE, ORANGE, GREY, "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
@@ -121,13 +110,11 @@ def differences(groups: Mapping[str, np.ndarray], label: str, least: float = 1e-
 def energy_shares(shares: Mapping[str, Mapping[str, float]]) -> Figure:
     """One bar for each site, made of shares that add up to 1, the same names for every site."""
     figure, ax = sheet(1.4 + 0.55 * len(shares))
-    left = np.zeros(len(shares))
-    for name, colour in zip(next(iter(shares.values())), COLOURS, strict=False):
-        widths = np.array([100 * own[name] for own in shares.values()])
-        bars = ax.barh(list(shares), widths, left=left, color=colour, edgecolor="white", label=name)
-        words = [f"{width:.1f}" if width >= 5 else "" for width in widths]
+    table = 100 * pd.DataFrame(shares).T
+    table.plot.barh(stacked=True, width=0.8, color=list(COLOURS), edgecolor="white", legend=False, ax=ax)
+    for bars in ax.containers:
+        words = [f"{width:.1f}" if width >= 5 else "" for width in bars.datavalues]
         ax.bar_label(bars, words, label_type="center", color="white", fontsize=FONT, fontweight="bold")
-        left += widths
     ax.set_xlim(0, 100)
     ax.invert_yaxis()
     style(ax, "share of the mean squared length of a cell, %", "site")

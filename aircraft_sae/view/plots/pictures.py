@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any
@@ -15,23 +16,15 @@ from matplotlib.patches import Patch
 from PIL import Image
 from scipy import ndimage
 
-from aircraft_sae.view.plots.style import (
-    FONT,
-    GREY,
-    ORANGE,
-    OUTSIDE,
-    REGION_COLOURS,
-    WIDTH,
-    Grid,
-    legend,
-    literal,
-    message,
-    sheet,
-    show,
-    spaced,
-    style,
-    wrap,
-)
+from aircraft_sae.view.plots.style import FONT, GREY, ORANGE, WIDTH, legend, literal, sheet, spaced, style
+
+OUTSIDE = "#E9EEF3"
+REGION_COLOURS = (
+    "#EEDD88", "#0072B2", "#66CCEE", "#228833", "#661100", "#CC79A7",
+    "#AAAA00", "#6699FF", "#000000", "#332288", "#555555", "#F0E442",
+)  # fmt: skip
+"""With OUTSIDE, any two differ by 18 CIELAB units, seen with normal vision, protanopia and deuteranopia."""
+Grid = Sequence[Sequence[Any]]
 
 
 def picture_grid(
@@ -211,3 +204,24 @@ def _name_parts(ax: Axes, mask: np.ndarray, names: Sequence[str]) -> None:
 def _highlight(picture: Any, mark: np.ndarray) -> np.ndarray:
     """The picture pale and grey, with marked pixels in orange."""
     return np.where(np.asarray(mark)[..., None], 255 * np.array(to_rgb(ORANGE)), pale(picture)).astype(np.uint8)
+
+
+def show(ax: Axes, picture: Any, caption: str = "", **options: Any) -> None:
+    """A picture without axes, its caption below."""
+    ax.imshow(picture, **options)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel(caption, fontsize=FONT)
+
+
+def wrap(text: str, inches: float) -> str:
+    """The text in lines that are no wider, as letters and not as formulas."""
+    return "\n".join(textwrap.fill(line, int(inches / 0.095)) for line in literal(text).split("\n"))
+
+
+def message(text: str) -> Figure:
+    """A figure that says why there is nothing to show."""
+    figure = Figure((WIDTH, 0.6))
+    figure.subplots().set_axis_off()  # a notebook shows no figure without axes
+    figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=FONT)
+    return figure

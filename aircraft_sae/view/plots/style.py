@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-OUTSIDE = "#E9EEF3"
-REGION_COLOURS = (
-    "#EEDD88", "#0072B2", "#66CCEE", "#228833", "#661100", "#CC79A7",
-    "#AAAA00", "#6699FF", "#000000", "#332288", "#555555", "#F0E442",
-)  # fmt: skip
-"""With OUTSIDE, any two differ by 18 CIELAB units, seen with normal vision, protanopia and deuteranopia."""
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
-Grid = Sequence[Sequence[Any]]
 FONT, WIDTH = 12, 9.5  # points, inches
 
 
@@ -40,25 +32,12 @@ def legend(drawn: Figure | Axes, loc: str = "best", **options: Any) -> None:
     drawn.legend(loc=loc, frameon=False, **{"fontsize": FONT - 1} | options)
 
 
-def show(ax: Axes, picture: Any, caption: str = "", **options: Any) -> None:
-    """A picture without axes, its caption below."""
-    ax.imshow(picture, **options)
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    ax.set_xlabel(caption, fontsize=FONT)
-
-
 def style(ax: Axes, x: str, y: str) -> None:
     """Axes named, at the font size of all figures, without a frame."""
     ax.set_xlabel(x, fontsize=FONT)
     ax.set_ylabel(y, fontsize=FONT)
     ax.tick_params(labelsize=FONT - 1)
     ax.spines[["top", "right"]].set_visible(False)
-
-
-def wrap(text: str, inches: float) -> str:
-    """The text in lines that are no wider, as letters and not as formulas."""
-    return "\n".join(textwrap.fill(line, int(inches / 0.095)) for line in literal(text).split("\n"))
 
 
 def literal(text: Any) -> str:
@@ -69,11 +48,3 @@ def literal(text: Any) -> str:
 def spaced(names: Sequence[Any]) -> list[str]:
     """Names of regions and of other things with blanks in place of underscores."""
     return [literal(name).replace("_", " ") for name in names]
-
-
-def message(text: str) -> Figure:
-    """A figure that says why there is nothing to show."""
-    figure = Figure((WIDTH, 0.6))
-    figure.subplots().set_axis_off()  # a notebook shows no figure without axes
-    figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=FONT)
-    return figure
