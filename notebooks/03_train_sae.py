@@ -167,18 +167,12 @@ assert abs(fvus["the mean cell"]["this project"] - 1) < 1e-4
 # features (one a cell), random directions with the best coefficients (orthogonal matching pursuit, on a few
 # pictures), the network's own channels, an autoencoder before training and one whose decoder stays random.
 
-
 # %%
-def swept(chosen):
-    """The autoencoder of this width and sparsity, measured on the test pictures."""
-    expansion, k = chosen
-    model = study.sae(f"k{k}-x{expansion}", expansion=expansion, k=k, **SHORT)
-    return evaluation.measure(model, acts, test, mean).results
-
-
 sparsities = sorted({max(1, config.k // 4), max(1, config.k // 2), config.k, 2 * config.k})
 grid, rows = list(product(sorted({*WIDTHS, config.expansion}), sparsities)), []
-for (expansion, k), found in zip(grid, side_by_side(swept, grid), strict=True):
+trained = side_by_side(lambda xk: study.sae(f"k{xk[1]}-x{xk[0]}", expansion=xk[0], k=xk[1], **SHORT), grid)
+for (expansion, k), model in zip(grid, trained, strict=True):
+    found = evaluation.measure(model, acts, test, mean).results
     row = {"expansion": expansion, "k": k, "l0": found["l0"]["value"]}
     rows.append(row | {"explained_variance": 1 - found["fvu"]["value"]})
     results |= {f"sweep/k{k}-x{expansion}/{name}": found[name] for name in ("fvu", "l0", "dead_share")}
@@ -357,18 +351,8 @@ plots.against_null(cosines, chance, "cosine with the matched partner", kinds)
 spread = pd.DataFrame([{name: results[name]["value"] for name in ("l0", "dead_share", "top1_lost_points", "kl_nats")}])
 spread[["explained_variance", "test_train_fvu_ratio"]] = results["explained_variance"]["value"], ratio
 
-
-def as_good(model):
-    """What the main autoencoder's row holds, of another one."""
-    there, here = (evaluation.measure(model, acts, rows, mean).results for rows in (test, train))
-    there |= evaluation.splice(model, acts, test, codes, network, data, mean)
-    row = {name: there[name]["value"] for name in spread.columns if name in there}
-    row |= {"explained_variance": 1 - there["fvu"]["value"]}
-    return row | {"test_train_fvu_ratio": there["fvu"]["value"] / here["fvu"]["value"]}
-
-
-for seed, row in zip(seeds, side_by_side(as_good, seeds.values()), strict=True):
-    spread.loc[seed] = row
+for seed, model in seeds.items():
+    spread.loc[seed] = evaluation.quality(model, acts, test, codes, network, data, train)
 for name, column in spread.items():  # low and high of these entries are the least and the largest seed
     results[f"seeds/{name}"] = (column.mean(), column.min(), column.max(), len(column))
 titles |= {"l0": "active features a cell", "dead_share": "dead share", "explained_variance": "explained variance"}
