@@ -352,7 +352,8 @@ spread = pd.DataFrame([{name: results[name]["value"] for name in ("l0", "dead_sh
 spread[["explained_variance", "test_train_fvu_ratio"]] = results["explained_variance"]["value"], ratio
 
 for seed, model in seeds.items():
-    spread.loc[seed] = evaluation.quality(model, acts, test, codes, network, data, train)
+    row = evaluation.quality(model, acts, test, codes, network, data, train)
+    spread.loc[seed] = [row[name] for name in spread.columns]
 for name, column in spread.items():  # low and high of these entries are the least and the largest seed
     results[f"seeds/{name}"] = (column.mean(), column.min(), column.max(), len(column))
 titles |= {"l0": "active features a cell", "dead_share": "dead share", "explained_variance": "explained variance"}

@@ -686,8 +686,8 @@ if editable:
     either stage without the seeds' test. Of the {len(parts)} probes, {passing["probes"]} pass at stage 4 and
     {passing["probes at stage 3"]} at stage 3{can}. Of the random claims, {counts_.iloc[0]} are about the {commonest};
     {few_active:.0%} are underpowered (fewer than {bars.LEAST_PICTURES} pictures, or {bars.LEAST_SCENES} scenes, in
-    which the feature is active), and of the other {len(powered)}, {of_powered} pass. Whatever was claimed, pairs of a feature and a part
-    with an excess of {bars.LEAST_EXCESS} and R of {bars.LEAST_RESPONSE} on half B: {n_pairs[0]} of {len(scores):,} at
+    which the feature is active), and of the other {len(powered)}, {of_powered} pass. Whatever was claimed, pairs of a
+    feature and a part with an excess of {bars.LEAST_EXCESS} and R of {bars.LEAST_RESPONSE} on half B: {n_pairs[0]} of {len(scores):,} at
     stage 4, {n_pairs[1]} of {len(scores3):,} at stage 3."""
 else:
     by_class = in_words(results["random_pass_share_classes"])
