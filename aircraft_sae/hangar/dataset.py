@@ -24,13 +24,16 @@ from aircraft_sae.hangar.render import Picture, render
 from aircraft_sae.hangar.scene import Scene, factors, sample
 
 
-def render_dataset(folder: Path, config: HangarConfig, workers: int | None = None) -> None:
+def render_dataset(
+    folder: Path, config: HangarConfig, variants: dict[str, Airframe] = VARIANTS, workers: int | None = None
+) -> None:
     """Render every scene of `config` into `folder`; pictures that are there already are kept.
 
-    The bytes do not depend on the number of workers (None: one a core).
+    variants: always `VARIANTS`, handed over so that a stage of pictures is known by them. The bytes do not depend on
+    the number of workers (None: one a core).
     Raises: ValueError where there are fewer variants than wanted.
     """
-    frames, n = list(VARIANTS.values()), config.scenes_per_variant
+    frames, n = list(variants.values()), config.scenes_per_variant
     if (config.n_variants or 0) > len(frames):
         raise ValueError(f"n_variants is {config.n_variants}, but there are {len(frames)}")
     data = Path(folder) / "fgvc-aircraft-2013b" / "data"
