@@ -76,8 +76,6 @@ def _checked(cls: type) -> type:
 class HangarConfig:
     """What the hangar renders."""
 
-    taxonomy: Literal["hangar", "pretraining"] = "hangar"
-    """"hangar" (30 variants) or "pretraining" (a disjoint, larger set)."""
     n_variants: Annotated[Count, Field(ge=2)] | None = None
     """Only the first so many variants; None takes all."""
     scenes_per_variant: Annotated[Count, Field(ge=3)] = 100
@@ -272,18 +270,6 @@ def presets() -> dict[str, StudyConfig]:
             dataset=DatasetConfig(source="folder"),
             classifier=ClassifierConfig(sizes=(160,), epochs=(7,), ema_decay=0.99, frozen_stages=0),
             sae=SAEConfig(expansion=2),
-        ),
-        "pretraining": StudyConfig(
-            name="pretraining",
-            dataset=DatasetConfig(
-                hangar=HangarConfig(
-                    taxonomy="pretraining", scenes_per_variant=300, size=224, seed=1, split_shares=(0.94, 0.03, 0.03)
-                )
-            ),
-            classifier=ClassifierConfig(  # goes on from the shipped weights: their model card tells how they began
-                epochs=(2, 1), batch_size=64, learning_rate=3e-3, warmup_epochs=0.2, frozen_stages=0, ema_decay=0.999,
-                colour_jitter=0.0,
-            ),
         ),
     }  # fmt: skip
 

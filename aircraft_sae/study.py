@@ -15,6 +15,7 @@ from typing import Any
 from aircraft_sae.activations import VIEWS, Activations, extract, site_folder
 from aircraft_sae.config import StudyConfig, change, check_name, preset, with_data_root
 from aircraft_sae.features import FeatureIndex, build_features
+from aircraft_sae.hangar.airframes import VARIANTS
 from aircraft_sae.hangar.dataset import render_dataset
 from aircraft_sae.networks import Network, build, check_weights, load, train, weights_digest
 from aircraft_sae.pictures import Pictures, note_pictures, open_source
@@ -87,7 +88,7 @@ class Study:
         if self._pictures is None:
             config = self.config.dataset
             if config.rendered:
-                self.stage("dataset", render_dataset, {"config": config.hangar})
+                self.stage("dataset", render_dataset, {"config": config.hangar}, {"variants": VARIANTS})
                 found = open_source(config, self.folder / "dataset")
             else:
                 say(f"dataset: reading {config.root or self.data_dir / 'downloads'}")

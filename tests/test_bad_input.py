@@ -24,7 +24,7 @@ from aircraft_sae.__main__ import main
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig, StudyConfig
 from aircraft_sae.features import FeatureIndex
-from aircraft_sae.hangar.airframes import taxonomy
+from aircraft_sae.hangar.dataset import render_dataset
 from aircraft_sae.networks import Classifier, training
 from aircraft_sae.pictures import FGVCLayout
 from aircraft_sae.sae import SparseAutoencoder
@@ -547,7 +547,7 @@ FEATURES = [
          "stage5"], "scenes": w.data.scenes["scene"].tolist()[:1]}), "'stage5'", "did you mean"),
     case("responses not there", lambda w: interventions.Responses.of(w.sae, w.tmp), "stage4.npy is not there",
          "run edit_scenes", error=FileNotFoundError),
-    case("taxonomy", lambda w: taxonomy("birds"), "'birds'", "hangar, pretraining"),
+    case("variants", lambda w: render_dataset(w.tmp, config.HangarConfig(n_variants=31)), "31", "there are 30"),
 ]  # fmt: skip
 
 BROWSER = [

@@ -87,7 +87,6 @@ def test_change_reaches_nested_fields_and_leaves_the_original():
         ("dataset.source", "elsewhere"),
         ("dataset.on_bad_image", "ignore"),
         ("dataset.banner", -1),
-        ("dataset.hangar.taxonomy", "birds"),
         ("dataset.hangar.n_variants", 1),
         ("dataset.hangar.size", 0),
         ("dataset.hangar.split_shares", (0.5, 0.5, 0.5)),

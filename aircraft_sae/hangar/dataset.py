@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import signal
@@ -18,38 +17,41 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from aircraft_sae.config import LEVELS, HangarConfig
-from aircraft_sae.hangar.airframes import Airframe, taxonomy
+from aircraft_sae.config import LEVELS, SPLITS, HangarConfig
+from aircraft_sae.hangar import PARTS
+from aircraft_sae.hangar.airframes import VARIANTS, Airframe
 from aircraft_sae.hangar.render import Picture, render
 from aircraft_sae.hangar.scene import Scene, factors, sample
-from aircraft_sae.hangar.solids import PARTS
-
-SPLITS = ("train", "val", "test")
 
 
-def airframes(config: HangarConfig) -> list[Airframe]:
-    """The variants that the config asks for; ValueError where the taxonomy has fewer."""
-    frames = taxonomy(config.taxonomy)
-    if config.n_variants is not None and config.n_variants > len(frames):
-        raise ValueError(f"n_variants is {config.n_variants}, but the taxonomy {config.taxonomy!r} has {len(frames)}")
-    return frames[: config.n_variants]
-
-
-def render_dataset(folder: Path, config: HangarConfig, workers: int | None = None) -> None:
+def render_dataset(
+    folder: Path, config: HangarConfig, variants: dict[str, Airframe] = VARIANTS, workers: int | None = None
+) -> None:
     """Render every scene of `config` into `folder`; pictures that are there already are kept.
 
-    The bytes do not depend on the number of workers (None: one a core).
+    variants: always `VARIANTS`, handed over so that a stage of pictures is known by them. The bytes do not depend on
+    the number of workers (None: one a core).
+    Raises: ValueError where there are fewer variants than wanted.
     """
-    frames = airframes(config)
+    frames, n = list(variants.values()), config.scenes_per_variant
+    if (config.n_variants or 0) > len(frames):
+        raise ValueError(f"n_variants is {config.n_variants}, but there are {len(frames)}")
     data = Path(folder) / "fgvc-aircraft-2013b" / "data"
     for name in ("images", "masks"):
         (data / name).mkdir(parents=True, exist_ok=True)
-    numbers = [(v, i) for v in range(len(frames)) for i in range(config.scenes_per_variant)]
-    jobs = [(v * config.scenes_per_variant + i, frames[v].variant) for v, i in numbers]
+    splits = _splits(config)
+    jobs = [(v * n + i, frame, splits[i]) for v, frame in enumerate(frames[: config.n_variants]) for i in range(n)]
     with _mapper(len(jobs), workers) as mapped:
         rows = mapped(partial(_draw, config=config, data=data), jobs)
-        rows = list(tqdm(rows, "render scenes", len(jobs), unit="scene", smoothing=0.05))
-    _write_tables(config, frames, numbers, pd.DataFrame(rows), data)
+        table = pd.DataFrame(tqdm(rows, "render scenes", len(jobs), unit="scene", smoothing=0.05))
+    table.to_parquet(data / "scenes.parquet", index=False)
+    for level, plural in zip(LEVELS, ("variants", "families", "manufacturers"), strict=True):
+        _lines(data / f"{plural}.txt", table[level].unique())
+    for name in SPLITS:
+        chosen = table[table["split"].isin(["train", "val"] if name == "trainval" else [name])]
+        _lines(data / f"images_{name}.txt", chosen["image"])
+        for level in LEVELS:
+            _lines(data / f"images_{level}_{name}.txt", chosen["image"] + " " + chosen[level])
 
 
 @contextmanager
@@ -93,11 +95,20 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _draw(job: tuple[int, str], config: HangarConfig, data: Path) -> dict:
+def _splits(config: HangarConfig) -> list[str]:
+    """The split of each scene of a variant, drawn, and the same for all variants: at least one scene in each."""
+    n, (train, val, _) = config.scenes_per_variant, config.split_shares
+    second = min(max(2, round(n * (train + val))), n - 1)
+    first = min(max(1, round(n * train)), second - 1)
+    rank = np.random.default_rng([config.seed, 1]).permutation(n).argsort()
+    return np.where(rank < first, "train", np.where(rank < second, "val", "test")).tolist()
+
+
+def _draw(job: tuple[int, Airframe, str], config: HangarConfig, data: Path) -> dict:
     """Render one scene unless its files are there; returns its row of the table."""
-    number, variant = job
+    number, frame, split = job
     name = f"{number:07d}"
-    scene = sample(variant, config.taxonomy, config.seed, number)
+    scene = sample(frame.variant, config.seed, number)
     image, mask = data / "images" / f"{name}.jpg", data / "masks" / f"{name}.png"
     if (labels := _drawn(image, mask)) is None:
         picture = render(scene, config.size, config.supersampling)
@@ -105,9 +116,11 @@ def _draw(job: tuple[int, str], config: HangarConfig, data: Path) -> dict:
         _save(Image.fromarray(labels), mask, format="PNG")
         _save(Image.fromarray(picture.image), image, format="JPEG", quality=scene.finish.quality)
     pixels = np.bincount(labels.ravel(), minlength=len(PARTS))
-    box = dict(zip(("xmin", "ymin", "xmax", "ymax"), _box(labels), strict=True))
-    counts = {f"pixels_{part}": int(n) for part, n in zip(PARTS, pixels, strict=True)}
-    return {"image": name} | box | factors(scene) | counts | {"scene": scene.to_json()}
+    left, top, right, bottom = Image.fromarray(labels >= 2).getbbox() or (0, 0, *labels.shape)
+    row = {"image": name, "split": split} | {level: getattr(frame, level) for level in LEVELS}
+    row |= {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom} | factors(scene)
+    row |= {f"pixels_{part}": int(n) for part, n in zip(PARTS, pixels, strict=True)}
+    return row | {"scene": scene.to_json()}
 
 
 def _drawn(image: Path, mask: Path) -> np.ndarray | None:
@@ -119,44 +132,10 @@ def _drawn(image: Path, mask: Path) -> np.ndarray | None:
         return None
 
 
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """1-based inclusive box of the aircraft as FGVC-Aircraft writes it; the whole picture where it is out of sight."""
-    rows, columns = (np.flatnonzero((mask >= 2).any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return 1, 1, mask.shape[1], mask.shape[0]
-    return int(columns[0]) + 1, int(rows[0]) + 1, int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
 def _save(image: Image.Image, path: Path, **options) -> None:
-    buffer = io.BytesIO()
-    image.save(buffer, **options)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(buffer.getvalue())
+    image.save(temporary, **options)
     temporary.replace(path)
-
-
-def _write_tables(config, frames, numbers, table, data):
-    n, (train, val, _) = config.scenes_per_variant, config.split_shares
-    # which scenes of a variant fall into which split is drawn, the same for all variants
-    order = np.random.default_rng([config.seed, 1]).permutation(n)
-    rank = np.empty(n, int)
-    rank[order] = np.arange(n)
-    second = min(max(2, round(n * (train + val))), n - 1)  # at least one scene in each split
-    first = min(max(1, round(n * train)), second - 1)
-    split = np.where(rank < first, "train", np.where(rank < second, "val", "test"))
-    for level in LEVELS:
-        table.insert(1, level, [getattr(frames[v], level) for v, _ in numbers])
-    table.insert(1, "split", [split[i] for _, i in numbers])
-    table.to_parquet(data / "scenes.parquet", index=False)
-    boxes = table[["image", "xmin", "ymin", "xmax", "ymax"]]
-    _lines(data / "images_box.txt", (" ".join(map(str, row)) for row in boxes.itertuples(index=False)))
-    for level, plural in zip(LEVELS, ("variants", "families", "manufacturers"), strict=True):
-        _lines(data / f"{plural}.txt", dict.fromkeys(getattr(frame, level) for frame in frames))
-    for name, members in {**{s: (s,) for s in SPLITS}, "trainval": ("train", "val")}.items():
-        chosen = table[table["split"].isin(members)]
-        _lines(data / f"images_{name}.txt", chosen["image"])
-        for level in LEVELS:
-            _lines(data / f"images_{level}_{name}.txt", chosen["image"] + " " + chosen[level])
 
 
 def _lines(path: Path, lines) -> None:

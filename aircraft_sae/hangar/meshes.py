@@ -42,7 +42,7 @@ class _Fuselage:
         z = (r * self.a.section_height + out) * np.sign(d) * np.abs(d) ** p + np.clip(d, 0, 1) * hump + rise
         return np.stack(np.broadcast_arrays(x, y, z), -1)
 
-    def patch(self, builder, s, angle, part, material, out, n=(3, 3), coat=0.0):
+    def patch(self, builder, s, angle, part, out, n):
         """A piece of skin between two stations and two angles, lifted a little: a window or a windscreen pane."""
         grid = self.point(*np.meshgrid(np.linspace(*s, n[0]), np.linspace(*angle, n[1]), indexing="ij"), out)
         index = np.arange(n[0] * n[1]).reshape(n)
@@ -53,31 +53,31 @@ class _Fuselage:
         centre = np.array([p[0, 0], 0, self.frame(np.mean(s))[2]])
         if normal @ (p[faces[0, 0]] - centre) < 0:
             faces = faces[:, ::-1]
-        builder.add(p, faces, part, material, coat)
+        builder.add(p, faces, part, part)
 
 
 def _wing(b, a: Airframe, height, span, leading, chord):
     """One pair of wings with what hangs at the tips; returns a function of span share -> (leading edge, chord)."""
-    half, root_y = span / 2, 0.0
+    half = span / 2
     sweep, dihedral = np.tan(np.radians(a.sweep)), np.tan(np.radians(a.dihedral))
 
     def at(share):
-        y = root_y + share * half
+        y = share * half
         kink = max(0.0, 0.35 - share) / 0.35 * a.kink * chord
         length = chord * (1 - (1 - a.taper) * share)
         return np.array([leading - sweep * y + kink * 0.4, y, height + dihedral * y]), length + kink
 
     sections = [(*at(t), 0.13 - 0.03 * t, [0, 0, 1]) for t in (0, 0.12, 0.35, 0.7, 0.97, 1.0)]
     tip, tip_chord = at(1.0)
-    if a.winglet in ("blended", "raked", "sharklet"):
-        lean, rise, back = {"blended": (0.25, 0.075, 0.9), "sharklet": (0.12, 0.12, 0.8), "raked": (1.0, 0.015, 1.5)}[
-            a.winglet
-        ]
-        up = np.array([0, -rise, lean * rise]) / np.hypot(rise, lean * rise) if a.winglet != "raked" else [0, 0, 1]
+    winglets = {"blended": (0.25, 0.075, 0.9), "sharklet": (0.12, 0.12, 0.8), "raked": ()}
+    if a.winglet in winglets:
         for t in (0.35, 1.0):
-            out = np.array([-back * rise * span * t, lean * rise * span * t, rise * span * t])
             if a.winglet == "raked":
-                out = np.array([-0.045 * span * t, 0.05 * span * t, 0.006 * span * t])
+                out, up = np.array([-0.045 * span * t, 0.05 * span * t, 0.006 * span * t]), [0, 0, 1]
+            else:
+                lean, rise, back = winglets[a.winglet]
+                out = np.array([-back * rise * span * t, lean * rise * span * t, rise * span * t])
+                up = np.array([0, -rise, lean * rise]) / np.hypot(rise, lean * rise)
             sections.append((tip + out, tip_chord * (1 - 0.65 * t), 0.09, up))
     surface(b, sections, "wing", "wing", mirror=True)
     if a.winglet == "fence":
@@ -108,49 +108,27 @@ def build(a: Airframe) -> Mesh:
         top = wing_z + a.biplane_gap
         above = _wing(b, a, top, a.span * a.top_span, leading + 0.2 * a.chord, a.chord)
         for share in a.strut_at:
-            for chordwise in (0.15, 0.65):
-                low, c = at(share)
-                high, d = above(share / a.top_span)
-                b.tube(
-                    low - [chordwise * c, 0, 0],
-                    high - [chordwise * d, 0, 0],
-                    0.011 * a.girth + 0.02,
-                    "strut",
-                    "metal",
-                    True,
-                )
-        for x in (0.1, 0.6):
-            b.tube(
-                [leading - x * a.chord, 0.5 * r, 0.5 * height],
-                [leading - x * a.chord, 0.9 * r, top],
-                0.04,
-                "strut",
-                "metal",
-                True,
-            )
-    elif a.strut_at:
-        for share in a.strut_at:
-            spot, c = at(share)
-            b.tube(
-                [spot[0] - 0.35 * c, 0.8 * r, -0.75 * height],
-                spot - [0.35 * c, 0, 0],
-                0.02 * a.girth,
-                "strut",
-                "wing",
-                True,
-            )
-    for share in np.linspace(0.25, 0.8, a.fairings) if a.fairings else ():
+            (low, c), (high, d) = at(share), above(share / a.top_span)
+            for back in (0.15, 0.65):
+                ends = low - [back * c, 0, 0], high - [back * d, 0, 0]
+                b.tube(*ends, 0.011 * a.girth + 0.02, "strut", "metal", mirror=True)
+        for x in (leading - 0.1 * a.chord, leading - 0.6 * a.chord):
+            b.tube([x, 0.5 * r, 0.5 * height], [x, 0.9 * r, top], 0.04, "strut", "metal", mirror=True)
+    else:
+        for spot, c in map(at, a.strut_at):
+            low, high = [spot[0] - 0.35 * c, 0.8 * r, -0.75 * height], spot - [0.35 * c, 0, 0]
+            b.tube(low, high, 0.02 * a.girth, "strut", "wing", mirror=True)
+    for share in np.linspace(0.25, 0.8, a.fairings):
         spot, c = at(share)
         size = 0.62 * c if share < 0.6 else 0.75 * c
         profile = spindle(size, 0.065 * c + 0.035 * a.girth)
         b.revolve(profile, spot - [1.0 * c, 0, 0.035 * c + 0.02 * a.girth], "flap_fairing", "wing", True, n=12)
     _tail(b, a, skin)
     _engines(b, a, skin, at, height)
-    ground, pitch = _gear(b, a, at, height)
-    mesh = b.mesh(ground, pitch)
+    mesh = b.mesh(_gear(b, a, at, height))
     scale = 1 / max(a.length, a.span)
     hubs = tuple((piece, y * scale, z * scale) for piece, y, z in mesh.hubs)
-    return replace(mesh, vertices=mesh.vertices * np.float32(scale), hubs=hubs, ground=ground * scale)
+    return replace(mesh, vertices=mesh.vertices * np.float32(scale), hubs=hubs)
 
 
 def _glass(b, a: Airframe, skin: _Fuselage):
@@ -161,32 +139,20 @@ def _glass(b, a: Airframe, skin: _Fuselage):
         pitch = a.window_pitch * a.girth / a.length
         middle = np.arcsin(0.3 if row == 0 else 0.74)
         for s in np.arange(first, last, pitch):
-            for side in (0, np.pi):
-                angle = (middle - 0.13, middle + 0.13) if side == 0 else (np.pi - middle - 0.13, np.pi - middle + 0.13)
-                skin.patch(b, (s, s + 0.55 * pitch), angle, "window", "window", lift, (2, 3))
+            for angle in (middle, np.pi - middle):
+                skin.patch(b, (s, s + 0.55 * pitch), (angle - 0.13, angle + 0.13), "window", lift, (2, 3))
     if a.cockpit == "windscreen":
         long = a.girth / a.length
         start = a.nose * long * (0.38 if a.nose_power > 1.7 else 0.5)
         for low, high, back in ((20, 48, 0.55), (52, 88, 0.42), (92, 128, 0.42), (132, 160, 0.55)):
-            lean = 0.16 * long if 50 < low < 130 else 0.3 * long
-            skin.patch(
-                b,
-                (start + lean, start + lean + back * long * a.cockpit_size),
-                np.radians((low, high)),
-                "cockpit",
-                "cockpit",
-                lift,
-                (4, 4),
-            )
+            front = start + (0.16 if 50 < low < 130 else 0.3) * long
+            pane = (front, front + back * long * a.cockpit_size), np.radians((low, high))
+            skin.patch(b, *pane, "cockpit", lift, (4, 4))
         return
-    s = a.canopy_at
-    x, radius, rise, hump = (float(v) for v in skin.frame(s))
+    x, radius, rise, hump = skin.frame(a.canopy_at)
     top = radius * a.section_height + rise + hump
-    long, wide, tall = (
-        a.canopy_length * a.length,
-        0.62 * radius,
-        (0.85 if a.cockpit == "bubble" else 0.5) * a.girth * 0.5,
-    )
+    long, wide = a.canopy_length * a.length, 0.62 * radius
+    tall = (0.85 if a.cockpit == "bubble" else 0.5) * a.girth * 0.5
     sphere = trimesh.creation.icosphere(3)
     p = sphere.vertices * [long / 2, wide, tall]
     p[:, 0] -= 0.12 * long * np.clip(p[:, 2] / tall, 0, 1) ** 2
@@ -195,24 +161,18 @@ def _glass(b, a: Airframe, skin: _Fuselage):
 
 def _tail(b, a: Airframe, skin: _Fuselage):
     x0 = a.length * (-0.5 + a.fin_at) + a.fin_chord
-    _, radius, rise, _ = (float(v) for v in skin.frame(1 - a.fin_at - 0.5 * a.fin_chord / a.length))
+    _, radius, rise, _ = skin.frame(1 - a.fin_at - 0.5 * a.fin_chord / a.length)
     base, lean = rise + 0.4 * radius * a.section_height, np.tan(np.radians(a.fin_sweep))
     levels = ((0, 1.0), (0.5, 1 - (1 - a.fin_taper) / 2), (0.97, a.fin_taper), (1.0, a.fin_taper * 0.85))
-    offsets = [0.0] if not a.twin_fin else [-1.0, 1.0]
     half = a.stab_span / 2
-    for side in offsets:
+    for side in (-1.0, 1.0) if a.twin_fin else (0.0,):
         y = side * half * (0.98 if a.twin_fin == "plate" else 0.4)
         z = base if a.twin_fin != "plate" else base - 0.3 * a.fin_height
         lean_out = 0.25 * side if a.twin_fin == "canted" else 0.0
-        fin = [
-            (
-                [x0 - lean * t * a.fin_height, y + lean_out * t * a.fin_height, z + t * a.fin_height],
-                a.fin_chord * c,
-                0.1,
-                [0, 1, 0],
-            )
-            for t, c in levels
-        ]
+        fin = []
+        for t, c in levels:
+            edge = [x0 - lean * t * a.fin_height, y + lean_out * t * a.fin_height, z + t * a.fin_height]
+            fin.append((edge, a.fin_chord * c, 0.1, [0, 1, 0]))
         surface(b, fin, "fin", "fin", [2 * t - 1 for t, _ in levels])
     if a.dorsal:
         front = x0 + a.dorsal * a.fin_chord
@@ -222,7 +182,7 @@ def _tail(b, a: Airframe, skin: _Fuselage):
         surface(b, dorsal, "fin", "body", [-1, -1])
     share = {"conventional": 0.0, "cruciform": 0.45, "t": 0.97}[a.tail_kind]
     z = base + share * a.fin_height if share else rise + 0.15 * radius
-    x = x0 - lean * share * a.fin_height + (0.0 if share else -0.1 * a.fin_chord) + a.stab_at * a.fin_chord
+    x = x0 - lean * share * a.fin_height + (0.0 if share else -0.1 * a.fin_chord)
     sweep, dihedral = np.tan(np.radians(a.stab_sweep)), np.tan(np.radians(a.stab_dihedral))
     stab = [
         ([x - sweep * t * half, t * half, z + dihedral * t * half], a.stab_chord * (1 - 0.5 * t), 0.09, [0, 0, 1])
@@ -236,63 +196,38 @@ def _engines(b, a: Airframe, skin: _Fuselage, at, height):
     for share in a.wing_jets:
         spot, chord = at(share)
         below = spot + [0.18 * chord + 0.45 * size, 0, -0.62 * size]
-        jet(b, below, 2.1 * size * a.engine_length, 0.5 * size, True)
-        pylon = [
-            (below + [0.5 * size, 0, 0.42 * size], 1.9 * size, 0.1, [0, 1, 0]),
-            (spot + [0.05 * chord, 0, 0], 0.75 * chord, 0.05, [0, 1, 0]),
-        ]
+        jet(b, below, 2.1 * size, 0.5 * size, True)
+        foot = (below + [0.5 * size, 0, 0.42 * size], 1.9 * size, 0.1, [0, 1, 0])
+        pylon = [foot, (spot + [0.05 * chord, 0, 0], 0.75 * chord, 0.05, [0, 1, 0])]
         surface(b, pylon, "engine", "engine", mirror=True)
     for level in a.rear_jets:
-        s = 1 - a.rear_jets_at
-        x, radius, rise, _ = (float(v) for v in skin.frame(s))
+        x, radius, rise, _ = skin.frame(1 - a.rear_jets_at)
         centre = np.array([x, radius + 0.72 * size, rise + level * height])
-        jet(b, centre, 2.3 * size * a.engine_length, 0.5 * size, True)
-        pylon = [
-            ([x + 0.4 * size, 0.5 * radius, centre[2]], 1.2 * size, 0.14, [0, 0, 1]),
-            (centre + [0.4 * size, -0.4 * size, 0], 1.1 * size, 0.14, [0, 0, 1]),
-        ]
+        jet(b, centre, 2.3 * size, 0.5 * size, True)
+        foot = ([x + 0.4 * size, 0.5 * radius, centre[2]], 1.2 * size, 0.14, [0, 0, 1])
+        pylon = [foot, (centre + [0.4 * size, -0.4 * size, 0], 1.1 * size, 0.14, [0, 0, 1])]
         surface(b, pylon, "engine", "engine", mirror=True)
     if a.tail_jet == "fin":
-        x, radius, rise, _ = (float(v) for v in skin.frame(1 - a.fin_at - 0.7 * a.fin_chord / a.length))
+        x, radius, rise, _ = skin.frame(1 - a.fin_at - 0.7 * a.fin_chord / a.length)
         jet(b, [x - 0.3 * size, 0, rise + radius + 0.5 * size], 3.0 * size, 0.52 * size, False)
     if a.tail_jet == "exhaust":
         r = max(a.tail_tip * a.girth * 0.5, 0.3 * size)
-        x, rise = -a.length / 2, a.upsweep * a.girth / 2
-        b.revolve(
-            [(0.6 * r, r * 1.1), (-0.8 * r, r * 0.9), (-0.7 * r, r * 0.75), (0.5 * r, r * 0.6)],
-            [x, 0, rise],
-            "engine",
-            "metal",
-        )
-        b.revolve([(0.4 * r, r * 0.8), (0.3 * r, 0)], [x, 0, rise], "engine", "rubber")
-        for side_height in a.intakes:
-            _, radius, _, _ = (float(v) for v in skin.frame(a.intake_at))
-            x = a.length * (0.5 - a.intake_at)
-            box = [(0.0, 0.72), (0.3, 0.85), (-1.2, 1.0), (-4.2, 0.7), (-5.0, 0.1)]
-            b.revolve(
-                np.asarray(box) * [0.42 * size, 0.36 * size],
-                [x, radius * 0.95, side_height * height],
-                "engine",
-                "body",
-                True,
-            )
-            b.revolve(
-                np.asarray([(0.05, 0.72), (0.0, 0.0)]) * [0.42 * size, 0.36 * size],
-                [x, radius * 0.95, side_height * height],
-                "engine",
-                "rubber",
-                True,
-            )
+        end = [-a.length / 2, 0, a.upsweep * a.girth / 2]
+        pipe = [(0.6 * r, r * 1.1), (-0.8 * r, r * 0.9), (-0.7 * r, r * 0.75), (0.5 * r, r * 0.6)]
+        b.revolve(pipe, end, "engine", "metal")
+        b.revolve([(0.4 * r, r * 0.8), (0.3 * r, 0)], end, "engine", "rubber")
+        _, radius, _, _ = skin.frame(a.intake_at)
+        for level in a.intakes:
+            spot, scale = [a.length * (0.5 - a.intake_at), radius * 0.95, level * height], [0.42 * size, 0.36 * size]
+            box = np.array([(0.0, 0.72), (0.3, 0.85), (-1.2, 1.0), (-4.2, 0.7), (-5.0, 0.1)]) * scale
+            b.revolve(box, spot, "engine", "body", mirror=True)
+            b.revolve(np.array([(0.05, 0.72), (0.0, 0.0)]) * scale, spot, "engine", "rubber", mirror=True)
     if a.nose_prop:
         x, rise = a.length / 2, -a.nose_droop * a.girth / 2
         if a.cowl:
             r = 0.5 * a.cowl * a.girth
-            b.revolve(
-                [(-0.05 * r, 0.5 * r), (0.1 * r, 0.85 * r), (-0.2 * r, r), (-1.3 * r, r), (-1.8 * r, 0.8 * r)],
-                [x - 0.05 * r, 0, rise],
-                "engine",
-                "engine",
-            )
+            cowl = [(-0.05 * r, 0.5 * r), (0.1 * r, 0.85 * r), (-0.2 * r, r), (-1.3 * r, r), (-1.8 * r, 0.8 * r)]
+            b.revolve(cowl, [x - 0.05 * r, 0, rise], "engine", "engine")
         propeller(b, [x + 0.02 * a.girth, 0, rise], a.propeller * a.girth, a.blades, False)
     for share in a.wing_props:
         spot, chord = at(share)
@@ -304,7 +239,7 @@ def _engines(b, a: Airframe, skin: _Fuselage, at, height):
 
 
 def _gear(b, a: Airframe, at, height):
-    """Wheels on their legs; returns the ground's z and the attitude at rest."""
+    """Wheels on their legs; returns the attitude at rest."""
     r, wheel = a.girth / 2, a.wheel * a.girth
     low = -height - a.leg * a.girth
     spot, chord = at(a.track)
@@ -313,8 +248,7 @@ def _gear(b, a: Airframe, at, height):
     top = [x, y, spot[2]] if from_wing else [x, 0.6 * r, -0.6 * height]
     x = a.length * (0.5 - a.wing_at) - 0.1 * a.chord if a.gear == "taildragger" else x
     b.tube(top, [x, y, low + wheel], 0.05 * a.girth + 0.02, "main_gear", "metal", True)
-    rows = (-1.15 * wheel, 1.15 * wheel) if a.bogies == 2 else (0.0,)
-    for dx in rows:
+    for dx in (-1.15 * wheel, 1.15 * wheel) if a.bogies == 2 else (0.0,):
         for dy in (0.0,) if a.bogies == 0 else (-0.5 * wheel, 0.5 * wheel):
             b.wheel(np.array([x + dx, y + dy, low + wheel]), wheel, 0.6 * wheel, "main_gear", True)
     if a.spats:
@@ -323,11 +257,11 @@ def _gear(b, a: Airframe, at, height):
         tail = np.array([-0.46 * a.length, 0, a.upsweep * r * 0.7 - r * 0.35])
         b.tube(tail + [0, 0, 0.1 * r], tail - [0, 0, 0.35 * r], 0.04 * a.girth, "main_gear", "metal")
         b.wheel(tail - [0, 0, 0.4 * r], 0.45 * wheel, 0.3 * wheel, "main_gear")
-        return low, float(np.arctan2(tail[2] - 0.6 * r - low, x - tail[0]) * 0.9)
+        return float(np.arctan2(tail[2] - 0.6 * r - low, x - tail[0]) * 0.9)
     nose = a.length * (0.5 - a.nose_gear_at)
     b.tube([nose, 0, -0.6 * height], [nose, 0, low + 0.8 * wheel], 0.045 * a.girth + 0.02, "nose_gear", "metal")
     for dy in (0.0,) if a.bogies == 0 else (-0.35 * wheel, 0.35 * wheel):
         b.wheel(np.array([nose, dy, low + 0.8 * wheel]), 0.8 * wheel, 0.45 * wheel, "nose_gear")
     if a.spats:
         b.revolve(spindle(3.0 * wheel, 0.9 * wheel), [nose, 0, low + 1.15 * wheel], "nose_gear", "body")
-    return low, 0.0
+    return 0.0

@@ -10,11 +10,13 @@ from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore import EmbreeDevice
 from embreex.rtcore_scene import EmbreeScene
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
-from aircraft_sae.hangar.airframes import Airframe, taxonomy
+from aircraft_sae.hangar import MATERIALS, PARTS
+from aircraft_sae.hangar.airframes import VARIANTS, Airframe
 from aircraft_sae.hangar.meshes import build
 from aircraft_sae.hangar.scene import Scene, axes
-from aircraft_sae.hangar.solids import MATERIALS, PARTS, Mesh
+from aircraft_sae.hangar.solids import Mesh
 from aircraft_sae.hangar.surroundings import BLOCKED, backdrop, below, linear, noise, occluded, skyline
 
 _GEAR = [PARTS.index("nose_gear"), PARTS.index("main_gear")]
@@ -30,19 +32,6 @@ class Picture:
 
     image: np.ndarray  # (size, size, 3) uint8
     mask: np.ndarray  # (size, size) uint8, index into PARTS
-
-    @property
-    def box(self) -> tuple[int, int, int, int] | None:
-        """xmin, ymin, xmax, ymax of the aircraft, the last two exclusive; None where it is out of sight."""
-        rows, columns = (np.flatnonzero((self.mask >= 2).any(axis)) for axis in (1, 0))
-        if not len(rows):
-            return None
-        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-@lru_cache
-def _airframes(name: str) -> dict[str, Airframe]:
-    return {a.variant: a for a in taxonomy(name)}
 
 
 @lru_cache
@@ -70,22 +59,12 @@ def _openness(a: Airframe, n: int = 40) -> np.ndarray:
     return 1 - occluded(bvh, origins, directions.reshape(-1, 3), 0.15).reshape(-1, n).mean(1).astype(np.float32)
 
 
-def _turn(angle: float, axis: int) -> np.ndarray:
-    c, s = np.cos(angle), np.sin(angle)
-    i, j = [(1, 2), (2, 0), (0, 1)][axis]
-    turn = np.eye(3)
-    turn[i, i], turn[j, j], turn[i, j], turn[j, i] = c, c, -s, s
-    return turn
-
-
 def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
     """The airframe as the scene has it: its faces, and vertices and normals in the world."""
-    airframe = _airframes(scene.taxonomy).get(scene.variant)
-    if airframe is None:
-        raise ValueError(f"no variant {scene.variant!r} in the taxonomy {scene.taxonomy!r}")
+    airframe = VARIANTS[scene.variant]
     mesh = build(airframe)
     vertices, normals = mesh.vertices.astype(float), mesh.normals.astype(float)
-    turn = _turn(scene.propeller_turn, 0)
+    turn = Rotation.from_euler("x", scene.propeller_turn).as_matrix()
     for piece, y, z in mesh.hubs:
         chosen, hub = mesh.piece == piece, np.array([0, y, z])
         vertices[chosen] = (vertices[chosen] - hub) @ turn.T + hub
@@ -97,17 +76,10 @@ def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
         chosen = mesh.part == PARTS.index(edit.part)
         if edit.kind == "remove":
             keep &= ~chosen
-        elif edit.kind in ("move", "scale"):
-            for piece in np.unique(mesh.piece[mesh.faces[chosen]]):
-                own = mesh.piece == piece
-                centre = vertices[own].mean(0)
-                vertices[own] = (
-                    vertices[own] + edit.value
-                    if edit.kind == "move"
-                    else (vertices[own] - centre) * edit.value[0] + centre
-                )
+        elif edit.kind == "move":
+            vertices[np.unique(mesh.faces[chosen])] += edit.value
     pitch = mesh.pitch if scene.on_ground else scene.pitch
-    turn = _turn(-pitch, 1) @ _turn(scene.bank, 0)
+    turn = Rotation.from_euler("YX", [-pitch, scene.bank]).as_matrix()
     vertices, normals = vertices @ turn.T, normals @ turn.T
     if scene.on_ground:
         # wheels of the unedited airframe touch the ground
@@ -119,18 +91,14 @@ def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
 
 
 def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
-    """Cast `supersampling`² rays a pixel, one where it shows nothing but sky; the same scene gives the same bytes.
-
-    The picture is that before JPEG.
-    """
+    """Cast `supersampling`² rays a pixel, one where it shows nothing but sky; the picture is that before JPEG."""
     mesh, vertices, normals = _pose(scene)
     position, right, down, forward = axes(scene.camera)
     position = position + [0, 0, _TARGET]
     if scene.on_ground:
         position[2] = max(position[2], 0.02)
-    sun = np.array([np.cos(scene.light.elevation) * np.cos(scene.light.azimuth),
-                    np.cos(scene.light.elevation) * np.sin(scene.light.azimuth),
-                    np.sin(scene.light.elevation)], np.float32)  # fmt: skip
+    high, around = scene.light.elevation, scene.light.azimuth
+    sun = np.array([np.cos(high) * np.cos(around), np.cos(high) * np.sin(around), np.sin(high)], np.float32)
     bvh = _bvh(vertices, mesh.faces) if len(mesh.faces) else None
 
     def rays(columns, rows):
@@ -207,7 +175,7 @@ def _cast(scene, mesh, vertices, normals, bvh, position, directions, sun):
     flat = flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-12)
     flat *= np.sign(np.einsum("nc,nc->n", flat, view))[:, None]
     normal *= np.where(np.einsum("nc,nc->n", normal, flat) < 0, -1, 1)[:, None]
-    open_ = np.einsum("nk,nk->n", weights, _openness(_airframes(scene.taxonomy)[scene.variant])[corners])
+    open_ = np.einsum("nk,nk->n", weights, _openness(VARIANTS[scene.variant])[corners])
     point = np.einsum("nk,nkc->nc", weights, vertices[corners])
 
     toward = normal @ sun
@@ -217,10 +185,8 @@ def _cast(scene, mesh, vertices, normals, bvh, position, directions, sun):
         origins = point[facing] + flat[facing] * 2 * BLOCKED
         lit[facing] *= ~occluded(bvh, origins, np.broadcast_to(sun, origins.shape).copy(), 10.0)
     albedo, gloss = _paint(scene, mesh, face, weights, corners)
-    sky, ground = (
-        linear(scene.background.zenith) * 0.5 + linear(scene.background.horizon) * 0.5,
-        linear(scene.background.ground),
-    )
+    sky = linear(scene.background.zenith) * 0.5 + linear(scene.background.horizon) * 0.5
+    ground = linear(scene.background.ground)
     up = (normal[:, 2:] + 1) / 2
     ambient = scene.light.ambient * (sky * up + 0.6 * ground * (1 - up)) * open_[:, None] * 1.6
     light = linear(scene.light.colour) * scene.light.sun

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from aircraft_sae.config import from_dict
-from aircraft_sae.hangar.solids import MATERIALS, PARTS
+from aircraft_sae.hangar import MATERIALS, PARTS
 
 Colour = tuple[float, float, float]
 """Red, green and blue as seen on a screen, 0 to 1."""
-BACKGROUNDS = ("sky", "runway", "field", "apron")
-EDITS = ("remove", "recolour", "move", "scale")
 
 
 @dataclass(frozen=True)
@@ -92,19 +90,14 @@ class Finish:
 class Edit:
     """A change of one part of the aircraft; everything else in the scene stays as it is."""
 
-    kind: str
+    kind: Literal["remove", "recolour", "move"]
     part: str
     value: tuple[float, ...] = ()
-    """recolour: a colour; move: x, y, z; scale: one factor about each solid's own centre."""
+    """recolour: a colour; move: x, y, z; remove: nothing."""
 
     def __post_init__(self):
-        if self.kind not in EDITS:
-            raise ValueError(f"no edit {self.kind!r}: choose one of {', '.join(EDITS)}")
         if self.part not in PARTS[2:]:
             raise ValueError(f"no part {self.part!r} to {self.kind}: choose one of {', '.join(PARTS[2:])}")
-        n = {"remove": 0, "recolour": 3, "move": 3, "scale": 1}[self.kind]
-        if len(self.value) != n:
-            raise ValueError(f"{self.kind} takes {n} numbers, got {self.value}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +105,6 @@ class Scene:
     """One view of one variant. `hangar.render.render(scene, …)` turns it into a picture and a mask."""
 
     variant: str
-    taxonomy: str
     seed: int
     camera: Camera
     light: Light
@@ -126,7 +118,7 @@ class Scene:
     bank: float
     shadows: bool = True
     """Cast shadows; without them a removed part takes no shadow with it."""
-    edits: tuple[Edit, ...] = field(default=())
+    edits: tuple[Edit, ...] = ()
 
     @property
     def on_ground(self) -> bool:
@@ -144,14 +136,6 @@ class Scene:
         """The scene with a part moved forward, left and up, in units of the longer of length and span."""
         return self._edit(Edit("move", part, tuple(by)))
 
-    def scale(self, part: str, factor: float) -> Scene:
-        """The scene with each solid of a part scaled about its own centre."""
-        return self._edit(Edit("scale", part, (float(factor),)))
-
-    def look(self, **camera: float) -> Scene:
-        """The scene from elsewhere: any fields of Camera."""
-        return replace(self, camera=replace(self.camera, **camera))
-
     def _edit(self, *edits: Edit) -> Scene:
         return replace(self, edits=self.edits + edits)
 
@@ -162,33 +146,26 @@ class Scene:
     @classmethod
     def from_json(cls, text: str) -> Scene:
         """The scene that `to_json` wrote."""
-        values: dict[str, Any] = json.loads(text)
-        edits = tuple(Edit(e["kind"], e["part"], tuple(e["value"])) for e in values.pop("edits"))
-        livery = values["livery"]
-        livery["colours"] = tuple(tuple(c) for c in livery["colours"])
-        return replace(from_dict(cls, {**values, "edits": ()}), edits=edits)
+        return from_dict(cls, json.loads(text))
 
 
 def factors(scene: Scene) -> dict[str, float | str | bool]:
     """The scene's numbers, flat, for a table: camera_azimuth, light_sun, livery_dirt, …"""
-    row: dict[str, Any] = {}
-    for group in ("camera", "light", "livery", "background", "finish"):
-        record = getattr(scene, group)
-        for f in fields(record):
-            value = getattr(record, f.name)
-            if not isinstance(value, tuple):
-                row[f"{group}_{f.name}"] = value
-    return row | {name: getattr(scene, name) for name in ("gear_down", "propeller_turn", "pitch", "bank", "seed")}
+    own = ("gear_down", "propeller_turn", "pitch", "bank", "seed")
+    groups = {name: asdict(getattr(scene, name)) for name in ("camera", "light", "livery", "background", "finish")}
+    row = {f"{group}_{name}": value for group, values in groups.items() for name, value in values.items()}
+    row = {name: value for name, value in row.items() if not isinstance(value, tuple)}
+    return row | {name: getattr(scene, name) for name in own}
 
 
-def sample(variant: str, taxonomy: str, seed: int, number: int) -> Scene:
+def sample(variant: str, seed: int, number: int) -> Scene:
     """The scene `number` of a seed. Nothing but the name depends on the variant, so nothing else gives it away."""
     rng = np.random.default_rng([seed, number])
-    kind = str(rng.choice(BACKGROUNDS, p=[0.46, 0.2, 0.14, 0.2]))
+    kind = str(rng.choice(["sky", "runway", "field", "apron"], p=[0.46, 0.2, 0.14, 0.2]))
     ground = kind != "sky"
     bank, pitch = (0.0, 0.0) if ground else (float(rng.normal(0, 0.14)), float(rng.uniform(-0.05, 0.2)))
     return Scene(
-        variant=variant, taxonomy=taxonomy, seed=int(rng.integers(2**31)),
+        variant=variant, seed=int(rng.integers(2**31)),
         camera=_camera(rng, ground), light=_light(rng), livery=_livery(rng), background=_background(rng, kind),
         finish=Finish(
             exposure=float(rng.uniform(0.85, 1.2)), blur=float(rng.uniform(0, 0.7)),

@@ -25,7 +25,6 @@ class Mesh:
     part: np.ndarray  # (m,) uint8, index into PARTS
     material: np.ndarray  # (m,) uint8, index into MATERIALS
     hubs: tuple[tuple[int, float, float], ...]  # (piece, y, z) of what turns with each propeller
-    ground: float  # z of the wheels' lowest point
     pitch: float  # rest attitude on the ground in radians, nose up
 
     def keep(self, faces: np.ndarray) -> Mesh:
@@ -37,27 +36,20 @@ class Builder:
     """Collects solids and joins them into a mesh."""
 
     def __init__(self):
-        self.vertices, self.faces, self.coat, self.piece, self.part, self.material, self.normals = (
-            [] for _ in range(7)
-        )
-        self.n_vertices = self.n_pieces = 0
-        self.hubs = []
+        self.solids = []
+        self.n_vertices, self.hubs = 0, []
 
     def add(self, vertices, faces, part, material, coat=0.0, mirror=False):
         """Add a solid; `mirror` adds its image on the other side as a piece of its own. Returns the piece's number."""
         vertices, faces = np.asarray(vertices, float), np.asarray(faces)
-        self.vertices.append(vertices)
-        self.normals.append(trimesh.Trimesh(vertices, faces, process=False).vertex_normals)
-        self.faces.append(faces + self.n_vertices)
-        self.coat.append(np.broadcast_to(np.asarray(coat, float), len(vertices)))
-        self.piece.append(np.full(len(vertices), self.n_pieces))
-        self.part.append(np.full(len(faces), PARTS.index(part)))
-        self.material.append(np.full(len(faces), MATERIALS.index(material)))
-        self.n_vertices += len(vertices)
-        self.n_pieces += 1
+        normals, n, m = trimesh.Trimesh(vertices, faces, process=False).vertex_normals, len(vertices), len(faces)
+        of_vertices = vertices, normals, np.broadcast_to(coat, n), np.full(n, len(self.solids))
+        of_faces = faces + self.n_vertices, np.full(m, PARTS.index(part)), np.full(m, MATERIALS.index(material))
+        self.solids.append((*of_vertices, *of_faces))
+        self.n_vertices += n
         if mirror:
             self.add(vertices * [1, -1, 1], faces[:, ::-1], part, material, coat)
-        return self.n_pieces - 1
+        return len(self.solids) - 1
 
     def loft(self, rings, part, material, coat=0.0, mirror=False, caps=True):
         """A skin over closed rings (k, m, 3), its ends closed by fans with vertices of their own."""
@@ -81,23 +73,21 @@ class Builder:
             faces = faces[:, ::-1]
         return self.add(vertices, faces, part, material, coat, mirror)
 
-    def tube(self, start, end, radius, part, material, mirror=False, flat=1.0):
-        """A straight rod between two points; `flat` thins it along y or z into a fairing."""
+    def tube(self, start, end, radius, part, material, mirror=False):
+        """A straight rod between two points."""
         start, end = np.asarray(start, float), np.asarray(end, float)
         axis = (end - start) / np.linalg.norm(end - start)
         side = np.cross(axis, [1.0, 0, 0] if abs(axis[0]) < 0.9 else [0, 1.0, 0])
         side /= np.linalg.norm(side)
         angle = np.linspace(0, 2 * np.pi, 8, endpoint=False)[:, None]
-        ring = radius * (flat * np.cos(angle) * side + np.sin(angle) * np.cross(axis, side))
+        ring = radius * (np.cos(angle) * side + np.sin(angle) * np.cross(axis, side))
         self.loft([start + ring, end + ring], part, material, mirror=mirror)
 
     def revolve(self, profile, centre, part, material, mirror=False, n=20):
         """A body of revolution about x from (x, radius) pairs, open where the radius is not 0."""
         x, r = np.asarray(profile, float).T
         angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
-        rings = np.stack(
-            [np.broadcast_to(x[:, None], (len(x), n)), r[:, None] * np.cos(angle), r[:, None] * np.sin(angle)], -1
-        )
+        rings = np.stack(np.broadcast_arrays(x[:, None], np.outer(r, np.cos(angle)), np.outer(r, np.sin(angle))), -1)
         return self.loft(rings + np.asarray(centre, float), part, material, mirror=mirror, caps=False)
 
     def wheel(self, centre, radius, width, part, mirror=False):
@@ -107,14 +97,13 @@ class Builder:
         hub = [circle * s + np.array([0, y * width, 0]) for s, y in ((0.7, -0.5), (1, -0.3), (1, 0.3), (0.7, 0.5))]
         self.loft(np.asarray(hub) + centre, part, "rubber", mirror=mirror)
 
-    def mesh(self, ground, pitch):
+    def mesh(self, pitch):
         """All that was built, as one mesh."""
-        join = np.concatenate
-        return Mesh(
-            join(self.vertices).astype(np.float32), join(self.normals).astype(np.float32),
-            join(self.coat).astype(np.float32), join(self.piece).astype(np.int32), join(self.faces).astype(np.int32),
-            join(self.part).astype(np.uint8), join(self.material).astype(np.uint8), tuple(self.hubs), ground, pitch,
-        )  # fmt: skip
+        kinds = np.float32, np.float32, np.float32, np.int32, np.int32, np.uint8, np.uint8
+        arrays = [
+            np.concatenate(own).astype(kind) for own, kind in zip(zip(*self.solids, strict=True), kinds, strict=True)
+        ]
+        return Mesh(*arrays, tuple(self.hubs), pitch)
 
 
 def aerofoil(leading, chord, thickness, up, n=9):
@@ -160,10 +149,8 @@ def propeller(b, hub, radius, blades, mirror):
             across = np.array([-np.sin(twist), np.cos(twist)]) * width * radius / 2
             thick = np.array([np.cos(twist), np.sin(twist)]) * radius * 0.012
             corners = np.array([across, thick, -across, -thick])
-            local = np.stack([corners[:, 0], corners[:, 1], np.full(4, share * radius)], 1)
-            rings.append(
-                np.stack([local[:, 0], local[:, 1] * c - local[:, 2] * s, local[:, 1] * s + local[:, 2] * c], 1)
-            )
+            x, y, z = *corners.T, np.full(4, share * radius)
+            rings.append(np.stack([x, y * c - z * s, y * s + z * c], 1))
         turning.append(b.loft(np.asarray(rings) + hub, "propeller", "propeller", mirror=mirror))
     for piece in turning:
         # a mirrored piece comes right after its original

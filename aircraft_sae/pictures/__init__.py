@@ -10,9 +10,7 @@ from aircraft_sae.pictures.fgvc import FGVCLayout, download, find_folder, open_s
 from aircraft_sae.pictures.image_folder import ImageFolder
 from aircraft_sae.pictures.loading import Loader, Views, loader, pixel_config, test_transform, train_transform
 
-AircraftData = FGVCLayout
-
 __all__ = [
-    "SPLITS", "AircraftData", "FGVCLayout", "ImageFolder", "Loader", "PictureFiles", "Pictures", "Views", "decode",
-    "download", "find_folder", "loader", "note_pictures", "open_source", "pixel_config", "test_transform", "train_transform",
+    "SPLITS", "FGVCLayout", "ImageFolder", "Loader", "PictureFiles", "Pictures", "Views", "decode", "download",
+    "find_folder", "loader", "note_pictures", "open_source", "pixel_config", "test_transform", "train_transform",
 ]  # fmt: skip

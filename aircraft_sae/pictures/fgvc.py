@@ -67,15 +67,6 @@ class FGVCLayout(PictureFiles):
             raise ValueError(f"{path} cannot be read: {problem}. Replace it, or remove the folder masks") from problem
         return np.maximum(mask, 1)[: len(mask) - self.banner] - 1
 
-    @property
-    def masks(self) -> bool:
-        return bool(self.region_names)
-
-    def coverage(self, image: str, rows: int, columns: int) -> np.ndarray:
-        """(parts, rows, columns) share of each cell's pixels that show the part, in the order of `PARTS`."""
-        regions = self.regions(image, (rows, columns)).transpose(2, 0, 1)
-        return np.concatenate([np.zeros((2, rows, columns), np.float32), regions])
-
     def files(self, image: str) -> list[Path]:
         """The picture, and its mask where there is one."""
         mask = self.folder / "masks" / f"{image}.png"

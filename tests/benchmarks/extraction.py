@@ -20,12 +20,12 @@ import torch
 from aircraft_sae.networks.inference import BATCH, Classifier, n_workers
 
 from aircraft_sae.activations import extract
-from aircraft_sae.pictures import AircraftData, Views, loader, test_transform
+from aircraft_sae.pictures import FGVCLayout, Views, loader, test_transform
 from aircraft_sae.study import Study
 
 
 @torch.inference_mode()
-def forward(classifier: Classifier, data: AircraftData) -> None:
+def forward(classifier: Classifier, data: FGVCLayout) -> None:
     """The bare loop."""
     transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
     where = next(classifier.model.parameters()).device

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from aircraft_sae.config import LEVELS
 from aircraft_sae.metrics import bootstrap_interval, class_averaged_accuracy
-from aircraft_sae.pictures import AircraftData
+from aircraft_sae.pictures import FGVCLayout
 from aircraft_sae.study import Study
 
 RESULT = "hog_svm/test/{level}/class_averaged_accuracy"
@@ -47,7 +47,7 @@ class HogConfig:
     """Values tried for C times the length of the descriptor: standardised features have about that squared norm."""
 
 
-def hog_features(data: AircraftData, split: str, cfg: HogConfig, mirror: bool = False) -> np.ndarray:
+def hog_features(data: FGVCLayout, split: str, cfg: HogConfig, mirror: bool = False) -> np.ndarray:
     """(images, descriptor) float32, in the order of `data.rows(split)`: blocks of 2 x 2 cells, L2-Hys."""
     features = []
     for image in tqdm(data.rows(split)["image"], f"HOG of {split}{', mirrored' * mirror}", unit=" pictures"):
@@ -65,7 +65,7 @@ def hog_features(data: AircraftData, split: str, cfg: HogConfig, mirror: bool = 
     return np.stack(features)
 
 
-def labels_of(data: AircraftData, split: str, level: str) -> np.ndarray:
+def labels_of(data: FGVCLayout, split: str, level: str) -> np.ndarray:
     """(images,) class indices, in the order of `data.rows(split)`."""
     return data.torch(split, level, lambda picture: picture).labels
 
@@ -81,7 +81,7 @@ def fit(train: np.ndarray, labels: np.ndarray, val: np.ndarray, val_labels: np.n
     return models[max(scores, key=scores.get)], scores
 
 
-def run(data: AircraftData, level: str = "variant", cfg: HogConfig = HogConfig()) -> dict:
+def run(data: FGVCLayout, level: str = "variant", cfg: HogConfig = HogConfig()) -> dict:
     """Train, choose C on val, and test: value, low, high, n, top_1, C, val (scores by C), seconds."""
     began, n_classes = time.monotonic(), len(data.classes(level))
     features = {split: hog_features(data, split, cfg) for split in ("train", "val", "test")}
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> dict:
     given = parser.parse_args(arguments)
     study = Study.open("photos", data_root=given.data_root)
     cfg = HogConfig(given.image_size, given.pixels_per_cell, given.orientations)
-    result = run(AircraftData.open(given.data_root, banner=given.banner), given.level, cfg)
+    result = run(FGVCLayout.open(given.data_root, banner=given.banner), given.level, cfg)
     print("val by C:", ", ".join(f"{penalty:g}: {score:.3f}" for penalty, score in result["val"].items()))
     print(
         f"HOG + linear SVM, class-averaged {given.level} accuracy on test: {result['value']:.3f} "
