@@ -380,7 +380,7 @@ def test_a_picture_of_ones_own_and_a_file_that_is_none(page, catalogue, tmp_path
     (tmp_path / "notes.jpg").write_text("these are my notes")
     app(page).get_by_label("a picture of your own").set_input_files(tmp_path / "notes.jpg")
     drawn(page, "error")
-    assert "notes.jpg is no picture that can be used" in app(page).get_by_role("alert").inner_text()
+    assert "notes.jpg cannot be used" in app(page).get_by_role("alert").inner_text()
     app(page).get_by_label("Dismiss the message").click()
     assert not app(page).get_by_role("alert").is_visible()
 

@@ -20,7 +20,7 @@ export default { render({ model, el }) {
   const subject = async ([result, [picture]]) => ({ ...result, bitmap: await bitmap(picture) });
   const small = async (file) => { // JupyterLab's connection breaks at a message of 10 MB
     if (file.size < 4e6) return file.arrayBuffer();
-    const fail = () => { throw new Error(`${file.name} is no picture that can be used`); };
+    const fail = () => { throw new Error(`${file.name} cannot be used: it is no picture`); };
     const whole = await createImageBitmap(file).catch(fail);
     const share = Math.min(1, 2048 / Math.max(whole.width, whole.height));
     const [width, height] = [whole.width, whole.height].map((size) => Math.ceil(share * size));
