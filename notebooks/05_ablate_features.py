@@ -687,8 +687,8 @@ if editable:
     {passing["probes at stage 3"]} at stage 3{can}. Of the random claims, {counts_.iloc[0]} are about the {commonest};
     {few_active:.0%} are underpowered (fewer than {bars.LEAST_PICTURES} pictures, or {bars.LEAST_SCENES} scenes, in
     which the feature is active), and of the other {len(powered)}, {of_powered} pass. Whatever was claimed, pairs of a
-    feature and a part with an excess of {bars.LEAST_EXCESS} and R of {bars.LEAST_RESPONSE} on half B: {n_pairs[0]} of {len(scores):,} at
-    stage 4, {n_pairs[1]} of {len(scores3):,} at stage 3."""
+    feature and a part with an excess of {bars.LEAST_EXCESS} and R of {bars.LEAST_RESPONSE} on half B:
+    {n_pairs[0]} of {len(scores):,} at stage 4, {n_pairs[1]} of {len(scores3):,} at stage 3."""
 else:
     by_class = in_words(results["random_pass_share_classes"])
     text = f"**Takeaway.** {by_class} of the random features pass as detectors of a class. {NO_MASKS}"
