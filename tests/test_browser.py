@@ -583,6 +583,8 @@ def test_without_a_closed_form_the_bench_goes_by_forward_passes(elsewhere):
     with torch.no_grad():
         wanted = bench.network.see(subject.x[None], edits={"first": lambda _: recon[None]}).logits[0]
     torch.testing.assert_close(bench.reconstruction(subject), wanted, atol=1e-4, rtol=1e-4)
+    silent = replace(subject, codes=torch.zeros_like(subject.codes))
+    assert bench.told(silent)["active"] == bench.flip(silent)["features"] == []
     found = [(each, bench.flip(each)) for each in map(bench.of_row, catalogue.rows.tolist())]
     flipped = [(each, flip) for each, flip in found if flip["features"]]
     for each, flip in flipped:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from aircraft_sae.study import Study
@@ -120,8 +121,8 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
         if readout is None:  # what a switch gives was worked out here
             page["active"] = [each for each in page["active"] if each["effect"] is not None]
             some = [each["feature_id"] for each in page["active"]]
-            page["after"] = bench.each(subject, some).tolist()
-            page["random"] = bench.each(subject, some, directions=catalogue.random).tolist()
+            page["after"] = bench.each(subject, some, []).tolist()
+            page["random"] = bench.without(subject, some, torch.eye(len(some)), catalogue.random).tolist()
         else:
             page["flip"] = bench.flip(subject)
             first, others = page["active"][:N_ACTIVE], page["active"][N_ACTIVE:]

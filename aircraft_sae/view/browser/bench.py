@@ -19,7 +19,6 @@ from PIL import Image
 from aircraft_sae.activations import see_features
 from aircraft_sae.features import check_features
 from aircraft_sae.interventions import blur, logits_from
-from aircraft_sae.networks import BATCH
 from aircraft_sae.pictures import decode
 from aircraft_sae.view.browser.catalogue import Catalogue
 
@@ -94,34 +93,25 @@ class Bench:
 
     @torch.no_grad()
     def without(
-        self, subject: Subject, features: Sequence[int], gone: torch.Tensor, directions: torch.Tensor | None = None
+        self, subject: Subject, features: list[int], gone: torch.Tensor, directions: torch.Tensor | None = None
     ) -> torch.Tensor:
         """(n, classes) logits with shares `gone` (n, len(features)) of features taken out, all of a row at once.
 
         directions: (d_sae, d_in) to take out as much of, in place of the decoder's rows.
         """
-        rows = (self.W_dec if directions is None else directions)[list(features)]
+        rows = (self.W_dec if directions is None else directions)[features]
         if self.readout is not None:
-            return self.readout.logits(subject.pooled - (gone * subject.strength[list(features)]) @ rows)
-        codes = subject.codes[..., list(features)]
-        return torch.cat([self._from(subject, subject.acts - (some[:, None, None] * codes) @ rows)
-                          for some in gone.split(BATCH)])  # fmt: skip
+            return self.readout.logits(subject.pooled - (gone * subject.strength[features]) @ rows)
+        return self._from(subject, subject.acts - (gone[:, None, None] * subject.codes[..., features]) @ rows)
 
     @torch.no_grad()
-    def each(
-        self,
-        subject: Subject,
-        features: Sequence[int],
-        besides: Sequence[int] = (),
-        directions: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """(len(features), classes) logits with one of the features taken out at a time, and always all of `besides`."""
+    def each(self, subject: Subject, features: list[int], besides: list[int]) -> torch.Tensor:
+        """(len(features), classes) logits with one of the features taken out at a time, and all of `besides` always."""
         if self.readout is None:
             gone = torch.cat([torch.eye(len(features)), torch.ones(len(features), len(besides))], 1)
-            return self.without(subject, [*features, *besides], gone, directions)
-        rows, strength = self.W_dec if directions is None else directions, subject.strength
-        pooled = subject.pooled - strength[list(besides)] @ rows[list(besides)]
-        return self.readout.edited(pooled[None], strength[None, list(features)], rows[list(features)])[0]
+            return self.without(subject, features + besides, gone)
+        pooled = subject.pooled - subject.strength[besides] @ self.W_dec[besides]
+        return self.readout.edited(pooled[None], subject.strength[None, features], self.W_dec[features])[0]
 
     @torch.no_grad()
     def reconstruction(self, subject: Subject) -> torch.Tensor:
@@ -140,7 +130,7 @@ class Bench:
     def told(self, subject: Subject, row: int | None = None) -> dict[str, Any]:
         """What the bench shows of a picture: logits, features by effect on the margin of the prediction, cells."""
         (winner, rival), tried = subject.logits.topk(2).indices.tolist(), self.tried(subject)
-        after = self.each(subject, tried)
+        after = self.each(subject, tried, [])
         margin = after[:, winner] - after[:, rival] - (subject.logits[winner] - subject.logits[rival])
         effects = dict(zip(tried, margin.tolist(), strict=True))
         strength, peaks, classes = subject.strength, subject.codes.amax((0, 1)), self.network.classes
@@ -205,7 +195,7 @@ class Bench:
         left, chosen = self.tried(subject), []
         if not left:
             return []
-        alone = margins(self.each(subject, left))
+        alone = margins(self.each(subject, left, []))
         if alone.min() < 0:
             return [left[alone.argmin()]]
         best = [left[i] for i in alone.argsort()[: N_PAIRED if self.readout else N_PAIRED_BY_PASSES]]

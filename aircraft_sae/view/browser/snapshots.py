@@ -39,13 +39,12 @@ def bench_figure(bench: Bench, subject: Subject, blurred: Subject, feature_id: i
     """The bench's picture, a feature's heat on it, and the same with cells blurred."""
     check_features([feature_id], bench.sae.d_sae)
     top = float(np.nan_to_num(bench.catalogue.table.at[feature_id, "max"]))
-    plain, soft = (
-        each.picture.resize((subject.x.shape[1],) * 2, Image.Resampling.BICUBIC) for each in (subject, blurred)
-    )
-    hot = [heat(picture, each.codes[..., feature_id].numpy(), top)
-           for picture, each in ((plain, subject), (soft, blurred))]  # fmt: skip
-    told = [f"predicted: {bench.network.classes[int(each.logits.argmax())]}" for each in (subject, blurred)]
-    return picture_grid([[plain, *hot]], [[told[0], f"feature {feature_id}", f"cells blurred, {told[1]}"]])
+    both, size = (subject, blurred), (subject.x.shape[1],) * 2
+    pictures = [each.picture.resize(size, Image.Resampling.BICUBIC) for each in both]
+    maps = [each.codes[..., feature_id].numpy() for each in both]
+    hot = [heat(picture, values, top) for picture, values in zip(pictures, maps, strict=True)]
+    told = [f"predicted: {bench.network.classes[int(each.logits.argmax())]}" for each in both]
+    return picture_grid([[pictures[0], *hot]], [[told[0], f"feature {feature_id}", f"cells blurred, {told[1]}"]])
 
 
 def bench_table(bench: Bench, subject: Subject, multipliers: Mapping[int, float], n: int = 5) -> pd.DataFrame:
@@ -57,7 +56,5 @@ def bench_table(bench: Bench, subject: Subject, multipliers: Mapping[int, float]
         "as it is": subject.logits, "features changed": made["after"], "random directions": made["random"],
         "reconstruction only": bench.reconstruction(subject),
     }  # fmt: skip
-    names = [bench.network.classes[i] for i in best]
-    return pd.DataFrame({title: logits[best].numpy() for title, logits in columns.items()}, names).rename_axis(
-        "logit of"
-    )
+    names = pd.Index([bench.network.classes[i] for i in best], name="logit of")
+    return pd.DataFrame({title: logits[best].numpy() for title, logits in columns.items()}, names)
