@@ -25,7 +25,7 @@ from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig, StudyConfig
 from aircraft_sae.features import FeatureIndex
 from aircraft_sae.hangar.dataset import render_dataset
-from aircraft_sae.networks import Classifier, training
+from aircraft_sae.networks import load, training
 from aircraft_sae.pictures import FGVCLayout
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae import training as sae_training
@@ -85,8 +85,8 @@ class Payload:
 def w(finished, tmp_path, monkeypatch, capsys):
     """The study and a folder for hostile files, checked after the test: nothing ran and nothing changed."""
     for where, name in (
-        ("study", "render_dataset"), ("study", "extract"), ("study", "train_sae"), ("study", "build_features"),
-        ("networks", "train"), ("networks.training.Run", "train_step"), ("sae.training.Run", "train_step"),
+        ("activations", "_check_room"), ("features.table", "build_index"), ("networks.training.Run", "train_step"),
+        ("sae.training.Run", "train_step"),
         ("hangar.dataset", "renderer"), ("pictures.fgvc.FGVCAircraft", "__init__"), ("__main__", "run"),
     ):  # fmt: skip
         monkeypatch.setattr(f"aircraft_sae.{where}.{name}", long_work)
@@ -107,7 +107,7 @@ def pictures(change, **more):
         before = digest(root)
         values = {"name": "mine", "dataset.source": "folder", **more}
         try:
-            Study.open(config.change(SMOKE, **values), data_dir=w.study.data_dir, data_root=root).dataset()
+            Study.open(config.change(SMOKE, **values), data_dir=w.study.data_dir, data_root=root).pictures()
         finally:
             assert digest(root) == before
 
@@ -145,7 +145,7 @@ def weights(make, arch="test_convnext"):
 
     def call(w):
         values = {"classifier.weights": str(make(w)), "classifier.layer_scale": None, "classifier.arch": arch}
-        Study.open(config.change(SMOKE, **values), data_dir=w.study.data_dir).classifier()
+        Study.open(config.change(SMOKE, **values), data_dir=w.study.data_dir).network()
 
     return call
 
@@ -242,7 +242,7 @@ def checkpoint(run, make):
 
 
 def train_classifier(w, folder):
-    training.Run(SMOKE.classifier, w.data, folder).resume()
+    training.Run(SMOKE.classifier, w.data, folder, "none").resume()
 
 
 def train_autoencoder(w, folder):
@@ -337,26 +337,25 @@ CONFIG = [
 
 STUDY = [
     case("site not kept", lambda w: w.study.activations("stage1"), "'stage1'", "add it to `sites`"),
-    case("site unknown", lambda w: w.study.activations("../stage4"), re.escape("'../stage4'"), "add it to `sites`"),
+    case("site unknown", lambda w: w.study.activations("../stage4"), re.escape("'../stage4'"), "did you mean"),
     *(case(f"sae {name!r}"[:20], lambda w, name=name: w.study.sae(name, k=2), "a name has letters",
            re.escape(repr(name))) for name in OUTSIDE),
     case("sae main changed", lambda w: w.study.sae("main", k=2), '"main"', "name of its own"),
     case("sae field", lambda w: w.study.sae("x", kk=2), "'kk'", "expansion"),
     case("sae k", lambda w: w.study.sae("x", k=10**6), "k=1000000", "lower sae.k"),
-    case("sae k is text", lambda w: w.study.sae("x", k="2"), "k must be a whole number", "'2'"),
+    case("sae k is text", lambda w: w.study.sae("x", k="2"), "k must be a valid integer", "'2'"),
     case("sae batch", lambda w: w.study.sae("x", batch_size=10**6), "batch_size 1000000", "lower sae.batch_size"),
-    case("sae every", lambda w: w.study.sae("x", every=0), "every must be at least 1", "got 0"),
-    case("sae every half", lambda w: w.study.sae("x", every=1.5), "got 1.5", "a whole number"),
-    case("sae site", lambda w: w.study.sae("x", site="stem"), "'stem'", "add it to `sites`"),
+    case("sae pictures", lambda w: w.study.sae("x", pictures="every0"), "'every0'", "pictures of your own"),
+    case("sae network", lambda w: w.study.sae("x", network="other"), "'other'", "a network of your own"),
+    case("sae site", lambda w: w.study.sae("x", site="stam"), "'stam'", "stem"),
     case("features name", lambda w: w.study.features("../x", k=2), re.escape("'../x'"), "a name has letters"),
-    case("index main", lambda w: w.study.index("main", w.sae), '"main"', "name of its own"),
-    case("index name", lambda w: w.study.index("..", w.sae), re.escape("'..'"), "a name has letters"),
-    case("index of another width", lambda w: w.study.index("x", SparseAutoencoder(SAEConfig(k=2), 5)), "x is for acts "
-         "of width 5", "make it of this study's acts"),
-    case("ablation name", lambda w: w.study.ablation("/x", long_work, []), "'/x'", "a name has letters"),
-    case("ablation uses", lambda w: w.study.ablation("x", long_work, ["sae/none"]), "sae/none", "ask the study",
-         error=KeyError),
-    case("ablation settings", lambda w: w.study.ablation("x", long_work, [], of=object()), "object", "plain JSON"),
+    case("index main", lambda w: w.study.features("main", sae=w.sae), '"main"', "name of its own"),
+    case("index name", lambda w: w.study.features("..", sae=w.sae), re.escape("'..'"), "a name has letters"),
+    case("index of another width", lambda w: w.study.features("x", sae=SparseAutoencoder(SAEConfig(k=2), 5)),
+         "x is for acts of width 5", "make it of this study's acts"),
+    case("stage name", lambda w: w.study.stage("/x", render_dataset), "''", "a name has letters"),
+    case("stage of a closure", lambda w: w.study.stage("x", lambda folder: None), "function of the package", "move it"),
+    case("stage input", lambda w: w.study.stage("x", render_dataset, {}, {"of": object()}), "object", "no digest"),
     case("record name", lambda w: w.study.record("../../../x", {}), re.escape("'../../../x'"), "a name has letters"),
     case("record nan", lambda w: w.study.record("01_x", {"acc": float("nan")}), "acc", "finite", "nan"),
     case("record text", lambda w: w.study.record("01_x", {"acc": "high"}), "acc", "finite", "'high'"),
@@ -369,10 +368,10 @@ STUDY = [
 
 PICTURES = [
     case("no folder", lambda w: Study.open(config.change(SMOKE, name="mine", **{"dataset.source": "folder"}),
-         data_dir=w.study.data_dir, data_root=w.tmp / "none").dataset(), "none does not exist", "Name the folder",
+         data_dir=w.study.data_dir, data_root=w.tmp / "none").pictures(), "none does not exist", "Name the folder",
          error=FileNotFoundError),
     case("fgvc root is a file", lambda w: Study.open("fgvc", data_dir=w.study.data_dir,
-         data_root=written("f", b"")(w)).dataset(), "/f:", "by hand", "hangar", error=OSError),
+         data_root=written("f", b"")(w)).pictures(), "/f:", "by hand", "hangar", error=OSError),
     case("no split file", pictures(lambda f: (f / "images_variant_val.txt").unlink()), "images_variant_val.txt",
          "copy them", error=FileNotFoundError),
     case("empty split", pictures(lambda f: [p.write_text("") for p in f.glob("images_*_test.txt")]), "test split",
@@ -408,7 +407,7 @@ PICTURES = [
 
 CLASSIFIER = [
     case("arch", weights(state_with(lambda s, w: None), arch="convnext_atta"), "'convnext_atta'", "did you mean"),
-    case("arch no ConvNeXt", weights(state_with(lambda s, w: None), arch="resnet18"), "'resnet18'", "choose one"),
+    case("weights of another kind", weights(state_with(lambda s, w: None), arch="resnet18"), "'resnet18'", "Set"),
     case("weights absent", weights(lambda w: w.tmp / "none.pth"), "none.pth is not there", "Set classifier.weights",
          error=FileNotFoundError),
     case("weights name climbs", weights(lambda w: "../../x"), re.escape("../../x"), "name in data/weights",
@@ -427,10 +426,10 @@ CLASSIFIER = [
          "save model.state_dict"),
     case("weights without names", weights(state_with(lambda s, w: {3: torch.ones(2)}, ".pt")), "holds no tensors",
          "save model.state_dict"),
-    case("weights lack a key", weights(state_with(lambda s, w: s.pop("stem.0.bias") is None)), "stem.0.bias: absent",
+    case("weights lack a key", weights(state_with(lambda s, w: s.pop("stem.0.bias") is None)), "stem.0.bias",
          "Set classifier.arch"),
     case("weights of another shape", weights(state_with(lambda s, w: s.update({"stem.0.bias": torch.ones(7)}))),
-         r"stem.0.bias: \(7,\)", "Set classifier.arch"),
+         r"stem.0.bias \(7,\)", "Set classifier.arch"),
     case("head of another shape", weights(state_with(lambda s, w: s.update({"head.fc.bias": torch.tensor(1.0)}))),
          "head.fc", "Set classifier.arch"),
     case("weights of another arch", weights(state_with(lambda s, w: None), arch="test_convnext2"), "'test_convnext2'",
@@ -438,40 +437,40 @@ CLASSIFIER = [
     case("facts cut short", weights(beside("{")), "odd.json", "mend or remove"),
     case("facts of words", weights(beside('{"mean": ["a", "b", "c"], "std": [1, 1, 1]}')), "odd.json", "remove"),
     case("frozen at random", lambda w: Study.open(config.change(SMOKE, **{"classifier.frozen_stages": 1}),
-         data_dir=w.study.data_dir).classifier(), "frozen_stages=1", "set it to 0"),
-    case("load nothing", lambda w: Classifier.load(w.tmp), "model.safetensors is not there", "train a classifier",
+         data_dir=w.study.data_dir).network(), "frozen_stages=1", "set it to 0"),
+    case("load nothing", lambda w: load(w.tmp), "model.safetensors is not there", "train a network",
          error=FileNotFoundError),
-    case("load without config", saved("classifier", Classifier.load, lambda f, w: (f / "config.json").unlink()),
-         "config.json", "Train a classifier"),
-    case("load cut config", saved("classifier", Classifier.load, put("config.json", b"{")), "damaged", "Train"),
-    case("load config of a field", saved("classifier", Classifier.load, json_with("config.json", "classifier", "seed")),
+    case("load without config", saved("networks/trained", load, lambda f, w: (f / "config.json").unlink()),
+         "config.json", "Train a network"),
+    case("load cut config", saved("networks/trained", load, put("config.json", b"{")), "damaged", "Train"),
+    case("load config of a field", saved("networks/trained", load, json_with("config.json", "classifier", "seed")),
          "missing .*'seed'", "Train"),
-    case("load without classes", saved("classifier", Classifier.load, json_with("config.json", "classes")),
+    case("load without classes", saved("networks/trained", load, json_with("config.json", "classes")),
          "'classes'", "Train"),
-    case("load fewer classes", saved("classifier", Classifier.load, json_with("config.json", "classes", value=["a"])),
-         r"head.fc.weight: \(4, 64\) in the file, \(1, 64\)", "Train"),
-    case("load another arch", saved("classifier", Classifier.load, json_with("config.json", "classifier", "arch",
+    case("load fewer classes", saved("networks/trained", load, json_with("config.json", "classes", value=["a"])),
+         r"head.fc.weight \(4, 64\)", "Train"),
+    case("load another arch", saved("networks/trained", load, json_with("config.json", "classifier", "arch",
          value="test_convnext2")), "'test_convnext2'", "Train"),
-    case("load cut weights", saved("classifier", Classifier.load, put("model.safetensors", b"\x08")),
+    case("load cut weights", saved("networks/trained", load, put("model.safetensors", b"\x08")),
          "model.safetensors", "Save model.state_dict"),
-    case("load pickled weights", saved("classifier", Classifier.load, put("model.safetensors", pickled)),
+    case("load pickled weights", saved("networks/trained", load, put("model.safetensors", pickled)),
          "model.safetensors", "could run code"),
-    case("load less weights", saved("classifier", Classifier.load, tensors_with("model.safetensors",
-         **{"stem.0.bias": None})), "stem.0.bias: absent", "Train"),
-    case("load pickled predictions", saved("classifier", Classifier.load, put("predictions.parquet", pickled)),
-         "copy holds a damaged classifier", "Train"),
+    case("load less weights", saved("networks/trained", load, tensors_with("model.safetensors",
+         **{"stem.0.bias": None})), "stem.0.bias", "Train"),
+    case("load pickled predictions", saved("networks/trained", load, put("predictions.parquet", pickled)),
+         "copy holds a damaged network", "Train"),
     case("checkpoint pickled", checkpoint(train_classifier, lambda w: {"identity": Payload(w.ran)}), "checkpoint.pt",
          "remove it"),
     case("checkpoint of numbers", checkpoint(train_classifier, lambda w: [1]), "checkpoint.pt", "remove it"),
     case("checkpoint of another run", checkpoint(train_classifier, lambda w: {"identity": "x"}), "another config",
          "remove it"),
-    case("no site", lambda w: w.trained.site("stage5"), "'stage5'", "choose one of stem"),
-    case("head of another width", lambda w: w.trained.head(torch.ones(2, 5)), r"\(2, 5\)", r"\(n, 64\)"),
-    case("export pickled", lambda w: classifier.export_weights(w.trained, w.tmp / "w.pt"), "w.pt", ".safetensors"),
+    case("no site", lambda w: w.trained.see(torch.zeros(1, 3, 64, 64), ["stage5"]), "'stage5'", "stage4"),
+    case("export pickled", lambda w: classifier.export_weights(w.study.folder / "networks/trained", w.tmp / "w.pt"),
+         "w.pt", ".safetensors"),
     case("predictions of others", lambda w: classifier.evaluate(w.trained, w.data, "val",
          w.trained.predictions), "other images than the val split"),
     case("predictions lack columns", lambda w: classifier.evaluate(w.trained, w.data, "test",
-         w.trained.predictions.drop(columns="p_0")), "lack p_0", "Classifier.predict"),
+         w.trained.predictions.drop(columns="p_0")), "lack p_0", "predict"),
     case("evaluate no split", lambda w: classifier.evaluate(w.trained, w.data, "tset"), "'tset'", "train, val"),
 ]  # fmt: skip
 
