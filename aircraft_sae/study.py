@@ -94,6 +94,8 @@ class Study:
                 say(f"dataset: reading {config.root or self.data_dir / 'downloads'}")
                 found = open_source(config, None, self.data_dir / "downloads")
                 # known by content, so that a moved folder is not checked again
+                if config.on_bad_image == "raise" and not self.finished("dataset", pictures=found):
+                    found.check_images()
                 self.stage("dataset", note_pictures, {"on_bad_image": config.on_bad_image}, {"pictures": found})
             self._pictures = found
         if name == "all":

@@ -75,7 +75,7 @@ def load_weights(model: nn.Module, path: Path, remedy: str | None = None) -> Non
 
 
 def _other_rows(given: torch.Tensor, own: torch.Tensor) -> bool:
-    return given.shape != own.shape and given.shape[1:] == own.shape[1:]
+    return given.ndim == own.ndim and given.shape != own.shape and given.shape[1:] == own.shape[1:]
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

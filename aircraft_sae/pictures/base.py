@@ -256,8 +256,6 @@ def _averaging(n_pixels: int, n_cells: int) -> np.ndarray:
 
 
 def note_pictures(folder: Path, *, pictures: Pictures, on_bad_image: str) -> None:
-    """Check every picture, and write down which there are; those left out are known already."""
-    if on_bad_image == "raise":
-        pictures.check_images()
+    """Write down which pictures there are, and which were left out."""
     write_parquet(pictures.table, folder / "table.parquet")
     write_parquet(pictures.skipped, folder / "skipped.parquet")
