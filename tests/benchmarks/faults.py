@@ -42,7 +42,8 @@ CONTEXT.set_forkserver_preload(
 MEASURED = ("seconds", "peak_memory_bytes", "checksum", "images_per_second", "cells_per_second")
 """What differs between two runs of the same."""
 CHANGES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
-STAGES = ("dataset", "classifier", "activations", "sae/main", "features/main", "experiments/edit-remove", "atlas")
+NETWORK, ACTS, EDIT = "networks/trained", "activations/trained", "experiments/edit-remove"
+STAGES = ("dataset", NETWORK, ACTS, "sae/main", "features/main", EDIT, "atlas")
 LIMIT = 120
 """Seconds after which a child hangs."""
 
@@ -53,11 +54,15 @@ LIMIT = 120
 def run_stages(data_dir, stages=STAGES, changes=()):
     """The study's stages in order, each made or loaded."""
     from aircraft_sae.study import Study
+    from aircraft_sae.view.atlas import export_atlas
 
     study = Study.open(change(preset("smoke"), **dict(changes)), data_dir=data_dir)
     for stage in stages:
-        made = {"sae/main": study.sae, "features/main": study.features, "atlas": study.export_atlas}
-        made.get(stage, partial(_edit, study) if "/" in stage else getattr(study, stage, None))()
+        made = {
+            "dataset": study.pictures, NETWORK: study.network, ACTS: study.activations, "sae/main": study.sae,
+            "features/main": study.features, EDIT: partial(_edit, study), "atlas": partial(export_atlas, study),
+        }  # fmt: skip
+        made[stage]()
     return {name: made.made for name, made in study.stages.items()}
 
 
@@ -69,7 +74,7 @@ def _edit(study):
     scenes = choose_scenes(pictures, pictures.rows("test")["image"], 1, config.size)
     settings = dict(sites=study.config.sites, kind="remove", parts=pictures.region_names, most=1, size=config.size)
     inputs = {"networks": {"trained": study.network()}, "scenes": scenes}
-    study.stage("experiments/edit-remove", edit_scenes, settings | {"supersampling": config.supersampling}, inputs)
+    study.stage(EDIT, edit_scenes, settings | {"supersampling": config.supersampling}, inputs)
 
 
 def write_labels(data_dir, n=30):
@@ -432,7 +437,7 @@ def damage_trial(unbroken, stage, rng, how="flip"):
 def config_trial(unbroken, changes, first, back=True):
     """A config is changed, and changed `back`: what depends on it is made again, and no other file changes."""
     runs, at = unbroken.copy(), STAGES.index(first)
-    spared = ["experiments/edit-remove"] if at > STAGES.index("classifier") else []  # it uses the classifier only
+    spared = [EDIT] if at > STAGES.index(NETWORK) else []  # it uses the classifier only
     kept, again = [*STAGES[:at], *spared], [Path(s).name for s in STAGES[at:] if s not in spared]
     before = exact(runs, kept)
     child = alone(run_stages, runs.parents[1], STAGES, tuple(changes.items()))
@@ -602,11 +607,11 @@ def _kills(unbroken, labels, options, rng):
 def _others(unbroken, rng):
     """Every other fault; what was wrong."""
     trials = {f"two at once, from {first}{', one killed' * kill}": partial(two_at_once, unbroken, first, kill)
-              for first in ("dataset", "classifier", "sae/main") for kill in (False, True)}  # fmt: skip
+              for first in ("dataset", NETWORK, "sae/main") for kill in (False, True)}  # fmt: skip
     trials |= {f"{how}: {stage} {i}": partial(damage_trial, unbroken, stage, rng, how)
                for stage in STAGES for how in ("flip", "cut") for i in range(3)}  # fmt: skip
     changes = {"dataset.hangar.seed": 1, "classifier.seed": 1, "n_views": 0, "sae.k": 3}
-    for name, first in zip(changes, ("dataset", "classifier", "activations", "sae/main"), strict=True):
+    for name, first in zip(changes, ("dataset", NETWORK, ACTS, "sae/main"), strict=True):
         trials[f"changed: {name}"] = partial(config_trial, unbroken, {name: changes[name]}, first)
     trials |= {f"clock: {stage}": partial(clock_trial, unbroken, stage, rng) for stage in STAGES}
     if error := alone(own_mounts).error:
