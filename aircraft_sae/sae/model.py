@@ -73,14 +73,16 @@ class Codes:
 
     def where(self, keep: torch.Tensor) -> Codes:
         """Only the entries for which keep (entries,) is true."""
-        offsets = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])[self.offsets]
-        return Codes(self.values[keep], self.features[keep], offsets, self.d_sae)
+        kept = keep.nonzero()[:, 0]
+        offsets = torch.searchsorted(kept, self.offsets)
+        return Codes(self.values.take(kept), self.features.take(kept), offsets, self.d_sae)
 
     def by_feature(self, start: int = 0, end: int | None = None) -> tuple[Codes, torch.Tensor]:
         """(the same entries with the roles of cells and features exchanged, their order): all within start to end."""
         features, order = self.features.sort(stable=True)
         ids = torch.arange(start, (self.d_sae if end is None else end) + 1, device=features.device)
-        return Codes(self.values[order], self.cells[order], torch.searchsorted(features, ids), len(self)), order
+        offsets = torch.searchsorted(features, ids)
+        return Codes(self.values.take(order), self.cells.take(order), offsets, len(self)), order
 
     def dense(self) -> torch.Tensor:
         """(n, d_sae), for small n: 6,144 features of 490,000 cells would be 12 GB."""
@@ -157,7 +159,7 @@ class SparseAutoencoder(nn.Module):
                 counts = torch.full((len(block),), wanted, device=block.device)
             else:
                 places = (pre_acts > bar).flatten().nonzero()[:, 0]  # takes half as long as pre_acts[mask]
-                values, features = pre_acts.flatten()[places], places % self.d_sae
+                values, features = pre_acts.take(places), places % self.d_sae
                 counts = torch.bincount(places // self.d_sae, minlength=len(block))
             found.append((values.flatten(), features.flatten(), counts))
         values, features, counts = (torch.cat(parts) for parts in zip(*found, strict=True))

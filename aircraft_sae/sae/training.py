@@ -93,7 +93,7 @@ def of_features(sae: SparseAutoencoder, centred: Tensor, codes: Codes, upstream:
     of_values = codes.dot(sae.W_dec, upstream).add_(sae.cfg.l1_coefficient / len(centred)).mul_(codes.values > 0)
     turned, order = codes.by_feature(*bounds)
     W_dec = turned.decode(upstream)
-    turned.values = of_values[order]
+    turned.values = of_values.take(order)
     b_enc = torch.segment_reduce(turned.values, "sum", offsets=turned.offsets, unsafe=True)
     return W_dec, turned.decode(centred), b_enc
 
