@@ -99,9 +99,7 @@ class SparseAutoencoder(nn.Module):
         super().__init__()
         self.cfg, self.d_in, self.d_sae = cfg, d_in, cfg.expansion * d_in
         if cfg.variant != "l1" and cfg.k > self.d_sae:
-            raise ValueError(
-                f"k={cfg.k} is more than the {self.d_sae} features ({cfg.expansion} x {d_in}): lower sae.k"
-            )
+            raise ValueError(f"k={cfg.k} is more than {self.d_sae} features ({cfg.expansion} x {d_in}): lower sae.k")
         generator = torch.Generator().manual_seed(cfg.seed)
         directions = normalize(torch.randn(self.d_sae, d_in, generator=generator))
         self.W_dec = nn.Parameter(directions)
@@ -211,17 +209,13 @@ class SparseAutoencoder(nn.Module):
             raise FileNotFoundError(f"{folder / WEIGHTS} is not there: train an autoencoder into it first")
         try:
             facts, state = read_json(folder / CONFIG), safetensors.torch.load_file(folder / WEIGHTS)
-            cfg, state = (
-                from_dict(SAEConfig, facts["aircraft_sae"]),
-                {name: each.float() for name, each in state.items()},
-            )
+            cfg = from_dict(SAEConfig, facts["aircraft_sae"])
             state["W_enc_rows"] = state.pop("W_enc").t().contiguous()
-            state["threshold"] = (
-                state["threshold"][0] if cfg.variant in ("batchtopk", "matryoshka") else torch.zeros(())
-            )
+            batch = cfg.variant in ("batchtopk", "matryoshka")
+            state["threshold"] = state["threshold"][0] if batch else torch.zeros(())
             with torch.device("meta"):  # nothing is made of a size that the weights do not have
                 sae = cls(cfg, facts["d_in"])
-            sae.load_state_dict(state, assign=True)
+            sae.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
         except Exception as problem:  # every library has errors of its own
             raise ValueError(
                 f"{folder} holds a damaged autoencoder, or another maker's ({type(problem).__name__}: {problem}): "
