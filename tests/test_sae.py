@@ -264,7 +264,7 @@ def test_what_is_no_cell_or_too_sparse_is_refused():
     for wrong in (torch.zeros(2, 3, 48), torch.zeros(48), torch.zeros(5, 7), np.zeros((5, 48), np.float32)):
         with pytest.raises(ValueError, match=r"acts must be a tensor \(n, 48\), got"):
             sae.encode(wrong)
-    with pytest.raises(ValueError, match="k=100000 is more than the 384 features"):
+    with pytest.raises(ValueError, match="k=100000 is more than 384 features"):
         SparseAutoencoder(small(k=100_000), 48)
 
 

@@ -73,14 +73,16 @@ class Codes:
 
     def where(self, keep: torch.Tensor) -> Codes:
         """Only the entries for which keep (entries,) is true."""
-        offsets = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])[self.offsets]
-        return Codes(self.values[keep], self.features[keep], offsets, self.d_sae)
+        kept = keep.nonzero()[:, 0]
+        offsets = torch.searchsorted(kept, self.offsets)
+        return Codes(self.values.take(kept), self.features.take(kept), offsets, self.d_sae)
 
     def by_feature(self, start: int = 0, end: int | None = None) -> tuple[Codes, torch.Tensor]:
         """(the same entries with the roles of cells and features exchanged, their order): all within start to end."""
         features, order = self.features.sort(stable=True)
         ids = torch.arange(start, (self.d_sae if end is None else end) + 1, device=features.device)
-        return Codes(self.values[order], self.cells[order], torch.searchsorted(features, ids), len(self)), order
+        offsets = torch.searchsorted(features, ids)
+        return Codes(self.values.take(order), self.cells.take(order), offsets, len(self)), order
 
     def dense(self) -> torch.Tensor:
         """(n, d_sae), for small n: 6,144 features of 490,000 cells would be 12 GB."""
@@ -97,9 +99,7 @@ class SparseAutoencoder(nn.Module):
         super().__init__()
         self.cfg, self.d_in, self.d_sae = cfg, d_in, cfg.expansion * d_in
         if cfg.variant != "l1" and cfg.k > self.d_sae:
-            raise ValueError(
-                f"k={cfg.k} is more than the {self.d_sae} features ({cfg.expansion} x {d_in}): lower sae.k"
-            )
+            raise ValueError(f"k={cfg.k} is more than {self.d_sae} features ({cfg.expansion} x {d_in}): lower sae.k")
         generator = torch.Generator().manual_seed(cfg.seed)
         directions = normalize(torch.randn(self.d_sae, d_in, generator=generator))
         self.W_dec = nn.Parameter(directions)
@@ -157,7 +157,7 @@ class SparseAutoencoder(nn.Module):
                 counts = torch.full((len(block),), wanted, device=block.device)
             else:
                 places = (pre_acts > bar).flatten().nonzero()[:, 0]  # takes half as long as pre_acts[mask]
-                values, features = pre_acts.flatten()[places], places % self.d_sae
+                values, features = pre_acts.take(places), places % self.d_sae
                 counts = torch.bincount(places // self.d_sae, minlength=len(block))
             found.append((values.flatten(), features.flatten(), counts))
         values, features, counts = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -209,17 +209,13 @@ class SparseAutoencoder(nn.Module):
             raise FileNotFoundError(f"{folder / WEIGHTS} is not there: train an autoencoder into it first")
         try:
             facts, state = read_json(folder / CONFIG), safetensors.torch.load_file(folder / WEIGHTS)
-            cfg, state = (
-                from_dict(SAEConfig, facts["aircraft_sae"]),
-                {name: each.float() for name, each in state.items()},
-            )
+            cfg = from_dict(SAEConfig, facts["aircraft_sae"])
             state["W_enc_rows"] = state.pop("W_enc").t().contiguous()
-            state["threshold"] = (
-                state["threshold"][0] if cfg.variant in ("batchtopk", "matryoshka") else torch.zeros(())
-            )
+            batch = cfg.variant in ("batchtopk", "matryoshka")
+            state["threshold"] = state["threshold"][0] if batch else torch.zeros(())
             with torch.device("meta"):  # nothing is made of a size that the weights do not have
                 sae = cls(cfg, facts["d_in"])
-            sae.load_state_dict(state, assign=True)
+            sae.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
         except Exception as problem:  # every library has errors of its own
             raise ValueError(
                 f"{folder} holds a damaged autoencoder, or another maker's ({type(problem).__name__}: {problem}): "

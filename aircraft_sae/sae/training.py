@@ -15,7 +15,6 @@ import threading
 import time
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -93,7 +92,7 @@ def of_features(sae: SparseAutoencoder, centred: Tensor, codes: Codes, upstream:
     of_values = codes.dot(sae.W_dec, upstream).add_(sae.cfg.l1_coefficient / len(centred)).mul_(codes.values > 0)
     turned, order = codes.by_feature(*bounds)
     W_dec = turned.decode(upstream)
-    turned.values = of_values[order]
+    turned.values = of_values.take(order)
     b_enc = torch.segment_reduce(turned.values, "sum", offsets=turned.offsets, unsafe=True)
     return W_dec, turned.decode(centred), b_enc
 
@@ -157,7 +156,7 @@ def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows, progress: bool | N
             if began - saved > CHECKPOINT_SECONDS:
                 run.save()
                 saved = began
-    run.check_weights()
+    run.check()
     run.sae.in_units_of(run.mean.to(run.device), run.scale).save(folder, scale=run.scale)
     steps = pd.DataFrame(run.history)
     hundredths = steps.groupby(np.arange(len(steps)) // max(1, cfg.n_steps // 100))
@@ -206,8 +205,7 @@ class Run:
         codes, least = choose(sae, centred, self.floor, self.rough)
         dead = (self.idle > cfg.dead_after).nonzero()[:, 0] if cfg.aux_k else None
         loss, fvu = backward(sae, centred, codes, dead)
-        if not math.isfinite(loss):
-            self.stop(f"the loss is {loss}")
+        self.check(loss)
         if cfg.frozen_decoder:
             sae.W_dec.grad = None
         elif cfg.unit_norm:  # only what turns a row changes anything: its length is set again after the step
@@ -238,7 +236,7 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
-        self.check_weights()
+        self.check()  # no loss has told of the last step yet
         state = {"sae": self.sae.state_dict(), "optimizer": self.optimizer.state_dict()}
         checkpoint.save(self.folder, self.identity, state | {name: getattr(self, name) for name in self.KEPT})
 
@@ -249,13 +247,11 @@ class Run:
             self.optimizer.load_state_dict(saved["optimizer"])
             vars(self).update({name: saved[name] for name in self.KEPT})
 
-    def check_weights(self) -> None:
-        """ValueError where a weight is not finite: no loss has told of the last step yet."""
-        if not checkpoint.finite(self.sae):
-            self.stop("a weight is not finite")
-
-    def stop(self, problem: str) -> NoReturn:
-        """Raise the ValueError for a run that has diverged."""
+    def check(self, loss: float | None = None) -> None:
+        """ValueError for a loss that is not finite or, where none is given, for such a weight."""
+        if checkpoint.finite(self.sae) if loss is None else math.isfinite(loss):
+            return
+        what = "a weight is not finite" if loss is None else f"the loss is {loss}"
         at = f"at step {self.step}, learning rate {self.learning_rate():.2g}"
-        tip = "Try a lower sae.learning_rate (a third)"
-        raise ValueError(f"{problem} {at}; {checkpoint.last_good(self.folder)}. {tip}")
+        kept = checkpoint.last_good(self.folder)
+        raise ValueError(f"{what} {at}; {kept}. Try a lower sae.learning_rate (a third)")
