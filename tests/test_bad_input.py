@@ -474,6 +474,7 @@ CLASSIFIER = [
     case("evaluate no split", lambda w: classifier.evaluate(w.trained, w.data, "tset"), "'tset'", "train, val"),
 ]  # fmt: skip
 
+
 def stage_4(folder):
     return Activations.open(folder, "stage4")
 

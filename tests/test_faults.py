@@ -45,7 +45,9 @@ def test_no_label_that_was_told_of_is_lost(tmp_path):
     assert not any(trial["wrong"] for trial in trials) and any(trial["kills"][0]["killed"] for trial in trials), trials
 
 
-@pytest.mark.parametrize(("stage", "how"), [("networks/trained", "flip"), ("features/main", "flip"), ("sae/main", "cut")])
+@pytest.mark.parametrize(
+    ("stage", "how"), [("networks/trained", "flip"), ("features/main", "flip"), ("sae/main", "cut")]
+)
 def test_a_damaged_file_is_found_and_its_stage_alone_made_again(unbroken, stage, how):
     trial = faults.damage_trial(unbroken, stage, random.Random(stage), how)
     assert not trial["wrong"] and len([line for line in trial["said"] if "made in" in line]) == 1, trial
