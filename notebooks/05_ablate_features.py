@@ -489,7 +489,7 @@ if editable:
     results["mean_response_other_best_matches"] = with_draws(mean_apart, drawn_apart, n_scenes)
     off = [removal.off_rate(part, j) for part, j in best.items()]
     results["off_rate_best_match"] = point(np.nanmean(off), np.isfinite(off).sum())
-    alive = suppressed.loc[suppressed["often"], "feature_id"].to_numpy()
+    alive = suppressed.loc[suppressed["often"], "feature_id"].tolist()
     fires = (half_b.strength[:, alive] > 0).numpy().mean(0)
     firing = (removal.before > 0).mean(0)[alive] / np.maximum(fires, 1e-9)
     results["render_firing_ratio_within_2"] = point(((firing > 0.5) & (firing < 2)).mean(), len(alive))
@@ -687,8 +687,8 @@ if editable:
     {passing["probes at stage 3"]} at stage 3{can}. Of the random claims, {counts_.iloc[0]} are about the {commonest};
     {few_active:.0%} are underpowered (fewer than {bars.LEAST_PICTURES} pictures, or {bars.LEAST_SCENES} scenes, in
     which the feature is active), and of the other {len(powered)}, {of_powered} pass. Whatever was claimed, pairs of a
-    feature and a part with an excess of {bars.LEAST_EXCESS} and R of {bars.LEAST_RESPONSE} on half B:
-    {n_pairs[0]} of {len(scores):,} at stage 4, {n_pairs[1]} of {len(scores3):,} at stage 3."""
+    feature and a part with an excess of {bars.LEAST_EXCESS} and R of {bars.LEAST_RESPONSE} on half B: {n_pairs[0]} of
+    {len(scores):,} at stage 4, {n_pairs[1]} of {len(scores3):,} at stage 3."""
 else:
     by_class = in_words(results["random_pass_share_classes"])
     text = f"**Takeaway.** {by_class} of the random features pass as detectors of a class. {NO_MASKS}"
@@ -760,10 +760,10 @@ assert set(picks["image_row"]) <= set(rows_b)
 # %%
 number = {name: entry["value"] if isinstance(entry, dict) else entry for name, entry in results.items()}
 study.record(NAME, {name: results[name] for name, value in number.items() if np.isfinite(value)})  # nan: untested
-
-# %%
 final = study.results(NAME)
 value = {name: entry["value"] for name, entry in final.items()}
+
+# %%
 by_class = in_words(final["random_pass_share_classes"], unit="features")
 class_shares = [value[f"pass_share/class: {name}, no seeds"] for name in ("features", "null, random directions")]
 lines = [

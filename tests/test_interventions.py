@@ -1,5 +1,6 @@
 """Suppression, blurring, scene edits, verdicts: two ways to one number, changes of nothing, effects by hand."""
 
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -691,3 +692,25 @@ def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
     experiments.verdict_tables(tmp_path / "photographs", **given)
     alone = Verdicts.open(tmp_path / "photographs")
     assert alone.parts is None and alone.responses is None and alone.features["verdict"].notna().sum() == 6
+
+
+def test_doses_confused_classes_and_picks_are_those_of_the_trial(trial, index, picks, tmp_path):
+    half_b, features = trial[trial.in_b], picks["feature_id"].unique().tolist()
+    experiments.dose_response(tmp_path, trial=trial, features=features, doses=[0.0, 1.0])
+    doses = pd.read_parquet(tmp_path / "doses.parquet")
+    assert len(doses) == 4 * len(features) and (doses.loc[doses["dose"] == 1, "size"] < 1e-5).all()
+    own, active = half_b.suppress(features)["logit"], (half_b.strength[:, features] > 0).numpy()
+    means = doses[(doses["dose"] == 0) & (doses["of"] == "features")].set_index("feature_id").loc[features, "logit"]
+    np.testing.assert_allclose(means, experiments.mean_over_active(own, active), atol=1e-6)
+    experiments.tell_confused(tmp_path, trial=trial, n=3)
+    pair = pd.read_parquet(tmp_path / "pair.parquet").iloc[0]
+    mistaken = zip(trial.labels.tolist(), trial.scores().argmax(1).tolist(), ~trial.in_b, strict=True)
+    counts = Counter(tuple(sorted(each)) for *each, in_a in mistaken if in_a and each[0] != each[1])
+    assert pair["n_wrong"] == max(counts.values()) == counts[pair["one"], pair["two"]]
+    assert len(pd.read_parquet(tmp_path / "features.parquet")) == 3
+    index = replace(index, images=index.images.assign(split="test"))
+    experiments.blur_peaks(tmp_path, trial=trial, index=index, picks=picks, sigma=2.0, window=16)
+    table = pd.read_parquet(tmp_path / "suppressed.parquet")
+    assert len(table) == len(picks) and table["image_row"].nunique() > 3
+    by_hand = trial.suppress(features)["logit"][table["image_row"], table["feature_id"].map(features.index)]
+    np.testing.assert_allclose(table["suppressed"], by_hand, atol=1e-6)
