@@ -2,153 +2,61 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
+import multiprocessing
 import os
 import re
+import signal
 import sys
 import time
-from contextlib import redirect_stdout
+from contextlib import suppress
+from copy import deepcopy
+from functools import cache
 from importlib.metadata import version
+from multiprocessing import resource_tracker
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
-from aircraft_sae.store import LABELS, digest, fingerprint, load_meta, stage_metas, watched, write_text
+import psutil
+
+from aircraft_sae.store import LABELS, digest, load_meta, stage_metas, watched, write_text
 from aircraft_sae.view.report import RECORD
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-LIBRARIES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "scipy",
-    "pandas",
-    "matplotlib",
-    "scikit-learn",
-    "pillow",
-    "embreex",
-)
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "matplotlib", "scikit-learn", "pillow")
+IMPORTS = ("ipykernel.kernelapp", "matplotlib.pyplot", "scipy.stats", "aircraft_sae.study", "aircraft_sae.view.plots")
+"""What takes notebooks long to import. No widgets: these look for a kernel when they are imported."""
+FORKS = sys.platform == "linux"
+"""Whether kernels are forked from one process that has made these imports."""
 
 
-def find(folder: Path, in_place: bool) -> list[Path]:
-    """The numbered notebooks in order, each as .ipynb where there is one, else as its .py source.
+def find(folder: Path) -> dict[str, Path]:
+    """{number: notebook} in order, as .ipynb where there is one, else as its .py; copies are named and left.
 
-    Raises: ValueError where there is none, or, in_place, where a pair is out of step.
+    Raises: ValueError where there is none.
     """
-    found = {path.stem: path for end in ("py", "ipynb") for path in sorted(folder.glob(f"[0-9][0-9]_*.{end}"))}
-    if not found:
+    stems = {path.stem for path in folder.glob("[0-9][0-9]_*") if path.suffix in (".py", ".ipynb")}
+    known: dict[str, Path] = {}
+    for stem in sorted(stems, key=lambda stem: (not (folder / f"{stem}.py").is_file(), len(stem), stem)):
+        path = folder / f"{stem}.ipynb"
+        if stem[:2] in known or not re.fullmatch(r"\w+", stem):
+            print(f"{stem} is taken for a copy, and not run", file=sys.stderr)
+        else:
+            known[stem[:2]] = path if path.is_file() else path.with_suffix(".py")
+    if not known:
         raise ValueError(f"no notebooks in {folder}: run from a clone, installed with pip install -e .")
-    for path in found.values():
-        source = path.with_suffix(".py")
-        if path.suffix == ".ipynb" and source.is_file() and as_script(path) != source.read_text(encoding="utf-8"):
-            problem = f"{path.name} differs from {source.name}: bring them in step with jupytext --sync {path}"
-            if in_place:
-                raise ValueError(problem)
-            print(problem, file=sys.stderr)
-    return [found[stem] for stem in sorted(found)]
+    return dict(sorted(known.items()))
 
 
-def as_script(path: Path) -> str:
-    """The percent script that jupytext makes of a notebook with the repository's settings."""
-    from jupytext.cli import jupytext
-
-    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    with redirect_stdout(output):
-        jupytext([str(path), "--to", "py:percent", "--output", "-", "--quiet"])
-    return output.buffer.getvalue().decode()
-
-
-class Runner:
-    """Runs the notebooks of one study, whose stages are in `folder`; executed notebooks lie in its report/."""
-
-    def __init__(self, folder: Path, results: Path, environment: dict[str, str], rendered: bool, again: bool = False):
-        """results: the folder of numbers; rendered: the study makes its own pictures; again: keep no notebook."""
-        self.folder, self.report, self.results = folder, folder / "report", results
-        self.environment, self.rendered, self.again = environment, rendered, again
-        package, weights = Path(__file__).resolve().parent, NOTEBOOKS.parent / "data" / "weights"
-        files = [*package.rglob("*"), *weights.glob("*")]
-        ends = (".py", ".js", ".css", ".html", ".json", ".safetensors")
-        self.code = digest([(path.name, path) for path in sorted(files) if path.suffix in ends])
-        self.fresh = False
-        """Whether a notebook was executed in this run."""
-        self.ran: list[tuple[Path, Any]] = []
-        """Where the notebooks of this run lie, and they."""
-
-    def run(self, path: Path):
-        """(the executed notebook, what failed in it or nothing), written to the report; kept where nothing changed."""
-        notebook, place = read_notebook(path), self.report / f"{path.stem}.ipynb"
-        key = self._key(notebook)
-        if kept := self._kept(place, key):
-            print(f"{path.stem}: nothing that it depends on has changed", file=sys.stderr, flush=True)
-            self.ran.append((place, kept))
-            return kept, ""
-        self.fresh, costs = True, {}
-        with watched(costs):
-            failure = execute(notebook, path, self.environment)
-        drop_widgets(notebook)
-        notebook.metadata[RECORD] = {
-            "key": None if failure else key, "stages": self._stages(), "outside": self._outside(place.stem, notebook),
-            "cells": _content(notebook), "seconds": costs["seconds"],
-            "peak_memory_bytes": costs["peak_memory_bytes"],
-        }  # fmt: skip
-        self._write(place, notebook)
-        self._forget(notebook.metadata[RECORD]["stages"])
-        self.ran.append((place, notebook))
-        return notebook, failure
-
-    def _key(self, notebook) -> str:
-        cells = [[cell.cell_type, cell.source, list(cell.metadata.get("tags", []))] for cell in notebook.cells]
-        versions = {name: version(name) for name in LIBRARIES}
-        return fingerprint(cells, self.code, self.environment, versions, sys.version)
-
-    def _kept(self, place: Path, key: str):
-        """The notebook that an earlier run executed, if nothing that it depends on has changed since."""
-        import nbformat
-
-        # pictures of the user's own may have changed: the first notebook looks at them, and then the stages tell
-        if self.again or not (self.rendered or self.fresh):
-            return None
-        try:
-            notebook = nbformat.read(place, as_version=4)
-            record = notebook.metadata[RECORD]
-            same = record["key"] == key and record["cells"] == _content(notebook)
-            same = same and record["outside"] == self._outside(place.stem, notebook)
-            whole = same and all(load_meta(self.folder / name, wanted) for name, wanted in record["stages"].items())
-        except Exception:  # not there, or damaged in whatever way
-            return None
-        return notebook if whole else None
-
-    def _stages(self) -> dict[str, str]:
-        return {name: meta["fingerprint"] for name, meta in stage_metas(self.folder).items()}
-
-    def _outside(self, name: str, notebook) -> list[str]:
-        """Digests of the notebook's numbers, and of a person's labels where it shows them."""
-        shows = any("export_atlas" in cell.source for cell in notebook.cells)
-        paths = [self.results / f"{name}.json", *([self.folder / LABELS] if shows else [])]
-        return [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths]
-
-    def _forget(self, now: dict[str, str]) -> None:
-        """What a later notebook has made again, earlier ones of this run have not used."""
-        for place, earlier in self.ran:
-            record = earlier.metadata[RECORD]
-            left = {name: wanted for name, wanted in record["stages"].items() if now.get(name, wanted) == wanted}
-            if left != record["stages"]:
-                record["stages"] = left
-                self._write(place, earlier)
-
-    def _write(self, place: Path, notebook) -> None:
-        import nbformat
-
-        place.with_suffix(".html").unlink(missing_ok=True)  # its page is another's now
-        write_text(place, nbformat.writes(notebook))
-
-
-def _content(notebook) -> str:
-    """A digest of all cells, outputs too."""
-    return hashlib.sha256(json.dumps(notebook.cells, sort_keys=True).encode()).hexdigest()
+def check_pair(path: Path, in_place: bool) -> None:
+    """Say, or in_place raise as a ValueError, that a notebook and its script are out of step."""
+    source = path.with_suffix(".py")
+    if path != source and source.is_file() and _cells(read_notebook(path)) != _cells(read_notebook(source)):
+        problem = f"{path.name} differs from {source.name}: bring them in step with jupytext --sync {path}"
+        if in_place:
+            raise ValueError(problem)
+        print(problem, file=sys.stderr)
 
 
 def read_notebook(path: Path):
@@ -160,10 +68,92 @@ def read_notebook(path: Path):
     return notebook
 
 
+def _cells(notebook) -> list:
+    return [[cell.cell_type, cell.source, list(cell.metadata.get("tags", []))] for cell in notebook.cells]
+
+
+class Runner:
+    """Runs the notebooks of one study, whose stages are in `folder`; executed notebooks lie in its report/."""
+
+    def __init__(self, folder: Path, results: Path, environment: dict[str, str], rendered: bool, again: bool = False):
+        """results: the folder of numbers; rendered: the study makes its own pictures; again: keep no notebook."""
+        self.folder, self.report, self.results = folder, folder / "report", results
+        self.environment, self.rendered, self.again = environment, rendered, again
+        package = Path(__file__).resolve().parent
+        files = sorted([*package.rglob("*"), *(package.parent / "data" / "weights").glob("*")])
+        ends = (".py", ".js", ".css", ".html", ".json", ".safetensors")
+        self.code = digest([(path.name, path) for path in files if path.suffix in ends])
+        self.fresh = False
+        """Whether a notebook was executed in this run."""
+        self.load_meta = cache(load_meta)
+        """What is whole stays so while no notebook runs."""
+        self.ran: list[tuple[Path, Any]] = []
+        """Where the notebooks of this run lie, and they."""
+
+    def run(self, path: Path):
+        """(the executed notebook, what failed in it or nothing), written to the report; kept where nothing changed."""
+        notebook, place = read_notebook(path), self.report / f"{path.stem}.ipynb"
+        if not self.again and (kept := self.kept(path)):
+            print(f"{path.stem}: nothing that it depends on has changed", file=sys.stderr, flush=True)
+            self.ran.append((place, kept))
+            return kept, ""
+        key, costs = self._key(notebook), {}
+        self.fresh = True
+        self.load_meta.cache_clear()
+        with watched(costs):
+            failure = execute(notebook, path, self.environment)
+        stages = {name: meta["fingerprint"] for name, meta in stage_metas(self.folder).items()}
+        notebook.metadata[RECORD] = {
+            "key": None if failure else key, "stages": stages, "outside": self._outside(place.stem, notebook),
+            "cells": digest(notebook.cells), **costs,
+        }  # fmt: skip
+        self._write(place, notebook)
+        for earlier_place, earlier in self.ran:  # what a later notebook has made again, earlier ones have not used
+            record = earlier.metadata[RECORD]
+            left = {name: wanted for name, wanted in record["stages"].items() if stages.get(name, wanted) == wanted}
+            if left != record["stages"]:
+                record["stages"] = left
+                self._write(earlier_place, earlier)
+        self.ran.append((place, notebook))
+        return notebook, failure
+
+    def kept(self, path: Path):
+        """The notebook that an earlier run executed, if nothing that it depends on has changed since; else None."""
+        import nbformat
+
+        # pictures of the user's own may have changed: the first notebook looks at them, and then the stages tell
+        if not (self.rendered or self.fresh):
+            return None
+        try:
+            notebook = nbformat.read(self.report / f"{path.stem}.ipynb", as_version=4)
+            record = notebook.metadata[RECORD]
+            same = record["key"] == self._key(read_notebook(path)) and record["cells"] == digest(notebook.cells)
+            same = same and record["outside"] == self._outside(path.stem, notebook)
+            same = same and all(self.load_meta(self.folder / name, wanted) for name, wanted in record["stages"].items())
+            return notebook if same else None
+        except Exception:  # not there, or damaged in whatever way
+            return None
+
+    def _key(self, notebook) -> str:
+        return digest(
+            [_cells(notebook), self.code, self.environment, [version(name) for name in LIBRARIES], sys.version]
+        )
+
+    def _outside(self, name: str, notebook) -> list[str]:
+        """Digests of the notebook's numbers, and of a person's labels where it shows them."""
+        shows = any("export_atlas" in cell.source for cell in notebook.cells)
+        paths = [self.results / f"{name}.json", *([self.folder / LABELS] if shows else [])]
+        return [digest(path) if path.is_file() else "" for path in paths]
+
+    def _write(self, place: Path, notebook) -> None:
+        import nbformat
+
+        place.with_suffix(".html").unlink(missing_ok=True)  # its page is another's now
+        write_text(place, nbformat.writes(notebook))
+
+
 def execute(notebook, path: Path, environment: dict[str, str]) -> str:
-    """Run all cells of `notebook` in place; returns what failed, or nothing."""
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
+    """Run all cells of `notebook` in place, less widgets, which need a kernel; returns what failed, or nothing."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
@@ -171,89 +161,136 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
         def process_message(self, message, cell, index):
             if message["msg_type"] == "stream":
                 screen.stream(message["content"]["text"])
-            return super().process_message(message, cell, index)
+            shows_widget = WIDGET_VIEW in message["content"].get("data", {})
+            return None if shows_widget else super().process_message(message, cell, index)
 
-    # without folders to look in, "python3" is this interpreter, whatever a kernelspec of that name says
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    package = str(Path(__file__).resolve().parents[1])  # for a checkout that is not installed
+    paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    # another backend than this one would leave the figures out
+    backend = "module://matplotlib_inline.backend_inline"
+    environment = os.environ | environment | {"PYTHONPATH": paths, "MPLBACKEND": backend}
     code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
-    screen, running = _Screen(path.stem, len(code)), 0
-
-    def starts(cell, cell_index):
-        nonlocal running
-        running = cell_index
-
+    screen, running, problems, ended = _Screen(path.stem, len(code)), [0], [], Event()
     client = Client(
         notebook,
-        km=manager,
+        km=_manager(),
         timeout=None,
         record_timing=False,
         extra_arguments=["--log-level=40"],
         resources={"metadata": {"path": str(path.parent)}},
-        on_cell_execute=starts,
+        on_cell_execute=lambda cell, cell_index: running.append(cell_index),
         on_cell_executed=lambda execute_reply, **_: execute_reply["content"]["status"] == "ok" and screen.advance(),
     )
-    package = str(Path(__file__).resolve().parents[1])  # for a checkout that is not installed
-    environment = {
-        **os.environ,
-        **environment,
-        "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
-    }
-    environment.pop("MPLBACKEND", None)  # another backend than the kernel's own would leave the figures out
+
+    def work() -> None:
+        try:
+            client.execute(env=environment, cleanup_kc=True)
+        except Exception as problem:
+            problems.append(problem)
+        finally:
+            ended.set()
+
+    # in a thread, so that Ctrl-C is a KeyboardInterrupt here: nbclient swallows some
+    Thread(target=work, daemon=True).start()
     try:
-        client.execute(env=environment, cleanup_kc=True)
-    except Exception as error:
-        if getattr(client, "_async_cleanup_kernel_future", None):  # nbclient turns Ctrl-C into other errors
-            raise KeyboardInterrupt from error
-        if not isinstance(error, CellExecutionError | DeadKernelError):
-            raise
-        source = notebook.cells[running].source
-        text = getattr(error, "traceback", f"{source}\n\nThe kernel died: out of memory?")
-        text = text if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", text)
-        return f"Stopped in {path.name}, code cell {code.index(running) + 1} of {len(code)}.\n{text.strip()}"
+        while not ended.wait(0.5):  # a wait without end hears no Ctrl-C on Windows
+            pass
+    except KeyboardInterrupt:
+        while not ended.wait(0.1):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    process.kill()
+        raise
     finally:
         screen.close()
-    return ""
+    notebook.metadata.pop("widgets", None)
+    if not problems:
+        return ""
+    if not isinstance(problems[0], CellExecutionError | DeadKernelError):
+        raise problems[0]
+    source = notebook.cells[running[-1]].source
+    text = getattr(problems[0], "traceback", f"{source}\n\nThe kernel died: out of memory?")
+    text = text if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", text)
+    return f"Stopped in {path.name}, code cell {code.index(running[-1]) + 1} of {len(code)}.\n{text.strip()}"
+
+
+def _manager():
+    """A manager of kernels of this interpreter, forked where that works."""
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from jupyter_client.provisioning import LocalProvisioner
+
+    class Forked(LocalProvisioner):
+        async def launch_kernel(self, cmd, **options):
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(list(IMPORTS))
+            resource_tracker.ensure_running()  # else it would let Ctrl-C through again
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the server inherits
+            arguments = [*cmd[3:], f"--IPKernelApp.parent_handle={os.getpid()}"]
+            self.process = process = context.Process(target=_serve, args=(arguments, options["env"], options["cwd"]))
+            process.start()
+            process.stdin = process.stdout = process.stderr = None  # as subprocess.Popen has them
+            process.poll, process.wait = lambda: process.exitcode, process.join
+            process.send_signal = lambda number: os.kill(process.pid, number)
+            return self.connection_info
+
+    # without folders to look in, "python3" is this interpreter, whatever a kernelspec of that name says
+    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    if FORKS:
+        manager.provisioner = Forked(kernel_spec=manager.kernel_spec, parent=manager)
+    return manager
+
+
+def _serve(arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    """Be a kernel, in a process of its own."""
+    os.setsid()  # Ctrl-C is for the command
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    import matplotlib
+    from ipykernel.kernelapp import launch_new_instance
+
+    matplotlib.rcParams["backend"] = environment["MPLBACKEND"]  # it was imported with another environment
+    launch_new_instance(arguments)
 
 
 class _Screen:
-    """A bar of cells for one notebook and, under it, what the running cell prints, its own bars included."""
+    """A bar of cells that ends with the line which the running cell rewrites, over what it prints; lines in a log."""
 
     def __init__(self, title: str, n_cells: int):
         from tqdm import tqdm
 
-        self.terminal = sys.stderr.isatty()
-        self.cells = tqdm(total=n_cells, desc=title, unit="cell", dynamic_ncols=True, disable=not self.terminal)
-        self.status = tqdm(bar_format="{desc}", position=1, leave=False, dynamic_ncols=True, disable=not self.terminal)
+        self.log = not sys.stderr.isatty()
+        self.bar = tqdm(total=n_cells, desc=title, unit="cell", dynamic_ncols=True, disable=self.log)
         self.title, self.n_cells, self.n_done, self.line, self.shown = title, n_cells, 0, "", time.monotonic()
 
     def stream(self, text: str) -> None:
-        """Print whole lines; the one that a bar keeps rewriting shows below, or every ten seconds in a log."""
+        """Print whole lines; in a log, every ten seconds, the one that is rewritten too."""
         *whole, line = (self.line + text).split("\n")
         for done in whole:
             self._print(done)
         self.line = line[line.rstrip("\r").rfind("\r") + 1 :]
-        if self.terminal:
-            self.status.set_description_str(_visible(self.line))
-        elif time.monotonic() > self.shown + 10:
+        self.bar.set_postfix_str(_visible(self.line))
+        if self.log and time.monotonic() > self.shown + 10:
             self._print(self.line)
 
     def advance(self) -> None:
         """Count one more cell as done."""
         self._print(self.line)
         self.line, self.n_done = "", self.n_done + 1
-        self.status.set_description_str("")
-        self.cells.update()
-        if not self.terminal:
+        self.bar.set_postfix_str("", refresh=False)
+        self.bar.update()
+        if self.log:
             print(f"{self.title}: {self.n_done} of {self.n_cells} cells", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        self.status.close()
-        self.cells.close()
+        self.bar.close()
 
     def _print(self, line: str) -> None:
         if _visible(line):
             self.shown = time.monotonic()
-            self.cells.write(_visible(line), file=sys.stderr)
+            self.bar.write(_visible(line), file=sys.stderr)
 
 
 def _visible(line: str) -> str:
@@ -261,23 +298,13 @@ def _visible(line: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r").rpartition("\r")[2]).rstrip()
 
 
-def drop_widgets(notebook) -> None:
-    """Take out widgets, which need a running kernel; a figure beside each shows the same."""
-    notebook.metadata.pop("widgets", None)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
-
-
 def put_outputs(path: Path, executed) -> None:
-    """Write results into the notebook at `path`, less progress bars; everything else in it stays as it was."""
+    """Write an executed notebook in the place of the one at `path`, less progress bars."""
     import nbformat
 
-    target = path.with_suffix(".ipynb")
-    notebook = read_notebook(path)
-    notebook.metadata.pop("widgets", None)
-    for cell, ran in zip(notebook.cells, executed.cells, strict=True):
+    notebook = deepcopy(executed)
+    notebook.metadata.pop(RECORD)
+    for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.execution_count = ran.execution_count
-            cell.outputs = [output for output in ran.outputs if output.get("name") != "stderr"]
-    write_text(target, nbformat.writes(notebook) + "\n")
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    write_text(path.with_suffix(".ipynb"), nbformat.writes(notebook) + "\n")

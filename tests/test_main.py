@@ -7,10 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
+import jupytext
 import nbformat
+import psutil
 import pytest
 from filelock import FileLock
 
@@ -44,6 +46,7 @@ def notebooks(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "NOTEBOOKS", folder)
     monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("WANTED", sys.executable)
+    monkeypatch.setattr(runner, "IMPORTS", ("ipykernel.kernelapp", "matplotlib.pyplot"))  # these import no more
 
     def write(**scripts):
         for name, script in scripts.items():
@@ -92,7 +95,7 @@ def test_run_shows_progress_and_writes_notebooks_and_one_offline_report(notebook
     assert kinds == [["stream"], ["display_data"], [], ["execute_result"]], "stderr and widgets are left out"
     assert "widgets" not in executed.metadata and "execution" not in executed.cells[1].metadata
     assert "True smoke" in executed.cells[1].outputs[0].text, "wrong interpreter or preset"
-    assert runner.as_script(folder / "01_first.ipynb").endswith("# %%\n6 * 7\n")
+    assert jupytext.read(folder / "01_first.ipynb").cells[-1].source == "6 * 7"
 
 
 COUNTS = """# %%
@@ -146,7 +149,7 @@ def test_pictures_of_the_users_own_are_looked_at_each_time(notebooks, tmp_path):
     for wanted in (["01_a", "02_b"], ["01_a"]):
         (tmp_path / "executed").unlink(missing_ok=True)
         own = runner.Runner(tmp_path / "runs" / "smoke", tmp_path / "results" / "smoke", {}, rendered=False)
-        for path in runner.find(tmp_path / "notebooks", False):
+        for path in runner.find(tmp_path / "notebooks").values():
             own.run(path)
         assert (tmp_path / "executed").read_text().split() == wanted
 
@@ -192,16 +195,74 @@ def test_a_dying_kernel_is_named(notebooks, capfd):
     assert "os.kill(os.getpid(), 9)\n\nThe kernel died" in capfd.readouterr().err
 
 
-def test_ctrl_c_ends_the_kernel_and_says_what_is_kept(notebooks, tmp_path):
-    folder = notebooks(**{"01_slow": "# %%\nimport os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)"})
-    code = f"import aircraft_sae.__main__ as m, pathlib; m.NOTEBOOKS = pathlib.Path({str(folder)!r}); exit(m.main())"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
+def run_apart(folder, **options):
+    """The command in a process of its own, which imports no more than these notebooks do."""
+    code = f"""
+import pathlib, aircraft_sae.__main__ as command
+from aircraft_sae import runner
+if __name__ == "__main__":
+    runner.IMPORTS, command.NOTEBOOKS = ("ipykernel.kernelapp",), pathlib.Path({str(folder)!r})
+    exit(command.main(["--preset", "smoke"]))
+"""
+    (folder / "command.py").write_text(code)
+    words = [sys.executable, folder / "command.py"]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
+
+
+def ends(pid):
+    """Whether a process ends in time."""
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).wait(20)
+    return True
+
+
+SLOW = "# %%\nimport os, time\nprint(os.getpid(), flush=True)\n# %%\ntime.sleep(60)"
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["the command", "all in the terminal"])
+def test_ctrl_c_ends_the_kernel_and_says_what_is_kept(notebooks, group):
+    process = run_apart(notebooks(**{"01_slow": SLOW, "02_never": "# %%\n1"}))
     kernel = int(process.stderr.readline())
-    process.send_signal(signal.SIGINT)
-    assert "Interrupted." in process.communicate()[1] and process.returncode == 130
-    time.sleep(0.5)
-    with pytest.raises(ProcessLookupError):
-        os.kill(kernel, 0)
+    (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 130 and said.splitlines()[-1].startswith("Interrupted. The next run goes on")
+    assert "Traceback" not in said and "02_never" not in said and ends(kernel)
+
+
+@pytest.mark.parametrize("after", [0, 0.1, 0.3, 1])
+def test_ctrl_c_as_a_notebook_ends_and_another_begins_is_heard(notebooks, after):
+    lines = "import os, psutil, subprocess", "command = psutil.Process(os.getppid()).ppid()"
+    late = f"subprocess.Popen(['sh', '-c', f'sleep {after}; kill -INT {{command}}'], start_new_session=True)"
+    folder = notebooks(**{"01_a": "\n".join(["# %%", *lines, late]), "02_slow": SLOW})
+    process = run_apart(folder)
+    said = process.communicate()[1]
+    assert process.returncode == 130 and "Interrupted." in said and "Traceback" not in said, said
+
+
+def test_a_kernel_ends_with_a_killed_command(notebooks):
+    process = run_apart(notebooks(**{"01_slow": SLOW}))
+    kernel = int(process.stderr.readline())
+    process.kill()
+    process.communicate()
+    assert ends(kernel)
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_each_notebook_has_a_clean_kernel_in_its_folder(notebooks, tmp_path, monkeypatch, forks):
+    monkeypatch.setattr(runner, "FORKS", forks and runner.FORKS)
+    lines = (
+        "import os, json, __main__",
+        "assert not hasattr(json, 'x') and not hasattr(__main__, 'x')",
+        "json.x = x = 1",
+    )
+    lines += f"assert os.getcwd() == {str(tmp_path / 'notebooks')!r}", "print(os.getpid())"
+    notebooks(**dict.fromkeys(("01_a", "02_b"), "\n".join(["# %%", *lines])))
+    assert command.main(["--preset", "smoke"]) == 0
+    report = tmp_path / "data" / "runs" / "smoke" / "report"
+    executed = [nbformat.read(report / f"{name}.ipynb", as_version=4) for name in ("01_a", "02_b")]
+    assert len({each.cells[-1].outputs[0].text for each in executed}) == 2
+    assert all(10e6 < each.metadata["aircraft_sae"]["peak_memory_bytes"] for each in executed)
+    assert all(0 < each.metadata["aircraft_sae"]["seconds"] for each in executed)
 
 
 @pytest.mark.parametrize(
@@ -225,12 +286,50 @@ def test_words_it_does_not_understand_end_with_2(notebooks, capsys, words, answe
 
 def test_notebooks_out_of_step_are_said_and_never_written(notebooks, capsys):
     folder = notebooks(**{"01_a": "# %%\n1"})
-    assert runner.find(folder, in_place=True) == [folder / "01_a.py"]
+    assert runner.find(folder) == {"01": folder / "01_a.py"}
+    runner.check_pair(folder / "01_a.py", in_place=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), folder / "01_a.ipynb")
+    assert runner.find(folder) == {"01": folder / "01_a.ipynb"}
+    runner.check_pair(folder / "01_a.ipynb", in_place=True)
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("2")]), folder / "01_a.ipynb")
-    assert runner.find(folder, in_place=False) == [folder / "01_a.ipynb"]
+    runner.check_pair(folder / "01_a.ipynb", in_place=False)
     assert "01_a.ipynb differs from 01_a.py" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command.main(["--in-place"])
+
+
+def test_copies_of_notebooks_are_named_and_left(notebooks, capsys):
+    folder = notebooks(**{"01_a": "# %%\n1", "02_b": "# %%\n2", "01_a-Copy1": "# %%\n3", "01_ab": "# %%\n4"})
+    copies = ("02_b-Copy1", "02_b_old", "02_B (1)", "03_gone-Copy1")
+    for name in copies:
+        (folder / f"{name}.ipynb").write_text("{")
+    (folder / "notes.ipynb").write_text("{")
+    assert runner.find(folder) == {"01": folder / "01_a.py", "02": folder / "02_b.py"}
+    said = capsys.readouterr().err
+    assert all(f"{name} is taken for a copy, and not run" in said for name in (*copies, "01_a-Copy1", "01_ab"))
+
+
+def test_notebooks_are_run_by_number(notebooks, tmp_path, capsys):
+    notebooks(**{f"{number}_n": f"# %%\nopen({str(tmp_path)!r} + '/{number}', 'w').close()"
+                 for number in ("01", "06", "07", "10")})  # fmt: skip
+
+    def executed(*words):
+        for file in tmp_path.glob("[01]*[0-9]"):
+            file.unlink()
+        assert command.main(["--preset", "smoke", *words]) == 0
+        return sorted(file.name for file in tmp_path.glob("[01]*[0-9]"))
+
+    assert executed("run", "7") == ["07"]
+    assert executed() == ["01", "06"] and executed("run", "07") == []
+    assert executed("run", "10", "--again", "07") == ["07", "10"]
+    report = tmp_path / "data" / "runs" / "smoke" / "report" / "index.html"
+    assert 'href="01_n.html"' in report.read_text(), "what an earlier run made still holds"
+    assert executed("run", "--all") == []
+    for words, answer in ((["run", "7", "99", "x"], "no notebook 0x, 99: there are 01, 06, 07, 10"),
+                          (["info", "01"], "info takes no notebooks")):  # fmt: skip
+        with pytest.raises(SystemExit):
+            command.main(words)
+        assert answer in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -248,7 +347,7 @@ def test_info_tells_made_from_half_made_from_not_made(stages, capsys):
     assert command.main(["info", "--preset", "smoke"]) == 0
     lines = {words[0]: words[1:] for words in map(str.split, capsys.readouterr().out.splitlines())}
     assert lines["dataset"][:2] == ["made", "1.0"] and len(lines["dataset"]) == 4
-    assert (lines["sae/first"], lines["classifier"]) == (["part", "made"], ["not", "made"])
+    assert (lines["sae/first"], lines["networks/trained"]) == (["part", "made"], ["not", "made"])
 
 
 def test_clean_asks_and_removes_the_run_alone(stages, monkeypatch, capsys):

@@ -1,11 +1,14 @@
 """The committed notebooks: in step with their scripts, run, and free of what belongs to one machine or one run."""
 
+import io
 import re
+from contextlib import redirect_stdout
 
 import nbformat
 import pytest
+from jupytext.cli import jupytext
 
-from aircraft_sae.runner import NOTEBOOKS, WIDGET_VIEW, as_script
+from aircraft_sae.runner import NOTEBOOKS, WIDGET_VIEW
 
 PATHS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:home|root|tmp|work|Users|opt|usr|mnt)/|\b[A-Za-z]:\\\w")
@@ -19,6 +22,14 @@ def path(request):
 @pytest.fixture
 def code_cells(path):
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def as_script(path):
+    """The percent script that jupytext makes of a notebook with the repository's settings."""
+    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with redirect_stdout(output):
+        jupytext([str(path), "--to", "py:percent", "--output", "-", "--quiet"])
+    return output.buffer.getvalue().decode()
 
 
 def test_every_notebook_has_its_pair():

@@ -17,25 +17,7 @@ from aircraft_sae.store.files import (
 from aircraft_sae.store.stages import PROGRESS, Stage, load_meta, make_stage, stage_metas, watched
 
 __all__ = [
-    "LABELS",
-    "META",
-    "PROGRESS",
-    "Stage",
-    "data_folder",
-    "default_data_dir",
-    "digest",
-    "fingerprint",
-    "folder_digest",
-    "load_meta",
-    "make_parents",
-    "make_stage",
-    "read_json",
-    "source_digest",
-    "stage_metas",
-    "watched",
-    "write_bytes",
-    "write_json",
-    "write_parquet",
-    "write_text",
-    "write_whole",
-]
+    "LABELS", "META", "PROGRESS", "Stage", "data_folder", "default_data_dir", "digest", "fingerprint", "folder_digest",
+    "load_meta", "make_parents", "make_stage", "read_json", "source_digest", "stage_metas", "watched", "write_bytes",
+    "write_json", "write_parquet", "write_text", "write_whole",
+]  # fmt: skip

@@ -64,7 +64,7 @@ def make_stage(
     stage has to be made and nothing can be written.
     """
     folder = Path(folder)
-    work, old, lock = (folder.with_name(folder.name + end) for end in (".partial", ".old", ".lock"))
+    work, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
     wanted = fingerprint(config, dict(inputs))
     if not old.exists() and (meta := load_meta(folder, wanted)):
         return Stage(folder, meta, made=False)
@@ -74,7 +74,13 @@ def make_stage(
             'if __name__ == "__main__":'
         )
     make_parents(folder)
-    with _locked(lock, lambda: say(f"{folder.name}: waiting for process {read_json(work / PROGRESS).get('pid', '')}")):
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        say(f"{folder.name}: waiting for process {read_json(work / PROGRESS).get('pid', '')}")
+        held = lock.acquire()
+    with held:
         if (work / META).is_file():  # a kill during the swap
             _swap(work, folder, old)
         elif folder.exists():
@@ -97,7 +103,7 @@ def make_stage(
         _swap(work, folder, old)
     megabytes = sum(file["bytes"] for file in meta["files"].values()) / 1e6
     say(f"{folder.name}: made in {meta['seconds']:.0f} s, {megabytes:.1f} MB")
-    return Stage(folder, read_json(folder / META), made=True)
+    return Stage(folder, meta, made=True)
 
 
 def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say: Callable[[str], None]) -> dict:
@@ -121,17 +127,17 @@ def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say:
 
 
 @contextmanager
-def watched(note: dict[str, Any], path: Path | None = None, pid: int | None = None) -> Iterator[None]:
-    """Add time and peak memory to `note`, of a process (this one unless named) and its children.
+def watched(note: dict[str, Any], path: Path | None = None) -> Iterator[None]:
+    """Add seconds and peak memory of this process and its children to `note`, as they go by.
 
     Into a file too, if there is one: a kill loses one heartbeat, and a process that waits finds the pid.
     """
-    process, stop = psutil.Process(pid), threading.Event()
+    stop = threading.Event()
     began = time.monotonic() - note.get("seconds", 0)
 
     def beat() -> None:
-        peak = max(note.get("peak_memory_bytes", 0), memory(process))
-        note.update(pid=process.pid, seconds=round(time.monotonic() - began, 3), peak_memory_bytes=peak)
+        peak = max(note.get("peak_memory_bytes", 0), memory())
+        note.update(pid=os.getpid(), seconds=round(time.monotonic() - began, 3), peak_memory_bytes=peak)
         with suppress(OSError):  # a full disk is reported by whoever writes the data
             path and write_json(path, note)
 
@@ -150,14 +156,13 @@ def watched(note: dict[str, Any], path: Path | None = None, pid: int | None = No
         beat()
 
 
-def memory(process: psutil.Process) -> int:
-    """Bytes of a process and its children; pages they share count once where the system can tell."""
-    total = 0
-    with suppress(psutil.Error):  # it has ended meanwhile
-        for each in [process, *process.children(recursive=True)]:
-            with suppress(psutil.Error):
-                used = each.memory_full_info()
-                total += getattr(used, "pss", used.rss)
+def memory() -> int:
+    """Bytes of this process and its children; pages they share count once where the system can tell."""
+    total, own = 0, psutil.Process()
+    for process in [own, *own.children(recursive=True)]:
+        with suppress(psutil.Error):  # it has ended meanwhile
+            used = process.memory_full_info()
+            total += getattr(used, "pss", used.rss)
     return total
 
 
@@ -165,54 +170,35 @@ def stage_metas(folder: Path) -> dict[str, dict[str, Any]]:
     """{name: meta} of the finished stages in a study's folder, as "sae/main"."""
     found = {}
     for place, below, files in os.walk(folder):
-        if Path(place).name.endswith((".partial", ".old")):
+        if META in files or place.endswith((".partial", ".old")):
             below.clear()
-        elif META in files:
-            below.clear()
-            meta = read_json(Path(place, META))
-            if isinstance(meta.get("files"), dict):
+            if not place.endswith((".partial", ".old")) and (meta := _meta(Path(place))):
                 found[Path(place).relative_to(folder).as_posix()] = meta
     return found
 
 
 def load_meta(folder: Path, wanted: str, say: Callable[[str], None] | None = None) -> dict[str, Any]:
     """The meta of the whole stage of a fingerprint; {} where it is absent, another's or damaged, which is said."""
-    meta = read_json(folder / META)
-    problem = _problem(folder, meta, wanted) if (folder / META).exists() else ""
+    meta = _meta(folder)
+    problem = "" if meta or not (folder / META).exists() else f"{META} is damaged"
+    if meta and meta["fingerprint"] != wanted:
+        problem = "its config or what it is made from changed"
+    for name, recorded in meta.get("files", {}).items() if not problem else ():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != recorded["bytes"]:
+            problem = f"{name} is damaged: {size} bytes, {recorded['bytes']} recorded"
+        elif sha256(file) != recorded["sha256"]:
+            problem = f"{name} is damaged: its checksum differs from the recorded one"
     if problem and say:
         say(f"{folder.name}: {problem}")
     return {} if problem else meta
 
 
-def _problem(folder: Path, meta: dict[str, Any], wanted: str) -> str:
-    """What keeps a stage from being loaded, if anything does."""
-    told = {key: value for key, value in meta.items() if key != "checksum"}
-    if not isinstance(meta.get("files"), dict) or meta.get("checksum") != fingerprint(told):
-        return f"{META} is damaged"
-    if meta.get("fingerprint") != wanted:
-        return "its config or what it is made from changed"
-    for name, recorded in meta["files"].items():
-        file = folder / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != recorded["bytes"]:
-            return f"{name} is damaged: {size} bytes, {recorded['bytes']} recorded"
-        if sha256(file) != recorded["sha256"]:
-            return f"{name} is damaged: its checksum differs from the recorded one"
-    return ""
-
-
-@contextmanager
-def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        waiting()
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _meta(folder: Path) -> dict[str, Any]:
+    """What a stage's meta.json says, less its checksum; {} where that is not right."""
+    meta = read_json(folder / META)
+    return meta if meta.pop("checksum", None) == fingerprint(meta) else {}
 
 
 def _swap(work: Path, folder: Path, old: Path) -> None:
