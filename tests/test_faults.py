@@ -45,7 +45,9 @@ def test_no_label_that_was_told_of_is_lost(tmp_path):
     assert not any(trial["wrong"] for trial in trials) and any(trial["kills"][0]["killed"] for trial in trials), trials
 
 
-@pytest.mark.parametrize(("stage", "how"), [("classifier", "flip"), ("features/main", "flip"), ("sae/main", "cut")])
+@pytest.mark.parametrize(
+    ("stage", "how"), [("networks/trained", "flip"), ("features/main", "flip"), ("sae/main", "cut")]
+)
 def test_a_damaged_file_is_found_and_its_stage_alone_made_again(unbroken, stage, how):
     trial = faults.damage_trial(unbroken, stage, random.Random(stage), how)
     assert not trial["wrong"] and len([line for line in trial["said"] if "made in" in line]) == 1, trial
@@ -68,7 +70,7 @@ def test_a_flipped_bit_of_a_stage_s_own_facts_is_found(tmp_path):
             whole.write_bytes(right)
 
 
-@pytest.mark.parametrize("stage", ["classifier", "sae/main"])
+@pytest.mark.parametrize("stage", ["networks/trained", "sae/main"])
 def test_a_damaged_checkpoint_is_not_gone_on_from(unbroken, stage):
     runs = unbroken.copy(stage)
     late = unbroken.counts[stage]["rename"] - 8
@@ -104,7 +106,7 @@ def test_workers_end_with_a_killed_parent(unbroken):
 
 
 def test_two_processes_make_each_stage_once_also_when_one_is_killed(unbroken):
-    trial = faults.two_at_once(unbroken, "activations", kill=True)
+    trial = faults.two_at_once(unbroken, "activations/trained", kill=True)
     assert not trial["wrong"] and trial["killed"] == 1, trial
 
 
@@ -118,7 +120,7 @@ def test_a_clock_set_back_changes_nothing(unbroken):
     assert not trial["wrong"] and trial["killed"], trial
 
 
-@pytest.mark.parametrize(("stage", "share"), [("dataset", 0.5), ("activations", 0.3), ("sae/main", 0.6)])
+@pytest.mark.parametrize(("stage", "share"), [("dataset", 0.5), ("activations/trained", 0.3), ("sae/main", 0.6)])
 def test_a_full_disk_is_named_and_with_room_the_stage_is_made(unbroken, disks, stage, share):
     trial = faults.full_disk(unbroken, stage, share)
     assert not trial["wrong"] and trial["error"], trial
