@@ -15,7 +15,6 @@ from importlib.metadata import version
 from multiprocessing import resource_tracker
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
 import psutil
 
@@ -87,15 +86,14 @@ class Runner:
         """Whether a notebook was executed in this run."""
         self.load_meta = cache(load_meta)
         """What is whole stays so while no notebook runs."""
-        self.ran: list[tuple[Path, Any]] = []
-        """Where the notebooks of this run lie, and they."""
 
     def run(self, path: Path):
         """(the executed notebook, what failed in it or nothing), written to the report; kept where nothing changed."""
+        import nbformat
+
         notebook, place = read_notebook(path), self.report / f"{path.stem}.ipynb"
         if not self.again and (kept := self.kept(path)):
             print(f"{path.stem}: nothing that it depends on has changed", file=sys.stderr, flush=True)
-            self.ran.append((place, kept))
             return kept, ""
         key, costs = self._key(notebook), {}
         self.fresh = True
@@ -107,14 +105,8 @@ class Runner:
             "key": None if failure else key, "stages": stages, "outside": self._outside(place.stem, notebook),
             "cells": digest(notebook.cells), **costs,
         }  # fmt: skip
-        self._write(place, notebook)
-        for earlier_place, earlier in self.ran:  # what a later notebook has made again, earlier ones have not used
-            record = earlier.metadata[RECORD]
-            left = {name: wanted for name, wanted in record["stages"].items() if stages.get(name, wanted) == wanted}
-            if left != record["stages"]:
-                record["stages"] = left
-                self._write(earlier_place, earlier)
-        self.ran.append((place, notebook))
+        place.with_suffix(".html").unlink(missing_ok=True)  # its page is another's now
+        write_text(place, nbformat.writes(notebook))
         return notebook, failure
 
     def kept(self, path: Path):
@@ -135,21 +127,14 @@ class Runner:
             return None
 
     def _key(self, notebook) -> str:
-        return digest(
-            [_cells(notebook), self.code, self.environment, [version(name) for name in LIBRARIES], sys.version]
-        )
+        versions = [sys.version, *map(version, LIBRARIES)]
+        return digest([_cells(notebook), self.code, self.environment, versions])
 
     def _outside(self, name: str, notebook) -> list[str]:
         """Digests of the notebook's numbers, and of a person's labels where it shows them."""
         shows = any("export_atlas" in cell.source for cell in notebook.cells)
         paths = [self.results / f"{name}.json", *([self.folder / LABELS] if shows else [])]
         return [digest(path) if path.is_file() else "" for path in paths]
-
-    def _write(self, place: Path, notebook) -> None:
-        import nbformat
-
-        place.with_suffix(".html").unlink(missing_ok=True)  # its page is another's now
-        write_text(place, nbformat.writes(notebook))
 
 
 def execute(notebook, path: Path, environment: dict[str, str]) -> str:
@@ -170,7 +155,7 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
     backend = "module://matplotlib_inline.backend_inline"
     environment = os.environ | environment | {"PYTHONPATH": paths, "MPLBACKEND": backend}
     code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
-    screen, running, problems, ended = _Screen(path.stem, len(code)), [0], [], Event()
+    screen, running, problems, ended = _Screen(path.stem, len(code)), code[:1], [], Event()
     client = Client(
         notebook,
         km=_manager(),
@@ -228,7 +213,10 @@ def _manager():
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the server inherits
             arguments = [*cmd[3:], f"--IPKernelApp.parent_handle={os.getpid()}"]
             self.process = process = context.Process(target=_serve, args=(arguments, options["env"], options["cwd"]))
-            process.start()
+            try:
+                process.start()
+            except (EOFError, OSError):  # an import failed: then let a cell say so
+                return await super().launch_kernel(cmd, **options)
             process.stdin = process.stdout = process.stderr = None  # as subprocess.Popen has them
             process.poll, process.wait = lambda: process.exitcode, process.join
             process.send_signal = lambda number: os.kill(process.pid, number)

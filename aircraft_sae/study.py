@@ -225,7 +225,7 @@ class Study:
             check_name(part)
         known = {each: digest(value) for each, value in inputs.items()} | {"source": source_digest(make)}
         self.stages[name] = make_stage(
-            self.folder / name, settings, known, lambda folder: make(folder, **inputs, **settings), say=say
+            self.folder / name, settings, known, lambda folder: make(folder, **inputs, **settings), say=say, name=name
         )
         return self.folder / name
 

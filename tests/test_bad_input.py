@@ -593,6 +593,8 @@ BROWSER = [
 COMMANDS = [
     case("word", command("fly"), "'fly'", "'run', 'info', 'clean'|run, info, clean"),
     case("option", command("--fast"), "--fast", "usage"),
+    case("number of a notebook", command("run", "99"), "no notebook 99", "there are 01, 02"),
+    case("number for another word", command("info", "01"), "info takes no notebooks", "only run does"),
     case("preset of the command", command("--preset", "../../x"), re.escape("'../../x'"), "choose one of"),
     case("clean another folder", command("clean", "--preset", "..", "--yes"), r"'\.\.'", "choose one of"),
     case("data root of the command", command("--preset", "smoke", "--data-root", "x"), "smoke", "only fgvc, photos do"),

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from aircraft_sae.store import folder_digest, read_json, write_whole
+from aircraft_sae.store import digest, read_json, write_whole
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "weights"
 """Shipped weights: <name>.safetensors, and <name>.json with arch, mean, std, and what the maker added."""
@@ -40,7 +40,7 @@ def unreachable(problem: str) -> FileNotFoundError:
 
 def digest_of(path: Path) -> str:
     """A weights file, and the JSON beside it, known by content."""
-    return folder_digest(file for file in (path, path.with_suffix(".json")) if file.is_file())
+    return digest([file for file in (path, path.with_suffix(".json")) if file.is_file()])
 
 
 def load_weights(model: nn.Module, path: Path, remedy: str | None = None) -> None:

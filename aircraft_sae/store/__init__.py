@@ -1,6 +1,6 @@
 """What is on disk: stage folders, files written whole or not at all, checkpoints of trainings, digests of all of it."""
 
-from aircraft_sae.store.digests import digest, fingerprint, folder_digest, source_digest
+from aircraft_sae.store.digests import digest, fingerprint, source_digest
 from aircraft_sae.store.files import (
     LABELS,
     META,
@@ -17,7 +17,7 @@ from aircraft_sae.store.files import (
 from aircraft_sae.store.stages import PROGRESS, Stage, load_meta, make_stage, stage_metas, watched
 
 __all__ = [
-    "LABELS", "META", "PROGRESS", "Stage", "data_folder", "default_data_dir", "digest", "fingerprint", "folder_digest",
+    "LABELS", "META", "PROGRESS", "Stage", "data_folder", "default_data_dir", "digest", "fingerprint",
     "load_meta", "make_parents", "make_stage", "read_json", "source_digest", "stage_metas", "watched", "write_bytes",
     "write_json", "write_parquet", "write_text", "write_whole",
 ]  # fmt: skip

@@ -7,11 +7,11 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from aircraft_sae.store.files import META, read_json
@@ -35,11 +35,6 @@ def fingerprint(*values: Any) -> str:
     return digest(values)
 
 
-def folder_digest(paths: Iterable[Path]) -> str:
-    """16 hex digits for the content of files, and of folders with all below them; names count, places do not."""
-    return digest(sorted((Path(path).name, digest(Path(path))) for path in paths))
-
-
 def source_digest(function: Callable) -> str:
     """16 hex digits for the source of the module that defines `function`, less comments, docstrings and layout.
 
@@ -58,24 +53,25 @@ def source_digest(function: Callable) -> str:
     if not inspect.isfunction(function) or not path or module.__name__ == "__main__" or "<" in name:
         raise ValueError(f"make must be a function of the package, got {name} of {module}: move it there")
     sources: dict[str, str] = {}
-    _add_source(module, sources)
+    _add_source(module.__name__, sources)
     now = digest(sorted(sources.items()))
     return digest([now, bound]) if bound else now
 
 
-def _add_source(module: ModuleType, sources: dict[str, str]) -> None:
-    """Add the digest of a module's source, and of those that it imports from its room."""
-    tree = _NoDocstrings().visit(ast.parse(Path(module.__file__).read_bytes()))
-    sources[module.__name__] = now = _short(ast.dump(tree).encode())
-    spec, loaded = _seen.setdefault(module.__name__, (module.__spec__, now))
-    if spec is module.__spec__ and now != loaded:  # the old code's result would be known as the new code's
-        raise ValueError(f"{module.__file__} was changed after it was loaded: restart the kernel")
-    _seen[module.__name__] = module.__spec__, now
-    room = ".".join(module.__name__.split(".")[:2]) + "."
+def _add_source(name: str, sources: dict[str, str]) -> None:
+    """Add the digest of a module's source, and of those that it imports from its room, loaded by now or not."""
+    spec = getattr(sys.modules.get(name), "__spec__", None) or find_spec(name)
+    tree = _NoDocstrings().visit(ast.parse(Path(spec.origin).read_bytes()))
+    sources[name] = now = _short(ast.dump(tree).encode())
+    loaded, then = _seen.setdefault(name, (spec, now))
+    if spec is loaded and now != then:  # the old code's result would be known as the new code's
+        raise ValueError(f"{spec.origin} was changed after it was loaded: restart the kernel")
+    _seen[name] = spec, now
+    room = ".".join(name.split(".")[:2]) + "."
     for node in ast.walk(tree):
-        other = getattr(node, "module", None) if isinstance(node, ast.ImportFrom) else None
-        if other and other.startswith(room) and other not in sources and other in sys.modules:
-            _add_source(sys.modules[other], sources)
+        other = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+        if other.startswith(room) and other not in sources:
+            _add_source(other, sources)
 
 
 class _NoDocstrings(ast.NodeTransformer):

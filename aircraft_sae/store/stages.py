@@ -56,21 +56,22 @@ def make_stage(
     make: Callable[[Path], None],
     *,
     say: Callable[[str], None] = print,
+    name: str = "",
 ) -> Stage:
     """Load the stage in `folder`, or make it with `make(work)`; work holds what an earlier, killed make left there.
 
-    config: a dataclass or plain JSON value; inputs: fingerprints of what the stage is made from. Raises: what make
-    raises (its work is kept for the next call); OSError that names the disk when it is full; PermissionError where the
-    stage has to be made and nothing can be written.
+    config: a dataclass or plain JSON value; inputs: fingerprints of what the stage is made from; name: what to call it,
+    if not as its folder. Raises: what make raises (its work is kept for the next call); OSError that names the disk
+    when it is full; PermissionError where the stage has to be made and nothing can be written.
     """
-    folder = Path(folder)
+    folder, name = Path(folder), name or Path(folder).name
     work, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
     wanted = fingerprint(config, dict(inputs))
     if not old.exists() and (meta := load_meta(folder, wanted)):
         return Stage(folder, meta, made=False)
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # else it would wait for its parent, for ever
         raise RuntimeError(
-            f"{folder.name} would be made by a worker process, which runs your script's code anew: put that code under "
+            f"{name} would be made by a worker process, which runs your script's code anew: put that code under "
             'if __name__ == "__main__":'
         )
     make_parents(folder)
@@ -78,17 +79,17 @@ def make_stage(
     try:
         held = lock.acquire(timeout=0)
     except Timeout:
-        say(f"{folder.name}: waiting for process {read_json(work / PROGRESS).get('pid', '')}")
+        say(f"{name}: waiting for process {read_json(work / PROGRESS).get('pid', '')}")
         held = lock.acquire()
     with held:
         if (work / META).is_file():  # a kill during the swap
             _swap(work, folder, old)
         elif folder.exists():
             shutil.rmtree(old, ignore_errors=True)
-        if meta := load_meta(folder, wanted, say):
+        if meta := load_meta(folder, wanted, lambda problem: say(f"{name}: {problem}")):
             return Stage(folder, meta, made=False)
         try:
-            meta = _make(work, folder.name, wanted, make, say) | {"config": config, "inputs": dict(inputs)}
+            meta = _make(work, name, wanted, make, say) | {"config": config, "inputs": dict(inputs)}
             meta = json.loads(json.dumps(meta, default=asdict))  # as it will be read
             write_json(work / META, meta | {"checksum": fingerprint(meta)})
         except Exception as error:
@@ -102,7 +103,7 @@ def make_stage(
             ) from error
         _swap(work, folder, old)
     megabytes = sum(file["bytes"] for file in meta["files"].values()) / 1e6
-    say(f"{folder.name}: made in {meta['seconds']:.0f} s, {megabytes:.1f} MB")
+    say(f"{name}: made in {meta['seconds']:.0f} s, {megabytes:.1f} MB")
     return Stage(folder, meta, made=True)
 
 
@@ -119,7 +120,7 @@ def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say:
         left_over.unlink()
     progress.pop("pid")
     files = {path.relative_to(work).as_posix(): path for path in sorted(work.rglob("*")) if path.is_file()}
-    files.pop(PROGRESS)
+    files.pop(PROGRESS, None)
     return progress | {
         "versions": {p: version(p) for p in ("torch", "timm", "numpy")} | {"python": platform.python_version()},
         "files": {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in files.items()},
@@ -191,7 +192,7 @@ def load_meta(folder: Path, wanted: str, say: Callable[[str], None] | None = Non
         elif sha256(file) != recorded["sha256"]:
             problem = f"{name} is damaged: its checksum differs from the recorded one"
     if problem and say:
-        say(f"{folder.name}: {problem}")
+        say(problem)
     return {} if problem else meta
 
 

@@ -33,7 +33,7 @@ import numpy as np
 import psutil
 
 from aircraft_sae.config import change, preset
-from aircraft_sae.store import META, PROGRESS, read_json
+from aircraft_sae.store import META, PROGRESS, fingerprint, read_json
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -42,8 +42,10 @@ CONTEXT.set_forkserver_preload(
 MEASURED = ("seconds", "peak_memory_bytes", "checksum", "images_per_second", "cells_per_second")
 """What differs between two runs of the same."""
 CHANGES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
-NETWORK, ACTS, EDIT = "networks/trained", "activations/trained", "experiments/edit-remove"
-STAGES = ("dataset", NETWORK, ACTS, "sae/main", "features/main", EDIT, "atlas")
+STAGES = (
+    "dataset", "networks/trained", "activations/trained", "sae/main", "features/main", "experiments/edit-remove",
+    "atlas",
+)  # fmt: skip
 LIMIT = 120
 """Seconds after which a child hangs."""
 
@@ -57,11 +59,10 @@ def run_stages(data_dir, stages=STAGES, changes=()):
     from aircraft_sae.view.atlas import export_atlas
 
     study = Study.open(change(preset("smoke"), **dict(changes)), data_dir=data_dir)
+    made = {"dataset": study.pictures, "networks/trained": study.network, "activations/trained": study.activations,
+            "sae/main": study.sae, "features/main": study.features, "atlas": partial(export_atlas, study),
+            "experiments/edit-remove": partial(_edit, study)}  # fmt: skip
     for stage in stages:
-        made = {
-            "dataset": study.pictures, NETWORK: study.network, ACTS: study.activations, "sae/main": study.sae,
-            "features/main": study.features, EDIT: partial(_edit, study), "atlas": partial(export_atlas, study),
-        }  # fmt: skip
         made[stage]()
     return {name: made.made for name, made in study.stages.items()}
 
@@ -74,7 +75,7 @@ def _edit(study):
     scenes = choose_scenes(pictures, pictures.rows("test")["image"], 1, config.size)
     settings = dict(sites=study.config.sites, kind="remove", parts=pictures.region_names, most=1, size=config.size)
     inputs = {"networks": {"trained": study.network()}, "scenes": scenes}
-    study.stage(EDIT, edit_scenes, settings | {"supersampling": config.supersampling}, inputs)
+    study.stage("experiments/edit-remove", edit_scenes, settings | {"supersampling": config.supersampling}, inputs)
 
 
 def write_labels(data_dir, n=30):
@@ -283,7 +284,7 @@ class Unbroken:
     def run(self, data_dir, stage, hurried=True, **options):
         """The study up to a stage, in a child."""
         stages = STAGES[: STAGES.index(stage) + 1]
-        child = alone(run_stages, data_dir, stages, target=Path(stage).name, hurried=hurried, **options)
+        child = alone(run_stages, data_dir, stages, target=stage, hurried=hurried, **options)
         if child.error:
             raise RuntimeError(f"{stage}: {child.error}")
         return child
@@ -330,11 +331,11 @@ def kill_trial(unbroken, stage, n_kills, rng):
     its rename, and in the swap. In half of the trials an outdated stage is there that is to be replaced.
     """
     runs, upstream = unbroken.copy(stage), STAGES[: STAGES.index(stage)]
-    data_dir, before, name = runs.parents[1], exact(runs, upstream), Path(stage).name
+    data_dir, before, name = runs.parents[1], exact(runs, upstream), stage
     if rng.random() < 0.5:
         shutil.copytree(unbroken.runs / stage, runs / stage)
         meta = read_json(runs / stage / META) | {"fingerprint": "of another config"}
-        meta.pop("checksum")
+        meta["checksum"] = fingerprint({key: value for key, value in meta.items() if key != "checksum"})
         (runs / stage / META).write_text(json.dumps(meta))
     kills, wrong = [], []
     for _ in range(n_kills):
@@ -392,7 +393,7 @@ def label_trial(folder, rng):
 
 def two_at_once(unbroken, first="dataset", kill=False):
     """Two processes make the same stages at the same time; what is wrong. kill: the first to make one is killed."""
-    runs, target = unbroken.copy(first), Path(first).name
+    runs, target = unbroken.copy(first), first
     trap = ("event", unbroken.counts[first]["event"] // 2) if kill else None
     both = [start(run_stages, runs.parents[1], target=target, trap=trap, hurried=kill)]
     while kill and both[0][1].is_alive() and not (runs / f"{first}.partial").exists():
@@ -402,7 +403,7 @@ def two_at_once(unbroken, first="dataset", kill=False):
     wrong = unbroken.differing(runs)
     done = [child for child in both if not child.killed]
     wrong += [f"an error: {child.error}" for child in done if child.error]
-    names = [Path(stage).name for stage in STAGES[STAGES.index(first) :]]
+    names = STAGES[STAGES.index(first) :]
     made = Counter(line.split(":")[0] for child in both for line in child.said if ": made in" in line)
     wrong += [f"made {made}, not once each of {names}"] if made != Counter(names) else []
     waited = sum("waiting for process" in line for child in both for line in child.said)
@@ -427,7 +428,7 @@ def damage_trial(unbroken, stage, rng, how="flip"):
     child = alone(run_stages, runs.parents[1])
     wrong = [f"an error: {child.error}"] * bool(child.error) + unbroken.differing(runs)
     wrong += [f"{name} was changed" for name, facts in exact(runs, others).items() if before.get(name) != facts]
-    line = f"{Path(stage).name}: {file.relative_to(runs / stage)} is damaged"
+    line = f"{stage}: {file.relative_to(runs / stage)} is damaged"
     seen = any(told.startswith(line) for told in child.said)
     if not seen and file.name != META:  # a flipped fingerprint is that of another config
         wrong.append(f"not told that {file.name} is damaged: {child.said}")
@@ -437,8 +438,8 @@ def damage_trial(unbroken, stage, rng, how="flip"):
 def config_trial(unbroken, changes, first, back=True):
     """A config is changed, and changed `back`: what depends on it is made again, and no other file changes."""
     runs, at = unbroken.copy(), STAGES.index(first)
-    spared = [EDIT] if at > STAGES.index(NETWORK) else []  # it uses the classifier only
-    kept, again = [*STAGES[:at], *spared], [Path(s).name for s in STAGES[at:] if s not in spared]
+    spared = ["experiments/edit-remove"] if at > STAGES.index("networks/trained") else []  # it uses the network only
+    kept, again = [*STAGES[:at], *spared], [s for s in STAGES[at:] if s not in spared]
     before = exact(runs, kept)
     child = alone(run_stages, runs.parents[1], STAGES, tuple(changes.items()))
     made = [line.split(":")[0] for line in child.said if ": made in" in line]
@@ -607,11 +608,11 @@ def _kills(unbroken, labels, options, rng):
 def _others(unbroken, rng):
     """Every other fault; what was wrong."""
     trials = {f"two at once, from {first}{', one killed' * kill}": partial(two_at_once, unbroken, first, kill)
-              for first in ("dataset", NETWORK, "sae/main") for kill in (False, True)}  # fmt: skip
+              for first in ("dataset", "networks/trained", "sae/main") for kill in (False, True)}  # fmt: skip
     trials |= {f"{how}: {stage} {i}": partial(damage_trial, unbroken, stage, rng, how)
                for stage in STAGES for how in ("flip", "cut") for i in range(3)}  # fmt: skip
     changes = {"dataset.hangar.seed": 1, "classifier.seed": 1, "n_views": 0, "sae.k": 3}
-    for name, first in zip(changes, ("dataset", NETWORK, ACTS, "sae/main"), strict=True):
+    for name, first in zip(changes, ("dataset", "networks/trained", "activations/trained", "sae/main"), strict=True):
         trials[f"changed: {name}"] = partial(config_trial, unbroken, {name: changes[name]}, first)
     trials |= {f"clock: {stage}": partial(clock_trial, unbroken, stage, rng) for stage in STAGES}
     if error := alone(own_mounts).error:
