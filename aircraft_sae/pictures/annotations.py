@@ -29,7 +29,7 @@ def read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
         raise FileNotFoundError(f"{folder} lacks the annotation files {', '.join(missing)}: copy them there.")
     classes, table = {}, None
     for level in levels:
-        names = pd.Series([line for line in _lines(folder / NAMES_FILES[level]) if line], dtype=str)
+        names = _lines(folder / NAMES_FILES[level])
         refuse(names[names.duplicated()], f"classes twice in {folder / NAMES_FILES[level]}")
         labels = pd.concat([_read_labels(folder, level, split) for split in DISJOINT_SPLITS], ignore_index=True)
         where = f"in {folder / f'images_{level}_*.txt'}"
@@ -70,16 +70,16 @@ def first_five(names: Sequence[str] | pd.Series, separator: str = ", ") -> str:
 
 def _read_labels(folder: Path, level: str, split: str) -> pd.DataFrame:
     path = folder / f"images_{level}_{split}.txt"
-    lines = pd.Series(_lines(path), dtype=str)
-    lines = lines[lines != ""]
+    lines = _lines(path)
     parts = lines.str.extract(r"^(\S+) +(.+)$")  # the first space ends the image, the label may hold more
     refuse(lines[parts[0].isna()], f'lines of {path} that are not "image label"')
     return pd.DataFrame({"image": parts[0], "split": split, level: parts[1]})
 
 
-def _lines(path: Path) -> list[str]:
-    """Stripped lines of a UTF-8 text file, with any line ends, with or without a byte-order mark."""
+def _lines(path: Path) -> pd.Series:
+    """Stripped lines of a UTF-8 text file, less empty ones; any line ends, with or without a byte-order mark."""
     try:
-        return [line.strip() for line in path.read_text("utf-8-sig").split("\n")]
+        lines = [line.strip() for line in path.read_text("utf-8-sig").split("\n")]
     except UnicodeDecodeError as problem:
         raise ValueError(f"{path} is not UTF-8 text ({problem}): save it as UTF-8.") from problem
+    return pd.Series(filter(None, lines), dtype=str)
