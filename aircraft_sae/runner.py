@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import re
@@ -173,6 +174,7 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
         except Exception as problem:
             problems.append(problem)
         finally:
+            atexit.unregister(client._cleanup_kernel)  # which nbclient leaves where a kernel did not start
             ended.set()
 
     # in a thread, so that Ctrl-C is a KeyboardInterrupt here: nbclient swallows some
@@ -230,7 +232,7 @@ def _manager():
 
 
 def _serve(arguments: list[str], environment: dict[str, str], folder: str) -> None:
-    """Be a kernel, in a process of its own."""
+    """Be a kernel, in a process of its own, no longer than the command is there."""
     os.setsid()  # Ctrl-C is for the command
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.chdir(folder)
@@ -240,6 +242,7 @@ def _serve(arguments: list[str], environment: dict[str, str], folder: str) -> No
     from ipykernel.kernelapp import launch_new_instance
 
     matplotlib.rcParams["backend"] = environment["MPLBACKEND"]  # it was imported with another environment
+    Thread(target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True).start()
     launch_new_instance(arguments)
 
 
