@@ -365,6 +365,8 @@ plots.confusion_matrix(evaluation.confusion, order)
 wrong = evaluation.predictions.query("label != predicted").sort_values("confidence", ascending=False, kind="stable")
 results["test/n_mistakes"] = len(wrong)
 in_family = ""
+
+# %%
 if len(wrong) and "family" in levels[1:]:
     family = pd.Series(data.parents(level, "family"))
     within = int((wrong["label"].map(family) == wrong["predicted"].map(family)).sum())
@@ -377,6 +379,8 @@ if len(wrong) and "family" in levels[1:]:
     another class of the same family; of mistakes at random it would be {by_chance:.0%}"""
 text = f"""**Takeaway.** {len(wrong):,} of {results["n_test"]:,} test pictures are mistaken{in_family}."""
 display(Markdown(text))
+
+# %%
 assert len(wrong) == evaluation.confusion.to_numpy().sum() - evaluation.confusion.to_numpy().trace()
 
 # %% [markdown]
@@ -478,6 +482,8 @@ if "test/share_of_mistakes_within_family" in final:
     lines += [f"Mistakes that stay within the family: {within} of all mistakes (n: mistaken pictures)."]
 lines += [f"On this machine, training took {number['train_seconds'] / 60:.1f} minutes{rendering}."]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
+
+# %%
 assert number["test/n_mistakes"] == len(wrong) and len(lines) <= 5
 
 # %% [markdown]

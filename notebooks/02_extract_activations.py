@@ -41,6 +41,8 @@ from scipy.stats import binomtest
 
 from aircraft_sae.activations import replay
 from aircraft_sae.features.reconstruction import pca
+
+# %%
 from aircraft_sae.metrics import bootstrap_interval, ratio_of_sums
 from aircraft_sae.study import ENTRY, Study
 
@@ -130,6 +132,8 @@ for site, n_same in same.items():
         {change[site].max():.0e};"""
     ]
     assert change[site].max() < 0.01 and n_same / len(test) >= promised["same"]
+
+# %%
 results["splice/another_pictures_median_change"] = (float(np.median(another)), None, None, len(test))
 text = f"""**Takeaway.** Of test pictures {" ".join(back)} between two pictures it is {np.median(another):.2f}
 (median)."""
@@ -430,6 +434,8 @@ lines = [
 if data.region_names:
     near, null = words[f"{deep}/aircraft/ratio"], words[f"{deep}/aircraft/null"]
     lines += [f"At {deep}, cells with aircraft are {near} times as far from the mean as others; null: {null}."]
+
+# %%
 lines += [
     f"""Effective rank at {deep}: {number[f"{deep}/effective_rank"]:.0f} of {d_in}. Kurtosis of channels less
     random directions: {words[f"{deep}/kurtosis/gain"]}."""

@@ -39,6 +39,8 @@ from aircraft_sae.features import reconstruction
 from aircraft_sae.features.nulls import null_dictionaries, short_training
 from aircraft_sae.interventions import frozen_list
 from aircraft_sae.metrics import with_draws, with_interval
+
+# %%
 from aircraft_sae.study import Study
 
 # %%

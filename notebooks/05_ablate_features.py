@@ -40,6 +40,8 @@ from aircraft_sae import features
 from aircraft_sae import interventions as ablation
 from aircraft_sae.activations import see_features
 from aircraft_sae.features.nulls import null_dictionaries
+
+# %%
 from aircraft_sae.features.reconstruction import readers
 
 # %%
@@ -186,6 +188,8 @@ much of a random direction by {sized["random direction"]:.4f}, of its partner's 
 its mean in place of 0, by {to_mean["value"]:.4f}. Of {len(own_random)} random features {beyond_95} are beyond 95% of 99
 random directions of their own length, where 5% would be by chance{beside_random}. The reconstruction alone changes the
 logit by {by_recon} (mean, absolute)."""
+
+# %%
 display(Markdown(text))
 
 # %% [markdown]
@@ -361,6 +365,8 @@ window of that kind on the same picture, by {logit_beyond}: {logit_top} in the p
 strongest, {logit_other} in others. Of the controls, {matched_share:.0%} are matched. Putting back the feature alone
 returns {back} of the logit's loss, as much of a random direction {back_random}. The tables give the other windows and
 the two kinds of pictures; n counts pictures."""
+
+# %%
 display(Markdown(text))
 
 # %%
@@ -632,6 +638,9 @@ if editable:
     titles = {name: name if "features" in name or "probes" in name else f"null, {name}" for name in without}
     shares |= {f"part: {titles[name]}, no seeds": ablation.pass_share(each) for name, each in without.items()}
     results["null_pass_share_max"] = max(without[name].mean() for name in without if titles[name].startswith("null"))
+
+# %%
+if editable:
     passing = {name: int(verdicts[name]["shown"].sum()) for name in probes}
     results |= {f"parts_shown/{name}": point(n, len(parts)) for name, n in passing.items()}
 
@@ -680,6 +689,14 @@ if editable:
     no_seeds = results["random_pass_share_without_seeds"]["value"]
     with_verdict, either = (results[f"parts_{name}"]["value"] for name in ("with_verdict", "shown_without_seeds"))
     commonest, few_active = counts_.index[0].replace("_", " "), results["underpowered_share"]
+
+# %%
+by_class = in_words(results["random_pass_share_classes"])
+text = f"**Takeaway.** {by_class} of the random features pass as detectors of a class. {NO_MASKS}"
+
+
+# %%
+if editable:
     text = f"""**Takeaway.** {in_words(results["random_pass_share"])} of the random features pass as detectors of a part
     ({no_seeds:.0%} without the seeds' test; of the nulls {results["null_pass_share_max"]:.0%} at most). Of {len(parts)}
     parts, {with_verdict} have a detector among the {len(frozen)} claims of stage 4, {either} at
@@ -689,9 +706,6 @@ if editable:
     which the feature is active), and of the other {len(powered)}, {of_powered} pass. Whatever was claimed, pairs of a
     feature and a part with an excess of {bars.LEAST_EXCESS} and R of {bars.LEAST_RESPONSE} on half B: {n_pairs[0]} of
     {len(scores):,} at stage 4, {n_pairs[1]} of {len(scores3):,} at stage 3."""
-else:
-    by_class = in_words(results["random_pass_share_classes"])
-    text = f"**Takeaway.** {by_class} of the random features pass as detectors of a class. {NO_MASKS}"
 display(Markdown(text))
 
 # %%
@@ -770,6 +784,8 @@ lines = [
     f"""Random features that pass every test as detectors of a class: {by_class}. Without the seeds'
     test: {class_shares[0]:.0%}, of their random directions {class_shares[1]:.0%}."""
 ]
+
+# %%
 if editable:
     under, elsewhere = (value[f"blur/{place}/feature_lost"] for place in ("under the peak", "on the aircraft"))
     lines += [
@@ -782,6 +798,8 @@ if editable:
     ]
 medians = (final[f"blur_suppress_spearman_median{end}"] for end in ("", "_shuffled"))
 agreeing, by_chance_ = (in_words(entry, percent=False, unit="features") for entry in medians)
+
+# %%
 lines += [
     f"""The rank correlation of blurring and suppression over pictures is {agreeing} in the median feature, and with
     each feature's pictures in random order {by_chance_}."""
