@@ -67,10 +67,10 @@ def _add_source(name: str, sources: dict[str, str]) -> None:
     if spec is loaded and now != then:  # the old code's result would be known as the new code's
         raise ValueError(f"{spec.origin} was changed after it was loaded: restart the kernel")
     _seen[name] = spec, now
-    room = ".".join(name.split(".")[:2]) + "."
+    room = ".".join(name.split(".")[:2])
     for node in ast.walk(tree):
         other = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
-        if other.startswith(room) and other not in sources:
+        if (other == room or other.startswith(f"{room}.")) and other not in sources:
             _add_source(other, sources)
 
 

@@ -9,7 +9,6 @@ The study's dataset and classifier must be there already.
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import tempfile
 import time
@@ -17,21 +16,21 @@ from functools import partial
 
 import numpy as np
 import torch
-from aircraft_sae.networks.inference import BATCH, Classifier, n_workers
 
 from aircraft_sae.activations import extract
-from aircraft_sae.pictures import FGVCLayout, Views, loader, test_transform
+from aircraft_sae.networks import BATCH, Network
+from aircraft_sae.networks.evaluation import n_workers
+from aircraft_sae.pictures import Pictures, Views, loader, test_transform
 from aircraft_sae.study import Study
 
 
 @torch.inference_mode()
-def forward(classifier: Classifier, data: FGVCLayout) -> None:
+def forward(network: Network, pictures: Pictures) -> None:
     """The bare loop."""
-    transform = test_transform(classifier.image_size, classifier.mean, classifier.std)
-    where = next(classifier.model.parameters()).device
-    pictures = Views(data.picture, data.table["image"].tolist(), np.zeros(len(data.table), np.int64), transform)
-    for batch, _, _ in loader(pictures, BATCH, workers=n_workers(len(pictures))):
-        classifier.model(batch.to(where, non_blocking=True))
+    transform, n = test_transform(network.size, network.mean, network.std), len(pictures.table)
+    views = Views(pictures.picture, pictures.table["image"].tolist(), np.zeros(n, np.int64), transform)
+    for batch, _, _ in loader(views, BATCH, workers=n_workers(n)):
+        network.model(batch.to(network.device, non_blocking=True))
 
 
 def seconds(work) -> float:
@@ -49,23 +48,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args(arguments)
     study = Study.open(given.preset)
-    classifier, data = study.classifier(), copy.copy(study.dataset())
-    data.table = data.table.head(given.images)
-    n_images = len(data.table)
-    first = copy.copy(data)
-    first.table = data.table.head(BATCH)
-    forward(classifier, first)  # warm-up
+    network, pictures = study.network(), study.pictures()
+    pictures = pictures.subset(np.arange(min(given.images, len(pictures.table))), "first")
+    n_images = len(pictures.table)
+    forward(network, pictures.subset(np.arange(min(BATCH, n_images)), "warm-up"))
     times = {"bare loop": [], "extract": []}
     for i in range(given.rounds):
         for name in list(times)[:: 1 if i % 2 == 0 else -1]:
             if name == "extract":
                 with tempfile.TemporaryDirectory() as folder:
-                    run = partial(extract, classifier, data, study.config.sites, folder, progress=False)
+                    run = partial(extract, folder, network, pictures, study.config.sites, progress=False)
                     times[name].append(seconds(run))
             else:
-                times[name].append(seconds(partial(forward, classifier, data)))
+                times[name].append(seconds(partial(forward, network, pictures)))
     speeds = {name: n_images / statistics.median(values) for name, values in times.items()}
-    print(f"{n_images} pictures of {classifier.image_size} pixels, sites {', '.join(study.config.sites)}, ", end="")
+    print(f"{n_images} pictures of {network.size} pixels, sites {', '.join(study.config.sites)}, ", end="")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, median of {given.rounds}:")
     for name, speed in speeds.items():
         print(f"{name:10} {speed:6.1f} images per second")
