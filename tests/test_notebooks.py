@@ -75,3 +75,10 @@ def test_no_path_of_a_machine_is_committed(path):
 def test_the_search_for_machine_paths_finds_them(leak):
     assert MACHINE_PATH.search(strings({"cells": [{"outputs": [{"text": leak}]}]})[0])
     assert not MACHINE_PATH.search("data/runs/mnt/x, https://a.org/home/b, ~/mnt/b, ratio a/tmp/b, for x in y:\n")
+
+
+def test_no_cell_defines_a_function_or_class_or_is_long(code_cells):
+    for cell in code_cells:
+        lines = [line for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        assert not re.search(r"^\s*(def|class|async def) ", cell.source, re.MULTILINE), cell.source
+        assert len(lines) <= 12, f"{len(lines)} lines: {lines[0]}"
