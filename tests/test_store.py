@@ -1,5 +1,6 @@
 """Stages: whole or not at all, through kills, a second process, a full disk, damage and changed configs."""
 
+import ast
 import copy
 import errno
 import importlib
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -29,6 +31,7 @@ Recorder = namedtuple("Recorder", "said made")
 
 CHILD = """
 import multiprocessing, os, signal, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from aircraft_sae import store
 from aircraft_sae.store import stages
@@ -417,3 +420,21 @@ def test_data_dir_comes_from_the_environment_or_the_checkout(tmp_path, monkeypat
     monkeypatch.delenv("AIRCRAFT_SAE_DATA_DIR")
     data = store.default_data_dir()
     assert data.name == "data" and (data.parent / "pyproject.toml").is_file()
+
+
+def test_one_thread_at_a_time_parses_a_source(monkeypatch):
+    from aircraft_sae.features import build_features
+
+    inside, together, parse = [], [], ast.parse
+
+    def slow(*given):
+        inside.append(1)
+        together.append(len(inside))
+        time.sleep(0.001)
+        inside.pop()
+        return parse(*given)
+
+    monkeypatch.setattr(store.digests.ast, "parse", slow)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(store.source_digest, [build_features] * 16))) == 1
+    assert max(together) == 1

@@ -12,10 +12,13 @@ from dataclasses import fields, is_dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from aircraft_sae.store.files import META, read_json
 
+_PARSING = Lock()
+"""Python 3.11's parser fails now and then when two threads build a tree at once (its issue 106905)."""
 _seen: dict[str, tuple[Any, str]] = {}
 """{module: (its spec, its digest)} as first asked for: a module that is loaded anew has another spec."""
 
@@ -53,7 +56,8 @@ def source_digest(function: Callable) -> str:
     if not inspect.isfunction(function) or not path or module.__name__ == "__main__" or "<" in name:
         raise ValueError(f"make must be a function of the package, got {name} of {module}: move it there")
     sources: dict[str, str] = {}
-    _add_source(module.__name__, sources)
+    with _PARSING:
+        _add_source(module.__name__, sources)
     now = digest(sorted(sources.items()))
     return digest([now, bound]) if bound else now
 
