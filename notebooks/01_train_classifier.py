@@ -28,7 +28,7 @@
 # **Writes** `data/runs/<preset>/dataset` and `…/classifier` (found again when they match), the numbers in
 # `data/results/<preset>/01_train_classifier.json` and, of rendered aircraft, `contact_sheet.jpg` beside them.
 #
-# **Runtime** with the default preset on 2 CPU cores: 6 to 12 minutes the first time, less than half a minute after
+# **Runtime** with the default preset on 2 CPU cores: 7 to 10 minutes the first time, less than half a minute after
 # that. The takeaways at the end say what it took on the machine that made this copy.
 
 # %%

@@ -59,7 +59,7 @@ promised = {"hangar": {"explained": 0.85, "lost": 2.0, "dead": 0.05, "ratio": 1.
     study.config.name, {"explained": -9.0, "lost": 100.0, "dead": 1.0, "ratio": 99.0, "l0": 1e9}
 )
 SHORT = {"n_cells": config.n_cells // 8, "dead_after": config.dead_after // 8, "batch_size": config.batch_size // 2}
-WIDTHS = (2, 4, 8)  # times d_in
+WIDTHS = (2, 8)  # times d_in
 N_PURSUIT = 16  # test pictures for orthogonal matching pursuit, which takes 15 ms a cell
 
 # %% [markdown]
@@ -161,7 +161,7 @@ assert abs(fvus["the mean cell"]["this project"] - 1) < 1e-4
 # %% [markdown]
 # ## Is that much? Sparsity, width and baselines
 #
-# The same training with fewer cells, for four sparsities and three widths (in multiples of *d_in*, the number of
+# The same training with fewer cells, for four sparsities and two widths (in multiples of *d_in*, the number of
 # channels; where widths lie on each other, only one is seen); and what needs no autoencoder: principal
 # components (each cell may use *all* of them, so they are dense), the nearest of as many k-means centres as there are
 # features (one a cell), random directions with the best coefficients (orthogonal matching pursuit, on a few

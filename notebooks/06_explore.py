@@ -21,7 +21,7 @@
 # **Reads** what the notebooks before it have made. **Writes** your labels to `data/runs/<preset>/labels.csv`, at each
 # change, and the atlas to `data/runs/<preset>/atlas/`.
 #
-# **Runtime**: under a minute the first time, a quarter of one after that. The widgets need a running kernel; below them
+# **Runtime**: a minute the first time, a quarter of one after that. The widgets need a running kernel; below them
 # stands what they look like with the default preset.
 
 # %%
