@@ -255,9 +255,7 @@ def presets() -> dict[str, StudyConfig]:
             ),
             sae=SAEConfig(expansion=4, k=4, n_cells=4000, batch_size=64, aux_k=8, dead_after=1000),
         ),
-        "hangar": StudyConfig(
-            classifier=ClassifierConfig(batch_size=64, frozen_stages=2), sae=SAEConfig(expansion=2),
-        ),
+        "hangar": StudyConfig(sae=SAEConfig(expansion=2)),
         "fgvc": StudyConfig(
             name="fgvc",
             dataset=DatasetConfig(source="fgvc", banner=20),

@@ -425,6 +425,7 @@ def test_data_dir_comes_from_the_environment_or_the_checkout(tmp_path, monkeypat
 def test_one_thread_at_a_time_parses_a_source(monkeypatch):
     from aircraft_sae.features import build_features
 
+    store.digests._parsed.cache_clear()
     inside, together, parse = [], [], ast.parse
 
     def slow(*given):
@@ -438,3 +439,21 @@ def test_one_thread_at_a_time_parses_a_source(monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(store.source_digest, [build_features] * 16))) == 1
     assert max(together) == 1
+
+
+def test_a_source_that_python_fails_to_parse_is_parsed_again(monkeypatch):
+    from aircraft_sae.features import build_features
+
+    known, parse, tries = store.source_digest(build_features), ast.parse, []
+
+    def failing(source):
+        tries.append(source)
+        if len(tries) % 3:
+            raise SystemError("AST constructor recursion depth mismatch (before=39, after=37)")
+        return parse(source)
+
+    store.digests._parsed.cache_clear()
+    monkeypatch.setattr(store.digests.ast, "parse", failing)
+    assert store.source_digest(build_features) == known and len(tries) > 3
+    n = len(tries)
+    assert store.source_digest(build_features) == known and len(tries) == n, "each source is parsed once"

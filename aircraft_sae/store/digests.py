@@ -8,8 +8,9 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -17,8 +18,9 @@ from typing import Any
 
 from aircraft_sae.store.files import META, read_json
 
-_PARSING = Lock()
-"""Python 3.11's parser fails now and then when two threads build a tree at once (its issue 106905)."""
+_PARSING, N_TRIES = Lock(), 100
+"""Python 3.11 fails now and then when two threads build a syntax tree at once (its issue 106905), as numpy does to read
+an array's header: hence one at a time here, each source once, and again where it failed."""
 _seen: dict[str, tuple[Any, str]] = {}
 """{module: (its spec, its digest)} as first asked for: a module that is loaded anew has another spec."""
 
@@ -65,17 +67,29 @@ def source_digest(function: Callable) -> str:
 def _add_source(name: str, sources: dict[str, str]) -> None:
     """Add the digest of a module's source, and of those that it imports from its room, loaded by now or not."""
     spec = getattr(sys.modules.get(name), "__spec__", None) or find_spec(name)
-    tree = _NoDocstrings().visit(ast.parse(Path(spec.origin).read_bytes()))
-    sources[name] = now = _short(ast.dump(tree).encode())
+    now, imported = _parsed(Path(spec.origin).read_bytes())
+    sources[name] = now
     loaded, then = _seen.setdefault(name, (spec, now))
     if spec is loaded and now != then:  # the old code's result would be known as the new code's
         raise ValueError(f"{spec.origin} was changed after it was loaded: restart the kernel")
     _seen[name] = spec, now
     room = ".".join(name.split(".")[:2])
-    for node in ast.walk(tree):
-        other = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+    for other in imported:
         if (other == room or other.startswith(f"{room}.")) and other not in sources:
             _add_source(other, sources)
+
+
+@cache
+def _parsed(source: bytes) -> tuple[str, frozenset[str]]:
+    """(digest of a source, less comments and docstrings; the modules that it imports from)."""
+    for _ in range(N_TRIES):
+        with suppress(SystemError):
+            tree = _NoDocstrings().visit(ast.parse(source))
+            break
+    else:
+        raise SystemError(f"Python could not parse a source in {N_TRIES} tries: run it again, or in Python 3.12")
+    imported = (node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module)
+    return _short(ast.dump(tree).encode()), frozenset(imported)
 
 
 class _NoDocstrings(ast.NodeTransformer):
