@@ -24,7 +24,7 @@
 # `data/results/<preset>/05_ablate_features.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: 5 minutes the first time, one minute after that. It tests
-# 40 features on up to 40 pictures each where forward passes are needed, and 40 scenes for each part.
+# 40 features on up to 40 pictures each where forward passes are needed, and 70 scenes for each part.
 
 # %%
 # %matplotlib inline
@@ -69,7 +69,7 @@ study = Study.open()
 NAME, results, config, FULL = "05_ablate_features", {}, study.config.sae, False
 small = study.config.name == "smoke"
 N_FEATURES, N_IMAGES = (100, 240) if FULL else (3, 4) if small else (40, 40)
-N_SCENES, N_MOVED = (240, 240) if FULL else (3, 2) if small else (40, 12)
+N_SCENES, N_MOVED = (240, 240) if FULL else (3, 2) if small else (70, 12)
 SIGMA, WINDOW = 8, 64  # pixels of a picture of 224
 NO_MASKS = "This data set holds photographs: parts can't be removed from them, so this can't be known here."
 
