@@ -277,5 +277,5 @@ def test_a_script_without_a_guard_ends_with_the_remedy(tmp_path):
         "from aircraft_sae.config import change, preset\nfrom aircraft_sae.study import Study\n"
         f"Study.open(change(preset('smoke'), name='unguarded'), data_dir={str(tmp_path)!r}).pictures()\n"
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
     assert done.returncode and "__name__" in done.stderr
