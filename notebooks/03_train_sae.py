@@ -40,6 +40,7 @@ from IPython.display import Markdown, display
 # %%
 from aircraft_sae.devices import side_by_side
 from aircraft_sae.features import reconstruction as evaluation
+from aircraft_sae.features.nulls import short_training
 from aircraft_sae.metrics import bootstrap_draws, fvu_by_definition, interval, ratio_of_sums
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.study import Study
@@ -58,7 +59,7 @@ NAME, results, config = "03_train_sae", {}, study.config.sae
 promised = {"hangar": {"explained": 0.85, "lost": 2.0, "dead": 0.05, "ratio": 1.12, "l0": 32.5}}.get(
     study.config.name, {"explained": -9.0, "lost": 100.0, "dead": 1.0, "ratio": 99.0, "l0": 1e9}
 )
-SHORT = {"n_cells": config.n_cells // 8, "dead_after": config.dead_after // 8, "batch_size": config.batch_size // 2}
+SHORT = short_training(config)
 WIDTHS = (2, 8)  # times d_in
 N_PURSUIT = 16  # test pictures for orthogonal matching pursuit, which takes 15 ms a cell
 

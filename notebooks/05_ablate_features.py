@@ -694,7 +694,6 @@ if editable:
 by_class = in_words(results["random_pass_share_classes"])
 text = f"**Takeaway.** {by_class} of the random features pass as detectors of a class. {NO_MASKS}"
 
-
 # %%
 if editable:
     text = f"""**Takeaway.** {in_words(results["random_pass_share"])} of the random features pass as detectors of a part

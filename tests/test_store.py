@@ -31,7 +31,6 @@ Recorder = namedtuple("Recorder", "said made")
 
 CHILD = """
 import multiprocessing, os, signal, sys, time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from aircraft_sae import store
 from aircraft_sae.store import stages
