@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal, dataclass_transform, get_args
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-LEVELS = ("variant", "family", "manufacturer")
-"""FGVC-Aircraft's levels, finest first."""
+LEVELS = ("variant", "family", "manufacturer")  # FGVC-Aircraft's, finest first
 Split = Literal["train", "val", "trainval", "test"]
 SPLITS = get_args(Split)
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -31,10 +30,10 @@ Site = Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)*(:[\w-]+)?$")]
 def check_name(name: str) -> str:
     """The name; ValueError where it could stand for another folder than its own, which making a stage replaces."""
     if not re.fullmatch(r"\w[\w.-]{0,99}(?<!\.partial)(?<!\.old)(?<!\.lock)", name):
-        raise ValueError(
-            "a name has letters, digits, _, dots and dashes, at most 100; it begins with no dot or dash, and ends with "
-            f"neither .partial nor .old nor .lock: got {name!r}"
+        rule = (
+            "letters, digits, _ and, not first, dots and dashes, at most 100, and no .partial, .old or .lock at its end"
         )
+        raise ValueError(f"a name has {rule}: got {name!r}")
     return name
 
 
@@ -171,9 +170,7 @@ class SAEConfig:
         if self.prefixes[-1:] != (1,) or list(self.prefixes) != sorted(set(self.prefixes)):
             raise ValueError(f"prefixes must be rising shares that end with 1, got {self.prefixes}")
         if self.aux_k and self.dead_after >= self.n_cells:
-            raise ValueError(
-                f"dead_after={self.dead_after} leaves no time to be dead in n_cells={self.n_cells}: lower it"
-            )
+            raise ValueError(f"dead_after={self.dead_after} is not below n_cells={self.n_cells}: lower it")
         if self.tied and self.frozen_decoder:
             raise ValueError("a tied autoencoder with a frozen decoder would learn nothing but biases")
         if (len(self.prefixes) > 1) != (self.variant == "matryoshka"):
@@ -249,10 +246,8 @@ def with_data_root(config: StudyConfig, data_root: str | None) -> StudyConfig:
     if data_root:
         config = change(config, **{"dataset.root": str(data_root)})
     if config.dataset.needs_root and not config.dataset.root:
-        raise ValueError(
-            f"{config.name} needs a folder of pictures: name the one that holds fgvc-aircraft-2013b, or folders of "
-            "images, with --data-root, data_root=... or AIRCRAFT_SAE_DATA_ROOT"
-        )
+        remedy = "name it with --data-root, data_root=... or AIRCRAFT_SAE_DATA_ROOT"
+        raise ValueError(f"{config.name} needs a folder of pictures, or the one above fgvc-aircraft-2013b: {remedy}")
     return config
 
 

@@ -42,17 +42,17 @@ def fingerprint(*values: Any) -> str:
 
 
 def source_digest(function: Callable) -> str:
-    """16 hex digits for the source of the module that defines `function`, less comments, docstrings and layout.
+    """16 hex digits for the source of a function's module, less comments, docstrings and layout.
 
     The modules that it imports from its own room (aircraft_sae.features, say) count with it, and what these import.
-    Raises: ValueError for a function whose module cannot be read again (a notebook's) or whose variables cannot be seen
-    (a lambda, an inner function, a partial), and for a module that was changed on disk after it was loaded.
+    Raises: ValueError for a notebook's function, a lambda, an inner function or a partial, which the source does not
+    tell, and for a module that was changed after it was loaded.
     """
     name, module = getattr(function, "__qualname__", repr(function)), inspect.getmodule(function)
     path = getattr(module, "__file__", None)
     if not inspect.isfunction(function) or not path or module.__name__ == "__main__" or "<" in name:
         raise ValueError(f"make must be a function of the package, got {name} of {module}: move it there")
-    sources: dict[str, str] = {}
+    sources = {}
     with _PARSING:
         _add_source(module.__name__, sources)
     return digest(sorted(sources.items()))
@@ -74,22 +74,21 @@ def _add_source(name: str, sources: dict[str, str]) -> None:
 
 
 @cache
-def _parsed(source: bytes) -> tuple[str, frozenset[str]]:
+def _parsed(source: bytes) -> tuple[str, set[str]]:
     """(digest of a source, less comments and docstrings; the modules that it imports from)."""
     for _ in range(N_TRIES):
         with suppress(SystemError):
-            tree = _NoDocstrings().visit(ast.parse(source))
+            tree = ast.parse(source)
             break
     else:
         raise SystemError(f"Python could not parse a source in {N_TRIES} tries: run it again, or in Python 3.12")
-    imported = (node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module)
-    return _short(ast.dump(tree).encode()), frozenset(imported)
-
-
-class _NoDocstrings(ast.NodeTransformer):
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-        """Texts that stand alone are docstrings, of constants too."""
-        return None if isinstance(getattr(node.value, "value", None), str) else node
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            imported.add(node.module)
+        if isinstance(body := getattr(node, "body", None), list):  # a constant alone is a docstring
+            node.body = [each for each in body if not (type(each) is ast.Expr and type(each.value) is ast.Constant)]
+    return _short(ast.dump(tree).encode()), imported
 
 
 def _short(content: bytes) -> str:
@@ -134,10 +133,8 @@ def _plain(value: Any, name: str) -> Any:
         return {"table": [_columns(value, name), _columns(index, f"{name}.index"), _plain(names, name)]}
     if library == "pandas" and hasattr(value, "to_frame"):  # a series or an index
         return {kind: _plain(value.to_frame(), name)}
-    raise ValueError(
-        f"{name} is of type {type(value).__module__}.{type(value).__qualname__}, which has no digest: hand over plain "
-        "values, arrays, tables, paths, dataclasses of these, or an object that has a fingerprint"
-    )
+    known = "plain values, arrays, tables, paths, dataclasses of these, or an object that has a fingerprint"
+    raise ValueError(f"{name} is of type {type(value).__module__}.{kind}, which has no digest: hand over {known}")
 
 
 def _columns(table: Any, name: str) -> list:

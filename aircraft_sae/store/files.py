@@ -50,11 +50,8 @@ def full_disk_named(doing: str, folder: Path) -> Iterator[None]:
         free = shutil.disk_usage(folder).free
         told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         if told or free <= 2**16:
-            raise OSError(
-                errno.ENOSPC,
-                f"disk full while {doing} ({free / 1e6:.1f} MB free): make room, or point AIRCRAFT_SAE_DATA_DIR at a "
-                "larger disk; what is there is kept and used",
-            ) from error
+            remedy = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
+            raise OSError(errno.ENOSPC, f"disk full while {doing} ({free / 1e6:.1f} MB free): {remedy}") from error
         raise
 
 

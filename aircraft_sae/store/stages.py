@@ -1,9 +1,8 @@
 """Stage folders on disk: written whole or not at all, known by a fingerprint, resumable after a kill.
 
-A stage is made in `<name>.partial` and renamed to `<name>` once its `meta.json` is written, so a folder with the final
-name is always whole. A kill leaves a partial folder, which the next call resumes, or half a swap, which the next call
-finishes. `<name>.lock` keeps two processes from making the same stage at once. Every file's checksum is compared when a
-stage is loaded: a damaged one is made again.
+A stage is made in `<name>.partial` and renamed to `<name>` once its `meta.json` is written. A kill leaves a partial
+folder, which the next call resumes, or half a swap, which the next call finishes. `<name>.lock` keeps two processes
+from making the same stage at once. A stage whose files do not have their recorded checksums is made again.
 """
 
 from __future__ import annotations
@@ -57,10 +56,8 @@ def make_stage(
     if not old.exists() and (meta := load_meta(folder, wanted)):
         return Stage(folder, meta, made=False)
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # else it would wait for its parent, for ever
-        raise RuntimeError(
-            f"{name} would be made by a worker process, which runs your script's code anew: put that code under "
-            'if __name__ == "__main__":'
-        )
+        remedy = 'put your script\'s code under if __name__ == "__main__":'
+        raise RuntimeError(f"{name} would be made by a worker process, which runs your script anew: {remedy}")
     make_parents(folder)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
@@ -161,15 +158,13 @@ def load_meta(folder: Path, wanted: str, say: Callable[[str], None] = lambda pro
         say(f"{META} is damaged")
     elif meta["fingerprint"] != wanted:
         say("its config or what it is made from changed")
-    elif damaged := [name for name, file in meta["files"].items() if not _is_whole(folder / name, file["sha256"])]:
-        say(f"{damaged[0]} is damaged: it is missing, or its checksum differs from the recorded one")
     else:
+        for name, recorded in meta["files"].items():
+            if not (folder / name).is_file() or sha256(folder / name) != recorded["sha256"]:
+                say(f"{name} is damaged: it is missing, or its checksum differs from the recorded one")
+                return {}
         return meta
     return {}
-
-
-def _is_whole(path: Path, checksum: str) -> bool:
-    return path.is_file() and sha256(path) == checksum
 
 
 def _meta(folder: Path) -> dict[str, Any]:
