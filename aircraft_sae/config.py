@@ -30,9 +30,7 @@ Site = Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)*(:[\w-]+)?$")]
 def check_name(name: str) -> str:
     """The name; ValueError where it could stand for another folder than its own, which making a stage replaces."""
     if not re.fullmatch(r"\w[\w.-]{0,99}(?<!\.partial)(?<!\.old)(?<!\.lock)", name):
-        rule = (
-            "letters, digits, _ and, not first, dots and dashes, at most 100, and no .partial, .old or .lock at its end"
-        )
+        rule = "letters, digits, _ and, not first, dots and dashes, at most 100, and no .partial, .old or .lock last"
         raise ValueError(f"a name has {rule}: got {name!r}")
     return name
 
