@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from aircraft_sae import config
 from aircraft_sae.runner import NOTEBOOKS, Runner, check_pair, find, put_outputs
-from aircraft_sae.store import LABELS, default_data_dir, make_parents, stage_metas
+from aircraft_sae.store import LABELS, data_folder, make_parents, stage_metas
 from aircraft_sae.view.report import write_report
 
 MAIN = "06"
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", nargs="?", default="run", choices=("run", "info", "clean"), help="default: run")
     parser.add_argument("numbers", nargs="*", metavar="NN", help=f"run: these notebooks; default: 01 to {MAIN}")
     parser.add_argument("--all", action="store_true", help="run: all notebooks")
-    parser.add_argument("--preset", help="one of " + ", ".join(config.presets()) + "; default: hangar")
+    parser.add_argument("--preset", help="one of " + ", ".join(config.PRESETS) + "; default: hangar")
     parser.add_argument("--data-root", metavar="DIR", help="folder that holds fgvc-aircraft-2013b")
     parser.add_argument("--in-place", action="store_true", help="run: then put the outputs into notebooks/ too")
     parser.add_argument("--again", action="store_true", help="run: notebooks for which nothing has changed, too")
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     name = options.preset or os.environ.get("AIRCRAFT_SAE_PRESET") or "hangar"
     data_root = options.data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT")
     try:
-        study, data_dir = config.preset(name), default_data_dir()
+        study, data_dir = config.preset(name), data_folder()
         if (options.numbers or options.all) and options.command != "run":
             raise ValueError(f"{options.command} takes no notebooks: only run does")
         if options.command == "run":

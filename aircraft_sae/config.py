@@ -1,21 +1,20 @@
-"""Configuration: one frozen dataclass per stage, checked by pydantic, the presets, and their JSON round trip."""
+"""Configuration: one frozen dataclass per stage, checked by pydantic, and the presets."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, field, is_dataclass
 from difflib import get_close_matches
-from functools import cache, reduce, wraps
+from functools import cache, reduce
 from operator import getitem
 from typing import Annotated, Any, Literal, dataclass_transform, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-LEVELS = ("variant", "family", "manufacturer")
-"""FGVC-Aircraft's levels, finest first."""
+LEVELS = ("variant", "family", "manufacturer")  # FGVC-Aircraft's, finest first
 Split = Literal["train", "val", "trainval", "test"]
 SPLITS = get_args(Split)
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -31,44 +30,35 @@ Site = Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)*(:[\w-]+)?$")]
 def check_name(name: str) -> str:
     """The name; ValueError where it could stand for another folder than its own, which making a stage replaces."""
     if not re.fullmatch(r"\w[\w.-]{0,99}(?<!\.partial)(?<!\.old)(?<!\.lock)", name):
-        raise ValueError(
-            "a name has letters, digits, _, dots and dashes, at most 100; it begins with no dot or dash, and ends with "
-            f"neither .partial nor .old nor .lock: got {name!r}"
-        )
+        rule = "letters, digits, _ and, not first, dots and dashes, at most 100, and no .partial, .old or .lock last"
+        raise ValueError(f"a name has {rule}: got {name!r}")
     return name
 
 
-SAID = {
-    "missing": "lacks a value",
-    "unexpected_keyword_argument": "is no field",
-    "string_pattern_mismatch": "must be like stage4, stages.2.blocks.1, mixed4c:5x5 or mixed4c:0-128",
-}
-"""What to say in place of pydantic's own words, by its type of error."""
-
-
-def _one_line(function: Callable) -> Callable:
-    """The function, with pydantic's complaint as a ValueError that says which field must be what, and what it got."""
-
-    @wraps(function)
-    def call(*arguments: Any, **values: Any) -> Any:
-        try:
-            return function(*arguments, **values)
-        except ValidationError as error:
-            wrong = error.errors()[0]
-            if wrong["type"] == "value_error":  # raised in this module, in words of its own
-                raise ValueError(str(wrong["ctx"]["error"])) from None
-            name = ".".join(part for part in wrong["loc"] if isinstance(part, str)) or error.title
-            said = re.sub("^.* should", "must", wrong["msg"]).replace("greater than or equal to", "at least")
-            raise ValueError(f"{name} {SAID.get(wrong['type'], said)}, got {wrong['input']!r}") from None
-
-    return call
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turns pydantic's complaint into a ValueError that says which field must be what, and what it got."""
+    try:
+        yield
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        if wrong["type"] == "value_error":  # raised in this module, in words of its own
+            raise ValueError(str(wrong["ctx"]["error"])) from None
+        said = {
+            "missing": "lacks a value",
+            "unexpected_keyword_argument": "is no field",
+            "string_pattern_mismatch": "must be like stage4, stages.2.blocks.1, mixed4c:5x5 or mixed4c:0-128",
+        }.get(wrong["type"])
+        said = said or re.sub("^.* should", "must", wrong["msg"]).replace("greater than or equal to", "at least")
+        name = ".".join(part for part in wrong["loc"] if isinstance(part, str)) or error.title
+        raise ValueError(f"{name} {said}, got {wrong['input']!r}") from None
 
 
 @dataclass_transform(frozen_default=True)
 def _checked(cls: type) -> type:
     """A frozen dataclass that refuses, rather than converts, a value of another type: True, "3" and nan are no 3."""
     cls = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
-    cls.__init__ = _one_line(cls.__init__)
+    cls.__init__ = _one_line()(cls.__init__)
     return cls
 
 
@@ -76,16 +66,12 @@ def _checked(cls: type) -> type:
 class HangarConfig:
     """What the hangar renders."""
 
-    n_variants: Annotated[Count, Field(ge=2)] | None = None
-    """Only the first so many variants; None takes all."""
+    n_variants: Annotated[Count, Field(ge=2)] | None = None  # only the first so many variants; None takes all
     scenes_per_variant: Annotated[Count, Field(ge=3)] = 100
-    size: Count = 224
-    """Width and height of a picture in pixels."""
-    supersampling: Count = 2
-    """Rays a pixel are this number squared, but for the sky."""
+    size: Count = 224  # width and height of a picture in pixels
+    supersampling: Count = 2  # rays a pixel are this number squared, but for the sky
     seed: CountOrZero = 0
-    split_shares: tuple[Positive, Positive, Positive] = (0.57, 0.10, 0.33)
-    """Shares of each variant's scenes in train, val and test."""
+    split_shares: tuple[Positive, Positive, Positive] = (0.57, 0.10, 0.33)  # of a variant's scenes: train, val, test
 
     def __post_init__(self):
         if abs(sum(self.split_shares) - 1) > 1e-6:
@@ -97,23 +83,18 @@ class DatasetConfig:
     """Where pictures come from: rendered, FGVC-Aircraft, or any folder of pictures."""
 
     source: Literal["hangar", "fgvc", "folder", "images"] = "hangar"
-    """"folder": FGVC-Aircraft's layout; "images": split/class/*.jpg or class/*.jpg."""
-    root: str | None = None
-    """Folder that holds (or, for "fgvc", will hold) fgvc-aircraft-2013b, or the images; unused by the hangar."""
-    banner: CountOrZero = 0
-    """Rows cut off the bottom of every picture: 20 in FGVC-Aircraft, 0 elsewhere."""
-    on_bad_image: Literal["raise", "skip"] = "raise"
-    """"raise" stops at unreadable pictures; "skip" leaves them out and records them."""
+    # folder: FGVC-Aircraft's layout; images: split/class/*.jpg or class/*.jpg
+    root: str | None = None  # holds (for fgvc: will hold) fgvc-aircraft-2013b, or the images; unused by the hangar
+    banner: CountOrZero = 0  # rows cut off the bottom of every picture: 20 in FGVC-Aircraft, 0 elsewhere
+    on_bad_image: Literal["raise", "skip"] = "raise"  # skip leaves unreadable pictures out and records them
     hangar: HangarConfig = field(default_factory=HangarConfig)
 
     @property
     def rendered(self) -> bool:
-        """Whether the pictures are the project's own."""
         return self.source == "hangar"
 
     @property
     def needs_root(self) -> bool:
-        """Whether a folder has to be named."""
         return self.source in ("folder", "images")
 
 
@@ -121,38 +102,27 @@ class DatasetConfig:
 class ClassifierConfig:
     """How the network is built and trained."""
 
-    arch: str = "convnext_atto_ols"
-    """Any CNN that timm knows."""
+    arch: str = "convnext_atto_ols"  # any CNN that timm knows
     weights: str | None = "hangar_pretrained"
-    """A name in data/weights, a .safetensors or .pth file, "timm" (its hub), or None (from scratch)."""
-    layer_scale: Positive | None = None
-    """Initial layer scale when training from scratch; None keeps timm's 1e-6."""
-    level: str | None = None
-    """The level whose classes are learned, such as "family"; None: the finest that the pictures have."""
+    # a name in data/weights, a .safetensors or .pth file, "timm" (its hub), or None (from scratch)
+    layer_scale: Positive | None = None  # initial layer scale when training from scratch; None keeps timm's 1e-6
+    level: str | None = None  # whose classes are learned, such as "family"; None: the finest that the pictures have
     train_split: Split = "train"
-    val_split: Split | None = "val"
-    """Watched after each epoch, never chosen on; None where it is part of train_split."""
-    sizes: tuple[Annotated[Count, Field(ge=32)], ...] = (160, 224)
-    """Picture size of each phase in pixels; the last one is used for evaluation."""
-    epochs: tuple[Count, ...] = (3, 2)
-    """Epochs of each phase, as many as there are sizes."""
+    val_split: Split | None = "val"  # watched after each epoch, never chosen on; None where it is part of train_split
+    sizes: tuple[Annotated[Count, Field(ge=32)], ...] = (160, 224)  # pixels in each phase; evaluation takes the last
+    epochs: tuple[Count, ...] = (3, 2)  # epochs of each phase, as many as there are sizes
     batch_size: Count = 32
-    optimizer: Literal["muon", "adamw"] = "muon"
-    """"muon" (matrices; AdamW for the rest) or "adamw"."""
+    optimizer: Literal["muon", "adamw"] = "muon"  # muon: of matrices, AdamW for the rest
     learning_rate: Positive = 2e-3
     warmup_epochs: PositiveOrZero = 0.3
     weight_decay: PositiveOrZero = 0.05
     label_smoothing: ShareBelow1 = 0.1
-    ema_decay: ShareBelow1 = 0.98
-    """Decay per step of the averaged weights that are evaluated and saved."""
-    frozen_stages: Annotated[CountOrZero, Field(le=4)] = 1
-    """The stem and this many stages keep their loaded weights."""
-    crop_scale: tuple[Positive, Positive] = (0.7, 1.0)
-    """Area share of the random crop; (1, 1) only resizes."""
+    ema_decay: ShareBelow1 = 0.98  # decay per step of the averaged weights that are evaluated and saved
+    frozen_stages: Annotated[CountOrZero, Field(le=4)] = 1  # the stem and this many stages keep their loaded weights
+    crop_scale: tuple[Positive, Positive] = (0.7, 1.0)  # area share of the random crop; (1, 1) only resizes
     flip: StrictBool = True
     colour_jitter: PositiveOrZero = 0.2
-    mixed_precision: StrictBool = True
-    """bfloat16 autocast on a GPU, and on a CPU that has it in hardware."""
+    mixed_precision: StrictBool = True  # bfloat16 autocast on a GPU, and on a CPU that has it in hardware
     seed: CountOrZero = 0
 
     def __post_init__(self):
@@ -175,34 +145,22 @@ class SAEConfig:
     """A sparse autoencoder and its training. Lengths are in scaled acts: centred, mean squared norm d_in."""
 
     site: Site = "stage4"
-    variant: Literal["topk", "batchtopk", "matryoshka", "l1"] = "batchtopk"
-    """"topk", "batchtopk", "matryoshka" (batchtopk, nested) or "l1"."""
-    expansion: Count = 8
-    """d_sae / d_in."""
-    k: Count = 32
-    """Features a cell has, exactly or on average; unused by "l1"."""
-    tied: StrictBool = False
-    """W_enc is W_dec transposed."""
-    unit_norm: StrictBool = True
-    """Rows of W_dec keep length 1."""
-    frozen_decoder: StrictBool = False
-    """W_dec keeps its random directions: a control."""
-    prefixes: tuple[Positive, ...] = (1.0,)
-    """Shares of d_sae whose reconstructions are averaged in the loss: several, rising, for "matryoshka"."""
-    l1_coefficient: PositiveOrZero = 0.0
-    """Loss per mean total activation of a cell."""
-    n_cells: Count = 1_000_000
-    """Cells seen in training, over all epochs."""
+    variant: Literal["topk", "batchtopk", "matryoshka", "l1"] = "batchtopk"  # matryoshka: batchtopk, nested
+    expansion: Count = 8  # d_sae / d_in
+    k: Count = 32  # features a cell has, exactly or on average; unused by l1
+    tied: StrictBool = False  # W_enc is W_dec transposed
+    unit_norm: StrictBool = True  # rows of W_dec keep length 1
+    frozen_decoder: StrictBool = False  # W_dec keeps its random directions: a control
+    prefixes: tuple[Positive, ...] = (1.0,)  # shares of d_sae in the mean loss: several, rising, for matryoshka
+    l1_coefficient: PositiveOrZero = 0.0  # loss per mean total activation of a cell
+    n_cells: Count = 1_000_000  # cells seen in training, over all epochs
     batch_size: Count = 1024
     learning_rate: Positive = 6e-3
     warmup_share: Share = 0.02
-    decay_share: Share = 0.3
-    """Last share of the steps, in which the learning rate falls to 0."""
-    aux_k: CountOrZero = 256
-    """Dead features that reconstruct the error of each cell (AuxK); 0 for none."""
+    decay_share: Share = 0.3  # last share of the steps, in which the learning rate falls to 0
+    aux_k: CountOrZero = 256  # dead features that reconstruct the error of each cell (AuxK); 0 for none
     aux_coefficient: PositiveOrZero = 1 / 32
-    dead_after: CountOrZero = 100_000
-    """A feature is dead that has not fired on so many cells."""
+    dead_after: CountOrZero = 100_000  # a feature is dead that has not fired on so many cells
     mixed_precision: StrictBool = True
     seed: CountOrZero = 0
 
@@ -210,9 +168,7 @@ class SAEConfig:
         if self.prefixes[-1:] != (1,) or list(self.prefixes) != sorted(set(self.prefixes)):
             raise ValueError(f"prefixes must be rising shares that end with 1, got {self.prefixes}")
         if self.aux_k and self.dead_after >= self.n_cells:
-            raise ValueError(
-                f"dead_after={self.dead_after} leaves no time to be dead in n_cells={self.n_cells}: lower it"
-            )
+            raise ValueError(f"dead_after={self.dead_after} is not below n_cells={self.n_cells}: lower it")
         if self.tied and self.frozen_decoder:
             raise ValueError("a tied autoencoder with a frozen decoder would learn nothing but biases")
         if (len(self.prefixes) > 1) != (self.variant == "matryoshka"):
@@ -232,10 +188,8 @@ class StudyConfig:
     name: Annotated[str, AfterValidator(check_name)] = "hangar"
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    sites: tuple[Site, ...] = ("stage3", "stage4")
-    """Places in the network whose activations are kept."""
-    n_views: CountOrZero = 1
-    """Random crops and flips of each training and validation picture from which autoencoders learn too."""
+    sites: tuple[Site, ...] = ("stage3", "stage4")  # places in the network whose activations are kept
+    n_views: CountOrZero = 1  # random views of each training and validation picture that autoencoders learn from too
     sae: SAEConfig = field(default_factory=SAEConfig)
 
     def __post_init__(self):
@@ -243,43 +197,40 @@ class StudyConfig:
             raise ValueError(f"sae.site must be one of the sites that are kept, {self.sites}, got {self.sae.site!r}")
 
 
-def presets() -> dict[str, StudyConfig]:
-    """All presets by name."""
-    return {
-        "smoke": StudyConfig(
-            name="smoke",
-            dataset=DatasetConfig(hangar=HangarConfig(n_variants=4, scenes_per_variant=12, size=64, supersampling=1)),
-            classifier=ClassifierConfig(
-                arch="test_convnext", weights=None, layer_scale=0.1, sizes=(64,), epochs=(2,), batch_size=8,
-                frozen_stages=0,
-            ),
-            sae=SAEConfig(expansion=4, k=4, n_cells=4000, batch_size=64, aux_k=8, dead_after=1000),
+PRESETS = {
+    "smoke": StudyConfig(
+        name="smoke",
+        dataset=DatasetConfig(hangar=HangarConfig(n_variants=4, scenes_per_variant=12, size=64, supersampling=1)),
+        classifier=ClassifierConfig(
+            arch="test_convnext", weights=None, layer_scale=0.1, sizes=(64,), epochs=(2,), batch_size=8,
+            frozen_stages=0,
         ),
-        "hangar": StudyConfig(sae=SAEConfig(expansion=2)),
-        "fgvc": StudyConfig(
-            name="fgvc",
-            dataset=DatasetConfig(source="fgvc", banner=20),
-            classifier=ClassifierConfig(
-                arch="convnext_tiny.fb_in22k_ft_in1k", weights="timm", train_split="trainval", val_split=None,
-                sizes=(224,), epochs=(30,), optimizer="adamw", learning_rate=2e-4, warmup_epochs=1.0, frozen_stages=0,
-                ema_decay=0.999, crop_scale=(0.4, 1.0),
-            ),
+        sae=SAEConfig(expansion=4, k=4, n_cells=4000, batch_size=64, aux_k=8, dead_after=1000),
+    ),
+    "hangar": StudyConfig(sae=SAEConfig(expansion=2)),
+    "fgvc": StudyConfig(
+        name="fgvc",
+        dataset=DatasetConfig(source="fgvc", banner=20),
+        classifier=ClassifierConfig(
+            arch="convnext_tiny.fb_in22k_ft_in1k", weights="timm", train_split="trainval", val_split=None,
+            sizes=(224,), epochs=(30,), optimizer="adamw", learning_rate=2e-4, warmup_epochs=1.0, frozen_stages=0,
+            ema_decay=0.999, crop_scale=(0.4, 1.0),
         ),
-        "photos": StudyConfig(
-            name="photos",
-            dataset=DatasetConfig(source="folder"),
-            classifier=ClassifierConfig(sizes=(160,), epochs=(7,), ema_decay=0.99, frozen_stages=0),
-            sae=SAEConfig(expansion=2),
-        ),
-    }  # fmt: skip
+    ),
+    "photos": StudyConfig(
+        name="photos",
+        dataset=DatasetConfig(source="folder"),
+        classifier=ClassifierConfig(sizes=(160,), epochs=(7,), ema_decay=0.99, frozen_stages=0),
+        sae=SAEConfig(expansion=2),
+    ),
+}  # fmt: skip
 
 
 def preset(name: str) -> StudyConfig:
     """The preset called `name`; ValueError lists those there are."""
-    known = presets()
-    if name not in list(known):
-        raise ValueError(f"no preset {name!r}: choose one of {', '.join(known)}")
-    return known[name]
+    if name not in list(PRESETS):  # a list finds what cannot be hashed missing, too
+        raise ValueError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
 def with_data_root(config: StudyConfig, data_root: str | None) -> StudyConfig:
@@ -288,32 +239,20 @@ def with_data_root(config: StudyConfig, data_root: str | None) -> StudyConfig:
     Raises: ValueError where the source takes no folder, or needs one and has none.
     """
     if data_root and config.dataset.rendered:
-        takers = ", ".join(name for name, known in presets().items() if not known.dataset.rendered)
+        takers = ", ".join(name for name, known in PRESETS.items() if not known.dataset.rendered)
         raise ValueError(f"{config.name} renders its own pictures and takes no data root: only {takers} do")
     if data_root:
         config = change(config, **{"dataset.root": str(data_root)})
     if config.dataset.needs_root and not config.dataset.root:
-        raise ValueError(
-            f"{config.name} needs a folder of pictures: name the one that holds fgvc-aircraft-2013b, or folders of "
-            "images, with --data-root, data_root=... or AIRCRAFT_SAE_DATA_ROOT"
-        )
+        remedy = "name it with --data-root, data_root=... or AIRCRAFT_SAE_DATA_ROOT"
+        raise ValueError(f"{config.name} needs a folder of pictures, or the one above fgvc-aircraft-2013b: {remedy}")
     return config
-
-
-def to_json(config: Any) -> str:
-    """Readable JSON of a config dataclass."""
-    return json.dumps(asdict(config), indent=2)
-
-
-def from_json(text: str) -> StudyConfig:
-    """A StudyConfig from what `to_json` wrote."""
-    return from_dict(StudyConfig, json.loads(text))
 
 
 _reader = cache(TypeAdapter)
 
 
-@_one_line
+@_one_line()
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """A dataclass of class `cls`, with those inside it, from JSON values; ValueError for a wrong or missing field."""
     read = _reader(cls).validate_python(values)

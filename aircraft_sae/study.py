@@ -25,7 +25,6 @@ from aircraft_sae.store import (
     META,
     Stage,
     data_folder,
-    default_data_dir,
     digest,
     make_stage,
     read_json,
@@ -75,7 +74,7 @@ class Study:
         if not isinstance(config, StudyConfig):
             config = preset(config)
         config = with_data_root(config, data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT"))
-        return cls(config, data_folder(data_dir) if data_dir else default_data_dir(), network, pictures)
+        return cls(config, data_folder(data_dir), network, pictures)
 
     def pictures(self, name: str | Pictures = "all") -> Pictures:
         """The study's pictures: rendered for the hangar, else found (or downloaded) and checked once.

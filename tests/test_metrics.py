@@ -15,7 +15,6 @@ from aircraft_sae.metrics import (
     fvu_by_definition,
     most_confused,
     ratio_of_sums,
-    roll_up,
     top_k_accuracy,
     with_draws,
     with_interval,
@@ -159,12 +158,6 @@ def test_most_confused():
     table = most_confused(confusion, ["a", "b", "c"], 5)
     assert table.values.tolist() == [["a", "b", 3, 0.6], ["b", "a", 2, 0.5], ["a", "c", 1, 0.2]]
     assert len(most_confused(confusion, ["a", "b", "c"], 1)) == 1 and len(most_confused(np.eye(2), ["a", "b"])) == 0
-
-
-def test_roll_up(made):
-    parents = np.array([0, 0, 1, 2, 1, 0, 2])
-    slow = [[sum(row[parents == parent]) for parent in range(4)] for row in made[2]]
-    np.testing.assert_allclose(roll_up(made[2], parents, 4), slow)
 
 
 def test_a_value_with_draws_leaves_out_what_is_no_number():

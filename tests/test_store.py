@@ -81,7 +81,7 @@ def test_made_once_then_loaded_and_made_again_for_another_config_or_input(tmp_pa
     assert first.meta["peak_memory_bytes"] > 10e6
     make_stage(tmp_path / "s", HangarConfig(seed=1), {"x": "1"}, make, say=record.said.append)
     last = make_stage(tmp_path / "s", HangarConfig(seed=1), {"x": "2"}, make, say=record.said.append)
-    assert len(record.made) == 3 and last.fingerprint != first.fingerprint
+    assert len(record.made) == 3 and last.meta["fingerprint"] != first.meta["fingerprint"]
     assert "s: its config or what it is made from changed" in record.said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "s.lock"]
 
@@ -275,8 +275,8 @@ DIFFERENT = {
     "type": (1, True),
     "text or number": ("1", 1),
     "nothing": (None, "None"),
-    "bytes": (b"a", "a"),
-    "set": ({1, 2}, {1, 3}),
+    "missing": (TABLE.astype({"a": "Int64"}), TABLE.assign(a=pd.array([1, None], "Int64"))),
+    "names of columns": (TABLE, TABLE.rename_axis(columns="column")),
 }
 
 
@@ -312,10 +312,13 @@ def test_a_path_is_known_by_content_and_a_stage_by_its_fingerprint(tmp_path):
     with pytest.raises(FileNotFoundError):
         store.digest(tmp_path / "none")
     one, other = (make_stage(tmp_path / name, 1, {}, write_one, say=lambda _: None) for name in ("s", "t"))
-    assert store.digest(one.folder) == store.digest(other.folder) == store.digest(one)
+    assert store.digest(one.folder) == store.digest(other.folder)
 
 
-REFUSED = [object(), len, np, Settings, torch.nn.Linear(1, 1), iter([1]), np.ma.array([1]), np.array([object()])]
+REFUSED = [
+    object(), len, np, Settings, torch.nn.Linear(1, 1), iter([1]), {1, 2}, b"a", np.ma.array([1]), np.array([object()]),
+    pd.DataFrame({"a": [object()]}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", REFUSED, ids=lambda value: type(value).__name__)
@@ -375,9 +378,7 @@ def test_a_function_is_known_by_its_module_s_source_less_words_and_layout(module
     for old, new in (("n + 1", "n + 2"), ("N = 1", "N = 2"), ("n=N", "n=1")):
         assert store.source_digest(module(SOURCE.replace(old, new)).make) != digest, new
     loaded = module(SOURCE)
-    assert store.source_digest(partial(loaded.make)) == store.source_digest(loaded.wrapped) == digest
-    bound = store.source_digest(partial(partial(loaded.make, ARRAY), n=1))
-    assert bound != digest and bound != store.source_digest(partial(partial(loaded.make, ARRAY + 1), n=1))
+    assert store.source_digest(loaded.wrapped) == digest
 
 
 def test_old_code_is_not_taken_for_what_the_file_says_now(module, tmp_path):
@@ -393,8 +394,17 @@ def test_old_code_is_not_taken_for_what_the_file_says_now(module, tmp_path):
 def test_functions_that_cannot_be_known_are_refused(module):
     scope = {"__name__": "__main__"}
     exec("def of_a_notebook(folder): pass", scope)
-    inner = partial(lambda folder: 1)
-    for function in (module(SOURCE).anonymous, inner, scope["of_a_notebook"], Settings, [].append, len, known("1"), 3):
+    loaded = module(SOURCE)
+    for function in (
+        loaded.anonymous,
+        partial(loaded.make),
+        scope["of_a_notebook"],
+        Settings,
+        [].append,
+        len,
+        known("1"),
+        3,
+    ):
         with pytest.raises(ValueError, match="make must be a function of the package"):
             store.source_digest(function)
 
@@ -415,9 +425,9 @@ def test_atomic_writes_keep_the_old_file_when_they_fail(tmp_path, monkeypatch):
 
 def test_data_dir_comes_from_the_environment_or_the_checkout(tmp_path, monkeypatch):
     monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path))
-    assert store.default_data_dir() == tmp_path
+    assert store.data_folder() == tmp_path
     monkeypatch.delenv("AIRCRAFT_SAE_DATA_DIR")
-    data = store.default_data_dir()
+    data = store.data_folder()
     assert data.name == "data" and (data.parent / "pyproject.toml").is_file()
 
 

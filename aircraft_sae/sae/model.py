@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.functional import embedding_bag, linear, normalize
 
 from aircraft_sae.config import SAEConfig, from_dict
-from aircraft_sae.store import digest, read_json, write_bytes, write_json
+from aircraft_sae.store import digest, read_json, write_json, write_whole
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 BLOCK = 512
@@ -196,7 +196,7 @@ class SparseAutoencoder(nn.Module):
         }  # fmt: skip
         write_json(folder / CONFIG, saelens | {"aircraft_sae": asdict(self.cfg), **facts})
         state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        write_bytes(folder / WEIGHTS, safetensors.torch.save(state))
+        write_whole(folder / WEIGHTS, lambda temporary: safetensors.torch.save_file(state, temporary))
 
     @classmethod
     def load(cls, folder: str | Path) -> SparseAutoencoder:

@@ -5,10 +5,8 @@ from aircraft_sae.store.files import (
     LABELS,
     META,
     data_folder,
-    default_data_dir,
     make_parents,
     read_json,
-    write_bytes,
     write_json,
     write_parquet,
     write_text,
@@ -17,7 +15,7 @@ from aircraft_sae.store.files import (
 from aircraft_sae.store.stages import PROGRESS, Stage, load_meta, make_stage, stage_metas, watched
 
 __all__ = [
-    "LABELS", "META", "PROGRESS", "Stage", "data_folder", "default_data_dir", "digest", "fingerprint",
-    "load_meta", "make_parents", "make_stage", "read_json", "source_digest", "stage_metas", "watched", "write_bytes",
-    "write_json", "write_parquet", "write_text", "write_whole",
+    "LABELS", "META", "PROGRESS", "Stage", "data_folder", "digest", "fingerprint", "load_meta", "make_parents",
+    "make_stage", "read_json", "source_digest", "stage_metas", "watched", "write_json", "write_parquet", "write_text",
+    "write_whole",
 ]  # fmt: skip

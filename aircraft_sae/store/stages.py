@@ -1,14 +1,12 @@
 """Stage folders on disk: written whole or not at all, known by a fingerprint, resumable after a kill.
 
-A stage is made in `<name>.partial` and renamed to `<name>` once its `meta.json` is written, so a folder with the final
-name is always whole. A kill leaves a partial folder, which the next call resumes, or half a swap, which the next call
-finishes. `<name>.lock` keeps two processes from making the same stage at once. Every file's checksum is compared when a
-stage is loaded: a damaged one is made again.
+A stage is made in `<name>.partial` and renamed to `<name>` once its `meta.json` is written. A kill leaves a partial
+folder, which the next call resumes, or half a swap, which the next call finishes. `<name>.lock` keeps two processes
+from making the same stage at once. A stage whose files do not have their recorded checksums is made again.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import multiprocessing
 import os
@@ -16,9 +14,10 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from glob import glob
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,10 @@ import psutil
 from filelock import FileLock, Timeout
 
 from aircraft_sae.store.digests import fingerprint, sha256
-from aircraft_sae.store.files import META, disk_full, make_parents, read_json, write_json
+from aircraft_sae.store.files import META, full_disk_named, make_parents, read_json, write_json
 
-PROGRESS = ".making.json"
-"""Inside a partial folder: for what fingerprint and by which process it is made, seconds and memory so far."""
-HEARTBEAT = 1.0
-"""Seconds between two samples of time and memory."""
+PROGRESS = ".making.json"  # in a partial folder: its fingerprint, the process that makes it, seconds and memory so far
+HEARTBEAT = 1.0  # seconds between two samples of time and memory
 
 
 @dataclass(frozen=True)
@@ -41,39 +38,26 @@ class Stage:
 
     folder: Path
     meta: dict[str, Any]
-    made: bool
-    """Whether this call made it (False: it was loaded)."""
-
-    @property
-    def fingerprint(self) -> str:
-        return self.meta["fingerprint"]
+    made: bool  # by this call; False: it was loaded
 
 
 def make_stage(
-    folder: Path,
-    config: Any,
-    inputs: Mapping[str, str],
-    make: Callable[[Path], None],
-    *,
-    say: Callable[[str], None] = print,
-    name: str = "",
+    folder: Path, config: Any, inputs: dict[str, str], make: Callable, say: Callable = print, name: str = ""
 ) -> Stage:
     """Load the stage in `folder`, or make it with `make(work)`; work holds what an earlier, killed make left there.
 
-    config: a dataclass or plain JSON value; inputs: fingerprints of what the stage is made from; name: what to call it,
-    if not as its folder. Raises: what make raises (its work is kept for the next call); OSError that names the disk
-    when it is full; PermissionError where the stage has to be made and nothing can be written.
+    config: a dataclass or plain JSON value; inputs: digests of what the stage is made from; say: what tells a line of
+    text; name: what to call the stage, if not as its folder.
+    Raises: what make raises, OSError for a full disk, PermissionError.
     """
-    folder, name = Path(folder), name or Path(folder).name
+    name = name or folder.name
     work, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
-    wanted = fingerprint(config, dict(inputs))
+    wanted = fingerprint(config, inputs)
     if not old.exists() and (meta := load_meta(folder, wanted)):
         return Stage(folder, meta, made=False)
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # else it would wait for its parent, for ever
-        raise RuntimeError(
-            f"{name} would be made by a worker process, which runs your script's code anew: put that code under "
-            'if __name__ == "__main__":'
-        )
+        remedy = 'put your script\'s code under if __name__ == "__main__":'
+        raise RuntimeError(f"{name} would be made by a worker process, which runs your script anew: {remedy}")
     make_parents(folder)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
@@ -88,19 +72,10 @@ def make_stage(
             shutil.rmtree(old, ignore_errors=True)
         if meta := load_meta(folder, wanted, lambda problem: say(f"{name}: {problem}")):
             return Stage(folder, meta, made=False)
-        try:
-            meta = _make(work, name, wanted, make, say) | {"config": config, "inputs": dict(inputs)}
+        with full_disk_named(f"making {folder}", folder.parent):
+            meta = _make(work, name, wanted, make, say) | {"config": config, "inputs": inputs}
             meta = json.loads(json.dumps(meta, default=asdict))  # as it will be read
             write_json(work / META, meta | {"checksum": fingerprint(meta)})
-        except Exception as error:
-            if not disk_full(error, folder.parent):
-                raise
-            free = shutil.disk_usage(folder.parent).free
-            raise OSError(
-                errno.ENOSPC,
-                f"disk full while making {folder} ({free / 1e6:.1f} MB free): make room, or point "
-                f"AIRCRAFT_SAE_DATA_DIR at a larger disk; what {work.name} holds is kept and used",
-            ) from error
         _swap(work, folder, old)
     megabytes = sum(file["bytes"] for file in meta["files"].values()) / 1e6
     say(f"{name}: made in {meta['seconds']:.0f} s, {megabytes:.1f} MB")
@@ -119,25 +94,26 @@ def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say:
     for left_over in work.rglob(".*.tmp"):  # of atomic writes that were killed
         left_over.unlink()
     progress.pop("pid")
-    files = {path.relative_to(work).as_posix(): path for path in sorted(work.rglob("*")) if path.is_file()}
-    files.pop(PROGRESS, None)
+    files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != PROGRESS)
     return progress | {
         "versions": {p: version(p) for p in ("torch", "timm", "numpy")} | {"python": platform.python_version()},
-        "files": {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in files.items()},
+        "files": {
+            path.relative_to(work).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
+        },
     }
 
 
 @contextmanager
 def watched(note: dict[str, Any], path: Path | None = None) -> Iterator[None]:
-    """Add seconds and peak memory of this process and its children to `note`, as they go by.
+    """Add seconds and peak memory (bytes) of this process and its children to `note`, and write it to `path` if any.
 
-    Into a file too, if there is one: a kill loses one heartbeat, and a process that waits finds the pid.
+    A kill loses one heartbeat, and a process that waits finds the pid.
     """
     stop = threading.Event()
     began = time.monotonic() - note.get("seconds", 0)
 
     def beat() -> None:
-        peak = max(note.get("peak_memory_bytes", 0), memory())
+        peak = max(note.get("peak_memory_bytes", 0), _memory())
         note.update(pid=os.getpid(), seconds=round(time.monotonic() - began, 3), peak_memory_bytes=peak)
         with suppress(OSError):  # a full disk is reported by whoever writes the data
             path and write_json(path, note)
@@ -157,7 +133,7 @@ def watched(note: dict[str, Any], path: Path | None = None) -> Iterator[None]:
         beat()
 
 
-def memory() -> int:
+def _memory() -> int:
     """Bytes of this process and its children; pages they share count once where the system can tell."""
     total, own = 0, psutil.Process()
     for process in [own, *own.children(recursive=True)]:
@@ -169,31 +145,26 @@ def memory() -> int:
 
 def stage_metas(folder: Path) -> dict[str, dict[str, Any]]:
     """{name: meta} of the finished stages in a study's folder, as "sae/main"."""
-    found = {}
-    for place, below, files in os.walk(folder):
-        if META in files or place.endswith((".partial", ".old")):
-            below.clear()
-            if not place.endswith((".partial", ".old")) and (meta := _meta(Path(place))):
-                found[Path(place).relative_to(folder).as_posix()] = meta
-    return found
+    places = [(folder / found).parent for found in sorted(glob(f"**/{META}", root_dir=folder, recursive=True))]
+    metas = {place.relative_to(folder).as_posix(): _meta(place) for place in places}
+    return {name: meta for name, meta in metas.items() if meta and not name.endswith((".partial", ".old"))}
 
 
-def load_meta(folder: Path, wanted: str, say: Callable[[str], None] | None = None) -> dict[str, Any]:
+def load_meta(folder: Path, wanted: str, say: Callable[[str], None] = lambda problem: None) -> dict[str, Any]:
     """The meta of the whole stage of a fingerprint; {} where it is absent, another's or damaged, which is said."""
-    meta = _meta(folder)
-    problem = "" if meta or not (folder / META).exists() else f"{META} is damaged"
-    if meta and meta["fingerprint"] != wanted:
-        problem = "its config or what it is made from changed"
-    for name, recorded in meta.get("files", {}).items() if not problem else ():
-        file = folder / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != recorded["bytes"]:
-            problem = f"{name} is damaged: {size} bytes, {recorded['bytes']} recorded"
-        elif sha256(file) != recorded["sha256"]:
-            problem = f"{name} is damaged: its checksum differs from the recorded one"
-    if problem and say:
-        say(problem)
-    return {} if problem else meta
+    if not (folder / META).exists():
+        return {}
+    if not (meta := _meta(folder)):
+        say(f"{META} is damaged")
+    elif meta["fingerprint"] != wanted:
+        say("its config or what it is made from changed")
+    else:
+        for name, recorded in meta["files"].items():
+            if not (folder / name).is_file() or sha256(folder / name) != recorded["sha256"]:
+                say(f"{name} is damaged: it is missing, or its checksum differs from the recorded one")
+                return {}
+        return meta
+    return {}
 
 
 def _meta(folder: Path) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 
-from aircraft_sae.config import StudyConfig, to_json
+from aircraft_sae.config import StudyConfig
 from aircraft_sae.store import META, read_json, stage_metas, write_text
 
 HERE = Path(__file__).parent
@@ -40,7 +42,7 @@ def write_report(
     page = Template((HERE / "report.html").read_text(encoding="utf-8"), autoescape=True).render(
         name=config.name, failure=ANSI.sub("", failure), answer=answer(numbers), headlines=headlines(numbers),
         figures=[figure for name, notebook in notebooks.items() for figure in _figures(name, notebook)],
-        links=links, seconds=seconds, settings=to_json(config),
+        links=links, seconds=seconds, settings=json.dumps(asdict(config), indent=2),
         notebooks=[(name, each.get("seconds", 0), each.get("peak_memory_bytes", 0)) for name, each in records],
         stages=[(name, each["seconds"], each["peak_memory_bytes"], sum(f["bytes"] for f in each["files"].values()))
                 for name, each in metas],
