@@ -103,7 +103,10 @@ def _draw(job: tuple[int, tuple[str, str]], config: HangarConfig, data: Path) ->
     number, (variant, split) = job
     name, scene = f"{number:07d}", sample(variant, config.seed, number)
     image, mask = data / "images" / f"{name}.jpg", data / "masks" / f"{name}.png"
-    if (labels := _drawn(image, mask)) is None:
+    try:  # whole files, that is: after a power cut, they may be shorter than what was written
+        Image.open(image).load()
+        labels = np.asarray(Image.open(mask))
+    except (OSError, SyntaxError):  # which a damaged PNG raises
         picture = render(scene, config.size, config.supersampling)
         labels = picture.mask
         _save(Image.fromarray(labels), mask, format="PNG")
@@ -114,15 +117,6 @@ def _draw(job: tuple[int, tuple[str, str]], config: HangarConfig, data: Path) ->
     row |= {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom} | factors(scene)
     row |= {f"pixels_{part}": int(n) for part, n in zip(PARTS, pixels, strict=True)}
     return row | {"scene": scene.to_json()}
-
-
-def _drawn(image: Path, mask: Path) -> np.ndarray | None:
-    """The mask of a picture that is there, whole: after a power cut, files may be shorter than what was written."""
-    try:
-        Image.open(image).load()
-        return np.asarray(Image.open(mask))
-    except (OSError, SyntaxError):  # which a damaged PNG raises
-        return None
 
 
 def _save(image: Image.Image, path: Path, **options) -> None:

@@ -138,11 +138,10 @@ class Scene:
 
 def factors(scene: Scene) -> dict[str, float | str | bool]:
     """The scene's numbers, flat, for a table: camera_azimuth, light_sun, livery_dirt, …"""
-    own = ("gear_down", "propeller_turn", "pitch", "bank", "seed")
-    groups = {name: asdict(getattr(scene, name)) for name in ("camera", "light", "livery", "background", "finish")}
-    row = {f"{group}_{name}": value for group, values in groups.items() for name, value in values.items()}
-    row = {name: value for name, value in row.items() if not isinstance(value, tuple)}
-    return row | {name: getattr(scene, name) for name in own}
+    record, groups = asdict(scene), ("camera", "light", "livery", "background", "finish")
+    row = {f"{group}_{name}": value for group in groups for name, value in record[group].items()}
+    row |= {name: record[name] for name in ("gear_down", "propeller_turn", "pitch", "bank", "seed")}
+    return {name: value for name, value in row.items() if not isinstance(value, tuple)}
 
 
 def sample(variant: str, seed: int, number: int) -> Scene:
