@@ -31,8 +31,7 @@ def render_dataset(
     """Render every scene of `config` into `folder`; whole pictures that are there already are kept.
 
     variants: always `VARIANTS`, handed over so that a stage of pictures is known by them. The bytes do not depend on
-    the number of workers (None: one a core).
-    Raises: ValueError where there are fewer variants than wanted.
+    the number of workers (None: one a core). Raises: ValueError where there are fewer variants than wanted.
     """
     if (config.n_variants or 0) > len(variants):
         raise ValueError(f"n_variants is {config.n_variants}, but there are {len(variants)}")
@@ -76,11 +75,8 @@ def _mapper(n_jobs: int, workers: int | None) -> Iterator[Callable[[Callable, Se
 
 
 def _end_with_parent() -> None:
-    """A worker would outlive a killed parent, and write into what may be another run's folder by then.
-
-    Ctrl-C is the parent's: it waits for the scenes under way.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A worker would outlive a killed parent, and write into what may be another run's folder by then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it waits for the scenes under way
 
     def wait() -> None:
         multiprocessing.parent_process().join()

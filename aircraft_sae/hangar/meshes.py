@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import trimesh
@@ -98,11 +99,10 @@ def build(a: Airframe) -> Mesh:
     if a.biplane:
         top = wing_z + a.biplane_gap
         above = _wing(b, a, top, a.span * a.top_span, leading + 0.2 * a.chord, a.chord)
-        for share in a.strut_at:
+        for share, back in product(a.strut_at, (0.15, 0.65)):
             (low, c), (high, d) = at(share), above(share / a.top_span)
-            for back in (0.15, 0.65):
-                ends = low - [back * c, 0, 0], high - [back * d, 0, 0]
-                b.tube(*ends, 0.011 * a.girth + 0.02, "strut", "metal", mirror=True)
+            ends = low - [back * c, 0, 0], high - [back * d, 0, 0]
+            b.tube(*ends, 0.011 * a.girth + 0.02, "strut", "metal", mirror=True)
         for x in (leading - 0.1 * a.chord, leading - 0.6 * a.chord):
             b.tube([x, 0.5 * r, 0.5 * height], [x, 0.9 * r, top], 0.04, "strut", "metal", mirror=True)
     else:
@@ -134,8 +134,8 @@ def _glass(b, a: Airframe, skin: _Fuselage):
         start = a.nose * long * (0.38 if a.nose_power > 1.7 else 0.5)
         for low, high, back in ((20, 48, 0.55), (52, 88, 0.42), (92, 128, 0.42), (132, 160, 0.55)):
             front = start + (0.16 if 50 < low < 130 else 0.3) * long
-            pane = (front, front + back * long * a.cockpit_size), np.radians((low, high))
-            skin.patch(b, *pane, "cockpit", lift, (4, 4))
+            ends = front, front + back * long * a.cockpit_size
+            skin.patch(b, ends, np.radians((low, high)), "cockpit", lift, (4, 4))
         return
     x, radius, rise, hump = skin.frame(a.canopy_at)
     top = radius * a.section_height + rise + hump
@@ -235,7 +235,7 @@ def _gear(b, a: Airframe, at, height):
     b.tube(top, [x, y, low + wheel], 0.05 * a.girth + 0.02, "main_gear", "metal", True)
     for dx in (-1.15 * wheel, 1.15 * wheel) if a.bogies == 2 else (0.0,):
         for dy in (0.0,) if a.bogies == 0 else (-0.5 * wheel, 0.5 * wheel):
-            b.wheel(np.array([x + dx, y + dy, low + wheel]), wheel, 0.6 * wheel, "main_gear", True)
+            b.wheel([x + dx, y + dy, low + wheel], wheel, 0.6 * wheel, "main_gear", True)
     if a.spats:
         b.revolve(spindle(3.6 * wheel, 1.15 * wheel), [x, y, low + 1.35 * wheel], "main_gear", "body", True)
     if a.gear == "taildragger":
@@ -246,7 +246,7 @@ def _gear(b, a: Airframe, at, height):
     nose = a.length * (0.5 - a.nose_gear_at)
     b.tube([nose, 0, -0.6 * height], [nose, 0, low + 0.8 * wheel], 0.045 * a.girth + 0.02, "nose_gear", "metal")
     for dy in (0.0,) if a.bogies == 0 else (-0.35 * wheel, 0.35 * wheel):
-        b.wheel(np.array([nose, dy, low + 0.8 * wheel]), 0.8 * wheel, 0.45 * wheel, "nose_gear")
+        b.wheel([nose, dy, low + 0.8 * wheel], 0.8 * wheel, 0.45 * wheel, "nose_gear")
     if a.spats:
         b.revolve(spindle(3.0 * wheel, 0.9 * wheel), [nose, 0, low + 1.15 * wheel], "nose_gear", "body")
     return 0.0

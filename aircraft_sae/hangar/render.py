@@ -155,8 +155,7 @@ def _cast(scene, mesh, vertices, normals, bvh, position, directions, sun):
     part[rays] = mesh.part[face]
     u, v = hit["u"][rays], hit["v"][rays]
     weights = np.stack([1 - u - v, u, v], 1)
-    corners = mesh.faces[face]
-    view = -directions[rays]
+    corners, view = mesh.faces[face], -directions[rays]
     normal = np.einsum("nk,nkc->nc", weights, normals[corners])
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
     flat = hit["Ng"][rays] / (np.linalg.norm(hit["Ng"][rays], axis=1, keepdims=True) + 1e-12)

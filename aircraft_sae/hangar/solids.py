@@ -76,10 +76,9 @@ class Builder:
 
     def revolve(self, profile, centre, part, material, mirror=False, n=20):
         """A body of revolution about x from (x, radius) pairs, open where the radius is not 0."""
-        x, r = np.asarray(profile, float).T
-        angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
+        (x, r), angle = np.transpose(profile), np.linspace(0, 2 * np.pi, n, endpoint=False)
         rings = np.stack(np.broadcast_arrays(x[:, None], np.outer(r, np.cos(angle)), np.outer(r, np.sin(angle))), -1)
-        return self.loft(rings + np.asarray(centre, float), part, material, mirror=mirror, caps=False)
+        return self.loft(np.add(rings, centre), part, material, mirror=mirror, caps=False)
 
     def wheel(self, centre, radius, width, part, mirror=False):
         """A wheel about the y axis: centre (3,), radius and width in metres."""
@@ -101,17 +100,14 @@ def quads(index):
     return np.concatenate([np.stack([a, b, c], 1), np.stack([c, b, d], 1)])
 
 
-def _aerofoil(leading, chord, thickness, up):
-    """One closed section (16, 3): a symmetric four-digit aerofoil; `up` is the thickness direction."""
-    u = (1 - np.cos(np.linspace(0, np.pi, 9))) / 2
-    half = 5 * thickness * (0.2969 * np.sqrt(u) - 0.126 * u - 0.3516 * u**2 + 0.2843 * u**3 - 0.1036 * u**4)
-    u, half = np.concatenate([u, u[-2:0:-1]]), np.concatenate([half, -half[-2:0:-1]])
-    return leading + chord * (u[:, None] * [-1.0, 0, 0] + half[:, None] * np.asarray(up))
-
-
 def surface(builder, sections, part, material, coat=0.0, mirror=False):
-    """A lifting surface through sections of (leading edge, chord, thickness share, thickness direction)."""
-    builder.loft([_aerofoil(*section) for section in sections], part, material, np.asarray(coat)[..., None], mirror)
+    """A lifting surface of symmetric four-digit aerofoils: (leading edge, chord, thickness share, its direction)."""
+    u = (1 - np.cos(np.linspace(0, np.pi, 9))) / 2
+    half = 0.2969 * np.sqrt(u) - 0.126 * u - 0.3516 * u**2 + 0.2843 * u**3 - 0.1036 * u**4
+    u, half = np.concatenate([u, u[-2:0:-1]]), np.concatenate([half, -half[-2:0:-1]])
+    rings = [leading + chord * (np.outer(u, [-1.0, 0, 0]) + np.outer(5 * thickness * half, up))
+             for leading, chord, thickness, up in sections]  # fmt: skip
+    builder.loft(rings, part, material, np.asarray(coat)[..., None], mirror)
 
 
 def spindle(length, radius):

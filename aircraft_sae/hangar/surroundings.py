@@ -51,8 +51,7 @@ def backdrop(scene: Scene, position, directions, sun, bvh: EmbreeScene | None) -
     colour[above] = _sky(scene, directions[above])
     if not scene.on_ground:
         return colour
-    b = scene.background
-    zenith, horizon = linear(b.zenith), linear(b.horizon)
+    zenith, horizon = linear(scene.background.zenith), linear(scene.background.horizon)
     ground = np.flatnonzero(below(scene, rise))
     away = (-position[2] / rise[ground]).astype(np.float32)
     x, y = (position[i].astype(np.float32) + directions[ground, i] * away for i in (0, 1))
@@ -61,11 +60,10 @@ def backdrop(scene: Scene, position, directions, sun, bvh: EmbreeScene | None) -
     if scene.shadows and bvh is not None:
         origins = np.stack([x[near], y[near], np.full(len(near), BLOCKED)], 1)
         lit[near] = ~occluded(bvh, origins, np.broadcast_to(sun, origins.shape).copy(), 10.0)
-    albedo = _terrain(scene, x, y, away)
     sky = horizon * 0.5 + zenith * 0.5
     light = linear(scene.light.colour) * scene.light.sun * sun[2]
-    seen = albedo * (lit[:, None] * light + sky * scene.light.ambient * 1.6)
-    fade = (1 - np.exp(-away * 0.02 * b.haze))[:, None]
+    seen = _terrain(scene, x, y, away) * (lit[:, None] * light + sky * scene.light.ambient * 1.6)
+    fade = (1 - np.exp(-away * 0.02 * scene.background.haze))[:, None]
     colour[ground] = seen * (1 - fade) + horizon * fade * 0.8
     return colour
 

@@ -55,11 +55,10 @@ class Pictures:
 
     def parents(self, fine: str, coarse: str) -> dict[str, str]:
         """The `coarse` class of each `fine` class; ValueError where images of one fine class are in several."""
-        fine_classes, _ = self.classes(fine), self.classes(coarse)
         pairs = self.table[[fine, coarse]].drop_duplicates().set_index(fine)[coarse]
         twice = pairs.index[pairs.index.duplicated()]
         refuse(twice, f"{fine} classes in several {coarse}s", f"Give all images of a {fine} the same {coarse}.")
-        return pairs.loc[fine_classes].to_dict()
+        return pairs.loc[self.classes(fine)].to_dict()
 
     def rows(self, split: str) -> pd.DataFrame:
         """The rows of `table` in one split, numbered from 0; trainval is train, then val."""

@@ -51,10 +51,7 @@ class FGVCLayout(PictureFiles):
         return folder, {image: folder / "images" / f"{image}.jpg" for image in table["image"]}, table, classes
 
     def mask(self, image: str) -> np.ndarray:
-        """(height, width) uint8 without the banner: 0 outside the aircraft, i + 1 for region_names[i].
-
-        Raises: FileNotFoundError where there is no mask, ValueError where it is no picture of parts.
-        """
+        """See `Pictures`, without the banner. FileNotFoundError for no mask, ValueError for no picture of parts."""
         path = self.folder / "masks" / f"{image}.png"
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there: only rendered data sets have part masks")
@@ -106,10 +103,9 @@ def download(root: Path) -> None:
 
 
 def open_source(config: DatasetConfig, hangar_folder: Path | None, downloads: Path | None = None) -> PictureFiles:
-    """The pictures that `config` names: the hangar's, FGVC-Aircraft (found, or else downloaded), or a folder's.
+    """The pictures that `config` names: the hangar's, a folder's, or FGVC-Aircraft, found or else downloaded.
 
     FGVC-Aircraft is looked for, and put, in config.root, or in `downloads` where that is None.
-    Raises: what `download` and `open` raise.
     """
     root = Path(hangar_folder if config.source == "hangar" else config.root or downloads).expanduser()
     if config.source == "fgvc":

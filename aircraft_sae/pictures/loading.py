@@ -117,14 +117,10 @@ def loader(
     pictures of 224 pixels a second, a ConvNeXt-Atto trains on 40.
     """
     made = Loader(
-        dataset,
-        batch_size,
-        sampler=list(range(first, len(dataset))),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        dataset, batch_size, sampler=list(range(first, len(dataset))), num_workers=workers,
+        persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else each epoch would draw from torch's global state
-    )
+    )  # fmt: skip
     made.order_seed = order_seed
     made.set_epoch(0)
     return made
