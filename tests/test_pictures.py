@@ -122,7 +122,7 @@ def test_bad_input_is_refused_with_what_where_and_nothing_changes(folder, case):
     root = folder.parents[1]
     before = contents(root)
     with pytest.raises(error) as raised:
-        FGVCLayout.open(root, banner=4).check_images(progress=False)
+        FGVCLayout.open(root, banner=4).check_images()
     for word in [*words, str(root)]:
         assert word in str(raised.value)
     assert "xtrain5" not in str(raised.value)  # five are named, not six
@@ -136,7 +136,7 @@ def test_bad_images_can_be_skipped_and_are_recorded(folder):
     assert data.skipped["image"].tolist() == ["тtest0", "vtest1"]
     assert "missing" in data.skipped["reason"][0] and "truncated" in data.skipped["reason"][1]
     assert data.rows("test")["image"].tolist() == ["xtest2", "тtest3", "vtest4", "xtest5"]
-    data.check_images(progress=False)
+    data.check_images()
     truncate("тval0", "vval1", "xval2")(folder)
     with pytest.raises(ValueError, match=r"val split .* is empty"):
         FGVCLayout.open(folder, on_bad_image="skip")
@@ -224,7 +224,7 @@ MODES = {
 def test_pictures_of_odd_mode_or_size_become_rgb(folder, mode):
     picture, form, want = MODES[mode]
     put("тtrain0", picture, form)(folder)
-    (data := FGVCLayout.open(folder)).check_images(progress=False)
+    (data := FGVCLayout.open(folder)).check_images()
     got = data.picture("тtrain0")
     assert got.mode == "RGB" and got.size == picture.size
     assert np.abs(np.asarray(got).astype(int) - want).max() <= 1
@@ -323,7 +323,7 @@ def test_an_image_folder_is_split_by_class_or_as_its_folders_say(images, tmp_pat
     (images / "b/7.png").write_bytes(b"<html>")
     assert ImageFolder.open(images, on_bad_image="skip").skipped["image"].tolist() == ["b-7"]
     with pytest.raises(ValueError, match=r"1 of 24 pictures in .* 7.png .*identify"):
-        ImageFolder.open(images).check_images(progress=False)
+        ImageFolder.open(images).check_images()
 
 
 def test_an_image_folder_without_class_folders_has_no_levels(images):
@@ -401,8 +401,6 @@ def test_sources_are_found_or_downloaded(clean, tmp_path, monkeypatch):
     assert data.banner == 3 and data.table.equals(open_source(DatasetConfig(), clean).table)
     monkeypatch.setattr(fgvc, "FGVCAircraft", None)  # found: nothing is fetched
     assert open_source(DatasetConfig(source="fgvc", root=str(clean)), None).folder == clean
-    with pytest.raises(ValueError, match="data-root"):
-        open_source(DatasetConfig(source="folder"), clean)
 
 
 def epochs(dataset, workers: int, wanted: list[int], seed: int | None = 3) -> list[tuple]:  # of pixels, labels, rows

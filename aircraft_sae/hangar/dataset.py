@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +28,17 @@ from aircraft_sae.hangar.scene import Scene, factors, sample
 def render_dataset(
     folder: Path, config: HangarConfig, variants: dict[str, Airframe] = VARIANTS, workers: int | None = None
 ) -> None:
-    """Render every scene of `config` into `folder`; pictures that are there already are kept.
+    """Render every scene of `config` into `folder`; whole pictures that are there already are kept.
 
     variants: always `VARIANTS`, handed over so that a stage of pictures is known by them. The bytes do not depend on
-    the number of workers (None: one a core).
-    Raises: ValueError where there are fewer variants than wanted.
+    the number of workers (None: one a core). Raises: ValueError where there are fewer variants than wanted.
     """
-    frames, n = list(variants.values()), config.scenes_per_variant
-    if (config.n_variants or 0) > len(frames):
-        raise ValueError(f"n_variants is {config.n_variants}, but there are {len(frames)}")
-    data = Path(folder) / "fgvc-aircraft-2013b" / "data"
+    if (config.n_variants or 0) > len(variants):
+        raise ValueError(f"n_variants is {config.n_variants}, but there are {len(variants)}")
+    data = folder / "fgvc-aircraft-2013b" / "data"
     for name in ("images", "masks"):
         (data / name).mkdir(parents=True, exist_ok=True)
-    splits = _splits(config)
-    jobs = [(v * n + i, frame, splits[i]) for v, frame in enumerate(frames[: config.n_variants]) for i in range(n)]
+    jobs = list(enumerate(product(list(variants)[: config.n_variants], _splits(config))))
     with _mapper(len(jobs), workers) as mapped:
         rows = mapped(partial(_draw, config=config, data=data), jobs)
         table = pd.DataFrame(tqdm(rows, "render scenes", len(jobs), unit="scene", smoothing=0.05))
@@ -55,20 +53,15 @@ def render_dataset(
 
 
 @contextmanager
-def renderer(
-    n_scenes: int, size: int, supersampling: int, workers: int | None = None
-) -> Iterator[Callable[[Sequence[Scene]], Iterator[Picture]]]:
-    """A function that renders scenes in order, by processes that are kept from call to call; nothing is written.
-
-    n_scenes: about how many it will be asked for, which says how many processes are worth it where workers is None.
-    """
-    with _mapper(n_scenes, workers) as mapped:
+def renderer(n_scenes: int, size: int, supersampling: int) -> Iterator[Callable[[Sequence[Scene]], Iterator[Picture]]]:
+    """A function that renders about so many scenes, in order, by processes that are kept from call to call."""
+    with _mapper(n_scenes, None) as mapped:
         yield partial(mapped, partial(render, size=size, supersampling=supersampling))
 
 
 @contextmanager
 def _mapper(n_jobs: int, workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
-    """What maps a function over jobs, in several processes (None: one a core)."""
+    """What maps a function over jobs in several processes."""
     workers = workers or min(os.cpu_count() or 1, max(1, n_jobs // 16))  # starting a process takes a second
     if workers == 1:
         yield map
@@ -82,11 +75,8 @@ def _mapper(n_jobs: int, workers: int | None) -> Iterator[Callable[[Callable, Se
 
 
 def _end_with_parent() -> None:
-    """A worker would outlive a killed parent, and write into what may be another run's folder by then.
-
-    Ctrl-C is the parent's: it waits for the scenes under way.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A worker would outlive a killed parent, and write into what may be another run's folder by then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it waits for the scenes under way
 
     def wait() -> None:
         multiprocessing.parent_process().join()
@@ -96,7 +86,7 @@ def _end_with_parent() -> None:
 
 
 def _splits(config: HangarConfig) -> list[str]:
-    """The split of each scene of a variant, drawn, and the same for all variants: at least one scene in each."""
+    """The split of each scene of a variant: drawn, at least one scene in each, and the same for all variants."""
     n, (train, val, _) = config.scenes_per_variant, config.split_shares
     second = min(max(2, round(n * (train + val))), n - 1)
     first = min(max(1, round(n * train)), second - 1)
@@ -104,32 +94,25 @@ def _splits(config: HangarConfig) -> list[str]:
     return np.where(rank < first, "train", np.where(rank < second, "val", "test")).tolist()
 
 
-def _draw(job: tuple[int, Airframe, str], config: HangarConfig, data: Path) -> dict:
-    """Render one scene unless its files are there; returns its row of the table."""
-    number, frame, split = job
-    name = f"{number:07d}"
-    scene = sample(frame.variant, config.seed, number)
+def _draw(job: tuple[int, tuple[str, str]], config: HangarConfig, data: Path) -> dict:
+    """Render one scene, (number, (variant, split)), unless its files are there; returns its row of the table."""
+    number, (variant, split) = job
+    name, scene = f"{number:07d}", sample(variant, config.seed, number)
     image, mask = data / "images" / f"{name}.jpg", data / "masks" / f"{name}.png"
-    if (labels := _drawn(image, mask)) is None:
+    try:  # whole files, that is: after a power cut, they may be shorter than what was written
+        Image.open(image).load()
+        labels = np.asarray(Image.open(mask))
+    except (OSError, SyntaxError):  # which a damaged PNG raises
         picture = render(scene, config.size, config.supersampling)
         labels = picture.mask
         _save(Image.fromarray(labels), mask, format="PNG")
         _save(Image.fromarray(picture.image), image, format="JPEG", quality=scene.finish.quality)
     pixels = np.bincount(labels.ravel(), minlength=len(PARTS))
     left, top, right, bottom = Image.fromarray(labels >= 2).getbbox() or (0, 0, *labels.shape)
-    row = {"image": name, "split": split} | {level: getattr(frame, level) for level in LEVELS}
+    row = {"image": name, "split": split} | {level: getattr(VARIANTS[variant], level) for level in LEVELS}
     row |= {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom} | factors(scene)
     row |= {f"pixels_{part}": int(n) for part, n in zip(PARTS, pixels, strict=True)}
     return row | {"scene": scene.to_json()}
-
-
-def _drawn(image: Path, mask: Path) -> np.ndarray | None:
-    """The mask of a picture that is there, whole: after a power cut, files may be shorter than what was written."""
-    try:
-        Image.open(image).load()
-        return np.asarray(Image.open(mask))
-    except (OSError, SyntaxError):  # which a damaged PNG raises
-        return None
 
 
 def _save(image: Image.Image, path: Path, **options) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import trimesh
 
 from aircraft_sae.hangar.airframes import Airframe
-from aircraft_sae.hangar.solids import Builder, Mesh, jet, propeller, spindle, surface
+from aircraft_sae.hangar.solids import Builder, Mesh, jet, propeller, quads, spindle, surface
 
 
 class _Fuselage:
@@ -24,13 +25,12 @@ class _Fuselage:
     def frame(self, s):
         """x, radius, rise of the axis, height of the hump, in metres, at stations s (n,) from nose (0) to tail (1)."""
         a, r = self.a, self.radius
-        s = np.asarray(s, float)
         front = np.clip(s * a.length / (a.nose * a.girth), 0, 1)
         rear = np.clip((1 - s) * a.length / (a.tail * a.girth), 0, 1)
         blunt = (1 - (1 - front) ** a.nose_power) ** (1 / a.nose_power)
         taper = a.tail_tip + (1 - a.tail_tip) * np.sin(np.pi / 2 * rear) ** 0.9
         rise = -a.nose_droop * r * (1 - front) ** 2 + a.upsweep * r * (1 - rear) ** 1.7
-        hump = a.hump * r * np.exp(-(((s - a.hump_at) / 0.12) ** 4)) if a.hump else np.zeros_like(s)
+        hump = a.hump * r * np.exp(-(((s - a.hump_at) / 0.12) ** 4))
         return a.length * (0.5 - s), r * blunt * taper, rise, hump
 
     def point(self, s, angle, out=0.0):
@@ -44,11 +44,8 @@ class _Fuselage:
 
     def patch(self, builder, s, angle, part, out, n):
         """A piece of skin between two stations and two angles, lifted a little: a window or a windscreen pane."""
-        grid = self.point(*np.meshgrid(np.linspace(*s, n[0]), np.linspace(*angle, n[1]), indexing="ij"), out)
-        index = np.arange(n[0] * n[1]).reshape(n)
-        a, b, c, d = (q.ravel() for q in (index[:-1, :-1], index[1:, :-1], index[:-1, 1:], index[1:, 1:]))
-        faces = np.concatenate([np.stack([a, b, c], 1), np.stack([c, b, d], 1)])
-        p = grid.reshape(-1, 3)
+        p = self.point(np.linspace(*s, n[0])[:, None], np.linspace(*angle, n[1]), out).reshape(-1, 3)
+        faces = quads(np.arange(len(p)).reshape(n))
         normal = np.cross(p[faces[0, 1]] - p[faces[0, 0]], p[faces[0, 2]] - p[faces[0, 0]])
         centre = np.array([p[0, 0], 0, self.frame(np.mean(s))[2]])
         if normal @ (p[faces[0, 0]] - centre) < 0:
@@ -58,27 +55,23 @@ class _Fuselage:
 
 def _wing(b, a: Airframe, height, span, leading, chord):
     """One pair of wings with what hangs at the tips; returns a function of span share -> (leading edge, chord)."""
-    half = span / 2
-    sweep, dihedral = np.tan(np.radians(a.sweep)), np.tan(np.radians(a.dihedral))
+    sweep, dihedral = np.tan(np.radians((a.sweep, a.dihedral)))
 
     def at(share):
-        y = share * half
+        y = share * (span / 2)
         kink = max(0.0, 0.35 - share) / 0.35 * a.kink * chord
-        length = chord * (1 - (1 - a.taper) * share)
-        return np.array([leading - sweep * y + kink * 0.4, y, height + dihedral * y]), length + kink
+        edge = np.array([leading - sweep * y + kink * 0.4, y, height + dihedral * y])
+        return edge, chord * (1 - (1 - a.taper) * share) + kink
 
     sections = [(*at(t), 0.13 - 0.03 * t, [0, 0, 1]) for t in (0, 0.12, 0.35, 0.7, 0.97, 1.0)]
     tip, tip_chord = at(1.0)
-    winglets = {"blended": (0.25, 0.075, 0.9), "sharklet": (0.12, 0.12, 0.8), "raked": ()}
+    winglets = {"blended": (0.25, 0.075, 0.9), "sharklet": (0.12, 0.12, 0.8)}
+    out, up = [-0.045, 0.05, 0.006], [0, 0, 1]  # raked
     if a.winglet in winglets:
-        for t in (0.35, 1.0):
-            if a.winglet == "raked":
-                out, up = np.array([-0.045 * span * t, 0.05 * span * t, 0.006 * span * t]), [0, 0, 1]
-            else:
-                lean, rise, back = winglets[a.winglet]
-                out = np.array([-back * rise * span * t, lean * rise * span * t, rise * span * t])
-                up = np.array([0, -rise, lean * rise]) / np.hypot(rise, lean * rise)
-            sections.append((tip + out, tip_chord * (1 - 0.65 * t), 0.09, up))
+        lean, rise, back = winglets[a.winglet]
+        out, up = [-back * rise, lean * rise, rise], np.array([0, -rise, lean * rise]) / np.hypot(rise, lean * rise)
+    for t in (0.35, 1.0) if a.winglet in (*winglets, "raked") else ():
+        sections.append((tip + np.array(out) * span * t, tip_chord * (1 - 0.65 * t), 0.09, up))
     surface(b, sections, "wing", "wing", mirror=True)
     if a.winglet == "fence":
         fence = [(tip + [0.15 * tip_chord, 0, z * span], tip_chord * c, 0.06, [0, 1, 0])
@@ -89,7 +82,7 @@ def _wing(b, a: Airframe, height, span, leading, chord):
     return at
 
 
-@lru_cache(maxsize=128)
+@lru_cache
 def build(a: Airframe) -> Mesh:
     """The airframe with its gear down, the longer of length and span scaled to 1, centred between nose and tail."""
     b, skin = Builder(), _Fuselage(a)
@@ -97,8 +90,7 @@ def build(a: Airframe) -> Mesh:
     stations = np.concatenate([np.linspace(0, 0.12, 14)[:-1] ** 1.3 / 0.12**0.3, np.linspace(0.12, 1, 36)])
     stations[0] = 1e-4
     angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
-    rings = skin.point(stations[:, None], angles[None])
-    b.loft(rings, "fuselage", "body", np.broadcast_to(np.sin(angles), rings.shape[:2]))
+    b.loft(skin.point(stations[:, None], angles), "fuselage", "body", np.sin(angles))
     _glass(b, a, skin)
 
     wing_z = {"low": -0.72, "mid": -0.05, "high": 0.9, "parasol": 1.0}[a.wing_height] * height
@@ -107,11 +99,10 @@ def build(a: Airframe) -> Mesh:
     if a.biplane:
         top = wing_z + a.biplane_gap
         above = _wing(b, a, top, a.span * a.top_span, leading + 0.2 * a.chord, a.chord)
-        for share in a.strut_at:
+        for share, back in product(a.strut_at, (0.15, 0.65)):
             (low, c), (high, d) = at(share), above(share / a.top_span)
-            for back in (0.15, 0.65):
-                ends = low - [back * c, 0, 0], high - [back * d, 0, 0]
-                b.tube(*ends, 0.011 * a.girth + 0.02, "strut", "metal", mirror=True)
+            ends = low - [back * c, 0, 0], high - [back * d, 0, 0]
+            b.tube(*ends, 0.011 * a.girth + 0.02, "strut", "metal", mirror=True)
         for x in (leading - 0.1 * a.chord, leading - 0.6 * a.chord):
             b.tube([x, 0.5 * r, 0.5 * height], [x, 0.9 * r, top], 0.04, "strut", "metal", mirror=True)
     else:
@@ -120,8 +111,7 @@ def build(a: Airframe) -> Mesh:
             b.tube(low, high, 0.02 * a.girth, "strut", "wing", mirror=True)
     for share in np.linspace(0.25, 0.8, a.fairings):
         spot, c = at(share)
-        size = 0.62 * c if share < 0.6 else 0.75 * c
-        profile = spindle(size, 0.065 * c + 0.035 * a.girth)
+        profile = spindle(0.62 * c if share < 0.6 else 0.75 * c, 0.065 * c + 0.035 * a.girth)
         b.revolve(profile, spot - [1.0 * c, 0, 0.035 * c + 0.02 * a.girth], "flap_fairing", "wing", True, n=12)
     _tail(b, a, skin)
     _engines(b, a, skin, at, height)
@@ -135,10 +125,8 @@ def _glass(b, a: Airframe, skin: _Fuselage):
     lift = 0.012 * a.girth
     for row in range(a.window_rows):
         first, last = (0.13, a.window_end) if row == 0 else (a.hump_at - 0.1, a.hump_at + (0.09 if a.hump else 0.25))
-        first = max(first, a.nose * a.girth / a.length * 0.8)
-        pitch = a.window_pitch * a.girth / a.length
-        middle = np.arcsin(0.3 if row == 0 else 0.74)
-        for s in np.arange(first, last, pitch):
+        pitch, middle = a.window_pitch * a.girth / a.length, np.arcsin(0.3 if row == 0 else 0.74)
+        for s in np.arange(max(first, a.nose * a.girth / a.length * 0.8), last, pitch):
             for angle in (middle, np.pi - middle):
                 skin.patch(b, (s, s + 0.55 * pitch), (angle - 0.13, angle + 0.13), "window", lift, (2, 3))
     if a.cockpit == "windscreen":
@@ -146,8 +134,8 @@ def _glass(b, a: Airframe, skin: _Fuselage):
         start = a.nose * long * (0.38 if a.nose_power > 1.7 else 0.5)
         for low, high, back in ((20, 48, 0.55), (52, 88, 0.42), (92, 128, 0.42), (132, 160, 0.55)):
             front = start + (0.16 if 50 < low < 130 else 0.3) * long
-            pane = (front, front + back * long * a.cockpit_size), np.radians((low, high))
-            skin.patch(b, *pane, "cockpit", lift, (4, 4))
+            ends = front, front + back * long * a.cockpit_size
+            skin.patch(b, ends, np.radians((low, high)), "cockpit", lift, (4, 4))
         return
     x, radius, rise, hump = skin.frame(a.canopy_at)
     top = radius * a.section_height + rise + hump
@@ -178,16 +166,13 @@ def _tail(b, a: Airframe, skin: _Fuselage):
         front = x0 + a.dorsal * a.fin_chord
         crest = [x0 - lean * 0.25 * a.fin_height, 0, base + 0.25 * a.fin_height]
         root = ([front, 0, base - 0.1 * radius], front - x0 + 0.5 * a.fin_chord, 0.035, [0, 1, 0])
-        dorsal = [root, (crest, 0.5 * a.fin_chord, 0.08, [0, 1, 0])]
-        surface(b, dorsal, "fin", "body", [-1, -1])
+        surface(b, [root, (crest, 0.5 * a.fin_chord, 0.08, [0, 1, 0])], "fin", "body", -1.0)
     share = {"conventional": 0.0, "cruciform": 0.45, "t": 0.97}[a.tail_kind]
     z = base + share * a.fin_height if share else rise + 0.15 * radius
     x = x0 - lean * share * a.fin_height + (0.0 if share else -0.1 * a.fin_chord)
-    sweep, dihedral = np.tan(np.radians(a.stab_sweep)), np.tan(np.radians(a.stab_dihedral))
-    stab = [
-        ([x - sweep * t * half, t * half, z + dihedral * t * half], a.stab_chord * (1 - 0.5 * t), 0.09, [0, 0, 1])
-        for t in (0, 0.5, 0.97, 1)
-    ]
+    sweep, dihedral = np.tan(np.radians((a.stab_sweep, a.stab_dihedral)))
+    stab = [([x - sweep * t * half, t * half, z + dihedral * t * half], a.stab_chord * (1 - 0.5 * t), 0.09, [0, 0, 1])
+            for t in (0, 0.5, 0.97, 1)]  # fmt: skip
     surface(b, stab, "stabilizer", "wing", mirror=True)
 
 
@@ -198,8 +183,8 @@ def _engines(b, a: Airframe, skin: _Fuselage, at, height):
         below = spot + [0.18 * chord + 0.45 * size, 0, -0.62 * size]
         jet(b, below, 2.1 * size, 0.5 * size, True)
         foot = (below + [0.5 * size, 0, 0.42 * size], 1.9 * size, 0.1, [0, 1, 0])
-        pylon = [foot, (spot + [0.05 * chord, 0, 0], 0.75 * chord, 0.05, [0, 1, 0])]
-        surface(b, pylon, "engine", "engine", mirror=True)
+        top = (spot + [0.05 * chord, 0, 0], 0.75 * chord, 0.05, [0, 1, 0])
+        surface(b, [foot, top], "engine", "engine", mirror=True)
     for level in a.rear_jets:
         x, radius, rise, _ = skin.frame(1 - a.rear_jets_at)
         centre = np.array([x, radius + 0.72 * size, rise + level * height])
@@ -250,7 +235,7 @@ def _gear(b, a: Airframe, at, height):
     b.tube(top, [x, y, low + wheel], 0.05 * a.girth + 0.02, "main_gear", "metal", True)
     for dx in (-1.15 * wheel, 1.15 * wheel) if a.bogies == 2 else (0.0,):
         for dy in (0.0,) if a.bogies == 0 else (-0.5 * wheel, 0.5 * wheel):
-            b.wheel(np.array([x + dx, y + dy, low + wheel]), wheel, 0.6 * wheel, "main_gear", True)
+            b.wheel([x + dx, y + dy, low + wheel], wheel, 0.6 * wheel, "main_gear", True)
     if a.spats:
         b.revolve(spindle(3.6 * wheel, 1.15 * wheel), [x, y, low + 1.35 * wheel], "main_gear", "body", True)
     if a.gear == "taildragger":
@@ -261,7 +246,7 @@ def _gear(b, a: Airframe, at, height):
     nose = a.length * (0.5 - a.nose_gear_at)
     b.tube([nose, 0, -0.6 * height], [nose, 0, low + 0.8 * wheel], 0.045 * a.girth + 0.02, "nose_gear", "metal")
     for dy in (0.0,) if a.bogies == 0 else (-0.35 * wheel, 0.35 * wheel):
-        b.wheel(np.array([nose, dy, low + 0.8 * wheel]), 0.8 * wheel, 0.45 * wheel, "nose_gear")
+        b.wheel([nose, dy, low + 0.8 * wheel], 0.8 * wheel, 0.45 * wheel, "nose_gear")
     if a.spats:
         b.revolve(spindle(3.0 * wheel, 0.9 * wheel), [nose, 0, low + 1.15 * wheel], "nose_gear", "body")
     return 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -21,9 +21,8 @@ from aircraft_sae.hangar.surroundings import BLOCKED, backdrop, below, linear, n
 
 _GEAR = [PARTS.index("nose_gear"), PARTS.index("main_gear")]
 _GLASS = [MATERIALS.index(m) for m in ("window", "cockpit")]
-_BODY, _FIN = MATERIALS.index("body"), MATERIALS.index("fin")
-_TARGET = 0.13
-"""Height over the ground at which the camera aims, and at which an airframe flies."""
+_TARGET = 0.13  # height over the ground at which the camera aims, and at which an airframe flies
+_DEVICE = EmbreeDevice()
 
 
 @dataclass(frozen=True)
@@ -34,29 +33,23 @@ class Picture:
     mask: np.ndarray  # (size, size) uint8, index into PARTS
 
 
-@lru_cache
-def _device() -> EmbreeDevice:
-    return EmbreeDevice()
-
-
 def _bvh(vertices: np.ndarray, faces: np.ndarray) -> EmbreeScene:
-    scene = EmbreeScene(_device())
+    scene = EmbreeScene(_DEVICE)
     TriangleMesh(scene, vertices.astype(np.float32), faces.astype(np.int32))
     return scene
 
 
-@lru_cache(maxsize=128)
-def _openness(a: Airframe, n: int = 40) -> np.ndarray:
+@lru_cache
+def _openness(a: Airframe) -> np.ndarray:
     """Share of the sky that each vertex of the whole airframe sees nearby (ambient occlusion), (n_vertices,)."""
-    mesh = build(a)
-    rng = np.random.default_rng(0)
-    sphere = rng.normal(size=(n, 3)).astype(np.float32)
+    mesh, n = build(a), 40
+    sphere = np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
     sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
-    bvh = _bvh(mesh.vertices, mesh.faces)
-    directions = mesh.normals[:, None] * 1.05 + sphere[None]
+    directions = mesh.normals[:, None] * 1.05 + sphere
     directions /= np.linalg.norm(directions, axis=2, keepdims=True)
     origins = np.repeat(mesh.vertices + mesh.normals * 2 * BLOCKED, n, axis=0)
-    return 1 - occluded(bvh, origins, directions.reshape(-1, 3), 0.15).reshape(-1, n).mean(1).astype(np.float32)
+    blocked = occluded(_bvh(mesh.vertices, mesh.faces), origins, directions.reshape(-1, 3), 0.15)
+    return 1 - blocked.reshape(-1, n).mean(1).astype(np.float32)
 
 
 def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
@@ -81,13 +74,10 @@ def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
     pitch = mesh.pitch if scene.on_ground else scene.pitch
     turn = Rotation.from_euler("YX", [-pitch, scene.bank]).as_matrix()
     vertices, normals = vertices @ turn.T, normals @ turn.T
-    if scene.on_ground:
-        # wheels of the unedited airframe touch the ground
-        whole = mesh.vertices @ turn.T
-        vertices[:, 2] -= whole[:, 2].min()
-    else:
-        vertices[:, 2] += _TARGET
-    return mesh.keep(keep), vertices.astype(np.float32), normals.astype(np.float32)
+    # wheels of the unedited airframe touch the ground
+    vertices[:, 2] -= (mesh.vertices @ turn.T)[:, 2].min() if scene.on_ground else -_TARGET
+    mesh = replace(mesh, faces=mesh.faces[keep], part=mesh.part[keep], material=mesh.material[keep])
+    return mesh, vertices.astype(np.float32), normals.astype(np.float32)
 
 
 def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
@@ -118,14 +108,16 @@ def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
     mask[split:] = 2 * _pool(ground.astype(np.uint16), s)[..., 0] >= s * s
     image = np.zeros((size, size, 3), np.float32)  # sums over a pixel's rays
     if bvh is not None:
-        left, top, wide, high = _window(scene, vertices[np.unique(mesh.faces)] - position, right, down, forward, size)
-        area = (slice(top, top + high), slice(left, left + wide))
-        fine = tuple(slice(side.start * s, side.stop * s) for side in area)
-        toward = rays(grid[fine[1]], grid[fine[0]])
-        if len(toward):
+        seen = vertices[np.unique(mesh.faces)] - position
+        left, wide = _span(seen @ right / (seen @ forward), scene.camera.shift_x, scene.camera.focal, size)
+        top, high = _span(seen @ down / (seen @ forward), scene.camera.shift_y, scene.camera.focal, size)
+        area = slice(top, top + high), slice(left, left + wide)
+        fine = slice(top * s, (top + high) * s), slice(left * s, (left + wide) * s)
+        if wide and high:
+            toward = rays(grid[fine[1]], grid[fine[0]])
             colour, part = _cast(scene, mesh, vertices, normals, bvh, position, toward, sun)
-            part = part.reshape(high * s, wide * s)
-            image[area], missed[fine] = _pool(colour.reshape(high * s, wide * s, 3), s), part == 0
+            image[area] = _pool(colour.reshape(high * s, wide * s, 3), s)
+            missed[fine] = part.reshape(high * s, wide * s) == 0
             part = part.reshape(high, s, wide, s).swapaxes(1, 2).reshape(high, wide, s * s)
             # a pixel belongs to the part that most of its rays meet; background needs more than half of them
             counts = (part[..., None, :] == part[..., :, None]).sum(-1) * (part > 0)
@@ -146,40 +138,33 @@ def _pool(fine: np.ndarray, s: int) -> np.ndarray:
     return sum(fine[i::s, j::s] for i in range(s) for j in range(s))
 
 
-def _window(scene, p, right, down, forward, size):
-    """The rectangle of pixels that the aircraft can fall into: left, top, width, height."""
-    depth = p @ forward
-    spans = []
-    for axis, shift in ((right, scene.camera.shift_x), (down, scene.camera.shift_y)):
-        at = (p @ axis / depth * scene.camera.focal + shift + 0.5) * size
-        low, high = (int(np.clip(v, 0, size)) for v in (np.floor(at.min()) - 1, np.ceil(at.max()) + 1))
-        spans.append((low, high - low))
-    return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
+def _span(at, shift, focal, size):
+    """First pixel and number of pixels, along one side, that points at these slopes can fall into."""
+    at = (at * focal + shift + 0.5) * size
+    low, high = (int(np.clip(v, 0, size)) for v in (np.floor(at.min()) - 1, np.ceil(at.max()) + 1))
+    return low, high - low
 
 
 def _cast(scene, mesh, vertices, normals, bvh, position, directions, sun):
     """Light of every ray (n, 3), 0 where it misses, and the part that it meets (n,), 0 for none."""
-    n = len(directions)
-    hit = bvh.run(np.broadcast_to(position.astype(np.float32), (n, 3)).copy(), directions, query="INTERSECT", output=1)
+    origins = np.full(directions.shape, position, np.float32)
+    hit = bvh.run(origins, directions, query="INTERSECT", output=1)
     rays = np.flatnonzero(hit["primID"] >= 0)
-    colour, part = np.zeros((n, 3), np.float32), np.zeros(n, np.uint8)
+    colour, part = np.zeros_like(directions), np.zeros(len(directions), np.uint8)
     face = hit["primID"][rays]
     part[rays] = mesh.part[face]
     u, v = hit["u"][rays], hit["v"][rays]
     weights = np.stack([1 - u - v, u, v], 1)
-    corners = mesh.faces[face]
-    view = -directions[rays]
+    corners, view = mesh.faces[face], -directions[rays]
     normal = np.einsum("nk,nkc->nc", weights, normals[corners])
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
-    flat = hit["Ng"][rays]
-    flat = flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-12)
+    flat = hit["Ng"][rays] / (np.linalg.norm(hit["Ng"][rays], axis=1, keepdims=True) + 1e-12)
     flat *= np.sign(np.einsum("nc,nc->n", flat, view))[:, None]
     normal *= np.where(np.einsum("nc,nc->n", normal, flat) < 0, -1, 1)[:, None]
     open_ = np.einsum("nk,nk->n", weights, _openness(VARIANTS[scene.variant])[corners])
     point = np.einsum("nk,nkc->nc", weights, vertices[corners])
 
-    toward = normal @ sun
-    lit = np.clip(toward, 0, 1)
+    lit = np.clip(normal @ sun, 0, 1)
     if scene.shadows:
         facing = np.flatnonzero(lit > 0)
         origins = point[facing] + flat[facing] * 2 * BLOCKED
@@ -206,7 +191,7 @@ def _paint(scene, mesh, face, weights, corners):
     livery, material = scene.livery, mesh.material[face]
     albedo = linear(livery.colours)[material]
     coat = np.einsum("nk,nk->n", weights, mesh.coat[corners])
-    body, fin = material == _BODY, material == _FIN
+    body, fin, rubber = (material == MATERIALS.index(name) for name in ("body", "fin", "rubber"))
     albedo[body & (coat < livery.belly_height)] = linear(livery.belly)
     albedo[body & (np.abs(coat - livery.stripe_height) < livery.stripe_width)] = linear(livery.stripe)
     albedo[fin & (coat > livery.fin_band_height)] = linear(livery.fin_band)
@@ -218,7 +203,7 @@ def _paint(scene, mesh, face, weights, corners):
             albedo[mesh.part[face] == PARTS.index(edit.part)] = linear(edit.value)
     gloss = np.full(len(face), livery.gloss, np.float32)
     gloss[np.isin(material, _GLASS)] = 1.0
-    gloss[material == MATERIALS.index("rubber")] = 0.1
+    gloss[rubber] = 0.1
     return albedo, gloss
 
 
@@ -227,8 +212,8 @@ def _finish(scene, image, size):
     image = image * np.float32(f.exposure)
     # a shoulder instead of clipping: highlights keep their colour
     image = np.where(image > 0.7, 0.7 + 0.3 * (1 - np.exp(-(image - 0.7) / 0.3)), image)
-    if f.blur * size / 224 > 0.15:
-        image = ndimage.gaussian_filter(image, (f.blur * size / 224, f.blur * size / 224, 0), truncate=3)
+    if (blur := f.blur * size / 224) > 0.15:
+        image = ndimage.gaussian_filter(image, (blur, blur, 0), truncate=3)
     image = np.clip(image, 0, 1) ** np.float32(1 / 2.2)
     noise = np.random.default_rng(scene.seed).standard_normal((size, size, 3), dtype=np.float32)
     return (np.clip(image + noise * np.float32(f.noise), 0, 1) * 255 + 0.5).astype(np.uint8)

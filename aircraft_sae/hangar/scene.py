@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from aircraft_sae.config import from_dict
-from aircraft_sae.hangar import MATERIALS, PARTS
+from aircraft_sae.hangar import PARTS
 
 Colour = tuple[float, float, float]
 """Red, green and blue as seen on a screen, 0 to 1."""
@@ -19,15 +19,12 @@ Colour = tuple[float, float, float]
 class Camera:
     """Where the picture is taken from; angles in radians, lengths in units of the longer of length and span."""
 
-    azimuth: float
-    """0 sees the nose, pi/2 the left side."""
+    azimuth: float  # 0 sees the nose, pi/2 the left side
     elevation: float
     roll: float
     distance: float
-    focal: float
-    """Focal length in units of the picture's width."""
-    shift_x: float
-    """Where the aircraft's middle falls, in shares of the picture's width right of its centre."""
+    focal: float  # in units of the picture's width
+    shift_x: float  # of the aircraft's middle to the right of the picture's, in shares of its width
     shift_y: float
 
 
@@ -46,8 +43,7 @@ class Light:
 class Livery:
     """Paint: colours, where bands lie (heights as shares of the body's or the fin's), dirt and gloss from 0 to 1."""
 
-    colours: tuple[Colour, ...]
-    """One for each of MATERIALS."""
+    colours: tuple[Colour, ...]  # one for each of MATERIALS
     belly: Colour
     belly_height: float
     stripe: Colour
@@ -70,8 +66,7 @@ class Background:
     clouds: float
     haze: float
     hills: float
-    offset: tuple[float, float]
-    """Where the textures are read, so that no two skies or fields are alike."""
+    offset: tuple[float, float]  # where the textures are read, so that no two skies or fields are alike
 
 
 @dataclass(frozen=True)
@@ -79,11 +74,9 @@ class Finish:
     """What lens, sensor and file do to the picture."""
 
     exposure: float
-    blur: float
-    """Standard deviation in pixels at 224 pixels' width."""
+    blur: float  # standard deviation in pixels at 224 pixels' width
     noise: float
-    quality: int
-    """JPEG quality."""
+    quality: int  # of the JPEG
 
 
 @dataclass(frozen=True)
@@ -92,8 +85,7 @@ class Edit:
 
     kind: Literal["remove", "recolour", "move"]
     part: str
-    value: tuple[float, ...] = ()
-    """recolour: a colour; move: x, y, z; remove: nothing."""
+    value: tuple[float, ...] = ()  # recolour: a colour; move: x, y, z; remove: nothing
 
     def __post_init__(self):
         if self.part not in PARTS[2:]:
@@ -111,13 +103,11 @@ class Scene:
     livery: Livery
     background: Background
     finish: Finish
-    gear_down: bool
-    """Whether retractable gear is out; fixed gear always is, and on the ground all of it."""
+    gear_down: bool  # whether retractable gear is out; fixed gear always is, and on the ground all of it
     propeller_turn: float
     pitch: float
     bank: float
-    shadows: bool = True
-    """Cast shadows; without them a removed part takes no shadow with it."""
+    shadows: bool = True  # cast shadows; without them a removed part takes no shadow with it
     edits: tuple[Edit, ...] = ()
 
     @property
@@ -126,18 +116,15 @@ class Scene:
 
     def remove(self, *parts: str) -> Scene:
         """The scene without these parts."""
-        return self._edit(*(Edit("remove", part) for part in parts))
+        return replace(self, edits=(*self.edits, *(Edit("remove", part) for part in parts)))
 
     def recolour(self, part: str, colour: Colour) -> Scene:
         """The scene with a part in one colour."""
-        return self._edit(Edit("recolour", part, tuple(colour)))
+        return replace(self, edits=(*self.edits, Edit("recolour", part, colour)))
 
     def move(self, part: str, by: tuple[float, float, float]) -> Scene:
         """The scene with a part moved forward, left and up, in units of the longer of length and span."""
-        return self._edit(Edit("move", part, tuple(by)))
-
-    def _edit(self, *edits: Edit) -> Scene:
-        return replace(self, edits=self.edits + edits)
+        return replace(self, edits=(*self.edits, Edit("move", part, by)))
 
     def to_json(self) -> str:
         """One line, which `from_json` reads."""
@@ -151,11 +138,10 @@ class Scene:
 
 def factors(scene: Scene) -> dict[str, float | str | bool]:
     """The scene's numbers, flat, for a table: camera_azimuth, light_sun, livery_dirt, …"""
-    own = ("gear_down", "propeller_turn", "pitch", "bank", "seed")
-    groups = {name: asdict(getattr(scene, name)) for name in ("camera", "light", "livery", "background", "finish")}
-    row = {f"{group}_{name}": value for group, values in groups.items() for name, value in values.items()}
-    row = {name: value for name, value in row.items() if not isinstance(value, tuple)}
-    return row | {name: getattr(scene, name) for name in own}
+    record, groups = asdict(scene), ("camera", "light", "livery", "background", "finish")
+    row = {f"{group}_{name}": value for group in groups for name, value in record[group].items()}
+    row |= {name: record[name] for name in ("gear_down", "propeller_turn", "pitch", "bank", "seed")}
+    return {name: value for name, value in row.items() if not isinstance(value, tuple)}
 
 
 def sample(variant: str, seed: int, number: int) -> Scene:
@@ -163,16 +149,15 @@ def sample(variant: str, seed: int, number: int) -> Scene:
     rng = np.random.default_rng([seed, number])
     kind = str(rng.choice(["sky", "runway", "field", "apron"], p=[0.46, 0.2, 0.14, 0.2]))
     ground = kind != "sky"
-    bank, pitch = (0.0, 0.0) if ground else (float(rng.normal(0, 0.14)), float(rng.uniform(-0.05, 0.2)))
+    bank, pitch = (0.0, 0.0) if ground else (rng.normal(0, 0.14), rng.uniform(-0.05, 0.2))
     return Scene(
         variant=variant, seed=int(rng.integers(2**31)),
         camera=_camera(rng, ground), light=_light(rng), livery=_livery(rng), background=_background(rng, kind),
         finish=Finish(
-            exposure=float(rng.uniform(0.85, 1.2)), blur=float(rng.uniform(0, 0.7)),
-            noise=float(rng.uniform(0, 0.02)), quality=int(rng.integers(70, 96)),
+            exposure=rng.uniform(0.85, 1.2), blur=rng.uniform(0, 0.7), noise=rng.uniform(0, 0.02),
+            quality=int(rng.integers(70, 96)),
         ),
-        gear_down=ground or bool(rng.random() < 0.45), propeller_turn=float(rng.uniform(0, 2 * np.pi)),
-        pitch=pitch, bank=bank,
+        gear_down=ground or rng.random() < 0.45, propeller_turn=rng.uniform(0, 2 * np.pi), pitch=pitch, bank=bank,
     )  # fmt: skip
 
 
@@ -185,17 +170,18 @@ def _camera(rng: np.random.Generator, ground: bool) -> Camera:
     azimuth = side * (np.pi / 2 + rng.normal(0, 0.6)) if rng.random() < 0.82 else rng.uniform(-np.pi, np.pi)
     # spotters stand at the fence or on a terrace; in the air they look up more often than down
     elevation = 0.03 + abs(rng.normal(0, 0.16)) if ground else rng.normal(-0.1, 0.25)
-    camera = Camera(float(azimuth), float(np.clip(elevation, -0.7, 0.7)), float(rng.normal(0, 0.07)),
-                    float(rng.uniform(2.2, 7.0)), 1.0, 0.0, 0.0)  # fmt: skip
-    x, y = _project(camera, _OUTLINE)
-    width, height = np.ptp(x), np.ptp(y)
-    fill = rng.triangular(0.6, 0.92, 1.0)
-    focal = fill / max(width, height)
+    roll, distance = rng.normal(0, 0.07), rng.uniform(2.2, 7.0)
+    camera = Camera(float(azimuth), min(max(elevation, -0.7), 0.7), roll, distance, 1.0, 0.0, 0.0)
+    position, right, down, forward = axes(camera)
+    p = _OUTLINE - position
+    x, y = p @ right / (p @ forward), p @ down / (p @ forward)
+    width, height = float(np.ptp(x)), float(np.ptp(y))
+    focal = rng.triangular(0.6, 0.92, 1.0) / max(width, height)
     room_x, room_y = (max(0.02, (1 - size * focal) / 2) for size in (width, height))
     # up to three cells of a 7 x 7 grid
-    shift = [float(np.clip(rng.uniform(-room, room), -3 / 7, 3 / 7)) for room in (room_x, room_y)]
-    return replace(camera, focal=float(focal), shift_x=shift[0] - float(x.max() + x.min()) / 2 * focal,
-                   shift_y=shift[1] - float(y.max() + y.min()) / 2 * focal)  # fmt: skip
+    shift_x, shift_y = (min(max(rng.uniform(-room, room), -3 / 7), 3 / 7) for room in (room_x, room_y))
+    return replace(camera, focal=focal, shift_x=shift_x - float(x.max() + x.min()) / 2 * focal,
+                   shift_y=shift_y - float(y.max() + y.min()) / 2 * focal)  # fmt: skip
 
 
 def axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -204,35 +190,25 @@ def axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     back = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
     right = np.array([-np.sin(a), np.cos(a), 0.0])
     down = np.cross(-back, right)
-    return (camera.distance * back, np.cos(r) * right + np.sin(r) * down, np.cos(r) * down - np.sin(r) * right, -back)
-
-
-def _project(camera: Camera, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    position, right, down, forward = axes(camera)
-    p = points - position
-    depth = p @ forward
-    return p @ right / depth, p @ down / depth
+    return camera.distance * back, np.cos(r) * right + np.sin(r) * down, np.cos(r) * down - np.sin(r) * right, -back
 
 
 def _light(rng: np.random.Generator) -> Light:
-    elevation = float(rng.uniform(0.25, 1.2))
+    elevation = rng.uniform(0.25, 1.2)
     warm = max(0.0, 0.6 - elevation)
-    overcast = rng.random() < 0.25
-    return Light(
-        float(rng.uniform(-np.pi, np.pi)), elevation, (1.0, 1.0 - 0.3 * warm, 0.97 - 0.7 * warm),
-        float(rng.uniform(0.3, 0.7) if overcast else rng.uniform(1.3, 2.1)),
-        float(rng.uniform(0.75, 1.0) if overcast else rng.uniform(0.4, 0.65)),
-    )  # fmt: skip
+    sun, ambient = ((0.3, 0.7), (0.75, 1.0)) if rng.random() < 0.25 else ((1.3, 2.1), (0.4, 0.65))  # overcast or not
+    colour = (1.0, 1.0 - 0.3 * warm, 0.97 - 0.7 * warm)
+    return Light(rng.uniform(-np.pi, np.pi), elevation, colour, rng.uniform(*sun), rng.uniform(*ambient))
 
 
 def _vivid(rng: np.random.Generator) -> Colour:
     hue, saturation, value = rng.random() * 6, rng.uniform(0.5, 0.95), rng.uniform(0.3, 0.9)
     k = (np.array([5, 3, 1]) + hue) % 6
-    return tuple(float(c) for c in value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1)))
+    return tuple((value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))).tolist())
 
 
 def _grey(rng: np.random.Generator, low: float, high: float) -> Colour:
-    return tuple(float(c) for c in np.clip(rng.uniform(low, high) + rng.normal(0, 0.015, 3), 0, 1))
+    return tuple(np.clip(rng.uniform(low, high) + rng.normal(0, 0.015, 3), 0, 1).tolist())
 
 
 def _livery(rng: np.random.Generator) -> Livery:
@@ -245,19 +221,18 @@ def _livery(rng: np.random.Generator) -> Livery:
     fin = body if rng.random() < 0.2 else _vivid(rng) if rng.random() < 0.8 else paint(0.3)
     engine = body if rng.random() < 0.4 else paint(0.25)
     # glass, tyres and propellers vary too, or their share of the pixels would tell the class
-    glass = [_grey(rng, 0.05, 0.3) if rng.random() < 0.7 else tuple(c * 0.6 for c in _vivid(rng)) for _ in range(2)]
-    dark, metal = _grey(rng, 0.06, 0.25), _grey(rng, 0.3, 0.8)
-    propeller = _grey(rng, 0.08, 0.8)
-    colours = dict(body=body, wing=wing, fin=fin, engine=engine, window=glass[0], cockpit=glass[1], rubber=dark,
-                   metal=metal, propeller=propeller)  # fmt: skip
+    window, cockpit = (
+        _grey(rng, 0.05, 0.3) if rng.random() < 0.7 else tuple(c * 0.6 for c in _vivid(rng)) for _ in range(2)
+    )
+    rubber, metal, propeller = _grey(rng, 0.06, 0.25), _grey(rng, 0.3, 0.8), _grey(rng, 0.08, 0.8)
     striped = rng.random() < 0.55
     return Livery(
-        colours=tuple(colours[m] for m in MATERIALS),
-        belly=paint(0.2) if rng.random() < 0.4 else body, belly_height=float(rng.uniform(-0.6, 0.0)),
-        stripe=_vivid(rng), stripe_height=float(rng.uniform(-0.4, 0.5)),
-        stripe_width=float(rng.uniform(0.05, 0.22)) if striped else 0.0,
-        fin_band=_vivid(rng) if rng.random() < 0.5 else fin, fin_band_height=float(rng.uniform(-0.6, 0.6)),
-        dirt=float(rng.uniform(0, 0.35)), gloss=float(rng.uniform(0.15, 1.0)),
+        colours=(body, wing, fin, engine, window, cockpit, rubber, metal, propeller),  # in MATERIALS' order
+        belly=paint(0.2) if rng.random() < 0.4 else body, belly_height=rng.uniform(-0.6, 0.0),
+        stripe=_vivid(rng), stripe_height=rng.uniform(-0.4, 0.5),
+        stripe_width=rng.uniform(0.05, 0.22) if striped else 0.0,
+        fin_band=_vivid(rng) if rng.random() < 0.5 else fin, fin_band_height=rng.uniform(-0.6, 0.6),
+        dirt=rng.uniform(0, 0.35), gloss=rng.uniform(0.15, 1.0),
     )  # fmt: skip
 
 
@@ -266,15 +241,9 @@ def _background(rng: np.random.Generator, kind: str) -> Background:
     horizon = np.array([0.72, 0.81, 0.9]) * rng.uniform(0.8, 1.08) + rng.normal(0, 0.03, 3)
     grey = rng.random() * (rng.random() < 0.45)
     zenith, horizon = ((1 - grey) * c + grey * (0.4 * c.mean() + 0.4) for c in (zenith, horizon))
-    ground = {
-        "sky": [0.4, 0.42, 0.38],
-        "runway": [0.36, 0.36, 0.37],
-        "field": [0.36, 0.45, 0.22],
-        "apron": [0.58, 0.57, 0.55],
-    }[kind]
+    ground = {"sky": [0.4, 0.42, 0.38], "runway": [0.36, 0.36, 0.37], "field": [0.36, 0.45, 0.22],
+              "apron": [0.58, 0.57, 0.55]}[kind]  # fmt: skip
     ground = np.array(ground) * rng.uniform(0.7, 1.25) + rng.normal(0, 0.02, 3)
-    return Background(
-        kind, *(tuple(float(v) for v in np.clip(c, 0.02, 1)) for c in (zenith, horizon, ground)),
-        clouds=float(rng.uniform(0, 1)), haze=float(rng.uniform(0.1, 0.8)), hills=float(rng.uniform(0, 1)),
-        offset=(float(rng.random()), float(rng.random())),
-    )  # fmt: skip
+    colours = (tuple(np.clip(c, 0.02, 1).tolist()) for c in (zenith, horizon, ground))
+    clouds, haze, hills = rng.uniform(0, 1), rng.uniform(0.1, 0.8), rng.uniform(0, 1)
+    return Background(kind, *colours, clouds, haze, hills, (rng.random(), rng.random()))

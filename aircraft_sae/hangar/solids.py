@@ -5,7 +5,7 @@ Axes: x forward, y to the left wing, z up. Each triangle knows its part and its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import trimesh
@@ -27,17 +27,12 @@ class Mesh:
     hubs: tuple[tuple[int, float, float], ...]  # (piece, y, z) of what turns with each propeller
     pitch: float  # rest attitude on the ground in radians, nose up
 
-    def keep(self, faces: np.ndarray) -> Mesh:
-        """The same vertices with only some of the faces (boolean or index array)."""
-        return replace(self, faces=self.faces[faces], part=self.part[faces], material=self.material[faces])
-
 
 class Builder:
     """Collects solids and joins them into a mesh."""
 
     def __init__(self):
-        self.solids = []
-        self.n_vertices, self.hubs = 0, []
+        self.solids, self.n_vertices, self.hubs = [], 0, []
 
     def add(self, vertices, faces, part, material, coat=0.0, mirror=False):
         """Add a solid; `mirror` adds its image on the other side as a piece of its own. Returns the piece's number."""
@@ -55,18 +50,15 @@ class Builder:
         """A skin over closed rings (k, m, 3), its ends closed by fans with vertices of their own."""
         rings = np.asarray(rings, float)
         k, m = rings.shape[:2]
-        i, j = np.meshgrid(np.arange(k - 1), np.arange(m), indexing="ij")
-        a, b = (i * m + j).ravel(), (i * m + (j + 1) % m).ravel()
-        faces = np.concatenate([np.stack([a, a + m, b], 1), np.stack([b, a + m, b + m], 1)])
+        index = np.arange(k * m).reshape(k, m)
+        faces = quads(np.column_stack([index, index[:, :1]]))
         vertices, coat = rings.reshape(-1, 3), np.broadcast_to(np.asarray(coat, float), (k, m)).ravel()
         if caps:
-            loop = np.arange(m)
+            fan = np.stack([np.arange(m), np.roll(np.arange(m), -1), np.full(m, m)], 1)
             for ring, level, turn in ((rings[0], coat[:m], 1), (rings[-1], coat[-m:], -1)):
-                base = len(vertices)
+                faces = np.concatenate([faces, len(vertices) + fan[:, ::turn]])
                 vertices = np.concatenate([vertices, ring, ring.mean(0, keepdims=True)])
                 coat = np.concatenate([coat, level, [level.mean()]])
-                fan = np.stack([base + loop, base + (loop + 1) % m, np.full(m, base + m)], 1)
-                faces = np.concatenate([faces, fan[:, ::turn]])
         # rings may run either way round: turn the skin so that its volume is positive
         triangles = vertices[faces] - vertices.mean(0)
         if np.einsum("ij,ij->i", triangles[:, 0], np.cross(triangles[:, 1], triangles[:, 2])).sum() < 0:
@@ -75,8 +67,7 @@ class Builder:
 
     def tube(self, start, end, radius, part, material, mirror=False):
         """A straight rod between two points."""
-        start, end = np.asarray(start, float), np.asarray(end, float)
-        axis = (end - start) / np.linalg.norm(end - start)
+        axis = np.subtract(end, start) / np.linalg.norm(np.subtract(end, start))
         side = np.cross(axis, [1.0, 0, 0] if abs(axis[0]) < 0.9 else [0, 1.0, 0])
         side /= np.linalg.norm(side)
         angle = np.linspace(0, 2 * np.pi, 8, endpoint=False)[:, None]
@@ -85,60 +76,56 @@ class Builder:
 
     def revolve(self, profile, centre, part, material, mirror=False, n=20):
         """A body of revolution about x from (x, radius) pairs, open where the radius is not 0."""
-        x, r = np.asarray(profile, float).T
-        angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
+        (x, r), angle = np.transpose(profile), np.linspace(0, 2 * np.pi, n, endpoint=False)
         rings = np.stack(np.broadcast_arrays(x[:, None], np.outer(r, np.cos(angle)), np.outer(r, np.sin(angle))), -1)
-        return self.loft(rings + np.asarray(centre, float), part, material, mirror=mirror, caps=False)
+        return self.loft(np.add(rings, centre), part, material, mirror=mirror, caps=False)
 
     def wheel(self, centre, radius, width, part, mirror=False):
         """A wheel about the y axis: centre (3,), radius and width in metres."""
         angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
         circle = np.stack([np.cos(angle), np.zeros(16), np.sin(angle)], 1) * radius
-        hub = [circle * s + np.array([0, y * width, 0]) for s, y in ((0.7, -0.5), (1, -0.3), (1, 0.3), (0.7, 0.5))]
-        self.loft(np.asarray(hub) + centre, part, "rubber", mirror=mirror)
+        rings = [circle * s + [0, y * width, 0] for s, y in ((0.7, -0.5), (1, -0.3), (1, 0.3), (0.7, 0.5))]
+        self.loft(np.add(rings, centre), part, "rubber", mirror=mirror)
 
     def mesh(self, pitch):
         """All that was built, as one mesh."""
         kinds = np.float32, np.float32, np.float32, np.int32, np.int32, np.uint8, np.uint8
-        arrays = [
-            np.concatenate(own).astype(kind) for own, kind in zip(zip(*self.solids, strict=True), kinds, strict=True)
-        ]
-        return Mesh(*arrays, tuple(self.hubs), pitch)
+        arrays = map(np.concatenate, zip(*self.solids, strict=True))
+        return Mesh(*(own.astype(kind) for own, kind in zip(arrays, kinds, strict=True)), tuple(self.hubs), pitch)
 
 
-def aerofoil(leading, chord, thickness, up, n=9):
-    """One closed section (2n - 2, 3): a symmetric four-digit aerofoil; `up` is the thickness direction."""
-    u = (1 - np.cos(np.linspace(0, np.pi, n))) / 2
-    half = 5 * thickness * (0.2969 * np.sqrt(u) - 0.126 * u - 0.3516 * u**2 + 0.2843 * u**3 - 0.1036 * u**4)
+def quads(index):
+    """Triangles (2 q, 3) of the q squares in a grid of vertex numbers."""
+    a, b, c, d = (corner.ravel() for corner in (index[:-1, :-1], index[1:, :-1], index[:-1, 1:], index[1:, 1:]))
+    return np.concatenate([np.stack([a, b, c], 1), np.stack([c, b, d], 1)])
+
+
+def surface(builder, sections, part, material, coat=0.0, mirror=False):
+    """A lifting surface of symmetric four-digit aerofoils: (leading edge, chord, thickness share, its direction)."""
+    u = (1 - np.cos(np.linspace(0, np.pi, 9))) / 2
+    half = 0.2969 * np.sqrt(u) - 0.126 * u - 0.3516 * u**2 + 0.2843 * u**3 - 0.1036 * u**4
     u, half = np.concatenate([u, u[-2:0:-1]]), np.concatenate([half, -half[-2:0:-1]])
-    return leading + chord * (u[:, None] * [-1.0, 0, 0] + half[:, None] * up)
+    rings = [leading + chord * (np.outer(u, [-1.0, 0, 0]) + np.outer(5 * thickness * half, up))
+             for leading, chord, thickness, up in sections]  # fmt: skip
+    builder.loft(rings, part, material, np.asarray(coat)[..., None], mirror)
 
 
-def surface(builder, sections, part, material, coat=None, mirror=False):
-    """A lifting surface through sections of (leading edge, chord, thickness share, thickness direction)."""
-    rings = [aerofoil(np.asarray(le, float), c, t, np.asarray(up, float)) for le, c, t, up in sections]
-    builder.loft(rings, part, material, 0.0 if coat is None else np.asarray(coat)[:, None], mirror)
-
-
-def spindle(length, radius, n=11):
+def spindle(length, radius):
     """Profile of a spindle from +length/2 to -length/2."""
-    t = np.linspace(0, np.pi, n)
+    t = np.linspace(0, np.pi, 11)
     return np.stack([length / 2 * np.cos(t), radius * np.sin(t)], 1)
 
 
 def jet(b, centre, length, radius, mirror):
     """A nacelle with open intake, fan face and exhaust cone."""
     shell = [(0.38, 0.72), (0.5, 0.8), (0.5, 0.9), (0.36, 1.0), (0.0, 1.04), (-0.3, 0.9), (-0.5, 0.66), (-0.42, 0.6)]
-    b.revolve(np.asarray(shell) * [length, radius], centre, "engine", "engine", mirror)
-    fan = [(0.44, 0.0), (0.36, 0.18), (0.34, 0.76)]
-    b.revolve(np.asarray(fan) * [length, radius], centre, "engine", "rubber", mirror)
-    cone = [(-0.35, 0.68), (-0.5, 0.4), (-0.72, 0.0)]
-    b.revolve(np.asarray(cone) * [length, radius], centre, "engine", "metal", mirror)
+    fan, cone = [(0.44, 0.0), (0.36, 0.18), (0.34, 0.76)], [(-0.35, 0.68), (-0.5, 0.4), (-0.72, 0.0)]
+    for profile, material in ((shell, "engine"), (fan, "rubber"), (cone, "metal")):
+        b.revolve(np.multiply(profile, [length, radius]), centre, "engine", material, mirror)
 
 
 def propeller(b, hub, radius, blades, mirror):
     """A spinner and twisted blades; both are noted as turning about the hub."""
-    hub = np.asarray(hub, float)
     spin = radius * 0.16
     turning = [b.revolve([(spin * 1.7, 0), (spin * 1.3, spin * 0.6), (0, spin)], hub, "propeller", "propeller", mirror)]
     for i in range(blades):
@@ -148,10 +135,10 @@ def propeller(b, hub, radius, blades, mirror):
         for share, width, twist in ((0.1, 0.1, 1.1), (0.45, 0.19, 0.75), (0.8, 0.17, 0.5), (1.0, 0.07, 0.4)):
             across = np.array([-np.sin(twist), np.cos(twist)]) * width * radius / 2
             thick = np.array([np.cos(twist), np.sin(twist)]) * radius * 0.012
-            corners = np.array([across, thick, -across, -thick])
-            x, y, z = *corners.T, np.full(4, share * radius)
+            x, y = np.array([across, thick, -across, -thick]).T
+            z = share * radius
             rings.append(np.stack([x, y * c - z * s, y * s + z * c], 1))
-        turning.append(b.loft(np.asarray(rings) + hub, "propeller", "propeller", mirror=mirror))
+        turning.append(b.loft(np.add(rings, hub), "propeller", "propeller", mirror=mirror))
     for piece in turning:
         # a mirrored piece comes right after its original
         b.hubs += [(piece - 1, hub[1], hub[2]), (piece, -hub[1], hub[2])] if mirror else [(piece, hub[1], hub[2])]

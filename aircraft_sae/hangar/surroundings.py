@@ -10,19 +10,17 @@ from scipy import ndimage
 
 from aircraft_sae.hangar.scene import Colour, Scene
 
-BLOCKED = np.float32(1e-3)
-"""How far from a surface a ray toward the light starts, lest it meets that surface."""
+BLOCKED = np.float32(1e-3)  # how far from a surface a ray toward the light starts, lest it meets that surface
 
 
 @lru_cache
-def _cloud_texture(size: int = 512, power: float = 1.7) -> np.ndarray:
-    """Tileable 1/f noise in [0, 1], (size, size)."""
-    rng = np.random.default_rng(7)
-    f = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
+def _cloud_texture() -> np.ndarray:
+    """Tileable 1/f^1.7 noise in [0, 1], (512, 512)."""
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(512), np.fft.fftfreq(512)))
     f[0, 0] = np.inf
-    field = np.fft.ifft2(np.fft.fft2(rng.normal(size=(size, size))) / f**power).real
-    rank = field.argsort(axis=None).argsort().reshape(size, size)
-    return (rank / (size * size - 1)).astype(np.float32)
+    field = np.fft.ifft2(np.fft.fft2(np.random.default_rng(7).normal(size=f.shape)) / f**1.7).real
+    rank = field.argsort(axis=None).argsort().reshape(f.shape)
+    return (rank / (f.size - 1)).astype(np.float32)
 
 
 def noise(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -53,8 +51,7 @@ def backdrop(scene: Scene, position, directions, sun, bvh: EmbreeScene | None) -
     colour[above] = _sky(scene, directions[above])
     if not scene.on_ground:
         return colour
-    b = scene.background
-    zenith, horizon = linear(b.zenith), linear(b.horizon)
+    zenith, horizon = linear(scene.background.zenith), linear(scene.background.horizon)
     ground = np.flatnonzero(below(scene, rise))
     away = (-position[2] / rise[ground]).astype(np.float32)
     x, y = (position[i].astype(np.float32) + directions[ground, i] * away for i in (0, 1))
@@ -63,11 +60,10 @@ def backdrop(scene: Scene, position, directions, sun, bvh: EmbreeScene | None) -
     if scene.shadows and bvh is not None:
         origins = np.stack([x[near], y[near], np.full(len(near), BLOCKED)], 1)
         lit[near] = ~occluded(bvh, origins, np.broadcast_to(sun, origins.shape).copy(), 10.0)
-    albedo = _terrain(scene, x, y, away)
     sky = horizon * 0.5 + zenith * 0.5
     light = linear(scene.light.colour) * scene.light.sun * sun[2]
-    seen = albedo * (lit[:, None] * light + sky * scene.light.ambient * 1.6)
-    fade = (1 - np.exp(-away * 0.02 * b.haze))[:, None]
+    seen = _terrain(scene, x, y, away) * (lit[:, None] * light + sky * scene.light.ambient * 1.6)
+    fade = (1 - np.exp(-away * 0.02 * scene.background.haze))[:, None]
     colour[ground] = seen * (1 - fade) + horizon * fade * 0.8
     return colour
 
@@ -88,11 +84,9 @@ def _sky(scene: Scene, directions: np.ndarray) -> np.ndarray:
     zenith, horizon = linear(b.zenith), linear(b.horizon)
     height = np.clip(rise, 0, 1)[:, None] ** 0.5 if scene.on_ground else np.clip(rise * 0.8 + 0.45, 0, 1)[:, None]
     colour = horizon + (zenith - horizon) * height
-    spread = 0.35 / (np.abs(rise) + 0.35)
-    cloud = noise(directions[:, 0] * spread * 0.5 + b.offset[0], directions[:, 1] * spread * 0.5 + b.offset[1])
-    cloud = 0.75 * cloud + 0.25 * noise(
-        directions[:, 0] * spread * 2.1 + b.offset[1], directions[:, 1] * spread * 2.1 + 2 * rise
-    )
+    x, y = directions[:, :2].T * (0.35 / (np.abs(rise) + 0.35))
+    cloud = 0.75 * noise(x * 0.5 + b.offset[0], y * 0.5 + b.offset[1])
+    cloud += 0.25 * noise(x * 2.1 + b.offset[1], y * 2.1 + 2 * rise)
     cover = np.clip((cloud - 1 + b.clouds * 0.8) * 2.5, 0, 1)[:, None] * 0.85
     colour = colour * (1 - cover) + cover * (0.55 + 0.5 * np.float32(scene.light.ambient)) * (horizon * 0.3 + 0.6)
     if not scene.on_ground:

@@ -4,13 +4,12 @@
 the first one's text files, `loading` feeds a network.
 """
 
-from aircraft_sae.config import SPLITS
-from aircraft_sae.pictures.base import PictureFiles, Pictures, decode, note_pictures
-from aircraft_sae.pictures.fgvc import FGVCLayout, download, find_folder, open_source
+from aircraft_sae.pictures.base import Pictures, decode, note_pictures
+from aircraft_sae.pictures.fgvc import FGVCLayout, download, open_source
 from aircraft_sae.pictures.image_folder import ImageFolder
 from aircraft_sae.pictures.loading import Loader, Views, loader, pixel_config, test_transform, train_transform
 
 __all__ = [
-    "SPLITS", "FGVCLayout", "ImageFolder", "Loader", "PictureFiles", "Pictures", "Views", "decode", "download",
-    "find_folder", "loader", "note_pictures", "open_source", "pixel_config", "test_transform", "train_transform",
+    "FGVCLayout", "ImageFolder", "Loader", "Pictures", "Views", "decode", "download", "loader", "note_pictures",
+    "open_source", "pixel_config", "test_transform", "train_transform",
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -22,10 +21,8 @@ def read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     needed = {
         level: [NAMES_FILES[level], *(f"images_{level}_{split}.txt" for split in DISJOINT_SPLITS)] for level in LEVELS
     }
-    absent = {level: [name for name in names if not (folder / name).is_file()] for level, names in needed.items()}
-    levels = [level for level in LEVELS if len(absent[level]) < len(needed[level])]
-    missing = [name for level in levels or ["variant"] for name in absent[level]]
-    if missing:
+    levels = [level for level in LEVELS if any((folder / name).is_file() for name in needed[level])] or ["variant"]
+    if missing := [name for level in levels for name in needed[level] if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} lacks the annotation files {', '.join(missing)}: copy them there.")
     classes, table = {}, None
     for level in levels:
@@ -36,12 +33,10 @@ def read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
         refuse(labels[level][~labels[level].isin(names)], f"labels {where} that {NAMES_FILES[level]} does not name")
         refuse(labels["image"][labels["image"].duplicated()], f"images listed twice {where}")
         classes[level] = names.tolist()
-        if table is None:
-            table = labels
-            continue
-        both = table[["image", "split"]].merge(labels, on="image", how="outer", suffixes=("", "_here"))
-        refuse(both["image"][both["split"].ne(both["split_here"])], f"images {where} not listed as in {levels[0]}")
-        table = table.merge(labels[["image", level]], on="image")
+        table = labels[["image", "split"]] if table is None else table
+        both = table.merge(labels, "outer", ["image", "split"], indicator="listed")
+        refuse(both["image"][both["listed"] != "both"], f"images {where} not listed as in {levels[0]}")
+        table = table.merge(labels, on=["image", "split"])
     refuse(table["image"][table["image"].str.contains(r"[/\\]|^\.")], f"image names in {folder} that are no file names")
     check_occupied(table, classes, str(folder))
     return table, classes
@@ -49,8 +44,7 @@ def read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
 
 def check_occupied(table: pd.DataFrame, classes: dict[str, list[str]], where: str) -> None:
     """ValueError where a split or a class has no image."""
-    empty = [split for split in DISJOINT_SPLITS if not table["split"].eq(split).any()]
-    if empty:
+    if empty := [split for split in DISJOINT_SPLITS if split not in set(table["split"])]:
         raise ValueError(f"the {' and '.join(empty)} split of {where} is empty: list at least one image there.")
     for level, names in classes.items():
         names = pd.Series(names, dtype=str)
@@ -59,13 +53,8 @@ def check_occupied(table: pd.DataFrame, classes: dict[str, list[str]], where: st
 
 def refuse(names: pd.Series, what: str, remedy: str = "Correct these files.", error: type = ValueError) -> None:
     """Raise `error` with the number and the first five of `names`, if there are any."""
-    if len(names := names.drop_duplicates()):
-        raise error(f"{len(names)} {what}: {first_five(names)}. {remedy}")
-
-
-def first_five(names: Sequence[str] | pd.Series, separator: str = ", ") -> str:
-    """The first five names in one line, with an ellipsis where there are more."""
-    return separator.join(map(str, names[:5])) + (f"{separator}…" if len(names) > 5 else "")
+    if n := len(names := names.drop_duplicates()):
+        raise error(f"{n} {what}: {', '.join([*names[:5], *['…'] * (n > 5)])}. {remedy}")
 
 
 def _read_labels(folder: Path, level: str, split: str) -> pd.DataFrame:

@@ -15,48 +15,38 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.contrib.concurrent import thread_map
 
 from aircraft_sae.config import SPLITS
-from aircraft_sae.pictures.annotations import check_occupied, first_five, refuse
+from aircraft_sae.pictures.annotations import check_occupied, refuse
 from aircraft_sae.pictures.loading import Views
 from aircraft_sae.store import write_parquet
 from aircraft_sae.store.digests import digest, sha256
 
-BAR = {"unit": " pictures", "leave": False, "delay": 1, "max_workers": os.cpu_count()}
-"""Of what runs in threads: reading and decoding let go of Python's lock."""
+BAR = {"unit": " pictures", "leave": False, "delay": 1, "max_workers": os.cpu_count()}  # decoding frees Python's lock
 SKIP = 'Replace them, or leave them out with on_bad_image="skip".'
 
 
 class Pictures:
-    """A set of pictures. A subclass gives `picture` and `contents`, and `mask` where regions are known.
+    """A set of pictures.
 
+    A subclass gives picture(image), in RGB, contents(), a text for each picture of the table that says what it is made
+    of, and mask(image) where regions are known.
     name: "all", or what `subset` was told.
     table: one row an image: image (its unique name), split (train, val or test), a column a level, known factors.
+    levels: class columns of the table, finest first.
     region_names: what masks show, () where there are none.
     scenes: image, scene (JSON) and pixels_<region> of pictures that can be rendered again, else None.
     skipped: image and reason of those left out.
     """
 
+    name = "all"
     region_names: tuple[str, ...] = ()
     scenes: pd.DataFrame | None = None
 
-    def __init__(self, table: pd.DataFrame, classes: dict[str, list[str]], name: str = "all"):
-        self.name, self.table, self._classes = name, table, classes
+    def __init__(self, table: pd.DataFrame, classes: dict[str, list[str]]):
+        self.table, self._classes, self.levels = table, classes, tuple(classes)
         self.skipped = pd.DataFrame(columns=["image", "reason"], dtype=str)
 
-    def __repr__(self) -> str:
-        n_images = ", ".join(f"{n} {split}" for split, n in self.table["split"].value_counts(sort=False).items())
-        n_classes = ", ".join(f"{len(names)} {level}" for level, names in self._classes.items())
-        return f"{type(self).__name__}({self.name!r}, images: {n_images}, classes: {n_classes or 'none'})"
-
-    @property
-    def levels(self) -> tuple[str, ...]:
-        """Class columns of the table, finest first."""
-        return tuple(self._classes)
-
     def classes(self, level: str | None = None) -> list[str]:
-        """Names of the classes of a level (None: the finest); a label is an index into them.
-
-        Raises: ValueError for a level there is not.
-        """
+        """Names of a level's classes (None: the finest): labels are indices into them. ValueError for another level."""
         if level is None:
             return next(iter(self._classes.values()), [])
         if level not in self._classes:
@@ -65,11 +55,10 @@ class Pictures:
 
     def parents(self, fine: str, coarse: str) -> dict[str, str]:
         """The `coarse` class of each `fine` class; ValueError where images of one fine class are in several."""
-        fine_classes, _ = self.classes(fine), self.classes(coarse)
-        pairs = self.table[[fine, coarse]].drop_duplicates()
-        remedy = f"Give all images of a {fine} the same {coarse}."
-        refuse(pairs[fine][pairs[fine].duplicated()], f"{fine} classes in several {coarse}s", remedy)
-        return pairs.set_index(fine)[coarse].loc[fine_classes].to_dict()
+        pairs = self.table[[fine, coarse]].drop_duplicates().set_index(fine)[coarse]
+        twice = pairs.index[pairs.index.duplicated()]
+        refuse(twice, f"{fine} classes in several {coarse}s", f"Give all images of a {fine} the same {coarse}.")
+        return pairs.loc[self.classes(fine)].to_dict()
 
     def rows(self, split: str) -> pd.DataFrame:
         """The rows of `table` in one split, numbered from 0; trainval is train, then val."""
@@ -77,14 +66,6 @@ class Pictures:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         wanted = ["train", "val"] if split == "trainval" else [split]
         return self.table[self.table["split"].isin(wanted)].reset_index(drop=True)
-
-    def picture(self, image: str) -> Image.Image:
-        """The RGB picture."""
-        raise NotImplementedError
-
-    def contents(self) -> list[str]:
-        """What each picture of the table is made of, for the fingerprint."""
-        raise NotImplementedError
 
     def mask(self, image: str) -> np.ndarray:
         """(height, width) uint8: 0 outside every region, i + 1 for region_names[i]."""
@@ -126,7 +107,10 @@ class Pictures:
 
 
 class PictureFiles(Pictures):
-    """Pictures that are files, less a banner of so many rows at the bottom of each. A subclass gives `read`."""
+    """Pictures that are files, less a banner of so many rows at the bottom of each.
+
+    A subclass gives read(root): the folder, the path of each image, the table and the classes of each level.
+    """
 
     def __init__(self, folder: Path, paths: dict[str, Path], table: pd.DataFrame, classes: dict, banner: int):
         super().__init__(table, classes)
@@ -137,30 +121,22 @@ class PictureFiles(Pictures):
     def open(cls, root: str | Path, *, banner: int = 0, on_bad_image: str = "raise") -> Self:
         """The pictures in a folder.
 
-        on_bad_image: "raise" stops where a listed image is missing and leaves reading them to `check_images`; "skip"
-        reads them all and leaves out those it cannot use. Raises: FileNotFoundError for an absent folder or file;
-        ValueError for folders or annotations that contradict themselves, and for an empty split.
+        on_bad_image: "raise" leaves reading the pictures to `check_images`; "skip" reads them all and leaves out those
+        it cannot use. Raises: FileNotFoundError for an absent folder or file; ValueError for folders or annotations
+        that contradict themselves, and for an empty split.
         """
         data = cls(*cls.read(Path(root).expanduser()), banner)
         if on_bad_image == "skip":
             bad = data._find_bad()
             data.skipped = pd.DataFrame({"image": list(bad), "reason": list(bad.values())}, dtype=str)
-            data.table = data.subset(~data.table["image"].isin(list(bad)), "all").table
+            data.table = data.table[~data.table["image"].isin(list(bad))].reset_index(drop=True)
             check_occupied(data.table, data._classes, f"{data.folder}, with {len(bad)} bad images left out,")
         absent = data.table["image"][[not data.paths[image].is_file() for image in data.table["image"]]]
         refuse(absent, f"of {len(data.table)} listed images are not in {data.folder}", SKIP, FileNotFoundError)
         return data
 
-    @classmethod
-    def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:
-        """(folder, path of each image, table, classes of each level)."""
-        raise NotImplementedError
-
     def picture(self, image: str) -> Image.Image:
-        """The RGB picture without its banner; ValueError where it cannot be used.
-
-        It is never turned by its EXIF orientation: masks refer to the pixels as stored.
-        """
+        """The RGB picture without its banner, never turned by EXIF, as masks are not; ValueError where it is no use."""
         if image not in self.paths:
             raise ValueError(f"no image {image!r} is listed in {self.folder}")
         return decode(self.paths[image], self.banner)
@@ -176,23 +152,28 @@ class PictureFiles(Pictures):
         self._digests.update(zip(new, thread_map(sha256, new, desc="read pictures", **BAR), strict=True))
         return [str(self.banner), *(self._digests[file] for file in files)]
 
-    def check_images(self, progress: bool = True) -> None:
+    def check_images(self) -> None:
         """Read every picture once; ValueError names the first five that cannot be used and how many there are."""
-        if bad := self._find_bad(progress):
-            what = f"{len(bad)} of {len(self.table)} pictures in {self.folder} cannot be used"
-            names = first_five([f"{self.paths[image].name} {problem}" for image, problem in bad.items()], "; ")
-            raise ValueError(f"{what}: {names}. {SKIP}")
+        bad = [f"{self.paths[image].name} {problem}" for image, problem in self._find_bad().items()]
+        refuse(pd.Series(bad, dtype=str), f"of {len(self.table)} pictures in {self.folder} cannot be used", SKIP)
 
-    def _find_bad(self, progress: bool = True) -> dict[str, str]:
-        images, look = self.table["image"], lambda image: _problem(self.paths[image], self.banner)
-        problems = thread_map(look, images, desc="check pictures", disable=not progress, **BAR)
-        return {image: problem for image, problem in zip(images, problems, strict=True) if problem}
+    def _find_bad(self) -> dict[str, str]:
+        def problem_of(image: str) -> str | None:
+            if not self.paths[image].is_file():
+                return "the file is missing"
+            try:
+                decode(self.paths[image], self.banner, least=1)  # a JPEG in small is read to the last byte all the same
+            except ValueError as problem:
+                return f"({problem.__cause__})"
+
+        problems = thread_map(problem_of, self.table["image"], desc="check pictures", **BAR)
+        return {image: problem for image, problem in zip(self.table["image"], problems, strict=True) if problem}
 
 
 def decode(
     file: Path | BinaryIO, banner: int = 0, *, name: str = "", upright: bool = False, least: int = 0, most: int = 0
 ) -> Image.Image:
-    """The RGB picture in a file, less a banner at the bottom. This is how all pictures are read.
+    """The RGB picture in a file, less a banner at the bottom.
 
     name: what errors call it; upright: turn it as its EXIF says that the camera was held; least: a JPEG may come
     smaller, if its sides keep so many pixels; most: refuse more pixels than this.
@@ -214,17 +195,6 @@ def decode(
     except Exception as problem:  # each format's reader has errors of its own: OSError, SyntaxError, struct.error, …
         reason = "cannot identify image file" if isinstance(problem, UnidentifiedImageError) else problem
         raise ValueError(f"{name or file} cannot be used: {reason}") from problem
-
-
-def _problem(path: Path, banner: int) -> str | None:
-    """What is wrong with a picture; a JPEG at an eighth of its size is read to the last byte all the same."""
-    if not path.is_file():
-        return "the file is missing"
-    try:
-        decode(path, banner, least=1)
-    except ValueError as problem:
-        return f"({problem.__cause__})"
-    return None
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -19,8 +19,7 @@ from aircraft_sae.pictures.annotations import read_annotations
 from aircraft_sae.pictures.base import PictureFiles
 from aircraft_sae.pictures.image_folder import ImageFolder
 
-DOWNLOAD_BYTES = 6 * 2**30
-"""FGVC-Aircraft's archive and its pictures, for a moment side by side."""
+DOWNLOAD_BYTES = 6 * 2**30  # the archive and its pictures, for a moment side by side
 
 
 class FGVCLayout(PictureFiles):
@@ -46,16 +45,13 @@ class FGVCLayout(PictureFiles):
 
     @classmethod
     def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:
-        """Of `root`, which is or holds fgvc-aircraft-2013b, or is its data/ folder: see `PictureFiles.read`."""
-        folder = find_folder(root)
+        """Of `root`, which is or holds fgvc-aircraft-2013b, or is its data/ folder: see `PictureFiles`."""
+        folder = _find_folder(root)
         table, classes = read_annotations(folder)
         return folder, {image: folder / "images" / f"{image}.jpg" for image in table["image"]}, table, classes
 
     def mask(self, image: str) -> np.ndarray:
-        """(height, width) uint8 without the banner: 0 outside the aircraft, i + 1 for region_names[i].
-
-        Raises: FileNotFoundError where there is no mask, ValueError where it is no picture of parts.
-        """
+        """See `Pictures`, without the banner. FileNotFoundError for no mask, ValueError for no picture of parts."""
         path = self.folder / "masks" / f"{image}.png"
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there: only rendered data sets have part masks")
@@ -73,9 +69,8 @@ class FGVCLayout(PictureFiles):
         return [self.paths[image], *[mask] * mask.is_file()]
 
 
-def find_folder(root: str | Path) -> Path:
+def _find_folder(root: Path) -> Path:
     """The data/ folder at or under `root`; FileNotFoundError says what was looked for."""
-    root = Path(root).expanduser()
     for folder in (root / "fgvc-aircraft-2013b" / "data", root / "data", root):
         if (folder / "images").is_dir():
             return folder
@@ -85,12 +80,9 @@ def find_folder(root: str | Path) -> Path:
     )
 
 
-def download(root: str | Path) -> None:
-    """Fetch FGVC-Aircraft (2.75 GB) into root/fgvc-aircraft-2013b: whole, or nothing is left.
-
-    Raises: OSError that names the other ways where it cannot be had.
-    """
-    root = Path(root).expanduser().absolute()
+def download(root: Path) -> None:
+    """Fetch FGVC-Aircraft (2.75 GB) into root/fgvc-aircraft-2013b, whole; OSError that names the other ways."""
+    root = root.absolute()
     created = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -111,17 +103,14 @@ def download(root: str | Path) -> None:
 
 
 def open_source(config: DatasetConfig, hangar_folder: Path | None, downloads: Path | None = None) -> PictureFiles:
-    """The pictures that `config` names: the hangar's, FGVC-Aircraft (found, or else downloaded), or a folder's.
+    """The pictures that `config` names: the hangar's, a folder's, or FGVC-Aircraft, found or else downloaded.
 
     FGVC-Aircraft is looked for, and put, in config.root, or in `downloads` where that is None.
-    Raises: ValueError where no folder is named, and what `download` and `open` raise.
     """
-    root = {"hangar": hangar_folder, "fgvc": config.root or downloads}.get(config.source, config.root)
-    if root is None:
-        raise ValueError(f"data source {config.source!r} needs a folder: name it in dataset.root (--data-root)")
+    root = Path(hangar_folder if config.source == "hangar" else config.root or downloads).expanduser()
     if config.source == "fgvc":
         try:
-            find_folder(root)
+            _find_folder(root)
         except FileNotFoundError:
             download(root)
     layout = ImageFolder if config.source == "images" else FGVCLayout

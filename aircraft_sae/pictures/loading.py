@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import resolve_model_data_config
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from aircraft_sae.config import ClassifierConfig
@@ -26,13 +26,11 @@ class RandomSquashedCrop(v2.RandomResizedCrop):
     """A random crop drawn on the squashed square: its aspect is relative to the picture's own."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        side = 1000
-        box = super().make_params([torch.empty(3, side, side, device="meta")])
+        box = super().make_params([torch.empty(3, 1000, 1000, device="meta")])
         height, width = v2.functional.get_size(flat_inputs[0])
-        top, left = int(box["top"] * height / side), int(box["left"] * width / side)
-        bottom, right = (box["top"] + box["height"]) * height / side, (box["left"] + box["width"]) * width / side
-        size = {"height": max(1, round(bottom) - top), "width": max(1, round(right) - left)}
-        return {"top": top, "left": left} | size
+        top, left = int(box["top"] * height / 1000), int(box["left"] * width / 1000)
+        bottom, right = (box["top"] + box["height"]) * height / 1000, (box["left"] + box["width"]) * width / 1000
+        return {"top": top, "left": left, "height": max(1, round(bottom) - top), "width": max(1, round(right) - left)}
 
 
 class PictureTransform(v2.Compose):
@@ -76,8 +74,7 @@ test_transform.__test__ = False  # not a test, whatever pytest makes of its name
 class Views(Dataset):
     """(transformed picture, label, row); augmentation is a function of (seed, epoch, row) and nothing else.
 
-    An index is a row, or (seed, epoch, row) as `Loader` asks for: workers that live on across epochs keep a copy of
-    this object, so that the epoch has to come with the index.
+    An index is a row, or (seed, epoch, row): workers keep a copy of this object, so that the epoch comes with it.
     """
 
     def __init__(self, read: Callable[[str], Image.Image], images: list[str], labels: np.ndarray, transform: Callable):
@@ -94,29 +91,17 @@ class Views(Dataset):
             return self.transform(picture), int(self.labels[row]), row
 
 
-class Order(Sampler):
-    """Indices for `Views` from the `first` on: rows in order without a seed, else shuffled by (seed, epoch)."""
-
-    def __init__(self, n_rows: int, seed: int | None, first: int):
-        self.n_rows, self.seed, self.first, self.epoch = n_rows, seed, first, 0
-
-    def __len__(self) -> int:
-        return self.n_rows - self.first
-
-    def __iter__(self) -> Iterator[int | tuple[int, int, int]]:
-        if self.seed is None:
-            return iter(range(self.first, self.n_rows))
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
-        order = torch.randperm(self.n_rows, generator=generator).tolist()
-        return iter([(self.seed, self.epoch, row) for row in order[self.first :]])
-
-
 class Loader(DataLoader):
     """Batches of (pictures (n, 3, size, size) float32, labels (n,), rows (n,)); `set_epoch` before each epoch."""
 
+    order_seed: int | None = None
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and the augmentation of the next pass."""
-        self.sampler.epoch = epoch
+        if self.order_seed is not None:
+            generator = torch.Generator().manual_seed(_mix(self.order_seed, epoch))
+            order = torch.randperm(len(self.dataset), generator=generator).tolist()
+            self.sampler[:] = [(self.order_seed, epoch, row) for row in order]
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         for pictures, labels, rows in super().__iter__():  # bytes cross from the workers, a quarter of the floats
@@ -126,20 +111,19 @@ class Loader(DataLoader):
 def loader(
     dataset: Views, batch_size: int, *, order_seed: int | None = None, workers: int = 0, first: int = 0
 ) -> Loader:
-    """Batches of `dataset` in order, from row `first` on, or with a seed shuffled and augmented anew each epoch.
+    """Batches of `dataset` in order, from row `first` on, or with a seed all of it, shuffled and augmented each epoch.
 
     workers: processes that read pictures, which changes nothing but speed. On 2 cores one is enough: it makes 350
     pictures of 224 pixels a second, a ConvNeXt-Atto trains on 40.
     """
-    return Loader(
-        dataset,
-        batch_size,
-        sampler=Order(len(dataset), order_seed, first),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+    made = Loader(
+        dataset, batch_size, sampler=list(range(first, len(dataset))), num_workers=workers,
+        persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else each epoch would draw from torch's global state
-    )
+    )  # fmt: skip
+    made.order_seed = order_seed
+    made.set_epoch(0)
+    return made
 
 
 def _mix(*numbers: int) -> int:
