@@ -19,13 +19,13 @@ from sklearn.linear_model import orthogonal_mp_gram
 from torch.nn.functional import cosine_similarity, kl_div, nll_loss, normalize
 
 from aircraft_sae.activations import Activations, replay
-from aircraft_sae.metrics import with_interval
+from aircraft_sae.metrics import with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import Codes, SparseAutoencoder
 
-Results = dict[str, dict[str, float | None]]
-"""{name: {value, low, high, n}}, with 95 % intervals over images."""
+PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0, "tied": False}
+"""What a config that is given another variant must not keep of its own."""
 
 
 @dataclass
@@ -82,19 +82,19 @@ def covariance(acts: Activations, rows: np.ndarray) -> torch.Tensor:
     return second / (len(rows) * acts.cells_per_image - 1)
 
 
-def k_means(acts: Activations, rows: np.ndarray, n_centres: int, n_cells: int = 20_000, seed: int = 0) -> Nearest:
-    """Mini-batch k-means (scikit-learn's) on shuffled cells of these images."""
-    n_cells = min(n_cells, len(rows) * acts.cells_per_image)
-    cells = next(acts.batches(rows, n_cells, seed)).float().numpy()
-    options = dict(init="random", n_init=1, max_iter=5, batch_size=4096, random_state=seed)  # k-means++ would take 20 s
+def k_means(acts: Activations, rows: np.ndarray, n_centres: int) -> Nearest:
+    """Mini-batch k-means (scikit-learn's) on 20,000 shuffled cells of these images, or all."""
+    n_cells = min(20_000, len(rows) * acts.cells_per_image)
+    cells = next(acts.batches(rows, n_cells, seed=0)).float().numpy()
+    options = dict(init="random", n_init=1, max_iter=5, batch_size=4096, random_state=0)  # k-means++ would take 20 s
     fitted = MiniBatchKMeans(min(n_centres, n_cells), **options).fit(cells)
     return Nearest(torch.from_numpy(fitted.cluster_centers_).float())
 
 
 def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tensor) -> SparseAutoencoder:
-    """Given readers as an autoencoder of sae's site: feature i is directions[i] . x + biases[i] where positive.
+    """An autoencoder of sae's site that reconstructs nothing: feature i is directions[i] . x + biases[i] if positive.
 
-    directions: (d, d_in) with d at most d_in, biases: (d,); further features never fire. It reconstructs nothing.
+    directions: (d, d_in) with d at most d_in, biases: (d,); further features never fire.
     """
     made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, **PLAIN), sae.d_in)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tens
 def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, directions: torch.Tensor) -> SparseAutoencoder:
     """Directions (d, d_in) that nobody trained, as an autoencoder: of x - mean the k largest products are kept.
 
-    d must be a multiple of d_in. With the network's channels and their negatives: the neuron basis.
+    d: a multiple of d_in.
     """
     cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, **PLAIN)
     made = SparseAutoencoder(cfg, sae.d_in)
@@ -122,38 +122,39 @@ def both_signs(directions: torch.Tensor) -> torch.Tensor:
     return torch.cat([directions, -directions])
 
 
-PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0, "tied": False}
-
-
 @dataclass
 class Measured:
-    """One autoencoder, or baseline, on some images."""
+    """One autoencoder, or baseline, on some images. fired: (d_sae,) each feature's active cells; empty without codes.
+
+    table: a row an image: cells and, summed over them, error, total (squared distance from the mean) and entries
+    (active features), also of foreground and background where these are told apart; pooled_error, …; distinct.
+    """
 
     table: pd.DataFrame
-    """A row an image: cells and, summed over them, error, total (squared distance from the mean) and entries (active
-    features), also of foreground and background where these are told apart; pooled_error, pooled_total; distinct."""
     fired: np.ndarray
-    """(d_sae,) cells on which each feature fired; empty without codes."""
 
     @property
     def n_cells(self) -> int:
         return int(self.table["cells"].sum())
 
     @cached_property
-    def results(self) -> Results:
-        """fvu and pooled_fvu; with codes l0, distinct_features_per_image, dead_share, dense_share (over 10 %)."""
+    def results(self) -> dict[str, dict[str, float | None]]:
+        """fvu and pooled_fvu; with codes l0, distinct_features_per_image, dead_share, dense_share (over 10 %).
+
+        Each is {value, low, high, n}, with the 95 % interval over images.
+        """
         table, density = self.table, self.fired / self.n_cells
         results = {"pooled_fvu": with_interval(table["pooled_error"], table["pooled_total"])}
-        for place in ("", "_foreground", "_background"):
-            own = table[table.get(f"cells{place}", pd.Series(0, table.index)) > 0]  # no fvu of no cells
+        for cells in table.filter(regex="^cells"):
+            own, place = table[table[cells] > 0], cells.removeprefix("cells")  # no fvu of no cells
             if len(own):
                 results[f"fvu{place}"] = with_interval(own[f"error{place}"], own[f"total{place}"])
             if len(own) and len(density):
-                results[f"l0{place}"] = with_interval(own[f"entries{place}"], own[f"cells{place}"])
+                results[f"l0{place}"] = with_interval(own[f"entries{place}"], own[cells])
         if len(density):
             results["distinct_features_per_image"] = with_interval(table["distinct"], np.ones(len(table)))
-            for name, share in {"dead_share": (density == 0).mean(), "dense_share": (density > 0.1).mean()}.items():
-                results[name] = {"value": float(share), "low": None, "high": None, "n": len(density)}
+            results["dead_share"] = with_draws((density == 0).mean(), [], len(density))
+            results["dense_share"] = with_draws((density > 0.1).mean(), [], len(density))
         return results
 
 
@@ -191,13 +192,12 @@ def measure(model, acts: Activations, rows, mean, foreground: np.ndarray | None 
 
 
 @torch.no_grad()
-def splice(model, acts: Activations, rows, labels, network: Network, pictures: Pictures, mean) -> Results:
-    """What it costs the network to go on from the reconstruction of these images' cells.
+def splice(model, acts: Activations, rows, labels, network: Network, pictures: Pictures, mean) -> dict[str, dict]:
+    """What it costs the network to go on from the reconstruction of these images' cells, with intervals over images.
 
     labels: (n_images,) class indices; pictures: those that acts are of. top1_lost_points: accuracy lost, in percentage
     points; agreement: share of images with the same prediction; kl_nats: KL(p || p spliced); ce_recovered_zero,
-    ce_recovered_mean: share of the cross-entropy lost by replacing all acts with 0, or with the mean, that the
-    reconstruction wins back.
+    ce_recovered_mean: share of the cross-entropy lost with all acts 0, or the mean, that the reconstruction wins back.
     """
     edits = {
         "own": None,
@@ -211,16 +211,15 @@ def splice(model, acts: Activations, rows, labels, network: Network, pictures: P
         logs[name] = logits.double().log_softmax(1)
         losses[name] = nll_loss(logs[name], torch.from_numpy(labels), reduction="none").numpy()
     before, after = (logs[name].argmax(1).numpy() for name in ("own", "spliced"))
-    per_image = {
-        "top1_lost_points": 100 * ((before == labels) - 1.0 * (after == labels)),
-        "agreement": before == after,
-        "kl_nats": kl_div(logs["spliced"], logs["own"], reduction="none", log_target=True).sum(1).numpy(),
+    divergence, ones = kl_div(logs["spliced"], logs["own"], reduction="none", log_target=True), np.ones(len(rows))
+    won, lost = ({name: losses[name] - losses[to] for name in ("zero", "mean")} for to in ("spliced", "own"))
+    return {
+        "top1_lost_points": with_interval(100 * ((before == labels) - 1.0 * (after == labels)), ones),
+        "agreement": with_interval(before == after, ones),
+        "kl_nats": with_interval(divergence.sum(1).numpy(), ones),
+        "ce_recovered_zero": with_interval(won["zero"], lost["zero"]),
+        "ce_recovered_mean": with_interval(won["mean"], lost["mean"]),
     }
-    results = {name: with_interval(values, np.ones(len(rows))) for name, values in per_image.items()}
-    for name in ("zero", "mean"):
-        lost = losses[name]
-        results[f"ce_recovered_{name}"] = with_interval(lost - losses["spliced"], lost - losses["own"])
-    return results
 
 
 def quality(model, acts: Activations, rows, labels, network: Network, pictures: Pictures, learned) -> dict[str, float]:
@@ -236,20 +235,20 @@ def quality(model, acts: Activations, rows, labels, network: Network, pictures: 
     return row | {"explained_variance": 1 - row["fvu"]}
 
 
-def seed_agreement(first: torch.Tensor, second: torch.Tensor, seed: int = 0) -> dict[str, float]:
-    """How far two dictionaries W_dec (d_sae, d_in) have the same features: mean cosine of the best one-to-one pairs.
+def seed_agreement(first: torch.Tensor, second: torch.Tensor) -> dict[str, float]:
+    """How far two dictionaries W_dec (d_sae, d_in) have the same features, beyond chance.
 
-    agreement: that mean, less what the first reaches with `mixtures` of the second, as a share of the way from there to
-    1; matched_cosine, chance: the two means. Source: Hungarian matching as in Paulo & Belrose 2025, arXiv 2501.16615.
+    matched_cosine: mean of `matched_cosines`; chance: that with `mixtures` of the second; agreement: how far the first
+    is on the way from chance to 1. Source: Hungarian matching as in Paulo & Belrose 2025, arXiv 2501.16615.
     """
-    matched, chance = (matched_cosines(first, other).mean().item() for other in (second, mixtures(second, seed)))
+    matched, chance = (matched_cosines(first, other).mean().item() for other in (second, mixtures(second)))
     return {"agreement": (matched - chance) / (1 - chance), "matched_cosine": matched, "chance": chance}
 
 
 def mixtures(rows: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """As many directions (n, d) that mean nothing and are spread as `rows` are: sums of all with random weights.
 
-    Isotropic directions would be too weak a chance: where rows share a few dimensions, they are alike by that alone.
+    Isotropic ones would be too weak a chance: rows that share a few dimensions are alike by that alone.
     """
     weights = torch.randn(len(rows), len(rows), generator=torch.Generator().manual_seed(seed))
     return weights @ rows.detach() / len(rows) ** 0.5
@@ -268,12 +267,9 @@ def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int | 
     return drawn * (like.norm(dim=1) / drawn.norm(dim=1).clamp(min=1e-12))[:, None]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=2)  # many directions are drawn from one
 def _root(covariance: torch.Tensor) -> torch.Tensor:
-    """The symmetric square root of a covariance; the last ones are kept, since many directions are drawn from one.
-
-    Symmetric, because eigenvectors by themselves may change sign with the last bit of what they are computed from.
-    """
+    """The symmetric square root of a covariance: eigenvectors alone may change sign with the last bit of it."""
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
     return (eigenvectors * eigenvalues.clamp(min=0).sqrt() @ eigenvectors.t()).float()
 
@@ -283,20 +279,19 @@ def matched_cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return _partners(first, second)[0]
 
 
-def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> np.ndarray:
-    """(d_sae,) how well other autoencoders have each feature: the lower of the cosines of decoder and encoder.
-
-    Partners are those of `matched_cosines`; the least over the others.
-    """
-    found = []
-    for other in others:
-        cosines, partner = _partners(sae.W_dec, other.W_dec)
-        rows_enc = sae.W_enc_rows.detach(), other.W_enc_rows.detach()[partner]
-        found.append(torch.minimum(cosines, cosine_similarity(*rows_enc)))
-    return torch.stack(found).amin(0).numpy()
-
-
 def _partners(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     cosines = normalize(first.detach()) @ normalize(second.detach()).t()
     row, column = (torch.from_numpy(index) for index in linear_sum_assignment(cosines.numpy(), maximize=True))
     return cosines[row, column], column
+
+
+def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> np.ndarray:
+    """(d_sae,) how well all other autoencoders have each feature: the least cosine, of decoder and encoder.
+
+    Partners are those of `matched_cosines`.
+    """
+    found = []
+    for other in others:
+        cosines, partner = _partners(sae.W_dec, other.W_dec)
+        found += [cosines, cosine_similarity(sae.W_enc_rows.detach(), other.W_enc_rows.detach()[partner])]
+    return torch.stack(found).amin(0).numpy()

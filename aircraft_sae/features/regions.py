@@ -117,10 +117,7 @@ def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
 
 
 def _guessed(regions: Regions, of: np.ndarray) -> pd.DataFrame:
-    """AUROC of each of `guesses` in the cells of these pictures that are not background, as auroc_<guess>.
-
-    A row per part; nan where all or none of the cells show it.
-    """
+    """A row per part: auroc_<guess> of each of `guesses` in cells that are not background; nan for labels all alike."""
     within = regions.within[of]
     own, table = regions.labels[of][within], {}
     mixed = own.any(0) & ~own.all(0)
@@ -153,11 +150,12 @@ def guess_scores(regions: Regions) -> pd.DataFrame:
         "outline": known["outline"], "outline, place": known["outline"] * known["place"],
         "outline, class": known["class_outline"], "outline, place, class": known["class_outline"] * known["place"],
     }  # fmt: skip
-    return pd.DataFrame([
-        {"guess": name, "part": part, "ap": average_precision(own[..., i], score[..., i])}
+    found = [
+        (name, part, average_precision(own[..., i], score[..., i]))
         for name, score in made.items()
         for i, part in enumerate(regions.names)
-    ])  # fmt: skip
+    ]
+    return pd.DataFrame(found, columns=["guess", "part", "ap"])
 
 
 def average_precision(member: np.ndarray, score: np.ndarray) -> float:
@@ -168,8 +166,7 @@ def average_precision(member: np.ndarray, score: np.ndarray) -> float:
 def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
     """Each feature's part, that of its largest excess on half A: feature_id, part, part_ap, …; features in order.
 
-    scores: of `part_scores`, its rows in any order. Not the largest average precision, which is nearly always that of
-    the part most often seen.
+    Not that of the largest average precision, which is nearly always the part most often seen.
     """
     ranked = scores.sort_values(["excess_a", "part"], ascending=[False, True])  # nan comes last
     chosen = ranked.drop_duplicates("feature_id").sort_values("feature_id", ignore_index=True)
@@ -177,21 +174,18 @@ def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_matches(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each part's feature, that of the largest average precision on half A, with its scores; rows by part.
-
-    scores: of `part_scores`, its rows in any order; ties go to the lower id.
-    """
+    """Each part's feature, that of the largest average precision on half A, with its scores; ties: the lower id."""
     ranked = scores.sort_values(["ap_a", "feature_id", "part"], ascending=[False, True, True])
     return ranked.drop_duplicates("part").set_index("part")
 
 
-def match_draws(index: FeatureIndex, regions: Regions, matches: pd.DataFrame, n: int = 200) -> dict[str, np.ndarray]:
-    """{part: (n,) average precision of its feature when half B's pictures are drawn anew}, of parts that B shows.
+def match_draws(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> dict[str, np.ndarray]:
+    """{part: (200,) average precision of its feature when half B's pictures are drawn anew}, of parts that B shows.
 
     matches: of `best_matches` of this index.
     """
     own, drawn = regions.labels[regions.in_b], {}
-    counts = bootstrap_counts(len(own), n)
+    counts = bootstrap_counts(len(own), 200)
     for part, feature_id in matches["feature_id"].items():
         member = own[..., regions.names.index(part)]
         if member.any():
@@ -230,15 +224,12 @@ def excess_tests(index: FeatureIndex, regions: Regions, claims: Sequence[tuple[i
     for feature_id, part in claims:
         i, maps = regions.names.index(part), index.maps(int(feature_id), regions.rows[in_b])
         tests = [auroc_difference(maps[within], guess[within][:, i], labels[:, i], groups) for guess in known]
-        difference, error = min(tests, key=lambda test: test[0])
+        differences, errors = np.transpose(tests)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            p = np.where(errors == 0, differences <= 0, norm.sf(differences / errors)).max()
+        excess, error = tests[differences.argmin()]
         found.append({
-            "feature_id": int(feature_id), "part": part, "excess": difference, "excess_low": difference - 1.96 * error,
-            "excess_high": difference + 1.96 * error, "n": int((maps.max((1, 2)) > 0).sum()),
-            "excess_p": max(_one_sided(*test) for test in tests),
+            "feature_id": int(feature_id), "part": part, "excess": excess, "excess_low": excess - 1.96 * error,
+            "excess_high": excess + 1.96 * error, "n": int((maps.max((1, 2)) > 0).sum()), "excess_p": p,
         })  # fmt: skip
     return pd.DataFrame(found)
-
-
-def _one_sided(difference: float, error: float) -> float:
-    """p of a difference that is not above 0; nan stays nan."""
-    return float(norm.sf(difference / error)) if not error == 0 else float(difference <= 0)
