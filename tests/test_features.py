@@ -19,10 +19,8 @@ from aircraft_sae.features import (
     absorption,
     ap_draws,
     best_matches,
-    best_parts,
     build_features,
     build_index,
-    excess_tests,
     fit_probes,
     guess_scores,
     halves,
@@ -38,7 +36,7 @@ from aircraft_sae.features import (
 )
 from aircraft_sae.features.localisation import effective_radius, gradient_maps, localisation, stitched_map
 from aircraft_sae.features.reconstruction import readers
-from aircraft_sae.features.regions import ranking_scores
+from aircraft_sae.features.regions import best_parts, excess_tests, ranking_scores
 from aircraft_sae.features.selectivity import auroc, auroc_p, morcos_index
 from aircraft_sae.metrics import auroc_difference
 from aircraft_sae.networks import Network
@@ -83,8 +81,7 @@ def index(dense, tmp_path_factory):
 
 def test_the_index_holds_every_code(index, dense):
     assert index.grid == GRID and len(index.images) == N_IMAGES and index.d_sae == D
-    for row in (0, 17, 39):
-        np.testing.assert_array_equal(index.image(row), dense[row])
+    np.testing.assert_array_equal(index.by_cell.toarray(), dense.reshape(-1, D))
     for feature_id in range(D):
         cells, values = index.firings(feature_id)
         flat = dense[..., feature_id].reshape(-1)

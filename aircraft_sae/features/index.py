@@ -29,7 +29,7 @@ def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, r
     mean, max: of its activation where active, nan where it never is; norm: length of its decoder row.
     """
     where, blocks = device(), []
-    sae = sae.to(where)
+    sae.to(where)
     for block in tqdm(acts.blocks(rows), "index", -(-len(rows) // 64), leave=False):
         codes = sae.encode(block.flatten(0, 2).to(where))
         arrays = (array.cpu().numpy() for array in (codes.values, codes.features.int(), codes.offsets.int()))
@@ -57,7 +57,7 @@ def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, r
     return index
 
 
-@dataclass
+@dataclass(repr=False)
 class FeatureIndex:
     """What `build_index` wrote. images: the pictures' table; grid: (rows, columns) of a picture's cells.
 
@@ -72,23 +72,19 @@ class FeatureIndex:
     table: pd.DataFrame
     folder: Path
 
-    def __repr__(self) -> str:
-        rows, columns = self.grid
-        return f"FeatureIndex({self.d_sae} features, {len(self.images)} pictures of {rows} x {columns} cells)"
-
     @classmethod
     def open(cls, folder: str | Path) -> FeatureIndex:
         """What is in `folder`; FileNotFoundError where nothing was built."""
         folder = Path(folder)
         if not (folder / FACTS).is_file():
             raise FileNotFoundError(f"{folder / FACTS} is not there: build the feature index first, as Study.features")
-        facts, images, made = read_json(folder / FACTS), pd.read_parquet(folder / IMAGES), {}
-        shape = len(images) * facts["grid"][0] * facts["grid"][1], facts["d_sae"]
+        facts, (images, table) = read_json(folder / FACTS), (pd.read_parquet(folder / name) for name in (IMAGES, TABLE))
+        (rows, columns), matrices = facts["grid"], []
         for name, kind in {"by_cell": csr_array, "by_feature": csc_array}.items():
             arrays = (np.load(folder / f"{name}_{array}.npy", mmap_mode="r") for array in ARRAYS)
-            made[name] = kind(tuple(arrays), shape)  # plain arrays over the maps: slices of a map itself are slow
-        table = pd.read_parquet(folder / TABLE)
-        return cls(**made, images=images, grid=tuple(facts["grid"]), table=table, folder=folder)
+            # plain arrays over the maps: slices of a map itself are slow
+            matrices.append(kind(tuple(arrays), (len(images) * rows * columns, facts["d_sae"])))
+        return cls(*matrices, images, (rows, columns), table, folder)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -113,11 +109,6 @@ class FeatureIndex:
         check_features([feature_id], self.d_sae)
         own = slice(*self.by_feature.indptr[feature_id : feature_id + 2])
         return self.by_feature.indices[own], self.by_feature.data[own]
-
-    def image(self, row: int) -> np.ndarray:
-        """(rows, columns, d_sae) feature activations of one picture, dense."""
-        first = row * self.cells_per_image
-        return self.by_cell[first : first + self.cells_per_image].toarray().reshape(*self.grid, self.d_sae)
 
     def maps(self, feature_id: int, rows: np.ndarray) -> np.ndarray:
         """(n, rows, columns) activations of one feature in these pictures."""
@@ -146,7 +137,7 @@ class FeatureIndex:
         """At most n patches where a feature is active, one a picture: image_row, image, row, column, value.
 
         how: "top" (the pictures' maxima, largest first), "interval" (as many from each tenth of the range up to its
-        maximum, strongest first) or "random" (any active cell of any picture with one). rows: only these pictures.
+        maximum, strongest first) or "random" (any active cell). rows: only these pictures.
         Raises: ValueError for another word, or a feature that is not there.
         """
         if how not in ("top", "interval", "random"):
@@ -168,10 +159,9 @@ class FeatureIndex:
         return table.drop_duplicates("image_row").head(n).reset_index(drop=True)
 
     def coactive(self, feature_id: int, n: int) -> pd.DataFrame:
-        """The n features most often active in the same cell, beyond chance: feature_id, share, lift.
+        """The n features most often active in the same cell, by share - density where above 0: feature_id, share, lift.
 
         share: of this feature's cells (of up to 4,096 of them, evenly spaced); lift: share / the other's density.
-        Order: by share - density.
         """
         cells, _ = self.firings(feature_id)
         cells = cells[:: max(1, -(-len(cells) // 4096))]

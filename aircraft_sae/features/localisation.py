@@ -28,9 +28,9 @@ from aircraft_sae.sae import SparseAutoencoder
 def stitched_map(
     network: Network, sae: SparseAutoencoder, x: torch.Tensor, feature_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """((4 rows, 4 columns) stitched map, (rows, columns) plain one) of a feature in a picture.
+    """((4 rows, 4 columns) stitched map, (rows, columns) plain one) of a feature in a picture x (3, size, size).
 
-    x: (3, size, size), normalised. Shifted pictures, 4 x 4 of them, are filled by reflection.
+    Shifted pictures, 4 x 4 of them, are filled by reflection.
     """
     plain = see_features(network, sae, x[None])[1][0, ..., feature_id]
     height, width = x.shape[1:]
@@ -52,7 +52,7 @@ def gradient_maps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """((size, size) gradient x input, (size, size) absolute gradient) of a feature's pre-activation in one cell.
 
-    Both are summed over colours, the first where positive. x: (3, size, size), normalised.
+    Both are summed over colours, the first where positive. x: (3, size, size).
     """
     x = x.clone().requires_grad_()
     with torch.enable_grad():
@@ -113,10 +113,9 @@ def part_picks(index: FeatureIndex, regions: Regions, matches: pd.DataFrame, n: 
 
 
 def localise(network: Network, sae: SparseAutoencoder, pictures: Pictures, picks: pd.DataFrame) -> pd.DataFrame:
-    """One row for each pick and kind of map ("cells", "stitched", "gradient"): the scores of `localisation`.
+    """One row for each of `part_picks` and kind of map ("cells", "stitched", "gradient"): scores of `localisation`.
 
-    picks: of `part_picks`. The gradient is smoothed by 4 pixels. radius: `effective_radius`, in pixels, of the
-    gradient's row.
+    The gradient is smoothed by 4 pixels; its row has the `effective_radius` in pixels as radius.
     """
 
     def of_pick(pick) -> list[dict[str, object]]:

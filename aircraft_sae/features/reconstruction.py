@@ -1,7 +1,7 @@
 """How good an autoencoder is: reconstruction, sparsity, what splicing costs the network; and its baselines.
 
-Whatever has `reconstruct(acts) -> (recon, codes or None)` on (n, d_in) is measured: trained autoencoders and baselines
-alike. Sums run over images in float64 on the network's own scale, so that intervals are over images, never cells.
+Whatever has `reconstruct(acts) -> (recon, codes or None)` on (n, d_in) is a model. Sums run over images in float64 on
+the network's own scale, so that intervals are over images, never cells.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import Codes, SparseAutoencoder
 
-PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0, "tied": False}
-"""What a config that is given another variant must not keep of its own."""
+PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0, "tied": False}  # for a config that is given another variant
 
 
 @dataclass
@@ -41,7 +40,7 @@ class Linear:
 
 @dataclass
 class Nearest:
-    """The nearest of `centres` (n_centres, d_in): k-means, one "feature" a cell."""
+    """The nearest of `centres` (n_centres, d_in), as one feature a cell."""
 
     centres: torch.Tensor
 
@@ -52,10 +51,7 @@ class Nearest:
 
 @dataclass
 class Pursuit:
-    """Orthogonal matching pursuit of x - mean with k unit rows of `directions` (d_sae, d_in), which nobody trained.
-
-    Source: Pati, Rezaiifar & Krishnaprasad 1993; here scikit-learn's.
-    """
+    """Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad 1993) of x - mean by k unit rows of `directions`."""
 
     mean: torch.Tensor
     directions: torch.Tensor
@@ -68,7 +64,7 @@ class Pursuit:
 
 
 def pca(acts: Activations, rows: np.ndarray, k: int) -> Linear:
-    """The mean and the k directions of most variance over the cells of these images (exact, one pass)."""
+    """The mean and the k directions of most variance over the cells of these images."""
     directions = torch.linalg.eigh(covariance(acts, rows)).eigenvectors.flip(1).t()[:k]
     return Linear(acts.moments(rows)[0].float(), directions.float())
 
@@ -104,16 +100,10 @@ def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tens
 
 
 def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, directions: torch.Tensor) -> SparseAutoencoder:
-    """Directions (d, d_in) that nobody trained, as an autoencoder: of x - mean the k largest products are kept.
-
-    d: a multiple of d_in.
-    """
+    """Directions (a multiple of d_in, d_in) as an autoencoder: of x - mean the k largest products are kept."""
     cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, **PLAIN)
-    made = SparseAutoencoder(cfg, sae.d_in)
-    with torch.no_grad():
-        for rows in (made.W_dec, made.W_enc_rows):
-            rows.copy_(normalize(directions))
-        made.b_dec.copy_(mean)
+    made, rows = SparseAutoencoder(cfg, sae.d_in), normalize(directions)
+    made.load_state_dict({"W_dec": rows, "W_enc_rows": rows, "b_dec": mean}, strict=False)
     return made
 
 
@@ -162,7 +152,7 @@ class Measured:
 def measure(model, acts: Activations, rows, mean, foreground: np.ndarray | None = None) -> Measured:
     """Reconstruct all cells of these images. mean: (d_in,) of the training cells, which fvu compares with.
 
-    foreground: (images, rows, columns) bool, for fvu and l0 of these cells, and of the others.
+    foreground: (images, rows, columns) bool, to tell these cells from the others.
     """
     parts, fired, start, mean = [], [], 0, mean.float()
     for block in acts.blocks(rows):
@@ -178,13 +168,12 @@ def measure(model, acts: Activations, rows, mean, foreground: np.ndarray | None 
             seen[codes.cells // acts.cells_per_image, codes.features] = True
             part["distinct"] = seen.sum(1)
             fired.append(torch.bincount(codes.features, minlength=codes.d_sae))
-        places = {"": torch.ones(n, acts.cells_per_image, dtype=torch.bool)}
+        by_cell["cells"] = torch.ones(n, acts.cells_per_image, dtype=torch.int64)
+        part |= {name: values.sum(1) for name, values in by_cell.items()}
         if foreground is not None:
             shown = torch.from_numpy(foreground[start : start + n]).view(n, -1)
-            places |= {"_foreground": shown, "_background": ~shown}
-        for place, mask in places.items():
-            part |= {f"{name}{place}": (values * mask).sum(1) for name, values in by_cell.items()}
-            part[f"cells{place}"] = mask.sum(1)
+            for place, mask in {"foreground": shown, "background": ~shown}.items():
+                part |= {f"{name}_{place}": (values * mask).sum(1) for name, values in by_cell.items()}
         parts.append(pd.DataFrame({name: values.double().numpy() for name, values in part.items()}))
         start += n
     counts = torch.stack(fired).sum(0).numpy() if fired else np.zeros(0, int)
@@ -212,13 +201,12 @@ def splice(model, acts: Activations, rows, labels, network: Network, pictures: P
         losses[name] = nll_loss(logs[name], torch.from_numpy(labels), reduction="none").numpy()
     before, after = (logs[name].argmax(1).numpy() for name in ("own", "spliced"))
     divergence, ones = kl_div(logs["spliced"], logs["own"], reduction="none", log_target=True), np.ones(len(rows))
-    won, lost = ({name: losses[name] - losses[to] for name in ("zero", "mean")} for to in ("spliced", "own"))
     return {
         "top1_lost_points": with_interval(100 * ((before == labels) - 1.0 * (after == labels)), ones),
         "agreement": with_interval(before == after, ones),
         "kl_nats": with_interval(divergence.sum(1).numpy(), ones),
-        "ce_recovered_zero": with_interval(won["zero"], lost["zero"]),
-        "ce_recovered_mean": with_interval(won["mean"], lost["mean"]),
+        "ce_recovered_zero": with_interval(losses["zero"] - losses["spliced"], losses["zero"] - losses["own"]),
+        "ce_recovered_mean": with_interval(losses["mean"] - losses["spliced"], losses["mean"] - losses["own"]),
     }
 
 
@@ -230,9 +218,8 @@ def quality(model, acts: Activations, rows, labels, network: Network, pictures: 
     mean, _ = acts.moments(learned)
     here, there = (measure(model, acts, each, mean).results for each in (rows, learned))
     here |= splice(model, acts, rows, labels, network, pictures, mean)
-    row = {name: entry["value"] for name, entry in here.items()}
-    row["test_train_fvu_ratio"] = row["fvu"] / there["fvu"]["value"]
-    return row | {"explained_variance": 1 - row["fvu"]}
+    row, ratio = {name: entry["value"] for name, entry in here.items()}, here["fvu"]["value"] / there["fvu"]["value"]
+    return row | {"test_train_fvu_ratio": ratio, "explained_variance": 1 - row["fvu"]}
 
 
 def seed_agreement(first: torch.Tensor, second: torch.Tensor) -> dict[str, float]:
@@ -262,8 +249,8 @@ def cell_covariance(acts: Activations) -> torch.Tensor:
 
 def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int | tuple[int, ...] = 0) -> torch.Tensor:
     """(d, d_in) directions drawn from N(0, covariance), each as long as the row of `like` (d, d_in) in its place."""
-    root = _root(covariance)
-    drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal(like.shape, np.float32)) @ root.t()
+    drawn = np.random.default_rng(seed).standard_normal(like.shape, np.float32)
+    drawn = torch.from_numpy(drawn) @ _root(covariance).t()
     return drawn * (like.norm(dim=1) / drawn.norm(dim=1).clamp(min=1e-12))[:, None]
 
 
@@ -286,10 +273,7 @@ def _partners(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> np.ndarray:
-    """(d_sae,) how well all other autoencoders have each feature: the least cosine, of decoder and encoder.
-
-    Partners are those of `matched_cosines`.
-    """
+    """(d_sae,) the least cosine, of decoder and encoder, of each feature with its partners in other autoencoders."""
     found = []
     for other in others:
         cosines, partner = _partners(sae.W_dec, other.W_dec)

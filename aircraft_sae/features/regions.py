@@ -20,8 +20,7 @@ from aircraft_sae.features.selectivity import halves
 from aircraft_sae.metrics import auroc_difference, bootstrap_counts
 from aircraft_sae.pictures import Pictures
 
-LEAST = 0.25
-"""Share of a cell that shows a region, or of a region that a cell shows, from which the cell counts as the region's."""
+LEAST = 0.25  # share of a cell that shows a region, or of a region in a cell, from which the cell is the region's
 
 
 @dataclass(frozen=True)
@@ -141,10 +140,7 @@ def guesses(regions: Regions, of: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def guess_scores(regions: Regions) -> pd.DataFrame:
-    """Average precision on half B of guesses that know the true outline: guess, part, ap.
-
-    Beside the outline alone, it is multiplied by the guesses of place, of class, and of both.
-    """
+    """Average precision on half B of the outline, and of it times other `guesses`: guess, part, ap."""
     known, own = guesses(regions, regions.in_b), regions.labels[regions.in_b]
     made = {
         "outline": known["outline"], "outline, place": known["outline"] * known["place"],
@@ -164,11 +160,8 @@ def average_precision(member: np.ndarray, score: np.ndarray) -> float:
 
 
 def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each feature's part, that of its largest excess on half A: feature_id, part, part_ap, …; features in order.
-
-    Not that of the largest average precision, which is nearly always the part most often seen.
-    """
-    ranked = scores.sort_values(["excess_a", "part"], ascending=[False, True])  # nan comes last
+    """Each feature's part, that of its largest excess on half A: feature_id, part, part_ap, …; features in order."""
+    ranked = scores.sort_values(["excess_a", "part"], ascending=[False, True])  # by ap_a: the part most often seen
     chosen = ranked.drop_duplicates("feature_id").sort_values("feature_id", ignore_index=True)
     return chosen.rename(columns={c: f"part_{c}" for c in chosen if c not in ("feature_id", "part")})
 
@@ -180,10 +173,7 @@ def best_matches(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def match_draws(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> dict[str, np.ndarray]:
-    """{part: (200,) average precision of its feature when half B's pictures are drawn anew}, of parts that B shows.
-
-    matches: of `best_matches` of this index.
-    """
+    """{part: (200,) average precision of its match when half B's pictures are drawn anew}, of parts that B shows."""
     own, drawn = regions.labels[regions.in_b], {}
     counts = bootstrap_counts(len(own), 200)
     for part, feature_id in matches["feature_id"].items():
@@ -214,9 +204,8 @@ def ap_draws(values: np.ndarray, member: np.ndarray, counts: np.ndarray) -> np.n
 def excess_tests(index: FeatureIndex, regions: Regions, claims: Sequence[tuple[int, str]]) -> pd.DataFrame:
     """Is a feature's AUROC in half B's cells outside the background above those of all `guesses`? One row a claim.
 
-    claims: pairs (feature_id, part). excess, excess_low, excess_high: the least of the differences with its 95 %
-    interval; excess_p: the largest of the one-sided p; n: pictures of B in which the feature is active. Pictures are
-    the units.
+    claims: pairs (feature_id, part). excess, excess_low, excess_high: the least difference with its 95 % interval over
+    pictures; excess_p: the largest of the one-sided p; n: pictures of B in which the feature is active.
     """
     in_b, within, found = regions.in_b, regions.within[regions.in_b], []
     known, labels = guesses(regions, in_b).values(), regions.labels[in_b][within]

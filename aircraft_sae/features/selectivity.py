@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, rankdata, tiecorrect
 
-N_ORDERS = 9999
-"""Permutations for the p of AUROC, whose least value is one part in so many and one."""
+N_ORDERS = 9999  # permutations for the p of AUROC
 
 
 def halves(classes: Sequence) -> np.ndarray:
@@ -57,10 +56,9 @@ def auroc_p(ranks: np.ndarray, n_in: np.ndarray, area: np.ndarray) -> np.ndarray
 
 
 def morcos_index(values: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """(classes, d): (m - r) / (m + r), m the mean of the class's images and r that of the others; 0 where both are 0,
-    nan for a class without images.
+    """(classes, d): (m - r) / (m + r), m the mean of the class's images and r that of others; nan for an empty class.
 
-    Source: Morcos et al. 2018, arXiv 1803.06959, section 2.3, with the class given instead of the largest mean.
+    0 where both are 0. Source: Morcos et al. 2018, arXiv 1803.06959, section 2.3, there of the class of largest mean.
     """
     n_in, inside = member.sum(1, keepdims=True), member @ values
     outside = (values.sum(0) - inside) / np.maximum(len(values) - n_in, 1)
@@ -70,9 +68,7 @@ def morcos_index(values: np.ndarray, member: np.ndarray) -> np.ndarray:
     return np.where(n_in > 0, index, np.nan)
 
 
-def selectivity(
-    maxima: np.ndarray, labels: Mapping[str, tuple[np.ndarray, Sequence[str]]], in_b: np.ndarray
-) -> pd.DataFrame:
+def selectivity(maxima: np.ndarray, labels: Mapping[str, tuple], in_b: np.ndarray) -> pd.DataFrame:
     """One row per feature; for each level (columns level/…) the class it is most selective for, and how much.
 
     maxima: (n, d) image maxima; labels: level -> ((n,) indices, class names); in_b: (n,) half B.
