@@ -144,7 +144,7 @@ def test_a_pair_is_compared_on_the_half_that_did_not_choose(catalogue):
         if name not in (one, two):
             continue
         pooled = trial.pooled[[i]]
-        gone = float(catalogue.index.image(int(catalogue.rows[i])).mean((0, 1))[first["feature_id"]])
+        gone = float(catalogue.index.maps(first["feature_id"], catalogue.rows[[i]]).mean())
         after = pooled - gone * trial.sae.W_dec.detach()[first["feature_id"]]
         own, other = classes.index(name), classes.index(two if name == one else one)
         change = catalogue.trial.readout.logits(after)[0] - catalogue.trial.readout.logits(pooled)[0]

@@ -271,7 +271,7 @@ def test_controls_are_where_they_should_be():
 @pytest.fixture(scope="module")
 def index(trial, tmp_path_factory):
     folder = tmp_path_factory.mktemp("index")
-    build_index(trial.sae, trial.acts, folder, progress=False)
+    build_index(trial.sae, trial.acts, folder, np.arange(len(trial.acts.images)))
     return FeatureIndex.open(folder)
 
 

@@ -203,7 +203,7 @@ def test_cells_of_the_aircraft_and_others_are_told_apart(acts, mean):
     )
     assert results["fvu_foreground"]["n"] == 25 and results["fvu_background"]["n"] == 30
     assert "l0_foreground" not in results and "fvu_foreground" not in measure(model, acts, rows, mean).results
-    centres = measure(k_means(acts, acts.rows("train"), 4, 100), acts, rows, mean, shown).results
+    centres = measure(k_means(acts, acts.rows("train"), 4), acts, rows, mean, shown).results
     assert centres["l0_foreground"]["value"] == centres["l0_background"]["value"] == 1
     nowhere = measure(model, acts, rows, mean, np.zeros((30, 2, 3), bool)).results
     assert "fvu_foreground" not in nowhere and nowhere["fvu_background"]["value"] == nowhere["fvu"]["value"]

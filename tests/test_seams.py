@@ -83,7 +83,7 @@ def test_any_site_of_any_network_goes_the_whole_way(study):
         _, codes = see_features(network, sae, x)
     assert codes.shape == (2, *network.shape(site)[:2], sae.d_sae)
     trial = Trial.of(network, sae, pictures, acts, index)
-    strongest = index.image(int(trial.rows[0])).sum((0, 1)).argsort()[::-1][:2].tolist()
+    strongest = index.sums(trial.rows[:1])[0].argsort()[::-1][:2].tolist()
     effect = trial[np.array([0])].suppress(strongest)
     assert effect["logit"].shape == (1, 2) and np.abs(effect["logit"]).max() > 0
 

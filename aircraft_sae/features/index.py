@@ -14,47 +14,55 @@ from scipy.sparse import csc_array, csr_array, vstack
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from aircraft_sae.activations import VIEWS, Activations, split_rows
+from aircraft_sae.activations import Activations, split_rows
 from aircraft_sae.devices import device
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import META, digest, read_json, write_json, write_parquet
 
 IMAGES, TABLE, FACTS, ARRAYS = "images.parquet", "features.parquet", "facts.json", ("data", "indices", "indptr")
-N_COACTIVE = 4096
-"""Cells of a feature, at most, in which its companions are counted."""
 
 
-def build_index(
-    sae: SparseAutoencoder, acts: Activations, folder: str | Path, progress: bool = True, rows: np.ndarray | None = None
-) -> FeatureIndex:
-    """Encode every cell of every picture (or of these rows) once, in order, and write the index into `folder`."""
+def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, rows: np.ndarray) -> FeatureIndex:
+    """Encode every cell of these images once, in order, and write the index into `folder`.
+
+    Its table has a row per feature. density_cell, density_image: share of cells, of pictures, in which it is active;
+    mean, max: of its activation where active, nan where it never is; norm: length of its decoder row.
+    """
     where, blocks = device(), []
-    rows = np.flatnonzero(acts.images["split"] != VIEWS) if rows is None else rows
-    sae = sae.to(where)
-    for block in tqdm(acts.blocks(rows), "index", -(-len(rows) // 64), disable=not progress, leave=False):
+    sae.to(where)
+    for block in tqdm(acts.blocks(rows), "index", -(-len(rows) // 64), leave=False):
         codes = sae.encode(block.flatten(0, 2).to(where))
         arrays = (array.cpu().numpy() for array in (codes.values, codes.features.int(), codes.offsets.int()))
         blocks.append(csr_array(tuple(arrays), (len(codes), sae.d_sae)))
     by_cell = vstack(blocks, "csr")
     by_cell.eliminate_zeros()
-    images, grid = acts.images.iloc[rows].reset_index(drop=True), tuple(acts.acts.shape[1:3])
-    index = FeatureIndex(by_cell, by_cell.tocsc(), images, grid, pd.DataFrame(), Path(folder))
-    index.table = describe(index, sae.cpu())
-    for name, matrix in {"by_cell": index.by_cell, "by_feature": index.by_feature}.items():
+    images = acts.images.iloc[rows].reset_index(drop=True)
+    index = FeatureIndex(by_cell, by_cell.tocsc(), images, tuple(acts.grid), pd.DataFrame(), Path(folder))
+    counts = np.diff(index.by_feature.indptr)
+    with np.errstate(invalid="ignore"):
+        index.table = pd.DataFrame({
+            "feature_id": np.arange(sae.d_sae),
+            "density_cell": counts / by_cell.shape[0],
+            "density_image": (index.sums(np.arange(len(images))) > 0).mean(0),
+            "mean": index.by_feature.sum(axis=0, dtype=np.float64) / counts,
+            "max": np.where(counts > 0, index.by_feature.max(axis=0).toarray(), np.nan),
+            "norm": sae.cpu().W_dec.detach().norm(dim=1).numpy(),
+        })  # fmt: skip
+    for name in ("by_cell", "by_feature"):
         for array in ARRAYS:
-            np.save(index.folder / f"{name}_{array}.npy", getattr(matrix, array))
+            np.save(index.folder / f"{name}_{array}.npy", getattr(getattr(index, name), array))
     write_parquet(images, index.folder / IMAGES)
     write_parquet(index.table, index.folder / TABLE)
-    write_json(index.folder / FACTS, {"grid": grid, "d_sae": sae.d_sae})
+    write_json(index.folder / FACTS, {"grid": index.grid, "d_sae": sae.d_sae})
     return index
 
 
-@dataclass
+@dataclass(repr=False)
 class FeatureIndex:
     """What `build_index` wrote. images: the pictures' table; grid: (rows, columns) of a picture's cells.
 
     by_cell, by_feature: feature activations (cells, d_sae), the same in two orders, memory-mapped; cell = (image x rows
-    + row) x columns + column. table: one row per feature, as `describe` gives it, and the columns joined to it later.
+    + row) x columns + column. table: one row per feature, with the columns joined to it later.
     """
 
     by_cell: csr_array
@@ -64,23 +72,19 @@ class FeatureIndex:
     table: pd.DataFrame
     folder: Path
 
-    def __repr__(self) -> str:
-        rows, columns = self.grid
-        return f"FeatureIndex({self.d_sae} features, {len(self.images)} pictures of {rows} x {columns} cells)"
-
     @classmethod
     def open(cls, folder: str | Path) -> FeatureIndex:
         """What is in `folder`; FileNotFoundError where nothing was built."""
         folder = Path(folder)
         if not (folder / FACTS).is_file():
             raise FileNotFoundError(f"{folder / FACTS} is not there: build the feature index first, as Study.features")
-        facts, images, made = read_json(folder / FACTS), pd.read_parquet(folder / IMAGES), {}
-        shape = len(images) * facts["grid"][0] * facts["grid"][1], facts["d_sae"]
+        facts, (images, table) = read_json(folder / FACTS), (pd.read_parquet(folder / name) for name in (IMAGES, TABLE))
+        (rows, columns), matrices = facts["grid"], []
         for name, kind in {"by_cell": csr_array, "by_feature": csc_array}.items():
             arrays = (np.load(folder / f"{name}_{array}.npy", mmap_mode="r") for array in ARRAYS)
-            made[name] = kind(tuple(arrays), shape)  # plain arrays over the maps: slices of a map itself are slow
-        table = pd.read_parquet(folder / TABLE)
-        return cls(**made, images=images, grid=tuple(facts["grid"]), table=table, folder=folder)
+            # plain arrays over the maps: slices of a map itself are slow
+            matrices.append(kind(tuple(arrays), (len(images) * rows * columns, facts["d_sae"])))
+        return cls(*matrices, images, (rows, columns), table, folder)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,57 +100,44 @@ class FeatureIndex:
     def cells_per_image(self) -> int:
         return self.grid[0] * self.grid[1]
 
-    @property
-    def n_cells(self) -> int:
-        return self.by_cell.shape[0]
-
     def rows(self, *splits: str) -> np.ndarray:
         """Indices of the images of these splits, rising; ValueError for a word that is none."""
         return split_rows(self.images, splits)
 
     def firings(self, feature_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """(cells, values) of a feature, cells rising."""
+        """(cells, values) of a feature, cells rising; ValueError for a feature that is not there."""
         check_features([feature_id], self.d_sae)
         own = slice(*self.by_feature.indptr[feature_id : feature_id + 2])
         return self.by_feature.indices[own], self.by_feature.data[own]
 
-    def image(self, row: int) -> np.ndarray:
-        """(rows, columns, d_sae) feature activations of one picture, dense."""
-        first = row * self.cells_per_image
-        return self.by_cell[first : first + self.cells_per_image].toarray().reshape(*self.grid, self.d_sae)
-
     def maps(self, feature_id: int, rows: np.ndarray) -> np.ndarray:
         """(n, rows, columns) activations of one feature in these pictures."""
         cells, values = self.firings(feature_id)
-        dense = np.zeros(self.n_cells, np.float32)
-        dense[cells] = values
-        return dense.reshape(-1, *self.grid)[rows]
+        dense = np.zeros((len(self.images), *self.grid), np.float32)
+        dense.reshape(-1)[cells] = values
+        return dense[rows]
 
-    def maxima(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """(n_images, d_sae) largest activation of each feature in each picture, or in these."""
-        entries = self._by_image(rows)
+    def maxima(self, rows: np.ndarray) -> np.ndarray:
+        """(n, d_sae) largest activation of each feature in each of these pictures."""
+        entries = self._by_image(rows).tocoo()
         dense = np.zeros(entries.shape, np.float32)
-        image = np.repeat(np.arange(len(dense)), np.diff(entries.indptr))
-        np.maximum.at(dense, (image, entries.indices), entries.data)
+        np.maximum.at(dense, entries.coords, entries.data)
         return dense
 
-    def sums(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """(n_images, d_sae) sum over cells of each feature's activation in each picture, or in these."""
+    def sums(self, rows: np.ndarray) -> np.ndarray:
+        """(n, d_sae) sum over cells of each feature's activation in each of these pictures."""
         return self._by_image(rows).toarray()
 
-    def _by_image(self, rows: np.ndarray | None = None) -> csr_array:
-        """(n_images, d_sae) with an entry for each cell: scipy adds up those of the same place where it is asked to."""
-        cells = self.by_cell
-        made = csr_array(
-            (cells.data, cells.indices, cells.indptr[:: self.cells_per_image]), (len(self.images), self.d_sae)
-        )
-        return made if rows is None else made[rows]
+    def _by_image(self, rows: np.ndarray) -> csr_array:
+        """(n, d_sae) with an entry for each cell: scipy adds up those of the same place where it is asked to."""
+        cells, shape = self.by_cell, (len(self.images), self.d_sae)
+        return csr_array((cells.data, cells.indices, cells.indptr[:: self.cells_per_image]), shape)[rows]
 
-    def patches(self, feature_id: int, how: str = "top", n: int = 24, rows=None, seed: int = 0) -> pd.DataFrame:
+    def patches(self, feature_id: int, how: str = "top", n: int = 24, rows: np.ndarray | None = None) -> pd.DataFrame:
         """At most n patches where a feature is active, one a picture: image_row, image, row, column, value.
 
         how: "top" (the pictures' maxima, largest first), "interval" (as many from each tenth of the range up to its
-        maximum, strongest first) or "random" (any active cell of any picture with one). rows: only these pictures.
+        maximum, strongest first) or "random" (any active cell). rows: only these pictures.
         Raises: ValueError for another word, or a feature that is not there.
         """
         if how not in ("top", "interval", "random"):
@@ -158,24 +149,24 @@ class FeatureIndex:
         table = table if rows is None else table[table["image_row"].isin(rows)]
         strongest = {"by": "value", "ascending": False, "kind": "stable"}
         if how == "top":
-            return table.sort_values(**strongest).drop_duplicates("image_row").head(n).reset_index(drop=True)
-        table = table.iloc[np.random.default_rng((seed, feature_id)).permutation(len(table))]
+            table = table.sort_values(**strongest)
+        else:
+            table = table.iloc[np.random.default_rng((0, feature_id)).permutation(len(table))]
         if how == "interval":  # of cells in random order one of each tenth in turn
             tenth = (10 * table["value"] / table["value"].max()).clip(upper=9).astype(int)
             turn = tenth.groupby(tenth).cumcount()
             table = table.iloc[np.lexsort((-tenth, turn))].drop_duplicates("image_row").head(n).sort_values(**strongest)
         return table.drop_duplicates("image_row").head(n).reset_index(drop=True)
 
-    def coactive(self, feature_id: int, n: int = 8) -> pd.DataFrame:
-        """The n features most often active in the same cell, beyond chance: feature_id, share, lift.
+    def coactive(self, feature_id: int, n: int) -> pd.DataFrame:
+        """The n features most often active in the same cell, by share - density where above 0: feature_id, share, lift.
 
         share: of this feature's cells (of up to 4,096 of them, evenly spaced); lift: share / the other's density.
-        Order: by share - density.
         """
         cells, _ = self.firings(feature_id)
-        cells = cells[:: max(1, -(-len(cells) // N_COACTIVE))]
+        cells = cells[:: max(1, -(-len(cells) // 4096))]
         share = np.bincount(self.by_cell[cells].indices, minlength=self.d_sae) / max(1, len(cells))
-        density = np.diff(self.by_feature.indptr) / self.n_cells
+        density = self.table["density_cell"].to_numpy()
         share[feature_id] = 0
         best = np.argsort(density - share, kind="stable")[:n]
         best = best[share[best] > density[best]]
@@ -188,25 +179,6 @@ def check_features(features: Sequence[int], d_sae: int) -> None:
         whole = isinstance(feature_id, int | np.integer) and not isinstance(feature_id, bool)
         if not whole or not 0 <= feature_id < d_sae:
             raise ValueError(f"feature {feature_id} is not one of 0 .. {d_sae - 1}")
-
-
-def describe(index: FeatureIndex, sae: SparseAutoencoder) -> pd.DataFrame:
-    """One row per feature, over all indexed pictures.
-
-    density_cell, density_image: share of cells, of pictures, in which it is active; mean, max: of its activation where
-    active, nan where it never is; norm: length of its decoder row.
-    """
-    counts, in_images = np.diff(index.by_feature.indptr), index._by_image().copy()
-    in_images.sum_duplicates()
-    with np.errstate(invalid="ignore"):
-        return pd.DataFrame({
-            "feature_id": np.arange(index.d_sae),
-            "density_cell": counts / index.n_cells,
-            "density_image": np.bincount(in_images.indices, minlength=index.d_sae) / len(index.images),
-            "mean": index.by_feature.sum(axis=0, dtype=np.float64) / counts,
-            "max": np.where(counts > 0, index.by_feature.max(axis=0).toarray(), np.nan),
-            "norm": sae.W_dec.detach().norm(dim=1).numpy(),
-        })  # fmt: skip
 
 
 def neighbours(W_dec: torch.Tensor, feature_id: int, n: int = 8) -> pd.DataFrame:

@@ -7,15 +7,13 @@ arXiv 1411.4038, section 3.2); and gradient x input of the feature at its peak, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
 from math import ceil
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
-from torch.nn.functional import adaptive_avg_pool2d, pad
+from torch.nn.functional import adaptive_avg_pool2d, pad, pixel_shuffle
 
 from aircraft_sae.activations import see_features
 from aircraft_sae.devices import side_by_side
@@ -25,34 +23,28 @@ from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 
-SHIFTS = 4
-"""Shifts along each side of a cell: 4 x 4 pictures make a map 4 times as fine."""
-TOLERANCE = 15 / 224
-"""A peak so near to a part counts as on it, as a share of the picture's width."""
-
 
 @torch.no_grad()
-def stitched_maps(
-    network: Network, sae: SparseAutoencoder, x: torch.Tensor, features: Sequence[int]
+def stitched_map(
+    network: Network, sae: SparseAutoencoder, x: torch.Tensor, feature_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """((len(features), 4 rows, 4 columns) stitched maps, (len(features), rows, columns) plain ones) of a picture.
+    """((4 rows, 4 columns) stitched map, (rows, columns) plain one) of a feature in a picture x (3, size, size).
 
-    x: (3, size, size), normalised. Shifted pictures are filled by reflection.
+    Shifted pictures, 4 x 4 of them, are filled by reflection.
     """
-    plain = see_features(network, sae, x[None])[1][0, ..., list(features)]
-    rows, columns = plain.shape[:2]
+    plain = see_features(network, sae, x[None])[1][0, ..., feature_id]
     height, width = x.shape[1:]
-    half = ceil(max(height / rows, width / columns) / 2)
+    down, across = height / plain.shape[0], width / plain.shape[1]
+    half = ceil(max(down, across) / 2)
     wide = pad(x[None], (half,) * 4, mode="reflect")[0]
     # from the middle of a cell to that of each of its fine cells: what a shifted picture has under the whole cell
-    steps = (np.arange(SHIFTS) + 0.5) / SHIFTS - 0.5
-    tops, lefts = ((half + steps * size / n).round().astype(int) for size, n in ((height, rows), (width, columns)))
+    steps = (np.arange(4) + 0.5) / 4 - 0.5
+    tops, lefts = ((half + steps * cell).round().astype(int) for cell in (down, across))
     maps = []
     for top in tops:
         shifted = torch.stack([wide[:, top : top + height, left : left + width] for left in lefts])
-        maps.append(see_features(network, sae, shifted)[1][..., list(features)])
-    fine = torch.stack(maps).permute(4, 2, 0, 3, 1)  # features, rows, shifts down, columns, shifts across
-    return fine.reshape(-1, rows * SHIFTS, columns * SHIFTS).numpy(), plain.permute(2, 0, 1).numpy()
+        maps.append(see_features(network, sae, shifted)[1][..., feature_id])
+    return pixel_shuffle(torch.cat(maps), 4)[0].numpy(), plain.numpy()
 
 
 def gradient_maps(
@@ -60,7 +52,7 @@ def gradient_maps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """((size, size) gradient x input, (size, size) absolute gradient) of a feature's pre-activation in one cell.
 
-    Both are summed over colours, the first where positive. x: (3, size, size), normalised.
+    Both are summed over colours, the first where positive. x: (3, size, size).
     """
     x = x.clone().requires_grad_()
     with torch.enable_grad():
@@ -69,8 +61,8 @@ def gradient_maps(
     return (gradient * x.detach()).sum(0).relu().numpy(), gradient.abs().sum(0).numpy()
 
 
-def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[int, int], share: float = 0.5) -> float:
-    """Radius in pixels of the disc around a cell's centre that holds `share` of an absolute gradient (size, size).
+def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[int, int]) -> float:
+    """Radius in pixels of the disc around a cell's centre that holds half of an absolute gradient (size, size).
 
     Source: Luo et al. 2016, "Understanding the effective receptive field", with the radius as its summary.
     """
@@ -78,7 +70,7 @@ def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[in
     down, across = (np.arange(size) - c for size, c in zip(gradient.shape, centre, strict=True))
     distance = np.hypot(down[:, None], across[None])
     order = np.argsort(distance, axis=None)
-    within = gradient.reshape(-1)[order].cumsum() >= share * gradient.sum()
+    within = gradient.reshape(-1)[order].cumsum() >= 0.5 * gradient.sum()
     return float(distance.reshape(-1)[order][within.argmax()])
 
 
@@ -91,10 +83,9 @@ def localisation(values: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     """
     if not values.max() > 0 or not mask.any():
         return dict.fromkeys(("pointing", "energy", "lift", "iou_of_oracle"), np.nan)
-    size = len(mask)
-    pixels = np.ix_(*(np.arange(size) * n // size for n in values.shape))
-    spread, radius = values[pixels], max(1, round(TOLERANCE * size))
-    near = distance_transform_edt(~mask) <= radius
+    pixels = np.ix_(*(np.arange(len(mask)) * n // len(mask) for n in values.shape))
+    spread = values[pixels]
+    near = distance_transform_edt(~mask) <= max(1, round(15 / 224 * len(mask)))
     peak = np.argwhere(spread == spread.max()).mean(0).round().astype(int)
     energy = spread[mask].sum() / spread.sum()
     covered = adaptive_avg_pool2d(torch.from_numpy(mask)[None].double(), values.shape)[0].numpy()
@@ -104,8 +95,8 @@ def localisation(values: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _best_iou(values: np.ndarray, mask: np.ndarray, n_levels: int = 64) -> float:
-    levels = np.unique(np.quantile(values[values > 0], np.linspace(0, 1, n_levels)))
+def _best_iou(values: np.ndarray, mask: np.ndarray) -> float:
+    levels = np.unique(np.quantile(values[values > 0], np.linspace(0, 1, 64)))
     return max(((values >= level) & mask).sum() / ((values >= level) | mask).sum() for level in levels)
 
 
@@ -122,28 +113,24 @@ def part_picks(index: FeatureIndex, regions: Regions, matches: pd.DataFrame, n: 
 
 
 def localise(network: Network, sae: SparseAutoencoder, pictures: Pictures, picks: pd.DataFrame) -> pd.DataFrame:
-    """One row for each pick and kind of map ("cells", "stitched", "gradient"): the scores of `localisation`.
+    """One row for each of `part_picks` and kind of map ("cells", "stitched", "gradient"): scores of `localisation`.
 
-    picks: of `part_picks`. The gradient is smoothed by 4 pixels. radius: `effective_radius`, in pixels, of the
-    gradient's row.
+    The gradient is smoothed by 4 pixels; its row has the `effective_radius` in pixels as radius.
     """
 
     def of_pick(pick) -> list[dict[str, object]]:
         x, cell = network.as_input(pictures.picture(pick.image)), (int(pick.row), int(pick.column))
         mask = pictures.mask(pick.image) == pictures.region_names.index(pick.part) + 1
         mask = mask[np.ix_(*(np.arange(network.size) * n // network.size for n in mask.shape))]  # the nearest pixels
-        fine, plain = stitched_maps(network, sae, x, [pick.feature_id])
+        fine, plain = stitched_map(network, sae, x, pick.feature_id)
         product, gradient = gradient_maps(network, sae, x, pick.feature_id, cell)
-        radius = {"gradient": effective_radius(gradient, cell, plain.shape[1:])}
-        maps = {"cells": plain[0], "stitched": fine[0], "gradient": gaussian_filter(product, 4)}
         facts = {"feature_id": pick.feature_id, "part": pick.part, "image_row": pick.image_row}
-        return [
-            facts | {"kind": kind} | localisation(values, mask) | {"radius": radius.get(kind, np.nan)}
-            for kind, values in maps.items()
-        ]
+        maps = {"cells": plain, "stitched": fine, "gradient": gaussian_filter(product, 4)}
+        rows = [facts | {"kind": kind} | localisation(values, mask) for kind, values in maps.items()]
+        rows[-1]["radius"] = effective_radius(gradient, cell, plain.shape)
+        return rows
 
-    found = side_by_side(of_pick, picks.itertuples())
-    return pd.DataFrame(list(chain.from_iterable(found)))
+    return pd.DataFrame([row for rows in side_by_side(of_pick, picks.itertuples()) for row in rows])
 
 
 def neighbour_correlation(maps: np.ndarray) -> tuple[float, float]:

@@ -15,16 +15,16 @@ from aircraft_sae.features.regions import Regions, average_precision, ranking_sc
 from aircraft_sae.sae import SparseAutoencoder
 
 
-def fit_probes(acts: np.ndarray, regions: Regions, ridge: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
     """(directions (parts, d_in), biases (parts,)): a cell is said to show part i where acts . direction + bias >= 0.
 
-    Fitted on half A: ridge regression of the labels on standardised channels, with `ridge` times the cells as penalty;
+    Fitted on half A: ridge regression of the labels on standardised channels, with 0.001 times the cells as penalty;
     the bias has the best F1 there. No direction where all or no cells show the part: zeros.
     """
     x = np.float64(acts[~regions.in_b]).reshape(-1, acts.shape[-1])
     mean, spread = x.mean(0), x.std(0) + 1e-9
     x, own = (x - mean) / spread, regions.labels[~regions.in_b].reshape(len(x), -1)
-    weights = Ridge(ridge * len(x)).fit(x, own).coef_
+    weights = Ridge(1e-3 * len(x)).fit(x, own).coef_
     bias, scores = np.zeros(len(weights)), x @ weights.T
     for i in range(len(bias)):
         least = scores[:, i].min() - 1  # all positive, as ranking_scores takes what is active alone
@@ -41,18 +41,18 @@ def probe_scores(acts: np.ndarray, regions: Regions) -> pd.DataFrame:
     directions, biases = fit_probes(acts, regions)
     scores, labels, table = np.float64(acts[regions.in_b]) @ directions.T + biases, regions.labels[regions.in_b], []
     for i, part in enumerate(regions.names):
-        own, score, found = labels[..., i].ravel(), scores[..., i].ravel(), {"part": part, "ap": np.nan, "f1": np.nan}
+        own, score, ap, f1 = labels[..., i].ravel(), scores[..., i].ravel(), np.nan, np.nan
         if own.any() and directions[i].any():
-            found |= {"ap": average_precision(own, score), "f1": f1_score(own, score >= -1e-9)}
-        table.append(found)
+            ap, f1 = average_precision(own, score), f1_score(own, score >= -1e-9)
+        table.append({"part": part, "ap": ap, "f1": f1})
     return pd.DataFrame(table)
 
 
-def matching_pursuit(index: FeatureIndex, scores: pd.DataFrame, regions: Regions, most: int = 3) -> pd.DataFrame:
+def matching_pursuit(index: FeatureIndex, scores: pd.DataFrame, regions: Regions) -> pd.DataFrame:
     """Several features for a part: part, features (ids), f1 on half B of "any of them above its threshold".
 
     On half A, of the 40 features with the largest ap_a the one whose firings have the best F_0.5 for the part's cells
-    not yet found is added, until `most` or until F1 grows no more; scores, thresholds: those of `part_scores`.
+    not yet found is added, until there are three or until F1 grows no more. scores: of `part_scores`.
     Source: feature-based matching pursuit, arXiv 2606.24716.
     """
     table = []
@@ -66,7 +66,7 @@ def matching_pursuit(index: FeatureIndex, scores: pd.DataFrame, regions: Regions
         maps = np.stack([index.maps(int(j), regions.rows) >= threshold for j, threshold in pairs])
         firing, firing_b = (maps[:, half].reshape(len(maps), -1) for half in (~regions.in_b, regions.in_b))
         chosen, any_a, best = [], np.zeros(len(own_a), bool), 0.0
-        while len(chosen) < most:
+        while len(chosen) < 3:
             left = own_a & ~any_a
             hits, wrong = (firing & left).sum(1), (firing & ~own_a & ~any_a).sum(1)
             j = int((1.25 * hits / np.maximum(1.25 * hits + 0.25 * (left.sum() - hits) + wrong, 1e-9)).argmax())
@@ -80,13 +80,7 @@ def matching_pursuit(index: FeatureIndex, scores: pd.DataFrame, regions: Regions
 
 
 def absorption(
-    index: FeatureIndex,
-    sae: SparseAutoencoder,
-    acts: np.ndarray,
-    regions: Regions,
-    pursuit: pd.DataFrame,
-    directions: np.ndarray,
-    biases: np.ndarray,
+    index: FeatureIndex, sae: SparseAutoencoder, acts, regions: Regions, pursuit: pd.DataFrame, directions, biases
 ) -> pd.DataFrame:
     """How often another feature speaks where a part's own are silent: part, n, silent, absorbed, supplied.
 
@@ -98,13 +92,14 @@ def absorption(
     """
     table, W_dec, b_dec = [], sae.W_dec.detach().numpy(), sae.b_dec.detach().numpy()
     acts, labels, rows = (each[regions.in_b] for each in (acts, regions.labels, regions.rows))
-    for i, (part, own, _) in enumerate(pursuit[["part", "features", "f1"]].itertuples(index=False)):
+    cells = (rows[:, None] * index.cells_per_image + np.arange(index.cells_per_image)).reshape(labels.shape[:3])
+    for i, (part, own) in enumerate(zip(pursuit["part"], pursuit["features"], strict=True)):
         found = labels[..., i] & (acts @ directions[i] + biases[i] >= 0)
         facts = {"part": part, "n": int(found.sum())}
         if not own or not found.any():
             table.append(facts | dict.fromkeys(("silent", "absorbed", "supplied"), np.nan))
             continue
-        codes = np.concatenate([index.image(row)[cells] for row, cells in zip(rows, found, strict=True) if cells.any()])
+        codes = index.by_cell[cells[found]].toarray()
         probe = directions[i] / np.linalg.norm(directions[i])
         along = W_dec @ probe
         able = along / np.maximum(np.linalg.norm(W_dec, axis=1), 1e-12) >= 0.025

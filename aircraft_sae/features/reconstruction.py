@@ -1,7 +1,7 @@
 """How good an autoencoder is: reconstruction, sparsity, what splicing costs the network; and its baselines.
 
-Whatever has `reconstruct(acts) -> (recon, codes or None)` on (n, d_in) is measured: trained autoencoders and baselines
-alike. Sums run over images in float64 on the network's own scale, so that intervals are over images, never cells.
+Whatever has `reconstruct(acts) -> (recon, codes or None)` on (n, d_in) is a model. Sums run over images in float64 on
+the network's own scale, so that intervals are over images, never cells.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from sklearn.linear_model import orthogonal_mp_gram
 from torch.nn.functional import cosine_similarity, kl_div, nll_loss, normalize
 
 from aircraft_sae.activations import Activations, replay
-from aircraft_sae.metrics import with_interval
+from aircraft_sae.metrics import with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import Codes, SparseAutoencoder
 
-Results = dict[str, dict[str, float | None]]
-"""{name: {value, low, high, n}}, with 95 % intervals over images."""
+PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0, "tied": False}  # for a config that is given another variant
 
 
 @dataclass
@@ -41,7 +40,7 @@ class Linear:
 
 @dataclass
 class Nearest:
-    """The nearest of `centres` (n_centres, d_in): k-means, one "feature" a cell."""
+    """The nearest of `centres` (n_centres, d_in), as one feature a cell."""
 
     centres: torch.Tensor
 
@@ -52,10 +51,7 @@ class Nearest:
 
 @dataclass
 class Pursuit:
-    """Orthogonal matching pursuit of x - mean with k unit rows of `directions` (d_sae, d_in), which nobody trained.
-
-    Source: Pati, Rezaiifar & Krishnaprasad 1993; here scikit-learn's.
-    """
+    """Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad 1993) of x - mean by k unit rows of `directions`."""
 
     mean: torch.Tensor
     directions: torch.Tensor
@@ -68,7 +64,7 @@ class Pursuit:
 
 
 def pca(acts: Activations, rows: np.ndarray, k: int) -> Linear:
-    """The mean and the k directions of most variance over the cells of these images (exact, one pass)."""
+    """The mean and the k directions of most variance over the cells of these images."""
     directions = torch.linalg.eigh(covariance(acts, rows)).eigenvectors.flip(1).t()[:k]
     return Linear(acts.moments(rows)[0].float(), directions.float())
 
@@ -82,19 +78,19 @@ def covariance(acts: Activations, rows: np.ndarray) -> torch.Tensor:
     return second / (len(rows) * acts.cells_per_image - 1)
 
 
-def k_means(acts: Activations, rows: np.ndarray, n_centres: int, n_cells: int = 20_000, seed: int = 0) -> Nearest:
-    """Mini-batch k-means (scikit-learn's) on shuffled cells of these images."""
-    n_cells = min(n_cells, len(rows) * acts.cells_per_image)
-    cells = next(acts.batches(rows, n_cells, seed)).float().numpy()
-    options = dict(init="random", n_init=1, max_iter=5, batch_size=4096, random_state=seed)  # k-means++ would take 20 s
+def k_means(acts: Activations, rows: np.ndarray, n_centres: int) -> Nearest:
+    """Mini-batch k-means (scikit-learn's) on 20,000 shuffled cells of these images, or all."""
+    n_cells = min(20_000, len(rows) * acts.cells_per_image)
+    cells = next(acts.batches(rows, n_cells, seed=0)).float().numpy()
+    options = dict(init="random", n_init=1, max_iter=5, batch_size=4096, random_state=0)  # k-means++ would take 20 s
     fitted = MiniBatchKMeans(min(n_centres, n_cells), **options).fit(cells)
     return Nearest(torch.from_numpy(fitted.cluster_centers_).float())
 
 
 def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tensor) -> SparseAutoencoder:
-    """Given readers as an autoencoder of sae's site: feature i is directions[i] . x + biases[i] where positive.
+    """An autoencoder of sae's site that reconstructs nothing: feature i is directions[i] . x + biases[i] if positive.
 
-    directions: (d, d_in) with d at most d_in, biases: (d,); further features never fire. It reconstructs nothing.
+    directions: (d, d_in) with d at most d_in, biases: (d,); further features never fire.
     """
     made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, **PLAIN), sae.d_in)
     with torch.no_grad():
@@ -104,16 +100,10 @@ def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tens
 
 
 def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, directions: torch.Tensor) -> SparseAutoencoder:
-    """Directions (d, d_in) that nobody trained, as an autoencoder: of x - mean the k largest products are kept.
-
-    d must be a multiple of d_in. With the network's channels and their negatives: the neuron basis.
-    """
+    """Directions (a multiple of d_in, d_in) as an autoencoder: of x - mean the k largest products are kept."""
     cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, **PLAIN)
-    made = SparseAutoencoder(cfg, sae.d_in)
-    with torch.no_grad():
-        for rows in (made.W_dec, made.W_enc_rows):
-            rows.copy_(normalize(directions))
-        made.b_dec.copy_(mean)
+    made, rows = SparseAutoencoder(cfg, sae.d_in), normalize(directions)
+    made.load_state_dict({"W_dec": rows, "W_enc_rows": rows, "b_dec": mean}, strict=False)
     return made
 
 
@@ -122,38 +112,39 @@ def both_signs(directions: torch.Tensor) -> torch.Tensor:
     return torch.cat([directions, -directions])
 
 
-PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0, "tied": False}
-
-
 @dataclass
 class Measured:
-    """One autoencoder, or baseline, on some images."""
+    """One autoencoder, or baseline, on some images. fired: (d_sae,) each feature's active cells; empty without codes.
+
+    table: a row an image: cells and, summed over them, error, total (squared distance from the mean) and entries
+    (active features), also of foreground and background where these are told apart; pooled_error, …; distinct.
+    """
 
     table: pd.DataFrame
-    """A row an image: cells and, summed over them, error, total (squared distance from the mean) and entries (active
-    features), also of foreground and background where these are told apart; pooled_error, pooled_total; distinct."""
     fired: np.ndarray
-    """(d_sae,) cells on which each feature fired; empty without codes."""
 
     @property
     def n_cells(self) -> int:
         return int(self.table["cells"].sum())
 
     @cached_property
-    def results(self) -> Results:
-        """fvu and pooled_fvu; with codes l0, distinct_features_per_image, dead_share, dense_share (over 10 %)."""
+    def results(self) -> dict[str, dict[str, float | None]]:
+        """fvu and pooled_fvu; with codes l0, distinct_features_per_image, dead_share, dense_share (over 10 %).
+
+        Each is {value, low, high, n}, with the 95 % interval over images.
+        """
         table, density = self.table, self.fired / self.n_cells
         results = {"pooled_fvu": with_interval(table["pooled_error"], table["pooled_total"])}
-        for place in ("", "_foreground", "_background"):
-            own = table[table.get(f"cells{place}", pd.Series(0, table.index)) > 0]  # no fvu of no cells
+        for cells in table.filter(regex="^cells"):
+            own, place = table[table[cells] > 0], cells.removeprefix("cells")  # no fvu of no cells
             if len(own):
                 results[f"fvu{place}"] = with_interval(own[f"error{place}"], own[f"total{place}"])
             if len(own) and len(density):
-                results[f"l0{place}"] = with_interval(own[f"entries{place}"], own[f"cells{place}"])
+                results[f"l0{place}"] = with_interval(own[f"entries{place}"], own[cells])
         if len(density):
             results["distinct_features_per_image"] = with_interval(table["distinct"], np.ones(len(table)))
-            for name, share in {"dead_share": (density == 0).mean(), "dense_share": (density > 0.1).mean()}.items():
-                results[name] = {"value": float(share), "low": None, "high": None, "n": len(density)}
+            results["dead_share"] = with_draws((density == 0).mean(), [], len(density))
+            results["dense_share"] = with_draws((density > 0.1).mean(), [], len(density))
         return results
 
 
@@ -161,7 +152,7 @@ class Measured:
 def measure(model, acts: Activations, rows, mean, foreground: np.ndarray | None = None) -> Measured:
     """Reconstruct all cells of these images. mean: (d_in,) of the training cells, which fvu compares with.
 
-    foreground: (images, rows, columns) bool, for fvu and l0 of these cells, and of the others.
+    foreground: (images, rows, columns) bool, to tell these cells from the others.
     """
     parts, fired, start, mean = [], [], 0, mean.float()
     for block in acts.blocks(rows):
@@ -177,13 +168,12 @@ def measure(model, acts: Activations, rows, mean, foreground: np.ndarray | None 
             seen[codes.cells // acts.cells_per_image, codes.features] = True
             part["distinct"] = seen.sum(1)
             fired.append(torch.bincount(codes.features, minlength=codes.d_sae))
-        places = {"": torch.ones(n, acts.cells_per_image, dtype=torch.bool)}
+        by_cell["cells"] = torch.ones(n, acts.cells_per_image, dtype=torch.int64)
+        part |= {name: values.sum(1) for name, values in by_cell.items()}
         if foreground is not None:
             shown = torch.from_numpy(foreground[start : start + n]).view(n, -1)
-            places |= {"_foreground": shown, "_background": ~shown}
-        for place, mask in places.items():
-            part |= {f"{name}{place}": (values * mask).sum(1) for name, values in by_cell.items()}
-            part[f"cells{place}"] = mask.sum(1)
+            for place, mask in {"foreground": shown, "background": ~shown}.items():
+                part |= {f"{name}_{place}": (values * mask).sum(1) for name, values in by_cell.items()}
         parts.append(pd.DataFrame({name: values.double().numpy() for name, values in part.items()}))
         start += n
     counts = torch.stack(fired).sum(0).numpy() if fired else np.zeros(0, int)
@@ -191,13 +181,12 @@ def measure(model, acts: Activations, rows, mean, foreground: np.ndarray | None 
 
 
 @torch.no_grad()
-def splice(model, acts: Activations, rows, labels, network: Network, pictures: Pictures, mean) -> Results:
-    """What it costs the network to go on from the reconstruction of these images' cells.
+def splice(model, acts: Activations, rows, labels, network: Network, pictures: Pictures, mean) -> dict[str, dict]:
+    """What it costs the network to go on from the reconstruction of these images' cells, with intervals over images.
 
     labels: (n_images,) class indices; pictures: those that acts are of. top1_lost_points: accuracy lost, in percentage
     points; agreement: share of images with the same prediction; kl_nats: KL(p || p spliced); ce_recovered_zero,
-    ce_recovered_mean: share of the cross-entropy lost by replacing all acts with 0, or with the mean, that the
-    reconstruction wins back.
+    ce_recovered_mean: share of the cross-entropy lost with all acts 0, or the mean, that the reconstruction wins back.
     """
     edits = {
         "own": None,
@@ -211,16 +200,14 @@ def splice(model, acts: Activations, rows, labels, network: Network, pictures: P
         logs[name] = logits.double().log_softmax(1)
         losses[name] = nll_loss(logs[name], torch.from_numpy(labels), reduction="none").numpy()
     before, after = (logs[name].argmax(1).numpy() for name in ("own", "spliced"))
-    per_image = {
-        "top1_lost_points": 100 * ((before == labels) - 1.0 * (after == labels)),
-        "agreement": before == after,
-        "kl_nats": kl_div(logs["spliced"], logs["own"], reduction="none", log_target=True).sum(1).numpy(),
+    divergence, ones = kl_div(logs["spliced"], logs["own"], reduction="none", log_target=True), np.ones(len(rows))
+    return {
+        "top1_lost_points": with_interval(100 * ((before == labels) - 1.0 * (after == labels)), ones),
+        "agreement": with_interval(before == after, ones),
+        "kl_nats": with_interval(divergence.sum(1).numpy(), ones),
+        "ce_recovered_zero": with_interval(losses["zero"] - losses["spliced"], losses["zero"] - losses["own"]),
+        "ce_recovered_mean": with_interval(losses["mean"] - losses["spliced"], losses["mean"] - losses["own"]),
     }
-    results = {name: with_interval(values, np.ones(len(rows))) for name, values in per_image.items()}
-    for name in ("zero", "mean"):
-        lost = losses[name]
-        results[f"ce_recovered_{name}"] = with_interval(lost - losses["spliced"], lost - losses["own"])
-    return results
 
 
 def quality(model, acts: Activations, rows, labels, network: Network, pictures: Pictures, learned) -> dict[str, float]:
@@ -231,25 +218,24 @@ def quality(model, acts: Activations, rows, labels, network: Network, pictures: 
     mean, _ = acts.moments(learned)
     here, there = (measure(model, acts, each, mean).results for each in (rows, learned))
     here |= splice(model, acts, rows, labels, network, pictures, mean)
-    row = {name: entry["value"] for name, entry in here.items()}
-    row["test_train_fvu_ratio"] = row["fvu"] / there["fvu"]["value"]
-    return row | {"explained_variance": 1 - row["fvu"]}
+    row, ratio = {name: entry["value"] for name, entry in here.items()}, here["fvu"]["value"] / there["fvu"]["value"]
+    return row | {"test_train_fvu_ratio": ratio, "explained_variance": 1 - row["fvu"]}
 
 
-def seed_agreement(first: torch.Tensor, second: torch.Tensor, seed: int = 0) -> dict[str, float]:
-    """How far two dictionaries W_dec (d_sae, d_in) have the same features: mean cosine of the best one-to-one pairs.
+def seed_agreement(first: torch.Tensor, second: torch.Tensor) -> dict[str, float]:
+    """How far two dictionaries W_dec (d_sae, d_in) have the same features, beyond chance.
 
-    agreement: that mean, less what the first reaches with `mixtures` of the second, as a share of the way from there to
-    1; matched_cosine, chance: the two means. Source: Hungarian matching as in Paulo & Belrose 2025, arXiv 2501.16615.
+    matched_cosine: mean of `matched_cosines`; chance: that with `mixtures` of the second; agreement: how far the first
+    is on the way from chance to 1. Source: Hungarian matching as in Paulo & Belrose 2025, arXiv 2501.16615.
     """
-    matched, chance = (matched_cosines(first, other).mean().item() for other in (second, mixtures(second, seed)))
+    matched, chance = (matched_cosines(first, other).mean().item() for other in (second, mixtures(second)))
     return {"agreement": (matched - chance) / (1 - chance), "matched_cosine": matched, "chance": chance}
 
 
 def mixtures(rows: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """As many directions (n, d) that mean nothing and are spread as `rows` are: sums of all with random weights.
 
-    Isotropic directions would be too weak a chance: where rows share a few dimensions, they are alike by that alone.
+    Isotropic ones would be too weak a chance: rows that share a few dimensions are alike by that alone.
     """
     weights = torch.randn(len(rows), len(rows), generator=torch.Generator().manual_seed(seed))
     return weights @ rows.detach() / len(rows) ** 0.5
@@ -263,17 +249,14 @@ def cell_covariance(acts: Activations) -> torch.Tensor:
 
 def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int | tuple[int, ...] = 0) -> torch.Tensor:
     """(d, d_in) directions drawn from N(0, covariance), each as long as the row of `like` (d, d_in) in its place."""
-    root = _root(covariance)
-    drawn = torch.from_numpy(np.random.default_rng(seed).standard_normal(like.shape, np.float32)) @ root.t()
+    drawn = np.random.default_rng(seed).standard_normal(like.shape, np.float32)
+    drawn = torch.from_numpy(drawn) @ _root(covariance).t()
     return drawn * (like.norm(dim=1) / drawn.norm(dim=1).clamp(min=1e-12))[:, None]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=2)  # many directions are drawn from one
 def _root(covariance: torch.Tensor) -> torch.Tensor:
-    """The symmetric square root of a covariance; the last ones are kept, since many directions are drawn from one.
-
-    Symmetric, because eigenvectors by themselves may change sign with the last bit of what they are computed from.
-    """
+    """The symmetric square root of a covariance: eigenvectors alone may change sign with the last bit of it."""
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
     return (eigenvectors * eigenvalues.clamp(min=0).sqrt() @ eigenvectors.t()).float()
 
@@ -283,20 +266,16 @@ def matched_cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return _partners(first, second)[0]
 
 
-def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> np.ndarray:
-    """(d_sae,) how well other autoencoders have each feature: the lower of the cosines of decoder and encoder.
-
-    Partners are those of `matched_cosines`; the least over the others.
-    """
-    found = []
-    for other in others:
-        cosines, partner = _partners(sae.W_dec, other.W_dec)
-        rows_enc = sae.W_enc_rows.detach(), other.W_enc_rows.detach()[partner]
-        found.append(torch.minimum(cosines, cosine_similarity(*rows_enc)))
-    return torch.stack(found).amin(0).numpy()
-
-
 def _partners(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     cosines = normalize(first.detach()) @ normalize(second.detach()).t()
     row, column = (torch.from_numpy(index) for index in linear_sum_assignment(cosines.numpy(), maximize=True))
     return cosines[row, column], column
+
+
+def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> np.ndarray:
+    """(d_sae,) the least cosine, of decoder and encoder, of each feature with its partners in other autoencoders."""
+    found = []
+    for other in others:
+        cosines, partner = _partners(sae.W_dec, other.W_dec)
+        found += [cosines, cosine_similarity(sae.W_enc_rows.detach(), other.W_enc_rows.detach()[partner])]
+    return torch.stack(found).amin(0).numpy()

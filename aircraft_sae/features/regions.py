@@ -20,8 +20,7 @@ from aircraft_sae.features.selectivity import halves
 from aircraft_sae.metrics import auroc_difference, bootstrap_counts
 from aircraft_sae.pictures import Pictures
 
-LEAST = 0.25
-"""Share of a cell that shows a region, or of a region that a cell shows, from which the cell counts as the region's."""
+LEAST = 0.25  # share of a cell that shows a region, or of a region in a cell, from which the cell is the region's
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,7 @@ def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
 
 
 def _guessed(regions: Regions, of: np.ndarray) -> pd.DataFrame:
-    """AUROC of each of `guesses` in the cells of these pictures that are not background, as auroc_<guess>.
-
-    A row per part; nan where all or none of the cells show it.
-    """
+    """A row per part: auroc_<guess> of each of `guesses` in cells that are not background; nan for labels all alike."""
     within = regions.within[of]
     own, table = regions.labels[of][within], {}
     mixed = own.any(0) & ~own.all(0)
@@ -144,20 +140,18 @@ def guesses(regions: Regions, of: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def guess_scores(regions: Regions) -> pd.DataFrame:
-    """Average precision on half B of guesses that know the true outline: guess, part, ap.
-
-    Beside the outline alone, it is multiplied by the guesses of place, of class, and of both.
-    """
+    """Average precision on half B of the outline, and of it times other `guesses`: guess, part, ap."""
     known, own = guesses(regions, regions.in_b), regions.labels[regions.in_b]
     made = {
         "outline": known["outline"], "outline, place": known["outline"] * known["place"],
         "outline, class": known["class_outline"], "outline, place, class": known["class_outline"] * known["place"],
     }  # fmt: skip
-    return pd.DataFrame([
-        {"guess": name, "part": part, "ap": average_precision(own[..., i], score[..., i])}
+    found = [
+        (name, part, average_precision(own[..., i], score[..., i]))
         for name, score in made.items()
         for i, part in enumerate(regions.names)
-    ])  # fmt: skip
+    ]
+    return pd.DataFrame(found, columns=["guess", "part", "ap"])
 
 
 def average_precision(member: np.ndarray, score: np.ndarray) -> float:
@@ -166,32 +160,22 @@ def average_precision(member: np.ndarray, score: np.ndarray) -> float:
 
 
 def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each feature's part, that of its largest excess on half A: feature_id, part, part_ap, …; features in order.
-
-    scores: of `part_scores`, its rows in any order. Not the largest average precision, which is nearly always that of
-    the part most often seen.
-    """
-    ranked = scores.sort_values(["excess_a", "part"], ascending=[False, True])  # nan comes last
+    """Each feature's part, that of its largest excess on half A: feature_id, part, part_ap, …; features in order."""
+    ranked = scores.sort_values(["excess_a", "part"], ascending=[False, True])  # by ap_a: the part most often seen
     chosen = ranked.drop_duplicates("feature_id").sort_values("feature_id", ignore_index=True)
     return chosen.rename(columns={c: f"part_{c}" for c in chosen if c not in ("feature_id", "part")})
 
 
 def best_matches(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each part's feature, that of the largest average precision on half A, with its scores; rows by part.
-
-    scores: of `part_scores`, its rows in any order; ties go to the lower id.
-    """
+    """Each part's feature, that of the largest average precision on half A, with its scores; ties: the lower id."""
     ranked = scores.sort_values(["ap_a", "feature_id", "part"], ascending=[False, True, True])
     return ranked.drop_duplicates("part").set_index("part")
 
 
-def match_draws(index: FeatureIndex, regions: Regions, matches: pd.DataFrame, n: int = 200) -> dict[str, np.ndarray]:
-    """{part: (n,) average precision of its feature when half B's pictures are drawn anew}, of parts that B shows.
-
-    matches: of `best_matches` of this index.
-    """
+def match_draws(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> dict[str, np.ndarray]:
+    """{part: (200,) average precision of its match when half B's pictures are drawn anew}, of parts that B shows."""
     own, drawn = regions.labels[regions.in_b], {}
-    counts = bootstrap_counts(len(own), n)
+    counts = bootstrap_counts(len(own), 200)
     for part, feature_id in matches["feature_id"].items():
         member = own[..., regions.names.index(part)]
         if member.any():
@@ -220,9 +204,8 @@ def ap_draws(values: np.ndarray, member: np.ndarray, counts: np.ndarray) -> np.n
 def excess_tests(index: FeatureIndex, regions: Regions, claims: Sequence[tuple[int, str]]) -> pd.DataFrame:
     """Is a feature's AUROC in half B's cells outside the background above those of all `guesses`? One row a claim.
 
-    claims: pairs (feature_id, part). excess, excess_low, excess_high: the least of the differences with its 95 %
-    interval; excess_p: the largest of the one-sided p; n: pictures of B in which the feature is active. Pictures are
-    the units.
+    claims: pairs (feature_id, part). excess, excess_low, excess_high: the least difference with its 95 % interval over
+    pictures; excess_p: the largest of the one-sided p; n: pictures of B in which the feature is active.
     """
     in_b, within, found = regions.in_b, regions.within[regions.in_b], []
     known, labels = guesses(regions, in_b).values(), regions.labels[in_b][within]
@@ -230,15 +213,12 @@ def excess_tests(index: FeatureIndex, regions: Regions, claims: Sequence[tuple[i
     for feature_id, part in claims:
         i, maps = regions.names.index(part), index.maps(int(feature_id), regions.rows[in_b])
         tests = [auroc_difference(maps[within], guess[within][:, i], labels[:, i], groups) for guess in known]
-        difference, error = min(tests, key=lambda test: test[0])
+        differences, errors = np.transpose(tests)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            p = np.where(errors == 0, differences <= 0, norm.sf(differences / errors)).max()
+        excess, error = tests[differences.argmin()]
         found.append({
-            "feature_id": int(feature_id), "part": part, "excess": difference, "excess_low": difference - 1.96 * error,
-            "excess_high": difference + 1.96 * error, "n": int((maps.max((1, 2)) > 0).sum()),
-            "excess_p": max(_one_sided(*test) for test in tests),
+            "feature_id": int(feature_id), "part": part, "excess": excess, "excess_low": excess - 1.96 * error,
+            "excess_high": excess + 1.96 * error, "n": int((maps.max((1, 2)) > 0).sum()), "excess_p": p,
         })  # fmt: skip
     return pd.DataFrame(found)
-
-
-def _one_sided(difference: float, error: float) -> float:
-    """p of a difference that is not above 0; nan stays nan."""
-    return float(norm.sf(difference / error)) if not error == 0 else float(difference <= 0)

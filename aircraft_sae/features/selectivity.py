@@ -14,10 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, rankdata, tiecorrect
 
-N_ORDERS = 9999
-"""Permutations for the p of AUROC, whose least value is one part in so many and one."""
-LEAST_FIRING = 8
-"""Images of half B in which a feature must be active, for a test to mean anything: below it is left untested."""
+N_ORDERS = 9999  # permutations for the p of AUROC
 
 
 def halves(classes: Sequence) -> np.ndarray:
@@ -29,37 +26,28 @@ def halves(classes: Sequence) -> np.ndarray:
     return (pd.Series(number).groupby(number).cumcount().to_numpy() + number) % 2 == 1
 
 
-def auroc(ranks: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """(classes, d) area under the ROC curve of each feature for each class against the rest; ties count half.
+def auroc(ranks: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(area under the ROC curve of each feature for each class against the rest, its spread), both (classes, d).
 
-    ranks: (n, d) of the images, ties averaged; member: (classes, n) whether an image is of the class. 0.5 where a class
-    has no or all images. Source: Mann & Whitney 1947; equals scikit-learn's roc_auc_score, for all pairs at once.
-    """
-    n_in = member.sum(1, keepdims=True)
-    pairs = n_in * (member.shape[1] - n_in)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(pairs > 0, (member @ ranks - n_in * (n_in + 1) / 2) / pairs, 0.5)
-
-
-def auroc_spread(ranks: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """(classes, d) standard deviation of `auroc` when labels are permuted, exact with ties; 0 where all is tied.
-
-    Source: Lehmann 1975, Nonparametrics, appendix, equation A.18.
+    ranks: (n, d) of the images, ties averaged; member: (classes, n) whether an image is of the class. spread: the exact
+    standard deviation when labels are permuted. 0.5 and 0 where a class has no or all images.
+    Source: Mann & Whitney 1947; Lehmann 1975, Nonparametrics, appendix, equation A.18.
     """
     n, n_in = len(ranks), member.sum(1, keepdims=True)
-    untied = np.array([tiecorrect(column) for column in ranks.T])
-    pairs = n_in * (n - n_in)
-    return np.sqrt(np.divide(untied * (n + 1) / 12, pairs, out=np.zeros((len(n_in), len(untied))), where=pairs > 0))
+    pairs, untied = n_in * (n - n_in), np.array([tiecorrect(column) for column in ranks.T])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        area = np.where(pairs > 0, (member @ ranks - n_in * (n_in + 1) / 2) / pairs, 0.5)
+        return area, np.sqrt(np.where(pairs > 0, untied * (n + 1) / 12 / pairs, 0))
 
 
-def auroc_p(ranks: np.ndarray, n_in: np.ndarray, area: np.ndarray, seed: int = 0) -> np.ndarray:
+def auroc_p(ranks: np.ndarray, n_in: np.ndarray, area: np.ndarray) -> np.ndarray:
     """(d,) one-sided p of AUROCs: the share of N_ORDERS permutations of the labels, and of what is seen, as large.
 
     ranks: (n, d) of the values, ties averaged; n_in: (d,) images in each feature's class; area: (d,) its AUROC.
     Source: Phipson & Smyth 2010, arXiv 1603.05766, equation 2.
     """
     n, p = len(ranks), np.ones(ranks.shape[1])
-    order = np.random.default_rng(seed).random((N_ORDERS, n), np.float32).argsort(1)
+    order = np.random.default_rng(0).random((N_ORDERS, n), np.float32).argsort(1)
     for size in np.unique(n_in[(n_in > 0) & (n_in < n)]):
         own = n_in == size
         sums = area[own] * size * (n - size) + size * (size + 1) / 2  # of ranks: multiples of a half
@@ -68,58 +56,51 @@ def auroc_p(ranks: np.ndarray, n_in: np.ndarray, area: np.ndarray, seed: int = 0
 
 
 def morcos_index(values: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """(classes, d): (m - r) / (m + r), m the mean of the class's images and r that of the others; 0 where both are 0,
-    nan for a class without images.
+    """(classes, d): (m - r) / (m + r), m the mean of the class's images and r that of others; nan for an empty class.
 
-    Source: Morcos et al. 2018, arXiv 1803.06959, section 2.3, with the class given instead of the largest mean.
+    0 where both are 0. Source: Morcos et al. 2018, arXiv 1803.06959, section 2.3, there of the class of largest mean.
     """
     n_in, inside = member.sum(1, keepdims=True), member @ values
     outside = (values.sum(0) - inside) / np.maximum(len(values) - n_in, 1)
     inside /= np.maximum(n_in, 1)
     total = inside + outside
     index = np.divide(inside - outside, total, out=np.zeros_like(total), where=total > 0)
-    return np.where(member.any(1, keepdims=True), index, np.nan)
+    return np.where(n_in > 0, index, np.nan)
 
 
-def selectivity(
-    maxima: np.ndarray, labels: Mapping[str, tuple[np.ndarray, Sequence[str]]], in_b: np.ndarray, seed: int = 0
-) -> pd.DataFrame:
+def selectivity(maxima: np.ndarray, labels: Mapping[str, tuple], in_b: np.ndarray) -> pd.DataFrame:
     """One row per feature; for each level (columns level/…) the class it is most selective for, and how much.
 
     maxima: (n, d) image maxima; labels: level -> ((n,) indices, class names); in_b: (n,) half B.
     class: largest AUROC on half A. On half B, of that class against the rest: auroc, auroc_z (in standard deviations of
     the null), auroc_p, auroc_q (Benjamini-Hochberg over features and levels), morcos. z, p and q are nan for features
-    that are active in fewer than LEAST_FIRING images of half B, or whose null has no spread.
+    that are active in fewer than 8 images of half B, or whose null has no spread.
     level: the one whose class stands out most on half A (AUROC in standard deviations of its null); placed: that level
     where auroc_q on half B is below 0.05, else "none".
     """
     own, values = np.arange(maxima.shape[1]), maxima[in_b]
     ranks_a, ranks_b = (np.float32(rankdata(maxima[half], axis=0)) for half in (~in_b, in_b))
-    enough, table, z_a = (values > 0).sum(0) >= LEAST_FIRING, {}, []
+    enough, table, z_a = (values > 0).sum(0) >= 8, {}, []
     for level, (codes, classes) in labels.items():
         member = np.float32(np.asarray(codes) == np.arange(len(classes))[:, None])  # (classes, n)
-        area = auroc(ranks_a, member[:, ~in_b])
-        chosen = area.argmax(0)
-        z_a.append(_z(area[chosen, own], auroc_spread(ranks_a, member[:, ~in_b])[chosen, own], -np.inf))
+        area, spread = auroc(ranks_a, member[:, ~in_b])
+        chosen = area.argmax(0), own
+        area, spread = area[chosen], spread[chosen]
+        z_a.append(np.divide(area - 0.5, spread, out=np.full(len(own), -np.inf), where=spread > 0))
         ours = member[:, in_b]
-        area, spread = auroc(ranks_b, ours)[chosen, own], auroc_spread(ranks_b, ours)[chosen, own]
-        p = np.where(enough & (spread > 0), auroc_p(ranks_b, ours.sum(1)[chosen], area, seed), np.nan)
+        area, spread = (each[chosen] for each in auroc(ranks_b, ours))
+        tested = enough & (spread > 0)
         found = {
-            "class": np.asarray(classes, object)[chosen], "auroc": area,
-            "auroc_z": _z(area, np.where(enough, spread, 0), np.nan), "auroc_p": p,
-            "morcos": morcos_index(values, ours)[chosen, own],
+            "class": np.asarray(classes, object)[chosen[0]], "auroc": area,
+            "auroc_z": np.divide(area - 0.5, spread, out=np.full(len(own), np.nan), where=tested),
+            "auroc_p": np.where(tested, auroc_p(ranks_b, ours.sum(1)[chosen[0]], area), np.nan),
+            "morcos": morcos_index(values, ours)[chosen],
         }  # fmt: skip
         table |= {f"{level}/{name}": column for name, column in found.items()}
     p = np.stack([table[f"{level}/auroc_p"] for level in labels])
     q = np.full(p.shape, np.nan)
-    if (tested := np.isfinite(p)).any():
-        q[tested] = false_discovery_control(p[tested])
+    q[np.isfinite(p)] = false_discovery_control(p[np.isfinite(p)])
     table |= {f"{level}/auroc_q": row for level, row in zip(labels, q, strict=True)}
     level = np.argmax(z_a, axis=0)
     names = np.asarray(list(labels), object)[level]
     return pd.DataFrame(table | {"level": names, "placed": np.where(q[level, own] < 0.05, names, "none")})
-
-
-def _z(area: np.ndarray, spread: np.ndarray, otherwise: float) -> np.ndarray:
-    """How many standard deviations an AUROC is above 0.5; `otherwise` where there is no spread."""
-    return np.divide(area - 0.5, spread, out=np.full(len(area), otherwise), where=spread > 0)

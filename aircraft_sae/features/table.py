@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,28 +19,22 @@ PARTS = "parts.parquet"
 
 
 def build_features(
-    folder: str | Path,
-    sae: SparseAutoencoder,
-    acts: Activations,
-    pictures: Pictures,
-    splits: Sequence[str] = ("train", "val", "test"),
-    selectivity: bool = True,
-    progress: bool = True,
+    folder: Path, sae: SparseAutoencoder, acts: Activations, pictures: Pictures, splits: list[str], selectivity: bool
 ) -> None:
-    """The index of all pictures (of these splits), and in features.parquet what the test pictures say of each feature.
+    """The index of the pictures of these splits, and in features.parquet what the test pictures say of each feature.
 
-    Columns: those of `describe`; of `selectivity` on each level that the pictures have; where they have regions, part
-    (largest excess on half A) with its scores of `part_scores` on half B, as part_ap, part_auroc, …; parts.parquet has
-    all features and parts.
+    Columns: those of `build_index`; of `selectivity`, if asked for, on each level that the pictures have; where they
+    have regions, those of `best_parts`, as part, part_ap, part_auroc, …; parts.parquet has all features and parts.
     """
-    index = build_index(sae, acts, folder, progress, acts.rows(*splits))
-    table, images, levels = index.table, index.images.iloc[index.rows("test")], pictures.levels
+    index = build_index(sae, acts, folder, acts.rows(*splits))
+    test, levels = index.rows("test"), pictures.levels
+    table, images = index.table, index.images.iloc[test]
     if len(images) > 1 and levels and selectivity:
         names = {level: pictures.classes(level) for level in levels}
         labels = {level: (pd.Categorical(images[level], names[level]).codes, names[level]) for level in levels}
-        table = table.join(class_selectivity(index.maxima(index.rows("test")), labels, halves(images[levels[0]])))
+        table = table.join(class_selectivity(index.maxima(test), labels, halves(images[levels[0]])))
     if len(images) > 1 and pictures.region_names:
         scores = part_scores(index, Regions.of(index, pictures))
-        write_parquet(scores, Path(folder) / PARTS)
+        write_parquet(scores, folder / PARTS)
         table = table.join(best_parts(scores).drop(columns="feature_id"))
-    write_parquet(table, Path(folder) / TABLE)
+    write_parquet(table, folder / TABLE)

@@ -17,7 +17,8 @@ import pandas as pd
 from scipy.stats import binomtest, false_discovery_control
 from torch import Tensor
 
-from aircraft_sae.features import FeatureIndex, Regions, excess_tests
+from aircraft_sae.features import FeatureIndex, Regions
+from aircraft_sae.features.regions import excess_tests
 from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import Trial
 from aircraft_sae.metrics import bootstrap_counts

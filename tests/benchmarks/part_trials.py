@@ -33,7 +33,8 @@ def scored(study: Study, acts: Activations, **changes) -> str:
     cfg = replace(study.config.sae, n_cells=SHORT, **changes)
     with tempfile.TemporaryDirectory() as folder:
         train_sae(folder=Path(folder), cfg=cfg, acts=acts, rows=acts.rows("train", "val"), progress=False)
-        index = build_index(SparseAutoencoder.load(folder), acts, folder, progress=False)
+        rows = acts.rows("train", "val", "test")
+        index = build_index(SparseAutoencoder.load(folder), acts, folder, rows)
         regions = Regions.of(index, study.pictures())
         best = best_matches(part_scores(index, regions))["ap"]
         probe = probe_scores(acts.acts[acts.rows("test")], regions)["ap"].mean()
