@@ -1,8 +1,4 @@
-"""The command: `python -m aircraft_sae [run|info|clean] [NN ...] [--preset NAME] [--data-root DIR]`.
-
-`run` executes the notebooks in order, shows what the running cell prints, and writes the executed notebooks and an HTML
-report. It imports nothing heavy: the kernels do the work.
-"""
+"""The command: `python -m aircraft_sae [run|info|clean]`. It imports nothing heavy: the kernels do the work."""
 
 from __future__ import annotations
 
@@ -11,8 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,7 +20,7 @@ from aircraft_sae.view.report import write_report
 MAIN = "06"
 """The last notebook that is run unless others are named."""
 RUNNING = "run-"
-"""How the lock of a process that runs a study is called; then its id."""
+"""A process that runs a study holds a lock of this name and its id."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,11 +63,17 @@ def main(arguments: list[str] | None = None) -> int:
             return info(folder)
         if options.command == "clean":
             return clean(folder, options.yes)
-        environment = {"PRESET": name, "DATA_DIR": str(data_dir), "DATA_ROOT": root}
-        environment = {f"AIRCRAFT_SAE_{key}": value for key, value in environment.items()}
+        environment = {"AIRCRAFT_SAE_PRESET": name, "AIRCRAFT_SAE_DATA_DIR": str(data_dir)}
+        environment["AIRCRAFT_SAE_DATA_ROOT"] = root
         runner = Runner(folder, data_dir / "results" / name, environment, study.dataset.rendered, options.again)
-        with _running(folder):
-            return run(notebooks, asked, runner, study, options.in_place)
+        # keeps `clean` away, between stages too; another process may run this study as well
+        lock = folder / f"{RUNNING}{os.getpid()}.lock"
+        make_parents(lock)
+        try:
+            with FileLock(lock):
+                return run(notebooks, asked, runner, study, options.in_place)
+        finally:
+            lock.unlink(missing_ok=True)
     except OSError as error:  # a full disk, a folder that cannot be written
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -83,16 +84,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(notebooks: dict[str, Path], asked: set[str], runner: Runner, study: config.StudyConfig, in_place: bool) -> int:
-    """Execute notebooks, or keep what the last run made of them, and write the report; stops at the first failure.
-
-    The report shows notebooks that were not asked for too, if what an earlier run made of them still holds.
-    """
+    """Execute notebooks, or keep what the last run made of them, up to the first failure, and write the report."""
     began, executed, failure = time.monotonic(), {}, ""
     print(f"aircraft_sae: preset {study.name}, {len(asked)} notebooks", flush=True)
     for number, path in notebooks.items():
         if number in asked:
             executed[path.stem], failure = runner.run(path)
-        elif kept := runner.kept(path):
+        elif kept := runner.kept(path):  # not asked for, but it belongs in the report
             executed[path.stem] = kept
         if failure:
             break
@@ -104,18 +102,6 @@ def run(notebooks: dict[str, Path], asked: set[str], runner: Runner, study: conf
         put_outputs(notebooks[number], executed[notebooks[number].stem])
     print(f"Done in {time.monotonic() - began:.0f} s. Report: {index}")
     return 0
-
-
-@contextmanager
-def _running(folder: Path) -> Iterator[None]:
-    """Keeps `clean` away, between stages too, from a study that this process runs; others may run it as well."""
-    path = folder / f"{RUNNING}{os.getpid()}.lock"
-    make_parents(path)
-    try:
-        with FileLock(path):
-            yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def info(folder: Path) -> int:

@@ -16,20 +16,15 @@ from threading import Event, Thread
 import psutil
 
 from aircraft_sae.store import LABELS, digest, load_meta, stage_metas, watched, write_text
-from aircraft_sae.view.report import RECORD
+from aircraft_sae.view.report import ANSI, RECORD
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "matplotlib", "scikit-learn", "pillow")
-ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-"""A colour, or a move of the cursor."""
 
 
 def find(folder: Path) -> dict[str, Path]:
-    """{number: notebook} in order, as .ipynb where there is one, else as its .py; copies are named and left.
-
-    Raises: ValueError where there is none.
-    """
+    """{number: .ipynb, else .py} in order, ValueError where there is none; copies are named and left."""
     stems = {path.stem for path in folder.glob("[0-9][0-9]_*") if path.suffix in (".py", ".ipynb")}
     known: dict[str, Path] = {}
     for stem in sorted(stems, key=lambda stem: (not (folder / f"{stem}.py").is_file(), len(stem), stem)):
@@ -77,10 +72,9 @@ class Runner:
         files = sorted([*package.rglob("*"), *(package.parent / "data" / "weights").glob("*")])
         ends = (".py", ".js", ".css", ".html", ".json", ".safetensors")
         self.code = digest([(path.name, path) for path in files if path.suffix in ends])
+        # pictures of the user's own may have changed: the first notebook looks at them, and then the stages tell
         self.trusted = rendered
-        """Pictures of the user's own may have changed: the first notebook looks at them, and then the stages tell."""
-        self.load_meta = cache(load_meta)
-        """What is whole stays so while no notebook runs."""
+        self.load_meta = cache(load_meta)  # what is whole stays so while no notebook runs
 
     def run(self, path: Path):
         """(the executed notebook, what failed in it or nothing), written to the report; kept where nothing changed."""
@@ -105,10 +99,8 @@ class Runner:
 
     def kept(self, path: Path):
         """The notebook that an earlier run executed, if nothing that it depends on has changed since; else None."""
-        import nbformat
-
         try:
-            notebook = nbformat.read(self.report / f"{path.stem}.ipynb", as_version=4)
+            notebook = read_notebook(self.report / f"{path.stem}.ipynb")
             record = notebook.metadata[RECORD]
             same = (
                 self.trusted
@@ -146,12 +138,12 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
             shows_widget = WIDGET_VIEW in message["content"].get("data", {})
             return None if shows_widget else super().process_message(message, cell, index)
 
-    code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
+    n_cells = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
     begun, problems, ended = [], [], Event()
 
     def begin(cell, cell_index: int) -> None:
-        begun.append(cell_index)
-        _show(f"{path.stem}: code cell {len(begun)} of {len(code)}\n")
+        begun.append(cell)
+        _show(f"{path.stem}: code cell {len(begun)} of {n_cells}\n")
 
     client = Client(
         notebook,
@@ -196,10 +188,10 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
         return ""
     if not isinstance(problems[0], CellExecutionError | DeadKernelError):
         raise problems[0]
-    source = notebook.cells[begun[-1]].source if begun else ""
+    source = begun[-1].source if begun else ""
     text = getattr(problems[0], "traceback", f"{source}\n\nThe kernel died: out of memory?")
     text = text if sys.stderr.isatty() else ANSI.sub("", text)
-    return f"Stopped in {path.name}, code cell {len(begun)} of {len(code)}.\n{text.strip()}"
+    return f"Stopped in {path.name}, code cell {len(begun)} of {n_cells}.\n{text.strip()}"
 
 
 def _show(text: str) -> None:
