@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import re
-import shutil
 import sys
 from contextlib import suppress
 from functools import cache
@@ -160,7 +159,6 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
         "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # another would leave the figures out
         "TQDM_MININTERVAL": "0.1" if sys.stderr.isatty() else "10",
-        "TQDM_NCOLS": str(shutil.get_terminal_size().columns - 1),
     }  # fmt: skip
 
     def work() -> None:
