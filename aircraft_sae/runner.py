@@ -6,6 +6,7 @@ import atexit
 import os
 import re
 import sys
+import time
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -202,8 +203,14 @@ def _show(text: str) -> None:
 
 def load_ipython_extension(shell) -> None:
     """In a kernel: end with the command, whichever process is an orphan's next parent (ipykernel knows only 1)."""
-    command = psutil.Process(os.getppid())
-    Thread(target=lambda: command.wait() or os._exit(1), daemon=True).start()
+    command = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == command:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def put_outputs(path: Path, notebook) -> None:
