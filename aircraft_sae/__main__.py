@@ -1,8 +1,4 @@
-"""The command: `python -m aircraft_sae [run|info|clean] [NN ...] [--preset NAME] [--data-root DIR]`.
-
-`run` executes the notebooks in order, shows what the running cell prints, and writes the executed notebooks and an HTML
-report. It imports nothing heavy: the kernels do the work.
-"""
+"""The command: `python -m aircraft_sae [run|info|clean]`. It imports nothing heavy: the kernels do the work."""
 
 from __future__ import annotations
 
@@ -11,8 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,7 +20,7 @@ from aircraft_sae.view.report import write_report
 MAIN = "06"
 """The last notebook that is run unless others are named."""
 RUNNING = "run-"
-"""How the lock of a process that runs a study is called; then its id."""
+"""A process that runs a study holds a lock of this name and its id."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,42 +36,44 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--yes", action="store_true", help="clean: remove without asking")
     options = parser.parse_intermixed_args(arguments)
     name = options.preset or os.environ.get("AIRCRAFT_SAE_PRESET") or "hangar"
-    data_root = options.data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT")
+    root = options.data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT")
+    root = str(Path(root).expanduser().resolve()) if root else ""  # the kernels run in another folder
     try:
         study, data_dir = config.preset(name), data_folder()
-        if (options.numbers or options.all) and options.command != "run":
-            raise ValueError(f"{options.command} takes no notebooks: only run does")
         if options.command == "run":
-            study = config.with_data_root(study, data_root)
-            if study.dataset.needs_root and not Path(data_root).expanduser().is_dir():
-                raise ValueError(f"the data root {data_root} is not a folder")
+            study = config.with_data_root(study, root)
+            if study.dataset.needs_root and not Path(root).is_dir():
+                raise ValueError(f"the data root {root} is not a folder")
             if options.in_place and not study.dataset.rendered:
-                raise ValueError(
-                    f"--in-place would put the photographs of preset {name} into notebooks/: run without it"
-                )
+                raise ValueError(f"--in-place would put the photographs of {name} into notebooks/: run without it")
             notebooks = find(NOTEBOOKS)
-            asked = [number.zfill(2) for number in options.numbers] or [
-                n for n in notebooks if options.all or n <= MAIN
-            ]
-            if unknown := sorted(set(asked) - set(notebooks)):
+            asked = {number.zfill(2) for number in options.numbers}
+            asked = asked or {number for number in notebooks if options.all or number <= MAIN}
+            if unknown := sorted(asked - set(notebooks)):
                 raise ValueError(f"no notebook {', '.join(unknown)}: there are {', '.join(notebooks)}")
             for number in sorted(asked):
                 check_pair(notebooks[number], options.in_place)
+        elif options.numbers or options.all:
+            raise ValueError(f"{options.command} takes no notebooks: only run does")
     except ValueError as error:
         parser.error(str(error))
     folder = data_dir / "runs" / name
-    # absolute, because the kernels run in another folder
-    environment = {"AIRCRAFT_SAE_PRESET": name, "AIRCRAFT_SAE_DATA_DIR": str(data_dir)}
-    environment["AIRCRAFT_SAE_DATA_ROOT"] = str(Path(data_root).expanduser().resolve()) if data_root else ""
     try:
         if options.command == "info":
             return info(folder)
         if options.command == "clean":
             return clean(folder, options.yes)
-        rendered = study.dataset.rendered
-        runner = Runner(folder, data_dir / "results" / name, environment, rendered, options.again)
-        with _running(folder):
-            return run(notebooks, asked, runner, study, options.in_place)
+        environment = {"AIRCRAFT_SAE_PRESET": name, "AIRCRAFT_SAE_DATA_DIR": str(data_dir)}
+        environment["AIRCRAFT_SAE_DATA_ROOT"] = root
+        runner = Runner(folder, data_dir / "results" / name, environment, study.dataset.rendered, options.again)
+        # keeps `clean` away, between stages too; another process may run this study as well
+        lock = folder / f"{RUNNING}{os.getpid()}.lock"
+        make_parents(lock)
+        try:
+            with FileLock(lock):
+                return run(notebooks, asked, runner, study, options.in_place)
+        finally:
+            lock.unlink(missing_ok=True)
     except OSError as error:  # a full disk, a folder that cannot be written
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -86,19 +83,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def run(
-    notebooks: dict[str, Path], asked: Collection[str], runner: Runner, study: config.StudyConfig, in_place: bool
-) -> int:
-    """Execute notebooks, or keep what the last run made of them, and write the report; stops at the first failure.
-
-    The report shows notebooks that were not asked for too, if what an earlier run made of them still holds.
-    """
+def run(notebooks: dict[str, Path], asked: set[str], runner: Runner, study: config.StudyConfig, in_place: bool) -> int:
+    """Execute notebooks, or keep what the last run made of them, up to the first failure, and write the report."""
     began, executed, failure = time.monotonic(), {}, ""
     print(f"aircraft_sae: preset {study.name}, {len(asked)} notebooks", flush=True)
     for number, path in notebooks.items():
         if number in asked:
             executed[path.stem], failure = runner.run(path)
-        elif kept := runner.kept(path):
+        elif kept := runner.kept(path):  # not asked for, but it belongs in the report
             executed[path.stem] = kept
         if failure:
             break
@@ -106,22 +98,10 @@ def run(
     if failure:
         print(f"\n{failure}\n\nReport up to there: {index}", file=sys.stderr)
         return 1
-    for path in (notebooks[number] for number in asked if in_place):
-        put_outputs(path, executed[path.stem])
+    for number in asked if in_place else ():
+        put_outputs(notebooks[number], executed[notebooks[number].stem])
     print(f"Done in {time.monotonic() - began:.0f} s. Report: {index}")
     return 0
-
-
-@contextmanager
-def _running(folder: Path) -> Iterator[None]:
-    """Keeps `clean` away, between stages too, from a study that this process runs; others may run it as well."""
-    path = folder / f"{RUNNING}{os.getpid()}.lock"
-    make_parents(path)
-    try:
-        with FileLock(path):
-            yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def info(folder: Path) -> int:
@@ -153,11 +133,9 @@ def clean(folder: Path, yes: bool) -> int:
             what = "The study is being run" if lock.stem.startswith(RUNNING) else f"{lock.stem} is being made"
             print(f"{what} by another process; nothing was removed.", file=sys.stderr)
             return 1
-    try:
-        wanted = yes or input("Remove all of it? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        wanted = False
-    if not wanted:
+    with suppress(EOFError):
+        yes = yes or input("Remove all of it? [y/N] ").strip().lower() in ("y", "yes")
+    if not yes:
         print("Nothing was removed (--yes removes without asking).")
         return 1
     for path in folder.iterdir():

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import os
 import re
-import signal
 import sys
 import time
 from contextlib import suppress
-from copy import deepcopy
 from functools import cache
 from importlib.metadata import version
-from multiprocessing import resource_tracker
 from pathlib import Path
 from threading import Event, Thread
 
 import psutil
 
 from aircraft_sae.store import LABELS, digest, load_meta, stage_metas, watched, write_text
-from aircraft_sae.view.report import RECORD
+from aircraft_sae.view.report import ANSI, RECORD
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "matplotlib", "scikit-learn", "pillow")
-IMPORTS = ("ipykernel.kernelapp", "matplotlib.pyplot", "scipy.stats", "aircraft_sae.study", "aircraft_sae.view.plots")
-"""What takes notebooks long to import. No widgets: these look for a kernel when they are imported."""
-FORKS = sys.platform == "linux"
-"""Whether kernels are forked from one process that has made these imports."""
 
 
 def find(folder: Path) -> dict[str, Path]:
-    """{number: notebook} in order, as .ipynb where there is one, else as its .py; copies are named and left.
-
-    Raises: ValueError where there is none.
-    """
+    """{number: .ipynb, else .py} in order, ValueError where there is none; copies are named and left."""
     stems = {path.stem for path in folder.glob("[0-9][0-9]_*") if path.suffix in (".py", ".ipynb")}
     known: dict[str, Path] = {}
     for stem in sorted(stems, key=lambda stem: (not (folder / f"{stem}.py").is_file(), len(stem), stem)):
@@ -78,32 +67,30 @@ class Runner:
     def __init__(self, folder: Path, results: Path, environment: dict[str, str], rendered: bool, again: bool = False):
         """results: the folder of numbers; rendered: the study makes its own pictures; again: keep no notebook."""
         self.folder, self.report, self.results = folder, folder / "report", results
-        self.environment, self.rendered, self.again = environment, rendered, again
+        self.environment, self.again = environment, again
         package = Path(__file__).resolve().parent
         files = sorted([*package.rglob("*"), *(package.parent / "data" / "weights").glob("*")])
         ends = (".py", ".js", ".css", ".html", ".json", ".safetensors")
         self.code = digest([(path.name, path) for path in files if path.suffix in ends])
-        self.fresh = False
-        """Whether a notebook was executed in this run."""
-        self.load_meta = cache(load_meta)
-        """What is whole stays so while no notebook runs."""
+        # pictures of the user's own may have changed: the first notebook looks at them, and then the stages tell
+        self.trusted = rendered
+        self.load_meta = cache(load_meta)  # what is whole stays so while no notebook runs
 
     def run(self, path: Path):
         """(the executed notebook, what failed in it or nothing), written to the report; kept where nothing changed."""
         import nbformat
 
-        notebook, place = read_notebook(path), self.report / f"{path.stem}.ipynb"
         if not self.again and (kept := self.kept(path)):
             print(f"{path.stem}: nothing that it depends on has changed", file=sys.stderr, flush=True)
             return kept, ""
-        key, costs = self._key(notebook), {}
-        self.fresh = True
+        notebook, place, costs = read_notebook(path), self.report / f"{path.stem}.ipynb", {}
+        key, self.trusted = self._key(notebook), True
         self.load_meta.cache_clear()
         with watched(costs):
             failure = execute(notebook, path, self.environment)
         stages = {name: meta["fingerprint"] for name, meta in stage_metas(self.folder).items()}
         notebook.metadata[RECORD] = {
-            "key": None if failure else key, "stages": stages, "outside": self._outside(place.stem, notebook),
+            "key": None if failure else key, "stages": stages, "outside": self._outside(path.stem, notebook),
             "cells": digest(notebook.cells), **costs,
         }  # fmt: skip
         place.with_suffix(".html").unlink(missing_ok=True)  # its page is another's now
@@ -112,17 +99,16 @@ class Runner:
 
     def kept(self, path: Path):
         """The notebook that an earlier run executed, if nothing that it depends on has changed since; else None."""
-        import nbformat
-
-        # pictures of the user's own may have changed: the first notebook looks at them, and then the stages tell
-        if not (self.rendered or self.fresh):
-            return None
         try:
-            notebook = nbformat.read(self.report / f"{path.stem}.ipynb", as_version=4)
+            notebook = read_notebook(self.report / f"{path.stem}.ipynb")
             record = notebook.metadata[RECORD]
-            same = record["key"] == self._key(read_notebook(path)) and record["cells"] == digest(notebook.cells)
-            same = same and record["outside"] == self._outside(path.stem, notebook)
-            same = same and all(self.load_meta(self.folder / name, wanted) for name, wanted in record["stages"].items())
+            same = (
+                self.trusted
+                and record["key"] == self._key(read_notebook(path))
+                and record["cells"] == digest(notebook.cells)
+                and record["outside"] == self._outside(path.stem, notebook)
+                and all(self.load_meta(self.folder / name, wanted) for name, wanted in record["stages"].items())
+            )
             return notebook if same else None
         except Exception:  # not there, or damaged in whatever way
             return None
@@ -140,33 +126,41 @@ class Runner:
 
 def execute(notebook, path: Path, environment: dict[str, str]) -> str:
     """Run all cells of `notebook` in place, less widgets, which need a kernel; returns what failed, or nothing."""
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     class Client(NotebookClient):
         def process_message(self, message, cell, index):
             if message["msg_type"] == "stream":
-                screen.stream(message["content"]["text"])
+                _show(message["content"]["text"])
             shows_widget = WIDGET_VIEW in message["content"].get("data", {})
             return None if shows_widget else super().process_message(message, cell, index)
 
-    package = str(Path(__file__).resolve().parents[1])  # for a checkout that is not installed
-    paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    # another backend than this one would leave the figures out
-    backend = "module://matplotlib_inline.backend_inline"
-    environment = os.environ | environment | {"PYTHONPATH": paths, "MPLBACKEND": backend}
-    code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
-    screen, running, problems, ended = _Screen(path.stem, len(code)), code[:1], [], Event()
+    n_cells = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
+    begun, problems, ended = [], [], Event()
+
+    def begin(cell, cell_index: int) -> None:
+        begun.append(cell)
+        _show(f"{path.stem}: code cell {len(begun)} of {n_cells}\n")
+
     client = Client(
         notebook,
-        km=_manager(),
+        # without folders to look in, "python3" is this interpreter, whatever a kernelspec of that name says
+        km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[])),
         timeout=None,
         record_timing=False,
-        extra_arguments=["--log-level=40"],
+        extra_arguments=["--log-level=40", f"--ext={__name__}"],
         resources={"metadata": {"path": str(path.parent)}},
-        on_cell_execute=lambda cell, cell_index: running.append(cell_index),
-        on_cell_executed=lambda execute_reply, **_: execute_reply["content"]["status"] == "ok" and screen.advance(),
+        on_cell_execute=begin,
     )
+    package = str(Path(__file__).resolve().parents[1])  # for a checkout that is not installed
+    environment = os.environ | environment | {
+        "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # another would leave the figures out
+        "TQDM_MININTERVAL": "0.1" if sys.stderr.isatty() else "10",
+    }  # fmt: skip
 
     def work() -> None:
         try:
@@ -180,7 +174,7 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
     # in a thread, so that Ctrl-C is a KeyboardInterrupt here: nbclient swallows some
     Thread(target=work, daemon=True).start()
     try:
-        while not ended.wait(0.5):  # a wait without end hears no Ctrl-C on Windows
+        while not ended.wait(0.5):  # a wait without end hears no Ctrl-C on Windows, and a join takes it for the end
             pass
     except KeyboardInterrupt:
         while not ended.wait(0.1):
@@ -188,113 +182,42 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
                 with suppress(psutil.Error):
                     process.kill()
         raise
-    finally:
-        screen.close()
     notebook.metadata.pop("widgets", None)
     if not problems:
         return ""
     if not isinstance(problems[0], CellExecutionError | DeadKernelError):
         raise problems[0]
-    source = notebook.cells[running[-1]].source
+    source = begun[-1].source if begun else ""
     text = getattr(problems[0], "traceback", f"{source}\n\nThe kernel died: out of memory?")
-    text = text if sys.stderr.isatty() else re.sub(r"\x1b\[[0-9;]*m", "", text)
-    return f"Stopped in {path.name}, code cell {code.index(running[-1]) + 1} of {len(code)}.\n{text.strip()}"
+    text = text if sys.stderr.isatty() else ANSI.sub("", text)
+    return f"Stopped in {path.name}, code cell {len(begun)} of {n_cells}.\n{text.strip()}"
 
 
-def _manager():
-    """A manager of kernels of this interpreter, forked where that works."""
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
-    from jupyter_client.provisioning import LocalProvisioner
-
-    class Forked(LocalProvisioner):
-        async def launch_kernel(self, cmd, **options):
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(list(IMPORTS))
-            resource_tracker.ensure_running()  # else it would let Ctrl-C through again
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the server inherits
-            arguments = [*cmd[3:], f"--IPKernelApp.parent_handle={os.getpid()}"]
-            self.process = process = context.Process(target=_serve, args=(arguments, options["env"], options["cwd"]))
-            try:
-                process.start()
-            except (EOFError, OSError):  # an import failed: then let a cell say so
-                return await super().launch_kernel(cmd, **options)
-            process.stdin = process.stdout = process.stderr = None  # as subprocess.Popen has them
-            process.poll, process.wait = lambda: process.exitcode, process.join
-            process.send_signal = lambda number: os.kill(process.pid, number)
-            return self.connection_info
-
-    # without folders to look in, "python3" is this interpreter, whatever a kernelspec of that name says
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    if FORKS:
-        manager.provisioner = Forked(kernel_spec=manager.kernel_spec, parent=manager)
-    return manager
+def _show(text: str) -> None:
+    """Pass on what a cell prints; in a log, where nothing can be rewritten, each state of a progress bar is a line."""
+    if not sys.stderr.isatty():
+        lines = ANSI.sub("", text).splitlines()
+        text = "".join(f"{line.rstrip()}\n" for line in lines if line.strip())
+    print(text, end="", file=sys.stderr, flush=True)
 
 
-def _serve(arguments: list[str], environment: dict[str, str], folder: str) -> None:
-    """Be a kernel, in a process of its own, no longer than the command is there."""
-    os.setsid()  # Ctrl-C is for the command
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    import matplotlib
-    from ipykernel.kernelapp import launch_new_instance
+def load_ipython_extension(shell) -> None:
+    """In a kernel: end with the command, whichever process is an orphan's next parent (ipykernel knows only 1)."""
+    command = os.getppid()
 
-    matplotlib.rcParams["backend"] = environment["MPLBACKEND"]  # it was imported with another environment
-    Thread(target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True).start()
-    launch_new_instance(arguments)
+    def watch() -> None:
+        while os.getppid() == command:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
-class _Screen:
-    """A bar of cells that ends with the line which the running cell rewrites, over what it prints; lines in a log."""
-
-    def __init__(self, title: str, n_cells: int):
-        from tqdm import tqdm
-
-        self.log = not sys.stderr.isatty()
-        self.bar = tqdm(total=n_cells, desc=title, unit="cell", dynamic_ncols=True, disable=self.log)
-        self.title, self.n_cells, self.n_done, self.line, self.shown = title, n_cells, 0, "", time.monotonic()
-
-    def stream(self, text: str) -> None:
-        """Print whole lines; in a log, every ten seconds, the one that is rewritten too."""
-        *whole, line = (self.line + text).split("\n")
-        for done in whole:
-            self._print(done)
-        self.line = line[line.rstrip("\r").rfind("\r") + 1 :]
-        self.bar.set_postfix_str(_visible(self.line))
-        if self.log and time.monotonic() > self.shown + 10:
-            self._print(self.line)
-
-    def advance(self) -> None:
-        """Count one more cell as done."""
-        self._print(self.line)
-        self.line, self.n_done = "", self.n_done + 1
-        self.bar.set_postfix_str("", refresh=False)
-        self.bar.update()
-        if self.log:
-            print(f"{self.title}: {self.n_done} of {self.n_cells} cells", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        self.bar.close()
-
-    def _print(self, line: str) -> None:
-        if _visible(line):
-            self.shown = time.monotonic()
-            self.bar.write(_visible(line), file=sys.stderr)
-
-
-def _visible(line: str) -> str:
-    """What a terminal would show of a line with carriage returns, less colours and cursor moves."""
-    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line.rstrip("\r").rpartition("\r")[2]).rstrip()
-
-
-def put_outputs(path: Path, executed) -> None:
+def put_outputs(path: Path, notebook) -> None:
     """Write an executed notebook in the place of the one at `path`, less progress bars."""
     import nbformat
 
-    notebook = deepcopy(executed)
-    notebook.metadata.pop(RECORD)
+    del notebook.metadata[RECORD]
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aircraft_sae import store
 from aircraft_sae.activations import VIEWS, Activations, extract, site_folder
 from aircraft_sae.config import StudyConfig, change, check_name, preset, with_data_root
 from aircraft_sae.features import FeatureIndex, build_features
@@ -21,16 +22,6 @@ from aircraft_sae.networks import Network, build, check_weights, load, train, we
 from aircraft_sae.pictures import Pictures, note_pictures, open_source
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae.training import train_sae
-from aircraft_sae.store import (
-    META,
-    Stage,
-    data_folder,
-    digest,
-    make_stage,
-    read_json,
-    source_digest,
-    write_json,
-)
 
 ENTRY = ("value", "low", "high", "n")
 
@@ -48,7 +39,7 @@ class Study:
     ):
         self.config, self.data_dir = config, data_dir
         self.folder = data_dir / "runs" / config.name
-        self.stages: dict[str, Stage] = {}
+        self.stages: dict[str, store.Stage] = {}
         """Stages loaded or made so far."""
         self._pictures, self._networks = pictures, {} if network is None else {"trained": network}
 
@@ -66,15 +57,13 @@ class Study:
 
         Where not given: the preset is AIRCRAFT_SAE_PRESET or "hangar", data_dir is AIRCRAFT_SAE_DATA_DIR or the
         repository's data folder, data_root (the folder of pictures) is AIRCRAFT_SAE_DATA_ROOT or the config's own.
-        network, pictures: to be studied in place of those that the config would train and find.
-        Raises: ValueError for an unknown preset, a data_dir that is no folder, or a data root that the config cannot
-        use or lacks.
+        network, pictures: in place of those that the config would train and find.
+        Raises: ValueError for an unknown preset, a data_dir that is no folder, a wrong or missing data root.
         """
         config = preset_or_config or os.environ.get("AIRCRAFT_SAE_PRESET") or "hangar"
-        if not isinstance(config, StudyConfig):
-            config = preset(config)
+        config = config if isinstance(config, StudyConfig) else preset(config)
         config = with_data_root(config, data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT"))
-        return cls(config, data_folder(data_dir), network, pictures)
+        return cls(config, store.data_folder(data_dir), network, pictures)
 
     def pictures(self, name: str | Pictures = "all") -> Pictures:
         """The study's pictures: rendered for the hangar, else found (or downloaded) and checked once.
@@ -87,8 +76,8 @@ class Study:
         if self._pictures is None:
             config = self.config.dataset
             if config.rendered:
-                self.stage("dataset", render_dataset, {"config": config.hangar}, {"variants": VARIANTS})
-                found = open_source(config, self.folder / "dataset")
+                folder = self.stage("dataset", render_dataset, {"config": config.hangar}, {"variants": VARIANTS})
+                found = open_source(config, folder)
             else:
                 say(f"dataset: reading {config.root or self.data_dir / 'downloads'}")
                 found = open_source(config, None, self.data_dir / "downloads")
@@ -117,14 +106,12 @@ class Study:
             config = self.config.classifier
             check_weights(config)  # before a data set is rendered for them
             pictures = self.pictures()
-            level = config.level or pictures.levels[0]
-            n_classes = len(pictures.classes(level))  # refuses a level that these pictures lack
-            untrained = Network(build(replace(config, weights=None), n_classes), pictures.classes(level))
+            classes = pictures.classes(config.level or pictures.levels[0])  # refuses a level that these pictures lack
+            untrained = Network(build(replace(config, weights=None), len(classes)), classes)
             for site in self.config.sites:
                 untrained.check_site(site)
             inputs = {"pictures": pictures, "weights": weights_digest(config)}
-            self.stage("networks/trained", train, {"cfg": config}, inputs)
-            self._networks["trained"] = load(self.folder / "networks" / "trained")
+            self._networks["trained"] = load(self.stage("networks/trained", train, {"cfg": config}, inputs))
         if name not in self._networks:
             self._networks[name] = self._networks["trained"].permuted()
         return self._networks[name]
@@ -139,43 +126,37 @@ class Study:
         """
         site, sites = site or self.config.sae.site, self.config.sites
         seen, shown = self.network(network), self.pictures(pictures)
-        own = [seen.name, *([shown.name] if shown.name != "all" else [])]
+        name = "activations/" + "-".join([seen.name, *([shown.name] if shown.name != "all" else [])])
         if site not in sites:
-            sites, own = (site,), [*own, site_folder(site)]
+            sites, name = (site,), f"{name}-{site_folder(site)}"
         for each in sites:
             seen.check_site(each)
-        views = {"augmentation": self.config.classifier, "n_views": self.config.n_views}
-        settings = {"sites": list(sites)} | (views if self._own(network, pictures) and self.config.n_views else {})
-        name = "activations/" + "-".join(own)
+        settings: dict[str, Any] = {"sites": list(sites)}
+        if self.config.n_views and seen is self.network() and shown is self.pictures():
+            settings |= {"augmentation": self.config.classifier, "n_views": self.config.n_views}
         return Activations.open(self.stage(name, extract, settings, {"network": seen, "pictures": shown}), site)
 
     def sae(
-        self,
-        name: str = "main",
-        *,
-        network: str | Network = "trained",
-        pictures: str | Pictures = "all",
-        **changes: Any,
+        self, name: str = "main", *, network: str | Network = "trained", pictures: str | Pictures = "all", **changes
     ) -> SparseAutoencoder:
-        """An autoencoder of the cells of training and validation pictures: the config's, or one with fields changed.
+        """An autoencoder of the cells of training and validation pictures, as in `study.sae("k8", k=8)`.
 
-        name: its folder under sae/. pictures: of fewer pictures than all, views are left out. As in
-        `study.sae("k8", k=8)`. Raises: ValueError for changes to "main", and what its config and its training raise.
+        name: its folder under sae/. pictures: of fewer pictures than all, views are left out. changes: fields of its
+        config. Raises: ValueError for changes to "main", and what its config and its training raise.
         """
         if name == "main" and (changes or (network, pictures) != ("trained", "all")):
             raise ValueError('"main" is the config\'s own autoencoder: give any other a name of its own')
         check_name(name)
         config = change(self.config.sae, **changes)
-        whole = pictures == "all" or self._own(network)  # the study's network has seen all pictures
-        acts = self.activations(config.site, network, "all" if whole else pictures)
+        shown = self._shown_to(network, pictures)
+        acts = self.activations(config.site, network, shown)
         rows = acts.rows("train", "val", *([VIEWS] if pictures == "all" else []))
-        if whole and pictures != "all":
+        if pictures != "all" and shown == "all":
             rows = rows[acts.images["image"].iloc[rows].isin(self.pictures(pictures).table["image"])]
         SparseAutoencoder(config, acts.d_in)  # both refuse what does not fit these acts
         next(acts.batches(rows, config.batch_size, config.seed))
-        return SparseAutoencoder.load(
-            self.stage(f"sae/{name}", train_sae, {"cfg": config}, {"acts": acts, "rows": rows})
-        )
+        inputs = {"acts": acts, "rows": rows}
+        return SparseAutoencoder.load(self.stage(f"sae/{name}", train_sae, {"cfg": config}, inputs))
 
     def features(
         self,
@@ -197,21 +178,21 @@ class Study:
             raise ValueError('"main" is the index of the config\'s own autoencoder: give this one a name of its own')
         check_name(name)
         sae = sae or self.sae(name, network=network, pictures=pictures, **changes)
-        whole = self._own(network)
-        acts = self.activations(sae.cfg.site, network, "all" if whole else pictures)
+        shown = self._shown_to(network, pictures)
+        acts = self.activations(sae.cfg.site, network, shown)
         if sae.d_in != acts.d_in:
             raise ValueError(f"the dictionary {name} is for acts of width {sae.d_in}, {sae.cfg.site} has "
                              f"{acts.d_in}: make it of this study's acts")  # fmt: skip
         settings = {"splits": list(splits), "selectivity": selectivity}
-        inputs = {"sae": sae, "acts": acts, "pictures": self.pictures("all" if whole else pictures)}
+        inputs = {"sae": sae, "acts": acts, "pictures": self.pictures(shown)}
         return FeatureIndex.open(self.stage(f"features/{name}", build_features, settings, inputs))
 
+    def _shown_to(self, network: str | Network, pictures: str | Pictures) -> str | Pictures:
+        """All pictures where the network is the study's own, which has seen them all."""
+        return "all" if self.network(network) is self.network() else pictures
+
     def stage(
-        self,
-        name: str,
-        make: Callable[..., None],
-        settings: Mapping[str, Any] | None = None,
-        inputs: Mapping[str, Any] | None = None,
+        self, name: str, make: Callable[..., None], settings: Mapping | None = None, inputs: Mapping | None = None
     ) -> Path:
         """The folder of a result that `make(folder, **inputs, **settings)` writes, once for what it is made from.
 
@@ -219,24 +200,21 @@ class Study:
         pictures, autoencoders, …) and the source of make's module: a change of any makes it again.
         Raises: ValueError for a make that is no function of a package, for an input that has no digest.
         """
-        settings, inputs = dict(settings or {}), dict(inputs or {})
         for part in name.split("/"):
             check_name(part)
-        known = {each: digest(value) for each, value in inputs.items()} | {"source": source_digest(make)}
-        self.stages[name] = make_stage(
-            self.folder / name, settings, known, lambda folder: make(folder, **inputs, **settings), say=say, name=name
+        settings, inputs, folder = dict(settings or {}), dict(inputs or {}), self.folder / name
+        known = {each: store.digest(value) for each, value in inputs.items()} | {"source": store.source_digest(make)}
+        self.stages[name] = store.make_stage(
+            folder, settings, known, lambda work: make(work, **inputs, **settings), say=say, name=name
         )
-        return self.folder / name
-
-    def _own(self, network: str | Network, pictures: str | Pictures = "all") -> bool:
-        """Whether these are the study's own network and all its pictures."""
-        return self.network(network) is self.network() and self.pictures(pictures) is self.pictures()
+        return folder
 
     def finished(self, name: str, **inputs: Any) -> Path | None:
         """The folder of a stage that is there and was made from these inputs, whatever else it was made from."""
-        meta = read_json(self.folder / name / META)
-        known = meta.get("inputs", {})
-        return self.folder / name if known and all(known.get(k) == digest(v) for k, v in inputs.items()) else None
+        folder = self.folder / name
+        known = store.read_json(folder / store.META).get("inputs")
+        same = known and all(known.get(each) == store.digest(value) for each, value in inputs.items())
+        return folder if same else None
 
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:
         """Write all of a notebook's numbers, in place of those of its last run.
@@ -253,8 +231,7 @@ class Study:
             if set(given) != set(ENTRY):
                 raise ValueError(f"{name} must have {', '.join(ENTRY)}, got {', '.join(given)}")
             flat[name] = {key: _number(f"{name} ({key})", given[key], key != "value") for key in ENTRY}
-        path = self._results_file(notebook)
-        write_json(path, flat)
+        store.write_json(path := self._results_file(notebook), flat)
         return path
 
     def results(self, notebook: str) -> dict[str, dict[str, float | None]]:

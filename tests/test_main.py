@@ -1,5 +1,6 @@
 """The command, on notebooks of a few lines."""
 
+import ctypes
 import json
 import os
 import re
@@ -46,7 +47,6 @@ def notebooks(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "NOTEBOOKS", folder)
     monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("WANTED", sys.executable)
-    monkeypatch.setattr(runner, "IMPORTS", ("ipykernel.kernelapp", "matplotlib.pyplot"))  # these import no more
 
     def write(**scripts):
         for name, script in scripts.items():
@@ -77,7 +77,7 @@ def test_run_shows_progress_and_writes_notebooks_and_one_offline_report(notebook
     monkeypatch.setenv("MPLBACKEND", "agg")
     assert command.main(["run", "--preset", "smoke", "--in-place"]) == 0
     output, errors = capfd.readouterr()
-    assert "training: 100%" in errors and "01_first: 4 of 4 cells" in errors and "True smoke" in errors
+    assert "training: 100%" in errors and "01_first: code cell 4 of 4\n" in errors and "True smoke" in errors
     assert output.splitlines()[-1].startswith("Done in ")
     report = tmp_path / "data" / "runs" / "smoke" / "report"
     names = [f"{name}.{end}" for name in ("01_first", "02_last") for end in ("html", "ipynb")]
@@ -195,18 +195,20 @@ def test_a_dying_kernel_is_named(notebooks, capfd):
     assert "os.kill(os.getpid(), 9)\n\nThe kernel died" in capfd.readouterr().err
 
 
-def run_apart(folder, **options):
-    """The command in a process of its own, which imports no more than these notebooks do."""
+def run_apart(folder):
+    """The command in a process of its own, with a pipe of what it says."""
     code = f"""
 import pathlib, aircraft_sae.__main__ as command
-from aircraft_sae import runner
-if __name__ == "__main__":
-    runner.IMPORTS, command.NOTEBOOKS = ("ipykernel.kernelapp",), pathlib.Path({str(folder)!r})
-    exit(command.main(["--preset", "smoke"]))
+command.NOTEBOOKS = pathlib.Path({str(folder)!r})
+exit(command.main(["--preset", "smoke"]))
 """
-    (folder / "command.py").write_text(code)
-    words = [sys.executable, folder / "command.py"]
-    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True, **options)
+    words = [sys.executable, "-c", code]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def its_kernel(process):
+    """The id that the first cell of SLOW prints."""
+    return next(int(line) for line in iter(process.stderr.readline, "") if line.strip().isdigit())
 
 
 def ends(pid):
@@ -222,7 +224,7 @@ SLOW = "# %%\nimport os, time\nprint(os.getpid(), flush=True)\n# %%\ntime.sleep(
 @pytest.mark.parametrize("group", [False, True], ids=["the command", "all in the terminal"])
 def test_ctrl_c_ends_the_kernel_and_says_what_is_kept(notebooks, group):
     process = run_apart(notebooks(**{"01_slow": SLOW, "02_never": "# %%\n1"}))
-    kernel = int(process.stderr.readline())
+    kernel = its_kernel(process)
     (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
     said = process.communicate()[1]
     assert process.returncode == 130 and said.splitlines()[-1].startswith("Interrupted. The next run goes on")
@@ -231,25 +233,30 @@ def test_ctrl_c_ends_the_kernel_and_says_what_is_kept(notebooks, group):
 
 @pytest.mark.parametrize("after", [0, 0.1, 0.3, 1])
 def test_ctrl_c_as_a_notebook_ends_and_another_begins_is_heard(notebooks, after):
-    lines = "import os, psutil, subprocess", "command = psutil.Process(os.getppid()).ppid()"
-    late = f"subprocess.Popen(['sh', '-c', f'sleep {after}; kill -INT {{command}}'], start_new_session=True)"
-    folder = notebooks(**{"01_a": "\n".join(["# %%", *lines, late]), "02_slow": SLOW})
+    late = f"subprocess.Popen(['sh', '-c', f'sleep {after}; kill -INT {{os.getppid()}}'], start_new_session=True)"
+    folder = notebooks(**{"01_a": "\n".join(["# %%", "import os, subprocess", late]), "02_slow": SLOW})
     process = run_apart(folder)
     said = process.communicate()[1]
     assert process.returncode == 130 and "Interrupted." in said and "Traceback" not in said, said
 
 
-def test_a_kernel_ends_with_a_killed_command(notebooks):
+@pytest.mark.parametrize("adopted", [False, sys.platform == "linux"], ids=["by process 1", "by another"])
+def test_a_kernel_ends_with_a_killed_command(notebooks, adopted):
+    """Also where its next parent is not process 1, but one that takes orphans in, as that of a desktop session does."""
     process = run_apart(notebooks(**{"01_slow": SLOW}))
-    kernel = int(process.stderr.readline())
+    kernel = its_kernel(process)
+    if adopted:
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
     process.kill()
     process.communicate()
-    assert ends(kernel)
+    try:
+        assert ends(kernel)
+    finally:
+        if adopted:
+            ctypes.CDLL(None).prctl(36, 0)
 
 
-@pytest.mark.parametrize("forks", [True, False])
-def test_each_notebook_has_a_clean_kernel_in_its_folder(notebooks, tmp_path, monkeypatch, forks):
-    monkeypatch.setattr(runner, "FORKS", forks and runner.FORKS)
+def test_each_notebook_has_a_clean_kernel_in_its_folder(notebooks, tmp_path):
     lines = (
         "import os, json, __main__",
         "assert not hasattr(json, 'x') and not hasattr(__main__, 'x')",

@@ -16,7 +16,7 @@ from aircraft_sae.store import META, read_json, stage_metas, write_text
 HERE = Path(__file__).parent
 SAID = tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))
 """The sentences of the answer, and the headlines."""
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 RECORD = "aircraft_sae"
 """The entry of a notebook's metadata that holds what the runner knows of it."""
 FIGURE = "report"
