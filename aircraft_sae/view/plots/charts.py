@@ -77,15 +77,14 @@ def confusion_matrix(confusion: pd.DataFrame, parents: Sequence[Mapping[str, str
 
 def reliability(confidence: np.ndarray, hit: np.ndarray) -> Figure:
     """Accuracy, from hit (n,), against confidence (n,) in 15 bins, with Wilson intervals; below, images per bin."""
-    confidence, hit = 100 * np.asarray(confidence, float), np.asarray(hit, bool)
-    edges = np.linspace(0, 100, 16)
-    bins = np.clip(np.ceil(confidence / 100 * 15).astype(int) - 1, 0, 14)
+    confidence, hit, edges = 100 * np.asarray(confidence), np.asarray(hit), np.linspace(0, 100, 16)
+    bins = np.digitize(confidence, edges[1:-1], right=True)
     figure, (ax, below) = sheet(5, 2, 1, width=0.65 * WIDTH, sharex=True, height_ratios=(3, 1))
     ax.plot([0, 100], [0, 100], color=GREY, linestyle=":", label="confidence = accuracy")
     for m in np.unique(bins):
         x, own = confidence[bins == m].mean(), hit[bins == m]
-        interval = binomtest(int(own.sum()), len(own)).proportion_ci(method="wilson")
-        ax.plot([x, x], 100 * np.array(interval), color=BLUE)
+        ends = 100 * np.array(binomtest(int(own.sum()), len(own)).proportion_ci(method="wilson"))
+        ax.plot([x, x], ends, color=BLUE)
         ax.plot(x, 100 * own.mean(), "o", color=BLUE)
     legend(ax)
     below.hist(confidence, edges, color=BLUE)
