@@ -735,7 +735,7 @@ def test_an_atlas_without_a_closed_form_has_switches_for_one_feature_at_a_time(c
     context = chromium.new_context(viewport={"width": 1500, "height": 1300}, offline=True)
     page, problems = context.new_page(), []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(export_atlas(study, 2).as_uri())
+    page.goto(export_atlas(study).as_uri())
     drawn(page, "ready")
     assert "one feature at a time" in page.locator("#told").inner_text()
     assert "Switch one off at a time" in app(page).locator(".levers").inner_text()

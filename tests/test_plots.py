@@ -55,7 +55,7 @@ CHARTS = {
     "accuracy_by_level of one class": lambda: plots.accuracy_by_level({"variant": ENTRY}, {"variant": 1}),
     "confusion_matrix": lambda: plots.confusion_matrix(pd.DataFrame([[3, 1], [0, 4]], ["a", "b"], ["a", "b"])),
     "confusion_matrix of one class": lambda: plots.confusion_matrix(pd.DataFrame([[3]], ["a"], ["a"])),
-    "part_shares": lambda: plots.part_shares({"wing": 0.4, "fin": 0.0}, {"wing": 1.0, "fin": 0.0}),
+    "part_shares": lambda: plots.part_shares({"wing": 0.4, "fin": 0.0}, {"wing": 1.0, "fin": 0.0}, ""),
     "reliability": lambda: plots.reliability(RNG.random(50), RNG.random(50) > 0.5),
     "reliability of one picture": lambda: plots.reliability([1.0], [True]),
 }  # fmt: skip
@@ -124,7 +124,7 @@ def test_groups_share_rows_of_a_contact_sheet_and_large_ones_go_on_below():
 def test_parts_are_named_unless_they_are_specks():
     mask = mask_of(fuselage=(40, 60, 10, 90), main_gear=(60, 70, 45, 50), window=(45, 48, 20, 23))
     mask[30, 30] = 1 + PARTS.index("strut")
-    figure = plots.part_masks([GREY_PICTURE], [mask], PARTS, ["it"])
+    figure = plots.part_masks([GREY_PICTURE], [mask], PARTS, ["it"], "")
     named = {text.get_text(): text.xy for ax in figure.axes for text in ax.texts}
     assert set(named) == {"fuselage"} | {"main gear"}, "nine pixels of 10,000 are a speck"
     assert all(PARTS[mask[y, x] - 1] == name.replace(" ", "_") for name, (x, y) in named.items())
@@ -133,7 +133,7 @@ def test_parts_are_named_unless_they_are_specks():
 
 
 def test_a_mask_without_aircraft_is_shown_without_names():
-    figure = plots.part_masks([GREY_PICTURE], [mask_of()], PARTS, ["sky"])
+    figure = plots.part_masks([GREY_PICTURE], [mask_of()], PARTS, ["sky"], "")
     assert len(shown(figure)) == 2 and not figure.axes[1].texts
 
 
@@ -158,7 +158,7 @@ def test_part_colours_can_be_told_apart(matrix):
 
 
 def test_part_shares_are_drawn_in_percent():
-    left, right = plots.part_shares({"wing": 0.4, "fin": 0.1}, {"wing": 1.0, "fin": 0.7}).axes
+    left, right = plots.part_shares({"wing": 0.4, "fin": 0.1}, {"wing": 1.0, "fin": 0.7}, "").axes
     assert [bar.get_width() for bar in left.patches] == [40, 10]
     assert [bar.get_width() for bar in right.patches] == [100, 70]
     assert left.yaxis_inverted(), "first part on top"
@@ -177,9 +177,9 @@ def test_learning_curves_show_chance_validation_and_where_pictures_grow():
 
 def test_levels_show_value_interval_and_chance():
     ax = plots.accuracy_by_level(dict.fromkeys(BOTH, ENTRY), BOTH).axes[0]
-    interval, point, *_, chance, _ = ax.lines
+    interval, point, *_, chance = ax.lines
     assert list(interval.get_xdata()) == [85, 94] and list(point.get_xdata()) == [90]
-    assert list(chance.get_xdata()) == [25] and [text.get_text() for text in ax.texts] == ["90", "90"]
+    assert list(chance.get_xdata()) == [25, 50] and [text.get_text() for text in ax.texts] == ["90", "90"]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["variant (classes: 4)", "family (classes: 2)"]
 
 
@@ -206,7 +206,7 @@ def test_confusion_without_mistakes_or_with_many_classes_has_no_counts():
 
 
 def test_reliability_puts_each_bin_at_its_mean_confidence_and_accuracy():
-    ax, below = plots.reliability([0.62, 0.64, 0.9, 1.0], [True, False, True, True], n_bins=10).axes
+    ax, below = plots.reliability([0.62, 0.64, 0.9, 1.0], [True, False, True, True]).axes
     points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if line.get_marker() == "o"]
     assert np.allclose(points, [(63, 50), (90, 100), (100, 100)])
     low, high = ax.lines[1].get_ydata()
@@ -237,7 +237,7 @@ def test_every_chart_of_activations_has_labelled_axes(make):
 
 
 def test_differences_below_the_axis_are_counted_at_its_end():
-    ax = plots.differences({"a": np.array([0.0, 1e-9, 0.5])}, "change", least=1e-6).axes[0]
+    ax = plots.differences({"a": np.array([0.0, 1e-9, 0.5])}, "change").axes[0]
     assert ax.get_xscale() == "log" and ax.patches[0].get_xy()[:, 1].max() == 2
 
 

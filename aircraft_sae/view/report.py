@@ -19,8 +19,6 @@ SAID = tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 RECORD = "aircraft_sae"
 """The entry of a notebook's metadata that holds what the runner knows of it."""
-FIGURE = "report"
-"""The tag of cells whose figures stand in the report."""
 
 
 def write_report(
@@ -33,17 +31,18 @@ def write_report(
     """
     from jinja2 import Template
 
-    numbers = read_numbers(results, [name for name, each in notebooks.items() if each.metadata[RECORD]["key"]])
+    records = {name: notebook.metadata[RECORD] for name, notebook in notebooks.items()}
+    numbers = read_numbers(results, [name for name, record in records.items() if record["key"]])
     metas = sorted(stage_metas(folder).items(), key=lambda item: (folder / item[0] / META).stat().st_mtime)
-    records = [(name, notebook.metadata.get(RECORD, {})) for name, notebook in notebooks.items()]
     links = [_link(name, notebook) for name, notebook in notebooks.items()]
     if (folder / "atlas" / "index.html").is_file():
         links.append(("../atlas/index.html", "The atlas", "every feature, and sliders that work without a kernel"))
     page = Template((HERE / "report.html").read_text(encoding="utf-8"), autoescape=True).render(
-        name=config.name, failure=ANSI.sub("", failure), answer=answer(numbers), headlines=headlines(numbers),
+        name=config.name, failure=ANSI.sub("", failure),
+        answer=answer(numbers), headlines=headlines(numbers),
         figures=[figure for name, notebook in notebooks.items() for figure in _figures(name, notebook)],
         links=links, seconds=seconds, settings=json.dumps(asdict(config), indent=2),
-        notebooks=[(name, each.get("seconds", 0), each.get("peak_memory_bytes", 0)) for name, each in records],
+        notebooks=[(name, each.get("seconds", 0), each.get("peak_memory_bytes", 0)) for name, each in records.items()],
         stages=[(name, each["seconds"], each["peak_memory_bytes"], sum(f["bytes"] for f in each["files"].values()))
                 for name, each in metas],
         versions=sorted({f"{name} {n}" for _, meta in metas for name, n in meta.get("versions", {}).items()}),
@@ -85,41 +84,33 @@ def read_numbers(results: Path, names: Iterable[str]) -> dict[str, dict[str, flo
     return found
 
 
-def _filled(text: str, keys: Iterable[str], numbers: Mapping) -> str | None:
-    """The text with numbers, whole ones whole; None where one is missing."""
-    if not all(key in numbers for key in keys):
-        return None
-    values = iter([numbers[key]["value"] for key in keys])
-    return re.sub(r"\{:(.*?)\}", lambda found: _number(next(values), found[1]), text)
+class Number(float):
+    """A number as the report's sentences write it: `d` rounds, `%` has a decimal place below 10%."""
 
-
-def _number(value: float, form: str) -> str:
-    if form == "d":
-        return f"{round(value)}"
-    if form == "%":
-        return f"{value:.{0 if abs(value) >= 0.1 or not value else 1}%}"
-    return f"{value:{form}}"
+    def __format__(self, form: str) -> str:
+        if form == "d":
+            return f"{round(self)}"
+        return format(float(self), f".{int(0 < abs(self) < 0.1)}%" if form == "%" else form)
 
 
 def answer(numbers: Mapping) -> list[str]:
     """The sentences for which there are numbers, as `read_numbers` gives them."""
-    lines = [_filled(each["text"], each["numbers"], numbers) for each in SAID["answer"]]
-    return [line for line in lines if line]
+    known = [each for each in SAID["answer"] if all(key in numbers for key in each["numbers"])]
+    return [each["text"].format(*(Number(numbers[key]["value"]) for key in each["numbers"])) for each in known]
 
 
 def headlines(numbers: Mapping) -> list[tuple[str, str, str, str]]:
     """(value, what it is of, its interval and n, its control) of the headlines for which there are numbers."""
     tiles = []
-    for each in SAID["headline"]:
-        form = each["form"]
-        if (value := _filled(form, [each["number"]], numbers)) is None:
-            continue
-        entry, about = numbers[each["number"]], []
-        if entry["low"] is not None:
-            about = [" to ".join(_filled(form, [end], {end: {"value": entry[end]}}) for end in ("low", "high"))]
+    for each in (each for each in SAID["headline"] if each["number"] in numbers):
+        entry, control = numbers[each["number"]], numbers.get(each["control_number"])
+        value, *ends = (
+            each["form"].format(Number(entry[key])) for key in ("value", "low", "high") if entry[key] is not None
+        )
+        about = [" to ".join(ends)] if ends else []
         about += [f"n = {entry['n']:,}"] if entry["n"] else []
-        control = _filled(each["control"], [each["control_number"]], numbers) or ""
-        tiles.append((value, each["what"], ", ".join(about), control))
+        beside = each["control"].format(Number(control["value"])) if control else ""
+        tiles.append((value, each["what"], ", ".join(about), beside))
     return tiles
 
 
@@ -131,12 +122,11 @@ def _figures(name: str, notebook) -> Iterator[tuple[str, str, str, str]]:
     for at, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
             question = next(iter(re.findall(r"^##? (.*)$", cell.source, re.MULTILINE)), question)
-        if FIGURE not in cell.metadata.get("tags", []):
-            continue
-        said = next((text for later in notebook.cells[at:] for text in _outputs(later, "text/markdown")), "")
-        for kind in ("image/png", "image/jpeg"):
-            for data in _outputs(cell, kind):
-                yield question, f"data:{kind};base64,{data.strip()}", markdown2html(plain(said)), name
+        if "report" in cell.metadata.get("tags", []):
+            said = next((text for later in notebook.cells[at:] for text in _outputs(later, "text/markdown")), "")
+            for kind in ("image/png", "image/jpeg"):
+                for data in _outputs(cell, kind):
+                    yield question, f"data:{kind};base64,{data.strip()}", markdown2html(plain(said)), name
 
 
 def _outputs(cell, kind: str) -> list[str]:

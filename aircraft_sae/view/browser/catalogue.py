@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -27,22 +25,19 @@ from aircraft_sae.networks import Network
 from aircraft_sae.store import digest
 from aircraft_sae.study import Study
 
-N_TILES, TILE, QUALITY = 24, 160, 85
-"""Patches of a gallery, and the size (pixels) and JPEG quality of one."""
-N_BINS, N_LINKS, N_PAIR, N_TRIED, N_RADII = 30, 8, 20, 20, 8
-"""N_TRIED: features tried where each costs a forward pass; N_RADII: those whose receptive field is measured."""
-HOWS = ("top", "interval", "random")
-KEPT = 4096
-"""Thumbnails kept in memory, at about 6 kB each."""
+TILE = 160
+"""Pixels of a thumbnail."""
+N_TRIED = 20
+"""Features tried where each costs a forward pass."""
+HOWS = {"top": "strongest", "interval": "whole range", "random": "any"}
+"""Choices of patches for a gallery, as in `FeatureIndex.patches`, and their titles."""
 LISTED = ("feature_id", "density_cell", "density_image", "mean", "max", "placed", "part", "part_ap", "part_excess")
-_catalogues: WeakKeyDictionary[Study, Catalogue] = WeakKeyDictionary()
 
 
+@cache
 def catalogue_of(study: Study) -> Catalogue:
     """The study's catalogue, made once in a kernel: its pictures and vectors are shared by all widgets."""
-    if study not in _catalogues:
-        _catalogues[study] = Catalogue.of(study)
-    return _catalogues[study]
+    return Catalogue.of(study)
 
 
 @dataclass(eq=False)
@@ -74,11 +69,10 @@ class Catalogue:
         if network.level and network.predictions is not None:
             known = network.predictions.set_index("image")["predicted"]
             images["predicted"] = known.reindex(images["image"]).to_numpy()
-        table = index.table[[name for name in LISTED if name in index.table]].copy()
+        table = index.table.rename(columns={f"{name}/auroc_z": f"{name}/z" for name in pictures.levels})
+        shown = [f"{name}/{what}" for name in pictures.levels for what in ("class", "auroc", "z")]
         table["placed"] = table.get("placed", "none")
-        for name in pictures.levels:
-            for short, column in (("class", "class"), ("auroc", "auroc"), ("z", "auroc_z")):
-                table[f"{name}/{short}"] = index.table[f"{name}/{column}"]
+        table = table[[name for name in (*LISTED, *shown) if name in table]]
         parts = pd.read_parquet(index.folder / PARTS) if pictures.region_names else None
         if folder := study.finished("experiments/verdicts", index=index):
             verdicts = Verdicts.open(folder)
@@ -117,7 +111,7 @@ class Catalogue:
 
     def overview(self) -> dict[str, Any]:
         """All that a front end needs once: the table by columns, names of classes and parts, colours of heat."""
-        columns = {name: _plain(column) for name, column in self.table.items()}
+        columns = {name: [_plain(value) for value in column.tolist()] for name, column in self.table.items()}
         colours = (255 * colormaps["inferno"](np.arange(256))[:, :3]).round().astype(int)
         return {
             "name": self.name, "n_features": len(self.table), "grid": list(self.index.grid), "levels": self.levels,
@@ -136,30 +130,22 @@ class Catalogue:
         ]
 
     def feature(
-        self,
-        feature_id: int,
-        how: str = "top",
-        n: int = N_TILES,
-        level: str | None = None,
-        name: str | None = None,
-        wrong: bool = False,
+        self, feature_id: int, how: str = "top", n: int = 24, level: str = "", name: str = "", wrong: bool = False
     ) -> tuple[dict[str, Any], np.ndarray]:
         """(what is known of a feature with its gallery, maps (tiles, rows, columns) of the gallery's pictures).
 
         how: as in `FeatureIndex.patches`; level, name: only pictures of that class; wrong: only misclassified ones.
         Raises: ValueError for a feature, word or class that is not there.
         """
-        allowed = np.ones(len(self.images), bool)
-        if name is not None:
-            level, classes = level or self.levels[0], self.trial.pictures.classes(level)
-            if name not in classes:
-                close = get_close_matches(str(name), classes, cutoff=0.4)
-                meant = f": did you mean {', '.join(close)}?" if close else ""
-                raise ValueError(f"{name!r} is no {level} of this study{meant}")
-            allowed &= (self.images[level] == name).to_numpy()
+        kept = self.images
+        if name:
+            level = level or self.levels[0]
+            if name not in self.trial.pictures.classes(level):
+                raise ValueError(f"{name!r} is no {level} of this study")
+            kept = kept[kept[level] == name]
         if wrong:
-            allowed &= (self.images["predicted"] != self.images["label"]).to_numpy()
-        picks = self.index.patches(feature_id, how, n, self.rows[allowed])
+            kept = kept[kept["predicted"] != kept["label"]]
+        picks = self.index.patches(feature_id, how, n, self.rows[kept.index])
         maps = self.index.maps(feature_id, picks["image_row"].to_numpy())
         at = np.searchsorted(self.rows, picks["image_row"])
         said = (self.images[column].to_numpy()[at].tolist() for column in ("label", "predicted"))
@@ -175,20 +161,18 @@ class Catalogue:
         """Histogram, selectivity, parts, companions of a feature: what its gallery does not change."""
         maxima = self.index.maps(feature_id, self.rows).reshape(len(self.rows), -1)
         active = maxima[maxima > 0]
-        counts, edges = np.histogram(active, N_BINS, (0, float(active.max(initial=1e-9))))
+        counts, edges = np.histogram(active, 30, (0, float(active.max(initial=1e-9))))
         row, best = self.table.loc[feature_id], maxima.max(1)
         selectivity, bars = [], {}
         for level in self.levels:
             z, area = row[f"{level}/z"], row[f"{level}/auroc"]
-            spread = (area - 0.5) / z if np.isfinite(z) and z != 0 else np.nan
-            selectivity.append({
-                "level": level, "class": row[f"{level}/class"], "auroc": _number(area), "z": _number(z),
-                "null": _number(1.96 * abs(spread)),
-            })  # fmt: skip
+            null = abs(1.96 * (area - 0.5) / z) if z else np.nan
+            said = {"level": level, "class": row[f"{level}/class"], "auroc": area, "z": z, "null": null}
+            selectivity.append({name: _plain(value) for name, value in said.items()})
             number, names = self._numbered[level]
             means = np.bincount(number, best) / np.bincount(number)
-            order = [i for i in np.argsort(-means, kind="stable")[:5] if means[i] > 0]
-            bars[level] = [[str(names[i]), float(means[i])] for i in order]
+            order = np.argsort(-means, kind="stable")[:5]
+            bars[level] = [[str(names[i]), float(means[i])] for i in order if means[i] > 0]
         parts = []
         if self.parts is not None:
             own = self.parts[self.parts["feature_id"] == feature_id].sort_values("ap", ascending=False)
@@ -196,8 +180,8 @@ class Catalogue:
         return {
             "histogram": {"counts": counts.tolist(), "top": float(edges[-1]), "n_cells": int(maxima.size)},
             "selectivity": selectivity, "classes": bars, "parts": parts,
-            "neighbours": _records(neighbours(self.trial.sae.W_dec, feature_id, N_LINKS)),
-            "coactive": _records(self.index.coactive(feature_id, N_LINKS)),
+            "neighbours": _records(neighbours(self.trial.sae.W_dec, feature_id)),
+            "coactive": _records(self.index.coactive(feature_id)),
         }  # fmt: skip
 
     @cached_property
@@ -205,7 +189,7 @@ class Catalogue:
         """{level: (number of each test picture's class, names of the classes that they have)}."""
         return {level: pd.factorize(self.images[level], sort=True) for level in self.levels}
 
-    def pair(self, one: str, two: str, n: int = N_PAIR) -> list[dict[str, Any]]:
+    def pair(self, one: str, two: str, n: int = 20) -> list[dict[str, Any]]:
         """The features whose suppression moves the margin between two classes most, as `tell_apart` chooses them.
 
         Where the effects have no closed form, it chooses among the N_TRIED that are most active in the two classes.
@@ -237,17 +221,17 @@ class Catalogue:
         """Pixels around a cell that hold half of a feature's gradient, in a picture of the network's size."""
         alive = np.flatnonzero(self.index.table["density_cell"] > 0)
         radii, network, pictures = [], self.network, self.trial.pictures
-        for feature_id in np.random.default_rng(0).permutation(alive)[:N_RADII].tolist():
+        for feature_id in np.random.default_rng(0).permutation(alive)[:8].tolist():
             for pick in self.index.patches(feature_id, "top", 1, self.rows).itertuples():
                 x, cell = network.as_input(pictures.picture(pick.image)), (pick.row, pick.column)
                 gradient = gradient_maps(network, self.trial.sae, x, feature_id, cell)[1]
                 radii.append(effective_radius(gradient, cell, self.index.grid))
         return float(np.mean(radii)) if radii else None
 
-    @lru_cache(maxsize=KEPT)  # noqa: B019 a catalogue lives as long as its kernel
-    def thumbnail(self, row: int, size: int = TILE) -> bytes:
-        """A picture as JPEG, `size` pixels square, as the network sees it. ValueError for a row that is not there."""
-        return as_jpeg(self.picture(row), size)
+    @lru_cache(maxsize=4096)  # noqa: B019 a catalogue lives as long as its kernel; each takes about 6 kB
+    def thumbnail(self, row: int) -> bytes:
+        """A picture as JPEG, TILE pixels square, as the network sees it. ValueError for a row that is not there."""
+        return as_jpeg(self.picture(row), TILE)
 
     def picture(self, row: int) -> Image.Image:
         """The picture of a row of the index; ValueError for one that is not there."""
@@ -259,21 +243,16 @@ class Catalogue:
 def as_jpeg(picture: Image.Image, size: int) -> bytes:
     """A picture, made `size` pixels square, as the bytes of a JPEG file."""
     file = io.BytesIO()
-    picture.resize((size, size), Image.Resampling.BICUBIC).save(file, "JPEG", quality=QUALITY)
+    picture.resize((size, size), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
     return file.getvalue()
 
 
-def _plain(column: pd.Series) -> list:
-    """A column as JSON values: six significant digits, None where missing."""
-    if pd.api.types.is_float_dtype(column):
-        return [_number(value) for value in column]
-    return [None if pd.isna(value) else value for value in column.tolist()]
-
-
-def _number(value: float) -> float | None:
-    return float(f"{value:.6g}") if np.isfinite(value) else None
+def _plain(value: Any) -> Any:
+    """A value for JSON: six significant digits, None where missing."""
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.6g}") if np.isfinite(value) else None
+    return None if pd.isna(value) else value
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    columns = {name: _plain(column) for name, column in table.items()}
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [{name: _plain(value) for name, value in row.items()} for row in table.to_dict("records")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from datetime import UTC, datetime
 from numbers import Integral
 from pathlib import Path
@@ -11,18 +10,17 @@ from unicodedata import category
 import pandas as pd
 from filelock import FileLock
 
-from aircraft_sae.store import LABELS, write_text
+from aircraft_sae.store import LABELS, digest, write_text
 
-COLUMNS = ("autoencoder", "feature_id", "label", "note", "rating", "changed")
-MOST = {"label": 200, "note": 5000}
-"""Characters."""
+COLUMNS = {"autoencoder": str, "feature_id": int, "label": str, "note": str, "rating": int, "changed": str}
+MOST = {"label": 200, "note": 5000}  # characters
 NOTHING = {"label": "", "note": "", "rating": 0}
 
 
 class Labels:
     """Labels, notes and ratings (1 to 5, 0 for none) of one autoencoder's features, in `folder`/labels.csv.
 
-    Rows of other autoencoders stay in the file and are not shown: their features are others.
+    Rows of other autoencoders stay in the file and are not shown.
     """
 
     def __init__(self, folder: str | Path, autoencoder: str):
@@ -31,16 +29,11 @@ class Labels:
     def all(self) -> dict[int, dict[str, str | int]]:
         """{feature_id: {label, note, rating}} as on disk now. ValueError where the file is no such table."""
         table = self._read()
-        own = table[table["autoencoder"] == self.autoencoder].set_index("feature_id")[list(NOTHING)]
-        return own.to_dict("index")
+        return table[table["autoencoder"] == self.autoencoder].set_index("feature_id")[[*NOTHING]].to_dict("index")
 
     def stamp(self) -> str:
-        """Differs once the file has been written again."""
-        try:
-            state = self.path.stat()
-        except FileNotFoundError:
-            return "none"
-        return f"{state.st_mtime_ns}/{state.st_ino}/{state.st_size}"
+        """Differs once the file holds something else."""
+        return digest(self.path.read_bytes() if self.path.is_file() else None)
 
     def set(self, feature_id: int, **said: str | int) -> dict[str, str | int]:
         """Change some of label, note and rating, and write all to disk; what others wrote meanwhile is kept.
@@ -60,17 +53,15 @@ class Labels:
             if any(now.values()):
                 changed = datetime.now(UTC).isoformat(timespec="seconds")
                 row = [self.autoencoder, int(feature_id), *now.values(), changed]
-                table = pd.concat([table, pd.DataFrame([row], columns=COLUMNS)], ignore_index=True)
+                table = pd.concat([table, pd.DataFrame([row], columns=[*COLUMNS])])
             write_text(self.path, table.to_csv(index=False))
         return now
 
     def _read(self) -> pd.DataFrame:
         if not self.path.is_file():
-            return pd.DataFrame(columns=COLUMNS)
-        types = {name: str for name in COLUMNS} | {"feature_id": int, "rating": int}
+            return pd.DataFrame(columns=[*COLUMNS])
         try:
-            text = self.path.read_text(encoding="utf-8")
-            return pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False)[list(COLUMNS)]
+            return pd.read_csv(self.path, dtype=COLUMNS, keep_default_na=False)[[*COLUMNS]]
         except (KeyError, ValueError) as error:  # of a column, of text that is no UTF-8
             raise ValueError(f"{self.path} is no table of labels ({error}): mend it, or move it away") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,8 @@ from aircraft_sae.view.browser.catalogue import Catalogue, as_jpeg, catalogue_of
 from aircraft_sae.view.browser.labels import Labels
 
 HERE = Path(__file__).parent
-BENCH_PICTURE = 448
-"""Pixels of the picture on the bench."""
-
-
-@cache
-def front_end() -> tuple[str, str]:
-    """(the application's JavaScript, its style sheet)."""
-    return (HERE / "app.js").read_text(encoding="utf-8"), (HERE / "app.css").read_text(encoding="utf-8")
+SCRIPT, STYLE = ((HERE / name).read_text(encoding="utf-8") for name in ("app.js", "app.css"))
+BENCH_PICTURE = 448  # pixels of the picture on the bench
 
 
 class Answers:
@@ -41,16 +35,11 @@ class Answers:
         pictures = self.catalogue.on_bench(self.catalogue.rows)
         return {"facts": self.catalogue.overview() | {"bench_pictures": pictures}} | self.heard()[0], []
 
-    def feature(self, feature_id: int, known: list[int] | None = None, **which: Any) -> tuple[dict, list]:
-        """One feature with its gallery, and the gallery's maps (float32).
-
-        known: pictures that need not be sent; the others' thumbnails follow the maps, those of `fresh` in the view.
-        """
+    def feature(self, feature_id: int, known: Sequence[int] = (), **which: Any) -> tuple[dict, list]:
+        """One feature with its gallery, the maps of that (float32), and thumbnails of pictures that are not `known`."""
         view, maps = self.catalogue.feature(feature_id, **which)
-        shown = dict.fromkeys(tile["picture"] for tile in view["gallery"])
-        fresh = [] if known is None else [row for row in shown if row not in set(known)]
-        thumbnails = [self.catalogue.thumbnail(row) for row in fresh]
-        return view | {"fresh": fresh}, [np.ascontiguousarray(maps, np.float32).tobytes(), *thumbnails]
+        fresh = [tile["picture"] for tile in view["gallery"] if tile["picture"] not in known]
+        return view | {"fresh": fresh}, [maps.tobytes(), *map(self.catalogue.thumbnail, fresh)]
 
     def pictures(self, rows: list[int]) -> tuple[dict, list]:
         """Thumbnails, as JPEG."""
@@ -103,8 +92,8 @@ class Answers:
 class Application(anywidget.AnyWidget):
     """The front end in one widget. errors: tracebacks of what went wrong; the last line is shown in the panel too."""
 
-    _esm = front_end()[0] + (HERE / "kernel.js").read_text(encoding="utf-8")
-    _css = front_end()[1]
+    _esm = SCRIPT + (HERE / "kernel.js").read_text(encoding="utf-8")
+    _css = STYLE
     feature_id = traitlets.Int(0).tag(sync=True)
     mode = traitlets.Unicode("browser").tag(sync=True)
 
@@ -136,9 +125,9 @@ class FeatureBrowser(Application):
     """
 
     def __init__(self, study: Study, feature_id: int | None = None):
-        table = catalogue_of(study).table
+        table, level = catalogue_of(study).table, catalogue_of(study).level
         if feature_id is None:
-            by = next(name for name in ("part_ap", f"{catalogue_of(study).level}/z", "density_image") if name in table)
+            by = next(name for name in ("part_ap", f"{level}/z", "density_image") if name in table)
             feature_id = int(table[by].fillna(-np.inf).to_numpy().argmax())
         check_features([feature_id], len(table))
         super().__init__(study, feature_id=feature_id, mode="browser")

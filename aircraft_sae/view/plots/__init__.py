@@ -3,7 +3,7 @@
 Sizes are chosen so that a figure of a notebook's width is still readable at half of it.
 """
 
-# ruff: noqa: I001
+# ruff: noqa: F401, I001
 from aircraft_sae.view.plots.charts import (
     accuracy_by_level, against_null, agreement, channel_sparsity, confusion_matrix, cumulative_variance, curves,
     density_histogram, differences, dots, energy_shares, learning_curves, matrix, reliability, sae_curves,
@@ -13,10 +13,3 @@ from aircraft_sae.view.plots.pictures import (
     component_picture, contact_sheet, heat, heat_maps, part_masks, part_shares, picture_grid,
 )  # fmt: skip
 from aircraft_sae.view.plots.style import in_words
-
-__all__ = [
-    "accuracy_by_level", "against_null", "agreement", "channel_sparsity", "component_picture", "confusion_matrix",
-    "contact_sheet", "cumulative_variance", "curves", "density_histogram", "differences", "dots", "energy_shares",
-    "heat", "heat_maps", "in_words", "learning_curves", "matrix", "part_masks", "part_shares", "picture_grid",
-    "reliability", "sae_curves", "scores_by_part", "sparsity_tradeoff",
-]  # fmt: skip

@@ -16,8 +16,7 @@ from aircraft_sae.view.plots.style import BLUE, FONT, GREY, ORANGE, WIDTH, legen
 
 COLOURS = (BLUE, ORANGE, GREY, "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
-SHADES = ("#9ECAE1", "#4292C6", "#08306B")
-ABOVE = {"loc": "outside upper center", "ncols": 3}
+ABOVE = "outside upper center"
 
 
 def learning_curves(history: pd.DataFrame, n_classes: int) -> Figure:
@@ -25,8 +24,8 @@ def learning_curves(history: pd.DataFrame, n_classes: int) -> Figure:
     figure, (left, right) = sheet(3.6, 1, 2)
     for ax, name, scale, chance in ((left, "loss", 1, np.log(n_classes)), (right, "accuracy", 100, 100 / n_classes)):
         for split, colour, marker in (("train", BLUE, "o"), ("val", ORANGE, "s")):
-            if history[f"{split}_{name}"].notna().any():
-                values = scale * history[f"{split}_{name}"]
+            values = scale * history[f"{split}_{name}"]
+            if values.notna().any():
                 ax.plot(history["epoch"], values, marker=marker, color=colour, label=split)
         ax.axhline(chance, color=GREY, linestyle=":", label="guessing")
         for epoch in history["epoch"][history["size"].diff().fillna(0) != 0]:
@@ -42,11 +41,10 @@ def accuracy_by_level(results: Mapping[str, Mapping[str, float]], n_classes: Map
     """Class-averaged accuracy with its interval, and what guessing would give; both arguments by level."""
     named = {f"{level} (classes: {n_classes[level]})": entry for level, entry in results.items()}
     figure = dots(named, "class-averaged accuracy and its 95% interval, %", "level", 100)
-    for y, level in enumerate(results):
-        look = dict(color=ORANGE, markersize=18, markeredgewidth=3, label=None if y else "guessing")
-        figure.axes[0].plot(100 / n_classes[level], y, "|", **look)
-    figure.axes[0].set_xlim(0, 103)
-    legend(figure, "outside upper center")
+    ax, chance = figure.axes[0], [100 / n_classes[level] for level in results]
+    ax.plot(chance, range(len(chance)), "|", color=ORANGE, markersize=18, markeredgewidth=3, label="guessing")
+    ax.set_xlim(0, 103)
+    legend(figure, ABOVE)
     return figure
 
 
@@ -67,43 +65,43 @@ def confusion_matrix(confusion: pd.DataFrame, parents: Sequence[Mapping[str, str
     sns.heatmap(shares, vmin=0, vmax=100, cmap="Blues", annot=mistakes, fmt="", annot_kws={"size": 9}, square=True,
                 xticklabels=names, yticklabels=names, cbar_kws=about, ax=ax)  # fmt: skip
     for depth in range(len(parents)):
+        look = dict(color=GREY, linewidth=0.5) if depth else dict(color="black", linewidth=1.2)
         groups = [keys[name][: depth + 1] for name in order]
         for edge in (k for k in range(1, n) if groups[k] != groups[k - 1]):
-            look = dict(color=GREY, linewidth=0.5) if depth else dict(color="black", linewidth=1.2)
             ax.axhline(edge, **look), ax.axvline(edge, **look)
     style(ax, "predicted", "actual")
-    ax.tick_params(labelsize=FONT - 2 if n <= 72 else 8)
-    ax.tick_params("x", rotation=90)
-    ax.tick_params("y", rotation=0)
+    ax.tick_params("x", rotation=90, labelsize=FONT - 2 if n <= 72 else 8)
+    ax.tick_params("y", rotation=0, labelsize=FONT - 2 if n <= 72 else 8)
     return figure
 
 
-def reliability(confidence: np.ndarray, hit: np.ndarray, n_bins: int = 15) -> Figure:
-    """Accuracy, from hit (n,), against confidence (n,) in equal bins, with Wilson intervals; below, images per bin."""
-    confidence, hit = np.asarray(confidence, float), np.asarray(hit, bool)
-    bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+def reliability(confidence: np.ndarray, hit: np.ndarray) -> Figure:
+    """Accuracy, from hit (n,), against confidence (n,) in 15 bins, with Wilson intervals; below, images per bin."""
+    confidence, hit, edges = 100 * np.asarray(confidence), np.asarray(hit), np.linspace(0, 100, 16)
+    bins = np.digitize(confidence, edges[1:-1], right=True)
     figure, (ax, below) = sheet(5, 2, 1, width=0.65 * WIDTH, sharex=True, height_ratios=(3, 1))
     ax.plot([0, 100], [0, 100], color=GREY, linestyle=":", label="confidence = accuracy")
     for m in np.unique(bins):
-        x, right, n = 100 * confidence[bins == m].mean(), int(hit[bins == m].sum()), int((bins == m).sum())
-        ax.plot([x, x], 100 * np.array(binomtest(right, n).proportion_ci(method="wilson")), color=BLUE)
-        ax.plot(x, 100 * right / n, "o", color=BLUE)
+        x, own = confidence[bins == m].mean(), hit[bins == m]
+        ends = 100 * np.array(binomtest(int(own.sum()), len(own)).proportion_ci(method="wilson"))
+        ax.plot([x, x], ends, color=BLUE)
+        ax.plot(x, 100 * own.mean(), "o", color=BLUE)
     legend(ax)
-    below.hist(100 * confidence, np.linspace(0, 100, n_bins + 1), color=BLUE)
+    below.hist(confidence, edges, color=BLUE)
     style(ax, "", "accuracy, %")
     style(below, "confidence, %", "pictures")
     return figure
 
 
-def differences(groups: Mapping[str, np.ndarray], label: str, least: float = 1e-7) -> Figure:
-    """Histograms of positive numbers, one per picture, on a shared logarithmic axis; smaller ones count as `least`."""
+def differences(groups: Mapping[str, np.ndarray], label: str) -> Figure:
+    """Histograms of positive numbers, one per picture, on a shared logarithmic axis; those below 1e-7 count as that."""
     figure, ax = sheet(3.2)
     for (name, values), colour in zip(groups.items(), COLOURS, strict=False):
-        edges = np.geomspace(least, 1, 57)
-        ax.hist(np.clip(values, least, 1), edges, histtype="stepfilled", color=colour, alpha=0.75, label=name)
+        values, edges = np.clip(values, 1e-7, 1), np.geomspace(1e-7, 1, 57)
+        ax.hist(values, edges, histtype="stepfilled", color=colour, alpha=0.75, label=name)
     ax.set_xscale("log")
     style(ax, label, "pictures")
-    legend(figure, **ABOVE)
+    legend(figure, ABOVE)
     return figure
 
 
@@ -118,11 +116,11 @@ def energy_shares(shares: Mapping[str, Mapping[str, float]]) -> Figure:
     ax.set_xlim(0, 100)
     ax.invert_yaxis()
     style(ax, "share of the mean squared length of a cell, %", "site")
-    legend(figure, **ABOVE)
+    legend(figure, ABOVE)
     return figure
 
 
-def cumulative_variance(curves: Mapping[str, Mapping[str, np.ndarray]], level: float = 0.9) -> Figure:
+def cumulative_variance(curves: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """For each site a panel: share of variance within the first so many directions, by what they were measured on.
 
     curves: {site: {name: cumulated shares (d_in,)}}. Every other line is dashed, for those that lie on another.
@@ -131,14 +129,15 @@ def cumulative_variance(curves: Mapping[str, Mapping[str, np.ndarray]], level: f
     for ax, (site, lines) in zip(panels[0], curves.items(), strict=True):
         for k, (name, values) in enumerate(lines.items()):
             look = dict(color=COLOURS[k], linestyle=("-", "--", "-")[k], linewidth=(3, 2, 2)[k])
-            ax.plot(np.arange(1, len(values) + 1), 100 * np.asarray(values), label=_once(ax, name), **look)
-        ax.axhline(100 * level, color="black", linestyle=":", linewidth=1)
+            ax.plot(np.arange(1, len(values) + 1), 100 * np.asarray(values), label=name, **look)
+        ax.axhline(90, color="black", linestyle=":", linewidth=1)
         ax.set(xscale="log", ylim=(0, 102), title=f"{site}, {len(values)} channels")
         ticks = [t for t in (1, 3, 10, 30, 100, 300, 1000) if t <= len(values)]
         ax.set_xticks(ticks, map(str, ticks))
         ax.xaxis.set_minor_locator(NullLocator())
-        style(ax, "number of directions", _once(ax, "share of variance, %"))
-    legend(figure, **ABOVE)
+        style(ax, "number of directions", "share of variance, %")
+        ax.label_outer()
+    legend(figure, ABOVE)
     return figure
 
 
@@ -151,10 +150,11 @@ def channel_sparsity(points: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndar
     for ax, (site, groups) in zip(panels[0], points.items(), strict=True):
         for k, (name, (positive, kurtosis)) in enumerate(groups.items()):
             look = dict(color=COLOURS[k], marker="o^s"[k], linestyle="", markersize=4, alpha=0.7, zorder=3 - k)
-            ax.plot(100 * np.asarray(positive), kurtosis, label=_once(ax, name), **look)
+            ax.plot(100 * np.asarray(positive), kurtosis, label=name, **look)
         ax.set(xlim=(0, 100), title=site)
-        style(ax, "cells where it is positive, %", _once(ax, "excess kurtosis"))
-    legend(figure, **ABOVE, markerscale=2)
+        style(ax, "cells where it is positive, %", "excess kurtosis")
+        ax.label_outer()
+    legend(figure, ABOVE, markerscale=2)
     return figure
 
 
@@ -162,17 +162,13 @@ def sae_curves(history: pd.DataFrame) -> Figure:
     """Unexplained variance of the batches and share of dead features over the cells seen in training."""
     figure, (left, right) = sheet(3.4, 1, 2)
     cells, falling = history["n_cells"] / 1000, history["lr"].diff() < 0
-    left.plot(cells, 100 * history["fvu"], color=BLUE)
-    right.plot(cells, 100 * history["dead_share"], color=BLUE)
-    for ax in (left, right):
+    for ax, name, label in ((left, "fvu", "unexplained variance, %"), (right, "dead_share", "dead features, %")):
+        ax.plot(cells, 100 * history[name], color=BLUE)
         if falling.any():
             ax.axvspan(cells[falling.idxmax()], cells.iloc[-1], color=GREY, alpha=0.15, linewidth=0)
-        ax.set_xlim(0, None)
+        ax.set(xlim=(0, None), ylim=(0, max(5.0, 110 * history[name].max()) if ax is right else None))
+        style(ax, "cells seen, thousands", label)
     left.annotate("grey: learning rate falls", (0.97, 0.93), xycoords="axes fraction", ha="right", fontsize=FONT - 1)
-    left.set_ylim(0, None)
-    right.set_ylim(0, max(5.0, 110 * history["dead_share"].max()))
-    style(left, "cells seen, thousands", "unexplained variance, %")
-    style(right, "cells seen, thousands", "dead features, %")
     return figure
 
 
@@ -203,7 +199,7 @@ def sparsity_tradeoff(sweep: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
     has several rows.
     """
     figure, ax = sheet(5.2)
-    for (width, line), colour in zip(sweep.groupby("expansion"), cycle(SHADES)):
+    for (width, line), colour in zip(sweep.groupby("expansion"), cycle(("#9ECAE1", "#4292C6", "#08306B"))):
         ax.plot(line["l0"], 100 * line["explained_variance"], "o-", color=colour, label=f"autoencoder, {width} x d_in")
     for (name, points), marker in zip(baselines.groupby("name", sort=False), cycle(MARKERS[1:])):
         look = "--" if len(points) > 1 else ""
@@ -213,20 +209,19 @@ def sparsity_tradeoff(sweep: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
     ax.set_xticks(ticks, ticks)
     ax.axhline(0, color=GREY, linewidth=0.8)
     style(ax, "active features (or components) a cell", "explained variance on test pictures, %")
-    legend(figure, "outside right center", fontsize=FONT - 2)
+    legend(figure, "outside right center", fontsize=FONT - 2, ncols=1)
     return figure
 
 
-def density_histogram(density: np.ndarray, dense: float = 0.1) -> Figure:
+def density_histogram(density: np.ndarray) -> Figure:
     """Histogram of the share of cells (d_sae,) on which each feature fires; those that never do stand apart, left."""
-    density = np.asarray(density, float)
     alive = np.log10(density[density > 0])
     low = np.floor(alive.min()) if len(alive) else -4.0
     figure, ax = sheet(3.6)
     ax.hist(alive, np.linspace(low, 0, 41), color=BLUE)
     ax.bar(low - 0.5, (density == 0).sum(), 0.2, color=ORANGE)
-    ax.axvline(np.log10(dense), color=GREY, linestyle=":")
-    ax.annotate(f"dense: above {dense:.0%}", (np.log10(dense), 0.95), (4, 0), xycoords=("data", "axes fraction"),
+    ax.axvline(-1, color=GREY, linestyle=":")
+    ax.annotate("dense: above 10%", (-1, 0.95), (4, 0), xycoords=("data", "axes fraction"),
                 textcoords="offset points", va="top", fontsize=FONT - 1)  # fmt: skip
     powers = np.arange(int(low), 1)
     ax.set_xticks([low - 0.5, *powers], ["never", *(f"{100 * 10.0**p:g}" for p in powers)])
@@ -234,18 +229,15 @@ def density_histogram(density: np.ndarray, dense: float = 0.1) -> Figure:
     return figure
 
 
-def against_null(
-    values: np.ndarray, null: np.ndarray, label: str, names: Sequence[str], unit: str = "features"
-) -> Figure:
+def against_null(values: np.ndarray, null: np.ndarray, label: str, names: Sequence[str]) -> Figure:
     """Histograms of a score and of the same score where nothing is to be found; names: what the two are of."""
     figure, ax = sheet(3.4)
-    values, null = np.asarray(values, float), np.asarray(null, float)
     both = np.concatenate([values, null])
     bins = np.linspace(both.min(initial=0), both.max(initial=1e-9), 51)
     looks = {"color": BLUE}, {"color": ORANGE, "histtype": "step", "linewidth": 2}
     for scores, name, look in zip((values, null), names, looks, strict=True):
         ax.hist(scores, bins, weights=np.full(len(scores), 100 / max(1, len(scores))), label=name, **look)
-    style(ax, label, f"{unit}, %")
+    style(ax, label, "features, %")
     legend(ax)
     return figure
 
@@ -258,25 +250,23 @@ def scores_by_part(scores: Mapping[str, Mapping[str, float]], label: str) -> Fig
     first = next(iter(scores.values()))
     parts = sorted(first, key=lambda part: -np.nan_to_num(first[part]))
     figure, ax = sheet(1.6 + 0.36 * len(parts))
-    look = zip(cycle(COLOURS), cycle((*MARKERS, "<", ">")))  # 8 and 10: the pairs repeat after 40
-    for (kind, values), (colour, marker) in zip(scores.items(), look, strict=False):
-        solid = values is first
-        ax.plot(
-            [values.get(part, np.nan) for part in parts], range(len(parts)), marker, color=colour, label=kind,
-            markersize=10 if solid else 7, fillstyle="full" if solid else "none", markeredgewidth=1.6,
-        )  # fmt: skip
+    looks = zip(cycle(COLOURS), cycle((*MARKERS, "<", ">")))  # 8 and 10: the pairs repeat after 40
+    for (kind, values), (colour, marker) in zip(scores.items(), looks, strict=False):
+        size, filled = (10, "full") if values is first else (7, "none")
+        ax.plot([values.get(part, np.nan) for part in parts], range(len(parts)), marker, color=colour, label=kind,
+                markersize=size, fillstyle=filled, markeredgewidth=1.6)  # fmt: skip
     ax.set_yticks(range(len(parts)), spaced(parts))
     ax.set_ylim(len(parts) - 0.5, -0.5)
     ax.grid(axis="y", color=GREY, alpha=0.25)
     style(ax, label, "part")
-    legend(figure, "outside lower center", ncols=3)
+    legend(figure, "outside lower center")
     return figure
 
 
-def matrix(values: pd.DataFrame, label: str, rows: str, columns: str, low: float = -1.0, high: float = 1.0) -> Figure:
-    """A table of numbers as colours, each written in its cell; blank where nan."""
+def matrix(values: pd.DataFrame, label: str, rows: str, columns: str) -> Figure:
+    """A table of numbers from -1 to 1 as colours, each written in its cell; blank where nan."""
     figure, ax = sheet(1.8 + 0.34 * len(values))
-    sns.heatmap(values.astype(float), vmin=low, vmax=high, cmap="RdBu_r", annot=True, fmt=".2f",
+    sns.heatmap(values.astype(float), vmin=-1, vmax=1, cmap="RdBu_r", annot=True, fmt=".2f",
                 annot_kws={"size": FONT - 3}, cbar_kws={"label": label, "shrink": 0.8}, ax=ax)  # fmt: skip
     ax.set_xticklabels(spaced(values.columns), rotation=40, ha="right")
     ax.set_yticklabels(spaced(values.index), rotation=0)
@@ -302,8 +292,3 @@ def agreement(first: np.ndarray, second: np.ndarray, names: Sequence[str]) -> Fi
     ax.axline((float(np.mean(first)),) * 2, slope=1, color=GREY, linewidth=0.8)
     style(ax, *names)
     return figure
-
-
-def _once(ax, text: str) -> str:
-    """The text in the first panel; what all panels share is named once."""
-    return text if ax is ax.figure.axes[0] else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from aircraft_sae.view.plots.style import FONT, GREY, ORANGE, WIDTH, legend, literal, sheet, spaced, style
@@ -35,17 +34,19 @@ def picture_grid(
     rows: pictures (h, w, 3) uint8 or PIL; marks: boolean (h, w) or None. For no pictures, `empty` is said.
     """
     if not any(map(len, rows)):
-        return message(empty or "no pictures")
+        return message(empty)
     n_columns = max(map(len, rows))
     side = min(WIDTH / n_columns, WIDTH / 3)
-    shape = np.mean([np.asarray(picture).shape[0] / np.asarray(picture).shape[1] for row in rows for picture in row])
+    shape = np.mean([np.divide(*np.asarray(picture).shape[:2]) for row in rows for picture in row])
     captions = [[wrap(text, side) for text in row] for row in captions or [[""] * len(row) for row in rows]]
     n_lines = max(text.count("\n") + bool(text) for row in captions for text in row)
     height = len(rows) * (side * shape + 0.2 * n_lines + 0.05)
     figure, grid = sheet(height, len(rows), n_columns, width=side * n_columns, squeeze=False)
     for i, axes in enumerate(grid):
         for j, picture in enumerate(rows[i]):
-            picture = _highlight(picture, marks[i][j]) if marks and marks[i][j] is not None else picture
+            if marks and marks[i][j] is not None:
+                orange = 255 * np.array(to_rgb(ORANGE))
+                picture = np.where(marks[i][j][..., None], orange, pale(picture)).astype(np.uint8)
             show(axes[j], picture, captions[i][j])
         axes[0].set_ylabel(names[i] if names else "", fontsize=FONT)
     for ax in figure.axes:
@@ -53,9 +54,9 @@ def picture_grid(
     return figure
 
 
-def contact_sheet(pictures: Sequence[Any], names: Sequence[str], groups: Sequence[str], n_columns: int = 5) -> Figure:
+def contact_sheet(pictures: Sequence[Any], names: Sequence[str], groups: Sequence[str]) -> Figure:
     """A picture for each name under headings of their groups; a group goes into the first row that has room for it."""
-    table: list[list[int]] = []
+    table, n_columns = [], 5
     for group in dict.fromkeys(groups):
         members = [i for i, own in enumerate(groups) if own == group]
         for chunk in (members[i : i + n_columns] for i in range(0, len(members), n_columns)):
@@ -75,12 +76,12 @@ def contact_sheet(pictures: Sequence[Any], names: Sequence[str], groups: Sequenc
 
 
 def part_masks(
-    pictures: Sequence[Any], masks: Sequence[Any], names: Sequence[str], captions: Sequence[str], empty: str = ""
+    pictures: Sequence[Any], masks: Sequence[Any], names: Sequence[str], captions: Sequence[str], empty: str
 ) -> Figure:
     """Pictures above their masks (height, width), 0 outside and i + 1 for names[i]; names stand around the object."""
     if not len(pictures):
-        return message(empty or "no part masks")
-    side, colours = WIDTH / max(3, len(pictures)), [OUTSIDE, *_colours(names)]
+        return message(empty)
+    side, colours = WIDTH / max(3, len(pictures)), [OUTSIDE, *np.resize(REGION_COLOURS, len(names))]
     figure, axes = sheet(2 * side + 2.2, 2, len(pictures), width=side * len(pictures), squeeze=False)
     figure.get_layout_engine().set(h_pad=0.2)  # room for names beside the masks
     for j, (above, below) in enumerate(axes.T):
@@ -94,15 +95,15 @@ def part_masks(
     return figure
 
 
-def part_shares(shares: Mapping[str, float], seen: Mapping[str, float], empty: str = "no part masks") -> Figure:
+def part_shares(shares: Mapping[str, float], seen: Mapping[str, float], empty: str) -> Figure:
     """Bars for each part: its share of the object's pixels, and the share of pictures that show any of it."""
-    if not len(shares):
+    if not shares:
         return message(empty)
     figure, panels = sheet(0.8 + 0.32 * len(shares), 1, 2, sharey=True)
     labels = {"share of the aircraft's pixels, %": shares, "pictures that show it, %": seen}
     for ax, (label, values) in zip(panels, labels.items(), strict=True):
         widths = [100 * values[part] for part in shares]
-        bars = ax.barh(spaced(shares), widths, color=_colours(shares), edgecolor=GREY)
+        bars = ax.barh(spaced(shares), widths, color=np.resize(REGION_COLOURS, len(shares)), edgecolor=GREY)
         ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=FONT - 1)
         style(ax, label, "part" if values is shares else "")
         ax.margins(x=0.15)
@@ -119,16 +120,15 @@ def heat(picture: Any, values: np.ndarray, top: float, cell: tuple[int, int] | N
     share = np.clip(np.nan_to_num(values) / max(top, 1e-12), 0, 1).astype(np.float32)
     large = resized(share, paler.shape, Image.Resampling.BILINEAR)
     strength = 0.75 * np.sqrt(large)[..., None]
-    made = (paler * (1 - strength) + 255 * colormaps["inferno"](large)[..., :3] * strength).astype(np.uint8)
+    made = Image.fromarray(
+        (paler * (1 - strength) + 255 * colormaps["inferno"](large)[..., :3] * strength).astype(np.uint8)
+    )
     if cell is not None:
-        (y0, x0), (y1, x1) = (
-            [round((at + end) * size / n) for at, size, n in zip(cell, made.shape, values.shape, strict=False)]
-            for end in (0, 1)
-        )
-        line, inner = max(1, made.shape[1] // 112), made[y0:y1, x0:x1].copy()
-        made[y0:y1, x0:x1] = (0, 255, 255)
-        made[y0 + line : y1 - line, x0 + line : x1 - line] = inner[line:-line, line:-line]
-    return made
+        down, across = made.height / len(values), made.width / len(values[0])
+        y, x = cell
+        square = [round(x * across), round(y * down), round((x + 1) * across) - 1, round((y + 1) * down) - 1]
+        ImageDraw.Draw(made).rectangle(square, outline=(0, 255, 255), width=max(1, made.width // 112))
+    return np.asarray(made)
 
 
 def heat_maps(
@@ -142,16 +142,16 @@ def heat_maps(
     figure, axes = sheet(rows * WIDTH / (n + 0.5), rows, n, squeeze=False)
     for j, picture in enumerate(pictures):
         show(axes[0, j], picture)
-    for i, (site, values) in enumerate(maps.items(), 1):
-        for j in range(n):
-            show(axes[i, j], values[j], cmap="viridis", vmin=0, vmax=values.max(), extent=(0, 1, 1, 0))
+    for row, (site, values) in zip(axes[1:], maps.items(), strict=True):
+        for j, ax in enumerate(row):
+            show(ax, values[j], cmap="viridis", vmin=0, vmax=values.max(), extent=(0, 1, 1, 0))
             if outlines is not None and outlines[j].any():
                 height, width = outlines[j].shape
                 places = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
-                axes[i, j].contour(*places, outlines[j].astype(float), [0.5], colors="white", linewidths=0.8)
-            axes[i, j].set_aspect(np.asarray(pictures[j]).shape[0] / np.asarray(pictures[j]).shape[1])
-        axes[i, 0].set_ylabel(site, fontsize=FONT)
-        bar = figure.colorbar(axes[i, 0].images[0], ax=list(axes[i]), fraction=0.05, pad=0.01)
+                ax.contour(*places, outlines[j].astype(float), [0.5], colors="white", linewidths=0.8)
+            ax.set_aspect(np.divide(*np.asarray(pictures[j]).shape[:2]))
+        row[0].set_ylabel(site, fontsize=FONT)
+        bar = figure.colorbar(row[0].images[0], ax=list(row), fraction=0.05, pad=0.01)
         bar.set_label(label, fontsize=FONT - 1)
         bar.ax.tick_params(labelsize=FONT - 2)
     return figure
@@ -180,10 +180,6 @@ def pale(picture: Any) -> np.ndarray:
     return 150 + 0.4 * np.asarray(picture).mean(axis=2, keepdims=True).repeat(3, axis=2)
 
 
-def _colours(names: Sequence[str]) -> list[str]:
-    return list(islice(cycle(REGION_COLOURS), len(names)))
-
-
 def _name_parts(ax: Axes, mask: np.ndarray, names: Sequence[str]) -> None:
     """Names of the parts of at least 0.1 % of the mask, above and below the object, with lines into them."""
     found = []
@@ -201,11 +197,6 @@ def _name_parts(ax: Axes, mask: np.ndarray, names: Sequence[str]) -> None:
             ax.annotate(name, (x, y), place, ha="center", va="center", fontsize=10, arrowprops=line)
 
 
-def _highlight(picture: Any, mark: np.ndarray) -> np.ndarray:
-    """The picture pale and grey, with marked pixels in orange."""
-    return np.where(np.asarray(mark)[..., None], 255 * np.array(to_rgb(ORANGE)), pale(picture)).astype(np.uint8)
-
-
 def show(ax: Axes, picture: Any, caption: str = "", **options: Any) -> None:
     """A picture without axes, its caption below."""
     ax.imshow(picture, **options)
@@ -221,7 +212,7 @@ def wrap(text: str, inches: float) -> str:
 
 def message(text: str) -> Figure:
     """A figure that says why there is nothing to show."""
-    figure = Figure((WIDTH, 0.6))
-    figure.subplots().set_axis_off()  # a notebook shows no figure without axes
+    figure, ax = sheet(0.6)
+    ax.set_axis_off()  # a notebook shows no figure without axes
     figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=FONT)
     return figure

@@ -28,7 +28,9 @@ def sheet(height: float, *grid: int, width: float = WIDTH, **options: Any) -> tu
 
 
 def legend(drawn: Figure | Axes, loc: str = "best", **options: Any) -> None:
-    """A legend without a frame, a point smaller than the axes' names."""
+    """A legend without a frame, a point smaller than the axes' names; a figure's is of what its first axes show."""
+    if isinstance(drawn, Figure):
+        options = {"handles": drawn.axes[0].get_legend_handles_labels()[0], "ncols": 3} | options
     drawn.legend(loc=loc, frameon=False, **{"fontsize": FONT - 1} | options)
 
 
