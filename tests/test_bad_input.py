@@ -25,6 +25,7 @@ from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig, StudyConfig
 from aircraft_sae.features import FeatureIndex
 from aircraft_sae.hangar.dataset import render_dataset
+from aircraft_sae.interventions import experiments
 from aircraft_sae.networks import load, training
 from aircraft_sae.pictures import FGVCLayout
 from aircraft_sae.sae import SparseAutoencoder
@@ -517,11 +518,16 @@ AUTOENCODER = [
     case("images pickled", saved("activations/trained", stage_4, put("stage4/images.parquet", pickled)), "[Pp]arquet"),
 ]  # fmt: skip
 
-EDITS = dict(networks={}, sites=["stage4"], scenes=[], kind="remove", parts=["wing"])
+EDITS = dict(networks={}, sites=["stage4"], scenes=[], kind="remove", parts=["wing"], most=1, size=64, supersampling=1)
 
 
 def trial(w):
     return interventions.Trial.of(w.trained, w.sae, w.data, w.acts, w.index)
+
+
+def blur(w, feature_id, window):
+    picks = w.index.patches(0).assign(feature_id=feature_id)
+    experiments.blur_peaks(w.tmp, trial=trial(w), index=w.index, picks=picks, sigma=8.0, window=window)
 
 
 FEATURES = [
@@ -537,11 +543,9 @@ FEATURES = [
     case("rows of no split", lambda w: w.index.rows("tests"), "tests", "train, val, test"),
     *(case(f"suppress {j}", lambda w, j=j: trial(w).suppress([j]), f"feature {j} is not one of", r"0 \.\. 255")
       for j in (256, -1, 1.5)),
-    case("beyond random", lambda w: interventions.beyond_random(trial(w), [True]), "feature True"),
-    case("blur window", lambda w: interventions.blur_effects(trial(w), w.index, w.index.patches(0).assign(feature_id=0),
-         window=99), "1 to 64 pixels", "got 99"),
-    case("blur feature", lambda w: interventions.blur_effects(trial(w), w.index, pd.DataFrame({"feature_id": [256]}),
-         window=9), "feature 256", r"0 \.\. 255"),
+    case("suppress True", lambda w: trial(w).suppress([True]), "feature True"),
+    case("blur window", lambda w: blur(w, 0, 99), "1 to 64 pixels", "got 99"),
+    case("blur feature", lambda w: blur(w, 256, 9), "feature 256", r"0 \.\. 255"),
     case("edit kind", lambda w: interventions.editing.edited(None, "paint", "wing"), "'paint'", '"recolour"'),
     case("edit no scenes", lambda w: interventions.edit_scenes(w.tmp, **EDITS), "at least one"),
     case("edit site", lambda w: interventions.edit_scenes(w.tmp, **EDITS | {"networks": {"a": w.trained}, "sites": [

@@ -1,29 +1,15 @@
 """What features do: suppressed, blurred, edited away, with the controls and nulls that a claim needs beside it."""
 
+# ruff: noqa: I001
 from aircraft_sae.interventions.blurring import (
-    Window,
-    agreement,
-    beyond_controls,
-    blur,
-    blur_effects,
-    choose_picks,
-    feature_lost,
-    mediation,
-    patched,
-)
+    Window, agreement, beyond_controls, blur, choose_picks, feature_lost, mediation, patched,
+)  # fmt: skip
 from aircraft_sae.interventions.editing import Responses, choose_scenes, edit_scenes, followed, without
-from aircraft_sae.interventions.suppression import (
-    Trial,
-    beyond_random,
-    effects,
-    logits_from,
-    random_beside,
-    tell_apart,
-)
+from aircraft_sae.interventions.suppression import Trial, effects, logits_from, random_beside, tell_apart
 from aircraft_sae.interventions.verdicts import Verdicts, frozen_list, pass_share
 
 __all__ = [
-    "Responses", "Trial", "Verdicts", "Window", "agreement", "beyond_controls", "beyond_random", "blur", "blur_effects",
+    "Responses", "Trial", "Verdicts", "Window", "agreement", "beyond_controls", "blur",
     "choose_picks", "choose_scenes", "edit_scenes", "effects", "feature_lost", "followed", "frozen_list", "logits_from",
     "mediation", "pass_share", "patched", "random_beside", "tell_apart", "without",
 ]  # fmt: skip

@@ -17,25 +17,13 @@ import torch
 from scipy.stats import rankdata, spearmanr
 from torch.nn.functional import avg_pool2d, interpolate
 from torchvision.transforms.functional import gaussian_blur
-from tqdm import tqdm
 
-from aircraft_sae.activations import see_features
-from aircraft_sae.devices import side_by_side
-from aircraft_sae.features import FeatureIndex, check_features
-from aircraft_sae.interventions.suppression import Trial, effects, logits_from, matched_features, random_beside
+from aircraft_sae.features import FeatureIndex
 from aircraft_sae.metrics import with_interval
-from aircraft_sae.networks import BATCH
 
-STEP = 8
-"""Pixels between windows that are tried as controls."""
-LIKE_CHANGE = 0.2
-"""Relative difference in squared change at which a control is matched."""
-MOST_SHARED = 0.25
-"""Share of the target that a control may cover."""
-LEAST_FOREGROUND = 0.25
-N_CONTROLS = 2
-"""Controls of one picture, at most, drawn from those that it has: each kind gets its share of pictures."""
-N_REDRAWN = 500
+STEP = 8  # pixels between windows that are tried as controls
+LIKE_CHANGE = 0.2  # relative difference in squared change at which a control is matched
+MOST_SHARED = 0.25  # share of the target that a control may cover
 PAIR = ["feature_id", "image_row"]
 
 
@@ -58,11 +46,6 @@ class Window:
     def slices(self) -> tuple[slice, slice]:
         return slice(self.top, self.top + self.size), slice(self.left, self.left + self.size)
 
-    def shared(self, top: int | np.ndarray, left: int | np.ndarray) -> float | np.ndarray:
-        """Share of this window's area that windows of its size there cover."""
-        down, across = (np.clip(self.size - np.abs(a - b), 0, None) for a, b in ((self.top, top), (self.left, left)))
-        return down * across / self.size**2
-
 
 def blur(picture: torch.Tensor, sigma: float) -> torch.Tensor:
     """The picture (3, height, width) under a Gaussian of `sigma` pixels, cut off at 3 sigma; edges are mirrored."""
@@ -79,19 +62,15 @@ def patched(x: torch.Tensor, other: torch.Tensor, window: Window) -> torch.Tenso
 
 
 def control_windows(
-    target: Window,
-    change: np.ndarray,
-    foreground: np.ndarray | None,
-    feature_map: np.ndarray,
-    other: Window | None,
-    rng,
+    target: Window, change: np.ndarray, foreground: np.ndarray | None, feature_map, other: Window | None, rng
 ) -> dict[str, tuple[Window, bool]]:
     """{control: (window, whether its squared change is matched)} of one picture; those that cannot be are left out.
 
     change: (size, size) squared change of each pixel; foreground: bool picture of any size, None where no regions are
     known ("foreground" is then left out, and "lowest" is of all windows); feature_map: (rows, columns) activations.
     """
-    size, own = target.size, max(change[target.slices].sum(), 1e-12)
+    size, own, covered = target.size, max(change[target.slices].sum(), 1e-12), np.zeros_like(change)
+    covered[target.slices] = 1
 
     def totals(of: np.ndarray) -> np.ndarray:
         """Sums over all windows of a picture, or of a map whose cells are enlarged to one."""
@@ -99,25 +78,20 @@ def control_windows(
         return avg_pool2d(pixels, size, STEP, divisor_override=1)[0, 0].numpy()
 
     ratio, level = np.maximum(totals(change), 1e-12) / own, totals(feature_map)
-    starts = STEP * np.arange(len(ratio))
-    free = target.shared(starts[:, None], starts) < MOST_SHARED
-    pools = {"anywhere": free, "lowest": free}
-    if foreground is not None:
-        shown = free & (totals(foreground) >= LEAST_FOREGROUND * size**2)
-        pools = {"foreground": shown, "anywhere": free, "lowest": shown}
-    found = {}
-    for name, allowed in pools.items():
+    free = totals(covered) < MOST_SHARED * size**2
+    shown = free if foreground is None else free & (totals(foreground) >= 0.25 * size**2)
+    pools = {} if foreground is None else {"foreground": shown}
+    distance, found = np.where(np.abs(ratio - 1) <= LIKE_CHANGE, 0, np.abs(np.log(ratio))), {}
+    for name, allowed in (pools | {"anywhere": free, "lowest": shown}).items():
         if not allowed.any():
             continue
-        pool = matched = allowed & (np.abs(ratio - 1) <= LIKE_CHANGE)
-        if not matched.any():  # the nearest is taken
-            distance = np.where(allowed, np.abs(np.log(ratio)), np.inf)
-            pool = distance <= distance.min() + 1e-9
+        nearest = distance[allowed].min()  # 0 where one is matched
+        pool = allowed & (distance <= nearest + 1e-9)
         if name == "lowest":
-            pool = pool & (level <= level[pool].min() + 1e-9)
+            pool &= level <= level[pool].min() + 1e-9
         row, column = rng.choice(np.argwhere(pool))
-        found[name] = Window(int(starts[row]), int(starts[column]), size), bool(matched.any())
-    if other is not None and target.shared(other.top, other.left) < MOST_SHARED:
+        found[name] = Window(STEP * int(row), STEP * int(column), size), bool(nearest == 0)
+    if other is not None and covered[other.slices].sum() < MOST_SHARED * size**2:
         found["other"] = other, bool(abs(change[other.slices].sum() / own - 1) <= LIKE_CHANGE)
     return found
 
@@ -136,119 +110,36 @@ def choose_picks(index: FeatureIndex, features: Sequence[int], rows: np.ndarray,
     return pd.concat(picks, ignore_index=True)
 
 
-def blur_effects(
-    trial: Trial, index: FeatureIndex, picks: pd.DataFrame, sigma: float = 8.0, window: int = 64, mixed: bool = True
-) -> pd.DataFrame:
-    """Blur under each picked peak and under its controls: one row for each pick and window.
-
-    trial: its network, autoencoder and pictures; picks: feature_id, image_row, row, column (the peak's cell), as
-    `FeatureIndex.patches` gives; sigma, window: in pixels of the network's input; mixed: see in bfloat16.
-    Columns: where ("target" or a control), matched, change (mean squared change of a pixel in the window), before (the
-    feature's largest activation), feature (its change), pooled (change of its mean over cells), then logit, margin,
-    confidence, specificity as in `effects`; restored_… : the same with the feature put back into the blurred acts, and
-    random_… : with as much of a random direction of equal length put back.
-    Raises: ValueError for a feature that is not there, and a window larger than the picture.
-    """
-    network, sae, pictures, site = trial.network, trial.sae, trial.pictures, trial.acts.site
-    if not 1 <= window <= network.size:
-        raise ValueError(f"window must be 1 to {network.size} pixels, the picture's size, got {window}")
-    check_features(picks["feature_id"], sae.d_sae)
-    partners, given_back = (
-        matched_features(index.table),
-        {"restored_": sae.W_dec.detach(), "random_": random_beside(trial)},
-    )
-
-    @torch.no_grad()
-    def of_picture(picked: tuple[int, pd.DataFrame]) -> pd.DataFrame:
-        row, group = picked
-        facts = index.images.iloc[row]
-        x = network.as_input(pictures.picture(facts["image"]))
-        soft = blur(x, sigma)
-        change = ((x - soft) * torch.tensor(network.std)[:, None, None]).square().mean(0).double().numpy()
-        foreground = pictures.mask(facts["image"]) > 0 if pictures.region_names else None
-        jobs, windows = _jobs(index, int(row), group, partners, change, foreground, window)
-        x = torch.stack([x, *(patched(x, soft, each) for each in windows)])
-        features = torch.tensor(jobs["feature_id"].to_numpy())
-        seen = [see_features(network, sae, batch, mixed=mixed) for batch in x.split(BATCH)]
-        acts = torch.cat([each.acts[site] for each, _ in seen])  # (1 + jobs, rows, columns, d_in)
-        maps = torch.cat([codes[..., features] for _, codes in seen])  # (1 + jobs, rows, columns, jobs)
-        own, whole = maps[1:].diagonal(dim1=0, dim2=3).movedim(2, 0), maps[0].movedim(2, 0)  # (jobs, rows, columns)
-        lost, changed, x = whole - own, acts[1:], x[1:]
-        before = logits_from(network, site, acts[:1].expand_as(changed), x)
-        label = before.argmax(1)
-        if network.level is not None:
-            label = torch.tensor([network.classes.index(facts[network.level])]).expand(len(jobs))
-        found = {"before": whole.amax((1, 2)), "feature": own.amax((1, 2)) - whole.amax((1, 2))}
-        found["pooled"] = -lost.mean((1, 2))
-        edits = {name: lost[..., None] * each[features][:, None, None] for name, each in given_back.items()}
-        for name, back in {"": 0, **edits}.items():
-            made = effects(before, logits_from(network, site, changed + back, x), label)
-            found |= {name + effect: values for effect, values in made.items()}
-        return jobs.assign(**{name: values.numpy() for name, values in found.items()}, image_row=int(row))
-
-    groups = picks.groupby("image_row", sort=True)
-    made = tqdm(side_by_side(of_picture, groups), f"blur {sigma:g} px", len(groups), leave=False)
-    return pd.concat(list(made), ignore_index=True)
-
-
-def _jobs(index, row, group, partners, change, foreground, size) -> tuple[pd.DataFrame, list[Window]]:
-    """What to blur in one picture: (feature_id, where, matched, change), and the windows."""
-    jobs, windows = [], []
-    for pick in group.itertuples():
-        target, other = Window.around(pick.row, pick.column, index.grid, len(change), size), None
-        if (partner := partners[pick.feature_id]) >= 0:
-            its_map = index.maps(partner, np.array([row]))[0]
-            if its_map.max() > 0:
-                at = np.unravel_index(its_map.argmax(), index.grid)
-                other = Window.around(*at, index.grid, len(change), size)
-        rng = np.random.default_rng((0, int(pick.feature_id), row))
-        own_map = index.maps(pick.feature_id, np.array([row]))[0]
-        controls = control_windows(target, change, foreground, own_map, other, rng)
-        kept = np.array(list(controls))[sorted(rng.permutation(len(controls))[:N_CONTROLS])]
-        for where, (place, matched) in {"target": (target, True), **{name: controls[name] for name in kept}}.items():
-            jobs.append((int(pick.feature_id), where, matched, change[place.slices].mean()))
-            windows.append(place)
-    return pd.DataFrame(jobs, columns=["feature_id", "where", "matched", "change"]), windows
-
-
 def beyond_controls(blur: pd.DataFrame, kinds: Sequence[str]) -> dict[str, float | None]:
-    """Mean change of the logit under the peak, less that of matched controls of these kinds on the same picture.
-
-    Over pairs of a feature and a picture; pictures are the units of the interval.
-    """
+    """Mean change of the logit under the peak, less that of matched controls of these kinds on the same picture."""
     target = blur[blur["where"] == "target"].set_index(PAIR)["logit"]
     controls = blur[blur["where"].isin(kinds) & blur["matched"]].groupby(PAIR)["logit"].mean()
-    pairs = (target - controls).dropna().groupby("image_row").agg(["sum", "count"])
-    return _over_pictures(pairs["sum"], pairs["count"])
+    pairs = (target - controls).dropna().reset_index()
+    return _over_pictures(pairs.assign(pairs=1), "logit", "pairs")
 
 
 def feature_lost(blur: pd.DataFrame, where: str) -> dict[str, float | None]:
-    """Share of the features' maxima that blurring takes: under the peak ("target"), or in matched controls of a kind.
-
-    Ratio of sums over pairs; pictures are the units of the interval.
-    """
-    own = blur[(blur["where"] == where) & blur["matched"]].groupby("image_row")[["feature", "before"]].sum()
-    return _over_pictures(-own["feature"], own["before"])
+    """Share of the features' maxima that blurring takes: under the peak ("target"), or in matched controls."""
+    own = blur[(blur["where"] == where) & blur["matched"]]
+    return _over_pictures(own.assign(lost=-own["feature"]), "lost", "before")
 
 
 def mediation(blur: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     """What share of the logit's loss comes back with the feature, and with as much of a random direction.
 
-    Over targets whose blurring lowers the logit; pictures are the units.
+    Over targets whose blurring lowers the logit.
     """
-    harmed, found = blur[(blur["where"] == "target") & (blur["logit"] < 0)], {}
-    for name, prefix in (("the feature", "restored_"), ("a random direction", "random_")):
-        back = harmed.assign(back=harmed["logit"] - harmed[f"{prefix}logit"])
-        sums = back.groupby("image_row")[["back", "logit"]].sum()
-        found[name] = _over_pictures(sums["back"], sums["logit"])
-    return found
+    harmed = blur[(blur["where"] == "target") & (blur["logit"] < 0)]
+    after = {"the feature": harmed["restored_logit"], "a random direction": harmed["random_logit"]}
+    return {k: _over_pictures(harmed.assign(back=harmed["logit"] - v), "back", "logit") for k, v in after.items()}
 
 
-def _over_pictures(numerator: pd.Series, denominator: pd.Series) -> dict[str, float | None]:
-    """`with_interval`, and nan for no picture."""
-    if not len(numerator) or not denominator.sum():
+def _over_pictures(rows: pd.DataFrame, numerator: str, denominator: str) -> dict[str, float | None]:
+    """Ratio of sums over pairs of a feature and a picture; pictures are the units of the interval. nan for none."""
+    sums = rows.groupby("image_row")[[numerator, denominator]].sum()
+    if not sums[denominator].sum():
         return {"value": np.nan, "low": None, "high": None, "n": 0}
-    return with_interval(numerator, denominator)
+    return with_interval(sums[numerator], sums[denominator])
 
 
 def agreement(blur: pd.DataFrame, suppressed: pd.DataFrame) -> pd.DataFrame:
@@ -264,7 +155,7 @@ def agreement(blur: pd.DataFrame, suppressed: pd.DataFrame) -> pd.DataFrame:
         mine, other = each["suppressed"].to_numpy(), each["logit"].to_numpy()
         spearman = low = high = np.nan
         if len(each) >= 4 and np.ptp(mine) > 0 and np.ptp(other) > 0:
-            spearman, drawn = spearmanr(mine, other).statistic, rng.integers(len(each), size=(N_REDRAWN, len(each)))
+            spearman, drawn = spearmanr(mine, other).statistic, rng.integers(len(each), size=(500, len(each)))
             ranks = [rankdata(values[drawn], axis=1) - (len(each) + 1) / 2 for values in (mine, other)]
             with np.errstate(invalid="ignore"):
                 norms = np.sqrt((ranks[0] ** 2).sum(1) * (ranks[1] ** 2).sum(1))

@@ -5,8 +5,7 @@ R_jp, the response of feature j to removing part p, is the share of its image ma
     R_jp = E[max over cells f_j(x) - max over cells f_j(x without p)] / E[max over cells f_j(x)]
 
 over scenes that show at least 30 pixels of p. S_jp, its selectivity, is R_jp less the largest R_jq of the other parts
-q whose edits change about as many pixels, or fewer: a larger edit says little against p. Adding a part is removing it,
-read backwards.
+q whose edits change about as many pixels, or fewer: a larger edit says little against p.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -27,24 +24,19 @@ from tqdm import tqdm
 
 from aircraft_sae.activations import site_folder
 from aircraft_sae.hangar import PARTS
+from aircraft_sae.hangar.dataset import renderer
+from aircraft_sae.hangar.render import render
+from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.metrics import bootstrap_counts, with_draws
 from aircraft_sae.networks import BATCH, Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
-if TYPE_CHECKING:  # photographs need no renderer
-    from aircraft_sae.hangar.scene import Scene
-
-N_DRAWS = 2000
-LEAST_PIXELS = 30 / 224**2
-"""Of a part that a scene must show, as a share of the picture."""
+LEAST_PIXELS = 30 / 224**2  # of a part that a scene must show, as a share of the picture
 MOVES = ((0.0, 0.0, 0.12), (0.12, 0.0, 0.0), (0.0, 0.0, -0.12), (-0.12, 0.0, 0.0))
 """Up, forward, down, back, in units of the longer of length and span: a scene's seed says which."""
 RED, BLUE = (0.85, 0.1, 0.1), (0.1, 0.2, 0.85)
-SIZE_RATIO = 2.0
-"""Parts whose edits change more than so many times a part's pixels are no match for it."""
-SCENES, EDITS = "scenes.parquet", "edits.parquet"
 PLACES = ["row", "column", "row_after", "column_after"]
 
 
@@ -63,25 +55,17 @@ def edited(scene: Scene, kind: str, part: str) -> Scene:
 
 def plain(scene: str) -> Scene:
     """A scene from its JSON, without shadows: a part's shadow would go with the part."""
-    from aircraft_sae.hangar.scene import Scene
-
     return replace(Scene.from_json(scene), shadows=False)
 
 
 def without(scene: str, part: str | None, size: int, supersampling: int) -> Image.Image:
     """The picture of a scene (JSON), rendered without shadows and without one part, or with all of them."""
-    from aircraft_sae.hangar.render import render
-
     whole = plain(scene)
-    shown = edited(whole, "remove", part) if part else whole
-    return _saved(render(shown, size, supersampling).image, whole)
+    return _saved(render(whole.remove(part) if part else whole, size, supersampling).image, whole)
 
 
-def choose_scenes(pictures: Pictures, images: Sequence[str], most: int, size: int = 224) -> list[str]:
-    """Scenes (JSON) of these images, in random order, of which each is needed to have `most` with each region.
-
-    size: the pictures' width in pixels.
-    """
+def choose_scenes(pictures: Pictures, images: Sequence[str], most: int, size: int) -> list[str]:
+    """Scenes (JSON) of these images, size pixels wide, in random order: those needed to have `most` of each region."""
     table = pictures.scenes.set_index("image").loc[list(images)].sample(frac=1, random_state=0)
     needed, chosen = dict.fromkeys(pictures.region_names, most), []
     for row in table.to_dict("records"):
@@ -93,41 +77,26 @@ def choose_scenes(pictures: Pictures, images: Sequence[str], most: int, size: in
 
 
 def edit_scenes(
-    folder: Path,
-    *,
-    networks: Mapping[str, Network],
-    sites: Sequence[str],
-    scenes: Sequence[str],
-    kind: str,
-    parts: Sequence[str],
-    most: int | None = None,
-    size: int = 224,
-    supersampling: int = 2,
-) -> None:
+    folder: Path, *, networks: Mapping[str, Network], sites: Sequence[str], scenes: Sequence[str], kind: str,
+    parts: Sequence[str], most: int, size: int, supersampling: int,
+) -> None:  # fmt: skip
     """Render each scene (JSON), then with each part that it shows edited, and write what the networks make of them.
 
-    No shadows. parts: names of regions; most: edits of one part, at most; scenes come in their order.
+    parts: names of regions; most: edits of one part, at most; scenes come in their order.
     Into `folder`: scenes.parquet (scene as JSON, shown_<part> pixels), edits.parquet (scene, part, changed pixels, row,
     column, row_after, column_after: the middle of the part's pixels as shares of the picture, nan for none) and, for
     each network, <network>/<site>.npy (float16, scenes then edits) and <network>/logits.npy.
     Raises: ValueError for another kind of edit, another site, or no scenes.
     """
-    from aircraft_sae.hangar.dataset import renderer
-
     if not scenes:
         raise ValueError("edit_scenes needs at least one scene")
     views, ids = [plain(scene) for scene in scenes], [PARTS.index(part) for part in parts]
-    edited(views[0], kind, parts[0])  # refuses another kind before any work
-    for network, site in product(networks.values(), sites):
-        network.check_site(site)  # and another site
     # all is rendered before the networks see any of it: beside each other, their threads would wait
     with renderer(len(views) * (1 + len(parts)), size, supersampling) as rendered:
         whole = list(tqdm(rendered(views), "render scenes", len(views), leave=False))
         shown = np.stack([np.bincount(picture.mask.ravel(), minlength=len(PARTS))[ids] for picture in whole])
-        allowed = shown >= LEAST_PIXELS * size**2
-        if most is not None:
-            allowed &= allowed.cumsum(0) <= most
-        jobs, rows = np.argwhere(allowed).tolist(), []
+        enough = shown >= LEAST_PIXELS * size**2
+        jobs, rows = np.argwhere(enough & (enough.cumsum(0) <= most)).tolist(), []
         images = [_saved(picture.image, view) for picture, view in zip(whole, views, strict=True)]
         edits = rendered([edited(views[s], kind, parts[p]) for s, p in jobs])
         for (s, p), picture in zip(jobs, tqdm(edits, f"render: {kind}", len(jobs), leave=False), strict=True):
@@ -142,9 +111,10 @@ def edit_scenes(
         found = [{site: each.acts[site].half() for site in sites} | {"logits": each.logits} for each in seen]
         for key in found[0]:
             np.save(folder / name / f"{site_folder(key)}.npy", torch.cat([each[key] for each in found]).numpy())
-    texts = pd.DataFrame({"scene": [view.to_json() for view in views]})
-    write_parquet(texts.join(pd.DataFrame(shown, columns=[f"shown_{part}" for part in parts])), folder / SCENES)
-    write_parquet(pd.DataFrame(rows, columns=["scene", "part", "changed", *PLACES]), folder / EDITS)
+    table = pd.DataFrame(shown, columns=[f"shown_{part}" for part in parts])
+    table.insert(0, "scene", [view.to_json() for view in views])
+    write_parquet(table, folder / "scenes.parquet")
+    write_parquet(pd.DataFrame(rows, columns=["scene", "part", "changed", *PLACES]), folder / "edits.parquet")
 
 
 def _saved(image: np.ndarray, scene: Scene) -> Image.Image:
@@ -164,9 +134,8 @@ def _centre(mask: np.ndarray) -> np.ndarray:
 class Responses:
     """What edits do to features. Axes: scenes s, edits e, parts p, features j.
 
-    parts: their names; edits: scene, part, changed, … as `edit_scenes` writes; before: (s, j) image maxima; after:
-    (e, j); centres: (s, j, 2), centres_after: (e, j, 2) row and column of the activation's centre as shares of the
-    picture, nan where silent.
+    edits: as `edit_scenes` writes; before: (s, j) image maxima; after: (e, j); centres: (s, j, 2), centres_after:
+    (e, j, 2) row and column of the activation's centre as shares of the picture, nan where silent.
     """
 
     parts: list[str]
@@ -184,18 +153,17 @@ class Responses:
         path = folder / network / f"{site_folder(sae.cfg.site)}.npy"
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there: run edit_scenes with this network and site first")
-        edits, acts = pd.read_parquet(folder / EDITS), np.load(path)
-        shown = pd.read_parquet(folder / SCENES).filter(like="shown_").columns
+        edits = pd.read_parquet(folder / "edits.parquet")
+        shown = pd.read_parquet(folder / "scenes.parquet").filter(like="shown_").columns
         maxima, centres = [], []
-        for start in range(0, len(acts), BATCH):
-            block = torch.from_numpy(acts[start : start + BATCH]).float()
-            dense = sae.encode(block.flatten(0, 2)).dense().view(*block.shape[:3], -1)
+        for block in torch.from_numpy(np.load(path)).split(BATCH):
+            dense = sae.encode(block.flatten(0, 2).float()).dense().view(*block.shape[:3], -1)
             maxima.append(dense.amax((1, 2)))
             places = [(torch.arange(n) + 0.5) / n for n in block.shape[1:3]]
             sums = torch.einsum("nrcj,r->nj", dense, places[0]), torch.einsum("nrcj,c->nj", dense, places[1])
             centres.append(torch.stack(sums, 2) / dense.sum((1, 2))[..., None])
-        maxima, centres, s = torch.cat(maxima).numpy(), torch.cat(centres).numpy(), len(acts) - len(edits)
-        parts = [name.removeprefix("shown_") for name in shown]
+        maxima, centres = torch.cat(maxima).numpy(), torch.cat(centres).numpy()
+        parts, s = [name.removeprefix("shown_") for name in shown], len(maxima) - len(edits)
         return cls(parts, edits, maxima[:s], maxima[s:], centres[:s], centres[s:])
 
     def of_part(self, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -231,16 +199,15 @@ class Responses:
         active = self.before[scenes, feature_id] > 0
         return float((self.after[own, feature_id] == 0)[active].mean()) if active.any() else np.nan
 
-    def matches(self) -> np.ndarray:
-        """(p, p) whether part q is a match for part p: its edits change at most 2 times as many pixels (medians)."""
-        changed = self.edits.groupby("part")["changed"].median().reindex(self.parts).to_numpy()
-        with np.errstate(invalid="ignore"):
-            return (changed[None] <= SIZE_RATIO * changed[:, None]) & ~np.eye(len(changed), dtype=bool)
-
     def selectivity(self, response: np.ndarray) -> np.ndarray:
-        """S of each part and feature, in the shape of `response` (…, p, j)."""
-        result = np.full_like(response, np.nan)
-        for p, others in enumerate(self.matches()):
+        """S of each part and feature, in the shape of `response` (…, p, j).
+
+        No match for a part are those whose edits change more than twice its pixels (medians).
+        """
+        result, changed = np.full_like(response, np.nan), self.edits.groupby("part")["changed"].median()
+        changed = changed.reindex(self.parts).to_numpy()
+        for p in range(len(self.parts)):
+            others = (changed <= 2 * changed[p]) & (np.arange(len(changed)) != p)
             rivals = np.where(others[:, None], np.nan_to_num(response, nan=-np.inf), -np.inf).max(-2)
             result[..., p, :] = response[..., p, :] - np.maximum(rivals, 0)  # no rival: none may be needed more than 0
         return result
@@ -248,16 +215,13 @@ class Responses:
     def moves(self, part: str, feature_id: int) -> pd.DataFrame:
         """One row an edit of the part in which both are seen before and after, all as shares of the picture.
 
-        scene; part_down, part_across: shift of the middle of the part's pixels; feature_down, feature_across: shift of
-        the feature's centre.
+        scene; part_down, part_across: shift of the middle of the part's pixels; feature_…: of the feature's centre.
         """
         own, scenes = self.of_part(part)
-        places = self.edits[PLACES].to_numpy()[own]
-        here = self.centres_after[own, feature_id] - self.centres[scenes, feature_id]
+        before, after = np.split(self.edits[PLACES].to_numpy()[own], 2, axis=1)
+        shifts = after - before, self.centres_after[own, feature_id] - self.centres[scenes, feature_id]
         names = ["part_down", "part_across", "feature_down", "feature_across"]
-        return (
-            pd.DataFrame(np.hstack([places[:, 2:] - places[:, :2], here]), columns=names).assign(scene=scenes).dropna()
-        )
+        return pd.DataFrame(np.hstack(shifts), columns=names).assign(scene=scenes).dropna()
 
 
 def followed(moves: pd.DataFrame, way: str, beside: pd.DataFrame | None = None) -> dict[str, float | None]:
@@ -266,12 +230,12 @@ def followed(moves: pd.DataFrame, way: str, beside: pd.DataFrame | None = None) 
     moves: rows of `Responses.moves`; beside: other ones, whose share is taken off. Least squares through the origin;
     scenes are the units of the interval.
     """
-    scenes = np.unique(np.concatenate([each["scene"] for each in (moves, beside) if each is not None]))
-    counts = np.concatenate([np.ones((1, len(scenes))), bootstrap_counts(len(scenes), N_DRAWS)])
+    given = [(moves, 1)] if beside is None else [(moves, 1), (beside, -1)]
+    scenes = np.unique(np.concatenate([each["scene"] for each, _ in given]))
+    counts = np.concatenate([np.ones((1, len(scenes))), bootstrap_counts(len(scenes), 2000)])
     shares = np.zeros(len(counts))
-    for each, sign in ((moves, 1), (beside, -1)):
-        if each is not None:
-            part, feature, at = each[f"part_{way}"], each[f"feature_{way}"], np.searchsorted(scenes, each["scene"])
-            both, whole = (np.bincount(at, values, len(scenes)) for values in (part * feature, part**2))
-            shares += sign * (counts @ both) / np.maximum(counts @ whole, 1e-12)
+    for each, sign in given:
+        part, feature, at = each[f"part_{way}"], each[f"feature_{way}"], np.searchsorted(scenes, each["scene"])
+        both, whole = (np.bincount(at, values, len(scenes)) for values in (part * feature, part**2))
+        shares += sign * (counts @ both) / np.maximum(counts @ whole, 1e-12)
     return with_draws(shares[0], shares[1:], len(scenes))

@@ -5,42 +5,46 @@ What is claimed is chosen on half A of the test pictures; tables are of half B.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from tqdm import tqdm
 
-from aircraft_sae.features import FeatureIndex
+from aircraft_sae.activations import see_features
+from aircraft_sae.devices import side_by_side
+from aircraft_sae.features import FeatureIndex, check_features
 from aircraft_sae.features.reconstruction import seed_match
-from aircraft_sae.interventions.blurring import PAIR, blur_effects
+from aircraft_sae.interventions.blurring import PAIR, Window, blur, control_windows, patched
 from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import (
     Trial,
-    beyond_random,
     effects,
+    logits_from,
     matched_features,
     random_beside,
     tell_apart,
 )
 from aircraft_sae.interventions.verdicts import class_verdicts, judge
-from aircraft_sae.metrics import interval
+from aircraft_sae.metrics import with_draws
+from aircraft_sae.networks import BATCH
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
 
-def point(value: float, n: int | None = None) -> dict[str, float | None]:
+def point(value: float, n: int) -> dict[str, float | None]:
     """A result without an interval."""
-    value = value if isinstance(value, int) else float(value)
-    return {"value": value, "low": None, "high": None, "n": n if n is None else int(n)}
+    return {"value": value if isinstance(value, int) else float(value), "low": None, "high": None, "n": int(n)}
 
 
 def median(values: np.ndarray) -> dict[str, float | None]:
     """The median as a result, with the 95 % interval by drawing the values anew."""
     drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
-    low, high = interval(np.median(values[drawn], axis=1))
-    return {"value": float(np.median(values)), "low": low, "high": high, "n": len(values)}
+    return with_draws(np.median(values), np.median(values[drawn], axis=1), len(values))
 
 
 def mean_over_active(values: np.ndarray, active: np.ndarray) -> np.ndarray:
@@ -48,18 +52,16 @@ def mean_over_active(values: np.ndarray, active: np.ndarray) -> np.ndarray:
     return (values * active).sum(0) / np.maximum(active.sum(0), 1)
 
 
-def suppress_features(
-    folder: Path, *, trial: Trial, index: FeatureIndex, claims: pd.DataFrame, n_images: int = 140
-) -> None:
+def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims: pd.DataFrame) -> None:
     """What the network loses with each feature, and with what is taken out in its place: the controls.
 
     features.parquet: feature_id, n (pictures in which it is active), often (in enough of them for a median), partner
     (-1 for none), and the mean absolute specificity of "feature", "random direction", "feature of like density" and
-    "feature, to its mean". Without a closed form: the claims' features alone, in n_images pictures.
+    "feature, to its mean". Without a closed form: the claims' features alone.
     beyond_random.parquet: of the claims drawn at random. reconstruction.parquet: specificity, in all test pictures, of
     leaving out what the autoencoder does not explain. claims: of `frozen_list`.
     """
-    half_b, features, W_dec = _half_b(trial, n_images), np.arange(trial.sae.d_sae), trial.sae.W_dec.detach()
+    half_b, features, W_dec = _half_b(trial), np.arange(trial.sae.d_sae), trial.sae.W_dec.detach()
     if trial.readout is None:
         features = np.unique(claims["feature_id"])
     partner = matched_features(index.table)
@@ -80,27 +82,39 @@ def suppress_features(
     drawn = claims.loc[claims["chosen"] == "random", "feature_id"].tolist()
     write_parquet(beyond_random(half_b, drawn), folder / "beyond_random.parquet")
     after = trial.scores(lambda block: trial.sae.reconstruct(block.flatten(0, 2))[0].view(block.shape))
-    only = effects(trial.scores(), after[:, None], trial.labels)["specificity"][:, 0]
+    only = effects(trial.scores(), after, trial.labels)["specificity"]
     write_parquet(pd.DataFrame({"specificity": only.numpy()}), folder / "reconstruction.parquet")
 
 
-def _half_b(trial: Trial, n_images: int) -> Trial:
-    """Half B of the pictures, or n_images of it, drawn at random, where each effect costs a forward pass."""
-    half_b = trial[trial.in_b]
-    if trial.readout:
-        return half_b
-    return half_b[np.sort(np.random.default_rng(0).permutation(len(half_b.rows))[:n_images])]
+def beyond_random(trial: Trial, features: Sequence[int]) -> pd.DataFrame:
+    """Is a feature's effect beyond that of as much of random directions of its length? One row a feature.
+
+    effect: mean absolute specificity over the pictures in which the feature is active; random: the median of its random
+    directions; beyond: whether it is above 95 % of these; n: pictures. Features that are active in none are left out.
+    """
+    table, n_random = [], 19 if trial.readout is None else 99  # 19 are the fewest for a test at 5 %
+    for j in features:
+        active = (trial.strength[:, j] > 0).numpy()
+        if active.any():
+            ours, null = (np.abs(each).mean(0) for each in trial[active].beside_random(j, n_random))
+            beyond = bool((null >= ours).sum() + 1 <= 0.05 * (len(null) + 1))
+            table.append((j, ours, np.median(null), beyond, int(active.sum())))
+    return pd.DataFrame(table, columns=["feature_id", "effect", "random", "beyond", "n"])
 
 
-def dose_response(
-    folder: Path, *, trial: Trial, features: Sequence[int], doses: Sequence[float], n_images: int = 140
-) -> None:
+def _half_b(trial: Trial, most: int | None = None) -> Trial:
+    """Half B of the pictures, or `most` of it, drawn at random: 140 where each effect costs a forward pass."""
+    most = 140 if most is None and trial.readout is None else most
+    return trial[np.sort(np.random.default_rng(0).permutation(np.flatnonzero(trial.in_b))[:most])]
+
+
+def dose_response(folder: Path, *, trial: Trial, features: Sequence[int], doses: Sequence[float]) -> None:
     """Features multiplied by each dose, and as much of random directions added or taken out.
 
     doses.parquet: of ("features" or "random directions"), dose, feature_id, n (pictures of half B in which it is
-    active), and means over these of the change of the true class's logit and of its size. n_images: of `_half_b`.
+    active), and means over these of the change of the true class's logit and of its size.
     """
-    half_b, features, table = _half_b(trial, n_images), list(features), []
+    half_b, features, table = _half_b(trial), list(features), []
     active = (half_b.strength[:, features] > 0).numpy()
     for of, directions in (("features", trial.sae.W_dec.detach()), ("random directions", random_beside(trial))):
         for dose in doses:
@@ -111,26 +125,23 @@ def dose_response(
     write_parquet(pd.concat(table, ignore_index=True), folder / "doses.parquet")
 
 
-def tell_confused(folder: Path, *, trial: Trial, n: int = 8, n_tried: int = 20) -> None:
+def tell_confused(folder: Path, *, trial: Trial) -> None:
     """`tell_apart` of the two classes that are most often taken for each other on half A, in features.parquet.
 
-    pair.parquet: one row, their labels one and two, n_wrong, n_a, n_b (pictures of the two in each half). n_tried:
-    features to choose from where there is no closed form, those that add most to the two's acts on half A.
+    pair.parquet: one row, their labels one and two, n_wrong, n_a, n_b (pictures of the two in each half). Without a
+    closed form, features are chosen among the 20 that add most to the two's acts on half A.
     """
     a, labels, predicted, tried = ~trial.in_b, trial.labels.numpy(), trial.scores().argmax(1).numpy(), None
     wrong = a & (predicted != labels)
-    pairs = pd.Series([*zip(*np.sort([labels[wrong], predicted[wrong]], axis=0), strict=True)], dtype=object)
-    counts = pairs.value_counts()
-    pair = tuple(int(label) for label in counts.index[0]) if len(counts) else (0, 1)
+    pairs = Counter(zip(*np.sort([labels[wrong], predicted[wrong]], axis=0).tolist(), strict=True))
+    pair, n_wrong = (pairs.most_common(1) or [((0, 1), 0)])[0]
     own = np.isin(labels, pair)
     if trial.readout is None:
         size = trial[own & a].strength.mean(0) * trial.sae.W_dec.detach().norm(dim=1)
-        tried = size.topk(min(n_tried, len(size))).indices.numpy()
-    n_wrong = int(counts.iloc[0]) if len(counts) else 0
-    halves = {"n_a": int((own & a).sum()), "n_b": int((own & ~a).sum())}
-    facts = {"one": pair[0], "two": pair[1], "n_wrong": n_wrong} | halves
+        tried = size.topk(min(20, len(size))).indices.numpy()
+    facts = {"one": pair[0], "two": pair[1], "n_wrong": n_wrong, "n_a": (own & a).sum(), "n_b": (own & ~a).sum()}
     write_parquet(pd.DataFrame([facts]), folder / "pair.parquet")
-    write_parquet(tell_apart(trial, pair, random_beside(trial), tried, n), folder / "features.parquet")
+    write_parquet(tell_apart(trial, pair, random_beside(trial), tried), folder / "features.parquet")
 
 
 def suppress_some(folder: Path, *, trial: Trial, features: Sequence[int], n_images: int) -> None:
@@ -139,9 +150,8 @@ def suppress_some(folder: Path, *, trial: Trial, features: Sequence[int], n_imag
     features.parquet: feature_id, n (pictures in which it matters), feature and random (mean absolute specificity there:
     where it is silent, nothing is taken out).
     """
-    chosen = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(trial.in_b))[:n_images])
-    trial, random = trial[chosen], random_beside(trial)[features]
-    ours, null = (np.abs(trial.suppress(features, directions=each)["specificity"]) for each in (None, random))
+    half_b, random = _half_b(trial, n_images), random_beside(trial)[features]
+    ours, null = (np.abs(half_b.suppress(features, directions=each)["specificity"]) for each in (None, random))
     table = {"feature_id": features, "n": (ours > 0).sum(0)}
     table |= {"feature": mean_over_active(ours, ours > 0), "random": mean_over_active(null, ours > 0)}
     write_parquet(pd.DataFrame(table), folder / "features.parquet")
@@ -150,12 +160,54 @@ def suppress_some(folder: Path, *, trial: Trial, features: Sequence[int], n_imag
 def blur_peaks(
     folder: Path, *, trial: Trial, index: FeatureIndex, picks: pd.DataFrame, sigma: float, window: int
 ) -> None:
-    """`blur_effects` of every pick and its controls, with the picks' `how`, in blur.parquet.
+    """Blur under each picked peak and under its controls; and suppress the feature there instead.
 
-    suppressed.parquet: each pick with the change of the true class's logit when its feature is suppressed instead.
+    picks: of `choose_picks`; sigma, window: in pixels of the network's input. blur.parquet: a row for each pick and
+    window, with where ("target" or a control), matched, change (mean squared change of a pixel in the window), before
+    (the feature's largest activation), feature (its change), pooled (change of its mean over cells), then logit,
+    margin, confidence, specificity as in `effects`; restored_… : the same with the feature put back into the blurred
+    acts, and random_… : with as much of a random direction of equal length put back; and the pick's how.
+    suppressed.parquet: each pick with the change of the true class's logit when its feature is suppressed.
+    Raises: ValueError for a feature that is not there, and a window larger than the picture.
     """
-    made = blur_effects(trial, index, picks, sigma, window)
-    write_parquet(made.merge(picks[[*PAIR, "how"]], on=PAIR, validate="m:1"), folder / "blur.parquet")
+    network, sae, pictures, site = trial.network, trial.sae, trial.pictures, trial.acts.site
+    if not 1 <= window <= network.size:
+        raise ValueError(f"window must be 1 to {network.size} pixels, the picture's size, got {window}")
+    check_features(picks["feature_id"], sae.d_sae)
+    partners = matched_features(index.table)
+    given_back = {"restored_": sae.W_dec.detach(), "random_": random_beside(trial)}
+
+    @torch.no_grad()
+    def of_picture(picked: tuple[int, pd.DataFrame]) -> pd.DataFrame:
+        row, group = picked
+        facts = index.images.iloc[row]
+        x = network.as_input(pictures.picture(facts["image"]))
+        soft = blur(x, sigma)
+        change = ((x - soft) * torch.tensor(network.std)[:, None, None]).square().mean(0).double().numpy()
+        foreground = pictures.mask(facts["image"]) > 0 if pictures.region_names else None
+        jobs = pd.DataFrame(_jobs(index, int(row), group, partners, change, foreground, window))
+        x = torch.stack([x, *(patched(x, soft, each) for each in jobs.pop("window"))])
+        features = torch.tensor(jobs["feature_id"].to_numpy())
+        seen = [see_features(network, sae, batch, mixed=True) for batch in x.split(BATCH)]
+        acts = torch.cat([each.acts[site] for each, _ in seen])  # (1 + jobs, rows, columns, d_in)
+        maps = torch.cat([codes[..., features] for _, codes in seen])  # (1 + jobs, rows, columns, jobs)
+        own, whole = maps[1:].diagonal(dim1=0, dim2=3).movedim(2, 0), maps[0].movedim(2, 0)  # (jobs, rows, columns)
+        lost, changed, x = whole - own, acts[1:], x[1:]
+        before = logits_from(network, site, acts[:1].expand_as(changed), x)
+        label = network.classes.index(facts[network.level]) if network.level else int(before[0].argmax())
+        labels = torch.full((len(jobs),), label)
+        peak = whole.amax((1, 2))
+        found = {"before": peak, "feature": own.amax((1, 2)) - peak, "pooled": -lost.mean((1, 2))}
+        edits = {name: lost[..., None] * each[features][:, None, None] for name, each in given_back.items()}
+        for name, back in {"": 0, **edits}.items():
+            made = effects(before, logits_from(network, site, changed + back, x), labels)
+            found |= {name + effect: values for effect, values in made.items()}
+        return jobs.assign(**{name: values.numpy() for name, values in found.items()}, image_row=int(row))
+
+    groups = picks.groupby("image_row", sort=True)
+    made = tqdm(side_by_side(of_picture, groups), f"blur {sigma:g} px", len(groups), leave=False)
+    table = pd.concat(list(made), ignore_index=True).merge(picks[[*PAIR, "how"]], on=PAIR, validate="m:1")
+    write_parquet(table, folder / "blur.parquet")
     found = []
     for feature_id, own in picks.groupby("feature_id"):
         some = trial[np.searchsorted(index.rows("test"), own["image_row"])]
@@ -163,12 +215,31 @@ def blur_peaks(
     write_parquet(pd.concat(found, ignore_index=True), folder / "suppressed.parquet")
 
 
+def _jobs(index, row, group, partners, change, foreground, size) -> Iterator[dict[str, object]]:
+    """What to blur in one picture."""
+    for pick in group.itertuples():
+        target, other = Window.around(pick.row, pick.column, index.grid, len(change), size), None
+        if (partner := partners[pick.feature_id]) >= 0:
+            its_map = index.maps(partner, np.array([row]))[0]
+            if its_map.max() > 0:
+                at = np.unravel_index(its_map.argmax(), index.grid)
+                other = Window.around(*at, index.grid, len(change), size)
+        rng = np.random.default_rng((0, int(pick.feature_id), row))
+        own_map = index.maps(pick.feature_id, np.array([row]))[0]
+        controls = control_windows(target, change, foreground, own_map, other, rng)
+        two = sorted(rng.permutation(len(controls))[:2])  # each kind gets its share of pictures
+        for where, (place, matched) in [("target", (target, True)), *(list(controls.items())[i] for i in two)]:
+            facts = {"feature_id": int(pick.feature_id), "where": where, "matched": matched}
+            yield facts | {"change": change[place.slices].mean(), "window": place}
+
+
 def judge_claims(
     folder: Path, *, sae: SparseAutoencoder, index: FeatureIndex, claims: pd.DataFrame, pictures: Pictures,
     removals: Path, network: str = "trained",
 ) -> None:  # fmt: skip
-    """`judge` of any dictionary's claims, without other seeds, in claims.parquet."""
-    write_parquet(judge(sae, index, claims, pictures, removals, network), folder / "claims.parquet")
+    """`judge` of any dictionary's claims, without other seeds, in claims.parquet; removals: of `edit_scenes`."""
+    table = judge(claims, index, pictures, Responses.of(sae, removals, network))
+    write_parquet(table, folder / "claims.parquet")
 
 
 def verdict_tables(
@@ -183,8 +254,9 @@ def verdict_tables(
     """
     match, found = seed_match(trial.sae, others), {}
     if removals is not None:
-        found["parts"] = judge(trial.sae, index, claims, trial.pictures, removals, seed_match=match)
-        write_parquet(Responses.of(trial.sae, removals).table(), folder / "responses.parquet")
+        responses = Responses.of(trial.sae, removals)
+        found["parts"] = judge(claims, index, trial.pictures, responses, match)
+        write_parquet(responses.table(), folder / "responses.parquet")
     if levels := list(trial.pictures.levels):
         drawn, labels = claims[claims["chosen"] == "random"], index.images.iloc[index.rows("test")][levels]
         given = drawn, index.table, trial[trial.in_b], labels[trial.in_b], match
@@ -195,8 +267,7 @@ def verdict_tables(
     table = table.merge(suppressed.rename(columns=names)[["feature_id", *names.values()]], "left", validate="1:1")
     if found:
         said = pd.concat(found.values()).sort_values("passes", ascending=False, kind="stable")
-        table = table.merge(
-            said.drop_duplicates("feature_id")[["feature_id", "verdict", "why"]], "left", validate="1:1"
-        )
+        said = said.drop_duplicates("feature_id")[["feature_id", "verdict", "why"]]
+        table = table.merge(said, "left", validate="1:1")
     for name, each in (found | {"features": table}).items():
         write_parquet(each, folder / f"{name}.parquet")

@@ -9,7 +9,7 @@ picture follows from the means in closed form; elsewhere a forward pass of each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -28,22 +28,13 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import digest
 
-EFFECTS = ("logit", "margin", "confidence", "specificity")
-IMAGES_AT_ONCE = 64
-"""In closed form: 64 x 6,144 features x 100 classes of logits are 157 MB, and a few such arrays live at once."""
-N_RANDOM = {True: 99, False: 19}
-"""Random directions beside a feature, with and without a closed form; 19 are the fewest for a test at 5 %."""
-LIKE = 0.25
-"""Relative difference in density and in strength of a feature's partner, at most."""
-
 
 def effects(before: Tensor, after: Tensor, labels: Tensor, rival: Tensor | None = None) -> dict[str, Tensor]:
-    """What an edit changes: (n, …) each, after less before.
+    """What an edit changes, (n, …) each: logit and confidence (probability) of the true class, margin and specificity.
 
-    before: (n, classes) logits; after: (n, …, classes); labels: (n,) true classes; rival: (n,) the class that the
-    margin is to, by default the most probable other one before the edit.
-    logit: of the true class; margin: true class's logit less the rival's; confidence: true class's probability;
-    specificity: logit less the mean change of all other classes' logits.
+    before: (n, classes) logits; after: (n, …, classes); labels: (n,) true classes.
+    margin: true class's logit less that of `rival` (n,), by default the most probable other class before the edit;
+    specificity: change of the true class's logit less the mean change of all other classes'.
     """
     before, labels = (each.view(len(after), *(1,) * (after.ndim - 2), -1) for each in (before, labels))
     if rival is None:
@@ -66,8 +57,8 @@ def effects(before: Tensor, after: Tensor, labels: Tensor, rival: Tensor | None 
 class Trial:
     """Pictures in which features are suppressed, and how that is scored.
 
-    rows: (n,) of acts; labels: (n,) int64 indices into what `read` gives of a picture; in_b: (n,) bool, half B; codes:
-    (n, d_sae) features' mean activations over cells, where they are known; sites: what `read` looks at.
+    rows: (n,) of acts; labels: (n,) int64 indices into what `read` gives of a picture; in_b: (n,) bool, half B;
+    strength: (n, d_sae) features' activations averaged over cells; sites: what `read` looks at.
     """
 
     network: Network
@@ -77,7 +68,7 @@ class Trial:
     rows: np.ndarray
     labels: Tensor
     in_b: np.ndarray
-    codes: Tensor | None = None
+    strength: Tensor
     read: Callable[[Seen], Tensor] = logits
     sites: Sequence[str] = ()
 
@@ -88,17 +79,16 @@ class Trial:
         images, places = index.images.iloc[test], pd.Series(np.arange(len(acts.images)), acts.images["image"])
         rows = places[~places.index.duplicated()][images["image"]].to_numpy()  # views come last
         in_b = halves(images[pictures.levels[0]] if pictures.levels else np.zeros(len(images)))
-        codes = torch.from_numpy(index.sums(test) / index.cells_per_image)
-        made = cls(network, sae, pictures, acts, rows, torch.zeros(len(rows), dtype=torch.int64), in_b, codes)
+        strength = torch.from_numpy(index.sums(test) / index.cells_per_image)
+        made = cls(network, sae, pictures, acts, rows, torch.zeros(len(rows), dtype=torch.int64), in_b, strength)
         if network.level is None:
             return replace(made, labels=made.scores().argmax(1))
         return replace(made, labels=torch.tensor(pd.Categorical(images[network.level], network.classes).codes).long())
 
     def __getitem__(self, kept: np.ndarray) -> Trial:
         """Some of the pictures: (n,) bool, or indices."""
-        codes = self.__dict__.get("strength", self.codes)
-        codes = None if codes is None else codes[kept]
-        return replace(self, rows=self.rows[kept], labels=self.labels[kept], in_b=self.in_b[kept], codes=codes)
+        own = {name: getattr(self, name)[kept] for name in ("rows", "labels", "in_b", "strength")}
+        return replace(self, **own)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -116,16 +106,6 @@ class Trial:
         """(n, d_in) acts averaged over cells."""
         return torch.cat([block.mean((1, 2)) for block in self.acts.blocks(self.rows)])
 
-    @cached_property
-    def strength(self) -> Tensor:
-        """(n, d_sae) features' activations averaged over cells."""
-        return torch.cat([codes.mean((1, 2)) for codes in self._codes()]) if self.codes is None else self.codes
-
-    def _codes(self) -> Iterator[Tensor]:
-        """(at most BATCH, rows, columns, d_sae) at a time."""
-        for block in self.acts.blocks(self.rows, BATCH):
-            yield self.sae.encode(block.flatten(0, 2)).dense().view(*block.shape[:3], -1)
-
     @torch.no_grad()
     def scores(self, edit: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """(n, …) what `read` gives, of acts as they are or changed by `edit`, by forward passes."""
@@ -136,11 +116,10 @@ class Trial:
     def suppress(
         self, features: Sequence[int], factor: float = 0.0, to: Tensor | float = 0.0, directions=None, rival=None
     ) -> dict[str, np.ndarray]:
-        """Effects (n, len(features)) of multiplying each feature by `factor`, one at a time: those of `effects`.
+        """`effects` (n, len(features)) of multiplying each feature by `factor`, one at a time; it may be listed twice.
 
-        A feature may be listed several times. to: (len(features),) is added to the feature; directions:
-        (len(features), d_in) to go along in place of the decoder's rows; rival: (n,) as in `effects`.
-        Raises: ValueError for a feature that is not there.
+        to: (len(features),) is added to the feature; directions: (len(features), d_in) to go along in place of the
+        decoder's rows; rival: (n,). Raises: ValueError for a feature that is not there.
         """
         check_features(features, self.sae.d_sae)
         features = list(features)
@@ -148,35 +127,35 @@ class Trial:
         if self.readout is None:
             return self._by_passes(features, factor, to, directions, rival)
         parts, removed = [], (1 - factor) * self.strength[:, features] - to
-        for some in torch.arange(len(self.rows)).split(IMAGES_AT_ONCE):
+        for some in torch.arange(len(self.rows)).split(64):  # x 6,144 features x 100 classes of logits are 157 MB
             after = self.readout.edited(self.pooled[some], removed[some], directions)
             before, rivals = self.readout.logits(self.pooled[some]), None if rival is None else rival[some]
             parts.append(effects(before, after, self.labels[some], rivals))
-        return {name: torch.cat([part[name] for part in parts]).numpy() for name in EFFECTS}
+        return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
     def _by_passes(self, features, factor, to, directions, rival) -> dict[str, np.ndarray]:
-        gone = torch.cat([(1 - factor) * codes[..., features] - to for codes in self._codes()])
-        before = self.scores()
+        gone, before = [], self.scores()
+        for block in self.acts.blocks(self.rows, BATCH):
+            codes = self.sae.encode(block.flatten(0, 2)).dense().view(*block.shape[:3], -1)
+            gone.append((1 - factor) * codes[..., features] - to)
+        gone = torch.cat(gone)
 
         @torch.no_grad()
-        def of_feature(j: int) -> Tensor:
-            found = torch.zeros(len(EFFECTS), len(self.rows))
-            changed = gone[..., j].abs().amax((1, 2)).nonzero()[:, 0]  # where nothing goes, nothing changes
+        def of_feature(j: int) -> dict[str, Tensor]:
+            after, changed = before.clone(), gone[..., j].abs().amax((1, 2)).nonzero()[:, 0]
             for some in changed.split(BATCH) if len(changed) else ():
-                taken, rivals = gone[some][..., j, None] * directions[j], None if rival is None else rival[some]
-                after = self[some.numpy()].scores(lambda block, taken=taken: block - taken)
-                found[:, some] = torch.stack([*effects(before[some], after, self.labels[some], rivals).values()])
-            return found
+                taken = gone[some][..., j, None] * directions[j]
+                after[some] = self[some.numpy()].scores(lambda block, taken=taken: block - taken)
+            return effects(before, after, self.labels, rival)
 
-        made = torch.stack([*side_by_side(of_feature, range(len(features)))], 2)
-        return {name: values.numpy() for name, values in zip(EFFECTS, made, strict=True)}
+        parts = list(side_by_side(of_feature, range(len(features))))
+        return {name: torch.stack([part[name] for part in parts], 1).numpy() for name in parts[0]}
 
-    def beside_random(self, feature_id: int, n_random: int | None = None, direction: Tensor | None = None):
+    def beside_random(self, feature_id: int, n_random: int, direction: Tensor | None = None):
         """Specificity of suppressing a feature (n,), and of taking out as much of random directions (n, n_random).
 
         direction: (d_in,) to go along in place of the decoder's row.
         """
-        n_random = n_random or N_RANDOM[self.readout is not None]
         own = (self.sae.W_dec.detach()[feature_id] if direction is None else direction)[None]
         random = random_directions(own.expand(n_random, -1), cell_covariance(self.acts), (0, feature_id))
         found = self.suppress([feature_id] * (n_random + 1), directions=torch.cat([own, random]))["specificity"]
@@ -196,27 +175,10 @@ def logits_from(network: Network, site: str, acts: Tensor, x: Tensor | None) -> 
     return torch.cat([network.see(x if x is None else x[some], given={site: acts[some]}).logits for some in parts])
 
 
-def beyond_random(trial: Trial, features: Sequence[int], n_random: int | None = None) -> pd.DataFrame:
-    """Is a feature's effect beyond that of as much of random directions of its length? One row a feature.
-
-    effect: mean absolute specificity over the pictures in which the feature is active; random: the median of its random
-    directions; beyond: whether it is above 95 % of these; n: pictures. Features that are active in none are left out.
-    """
-    check_features(features, trial.sae.d_sae)
-    table = []
-    for j in features:
-        active = (trial.strength[:, j] > 0).numpy()
-        if active.any():
-            ours, null = (np.abs(each).mean(0) for each in trial[active].beside_random(j, n_random))
-            beyond = bool((null >= ours).sum() + 1 <= 0.05 * (len(null) + 1))
-            table.append((j, ours, np.median(null), beyond, int(active.sum())))
-    return pd.DataFrame(table, columns=["feature_id", "effect", "random", "beyond", "n"])
-
-
 def tell_apart(trial: Trial, pair: tuple[int, int], random: Tensor, features=None, n: int = 8) -> pd.DataFrame:
     """The n features whose suppression lowers the margin between two classes most on half A, and what it does on B.
 
-    pair: two labels; random: (d_sae, d_in) a direction beside each feature; features: to choose from, by default all.
+    pair: two labels; random: of `random_beside`; features: to choose from, by default all.
     feature_id; value, low, high, n: mean change of the true class's logit less the other's over half B's pictures of
     the two; random: that of the random direction; beyond_value, beyond_low, …: value less random.
     """
@@ -237,16 +199,15 @@ def tell_apart(trial: Trial, pair: tuple[int, int], random: Tensor, features=Non
 
 
 def matched_features(table: pd.DataFrame) -> np.ndarray:
-    """(d,) for each feature another one, drawn at random among those of like density and like strength; -1 for none.
+    """(d_sae,) for each feature another one, drawn at random among those of like density and strength; -1 for none.
 
-    table: features.parquet (density_cell, mean, norm); strength: mean activation times decoder norm.
+    table: features.parquet. Like: at most a quarter more or less; strength: mean activation times decoder norm.
     """
-    table, rng = table.sort_values("feature_id"), np.random.default_rng(0)
-    density = table["density_cell"].to_numpy()
+    density, rng = table["density_cell"].to_numpy(), np.random.default_rng(0)
     strength, partner = (table["mean"] * table["norm"]).fillna(0).to_numpy(), np.full(len(density), -1)
     for j in np.flatnonzero(density > 0):
-        like = np.abs(density / density[j] - 1) <= LIKE
-        like &= np.abs(strength / max(strength[j], 1e-12) - 1) <= LIKE
+        like = np.abs(density / density[j] - 1) <= 0.25
+        like &= np.abs(strength / max(strength[j], 1e-12) - 1) <= 0.25
         like[j] = False
         if like.any():
             partner[j] = rng.choice(np.flatnonzero(like))

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, false_discovery_control
-from torch import Tensor
 
 from aircraft_sae.features import FeatureIndex, Regions
 from aircraft_sae.features.regions import excess_tests
@@ -23,59 +22,43 @@ from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import Trial
 from aircraft_sae.metrics import bootstrap_counts
 from aircraft_sae.pictures import Pictures
-from aircraft_sae.sae import SparseAutoencoder
 
 LEAST_EXCESS, LEAST_RESPONSE, LEAST_MATCH, LEAST_AUROC, Q = 0.05, 0.5, 0.7, 0.9, 0.05
 LEAST_PICTURES, LEAST_SCENES, LEAST_OF_CLASS = 70, 30, 15
 """Pictures and scenes in which a feature is active, pictures of a class: with fewer, a claim is called underpowered."""
-N_DRAWS, N_DRAWS_AT_ONCE = 2000, 250
-N_RANDOM = {True: 999, False: 99}
-"""Random directions beside a feature, with and without a closed form."""
+N_DRAWS = 2000
+N_RANDOM = {True: 999, False: 99}  # directions beside a feature, with and without a closed form
 CLAIM = ["feature_id", "part"]
-TESTS = {"excess_passes": "guesses", "response_passes": "removal", "selective_passes": "other parts"}
 
 
-def frozen_list(
-    table: pd.DataFrame, scores: pd.DataFrame | None = None, n_random: int = 100, n_matched: int = 100, seed: int = 0
-) -> pd.DataFrame:
+def frozen_list(table: pd.DataFrame, scores: pd.DataFrame | None, n_matched: int = 100) -> pd.DataFrame:
     """The features to test, chosen before any test: feature_id, chosen ("random" or "part"), part.
 
-    "random": as many from each fifth of the living features by density, part that of the largest excess on half A;
-    "part": the best of each part by average precision on half A in turn. table: features.parquet; scores:
+    "random": 100, as many from each fifth of the living features by density, part that of the largest excess on half A;
+    "part": n_matched, the best of each part by average precision on half A in turn. table: features.parquet; scores:
     parts.parquet, None for no parts.
     """
     table = table.set_index("feature_id")
     alive = table[table["density_cell"] > 0]
     fifth = pd.qcut(alive["density_cell"].rank(method="first"), min(5, len(alive)), labels=False)
-    shuffled = alive.sample(frac=1, random_state=seed)
+    shuffled = alive.sample(frac=1, random_state=0)
     turn = shuffled.groupby(fifth).cumcount().sort_values(kind="stable")
-    drawn = sorted(turn.index[:n_random])
-    part = table["part"] if scores is not None else pd.Series(None, table.index, dtype=object)
-    lists = [pd.DataFrame({"feature_id": drawn, "chosen": "random", "part": part[drawn].to_numpy()})]
+    drawn = sorted(turn.index[:100])
+    part = None if scores is None else table["part"][drawn].to_numpy()
+    lists = [pd.DataFrame({"feature_id": drawn, "chosen": "random", "part": part})]
     if scores is not None:
         ranked = scores.dropna(subset="ap_a").sort_values("ap_a", ascending=False, kind="stable")
         ranked["turn"] = ranked.groupby("part").cumcount()
         best = ranked.sort_values("turn", kind="stable").head(n_matched)
-        lists.append(best[["feature_id", "part"]].assign(chosen="part"))
+        lists.append(best[CLAIM].assign(chosen="part"))
     return pd.concat(lists, ignore_index=True)
 
 
-def judge(
-    sae: SparseAutoencoder,
-    index: FeatureIndex,
-    claims: pd.DataFrame,
-    pictures: Pictures,
-    removals: Path,
-    network: str = "trained",
-    seed_match: np.ndarray | None = None,
-) -> pd.DataFrame:
-    """`part_verdicts` of claims about a dictionary's features, on half B of the test pictures and on scene edits.
-
-    index: of the dictionary; removals: what `edit_scenes` wrote for "remove", with acts of `network`.
-    """
+def judge(claims, index: FeatureIndex, pictures: Pictures, responses: Responses, seed_match=None) -> pd.DataFrame:
+    """`part_verdicts`, with `excess_tests` on half B of the test pictures."""
     pairs = claims[CLAIM].drop_duplicates().itertuples(index=False, name=None)
     excess = excess_tests(index, Regions.of(index, pictures), list(pairs))
-    return part_verdicts(claims, excess, Responses.of(sae, removals, network), seed_match)
+    return part_verdicts(claims, excess, responses, seed_match)
 
 
 def part_verdicts(
@@ -83,10 +66,10 @@ def part_verdicts(
 ) -> pd.DataFrame:
     """One row a claim (feature_id, part, …) with each test's numbers, and the verdict.
 
-    excess: `excess_tests` of the same claims; seed_match: (d_sae,) cosine with the partners in other seeds, None where
-    the dictionary has none, whose claims can then be shown but do not pass.
-    Adds R, S with _low and _high (bootstrap over scenes), S_p, excess_q, S_q, n_scenes, seed_match, a column for each
-    test passed, shown (all tests but the seeds'), passes, verdict and why (the tests failed).
+    excess: `excess_tests` of the claims; seed_match: (d_sae,) cosine with the partners in other seeds, None where the
+    dictionary has none, whose claims can then be shown but do not pass.
+    Adds R, S with _low and _high (bootstrap over scenes), S_p, excess_q, S_q, n_scenes, a column for each test passed,
+    shown (all tests but the seeds'), seed_match, passes, verdict and why (the tests failed).
     """
     table = claims.merge(excess, on=CLAIM, how="left", validate="m:1")
     features, which = np.unique(table["feature_id"].to_numpy(int), return_inverse=True)
@@ -97,8 +80,8 @@ def part_verdicts(
         response = responses.response(features, counts)
         return np.stack([each[..., parts, which] for each in (response, responses.selectivity(response))])
 
-    whole, n_scenes, starts = both(), len(responses.before), range(0, N_DRAWS, N_DRAWS_AT_ONCE)
-    draws = [both(bootstrap_counts(n_scenes, N_DRAWS_AT_ONCE, (0, start))) for start in starts]
+    whole, n_scenes = both(), len(responses.before)
+    draws = [both(bootstrap_counts(n_scenes, 250, (0, start))) for start in range(0, N_DRAWS, 250)]
     draws = np.concatenate(draws, axis=1, dtype=np.float32)
     low, high = np.quantile(draws, [0.025, 0.975], axis=1)  # nan where no scene shows the part
     for name, *values in zip("RS", whole, low, high, strict=True):
@@ -111,43 +94,31 @@ def part_verdicts(
     table["excess_passes"] = (table["excess"] >= LEAST_EXCESS) & (table["excess_q"] < Q)
     table["response_passes"] = (table["R"] >= LEAST_RESPONSE) & (table["n_scenes"] >= LEAST_SCENES)
     table["selective_passes"] = (table["S"] > 0) & (table["S_q"] < Q)
-    table["shown"] = table[list(TESTS)].all(axis=1)
+    tests = {"guesses": "excess_passes", "removal": "response_passes", "other parts": "selective_passes"}
+    table["shown"] = table[list(tests.values())].all(axis=1)
     table["seed_match"] = np.nan if seed_match is None else seed_match[table["feature_id"]]
-    table["passes"] = table["shown"] & (table["seed_match"] >= LEAST_MATCH)
-    failed = {title: ~table[name] for name, title in TESTS.items()}
-    if seed_match is not None:
-        failed["other seeds"] = table["seed_match"] < LEAST_MATCH
-    table = _worded(table, "part", failed, (table["n"] < LEAST_PICTURES) | (table["n_scenes"] < LEAST_SCENES))
-    if seed_match is None:
-        table.loc[table["shown"], "verdict"] = "shown, seeds not asked"
-    return table
+    few = (table["n"] < LEAST_PICTURES) | (table["n_scenes"] < LEAST_SCENES)
+    return _worded(table, "part", {name: table[column] for name, column in tests.items()}, few)
 
 
 def class_verdicts(
-    claims: pd.DataFrame,
-    table: pd.DataFrame,
-    trial: Trial,
-    labels: pd.DataFrame,
-    seed_match: np.ndarray,
-    directions: Tensor | None = None,
-    n_random: int | None = None,
+    claims: pd.DataFrame, table: pd.DataFrame, trial: Trial, labels: pd.DataFrame, seed_match, directions=None
 ) -> pd.DataFrame:
     """One row a claim (feature_id) about the class that half A chose, on the level that half A chose.
 
-    table: features.parquet; trial: the pictures of half B; labels: a row a picture, a column a level; directions:
-    (d_sae, d_in) to take out in place of the decoder's rows.
+    table: features.parquet; trial: half B's pictures; labels: a row a picture, a column a level; seed_match: (d_sae,);
+    directions: (d_sae, d_in) to take out in place of the decoder's rows.
     A feature passes if its AUROC on B is at least 0.9 (q < 0.05) and suppressing it hurts its class's pictures, more
-    than the other classes' logits and more than `n_random` random directions of equal length do (p: its rank among
-    these, q < 0.05), and two seeds have it.
+    than the other classes' logits and more than N_RANDOM random directions of equal length do (p: its rank among these,
+    q < 0.05), and two seeds have it.
     """
-    n_random = n_random or N_RANDOM[trial.readout is not None]
+    n_random = N_RANDOM[trial.readout is not None]
     table, rows = table.set_index("feature_id", drop=False), []
     for feature_id in claims["feature_id"]:
         facts, level = table.loc[feature_id], table.at[feature_id, "level"]
         own = np.flatnonzero(labels[level] == facts[f"{level}/class"])
         direction = None if directions is None else directions[feature_id]
-        ours, null = trial[own].beside_random(feature_id, n_random, direction)
-        ours, null = ours.mean(0), null.mean(0)
+        ours, null = (each.mean(0) for each in trial[own].beside_random(feature_id, n_random, direction))
         rows.append({
             "feature_id": feature_id, **{name: facts[f"{level}/{name}"] for name in ("class", "auroc", "auroc_q")},
             "level": level, "specificity": ours, "control": null.mean(), "n": len(own),
@@ -155,25 +126,21 @@ def class_verdicts(
         })  # fmt: skip
     made = claims.drop(columns="part", errors="ignore").merge(pd.DataFrame(rows), on="feature_id", validate="1:1")
     made["q"] = adjusted(made["p"].to_numpy(float))
-    failed = {
-        "AUROC": ~((made["auroc"] >= LEAST_AUROC) & (made["auroc_q"] < Q)),
-        "suppression": ~((made["specificity"] < 0) & (made["q"] < Q)),
-        "other seeds": made["seed_match"] < LEAST_MATCH,
+    tests = {
+        "AUROC": (made["auroc"] >= LEAST_AUROC) & (made["auroc_q"] < Q),
+        "suppression": (made["specificity"] < 0) & (made["q"] < Q),
     }
-    made["shown"] = ~(failed["AUROC"] | failed["suppression"])
-    made["passes"] = made["shown"] & ~failed["other seeds"]
-    return _worded(made, "class", failed, made["n"] < LEAST_OF_CLASS)
+    made["shown"] = tests["AUROC"] & tests["suppression"]
+    return _worded(made, "class", tests, made["n"] < LEAST_OF_CLASS)
 
 
 @dataclass
 class Verdicts:
-    """What `experiments.verdict_tables` found of an autoencoder's features.
+    """What `experiments.verdict_tables` found: without regions, scenes or classes some of it is None.
 
     features: one row a feature: feature_id; seed_match, the cosine with its partners in other seeds; suppressed and
     suppressed_random, mean absolute specificity of suppressing it and as much of a random direction; verdict and why,
-    as a part's detector or else as a class's, None where nothing was claimed. responses: feature_id, part, response
-    (R of every pair); parts, classes: the claims with each test's numbers. The last three are None where they have no
-    meaning: without regions, scenes, or classes.
+    as a part's detector or else as a class's. responses: `Responses.table`; parts, classes: the claims, as judged.
     """
 
     features: pd.DataFrame
@@ -191,8 +158,7 @@ class Verdicts:
 def adjusted(p: np.ndarray) -> np.ndarray:
     """Benjamini-Hochberg's q of the tests that could be made; nan for the others."""
     q, made = np.full(len(p), np.nan), np.isfinite(p)
-    if made.any():
-        q[made] = false_discovery_control(p[made])
+    q[made] = false_discovery_control(p[made])
     return q
 
 
@@ -203,8 +169,13 @@ def pass_share(passes: np.ndarray) -> dict[str, float | int]:
     return {"value": float(passes.mean()), "low": float(bounds.low), "high": float(bounds.high), "n": len(passes)}
 
 
-def _worded(table: pd.DataFrame, what: str, failed: dict[str, pd.Series], few: pd.Series) -> pd.DataFrame:
-    said = "detector of " + table[what].astype(str).str.replace("_", " ")
-    table["verdict"] = np.where(table["passes"], said, np.where(few, "underpowered", "not shown"))
-    table["why"] = ["; ".join(name for name, column in failed.items() if column[i]) for i in table.index]
+def _worded(table: pd.DataFrame, what: str, tests: dict[str, pd.Series], few: pd.Series) -> pd.DataFrame:
+    """The claims with passes, verdict and why, from shown, seed_match (nan where not asked) and each test passed."""
+    seeds, said = table["seed_match"], "detector of " + table[what].astype(str).str.replace("_", " ")
+    table["passes"] = table["shown"] & (seeds >= LEAST_MATCH)
+    otherwise = np.where(few, "underpowered", "not shown")
+    otherwise = np.where(table["shown"] & seeds.isna(), "shown, seeds not asked", otherwise)
+    table["verdict"] = np.where(table["passes"], said, otherwise)
+    tests = tests | {"other seeds": ~(seeds < LEAST_MATCH)}
+    table["why"] = ["; ".join(name for name, passed in tests.items() if not passed[i]) for i in table.index]
     return table
