@@ -139,21 +139,6 @@ def test_the_closed_form_is_there_where_it_holds_and_equals_a_forward_pass(place
         assert torch.allclose(edited[:, j], network.see(x, edits=edit).logits, atol=1e-3)
 
 
-@torch.no_grad()
-def test_linear_steps_before_the_mean_are_part_of_the_closed_form(x):
-    model = nn.Sequential(nn.Conv2d(3, 6, 3, 4), nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1),
-                          nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 3))  # fmt: skip
-    model[2].running_mean.normal_(), model[2].running_var.uniform_(0.5, 2)
-    network = Network(model, list("abc"), SIZE)
-    readout, acts = network.readout("0"), network.see(x, ["0"]).acts["0"]
-    assert readout.A.shape == (8, 6) and network.readout("2").A is None
-    assert torch.allclose(readout.logits(acts.mean((1, 2))), network.see(x).logits, atol=1e-4)
-    direction, removed = torch.randn(1, 6), torch.rand(3, 1)
-    edit = {"0": lambda acts: acts - removed[:, :, None, None] * direction}
-    edited = readout.edited(acts.mean((1, 2)), removed, direction)[:, 0]
-    assert torch.allclose(edited, network.see(x, edits=edit).logits, atol=1e-4)
-
-
 def test_gradients_flow_where_they_are_asked_for(place, x):
     network, site = place
     x.requires_grad_()

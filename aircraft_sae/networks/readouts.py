@@ -1,10 +1,10 @@
-"""Read-outs: functions from what was seen to a score per image, and the closed form of those that end in a mean.
+"""Read-outs: functions from what was seen to scores (n, …), and the closed form of networks that end in a mean.
 
-Where a network goes on from a site by pointwise-linear steps, a mean over cells, (a LayerNorm) and one linear layer,
-its logits are a function of the mean p of the site's acts alone. With h = A p + c, tildes centred over the D channels
-of h, v their variance and W' the layer's weight times LayerNorm's gain, taking r d out of p gives
+Where a mean over a site's cells, (a LayerNorm) and one linear layer are all that follows, the logits are a function of
+that mean p alone. With tildes centred over the D channels, v their variance and W' the layer's weight times LayerNorm's
+gain, taking r d out of p gives
 
-    logits = (W' h~ - r W' (A d)~) / sqrt(v_h - 2 r h~.(A d)~ / D + r^2 v_Ad + eps) + bias
+    logits = (W' p~ - r W' d~) / sqrt(v_p - 2 r p~.d~ / D + r^2 v_d + eps) + bias
 
 That is exact arithmetic about the end of the network, no evidence of what comes before it.
 """
@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
-    from aircraft_sae.networks.network import Seen
+    from aircraft_sae.networks.network import Network, Seen
 
-Readout = "Callable[[Seen], torch.Tensor]"
-"""From what was seen to scores, the images first: (n, …)."""
+same = partial(torch.allclose, rtol=1e-3, atol=1e-4)
+"""Whether two ways led to the same numbers."""
 
 
 def logits(seen: Seen) -> torch.Tensor:
@@ -38,30 +40,18 @@ def unit(site: str, channel: int) -> Callable[[Seen], torch.Tensor]:
 class PooledReadout:
     """Logits from pooled acts (n, d_in) in closed form.
 
-    weight: (classes, d) with LayerNorm's gain in it; bias: (classes,); eps: LayerNorm's, None without one; A: (d, d_in)
-    and c: (d,) of the linear steps before the mean, None where there are none.
+    weight: (classes, d_in) with LayerNorm's gain in it; bias: (classes,); eps: LayerNorm's, None without one.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor
     eps: float | None = None
-    A: torch.Tensor | None = None
-    c: torch.Tensor | None = None
-
-    def hidden(self, pooled: torch.Tensor) -> torch.Tensor:
-        """h (n, d) of pooled acts (n, d_in)."""
-        return pooled if self.A is None else pooled @ self.A.t() + self.c
-
-    def turn(self, directions: torch.Tensor) -> torch.Tensor:
-        """(n, d) of directions (n, d_in): how h moves along them."""
-        return directions if self.A is None else directions @ self.A.t()
 
     def logits(self, pooled: torch.Tensor) -> torch.Tensor:
         """(n, classes) from pooled acts (n, d_in)."""
-        h = self.hidden(pooled)
         if self.eps is None:
-            return h @ self.weight.t() + self.bias
-        h = h - h.mean(1, keepdim=True)
+            return pooled @ self.weight.t() + self.bias
+        h = pooled - pooled.mean(1, keepdim=True)
         return h @ self.weight.t() / (h.square().mean(1, keepdim=True) + self.eps).sqrt() + self.bias
 
     def edited(self, pooled: torch.Tensor, removed: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
@@ -69,7 +59,7 @@ class PooledReadout:
 
         pooled: (n, d_in); removed: (n, d); directions: (d, d_in).
         """
-        h, d = self.hidden(pooled), self.turn(directions)
+        h, d = pooled, directions
         if self.eps is not None:
             h, d = h - h.mean(1, keepdim=True), d - d.mean(1, keepdim=True)
         top = (h @ self.weight.t())[:, None] - removed[:, :, None] * (d @ self.weight.t())
@@ -78,3 +68,41 @@ class PooledReadout:
         variance = h.square().mean(1)[:, None] - 2 * removed * (h @ d.t()) / h.shape[1]
         variance = variance + removed.square() * d.square().mean(1)
         return top / (variance.clamp(min=0) + self.eps).sqrt()[:, :, None] + self.bias
+
+
+def find_readout(network: Network, site: str) -> PooledReadout | None:
+    """Logits from the mean over a site's cells: found by the last layers, accepted by a forward pass of random acts."""
+    kept: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def keep(module, given, out):
+        kept[module] = given[0].flatten(1).cpu(), out.flatten(1).cpu()
+
+    last = [module for module in network.model.modules() if isinstance(module, nn.Linear | nn.LayerNorm)]
+    hooks = [module.register_forward_hook(keep) for module in last]
+    acts = torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))
+    try:
+        logits = network.see(torch.zeros(4, 3, network.size, network.size), given={site: acts}).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    def gives(kind: type[nn.Module], wanted: torch.Tensor) -> nn.Module | None:
+        found = [m for m, (_, out) in kept.items() if isinstance(m, kind) and out.shape == wanted.shape]
+        return next((module for module in reversed(found) if same(kept[module][1], wanted)), None)
+
+    linear = gives(nn.Linear, logits)
+    if linear is None:
+        return None
+    norm = gives(nn.LayerNorm, kept[linear][0])
+    hidden, mean = kept[norm or linear][0], acts.mean((1, 2))
+    if hidden.shape != mean.shape or not same(hidden, mean):
+        return None
+    weight = linear.weight.detach().float().cpu()
+    bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float().cpu()
+    if norm is None:
+        return PooledReadout(weight, bias)
+    if norm.bias is not None:
+        bias = bias + weight @ norm.bias.detach().float().cpu()
+    gain = 1 if norm.weight is None else norm.weight.detach().float().cpu()
+    made = PooledReadout(weight * gain, bias, norm.eps)
+    return made if same(made.logits(mean), logits) else None
