@@ -471,7 +471,8 @@ CLASSIFIER = [
          w.trained.predictions), "other images than the val split"),
     case("predictions lack columns", lambda w: classifier.evaluate(w.trained, w.data, "test",
          w.trained.predictions.drop(columns="p_0")), "lack p_0", "predict"),
-    case("evaluate no split", lambda w: classifier.evaluate(w.trained, w.data, "tset"), "'tset'", "train, val"),
+    case("evaluate no split", lambda w: classifier.evaluate(w.trained, w.data, "tset",
+         w.trained.predictions), "'tset'", "train, val"),
 ]  # fmt: skip
 
 
