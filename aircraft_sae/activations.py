@@ -95,7 +95,7 @@ def extract(
 
 @dataclass(eq=False)
 class Activations:
-    """The activations of one site. acts: float16 memory map (image, row, column, channel); images: the pictures' table."""
+    """One site's activations. acts: float16 memory map (image, row, column, channel); images: the pictures' table."""
 
     acts: np.ndarray
     images: pd.DataFrame
@@ -159,9 +159,8 @@ class Activations:
         n_cells = len(rows) * self.cells_per_image
         per_epoch = n_cells // batch_size
         if not per_epoch:
-            raise ValueError(
-                f"batch_size {batch_size} is more than the {n_cells} cells of {len(rows)} images: lower sae.batch_size"
-            )
+            few = f"the {n_cells} cells of {len(rows)} images"
+            raise ValueError(f"batch_size {batch_size} is more than {few}: lower sae.batch_size")
         n_images = max(1, GROUP_BYTES // (2 * self.cells_per_image * self.d_in))
         held, cells = None, None
         for batch in count(start):
