@@ -225,10 +225,9 @@ def _check_room(folder: Path, needed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise OSError(
-            f"the activations in {folder} need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB of disk are free: make "
-            "room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
-        )
+        sizes = f"{needed / 1e9:.2f} GB and {free / 1e9:.2f} GB of disk are free"
+        remedy = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
+        raise OSError(f"the activations in {folder} need {sizes}: {remedy}")
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:

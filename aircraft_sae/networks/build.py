@@ -18,7 +18,6 @@ from aircraft_sae.store import digest
 def build(cfg: ClassifierConfig, n_classes: int) -> nn.Module:
     """A network with `n_classes` logits in channels-last memory; the same cfg (and seed) gives the same weights.
 
-    Weights come from where `cfg.weights` says; a head for another number of classes starts anew.
     Raises: ValueError for an arch that timm cannot build, or weights that do not fit it; FileNotFoundError for weights
     that are not there or cannot be fetched.
     """

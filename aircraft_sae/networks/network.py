@@ -101,15 +101,13 @@ class Network:
 
         edits: {site: f}, f from acts (n, rows, columns, d) to as many; what is seen at a site is seen after its edit.
         given: {site: acts}, of one site, to go on from: x may then be None where the network `can_start` there.
-        Gradients are recorded where the caller records them. Raises: ValueError for a site that is not there, for an
-        edit that changes a shape, for no x where one is needed.
+        Gradients are recorded where the caller records them.
+        Raises: ValueError for a site that is not there, an edit that changes a shape, no x where one is needed.
         """
         with _Hooks(self, sites, edits or {}, given or {}) as hooks:
             return hooks.see(x, mixed)
 
-    def stream(
-        self, batches: Iterable[torch.Tensor], sites: Sequence[str] = (), *, mixed: bool = False
-    ) -> Iterator[Seen]:
+    def stream(self, batches: Iterable[torch.Tensor], sites: Sequence[str] = (), mixed: bool = False) -> Iterator[Seen]:
         """`see` of each batch, in order and without gradients; on a CPU several at once."""
         with _Hooks(self, sites, {}, {}) as hooks:
             yield from side_by_side(torch.inference_mode()(partial(hooks.see, mixed=mixed)), batches)

@@ -122,10 +122,9 @@ class SparseAutoencoder(nn.Module):
     def encode(self, acts: torch.Tensor) -> Codes:
         """Codes of acts (n, d_in), batch variants with their threshold; ValueError for what is no such tensor."""
         if not isinstance(acts, torch.Tensor) or acts.ndim != 2 or acts.shape[1] != self.d_in:
-            raise ValueError(
-                f"acts must be a tensor (n, {self.d_in}), got {type(acts).__name__} {getattr(acts, 'shape', '')}: make "
-                "it one with torch.from_numpy, and flatten a picture's rows and columns"
-            )
+            got = f"{type(acts).__name__} {getattr(acts, 'shape', '')}"
+            remedy = "make it one with torch.from_numpy, and flatten a picture's rows and columns"
+            raise ValueError(f"acts must be a tensor (n, {self.d_in}), got {got}: {remedy}")
         least = 0.0 if self.cfg.variant == "l1" else max(0.0, self.threshold.item())
         return self.select(acts - self.b_dec, least)
 

@@ -57,10 +57,9 @@ def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = 
 
 @torch.no_grad()
 def backward(sae: SparseAutoencoder, centred: Tensor, codes: Codes, dead: Tensor | None = None) -> tuple[float, float]:
-    """Write the loss's gradients for acts - b_dec (n, d_in) into .grad of all parameters, from the codes of these acts.
+    """Write the loss's gradients for acts - b_dec (n, d_in), with these codes, into .grad; returns (loss, fvu).
 
-    dead: ids of dead features, for AuxK on the first quarter of the cells. A cell's centre is taken as constant in
-    choosing its features, as everywhere, and as variable in everything else. Returns: (loss, fvu).
+    dead: ids of dead features, for AuxK on the first quarter of the cells.
     """
     cfg = sae.cfg
     if len(cfg.prefixes) > 1:
@@ -163,11 +162,10 @@ def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows, progress: bool = T
 
 
 class Run:
-    """One training run: the autoencoder of scaled acts, and the steps that change it."""
+    """One training run: the autoencoder of scaled acts, and the steps that change it.
 
-    KEPT = ("floor", "idle", "history")
-    """What a checkpoint holds, beside weights and optimizer: `idle`, cells since each feature fired; `floor`, below the
-    next batch's threshold, most likely; `history`, what each step measured."""
+    idle: cells since each feature fired; floor: below the next batch's threshold, most likely; history: of each step.
+    """
 
     def __init__(self, folder: Path, cfg: SAEConfig, acts, rows):
         self.cfg, self.folder, self.device = cfg, folder, device()
@@ -226,15 +224,16 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
         self.check()  # no loss has told of the last step yet
-        state = {"sae": self.sae.state_dict(), "optimizer": self.optimizer.state_dict()}
-        checkpoint.save(self.folder, self.identity, state | {name: getattr(self, name) for name in self.KEPT})
+        parts = {"sae": self.sae.state_dict(), "optimizer": self.optimizer.state_dict()}
+        own = {"idle": self.idle, "floor": self.floor, "history": self.history}
+        checkpoint.save(self.folder, self.identity, parts | own)
 
     def resume(self) -> None:
         """Go back to the checkpoint, if there is one; ValueError where it is of another run."""
         if saved := checkpoint.load(self.folder, self.identity, self.device, "config or other activations"):
             self.sae.load_state_dict(saved["sae"])
             self.optimizer.load_state_dict(saved["optimizer"])
-            vars(self).update({name: saved[name] for name in self.KEPT})
+            self.idle, self.floor, self.history = saved["idle"], saved["floor"], saved["history"]
 
     def check(self, loss: float | None = None) -> None:
         """ValueError for a loss that is not finite or, where none is given, for such a weight."""
