@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 
@@ -54,20 +55,19 @@ def extract(
     Raises: OSError where the disk has no room, ValueError for acts that are not finite in float16 (with the image) and
     for a folder that holds those of other pictures.
     """
-    folder, n = Path(folder), len(pictures.table)
+    folder = Path(folder)
     seen = pictures.table[pictures.table["split"].isin(("train", "val"))].assign(split=VIEWS)
     table = pd.concat([pictures.table, *[seen] * n_views], ignore_index=True)
     images, labels = table["image"].tolist(), np.zeros(len(table), np.int64)
     pixels = network.size, network.mean, network.std
-    passes = [(n, test_transform(*pixels), False)]
+    passes = [(len(pictures.table), test_transform(*pixels), False)]
     if n_views:
         passes.append((len(table), train_transform(*pixels, replace(augmentation, colour_jitter=0.0)), True))
-    shapes = {site: (len(table), *network.shape(site)) for site in sites}
-    paths = {site: folder / site_folder(site) / ACTS for site in sites}
-    _check_room(folder, shapes, paths)
-    whole = all(path.is_file() for path in paths.values())
-    files = {site: _open(paths[site], shape) for site, shape in shapes.items()}
-    n_done = saved = read_json(folder / DONE).get("n_images", 0) if whole else 0
+    shapes = {folder / site_folder(site) / ACTS: (len(table), *network.shape(site)) for site in sites}
+    absent = [path for path in shapes if not path.is_file()]
+    _check_room(folder, sum(2 * math.prod(shapes[path]) for path in absent))
+    files = dict(zip(sites, (_open(path, shape) for path, shape in shapes.items()), strict=True))
+    n_done = saved = 0 if absent else read_json(folder / DONE).get("n_images", 0)
     with tqdm(total=len(table), initial=n_done, desc="activations", unit="img", disable=not progress) as bar:
         for end, transform, mixed in passes:
             views = Views(pictures.picture, images[:end], labels[:end], transform)
@@ -75,14 +75,13 @@ def extract(
             for got in network.stream((batch for batch, _, _ in batches), sites, mixed=mixed):
                 size = len(got.logits)
                 for site, acts in got.acts.items():
-                    cells = acts.half()
-                    if not bool((finite := cells.isfinite().flatten(1).all(1)).all()):
-                        image = images[n_done + int(finite.logical_not().nonzero()[0])]
+                    cells = acts.half().numpy()
+                    if not (finite := np.isfinite(cells).all((1, 2, 3))).all():
                         raise ValueError(
-                            f"the {site} activations of image {image} are not finite in float16: look at that picture, "
-                            "or whether the network's training diverged"
+                            f"the {site} activations of image {images[n_done + finite.argmin()]} are not finite in "
+                            "float16: look at that picture, or whether the network's training diverged"
                         )
-                    files[site][n_done : n_done + size] = cells.numpy()
+                    files[site][n_done : n_done + size] = cells
                 n_done += size
                 bar.update(size)
                 if n_done - saved >= SAVE_EVERY or n_done == end:
@@ -96,10 +95,7 @@ def extract(
 
 @dataclass(eq=False)
 class Activations:
-    """The activations of one site. acts: float16 memory map (image, row, column, channel); images: the pictures' table.
-
-    site: its name; folder: where they lie, None where they were made in memory.
-    """
+    """One site's activations. acts: float16 memory map (image, row, column, channel); images: the pictures' table."""
 
     acts: np.ndarray
     images: pd.DataFrame
@@ -116,7 +112,7 @@ class Activations:
 
     @cached_property
     def fingerprint(self) -> str:
-        """That of the stage they are of, and the site; of their content where they are of none."""
+        """That of the stage and the site; of the content where there is no stage."""
         if self.folder and (stage := read_json(self.folder / META).get("fingerprint")):
             return fingerprint(stage, self.site)
         return digest([self.acts, self.images, self.site])
@@ -163,39 +159,31 @@ class Activations:
         n_cells = len(rows) * self.cells_per_image
         per_epoch = n_cells // batch_size
         if not per_epoch:
-            raise ValueError(
-                f"batch_size {batch_size} is more than the {n_cells} cells of {len(rows)} images: lower sae.batch_size"
-            )
-        group_images = max(1, GROUP_BYTES // (2 * self.cells_per_image * self.d_in))
-        group_cells, held = group_images * self.cells_per_image, (None, None)
+            few = f"the {n_cells} cells of {len(rows)} images"
+            raise ValueError(f"batch_size {batch_size} is more than {few}: lower sae.batch_size")
+        n_images = max(1, GROUP_BYTES // (2 * self.cells_per_image * self.d_in))
+        held, cells = None, None
         for batch in count(start):
             epoch, i = divmod(batch, per_epoch)
             parts, at, end = [], i * batch_size, (i + 1) * batch_size
             while at < end:
-                group, first = divmod(at, group_cells)
-                if held[0] != (epoch, group):
-                    held = (None, None)  # let go of the old one before reading
-                    held = ((epoch, group), self._group(rows, seed, epoch, group, group_images))
-                parts.append(held[1][first : first + end - at])
+                group, first = divmod(at, n_images * self.cells_per_image)
+                if held != (epoch, group):
+                    held, cells = (epoch, group), None  # let go of the old ones before reading
+                    order = np.random.default_rng((seed, epoch)).permutation(rows)
+                    own = np.sort(order[group * n_images : (group + 1) * n_images])
+                    cells = self.acts[own].reshape(-1, self.d_in)
+                    np.random.default_rng((seed, epoch, group)).shuffle(cells)
+                parts.append(cells[first : first + end - at])
                 at += len(parts[-1])
-            yield torch.cat(parts)
-
-    def _group(self, rows: np.ndarray, seed: int, epoch: int, group: int, n_images: int) -> torch.Tensor:
-        """The shuffled cells of one group of an epoch's images, which are read in the order of the file."""
-        order = np.random.default_rng((seed, epoch)).permutation(rows)
-        cells = self.acts[np.sort(order[group * n_images : (group + 1) * n_images])].reshape(-1, self.d_in)
-        np.random.default_rng((seed, epoch, group)).shuffle(cells)
-        return torch.from_numpy(cells)
+            yield torch.from_numpy(np.concatenate(parts))
 
 
 def see_features(
-    network: Network, sae: SparseAutoencoder, x: torch.Tensor | None, edits: dict[str, Edit] | None = None, **how
+    network: Network, sae: SparseAutoencoder, x: torch.Tensor, mixed: bool = False
 ) -> tuple[Seen, torch.Tensor]:
-    """(what a batch of pictures shows at the autoencoder's site, codes (n, rows, columns, d_sae) of it, dense).
-
-    edits, how: as in `Network.see`.
-    """
-    seen = network.see(x, [sae.cfg.site], edits, **how)
+    """(what a batch of pictures shows at the autoencoder's site, codes (n, rows, columns, d_sae) of it, dense)."""
+    seen = network.see(x, [sae.cfg.site], mixed=mixed)
     acts = seen.acts[sae.cfg.site]
     with torch.no_grad():
         return seen, sae.encode(acts.flatten(0, 2)).dense().view(*acts.shape[:3], -1)
@@ -206,12 +194,11 @@ def replay(
     pictures: Pictures,
     acts: Activations,
     rows: np.ndarray,
-    edit: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    edit: Edit | None = None,
     sites: Sequence[str] = (),
 ) -> Iterator[Seen]:
     """What the network makes of stored acts of these rows, BATCH at a time and in order; `edit` changes them before.
 
-    sites: what to look at besides the logits.
     It goes on from the site, where it can start there, else from the pictures, with their acts put in at the site.
     """
     starts, images = network.can_start(acts.site), acts.images["image"].to_numpy()
@@ -222,8 +209,7 @@ def replay(
         x = None if starts else torch.stack([network.as_input(pictures.picture(image)) for image in images[some]])
         return network.see(x, sites, given={acts.site: block if edit is None else edit(block)})
 
-    parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    yield from side_by_side(of, parts)
+    return side_by_side(of, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])
 
 
 def split_rows(images: pd.DataFrame, splits: Sequence[str]) -> np.ndarray:
@@ -234,31 +220,28 @@ def split_rows(images: pd.DataFrame, splits: Sequence[str]) -> np.ndarray:
     return np.flatnonzero(images["split"].isin(splits))
 
 
-def _check_room(folder: Path, shapes: dict[str, tuple[int, ...]], paths: dict[str, Path]) -> None:
-    """OSError where the disk has no room for the arrays that are not there yet."""
+def _check_room(folder: Path, needed: int) -> None:
+    """OSError where the disk has no room for so many bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    needed = sum(2 * int(np.prod(shape)) for site, shape in shapes.items() if not paths[site].is_file())
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise OSError(
-            f"the activations in {folder} need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB of disk are free: make "
-            "room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
-        )
+        sizes = f"{needed / 1e9:.2f} GB and {free / 1e9:.2f} GB of disk are free"
+        remedy = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
+        raise OSError(f"the activations in {folder} need {sizes}: {remedy}")
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
     """The array of an extraction under way, or a new one, whose room on disk is taken at once: OSError without it."""
+
+    def reserve(temporary: Path) -> None:
+        np.lib.format.open_memmap(temporary, "w+", np.float16, shape).flush()
+        if hasattr(os, "posix_fallocate"):  # a full disk would else end the process at some later write into the map
+            with open(temporary, "rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, partial(_reserve, shape=shape))
+        write_whole(path, reserve)
     file = np.lib.format.open_memmap(path, "r+")
     if file.shape != shape:
         raise ValueError(f"{path} is of shape {file.shape}, these pictures need {shape}: name another folder")
     return file
-
-
-def _reserve(path: Path, shape: tuple[int, ...]) -> None:
-    np.lib.format.open_memmap(path, "w+", np.float16, shape).flush()
-    if hasattr(os, "posix_fallocate"):  # a full disk would else end the process at some later write into the map
-        with open(path, "rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

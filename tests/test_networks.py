@@ -154,6 +154,22 @@ def test_linear_steps_before_the_mean_are_part_of_the_closed_form(x):
     assert torch.allclose(edited, network.see(x, edits=edit).logits, atol=1e-4)
 
 
+@torch.no_grad()
+def test_a_branch_before_linear_steps_has_no_closed_form(x):
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 4, 3, 4), nn.Conv2d(3, 4, 3, 4)
+
+        def forward(self, x):
+            return torch.cat([self.one(x), self.two(x)], 1)
+
+    head = nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)
+    network = Network(nn.Sequential(Branches(), *head), list("abc"), SIZE)
+    assert network.readout("0").A is not None
+    assert network.readout("0:two") is None  # what the other branch adds depends on the picture
+
+
 def test_gradients_flow_where_they_are_asked_for(place, x):
     network, site = place
     x.requires_grad_()

@@ -1,8 +1,4 @@
-"""Any CNN behind one interface: built, trained, evaluated, looked at and changed at any site.
-
-`network` is that interface, `readouts` turns what was seen into scores, `build` and `weights` make timm's networks,
-`training` is the resumable loop, `evaluation` predicts and measures.
-"""
+"""Any CNN behind one interface: built, trained, evaluated, looked at and changed at any site."""
 
 from aircraft_sae.networks.build import build, check_weights, weights_digest
 from aircraft_sae.networks.evaluation import Evaluation, evaluate, export_weights, load, predict

@@ -11,17 +11,20 @@ from timm.models.convnext import ConvNeXt
 from torch import nn
 
 from aircraft_sae.config import ClassifierConfig
-from aircraft_sae.networks.weights import digest_of, find_weights, load_weights, unreachable
+from aircraft_sae.networks.weights import find_weights, load_weights, unreachable
+from aircraft_sae.store import digest
 
 
 def build(cfg: ClassifierConfig, n_classes: int) -> nn.Module:
     """A network with `n_classes` logits in channels-last memory; the same cfg (and seed) gives the same weights.
 
-    Weights come from where `cfg.weights` says; a head for another number of classes starts anew.
     Raises: ValueError for an arch that timm cannot build, or weights that do not fit it; FileNotFoundError for weights
     that are not there or cannot be fetched.
     """
-    check_arch(cfg.arch)
+    known = [*timm.list_models(), *timm.list_pretrained()]
+    if cfg.arch not in known:
+        close = difflib.get_close_matches(cfg.arch, known, n=3, cutoff=0.3) or ["convnext_atto"]
+        raise ValueError(f"timm has no arch {cfg.arch!r}: did you mean {', '.join(close)}?")
     options = {"ls_init_value": cfg.layer_scale} if cfg.weights is None and cfg.layer_scale is not None else {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(cfg.seed)
@@ -38,30 +41,23 @@ def build(cfg: ClassifierConfig, n_classes: int) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def check_arch(arch: str) -> None:
-    """ValueError where timm has no such network, or no such pretrained tag of it."""
-    try:
-        known = timm.is_model(arch) and (timm.get_pretrained_cfg(arch) or True)
-    except RuntimeError:  # another tag
-        known = False
-    if not known:
-        close = difflib.get_close_matches(arch, [*timm.list_models(), *timm.list_pretrained()], n=3, cutoff=0.3)
-        raise ValueError(f"timm has no arch {arch!r}: did you mean {', '.join(close) or 'convnext_atto'}?")
-
-
 def check_weights(cfg: ClassifierConfig) -> None:
     """Refuse, in little time, what `build` or `freeze` would refuse; timm's hub is not asked."""
     if cfg.frozen_stages and cfg.weights is None:
         raise ValueError(f"frozen_stages={cfg.frozen_stages} would keep random weights: set it to 0 or name weights")
     with torch.device("meta"):  # names and shapes alone
-        freeze(build(replace(cfg, weights=None if cfg.weights == "timm" else cfg.weights), 1), cfg.frozen_stages)
+        model = build(replace(cfg, weights=None) if cfg.weights == "timm" else cfg, 1)
+    freeze(model, cfg.frozen_stages)
 
 
 def weights_digest(cfg: ClassifierConfig) -> str:
     """What the initial weights are known by: their content, or for timm's hub their name there; "none" from scratch."""
     if cfg.weights == "timm":
         return timm.get_pretrained_cfg(cfg.arch).hf_hub_id or cfg.arch
-    return digest_of(find_weights(cfg.weights)) if cfg.weights else "none"
+    if cfg.weights is None:
+        return "none"
+    path = find_weights(cfg.weights)
+    return digest([file for file in (path, path.with_suffix(".json")) if file.is_file()])
 
 
 def let_signal_through(model: nn.Module) -> None:
@@ -93,11 +89,12 @@ def keep_depthwise_in_float32(model: nn.Module) -> None:
 def freeze(model: nn.Module, n_stages: int) -> list[nn.Module]:
     """The stem and `n_stages` stages, taken out of training; none, and not the stem, where n_stages is 0.
 
-    Without parameters to learn below them they are not recorded for the backward pass and cost a forward pass only.
     Raises: ValueError for a network that has no stem and so many stages.
     """
-    parts = [getattr(model, "stem", None), *getattr(model, "stages", [])][: n_stages + 1 if n_stages else 0]
-    if n_stages and (None in parts or len(parts) <= n_stages):
+    if n_stages == 0:
+        return []
+    parts = [getattr(model, "stem", None), *getattr(model, "stages", [])][: n_stages + 1]
+    if None in parts or len(parts) <= n_stages:
         what = f"frozen_stages={n_stages} is for networks with a stem and so many stages"
         raise ValueError(f"{what}, {type(model).__name__} has none: set it to 0")
     for part in parts:

@@ -20,10 +20,7 @@ from aircraft_sae.networks.build import build
 from aircraft_sae.networks.network import BATCH, Network
 from aircraft_sae.networks.weights import load_weights, write_safetensors
 from aircraft_sae.pictures import Pictures, loader, test_transform
-from aircraft_sae.store import write_json, write_text
-
-WORKERS_FROM = 512
-"""Fewer pictures than this are loaded in this process: starting another takes longer."""
+from aircraft_sae.store import read_json, write_json, write_text
 
 
 def load(folder: str | Path, name: str = "trained") -> Network:
@@ -66,23 +63,20 @@ def predict(network: Network, pictures: Pictures, split: str = "test", progress:
     level = network.level or pictures.levels[0]
     if pictures.classes(level) != network.classes:
         raise ValueError(f"{pictures.name} has other {level} classes than this network was trained on")
-    seen = pictures.torch(split, level, test_transform(network.size, network.mean, network.std))
-    batches = (batch for batch, _, _ in loader(seen, BATCH, workers=n_workers(len(seen))))
-    probabilities = []
-    with tqdm(total=len(seen), desc=f"predict {split}", unit="img", disable=not progress, leave=False) as bar:
-        for each in network.stream(batches):
-            probabilities.append(each.logits.softmax(1))
-            bar.update(len(each.logits))
-    p = torch.cat(probabilities).numpy()
+    views = pictures.torch(split, level, test_transform(network.size, network.mean, network.std))
+    batches = loader(views, BATCH, workers=n_workers(len(views)))
+    seen = network.stream(batch for batch, _, _ in batches)
+    bar = tqdm(seen, f"predict {split}", len(batches), unit="batch", disable=not progress, leave=False)
+    p = torch.cat([each.logits.softmax(1) for each in bar]).numpy()
     names, rows = np.asarray(network.classes, dtype=object), pictures.rows(split)
-    table = {"image": rows["image"], "label": rows[level], "predicted": names[p.argmax(1)]}
-    return pd.DataFrame({**table, "confidence": p.max(1), **{f"p_{c}": p[:, c] for c in range(p.shape[1])}})
+    table = {"image": rows["image"], "label": rows[level], "predicted": names[p.argmax(1)], "confidence": p.max(1)}
+    return pd.DataFrame(table | {f"p_{c}": p[:, c] for c in range(p.shape[1])})
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """results: {name: {"value", "low", "high", "n"}} with 95 % intervals; predictions: one row per image;
-    confusion: counts, rows actual, columns predicted; confused: the class pairs most often mistaken, worst first."""
+    """results: {name: {"value", "low", "high", "n"}} with 95 % intervals; predictions: one row per image; confusion:
+    counts, rows actual, columns predicted; confused: the class pairs most often mistaken, worst first."""
 
     results: dict[str, dict[str, float]]
     predictions: pd.DataFrame
@@ -90,64 +84,51 @@ class Evaluation:
     confused: pd.DataFrame
 
 
-def evaluate(
-    network: Network, pictures: Pictures, split: str = "test", predictions: pd.DataFrame | None = None
-) -> Evaluation:
-    """How good a network is on a split, with intervals over images: 2,000 bootstrap draws.
+def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.DataFrame) -> Evaluation:
+    """How good a network's predictions on a split are, with intervals over images: 2,000 bootstrap draws.
 
     Names are split/level/metric: class_averaged_accuracy (FGVC-Aircraft's official metric), top1_accuracy,
     top5_accuracy (of all classes where there are fewer) and expected_calibration_error. A coarser level's
-    probabilities are sums over its classes.
-    predictions: those that `predict` gave, where it need not run again.
-    Raises: ValueError for predictions of other images, and what `predict` raises.
+    probabilities are sums over its classes. Raises: ValueError for predictions of other images, or of no `predict`.
     """
-    table = predict(network, pictures, split) if predictions is None else predictions
-    if lacking := {"image", "label", *(f"p_{c}" for c in range(len(network.classes)))} - set(table):
-        raise ValueError(f"these predictions lack {', '.join(sorted(lacking)[:5])}: give those of `predict`")
-    if table["image"].tolist() != pictures.rows(split)["image"].tolist():
-        raise ValueError(f"these predictions are of other images than the {split} split of {pictures.name}")
     level, classes = network.level or pictures.levels[0], network.classes
-    fine = table[[f"p_{c}" for c in range(len(classes))]].to_numpy()
-    labels = np.array([classes.index(name) for name in table["label"]])  # ValueError for a class it does not have
+    columns = [f"p_{c}" for c in range(len(classes))]
+    if lacking := {"image", "label", *columns} - set(predictions):
+        raise ValueError(f"these predictions lack {', '.join(sorted(lacking)[:5])}: give those of `predict`")
+    if predictions["image"].tolist() != pictures.rows(split)["image"].tolist():
+        raise ValueError(f"these predictions are of other images than the {split} split of {pictures.name}")
+    fine, labels = predictions[columns].to_numpy(), np.array([classes.index(name) for name in predictions["label"]])
     results = {}
     for coarse in pictures.levels[pictures.levels.index(level) :]:
-        names = pictures.classes(coarse)
-        parents = pictures.parents(level, coarse) if coarse != level else {name: name for name in classes}
-        parent_index = np.array([names.index(parents[name]) for name in classes])
-        summed = fine @ np.eye(len(names), dtype=fine.dtype)[parent_index]
-        measured = _measure(parent_index[labels], summed, len(names))
-        results |= {f"{split}/{coarse}/{metric}": result for metric, result in measured.items()}
+        names, parents = pictures.classes(coarse), np.arange(len(classes))
+        if coarse != level:
+            parent_of = pictures.parents(level, coarse)
+            parents = np.array([names.index(parent_of[name]) for name in classes])
+        own, n = parents[labels], len(names)
+        p = np.clip(fine @ np.eye(n, dtype=fine.dtype)[parents], 0, 1)  # sums of float32 may end just above 1
+        for name, metric, *given in (
+            ("class_averaged_accuracy", metrics.class_averaged_accuracy, own, p.argmax(1), n),
+            ("top1_accuracy", metrics.top_k_accuracy, own, p, 1),
+            ("top5_accuracy", metrics.top_k_accuracy, own, p, min(5, n)),
+            ("expected_calibration_error", metrics.expected_calibration_error, p, own),
+        ):
+            low, high = metrics.bootstrap_interval(metric, *given, n=2000)
+            measured = {"value": metric(*given), "low": low, "high": high, "n": len(own)}
+            results[f"{split}/{coarse}/{name}"] = measured
     confusion = confusion_matrix(labels, fine.argmax(1), labels=range(len(classes)))
     confused = metrics.most_confused(confusion, classes)
-    return Evaluation(results, table, pd.DataFrame(confusion, index=classes, columns=classes), confused)
-
-
-def _measure(labels: np.ndarray, probabilities: np.ndarray, n_classes: int) -> dict[str, dict[str, float]]:
-    """Each metric by name from labels (n,) and probabilities (n, n_classes)."""
-    probabilities = np.clip(probabilities, 0, 1)  # sums of float32 may end just above 1
-    measures = {
-        "class_averaged_accuracy": (metrics.class_averaged_accuracy, labels, probabilities.argmax(1), n_classes),
-        "top1_accuracy": (metrics.top_k_accuracy, labels, probabilities, 1),
-        "top5_accuracy": (metrics.top_k_accuracy, labels, probabilities, min(5, n_classes)),
-        "expected_calibration_error": (metrics.expected_calibration_error, probabilities, labels),
-    }
-    results = {}
-    for name, (metric, *arguments) in measures.items():
-        low, high = metrics.bootstrap_interval(metric, *arguments, n=2000)
-        results[name] = {"value": metric(*arguments), "low": low, "high": high, "n": len(labels)}
-    return results
+    return Evaluation(results, predictions, pd.DataFrame(confusion, index=classes, columns=classes), confused)
 
 
 def export_weights(folder: str | Path, path: str | Path, **facts: Any) -> None:
-    """Write the weights of the network in `folder` as float16 safetensors, and what they are as JSON beside them.
+    """Write the weights of the network in `folder` as float16 safetensors; what they are, and `facts`, as JSON beside.
 
-    facts: more entries for the JSON, such as how the weights were made.
     Raises: ValueError for another suffix than .safetensors, or a weight too large for float16.
     """
-    folder, path = Path(folder), Path(path)
+    path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are exported as .safetensors, got {path.name}")
-    made, trained = load(folder), json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    made, trained = load(folder), read_json(Path(folder) / "config.json")
     state = {name: value.half() for name, value in made.model.state_dict().items()}
     if large := [name for name, value in state.items() if not value.isfinite().all()]:
         raise ValueError(f"{large[0]} holds values beyond float16's 65504: has the training diverged?")
@@ -158,6 +139,6 @@ def export_weights(folder: str | Path, path: str | Path, **facts: Any) -> None:
 
 def n_workers(n_pictures: int) -> int:
     """Loading processes: one beside a CPU that computes, more beside a GPU, none for a handful of pictures."""
-    if n_pictures < WORKERS_FROM:
+    if n_pictures < 512:  # starting a process takes longer
         return 0
     return min(8, torch.multiprocessing.cpu_count()) if torch.cuda.is_available() else 1

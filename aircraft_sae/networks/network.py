@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -17,15 +18,14 @@ from PIL import Image
 from torch import nn
 
 from aircraft_sae.devices import has_bfloat16, side_by_side
-from aircraft_sae.networks.readouts import PooledReadout
-from aircraft_sae.networks.structure import find_readout, sequence
+from aircraft_sae.networks.readouts import PooledReadout, find_readout, same
 from aircraft_sae.pictures import test_transform
 from aircraft_sae.store import fingerprint
 
 BATCH = 64 if torch.cuda.is_available() else 16
 """Pictures in a forward pass: on a CPU so few that what a layer makes is still in its caches, a quarter faster."""
 Edit = Callable[[torch.Tensor], torch.Tensor]
-_HOOKING, _LOOKING = threading.Lock(), threading.Lock()
+_HOOKING = threading.Lock()
 """torch counts hooks without one: two threads could get the same number, and one of them lose its hook."""
 
 
@@ -42,7 +42,8 @@ class Network:
     """A CNN in evaluation mode, and what it takes to use it.
 
     classes: names in the order of the logits; size, mean, std: pictures are squashed to (size, size) and normalised;
-    level: of the taxonomy that the classes are of; history: one row an epoch; predictions: `predict` on the test split.
+    level: of the taxonomy that the classes are of; mixed_precision: bfloat16 where `mixed` is asked for and the
+    hardware has it; history: one row an epoch; predictions: `predict` on the test split.
     A site is a path of a module that gives maps, as in "stages.2.blocks.1"; "stem" and "stage1", … where the model has
     them; and a channel group of either, by range or by the branch that is concatenated there: "mixed4c:64-128",
     "inception4c:branch2".
@@ -56,12 +57,10 @@ class Network:
     name: str = "trained"
     level: str | None = None
     mixed_precision: bool = True
-    """bfloat16 autocast where `mixed` is asked for and the hardware has it."""
     history: pd.DataFrame | None = None
     predictions: pd.DataFrame | None = None
-    _shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict, repr=False)
-    _groups: dict[str, slice] = field(default_factory=dict, repr=False)
-    _readouts: dict[str, PooledReadout | None] = field(default_factory=dict, repr=False)
+    _shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    _readouts: dict[str, PooledReadout | None] = field(default_factory=dict)
 
     def __post_init__(self):
         self.model.eval()
@@ -102,15 +101,13 @@ class Network:
 
         edits: {site: f}, f from acts (n, rows, columns, d) to as many; what is seen at a site is seen after its edit.
         given: {site: acts}, of one site, to go on from: x may then be None where the network `can_start` there.
-        Gradients are recorded where the caller records them. Raises: ValueError for a site that is not there, for an
-        edit that changes a shape, for no x where one is needed.
+        Gradients are recorded where the caller records them.
+        Raises: ValueError for a site that is not there, an edit that changes a shape, no x where one is needed.
         """
         with _Hooks(self, sites, edits or {}, given or {}) as hooks:
             return hooks.see(x, mixed)
 
-    def stream(
-        self, batches: Iterable[torch.Tensor], sites: Sequence[str] = (), *, mixed: bool = False
-    ) -> Iterator[Seen]:
+    def stream(self, batches: Iterable[torch.Tensor], sites: Sequence[str] = (), mixed: bool = False) -> Iterator[Seen]:
         """`see` of each batch, in order and without gradients; on a CPU several at once."""
         with _Hooks(self, sites, {}, {}) as hooks:
             yield from side_by_side(torch.inference_mode()(partial(hooks.see, mixed=mixed)), batches)
@@ -119,20 +116,20 @@ class Network:
         """(rows, columns, d) of a site's acts."""
         if site not in self._shapes:
             with torch.inference_mode():
-                self._shapes[site] = tuple(self.see(self._blank(1), [site]).acts[site].shape[1:])
+                seen = self.see(torch.zeros(1, 3, self.size, self.size), [site])
+                self._shapes[site] = tuple(seen.acts[site].shape[1:])
         return self._shapes[site]
 
     def check_site(self, site: str) -> None:
         """ValueError for a site that this network does not have; it names those that are close."""
         path, _, group = site.partition(":")
-        module = dict(self.model.named_modules()).get(self._path(path))
-        if path and module is not None and (not group or _range(group) or group in dict(module.named_children())):
-            return
-        names = [name for name, _ in self.model.named_modules() if name]
-        if hasattr(self.model, "stages"):
-            names = ["stem", *(f"stage{i + 1}" for i in range(len(self.model.stages))), *names]
-        if module is not None and path:
-            names = [f"{path}:{name}" for name, _ in module.named_children()]
+        modules = {name: module for name, module in self.model.named_modules() if name}
+        names = [*(f"stage{i + 1}" for i in range(len(getattr(self.model, "stages", [])))), *modules]
+        if (module := modules.get(self._path(path))) is not None:
+            children = dict(module.named_children())
+            if not group or group in children or _range(group):
+                return
+            names = [f"{path}:{name}" for name in children]
         close = difflib.get_close_matches(site, names, n=5, cutoff=0.3) or names[:5]
         raise ValueError(f"no site {site!r} in {type(self.model).__name__}: did you mean {', '.join(close)}?")
 
@@ -141,10 +138,7 @@ class Network:
         return self._step(site) is not None
 
     def readout(self, site: str) -> PooledReadout | None:
-        """Logits from the mean over a site's cells in closed form; None where they are no such function of it.
-
-        Found by the network's last layers and accepted by forward passes of random acts.
-        """
+        """Logits from the mean over a site's cells in closed form; None where they are no such function of it."""
         if site not in self._readouts:
             with torch.inference_mode():
                 self._readouts[site] = find_readout(self, site)
@@ -160,59 +154,34 @@ class Network:
             for weight in model.parameters():
                 order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
                 weight.copy_(weight.flatten()[order].view(weight.shape))
-        kept = {name: getattr(self, name) for name in ("size", "mean", "std", "level", "mixed_precision")}
-        return Network(model, self.classes, **kept, name="permuted")
-
-    def _blank(self, n: int) -> torch.Tensor:
-        return torch.zeros(n, 3, self.size, self.size)
+        return replace(self, model=model, name="permuted", history=None, predictions=None, _readouts={})
 
     def _path(self, site: str) -> str:
         """A module's path from a site's name, less its channel group."""
         path = site.partition(":")[0]
-        if path.startswith("stage") and path[5:].isdigit() and hasattr(self.model, "stages"):
-            return f"stages.{int(path[5:]) - 1}"
-        return path
+        alias = re.fullmatch(r"stage(\d+)", path)
+        return f"stages.{int(alias[1]) - 1}" if alias and hasattr(self.model, "stages") else path
 
     def _channels(self, site: str) -> slice:
-        """The channels of a site in its module's output."""
+        """The channels of a site in its module's output; of a branch, by its place among the module's children."""
         path, _, group = site.partition(":")
         if not group:
             return slice(None)
         if bounds := _range(group):
             return slice(*bounds)
-        with _LOOKING:
-            if site not in self._groups:
-                self._groups[site] = self._branch(path, group)
-        return self._groups[site]
-
-    def _branch(self, path: str, group: str) -> slice:
-        """The channels that one branch of a concatenation has in it, as a forward pass shows."""
-        module, widths = self.model.get_submodule(self._path(path)), {}
-        with _HOOKING:
-            hooks = [
-                child.register_forward_hook(lambda _child, _given, out, name=name: widths.update({name: out.shape[1]}))
-                for name, child in [("", module), *module.named_children()]
-            ]
-        try:
-            with torch.inference_mode():
-                self.model(self._blank(1).to(self.device))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        whole, names = widths.pop(""), list(widths)
-        if sum(widths.values()) != whole:
+        path = self._path(path)
+        names = [name for name, _ in self.model.get_submodule(path).named_children()]
+        widths = [self.shape(f"{path}.{name}")[2] for name in names]
+        if sum(widths) != self.shape(path)[2]:
             raise ValueError(f"{path} does not concatenate its branches {', '.join(names)}: name channels, {path}:0-8")
-        start = sum(widths[name] for name in names[: names.index(group)])
-        return slice(start, start + widths[group])
+        start = sum(widths[: names.index(group)])
+        return slice(start, start + widths[names.index(group)])
 
     @cached_property
     def _steps(self) -> list[tuple[set[str], nn.Module]]:
         """(paths whose output it is, module) of each step, where the network is a plain sequence; else none."""
         with torch.inference_mode():
-            try:
-                return sequence(self.model, "", torch.rand(1, 3, self.size, self.size).to(self.device))[0]
-            except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
-                return []
+            return _sequence(self.model, "", torch.rand(1, 3, self.size, self.size).to(self.device))[0]
 
     def _step(self, site: str) -> int | None:
         path = self._path(site)
@@ -223,32 +192,28 @@ class _Hooks:
     """Records and edits what passes some sites in forward passes made through it; those of others pass untouched."""
 
     def __init__(self, network: Network, sites: Sequence[str], edits: Mapping[str, Edit], given: Mapping) -> None:
-        for site in dict.fromkeys([*sites, *edits, *given]):
+        for site in [*sites, *edits, *given]:
             network.check_site(site)
-        self.network, self.sites, self.edits, self.given = network, sites, dict(edits), dict(given)
-        self.start = None
+        self.network, self.sites, self.edits, self.given = network, sites, dict(edits), given
+        self.here, self.handles, self.start = threading.local(), [], None
         if given:
             ((site, acts),) = given.items()
             self.start = network._step(site)
             if self.start is None:
                 edit = self.edits.get(site, lambda acts: acts)
                 self.edits[site] = lambda _: edit(acts)
-        self.here, self.handles = threading.local(), []
 
     def __enter__(self) -> _Hooks:
         network = self.network
-        places = {
-            site: (network._path(site), network._channels(site)) for site in dict.fromkeys([*self.edits, *self.sites])
-        }
+        channels = {site: network._channels(site) for site in dict.fromkeys([*self.edits, *self.sites])}
         with _HOOKING:
-            for site, (path, channels) in places.items():
-                module = network.model.get_submodule(path)
-                if self.start is not None:  # of a sequence, only the steps are called
-                    step = network._step(path)
-                    if step is not None and step <= self.start:
+            for site, own in channels.items():
+                module = network.model.get_submodule(path := network._path(site))
+                if self.start is not None and (step := network._step(path)) is not None:
+                    if step <= self.start:
                         continue
-                    module = module if step is None else network._steps[step][1]
-                self.handles.append(module.register_forward_hook(partial(self._pass, site, channels)))
+                    module = network._steps[step][1]  # of a sequence, only the steps are called
+                self.handles.append(module.register_forward_hook(partial(self._pass, site, own)))
         return self
 
     def __exit__(self, *_problem) -> None:
@@ -271,10 +236,9 @@ class _Hooks:
 
     def _go_on(self) -> torch.Tensor:
         ((site, acts),) = self.given.items()
-        acts = self.edits[site](acts) if site in self.edits else acts
-        if site in self.sites:
-            self.here.acts[site] = acts.float().cpu()
         out = acts.to(self.network.device).permute(0, 3, 1, 2)
+        changed = self._pass(site, slice(None), None, None, out)
+        out = out if changed is None else changed
         for _, module in self.network._steps[self.start + 1 :]:
             out = module(out)
         return out
@@ -285,19 +249,33 @@ class _Hooks:
         if not isinstance(out, torch.Tensor) or out.ndim != 4:
             raise ValueError(f"site {site!r} gives no maps (n, channels, rows, columns): choose a convolutional one")
         acts = out[:, channels].permute(0, 2, 3, 1).float().cpu().clone()  # what follows may work in place
-        edit = self.edits.get(site)
-        if edit is not None:
-            changed = edit(acts)
-            if changed.shape != acts.shape:
-                raise ValueError(f"the edit of {site!r} gives {tuple(changed.shape)} for acts {tuple(acts.shape)}")
-            acts, own = changed, changed.permute(0, 3, 1, 2).to(out.device, out.dtype)
-            if channels == slice(None):
-                out = own
-            else:
-                out = torch.cat([out[:, : channels.start], own, out[:, channels.stop :]], 1)
+        changed = self.edits[site](acts) if site in self.edits else acts
+        if changed.shape != acts.shape:
+            raise ValueError(f"the edit of {site!r} gives {tuple(changed.shape)} for acts {tuple(acts.shape)}")
         if site in self.sites:
-            self.here.acts[site] = acts
-        return out if edit is not None else None
+            self.here.acts[site] = changed
+        if site not in self.edits:
+            return None
+        own = changed.permute(0, 3, 1, 2).to(out.device, out.dtype)
+        if channels == slice(None):
+            return own
+        return torch.cat([out[:, : channels.start], own, out[:, channels.stop :]], 1)
+
+
+def _sequence(module: nn.Module, path: str, x: torch.Tensor) -> tuple[list[tuple[set[str], nn.Module]], torch.Tensor]:
+    """(steps of a module, its output): its children's, where running them one after the other gives the same."""
+    out = module(x.clone())
+    steps, value = [], x
+    try:
+        for name, child in module.named_children():
+            inner, value = _sequence(child, f"{path}.{name}".lstrip("."), value)
+            steps += inner
+        if steps and value.shape == out.shape and same(value, out):
+            steps[-1][0].add(path)
+            return steps, out
+    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
+        pass
+    return [({path}, module)], out
 
 
 def _range(group: str) -> tuple[int, int] | None:

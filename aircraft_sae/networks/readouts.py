@@ -1,8 +1,8 @@
-"""Read-outs: functions from what was seen to a score per image, and the closed form of those that end in a mean.
+"""Read-outs: functions from what was seen to scores (n, …), and the closed form of networks that end in a mean.
 
-Where a network goes on from a site by pointwise-linear steps, a mean over cells, (a LayerNorm) and one linear layer,
-its logits are a function of the mean p of the site's acts alone. With h = A p + c, tildes centred over the D channels
-of h, v their variance and W' the layer's weight times LayerNorm's gain, taking r d out of p gives
+Where only pointwise-linear steps, a mean over cells, (a LayerNorm) and one linear layer follow a site, the logits are a
+function of the mean p of its acts. With h = A p + c after the linear steps, tildes centred over the D channels of h, v
+their variance and W' the layer's weight times LayerNorm's gain, taking r d out of p gives
 
     logits = (W' h~ - r W' (A d)~) / sqrt(v_h - 2 r h~.(A d)~ / D + r^2 v_Ad + eps) + bias
 
@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
-    from aircraft_sae.networks.network import Seen
+    from aircraft_sae.networks.network import Network, Seen
 
-Readout = "Callable[[Seen], torch.Tensor]"
-"""From what was seen to scores, the images first: (n, …)."""
+same = partial(torch.allclose, rtol=1e-3, atol=1e-4)
+"""Whether two ways led to the same numbers."""
 
 
 def logits(seen: Seen) -> torch.Tensor:
@@ -78,3 +80,69 @@ class PooledReadout:
         variance = h.square().mean(1)[:, None] - 2 * removed * (h @ d.t()) / h.shape[1]
         variance = variance + removed.square() * d.square().mean(1)
         return top / (variance.clamp(min=0) + self.eps).sqrt()[:, :, None] + self.bias
+
+
+def find_readout(network: Network, site: str) -> PooledReadout | None:
+    """Logits from the mean over a site's cells: found by the last layers, accepted by a forward pass of random acts."""
+    kept: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def keep(module, given, out):
+        kept[module] = given[0].flatten(1).cpu(), out.flatten(1).cpu()
+
+    last = [module for module in network.model.modules() if isinstance(module, nn.Linear | nn.LayerNorm)]
+    hooks = [module.register_forward_hook(keep) for module in last]
+    acts = torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))
+    try:
+        return _closed_form(network, site, acts, kept)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _closed_form(network: Network, site: str, acts: torch.Tensor, kept: dict) -> PooledReadout | None:
+    """Of random acts at the site; kept: what went into and came out of the last layers in the last pass."""
+
+    def through(acts: torch.Tensor) -> torch.Tensor:
+        return network.see(torch.zeros(len(acts), 3, network.size, network.size), given={site: acts}).logits
+
+    logits = through(acts)
+
+    def gives(kind: type[nn.Module], wanted: torch.Tensor) -> nn.Module | None:
+        found = [m for m, (_, out) in kept.items() if isinstance(m, kind) and out.shape == wanted.shape]
+        return next((module for module in reversed(found) if same(kept[module][1], wanted)), None)
+
+    linear = gives(nn.Linear, logits)
+    if linear is None:
+        return None
+    norm = gives(nn.LayerNorm, kept[linear][0])
+    reached, mean, steps = kept[norm or linear][0], acts.mean((1, 2)), (None, None)
+    if reached.shape != mean.shape or not same(reached, mean):
+
+        def hidden(acts: torch.Tensor) -> torch.Tensor:
+            through(acts)
+            return kept[norm or linear][0]
+
+        # beside a group of channels, the others' part of h depends on the picture
+        steps = None if ":" in site else _linear_steps(hidden, acts)
+        if steps is None:
+            return None
+    weight = linear.weight.detach().float().cpu()
+    bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float().cpu()
+    if norm is None:
+        return PooledReadout(weight, bias, None, *steps)
+    if norm.bias is not None:
+        bias = bias + weight @ norm.bias.detach().float().cpu()
+    gain = 1 if norm.weight is None else norm.weight.detach().float().cpu()
+    made = PooledReadout(weight * gain, bias, norm.eps, *steps)
+    return made if same(made.logits(mean), logits) else None
+
+
+def _linear_steps(hidden: Callable, acts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """(A, c) where hidden(acts) is A mean + c of the mean over cells, None where it is not."""
+    (rows, columns, d), mean = acts.shape[1:], acts.mean((1, 2), keepdim=True)
+    c = hidden(torch.zeros_like(acts[:1]))[0]
+    flat = hidden(mean.expand_as(acts)) - c
+    if not same(hidden(acts) - c, flat) or not same(hidden(-2 * acts) - c, -2 * flat):
+        return None
+    basis = torch.eye(d)[:, None, None].expand(d, rows, columns, d)
+    return torch.cat([hidden(some) for some in basis.split(16)]).sub(c).t(), c

@@ -92,7 +92,8 @@ class Codes:
 class SparseAutoencoder(nn.Module):
     """Weights in the units of the acts: W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,).
 
-    W_enc is a transposed view, its memory (d_sae, d_in): sparse gradients then add whole rows.
+    W_enc is a transposed view, its memory (d_sae, d_in): sparse gradients then add whole rows. threshold: the least
+    pre-activation that is selected, where the variant has one.
     """
 
     def __init__(self, cfg: SAEConfig, d_in: int):
@@ -107,7 +108,6 @@ class SparseAutoencoder(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
         self.register_buffer("threshold", torch.zeros(()))
-        """Least pre-activation that is selected, where the variant has one."""
 
     @property
     def fingerprint(self) -> str:
@@ -120,27 +120,19 @@ class SparseAutoencoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, acts: torch.Tensor) -> Codes:
-        """Codes of acts (n, d_in), as after training: batch variants with their threshold.
-
-        Raises: ValueError for what is no such tensor.
-        """
+        """Codes of acts (n, d_in), batch variants with their threshold; ValueError for what is no such tensor."""
         if not isinstance(acts, torch.Tensor) or acts.ndim != 2 or acts.shape[1] != self.d_in:
-            raise ValueError(
-                f"acts must be a tensor (n, {self.d_in}), got {type(acts).__name__} {getattr(acts, 'shape', '')}: make "
-                "it one with torch.from_numpy, and flatten a picture's rows and columns"
-            )
+            got = f"{type(acts).__name__} {getattr(acts, 'shape', '')}"
+            remedy = "make it one with torch.from_numpy, and flatten a picture's rows and columns"
+            raise ValueError(f"acts must be a tensor (n, {self.d_in}), got {got}: {remedy}")
         least = 0.0 if self.cfg.variant == "l1" else max(0.0, self.threshold.item())
         return self.select(acts - self.b_dec, least)
 
     @torch.no_grad()
-    def decode(self, codes: Codes) -> torch.Tensor:
-        """recon (n, d_in)."""
-        return codes.decode(self.W_dec).add_(self.b_dec)
-
     def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, Codes]:
         """(recon, codes) of acts (n, d_in); ValueError as in `encode`."""
         codes = self.encode(acts)
-        return self.decode(codes), codes
+        return codes.decode(self.W_dec).add_(self.b_dec), codes
 
     def select(self, centred: torch.Tensor, least: float, rough: bool = False) -> Codes:
         """Codes of acts - b_dec: for "topk" the k largest of each cell, else all above `least`.
@@ -200,10 +192,7 @@ class SparseAutoencoder(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> SparseAutoencoder:
-        """What `save` wrote.
-
-        Raises: FileNotFoundError where it has not, ValueError for files that are damaged or another maker's.
-        """
+        """What `save` wrote; FileNotFoundError where it has not, ValueError for files damaged or another maker's."""
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError(f"{folder / WEIGHTS} is not there: train an autoencoder into it first")

@@ -31,8 +31,6 @@ from aircraft_sae.store import checkpoint, fingerprint, write_text
 CHECKPOINT_SECONDS = 20.0
 FLOOR = 0.9
 """A batch's threshold is looked for above this share of the last one."""
-THRESHOLD_DECAY = 0.99
-
 Gradients = tuple[Tensor, Tensor, Tensor]
 """Of W_dec, W_enc_rows and b_enc."""
 
@@ -59,10 +57,9 @@ def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = 
 
 @torch.no_grad()
 def backward(sae: SparseAutoencoder, centred: Tensor, codes: Codes, dead: Tensor | None = None) -> tuple[float, float]:
-    """Write the loss's gradients for acts - b_dec (n, d_in) into .grad of all parameters, from the codes of these acts.
+    """Write the loss's gradients for acts - b_dec (n, d_in), with these codes, into .grad; returns (loss, fvu).
 
-    dead: ids of dead features, for AuxK on the first quarter of the cells. A cell's centre is taken as constant in
-    choosing its features, as everywhere, and as variable in everything else. Returns: (loss, fvu).
+    dead: ids of dead features, for AuxK on the first quarter of the cells.
     """
     cfg = sae.cfg
     if len(cfg.prefixes) > 1:
@@ -132,32 +129,29 @@ def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gr
     return loss.item()
 
 
-def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows, progress: bool | None = None) -> None:
+def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows, progress: bool = True) -> None:
     """Train on the cells of the images `rows` into `folder`: sae_weights.safetensors, cfg.json, history.csv.
 
-    A checkpoint that a killed run of the same cfg and acts left there is resumed, on a CPU to the same bits. progress:
-    show a bar; None: in the main thread only, since trainings run side by side.
+    A checkpoint that a killed run of the same cfg and acts left there is resumed, on a CPU to the same bits.
     Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if progress is None:
-        progress = threading.current_thread() is threading.main_thread()
     run = Run(folder, cfg, acts, rows)
     run.resume()
     batches = islice(acts.batches(rows, cfg.batch_size, cfg.seed, run.step), cfg.n_steps - run.step)
+    hidden = not progress or threading.current_thread() is not threading.main_thread()  # trainings run side by side
     began = saved = time.monotonic()
-    with tqdm(total=cfg.n_steps, initial=run.step, unit=f" x {cfg.batch_size} cells", disable=not progress) as bar:
-        for cells in batches:
-            row = run.train_step(cells)
-            row["seconds"], began = time.monotonic() - began, time.monotonic()  # the wait for cells too
-            bar.update()
-            bar.set_postfix({name: f"{row[name]:.3f}" for name in ("fvu", "l0", "dead_share")}, refresh=False)
-            if began - saved > CHECKPOINT_SECONDS:
-                run.save()
-                saved = began
+    bar = tqdm(batches, total=cfg.n_steps, initial=run.step, unit=f" x {cfg.batch_size} cells", disable=hidden)
+    for cells in bar:
+        row = run.train_step(cells)
+        row["seconds"], began = time.monotonic() - began, time.monotonic()  # the wait for cells too
+        bar.set_postfix({name: f"{row[name]:.3f}" for name in ("fvu", "l0", "dead_share")}, refresh=False)
+        if began - saved > CHECKPOINT_SECONDS:
+            run.save()
+            saved = began
     run.check()
-    run.sae.in_units_of(run.mean.to(run.device), run.scale).save(folder, scale=run.scale)
+    run.sae.in_units_of(run.mean, run.scale).save(folder, scale=run.scale)
     steps = pd.DataFrame(run.history)
     hundredths = steps.groupby(np.arange(len(steps)) // max(1, cfg.n_steps // 100))
     history = hundredths.mean().assign(**hundredths[["n_cells", "lr", "dead_share"]].last())
@@ -168,25 +162,21 @@ def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows, progress: bool | N
 
 
 class Run:
-    """One training run: the autoencoder of scaled acts, and the steps that change it."""
+    """One training run: the autoencoder of scaled acts, and the steps that change it.
 
-    KEPT = ("floor", "idle", "history")
-    """What a checkpoint holds, beside weights and optimizer."""
+    idle: cells since each feature fired; floor: below the next batch's threshold, most likely; history: of each step.
+    """
 
     def __init__(self, folder: Path, cfg: SAEConfig, acts, rows):
         self.cfg, self.folder, self.device = cfg, folder, device()
         self.rough = cfg.mixed_precision and has_bfloat16(self.device)
         mean, variance = acts.moments(rows)
         self.identity = fingerprint(cfg, acts.d_in, len(rows), [f"{v:.4g}" for v in (*mean.tolist(), variance)])
-        self.mean, self.scale = mean.float(), math.sqrt(acts.d_in / variance)
+        self.mean, self.scale = mean.float().to(self.device), math.sqrt(acts.d_in / variance)
         self.sae = SparseAutoencoder(cfg, acts.d_in).to(self.device)
         self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=cfg.learning_rate, fused=True)
         self.idle = torch.zeros(self.sae.d_sae, dtype=torch.int64, device=self.device)
-        """Cells since each feature fired."""
-        self.floor = 0.0
-        """Below the next batch's threshold, most likely."""
-        self.history: list[dict[str, float]] = []
-        """What each step measured."""
+        self.floor, self.history = 0.0, []
 
     @property
     def step(self) -> int:
@@ -194,14 +184,11 @@ class Run:
 
     @torch.no_grad()
     def train_step(self, cells: Tensor) -> dict[str, float]:
-        """One update from cells (n, d_in) in the units of the network, and what it measured, as added to the history.
-
-        Raises: ValueError for a loss that is not finite.
-        """
+        """One update from cells (n, d_in) in the network's units, and what it measured; ValueError as in `check`."""
         sae, cfg = self.sae, self.cfg
         self.optimizer.param_groups[0]["lr"] = rate = self.learning_rate()
-        acts = cells.to(self.device, torch.float32, copy=True).sub_(self.mean.to(self.device)).mul_(self.scale)
-        centred = acts.sub_(sae.b_dec)
+        scaled = cells.to(self.device, torch.float32, copy=True).sub_(self.mean).mul_(self.scale)
+        centred = scaled.sub_(sae.b_dec)
         codes, least = choose(sae, centred, self.floor, self.rough)
         dead = (self.idle > cfg.dead_after).nonzero()[:, 0] if cfg.aux_k else None
         loss, fvu = backward(sae, centred, codes, dead)
@@ -216,7 +203,7 @@ class Run:
         if cfg.unit_norm and not cfg.frozen_decoder:
             normalize(sae.W_dec, out=sae.W_dec)
         if cfg.variant in ("batchtopk", "matryoshka"):
-            decay = min(THRESHOLD_DECAY, self.step / (self.step + 1))  # at first the plain mean
+            decay = min(0.99, self.step / (self.step + 1))  # at first the plain mean
             sae.threshold.mul_(decay).add_(least * (1 - decay))
             self.floor = FLOOR * least
         fired = torch.bincount(codes.features[codes.values > 0], minlength=sae.d_sae)
@@ -237,21 +224,21 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
         self.check()  # no loss has told of the last step yet
-        state = {"sae": self.sae.state_dict(), "optimizer": self.optimizer.state_dict()}
-        checkpoint.save(self.folder, self.identity, state | {name: getattr(self, name) for name in self.KEPT})
+        parts = {"sae": self.sae.state_dict(), "optimizer": self.optimizer.state_dict()}
+        own = {"idle": self.idle, "floor": self.floor, "history": self.history}
+        checkpoint.save(self.folder, self.identity, parts | own)
 
     def resume(self) -> None:
         """Go back to the checkpoint, if there is one; ValueError where it is of another run."""
         if saved := checkpoint.load(self.folder, self.identity, self.device, "config or other activations"):
             self.sae.load_state_dict(saved["sae"])
             self.optimizer.load_state_dict(saved["optimizer"])
-            vars(self).update({name: saved[name] for name in self.KEPT})
+            self.idle, self.floor, self.history = saved["idle"], saved["floor"], saved["history"]
 
     def check(self, loss: float | None = None) -> None:
         """ValueError for a loss that is not finite or, where none is given, for such a weight."""
         if checkpoint.finite(self.sae) if loss is None else math.isfinite(loss):
             return
         what = "a weight is not finite" if loss is None else f"the loss is {loss}"
-        at = f"at step {self.step}, learning rate {self.learning_rate():.2g}"
-        kept = checkpoint.last_good(self.folder)
-        raise ValueError(f"{what} {at}; {kept}. Try a lower sae.learning_rate (a third)")
+        at, kept = f"step {self.step}, learning rate {self.learning_rate():.2g}", checkpoint.last_good(self.folder)
+        raise ValueError(f"{what} at {at}; {kept}. Try a lower sae.learning_rate (a third)")

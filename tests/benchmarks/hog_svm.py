@@ -4,7 +4,8 @@
 
 Trained on the train split; val chooses C; test is looked at once. Prints the class-averaged test accuracy with its
 bootstrap interval; --record also merges it into data/results/photos/01_train_classifier.json.
-Needs scikit-image: pip install -e ".[benchmarks]". Source: Dalal & Triggs 2005, "Histograms of Oriented Gradients for Human Detection".
+Needs scikit-image: pip install -e ".[benchmarks]".
+Source: Dalal & Triggs 2005, "Histograms of Oriented Gradients for Human Detection".
 """
 
 from __future__ import annotations
