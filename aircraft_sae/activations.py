@@ -95,12 +95,15 @@ def extract(
 
 @dataclass(eq=False)
 class Activations:
-    """One site's activations. acts: float16 memory map (image, row, column, channel); images: the pictures' table."""
+    """One site's activations. acts: float16 memory map (image, row, column, channel); images: the pictures' table.
+
+    stage: the fingerprint of the stage that they are of, as it was when they were opened; "" for none.
+    """
 
     acts: np.ndarray
     images: pd.DataFrame
     site: str = ""
-    folder: Path | None = None
+    stage: str = ""
 
     @classmethod
     def open(cls, folder: str | Path, site: str) -> Activations:
@@ -108,14 +111,13 @@ class Activations:
         own = Path(folder) / site_folder(site)
         if not (own / IMAGES).is_file():
             raise FileNotFoundError(f"{own / IMAGES} is not there: extract the activations of {site} first")
-        return cls(np.load(own / ACTS, mmap_mode="r"), pd.read_parquet(own / IMAGES), site, Path(folder))
+        stage = read_json(Path(folder) / META).get("fingerprint", "")
+        return cls(np.load(own / ACTS, mmap_mode="r"), pd.read_parquet(own / IMAGES), site, stage)
 
     @cached_property
     def fingerprint(self) -> str:
         """That of the stage and the site; of the content where there is no stage."""
-        if self.folder and (stage := read_json(self.folder / META).get("fingerprint")):
-            return fingerprint(stage, self.site)
-        return digest([self.acts, self.images, self.site])
+        return fingerprint(self.stage, self.site) if self.stage else digest([self.acts, self.images, self.site])
 
     @property
     def d_in(self) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,6 +27,12 @@ def has_bfloat16(where: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+@cache
+def _pool(at_once: int, threads: int) -> ThreadPoolExecutor:
+    """Kept: new threads for each batch would be given heaps of their own, which hold gigabytes after some hundreds."""
+    return ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads,))
+
+
 def side_by_side(function: Callable[[Any], Any], items: Iterable) -> Iterator[Any]:
     """`function` of each item, in order; on a CPU up to four at once, which share torch's threads evenly.
 
@@ -38,8 +45,7 @@ def side_by_side(function: Callable[[Any], Any], items: Iterable) -> Iterator[An
     if at_once < 2 or torch.cuda.is_available():
         yield from map(function, items)
         return
-    pool = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(n // at_once,))
-    made: deque[Future] = deque()
+    pool, made = _pool(at_once, n // at_once), deque[Future]()
     try:
         torch.set_num_threads(1)  # who takes the results would slow the others down
         for item in items:
@@ -50,4 +56,6 @@ def side_by_side(function: Callable[[Any], Any], items: Iterable) -> Iterator[An
             yield made.popleft().result()
     finally:
         torch.set_num_threads(n)  # first: Ctrl-C may end the wait
-        pool.shutdown(cancel_futures=True)
+        for left in made:
+            left.cancel()
+        wait(made)

@@ -202,12 +202,25 @@ class Study:
         """
         for part in name.split("/"):
             check_name(part)
+        self._same_pictures()
         settings, inputs, folder = dict(settings or {}), dict(inputs or {}), self.folder / name
         known = {each: store.digest(value) for each, value in inputs.items()} | {"source": store.source_digest(make)}
-        self.stages[name] = store.make_stage(
-            folder, settings, known, lambda work: make(work, **inputs, **settings), say=say, name=name
-        )
+
+        def write(work: Path) -> None:
+            make(work, **inputs, **settings)
+            self._same_pictures()  # else what was made of another's would be kept under this one's key
+
+        self.stages[name] = store.make_stage(folder, settings, known, write, say=say, name=name)
         return folder
+
+    def _same_pictures(self) -> None:
+        """ValueError where another process has made the data set anew: pictures are read when they are needed."""
+        opened = self.stages.get("dataset")
+        if opened and store.read_json(opened.folder / store.META).get("fingerprint") != opened.meta["fingerprint"]:
+            raise ValueError(
+                f"{opened.folder} was made anew by another study of the same name, with another config: open this one "
+                "again, and give one of the two another name"
+            )
 
     def finished(self, name: str, **inputs: Any) -> Path | None:
         """The folder of a stage that is there and was made from these inputs, whatever else it was made from."""

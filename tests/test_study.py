@@ -38,6 +38,36 @@ def test_a_changed_classifier_leaves_the_data_and_trains_again(smoke_study, tmp_
     assert {name: stage.made for name, stage in other.stages.items()} == {"dataset": False, TRAINED: True}
 
 
+def test_two_configs_of_one_name_do_not_mix(smoke_study, tmp_path):
+    for name in ("both", "alone"):
+        shutil.copytree(smoke_study.folder, tmp_path / name / "runs" / "smoke")
+    one, alone = (Study.open("smoke", data_dir=tmp_path / name) for name in ("both", "alone"))
+    acts = one.activations()
+    other = config.change(smoke_study.config, **{"classifier.seed": 1, "classifier.epochs": (1,)})
+    Study.open(other, data_dir=tmp_path / "both").activations()
+    assert acts.fingerprint == alone.activations().fingerprint, "known as what is on disk now"
+    assert torch.equal(one.sae("k2", k=2).W_dec, alone.sae("k2", k=2).W_dec)
+
+
+def test_pictures_that_another_config_made_anew_are_refused(smoke_study, tmp_path, monkeypatch):
+    shutil.copytree(smoke_study.folder, tmp_path / "runs" / "smoke")
+    one = Study.open("smoke", data_dir=tmp_path)
+    one.network()
+    other = Study.open(config.change(smoke_study.config, **{"dataset.hangar.seed": 1}), data_dir=tmp_path)
+    extract = study.extract
+
+    def meanwhile(folder, **given):
+        extract(folder, **given)
+        other.pictures()
+
+    meanwhile.__module__, meanwhile.__qualname__ = extract.__module__, extract.__qualname__
+    monkeypatch.setattr(study, "extract", meanwhile)
+    for _ in range(2):  # while a stage is made, and before another is
+        with pytest.raises(ValueError, match="made anew by another study of the same name"):
+            one.activations()
+    assert not (one.folder / "activations" / "trained").exists()
+
+
 @pytest.fixture
 def folder_study(smoke_study, tmp_path):
     """Opens a study of a copy of the hangar's pictures, as of a folder of one's own."""
@@ -232,7 +262,7 @@ def test_an_experiment_is_made_again_for_its_code_and_what_it_is_given_and_for_n
     assert first and made() == (False, number)
     assert not made(EXPERIMENT.replace("Write a number.", "Write one number."))[0], "a docstring"
     assert not made(EXPERIMENT.replace("    np.save", "    # why\n    np.save"))[0], "a comment"
-    assert not made(acts=Activations.open(acts.folder, acts.site), table=table.copy())[0], "the same once more"
+    assert not made(acts=Activations.open(smoke_study.folder / "activations" / "trained", acts.site), table=table.copy())[0], "the same once more"
     again, other = made(EXPERIMENT.replace("+ len(table)", "+ len(table) + 1"))
     assert again and other == pytest.approx(number + 1, abs=0.5), "its code"
     assert made()[0] and made(n=3)[0] and made()[0], "its settings"

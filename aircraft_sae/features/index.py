@@ -71,6 +71,7 @@ class FeatureIndex:
     grid: tuple[int, int]
     table: pd.DataFrame
     folder: Path
+    stage: str = ""  # its fingerprint, as it was when this was opened; "" where the folder is none
 
     @classmethod
     def open(cls, folder: str | Path) -> FeatureIndex:
@@ -84,13 +85,12 @@ class FeatureIndex:
             arrays = (np.load(folder / f"{name}_{array}.npy", mmap_mode="r") for array in ARRAYS)
             # plain arrays over the maps: slices of a map itself are slow
             matrices.append(kind(tuple(arrays), (len(images) * rows * columns, facts["d_sae"])))
-        return cls(*matrices, images, (rows, columns), table, folder)
+        return cls(*matrices, images, (rows, columns), table, folder, read_json(folder / META).get("fingerprint", ""))
 
     @cached_property
     def fingerprint(self) -> str:
-        """The stage's own where the folder is a finished one, else a digest of the arrays."""
-        stage = read_json(self.folder / META).get("fingerprint")
-        return stage or digest([self.images, *(getattr(self.by_cell, array) for array in ARRAYS)])
+        """The stage's own where there is one, else a digest of the arrays."""
+        return self.stage or digest([self.images, *(getattr(self.by_cell, array) for array in ARRAYS)])
 
     @property
     def d_sae(self) -> int:

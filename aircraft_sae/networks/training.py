@@ -54,6 +54,7 @@ def train(
             batches = run.batches(size)  # whose loading processes stay
             while run.epoch < end:
                 run.train_epoch(size, batches, bar)
+            del batches  # they end
     made = run.averaged(cfg.image_size)
     write_parquet(predict(made, pictures, "test", progress), folder / "predictions.parquet")
     save(made, replace(cfg, level=run.level), folder)

@@ -29,7 +29,7 @@ from aircraft_sae.store.digests import fingerprint, sha256
 from aircraft_sae.store.files import META, full_disk_named, make_parents, read_json, write_json
 
 PROGRESS = ".making.json"  # in a partial folder: its fingerprint, the process that makes it, seconds and memory so far
-HEARTBEAT = 1.0  # seconds between two samples of time and memory
+HEARTBEAT = 3.0  # seconds between two samples of time and memory, which cost 50 ms each
 
 
 @dataclass(frozen=True)

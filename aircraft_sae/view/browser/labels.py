@@ -33,7 +33,7 @@ class Labels:
 
     def stamp(self) -> str:
         """Differs once the file holds something else."""
-        return digest(self.path.read_bytes() if self.path.is_file() else None)
+        return digest(self.path if self.path.is_file() else None)
 
     def set(self, feature_id: int, **said: str | int) -> dict[str, str | int]:
         """Change some of label, note and rating, and write all to disk; what others wrote meanwhile is kept.
