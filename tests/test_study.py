@@ -262,7 +262,8 @@ def test_an_experiment_is_made_again_for_its_code_and_what_it_is_given_and_for_n
     assert first and made() == (False, number)
     assert not made(EXPERIMENT.replace("Write a number.", "Write one number."))[0], "a docstring"
     assert not made(EXPERIMENT.replace("    np.save", "    # why\n    np.save"))[0], "a comment"
-    assert not made(acts=Activations.open(smoke_study.folder / "activations" / "trained", acts.site), table=table.copy())[0], "the same once more"
+    again = Activations.open(smoke_study.folder / "activations" / "trained", acts.site)
+    assert not made(acts=again, table=table.copy())[0], "the same once more"
     again, other = made(EXPERIMENT.replace("+ len(table)", "+ len(table) + 1"))
     assert again and other == pytest.approx(number + 1, abs=0.5), "its code"
     assert made()[0] and made(n=3)[0] and made()[0], "its settings"
