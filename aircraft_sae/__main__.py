@@ -7,8 +7,10 @@ import os
 import shutil
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +25,21 @@ RUNNING = "run-"
 """A process that runs a study holds a lock of this name and its id."""
 
 
+@contextmanager
+def _home() -> Iterator[None]:
+    """A folder for what libraries write into a person's home, where there is none that can be written."""
+    try:
+        TemporaryDirectory(dir=Path.home()).cleanup()
+        other = nullcontext()
+    except (OSError, RuntimeError):  # no home, or a user without a name
+        other = TemporaryDirectory(prefix="aircraft_sae-home-")
+    with other as home:
+        if home:
+            os.environ.update({"HOME": home, "USER": os.environ.get("USER") or "nobody"})
+        yield
+
+
+@_home()
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; exit code 0: success, 1: a failure, 2: words it does not understand, 130: Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m aircraft_sae", description="Run, inspect or remove a study.")
@@ -32,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preset", help="one of " + ", ".join(config.PRESETS) + "; default: hangar")
     parser.add_argument("--data-root", metavar="DIR", help="folder that holds fgvc-aircraft-2013b")
     parser.add_argument("--in-place", action="store_true", help="run: then put the outputs into notebooks/ too")
+    parser.add_argument("--record", action="store_true", help="run: then put the numbers into data/results, for git")
     parser.add_argument("--again", action="store_true", help="run: notebooks for which nothing has changed, too")
     parser.add_argument("--yes", action="store_true", help="clean: remove without asking")
     options = parser.parse_intermixed_args(arguments)
@@ -65,13 +83,16 @@ def main(arguments: list[str] | None = None) -> int:
             return clean(folder, options.yes)
         environment = {"AIRCRAFT_SAE_PRESET": name, "AIRCRAFT_SAE_DATA_DIR": str(data_dir)}
         environment["AIRCRAFT_SAE_DATA_ROOT"] = root
-        runner = Runner(folder, data_dir / "results" / name, environment, study.dataset.rendered, options.again)
+        runner = Runner(folder, environment, study.dataset.rendered, options.again)
         # keeps `clean` away, between stages too; another process may run this study as well
         lock = folder / f"{RUNNING}{os.getpid()}.lock"
         make_parents(lock)
         try:
             with FileLock(lock):
-                return run(notebooks, asked, runner, study, options.in_place)
+                status = run(notebooks, asked, runner, study, options.in_place)
+            if options.record and not status:
+                shutil.copytree(runner.results, data_dir / "results" / name, dirs_exist_ok=True)
+            return status
         finally:
             lock.unlink(missing_ok=True)
     except OSError as error:  # a full disk, a folder that cannot be written

@@ -64,9 +64,9 @@ def _cells(notebook) -> list:
 class Runner:
     """Runs the notebooks of one study, whose stages are in `folder`; executed notebooks lie in its report/."""
 
-    def __init__(self, folder: Path, results: Path, environment: dict[str, str], rendered: bool, again: bool = False):
-        """results: the folder of numbers; rendered: the study makes its own pictures; again: keep no notebook."""
-        self.folder, self.report, self.results = folder, folder / "report", results
+    def __init__(self, folder: Path, environment: dict[str, str], rendered: bool, again: bool = False):
+        """rendered: the study makes its own pictures; again: keep no notebook."""
+        self.folder, self.report, self.results = folder, folder / "report", folder / "results"
         self.environment, self.again = environment, again
         package = Path(__file__).resolve().parent
         files = sorted([*package.rglob("*"), *(package.parent / "data" / "weights").glob("*")])

@@ -32,7 +32,7 @@ def say(text: str) -> None:
 
 
 class Study:
-    """One study on disk: stages in `folder`, numbers in `data_dir`/results."""
+    """One study on disk: stages in `folder`, and the numbers of its notebooks in folder/results."""
 
     def __init__(
         self, config: StudyConfig, data_dir: Path, network: Network | None = None, pictures: Pictures | None = None
@@ -84,6 +84,9 @@ class Study:
                 # known by content, so that a moved folder is not checked again
                 if config.on_bad_image == "raise" and not self.finished("dataset", pictures=found):
                     found.check_images()
+                if twins := found.twins():
+                    few = "; ".join(twins[:5]) + "; …" * (len(twins) > 5)
+                    say(f"dataset: {len(twins)} pictures are in several splits, and flatter the test: {few}")
                 self.stage("dataset", note_pictures, {"on_bad_image": config.on_bad_image}, {"pictures": found})
             self._pictures = found
         if name == "all":
@@ -256,7 +259,7 @@ class Study:
 
     def _results_file(self, notebook: str) -> Path:
         check_name(notebook)
-        return self.data_dir / "results" / self.config.name / f"{notebook}.json"
+        return self.folder / "results" / f"{notebook}.json"
 
 
 def _number(name: str, value: Any, optional: bool) -> float | int | None:

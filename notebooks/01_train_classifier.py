@@ -26,7 +26,7 @@
 # Other presets read photographs in FGVC-Aircraft layout.
 #
 # **Writes** `data/runs/<preset>/dataset` and `…/classifier` (found again when they match), the numbers in
-# `data/results/<preset>/01_train_classifier.json` and, of rendered aircraft, `contact_sheet.jpg` beside them.
+# `data/runs/<preset>/results/01_train_classifier.json` and, of rendered aircraft, `contact_sheet.jpg` beside them.
 #
 # **Runtime** with the default preset on 2 CPU cores: 7 to 10 minutes the first time, less than half a minute after
 # that. The takeaways at the end say what it took on the machine that made this copy.
@@ -122,7 +122,7 @@ figure = plots.contact_sheet(
     list(groups.values()),
 )
 if rendered:  # photographs belong to their owners, so a sheet of them is never written
-    sheet = study.data_dir / "results" / study.config.name / "contact_sheet.jpg"
+    sheet = study.folder / "results" / "contact_sheet.jpg"
     sheet.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(sheet, dpi=110, pil_kwargs={"quality": 85})
 display(figure)

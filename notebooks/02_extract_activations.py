@@ -21,7 +21,7 @@
 # **Reads** the data set and the classifier of notebook 01, in `data/runs/<preset>` (made here where they are missing).
 #
 # **Writes** `data/runs/<preset>/activations` (found again when it matches), and the numbers in
-# `data/results/<preset>/02_extract_activations.json`.
+# `data/runs/<preset>/results/02_extract_activations.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: 2 minutes the first time, half a minute after that.
 # The takeaways at the end say what it took on the machine that made this copy.

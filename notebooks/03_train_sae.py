@@ -20,7 +20,7 @@
 # computes, and how much of that a method that learned nothing would have reached too.
 #
 # **Reads** `data/runs/<preset>/activations` (notebook 02). **Writes** `…/sae/<name>` for each autoencoder, `…/permuted`
-# (activations of a control network) and the numbers in `data/results/<preset>/03_train_sae.json`.
+# (activations of a control network) and the numbers in `data/runs/<preset>/results/03_train_sae.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: 3 to 4 minutes the first time, of which the main autoencoder takes
 # 20 to 30 seconds; one minute after that.

@@ -20,7 +20,7 @@
 # nothing, and guesses that know the aircraft's outline, the place in the picture and the class, and nothing else.
 #
 # **Reads** `data/runs/<preset>/sae` (notebook 03). **Writes** `…/features/<name>` (every cell's codes and one table)
-# and the numbers in `data/results/<preset>/04_inspect_features.json`.
+# and the numbers in `data/runs/<preset>/results/04_inspect_features.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: 2 minutes the first time, one after that.
 

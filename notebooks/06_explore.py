@@ -81,7 +81,7 @@ print(f"{atlas.relative_to(study.data_dir).as_posix()}: {size / 1e6:.1f} MB")
 
 # %%
 names = "01_train_classifier", "02_extract_activations", "03_train_sae", "04_inspect_features", "05_ablate_features"
-numbers = read_numbers(study.data_dir / "results" / study.config.name, names)
+numbers = read_numbers(study.folder / "results", names)
 display(Markdown("\n".join(f"{i}. {line}" for i, line in enumerate(answer(numbers), 1))))
 
 # %% [markdown]

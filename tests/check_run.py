@@ -16,11 +16,11 @@ def main(data_dir: str, first: str, second: str) -> int:
     """Print each check; 1 if any fails."""
     results = json.loads((Path(data_dir) / "results/hangar/01_train_classifier.json").read_text(encoding="utf-8"))
     accuracy = results["test/variant/class_averaged_accuracy"]
-    sae = json.loads((Path(data_dir) / "results/hangar/03_train_sae.json").read_text(encoding="utf-8"))
+    sae = json.loads((Path(data_dir) / "runs/hangar/results/03_train_sae.json").read_text(encoding="utf-8"))
     sae = {name: entry["value"] for name, entry in sae.items()}
     features, ablation = {}, {}
     for name, found in (("04_inspect_features", features), ("05_ablate_features", ablation)):
-        text = (Path(data_dir) / f"results/hangar/{name}.json").read_text(encoding="utf-8")
+        text = (Path(data_dir) / f"runs/hangar/results/{name}.json").read_text(encoding="utf-8")
         found |= {key: entry["value"] for key, entry in json.loads(text).items()}
     nulls = max(value for name, value in features.items() if name.startswith("null/"))
     report = Path(data_dir) / "runs/hangar/report/index.html"

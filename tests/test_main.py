@@ -103,7 +103,7 @@ from pathlib import Path
 from aircraft_sae.store import make_stage, write_json
 folder, data = Path(DATA) / "runs" / "smoke", Path(DATA)
 make_stage(folder / "NAME", "NAME", {}, lambda work: (work / "a").write_text("NAME"), say=lambda _: None)
-write_json(data / "results" / "smoke" / "NAME.json", {})
+write_json(folder / "results" / "NAME.json", {})
 with (data / "executed").open("a") as file:
     file.write("NAME ")
 """
@@ -128,11 +128,12 @@ def test_a_notebook_is_executed_again_only_where_something_changed(notebooks, tm
     assert executed() == ["02_b"], "a damaged artifact"
     shutil.rmtree(data / "runs" / "smoke" / "01_a")
     assert executed() == ["01_a"], "an artifact that is gone; made again, it is what the other has seen"
-    (data / "results" / "smoke" / "01_a.json").write_text("{}")
+    (data / "runs" / "smoke" / "results" / "01_a.json").write_text("{}")
     assert executed() == ["01_a"], "its numbers"
     (data / "runs" / "smoke" / "report" / "02_b.ipynb").write_text("{")
     assert executed() == ["02_b"], "its outputs"
-    assert executed("--again") == both
+    assert executed("--again") == both and not (data / "results").exists()
+    assert executed("--record") == [] and (data / "results" / "smoke" / "02_b.json").is_file()
     (folder / "02_b.py").write_text(scripts["02_b"].replace('"02_b", {}', '"another config", {}'))
     assert executed() == ["02_b"] and executed() == ["01_a"] and executed() == [], "a stage that was made again"
     report = data / "runs" / "smoke" / "report" / "01_a.ipynb"
@@ -148,7 +149,7 @@ def test_pictures_of_the_users_own_are_looked_at_each_time(notebooks, tmp_path):
     notebooks(**{name: COUNTS.replace("DATA", repr(str(tmp_path))).replace("NAME", name) for name in ("01_a", "02_b")})
     for wanted in (["01_a", "02_b"], ["01_a"]):
         (tmp_path / "executed").unlink(missing_ok=True)
-        own = runner.Runner(tmp_path / "runs" / "smoke", tmp_path / "results" / "smoke", {}, rendered=False)
+        own = runner.Runner(tmp_path / "runs" / "smoke", {}, rendered=False)
         for path in runner.find(tmp_path / "notebooks").values():
             own.run(path)
         assert (tmp_path / "executed").read_text().split() == wanted

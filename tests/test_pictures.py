@@ -277,20 +277,22 @@ def test_subsets_are_other_pictures_of_the_same_classes(folder):
     assert data.subset([4, 2], "two").table["image"].tolist() == data.table["image"].iloc[[4, 2]].tolist()
 
 
-def test_banner_is_cut_off_pictures_and_masks_and_exif_never_turns_them(folder):
+def test_banner_is_cut_off_pictures_and_masks_as_the_camera_was_held(folder):
     pixels = np.full((16, 24), 200, np.uint8)
     pixels[12:] = 0
     exif = Image.Exif()
-    exif[0x0112] = 6  # "turn by a quarter"
-    Image.fromarray(pixels).save(folder / "images/тtrain0.jpg", exif=exif, quality=100)
+    exif[0x0112] = 6  # turn by a quarter, clockwise
+    Image.fromarray(np.rot90(pixels)).save(folder / "images/тtrain0.jpg", exif=exif, quality=100)
     (folder / "masks").mkdir()
     Image.fromarray(pixels // 40).save(folder / "masks" / "тtrain0.png")
     data = FGVCLayout.open(folder, banner=4)
     assert data.picture("тtrain0").size == (24, 12) and np.asarray(data.picture("тtrain0")).min() > 190
     assert data.mask("тtrain0").shape == (12, 24) and (data.mask("тtrain0") == 4).all()
-    turned = decode(folder / "images/тtrain0.jpg", upright=True, least=8)
-    assert turned.size[0] < turned.size[1] and np.asarray(turned)[:, -1].min() > 190 > np.asarray(turned)[:, 0].max()
-    with pytest.raises(ValueError, match="mine cannot be used: 24 x 16 pixels are too many"):
+    small = decode(folder / "images/тtrain0.jpg", 4, least=8)
+    assert small.size == (12, 6) and np.asarray(small).min() > 190
+    with pytest.raises(ValueError, match="16 pixels high, no more than the banner of 16"):
+        decode(folder / "images/тtrain0.jpg", 16)
+    with pytest.raises(ValueError, match="mine cannot be used: 16 x 24 pixels are too many"):
         decode(folder / "images/тtrain0.jpg", name="mine", most=383)
 
 

@@ -127,7 +127,7 @@ def test_recorded_numbers_come_back_flat_and_replace_the_last_ones(tmp_path):
     opened.record("01_x", {"old": 1})
     measured = {"value": np.float32(0.123456789), "low": 0.1, "high": 0.2, "n": np.int64(7)}
     path = opened.record("01_x", {"a/b": measured, "c": (1.5, 1, 2, 3), "train_seconds": 12.5})
-    assert path == tmp_path / "results" / "smoke" / "01_x.json"
+    assert path == tmp_path / "runs" / "smoke" / "results" / "01_x.json"
     assert opened.results("01_x") == {
         "a/b": {"value": 0.123457, "low": 0.1, "high": 0.2, "n": 7},
         "c": {"value": 1.5, "low": 1, "high": 2, "n": 3},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
-from textwrap import shorten
 
 import numpy as np
 import safetensors.torch
@@ -18,6 +17,10 @@ from aircraft_sae.store import write_whole
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "weights"
 """Shipped weights: <name>.safetensors, and <name>.json with `Facts` and what the maker added."""
+
+WRAPPERS = "state_dict_ema", "model_ema", "state_dict", "model"  # what timm looks for in a checkpoint, in its order
+PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."
+"""What compilers, trainers and larger models (CLIP) set before a network's own names."""
 
 
 class Facts(BaseModel):
@@ -54,6 +57,11 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
     Raises: ValueError where the file is damaged, holds objects other than tensors, or is for another architecture.
     """
     try:
+        if path.suffix != ".safetensors":
+            whole = torch.load(path, map_location="meta", weights_only=True)
+            held = [name for name in WRAPPERS if isinstance(whole, dict) and whole.get(name) is not None]
+            if len(held) > 1:
+                print(f"{path.name} holds {' and '.join(held)}: {held[0]} is taken", file=sys.stderr)
         state = timm.models.load_state_dict(path)
         if not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise ValueError("it holds no tensors by name")
@@ -63,6 +71,7 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
             f"({str(problem).splitlines()[0][:200]}). Save model.state_dict() alone, best as .safetensors."
         ) from problem
     facts = _facts(path.with_suffix(".json"))
+    state = _unwrapped(state, list(model.state_dict()))
     with suppress(AttributeError, KeyError, RuntimeError):  # timm knows no other names, or the error below says more
         state = sys.modules[type(model).__module__].checkpoint_filter_fn(state, model)
     own, tried = model.state_dict(), next(model.parameters()).is_meta
@@ -74,10 +83,27 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
     try:
         model.load_state_dict(state, assign=tried)  # else copied into the model's own float32
     except RuntimeError as problem:
-        arch, misfits = model.pretrained_cfg["architecture"], shorten(str(problem), 400)
+        given, wanted = ({name: tuple(value.shape) for name, value in each.items()} for each in (state, own))
+        differ = [name for name in {**wanted, **given} if given.get(name) != wanted.get(name)]
+        odd, lacking = (
+            ", ".join([f"{name} {shapes[name]}" for name in differ if name in shapes][:3]) or "no more"
+            for shapes in (given, wanted)
+        )
+        whose = " These names are torchvision's: use the file of timm's network." * ("features.0.0.weight" in given)
         remedy = remedy or f"Set classifier.arch to {facts.arch or 'that of the file'}."
-        raise ValueError(f"{path} does not fit arch {arch!r}: {misfits} {remedy}") from problem
+        arch = model.pretrained_cfg["architecture"]
+        said = f"it has {odd} where {lacking} is wanted.{whose} {remedy}"
+        raise ValueError(f"{path} does not fit arch {arch!r}: {said}") from problem
     model.pretrained_cfg |= facts.model_dump(include={"mean", "std"}, exclude_none=True)
+
+
+def _unwrapped(state: dict[str, torch.Tensor], own: list[str]) -> dict[str, torch.Tensor]:
+    """The network's own tensors, under its own names."""
+    for prefix in PREFIXES * 2:  # in whichever order they were set
+        inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if inner and not any(name.startswith(prefix) for name in own):
+            state = inner
+    return state
 
 
 def _other_rows(given: torch.Tensor, own: torch.Tensor) -> bool:

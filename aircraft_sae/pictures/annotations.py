@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unicodedata import normalize
 
 import pandas as pd
 
@@ -43,12 +44,22 @@ def read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
 
 
 def check_occupied(table: pd.DataFrame, classes: dict[str, list[str]], where: str) -> None:
-    """ValueError where a split or a class has no image."""
+    """ValueError where a split or a class has no image, or the finest level is too little to learn and to test."""
     if empty := [split for split in DISJOINT_SPLITS if split not in set(table["split"])]:
         raise ValueError(f"the {' and '.join(empty)} split of {where} is empty: list at least one image there.")
     for level, names in classes.items():
         names = pd.Series(names, dtype=str)
         refuse(names[~names.isin(table[level])], f"{level} classes of {where} without an image")
+    for level, names in list(classes.items())[:1]:
+        if len(names) < 2:
+            raise ValueError(f"{where} has pictures of one {level}, {names[0]}: there must be two or more.")
+        tested = table[level][table["split"] == "test"].value_counts()
+        few = tested.index[tested < 2].to_series()
+        refuse(
+            few,
+            f"{level} classes of {where} with a single test picture",
+            "Each needs two or more (six pictures in all, where splits are drawn), or none.",
+        )
 
 
 def refuse(names: pd.Series, what: str, remedy: str = "Correct these files.", error: type = ValueError) -> None:
@@ -62,13 +73,14 @@ def _read_labels(folder: Path, level: str, split: str) -> pd.DataFrame:
     lines = _lines(path)
     parts = lines.str.extract(r"^(\S+) +(.+)$")  # the first space ends the image, the label may hold more
     refuse(lines[parts[0].isna()], f'lines of {path} that are not "image label"')
-    return pd.DataFrame({"image": parts[0], "split": split, level: parts[1]})
+    image = parts[0].str.replace(r"\.(jpe?g|png)$", "", case=False, regex=True)  # some lists name files
+    return pd.DataFrame({"image": image, "split": split, level: parts[1]})
 
 
 def _lines(path: Path) -> pd.Series:
     """Stripped lines of a UTF-8 text file, less empty ones; any line ends, with or without a byte-order mark."""
     try:
-        lines = [line.strip() for line in path.read_text("utf-8-sig").split("\n")]
+        lines = [line.strip() for line in normalize("NFC", path.read_text("utf-8-sig")).split("\n")]
     except UnicodeDecodeError as problem:
         raise ValueError(f"{path} is not UTF-8 text ({problem}): save it as UTF-8.") from problem
     return pd.Series(filter(None, lines), dtype=str)

@@ -11,7 +11,7 @@ from typing import BinaryIO, Self
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm.contrib.concurrent import thread_map
 
 from aircraft_sae.config import SPLITS
@@ -39,6 +39,7 @@ class Pictures:
 
     name = "all"
     region_names: tuple[str, ...] = ()
+    banner = 0  # rows cut off the bottom of a file's picture
     scenes: pd.DataFrame | None = None
 
     def __init__(self, table: pd.DataFrame, classes: dict[str, list[str]]):
@@ -136,7 +137,7 @@ class PictureFiles(Pictures):
         return data
 
     def picture(self, image: str) -> Image.Image:
-        """The RGB picture without its banner, never turned by EXIF, as masks are not; ValueError where it is no use."""
+        """The RGB picture without its banner; ValueError where it is no use."""
         if image not in self.paths:
             raise ValueError(f"no image {image!r} is listed in {self.folder}")
         return decode(self.paths[image], self.banner)
@@ -151,6 +152,13 @@ class PictureFiles(Pictures):
         new = [file for file in files if file not in self._digests]
         self._digests.update(zip(new, thread_map(sha256, new, desc="read pictures", **BAR), strict=True))
         return [str(self.banner), *(self._digests[file] for file in files)]
+
+    def twins(self) -> list[str]:
+        """Pictures with the same bytes in several splits, as "a (train) = b (test)"."""
+        self.contents()
+        known = self.table.assign(digest=[self._digests[self.paths[image]] for image in self.table["image"]])
+        same = (own for _, own in known.groupby("digest", sort=False) if own["split"].nunique() > 1)
+        return [" = ".join(own["image"] + " (" + own["split"] + ")") for own in same]
 
     def check_images(self) -> None:
         """Read every picture once; ValueError names the first five that cannot be used and how many there are."""
@@ -170,26 +178,23 @@ class PictureFiles(Pictures):
         return {image: problem for image, problem in zip(self.table["image"], problems, strict=True) if problem}
 
 
-def decode(
-    file: Path | BinaryIO, banner: int = 0, *, name: str = "", upright: bool = False, least: int = 0, most: int = 0
-) -> Image.Image:
-    """The RGB picture in a file, less a banner at the bottom.
+def decode(file: Path | BinaryIO, banner: int = 0, *, name: str = "", least: int = 0, most: int = 0) -> Image.Image:
+    """The RGB picture in a file, upright as its EXIF says, less a banner at the bottom: so all pictures are read.
 
-    name: what errors call it; upright: turn it as its EXIF says that the camera was held; least: a JPEG may come
-    smaller, if its sides keep so many pixels; most: refuse more pixels than this.
-    Raises: ValueError where it cannot be read or used.
+    name: what errors call it; least: a JPEG may come smaller, if its sides keep so many pixels; most: refuse more
+    pixels than this. Raises: ValueError where it cannot be read or used.
     """
     try:
         with Image.open(file) as picture:
-            width, height = picture.size
+            if most and picture.width * picture.height > most:
+                raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
+            lies = picture.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            height = picture.width if lies else picture.height
             if height <= banner:
                 raise ValueError(f"it is {height} pixels high, no more than the banner of {banner}")
-            if most and width * height > most:
-                raise ValueError(f"{width} x {height} pixels are too many")
             if least:
                 picture.draft(None, (least, least))
-            if upright:
-                ImageOps.exif_transpose(picture, in_place=True)
+            ImageOps.exif_transpose(picture, in_place=True)
             picture = _to_rgb(picture)
             return picture.crop((0, 0, picture.width, picture.height * (height - banner) // height))
     except Exception as problem:  # each format's reader has errors of its own: OSError, SyntaxError, struct.error, …

@@ -7,11 +7,13 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 from torchvision.datasets import FGVCAircraft
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from aircraft_sae.config import LEVELS, DatasetConfig
 from aircraft_sae.hangar import PARTS
@@ -48,7 +50,10 @@ class FGVCLayout(PictureFiles):
         """Of `root`, which is or holds fgvc-aircraft-2013b, or is its data/ folder: see `PictureFiles`."""
         folder = _find_folder(root)
         table, classes = read_annotations(folder)
-        return folder, {image: folder / "images" / f"{image}.jpg" for image in table["image"]}, table, classes
+        files = [path for path in sorted((folder / "images").iterdir()) if path.suffix.lower() in IMG_EXTENSIONS]
+        found = {normalize("NFC", path.stem): path for path in reversed(files)}  # .jpg before .png
+        paths = {image: found.get(image, folder / "images" / f"{image}.jpg") for image in table["image"]}
+        return folder, paths, table, classes
 
     def mask(self, image: str) -> np.ndarray:
         """See `Pictures`, without the banner. FileNotFoundError for no mask, ValueError for no picture of parts."""

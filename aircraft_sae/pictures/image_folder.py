@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ class ImageFolder(PictureFiles):
         found = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
         below = [path.relative_to(root) for path in found]
         paths = [path for path in below if not any(name.startswith(".") for name in path.parts)]  # a system's own
-        parts = [path.with_suffix("").parts for path in paths]
+        parts = [tuple(normalize("NFC", name) for name in path.with_suffix("").parts) for path in paths]
         if not paths:
             raise FileNotFoundError(f"{root} holds no pictures: it must have <split>/<class>/*.jpg or <class>/*.jpg")
         table = pd.DataFrame({"image": map("-".join, parts), "split": [names[0] for names in parts]})
@@ -42,8 +43,6 @@ class ImageFolder(PictureFiles):
             refuse(table["image"][table["class"] == ""], f"pictures of {root} outside its class folders", MOVE)
             trained = table["class"][table["split"] == "train"]
             refuse(table["class"][~table["class"].isin(trained)], f"classes of {root} without a training picture", MOVE)
-            if len(classes["class"]) == 1:
-                raise ValueError(f"{root} has pictures of one class, {trained.iloc[0]}: there must be two. {MOVE}")
         check_occupied(table, classes, str(root))
         return root, {image: root / path for image, path in zip(table["image"], paths, strict=True)}, table, classes
 

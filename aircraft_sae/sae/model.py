@@ -184,8 +184,11 @@ class SparseAutoencoder(nn.Module):
         saelens = {
             "architecture": kind, "d_in": self.d_in, "d_sae": self.d_sae, "dtype": "float32", "device": "cpu",
             "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
-            "metadata": {}, **({"k": self.cfg.k, "rescale_acts_by_decoder_norm": False} if kind == "topk" else {}),
+            "metadata": {},
         }  # fmt: skip
+        if kind == "topk":  # rows of length 1 change nothing by being rescaled, and may then be folded
+            unit = torch.allclose(self.W_dec.norm(dim=1), torch.ones(self.d_sae), atol=1e-5)
+            saelens |= {"k": self.cfg.k, "rescale_acts_by_decoder_norm": unit}
         write_json(folder / CONFIG, saelens | {"aircraft_sae": asdict(self.cfg), **facts})
         state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         write_whole(folder / WEIGHTS, lambda temporary: safetensors.torch.save_file(state, temporary))

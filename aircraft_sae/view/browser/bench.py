@@ -59,9 +59,9 @@ class Bench:
         return self.look(self.catalogue.picture(row))
 
     def of_file(self, content: bytes, name: str) -> Subject:
-        """A picture that a person gives. ValueError where it is none, or has more than 50 million pixels."""
+        """A picture that a person gives, read as those of the study. ValueError for none, or over 50 million pixels."""
         try:
-            picture = decode(io.BytesIO(content), name=name, upright=True, least=1024, most=50_000_000)
+            picture = decode(io.BytesIO(content), self.catalogue.trial.pictures.banner, name=name, most=50_000_000)
         except ValueError as error:
             raise ValueError(f"{error}: give a JPEG or PNG file") from error
         return self.look(picture)

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+matplotlib.style.use(
+    "default"
+)  # text set by LaTeX, or white on black, in a person's matplotlibrc would stop or hide it
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
 FONT, WIDTH = 12, 9.5  # points, inches
