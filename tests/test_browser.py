@@ -17,6 +17,7 @@ from test_networks import Plain
 from aircraft_sae.config import SAEConfig, StudyConfig
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import ImageFolder
+from aircraft_sae.pictures.base import PictureFiles
 from aircraft_sae.store import META, digest, write_json, write_parquet
 from aircraft_sae.study import Study
 from aircraft_sae.view.atlas import _chosen, export_atlas
@@ -288,6 +289,39 @@ def test_pictures_of_12_megapixels_are_taken_and_what_is_none_is_refused(bench):
         bench.of_file(jpeg((9000, 6000)), "a.jpg")
     with pytest.raises(ValueError, match="cannot be used"):
         bench.of_file(jpeg((640, 480))[:500], "a.jpg")
+
+
+def odd_files():
+    """(name, content) of pictures that libraries read in several ways."""
+    rng, files = np.random.default_rng(0), {}
+    ramp = np.linspace(0, 65535, 30 * 40).reshape(30, 40)
+    colours = rng.integers(0, 256, (30, 40, 4), np.uint8)
+    palette = Image.fromarray(colours[..., :3]).quantize(16)
+    palette.info["transparency"] = 3
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    pictures = {
+        "16 bits.png": (Image.fromarray(ramp.astype(np.uint16)), {}), "hidden.png": (Image.fromarray(colours), {}),
+        "LA.png": (Image.fromarray(colours[..., :2], "LA"), {}), "palette.png": (palette, {"transparency": 3}),
+        "CMYK.jpg": (Image.fromarray(colours[..., :3]).convert("CMYK"), {}),
+        "turned.jpg": (Image.fromarray(rng.integers(0, 256, (900, 1300, 3), np.uint8)), {"exif": exif}),
+    }  # fmt: skip
+    for name, (picture, options) in pictures.items():
+        file = io.BytesIO()
+        picture.save(file, "JPEG" if name.endswith("jpg") else "PNG", **options)
+        files[name] = file.getvalue()
+    return files
+
+
+@pytest.mark.parametrize("name", odd_files())
+def test_an_uploaded_file_is_what_the_data_set_makes_of_it(bench, catalogue, tmp_path, monkeypatch, name):
+    content = odd_files()[name]
+    monkeypatch.setattr(catalogue.trial.pictures, "banner", 5)
+    files = PictureFiles(tmp_path, {"a": tmp_path / name}, pd.DataFrame({"image": ["a"], "split": "test"}), {}, 5)
+    (tmp_path / name).write_bytes(content)
+    seen = bench.of_file(content, name).picture
+    assert (np.asarray(seen) == np.asarray(files.picture("a"))).all()
+    assert seen.height < max(30, 1300) and (name != "turned.jpg" or seen.size == (900, 1295))
 
 
 def test_a_photograph_is_seen_as_the_camera_was_held(bench):

@@ -68,6 +68,17 @@ def test_a_data_folder_that_is_a_file_is_refused(notebooks, tmp_path, monkeypatc
     assert (tmp_path / "f").read_text() == "mine"
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write to")
+def test_a_home_that_cannot_be_written_is_done_without(notebooks, monkeypatch, capfd):
+    notebooks(**{"01_first": GOOD})
+    monkeypatch.setenv("HOME", "/proc")
+    monkeypatch.delenv("USER", raising=False)
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert command.main(["run", "--preset", "smoke"]) == 0
+    assert "True smoke" in capfd.readouterr().err
+
+
 def test_run_shows_progress_and_writes_notebooks_and_one_offline_report(notebooks, tmp_path, monkeypatch, capfd):
     folder = notebooks(**{"02_last": "# %%\n'the last one'", "01_first": GOOD})
     (tmp_path / "jupyter" / "kernels" / "python3").mkdir(parents=True)

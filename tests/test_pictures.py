@@ -4,6 +4,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -294,6 +295,53 @@ def test_banner_is_cut_off_pictures_and_masks_as_the_camera_was_held(folder):
         decode(folder / "images/тtrain0.jpg", 16)
     with pytest.raises(ValueError, match="mine cannot be used: 16 x 24 pixels are too many"):
         decode(folder / "images/тtrain0.jpg", name="mine", most=383)
+
+
+def test_names_may_be_composed_or_not_and_end_as_they_like(folder):
+    for old, new in {"тtrain0.jpg": "тtrain0.JPG", "vtrain1.jpg": "vtrain1.jpeg", "xtrain2.jpg": "xtrain2.png"}.items():
+        (folder / "images" / old).rename(folder / "images" / new)
+    for path in [path for path in folder.glob("*.txt")]:
+        text = path.read_text("utf-8").replace("vval1", "é1.jpg" if "val" in path.name else "é1")
+        path.write_text(unicodedata.normalize("NFD" if "variant" in path.name else "NFC", text), "utf-8")
+    (folder / "images" / "vval1.jpg").rename(folder / "images" / unicodedata.normalize("NFD", "é1.jpg"))
+    data = FGVCLayout.open(folder)
+    data.check_images()
+    assert {"é1", "тtrain0", "vtrain1", "xtrain2"} <= set(data.table["image"])
+    assert data.classes() == CLASSES["variant"], "й of Антонов aside, as the lists name them"
+
+
+def test_one_class_or_one_test_picture_of_a_class_is_too_little(folder, tmp_path):
+    texts = {path: path.read_text("utf-8") for path in folder.glob("*.txt")}
+    lines = texts[folder / "images_variant_test.txt"].splitlines()
+    kept = [line for line in lines if "F-16A/B" not in line] + [line for line in lines if "F-16A/B" in line][:1]
+    gone = {line.split()[0] for line in lines} - {line.split()[0] for line in kept}
+    for level in FILES:
+        name = folder / f"images_{level}_test.txt"
+        write(name, [line for line in texts[name].splitlines() if line.split()[0] not in gone])
+    with pytest.raises(ValueError, match=r"1 variant classes .* with a single test picture: F-16A/B\. Each needs two"):
+        FGVCLayout.open(folder)
+    for path, text in texts.items():
+        own = next((names for level, names in CLASSES.items() if FILES[level] == path.name), None)
+        write(path, own[:1] if own else [line for line in text.splitlines() if line[0] == "т"])
+    with pytest.raises(ValueError, match="pictures of one variant, F-16A/B: there must be two or more"):
+        FGVCLayout.open(folder)
+
+
+def test_the_same_bytes_in_two_splits_are_found(folder):
+    data = FGVCLayout.open(folder)
+    assert data.twins() == []
+    shutil.copy(folder / "images" / "тtrain0.jpg", folder / "images" / "vtest1.jpg")
+    shutil.copy(folder / "images" / "xtrain2.jpg", folder / "images" / "тtrain3.jpg")  # of one split
+    assert FGVCLayout.open(folder).twins() == ["тtrain0 (train) = vtest1 (test)"]
+
+
+def test_without_shared_memory_pictures_are_read_in_this_process(clean, monkeypatch):
+    views = FGVCLayout.open(clean).torch("train", "variant", test_transform(32, MEAN, STD))
+    if Path("/dev/shm").is_dir():
+        for batches, workers in ((40, 2), (9, 2), (4, 1), (3, 0)):
+            free = SimpleNamespace(free=batches * 9 * 3 * 32 * 32)
+            monkeypatch.setattr(loading.shutil, "disk_usage", lambda _, free=free: free)
+            assert loader(views, 9, workers=2).num_workers == workers
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 import io
 import itertools
+import os
+import subprocess
+import sys
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -9,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from aircraft_sae.view import plots
 from aircraft_sae.view.plots.pictures import OUTSIDE, REGION_COLOURS
@@ -349,3 +353,16 @@ def test_curves_and_agreement_show_their_points():
     ax = plots.curves({"a": [0, 1], "b": [0, 2]}, [0, 4], "x", "y").axes[0]
     assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[0, 1], [0, 2]]
     assert plots.agreement(np.array([1.0]), np.array([2.0]), ("x", "y")).axes[0].lines[0].get_ydata()[0] == 2
+
+
+def test_a_person_s_own_settings_stop_no_figure(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.family: no-such-font\nfigure.facecolor: black\n")
+    script = (
+        "import sys; from aircraft_sae.view import plots\n"
+        "figure = plots.dots({'a': {'value': 1, 'low': 0, 'high': 2, 'n': 3}}, 'x, %', 'y')\n"
+        "figure.savefig(sys.argv[1])"
+    )
+    environment = os.environ | {"MATPLOTLIBRC": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "a.png"], env=environment, capture_output=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr.decode()
+    assert np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))[0, 0].tolist() == [255, 255, 255]
