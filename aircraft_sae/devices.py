@@ -29,8 +29,11 @@ def has_bfloat16(where: torch.device) -> bool:
 
 @cache
 def _pool(at_once: int, threads: int) -> ThreadPoolExecutor:
-    """Kept: new threads for each batch would be given heaps of their own, which hold gigabytes after some hundreds."""
-    return ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads,))
+    """Kept: new threads for each batch would be given heaps of their own, which hold gigabytes after some hundreds.
+
+    One for each number of torch's threads, so that what runs in one never waits for its own.
+    """
+    return ThreadPoolExecutor(at_once)
 
 
 def side_by_side(function: Callable[[Any], Any], items: Iterable) -> Iterator[Any]:
@@ -45,11 +48,17 @@ def side_by_side(function: Callable[[Any], Any], items: Iterable) -> Iterator[An
     if at_once < 2 or torch.cuda.is_available():
         yield from map(function, items)
         return
-    pool, made = _pool(at_once, n // at_once), deque[Future]()
+    threads, made = n // at_once, deque[Future]()
+    pool = _pool(at_once, threads)
+
+    def work(item: Any) -> Any:
+        torch.set_num_threads(threads)  # each time: torch sets a new thread's own at its first parallel operation
+        return function(item)
+
     try:
         torch.set_num_threads(1)  # who takes the results would slow the others down
         for item in items:
-            made.append(pool.submit(function, item))
+            made.append(pool.submit(work, item))
             if len(made) > 2 * at_once:
                 yield made.popleft().result()
         while made:

@@ -190,7 +190,7 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
     source = begun[-1].source if begun else ""
     text = getattr(problems[0], "traceback", f"{source}\n\nThe kernel died: out of memory?")
     text = text if sys.stderr.isatty() else ANSI.sub("", text)
-    return f"Stopped in {path.name}, code cell {len(begun)} of {n_cells}.\n{text.strip()}"
+    return f"Stopped in {path.name}, code cell {max(1, len(begun))} of {n_cells}.\n{text.strip()}"
 
 
 def _show(text: str) -> None:
@@ -203,7 +203,7 @@ def _show(text: str) -> None:
 
 def load_ipython_extension(shell) -> None:
     """In a kernel: end with the command, whichever process is an orphan's next parent (ipykernel knows only 1)."""
-    command = os.getppid()
+    command = os.getppid() if os.name == "nt" else int(os.environ["JPY_PARENT_PID"])
 
     def watch() -> None:
         while os.getppid() == command:

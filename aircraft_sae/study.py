@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -211,18 +212,22 @@ class Study:
 
         def write(work: Path) -> None:
             make(work, **inputs, **settings)
-            self._same_pictures()  # else what was made of another's would be kept under this one's key
+            try:
+                self._same_pictures()
+            except ValueError:  # what was made of another's pictures must not go on under this one's key
+                shutil.rmtree(work)
+                raise
 
         self.stages[name] = store.make_stage(folder, settings, known, write, say=say, name=name)
         return folder
 
     def _same_pictures(self) -> None:
-        """ValueError where another process has made the data set anew: pictures are read when they are needed."""
-        opened = self.stages.get("dataset")
+        """ValueError where rendered pictures, which are read when they are needed, are not those that were opened."""
+        opened = self.stages.get("dataset") if self.config.dataset.rendered else None
         if opened and store.read_json(opened.folder / store.META).get("fingerprint") != opened.meta["fingerprint"]:
             raise ValueError(
-                f"{opened.folder} was made anew by another study of the same name, with another config: open this one "
-                "again, and give one of the two another name"
+                f"{opened.folder} was removed, or made anew by another study of the same name with another config: "
+                "open this one again, and give one of the two another name"
             )
 
     def finished(self, name: str, **inputs: Any) -> Path | None:

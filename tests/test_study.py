@@ -50,7 +50,7 @@ def test_two_configs_of_one_name_do_not_mix(smoke_study, tmp_path):
 
 
 def test_pictures_that_another_config_made_anew_are_refused(smoke_study, tmp_path, monkeypatch):
-    shutil.copytree(smoke_study.folder, tmp_path / "runs" / "smoke")
+    shutil.copytree(smoke_study.folder, tmp_path / "runs" / "smoke", ignore=shutil.ignore_patterns("activations"))
     one = Study.open("smoke", data_dir=tmp_path)
     one.network()
     other = Study.open(config.change(smoke_study.config, **{"dataset.hangar.seed": 1}), data_dir=tmp_path)
@@ -66,6 +66,9 @@ def test_pictures_that_another_config_made_anew_are_refused(smoke_study, tmp_pat
         with pytest.raises(ValueError, match="made anew by another study of the same name"):
             one.activations()
     assert not (one.folder / "activations" / "trained").exists()
+    monkeypatch.setattr(study, "extract", extract)
+    again = Study.open("smoke", data_dir=tmp_path)  # whose pictures are made anew too
+    assert again.activations().acts.tobytes() == smoke_study.activations().acts.tobytes()
 
 
 @pytest.fixture

@@ -38,12 +38,13 @@ def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, r
     by_cell.eliminate_zeros()
     images = acts.images.iloc[rows].reset_index(drop=True)
     index = FeatureIndex(by_cell, by_cell.tocsc(), images, tuple(acts.grid), pd.DataFrame(), Path(folder))
-    counts = np.diff(index.by_feature.indptr)
+    counts, in_images = np.diff(index.by_feature.indptr), index._by_image(np.arange(len(images)))
+    in_images.sum_duplicates()
     with np.errstate(invalid="ignore"):
         index.table = pd.DataFrame({
             "feature_id": np.arange(sae.d_sae),
             "density_cell": counts / by_cell.shape[0],
-            "density_image": (index.sums(np.arange(len(images))) > 0).mean(0),
+            "density_image": np.bincount(in_images.indices, minlength=sae.d_sae) / len(images),
             "mean": index.by_feature.sum(axis=0, dtype=np.float64) / counts,
             "max": np.where(counts > 0, index.by_feature.max(axis=0).toarray(), np.nan),
             "norm": sae.cpu().W_dec.detach().norm(dim=1).numpy(),

@@ -9,7 +9,7 @@ import torch
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig, change
-from aircraft_sae.features import reconstruction
+from aircraft_sae.features.reconstruction import PLAIN, both_signs, cell_covariance, dictionary, pca, random_directions
 from aircraft_sae.sae import SparseAutoencoder
 
 
@@ -36,14 +36,14 @@ def null_dictionaries(
     "untrained": as training would start; "frozen decoder"; "permuted network": of the network with permuted weights.
     """
     (mean, variance), few = acts.moments(acts.rows("train", "val")), short_training(sae.cfg)
-    basis, spread = reconstruction.pca(acts, acts.rows("train"), acts.d_in).basis, reconstruction.cell_covariance(acts)
+    basis, spread = pca(acts, acts.rows("train"), acts.d_in).basis, cell_covariance(acts)
     directions = {
-        "channels": reconstruction.both_signs(torch.eye(acts.d_in)),
-        "PCA": reconstruction.both_signs(basis),
-        "random directions": reconstruction.random_directions(torch.ones(sae.d_sae, acts.d_in), spread),
+        "channels": both_signs(torch.eye(acts.d_in)),
+        "PCA": both_signs(basis),
+        "random directions": random_directions(torch.ones(sae.d_sae, acts.d_in), spread),
     }
-    nulls = {name: Null(reconstruction.dictionary(sae, mean.float(), rows)) for name, rows in directions.items()}
-    untrained = SparseAutoencoder(change(sae.cfg, variant="topk", **reconstruction.PLAIN), acts.d_in)
+    nulls = {name: Null(dictionary(sae, mean.float(), rows)) for name, rows in directions.items()}
+    untrained = SparseAutoencoder(change(sae.cfg, variant="topk", **PLAIN), acts.d_in)
     nulls["untrained"] = Null(untrained.in_units_of(mean.float(), (acts.d_in / variance) ** 0.5))
     nulls["frozen decoder"] = Null(train("frozen-decoder", frozen_decoder=True, **few))
     of = {"network": "permuted", "pictures": "every3"}

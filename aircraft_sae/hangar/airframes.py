@@ -14,7 +14,10 @@ _DATA = json.loads(
     files("aircraft_sae.hangar").joinpath("airframes.json").read_text("utf-8"),
     object_hook=lambda values: {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()},
 )
-Airframe = make_dataclass("Airframe", [(name, type(v), v) for name, v in _DATA["defaults"].items()], frozen=True)
+Airframe = make_dataclass(
+    "Airframe", [(name, type(v), v) for name, v in _DATA["defaults"].items()],
+    namespace={"__module__": __name__}, frozen=True,
+)  # fmt: skip
 """One variant: its fields are the defaults' names."""
 ARCHETYPES = _DATA["archetypes"]
 """Kinds of aircraft: a family starts from one, and a variant changes its family a little."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
@@ -22,7 +22,6 @@ from aircraft_sae.hangar.surroundings import BLOCKED, backdrop, below, linear, n
 _GEAR = [PARTS.index("nose_gear"), PARTS.index("main_gear")]
 _GLASS = [MATERIALS.index(m) for m in ("window", "cockpit")]
 _TARGET = 0.13  # height over the ground at which the camera aims, and at which an airframe flies
-_DEVICE = EmbreeDevice()
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,11 @@ class Picture:
     mask: np.ndarray  # (size, size) uint8, index into PARTS
 
 
+_device = cache(EmbreeDevice)  # not where photographs are studied
+
+
 def _bvh(vertices: np.ndarray, faces: np.ndarray) -> EmbreeScene:
-    scene = EmbreeScene(_DEVICE)
+    scene = EmbreeScene(_device())
     TriangleMesh(scene, vertices.astype(np.float32), faces.astype(np.int32))
     return scene
 

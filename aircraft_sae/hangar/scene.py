@@ -120,11 +120,11 @@ class Scene:
 
     def recolour(self, part: str, colour: Colour) -> Scene:
         """The scene with a part in one colour."""
-        return replace(self, edits=(*self.edits, Edit("recolour", part, colour)))
+        return replace(self, edits=(*self.edits, Edit("recolour", part, tuple(colour))))
 
     def move(self, part: str, by: tuple[float, float, float]) -> Scene:
         """The scene with a part moved forward, left and up, in units of the longer of length and span."""
-        return replace(self, edits=(*self.edits, Edit("move", part, by)))
+        return replace(self, edits=(*self.edits, Edit("move", part, tuple(by))))
 
     def to_json(self) -> str:
         """One line, which `from_json` reads."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,9 @@ def edit_scenes(
     if not scenes:
         raise ValueError("edit_scenes needs at least one scene")
     views, ids = [plain(scene) for scene in scenes], [PARTS.index(part) for part in parts]
+    edited(views[0], kind, parts[0])  # refuses another kind before any work
+    for network, site in product(networks.values(), sites):
+        network.check_site(site)  # and another site
     # all is rendered before the networks see any of it: beside each other, their threads would wait
     with renderer(len(views) * (1 + len(parts)), size, supersampling) as rendered:
         whole = list(tqdm(rendered(views), "render scenes", len(views), leave=False))

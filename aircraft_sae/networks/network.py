@@ -8,6 +8,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -59,8 +60,8 @@ class Network:
     mixed_precision: bool = True
     history: pd.DataFrame | None = None
     predictions: pd.DataFrame | None = None
-    _shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    _readouts: dict[str, PooledReadout | None] = field(default_factory=dict)
+    _shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict, repr=False)
+    _readouts: dict[str, PooledReadout | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         self.model.eval()
@@ -171,7 +172,9 @@ class Network:
             return slice(*bounds)
         path = self._path(path)
         names = [name for name, _ in self.model.get_submodule(path).named_children()]
-        widths = [self.shape(f"{path}.{name}")[2] for name in names]
+        widths = []
+        with suppress(KeyError, ValueError):  # of a child that is not called, or gives no maps
+            widths = [self.shape(f"{path}.{name}")[2] for name in names]
         if sum(widths) != self.shape(path)[2]:
             raise ValueError(f"{path} does not concatenate its branches {', '.join(names)}: name channels, {path}:0-8")
         start = sum(widths[: names.index(group)])
@@ -179,7 +182,7 @@ class Network:
 
     @cached_property
     def _steps(self) -> list[tuple[set[str], nn.Module]]:
-        """(paths whose output it is, module) of each step, where the network is a plain sequence; else none."""
+        """(paths whose output it is, module) of each step, where the network is a plain sequence; else itself alone."""
         x = torch.rand(1, 3, self.size, self.size, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             return _sequence(self.model, "", x.to(self.device))[0]
@@ -238,8 +241,9 @@ class _Hooks:
     def _go_on(self) -> torch.Tensor:
         ((site, acts),) = self.given.items()
         out = acts.to(self.network.device).permute(0, 3, 1, 2)
-        changed = self._pass(site, slice(None), None, None, out)
-        out = out if changed is None else changed
+        if site in self.edits or site in self.sites:
+            changed = self._pass(site, slice(None), None, None, out)
+            out = out if changed is None else changed
         for _, module in self.network._steps[self.start + 1 :]:
             out = module(out)
         return out

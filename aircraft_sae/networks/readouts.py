@@ -89,9 +89,9 @@ def find_readout(network: Network, site: str) -> PooledReadout | None:
     def keep(module, given, out):
         kept[module] = given[0].flatten(1).cpu(), out.flatten(1).cpu()
 
+    acts = torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))  # refuses what is no site
     last = [module for module in network.model.modules() if isinstance(module, nn.Linear | nn.LayerNorm)]
     hooks = [module.register_forward_hook(keep) for module in last]
-    acts = torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))
     try:
         return _closed_form(network, site, acts, kept)
     finally:
@@ -102,10 +102,12 @@ def find_readout(network: Network, site: str) -> PooledReadout | None:
 def _closed_form(network: Network, site: str, acts: torch.Tensor, kept: dict) -> PooledReadout | None:
     """Of random acts at the site; kept: what went into and came out of the last layers in the last pass."""
 
-    def through(acts: torch.Tensor) -> torch.Tensor:
-        return network.see(torch.zeros(len(acts), 3, network.size, network.size), given={site: acts}).logits
+    def through(acts: torch.Tensor, light: float = 0.0) -> torch.Tensor:
+        return network.see(torch.full((len(acts), 3, network.size, network.size), light), given={site: acts}).logits
 
     logits = through(acts)
+    if not same(through(acts, 1.0), logits):  # what else the picture adds, beside a branch, say
+        return None
 
     def gives(kind: type[nn.Module], wanted: torch.Tensor) -> nn.Module | None:
         found = [m for m, (_, out) in kept.items() if isinstance(m, kind) and out.shape == wanted.shape]
@@ -122,9 +124,7 @@ def _closed_form(network: Network, site: str, acts: torch.Tensor, kept: dict) ->
             through(acts)
             return kept[norm or linear][0]
 
-        # beside a group of channels, the others' part of h depends on the picture
-        steps = None if ":" in site else _linear_steps(hidden, acts)
-        if steps is None:
+        if (steps := _linear_steps(hidden, acts)) is None:
             return None
     weight = linear.weight.detach().float().cpu()
     bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float().cpu()

@@ -23,7 +23,7 @@ PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "tru
 """What compilers, trainers and larger models (CLIP) set before a network's own names."""
 
 
-class Facts(BaseModel):
+class Facts(BaseModel, strict=True):
     """What is read of the JSON beside weights; mean and std are those of the pictures."""
 
     arch: str = ""

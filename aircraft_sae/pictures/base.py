@@ -56,6 +56,7 @@ class Pictures:
 
     def parents(self, fine: str, coarse: str) -> dict[str, str]:
         """The `coarse` class of each `fine` class; ValueError where images of one fine class are in several."""
+        self.classes(coarse)  # refuses what is no level
         pairs = self.table[[fine, coarse]].drop_duplicates().set_index(fine)[coarse]
         twice = pairs.index[pairs.index.duplicated()]
         refuse(twice, f"{fine} classes in several {coarse}s", f"Give all images of a {fine} the same {coarse}.")
@@ -162,7 +163,7 @@ class PictureFiles(Pictures):
 
     def check_images(self) -> None:
         """Read every picture once; ValueError names the first five that cannot be used and how many there are."""
-        bad = [f"{self.paths[image].name} {problem}" for image, problem in self._find_bad().items()]
+        bad = [f"{image} {problem}" for image, problem in self._find_bad().items()]
         refuse(pd.Series(bad, dtype=str), f"of {len(self.table)} pictures in {self.folder} cannot be used", SKIP)
 
     def _find_bad(self) -> dict[str, str]:

@@ -85,9 +85,9 @@ def _find_folder(root: Path) -> Path:
     )
 
 
-def download(root: Path) -> None:
+def download(root: str | Path) -> None:
     """Fetch FGVC-Aircraft (2.75 GB) into root/fgvc-aircraft-2013b, whole; OSError that names the other ways."""
-    root = root.absolute()
+    root = Path(root).expanduser().absolute()
     created = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,10 @@ def open_source(config: DatasetConfig, hangar_folder: Path | None, downloads: Pa
 
     FGVC-Aircraft is looked for, and put, in config.root, or in `downloads` where that is None.
     """
-    root = Path(hangar_folder if config.source == "hangar" else config.root or downloads).expanduser()
+    root = {"hangar": hangar_folder, "fgvc": config.root or downloads}.get(config.source, config.root)
+    if root is None:
+        raise ValueError(f"data source {config.source!r} needs a folder: name it in dataset.root (--data-root)")
+    root = Path(root).expanduser()
     if config.source == "fgvc":
         try:
             _find_folder(root)

@@ -36,10 +36,12 @@ def load(folder: Path, identity: str, device: torch.device, what: str) -> dict[s
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
         same = saved["identity"] == identity
-    except Exception:  # pickle has errors of its own
-        same = False
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as problem:  # pickle has errors of its own
+        raise ValueError(f"{path} cannot be read as a checkpoint ({problem}): remove it to start anew") from problem
     if not same:
-        raise ValueError(f"{path} is of another {what}, or no checkpoint: remove it to start anew")
+        raise ValueError(f"{path} is of another {what}: remove it to start anew")
     return saved
 
 

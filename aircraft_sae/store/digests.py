@@ -142,7 +142,7 @@ def _columns(table: Any, name: str) -> list:
     columns = []
     for label, column in table.items():
         kind, values = column.dtype, column
-        if not isinstance(kind, np.dtype):
+        if not isinstance(kind, np.dtype) or kind.hasobject:
             values = column.astype(object).where(column.notna(), None)
         own = [label, str(kind), getattr(kind, "categories", None), getattr(kind, "ordered", None), values.to_numpy()]
         columns.append(_plain(own, f"{name}[{label!r}]"))

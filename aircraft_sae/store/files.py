@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,16 +42,16 @@ def make_parents(path: Path) -> None:
 
 
 @contextmanager
-def full_disk_named(doing: str, folder: Path) -> Iterator[None]:
+def full_disk_named(doing: str, folder: Path, remedy: str) -> Iterator[None]:
     """OSError that says so where a full disk is behind an error: libraries wrap the system's in their own."""
     try:
         yield
     except Exception as error:
-        free = shutil.disk_usage(folder).free
-        told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if told or free <= 2**16:
-            remedy = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
-            raise OSError(errno.ENOSPC, f"disk full while {doing} ({free / 1e6:.1f} MB free): {remedy}") from error
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        with suppress(OSError):
+            full = full or shutil.disk_usage(folder).free <= 2**16
+        if full:
+            raise OSError(errno.ENOSPC, f"disk full while {doing}: {remedy}") from error
         raise
 
 
@@ -60,7 +60,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with full_disk_named(f"writing {path}", path.parent):  # without what was written there would be room again
+        # inside: without what was written there would be room again
+        with full_disk_named(f"writing {path}", path.parent, "make room"):
             write(temporary)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())

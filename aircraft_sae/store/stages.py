@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from glob import glob
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,8 @@ def make_stage(
             shutil.rmtree(old, ignore_errors=True)
         if meta := load_meta(folder, wanted, lambda problem: say(f"{name}: {problem}")):
             return Stage(folder, meta, made=False)
-        with full_disk_named(f"making {folder}", folder.parent):
+        remedy = f"make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk; what {work.name} holds is kept and used"
+        with full_disk_named(f"making {folder}", folder.parent, remedy):
             meta = _make(work, name, wanted, make, say) | {"config": config, "inputs": inputs}
             meta = json.loads(json.dumps(meta, default=asdict))  # as it will be read
             write_json(work / META, meta | {"checksum": fingerprint(meta)})
@@ -145,9 +145,13 @@ def _memory() -> int:
 
 def stage_metas(folder: Path) -> dict[str, dict[str, Any]]:
     """{name: meta} of the finished stages in a study's folder, as "sae/main"."""
-    places = [(folder / found).parent for found in sorted(glob(f"**/{META}", root_dir=folder, recursive=True))]
-    metas = {place.relative_to(folder).as_posix(): _meta(place) for place in places}
-    return {name: meta for name, meta in metas.items() if meta and not name.endswith((".partial", ".old"))}
+    found = {}
+    for place, below, files in os.walk(folder):
+        if META in files or place.endswith((".partial", ".old")):
+            below.clear()
+            if not place.endswith((".partial", ".old")) and (meta := _meta(Path(place))):
+                found[Path(place).relative_to(folder).as_posix()] = meta
+    return found
 
 
 def load_meta(folder: Path, wanted: str, say: Callable[[str], None] = lambda problem: None) -> dict[str, Any]:

@@ -212,5 +212,6 @@ class Bench:
 def in_cells(subject: Subject) -> list[list[list[float]]]:
     """For each cell, row by row, [feature, activation] of those active there, the strongest first."""
     values, features = subject.codes.flatten(0, 1).sort(descending=True, stable=True)
-    cells = zip(features.tolist(), values.tolist(), strict=True)
-    return [[[j, round(v, 5)] for j, v in zip(*cell, strict=True) if v > 0] for cell in cells]
+    counts = (values > 0).sum(1).tolist()
+    cells = ((features[i, :n].tolist(), values[i, :n].tolist()) for i, n in enumerate(counts))
+    return [[[j, round(v, 5)] for j, v in zip(*cell, strict=True)] for cell in cells]

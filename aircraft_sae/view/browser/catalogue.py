@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ HOWS = {"top": "strongest", "interval": "whole range", "random": "any"}
 LISTED = ("feature_id", "density_cell", "density_image", "mean", "max", "placed", "part", "part_ap", "part_excess")
 
 
-@cache
+@lru_cache(maxsize=2)
 def catalogue_of(study: Study) -> Catalogue:
     """The study's catalogue, made once in a kernel: its pictures and vectors are shared by all widgets."""
     return Catalogue.of(study)

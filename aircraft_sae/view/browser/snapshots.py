@@ -33,6 +33,7 @@ def gallery_figure(index: FeatureIndex, pictures: Pictures, feature_id: int, row
 
 def bench_figure(bench: Bench, subject: Subject, blurred: Subject, feature_id: int) -> Figure:
     """The bench's picture, a feature's heat on it, and the same with cells blurred."""
+    check_features([feature_id], bench.sae.d_sae)
     top = float(np.nan_to_num(bench.catalogue.table.at[feature_id, "max"]))
     both, size = (subject, blurred), (subject.x.shape[1],) * 2
     pictures = [each.picture.resize(size, Image.Resampling.BICUBIC) for each in both]
