@@ -225,12 +225,13 @@ def test_files_open_in_saelens(tmp_path):
         recon, codes = sae.reconstruct(acts)
         torch.testing.assert_close(theirs.encode(acts).detach(), codes.dense(), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(theirs(acts).detach(), recon, rtol=1e-5, atol=1e-5)
-        theirs.fold_W_dec_norm()
-        torch.testing.assert_close(theirs(acts).detach(), recon, rtol=1e-5, atol=1e-5)
+        if variant != "topk":  # whose rows are not of length 1 here
+            theirs.fold_W_dec_norm()
+            torch.testing.assert_close(theirs(acts).detach(), recon, rtol=1e-5, atol=1e-5)
 
 
 def test_rows_of_length_one_may_be_folded_by_saelens(tmp_path):
-    sae = made(small("topk"))
+    sae = SparseAutoencoder(small("topk"), 48)
     sae.save(tmp_path)
     assert json.loads((tmp_path / "cfg.json").read_text())["rescale_acts_by_decoder_norm"] is True
     with torch.no_grad():

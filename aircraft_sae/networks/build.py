@@ -22,7 +22,7 @@ def build(cfg: ClassifierConfig, n_classes: int) -> nn.Module:
     that are not there or cannot be fetched.
     """
     known = [*timm.list_models(), *timm.list_pretrained()]
-    if not timm.is_model(cfg.arch) and cfg.arch not in known:
+    if cfg.arch not in known and ("." in cfg.arch or not timm.is_model(cfg.arch)):  # its old names are not listed
         close = difflib.get_close_matches(cfg.arch, known, n=3, cutoff=0.3) or ["convnext_atto"]
         raise ValueError(f"timm has no arch {cfg.arch!r}: did you mean {', '.join(close)}?")
     options = {"ls_init_value": cfg.layer_scale} if cfg.weights is None and cfg.layer_scale is not None else {}

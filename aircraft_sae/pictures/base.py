@@ -163,7 +163,7 @@ class PictureFiles(Pictures):
 
     def check_images(self) -> None:
         """Read every picture once; ValueError names the first five that cannot be used and how many there are."""
-        bad = [f"{image} {problem}" for image, problem in self._find_bad().items()]
+        bad = [f"{self.paths[image].relative_to(self.folder)} {problem}" for image, problem in self._find_bad().items()]
         refuse(pd.Series(bad, dtype=str), f"of {len(self.table)} pictures in {self.folder} cannot be used", SKIP)
 
     def _find_bad(self) -> dict[str, str]:
