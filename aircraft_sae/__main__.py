@@ -119,8 +119,9 @@ def run(notebooks: dict[str, Path], asked: set[str], runner: Runner, study: conf
     if failure:
         print(f"\n{failure}\n\nReport up to there: {index}", file=sys.stderr)
         return 1
-    for number in asked if in_place else ():
-        put_outputs(notebooks[number], executed[notebooks[number].stem])
+    if in_place:
+        for path in (notebooks[number] for number in asked):
+            put_outputs(path, executed[path.stem])
     print(f"Done in {time.monotonic() - began:.0f} s. Report: {index}")
     return 0
 

@@ -82,8 +82,8 @@ class HangarConfig:
 class DatasetConfig:
     """Where pictures come from: rendered, FGVC-Aircraft, or any folder of pictures."""
 
-    source: Literal["hangar", "fgvc", "folder", "images"] = "hangar"
     # folder: FGVC-Aircraft's layout; images: split/class/*.jpg or class/*.jpg
+    source: Literal["hangar", "fgvc", "folder", "images"] = "hangar"
     root: str | None = None  # holds (for fgvc: will hold) fgvc-aircraft-2013b, or the images; unused by the hangar
     banner: CountOrZero = 0  # rows cut off the bottom of every picture: 20 in FGVC-Aircraft, 0 elsewhere
     on_bad_image: Literal["raise", "skip"] = "raise"  # skip leaves unreadable pictures out and records them
@@ -103,8 +103,8 @@ class ClassifierConfig:
     """How the network is built and trained."""
 
     arch: str = "convnext_atto_ols"  # any CNN that timm knows
-    weights: str | None = "hangar_pretrained"
     # a name in data/weights, a .safetensors or .pth file, "timm" (its hub), or None (from scratch)
+    weights: str | None = "hangar_pretrained"
     layer_scale: Positive | None = None  # initial layer scale when training from scratch; None keeps timm's 1e-6
     level: str | None = None  # whose classes are learned, such as "family"; None: the finest that the pictures have
     train_split: Split = "train"

@@ -57,7 +57,7 @@ def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims
 
     features.parquet: feature_id, n (pictures in which it is active), often (in enough of them for a median), partner
     (-1 for none), and the mean absolute specificity of "feature", "random direction", "feature of like density" and
-    "feature, to its mean". Without a closed form: the claims' features alone.
+    "feature, to its mean". Without a closed form: the claims' features alone, in 140 pictures of half B.
     beyond_random.parquet: of the claims drawn at random. reconstruction.parquet: specificity, in all test pictures, of
     leaving out what the autoencoder does not explain. claims: of `frozen_list`.
     """
