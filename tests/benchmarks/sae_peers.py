@@ -352,7 +352,7 @@ class Cells:
     """Stored activations, scaled as this project scales them: centred, mean squared norm d_in."""
 
     def __init__(self, folder: str):
-        self.acts = Activations.open(folder)
+        self.acts = Activations.open(Path(folder).parent, Path(folder).name)
         self.rows = self.acts.rows("train", "val")
         mean, variance = self.acts.moments(self.rows)
         self.mean, self.scale = mean.float(), (self.acts.d_in / variance) ** 0.5
