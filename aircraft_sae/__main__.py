@@ -1,7 +1,5 @@
 """The command: `python -m aircraft_sae [run|info|clean]`. It imports nothing heavy: the kernels do the work."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Spatial activations of any sites of any network: kept as float16 on disk, read back as shuffled cells."""
 
-from __future__ import annotations
-
 import math
 import os
 import shutil
@@ -106,7 +104,7 @@ class Activations:
     stage: str = ""
 
     @classmethod
-    def open(cls, folder: str | Path, site: str) -> Activations:
+    def open(cls, folder: str | Path, site: str) -> "Activations":
         """What `extract` wrote into `folder` for one site; FileNotFoundError where it has not."""
         own = Path(folder) / site_folder(site)
         if not (own / IMAGES).is_file():

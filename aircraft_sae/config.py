@@ -1,7 +1,5 @@
 """Configuration: one frozen dataclass per stage, checked by pydantic, and the presets."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

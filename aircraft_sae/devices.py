@@ -1,7 +1,5 @@
 """Where to compute, whether in bfloat16, and how many things at once."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, wait

@@ -4,8 +4,6 @@ A metric with `counts` can be resampled: counts (draws, n) say how often each im
 one value per draw. Without counts it returns one number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Notebooks run in order, each in a kernel of its own; one that would come out the same is kept from the last run."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import re

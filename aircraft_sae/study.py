@@ -1,7 +1,5 @@
 """The front door: `Study.open("hangar")` loads each stage from disk, or runs it once."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -53,7 +51,7 @@ class Study:
         data_root: str | Path | None = None,
         network: Network | None = None,
         pictures: Pictures | None = None,
-    ) -> Study:
+    ) -> "Study":
         """A study by preset name or config; nothing runs until a stage is asked for.
 
         Where not given: the preset is AIRCRAFT_SAE_PRESET or "hangar", data_dir is AIRCRAFT_SAE_DATA_DIR or the

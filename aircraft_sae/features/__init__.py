@@ -6,9 +6,3 @@ from aircraft_sae.features.probes import absorption, fit_probes, matching_pursui
 from aircraft_sae.features.regions import Regions, ap_draws, best_matches, guess_scores, match_draws, part_scores
 from aircraft_sae.features.selectivity import halves, selectivity
 from aircraft_sae.features.table import build_features
-
-__all__ = [
-    "FeatureIndex", "Regions", "absorption", "ap_draws", "best_matches", "build_features", "build_index",
-    "check_features", "fit_probes", "guess_scores", "halves", "localise", "match_draws", "matching_pursuit",
-    "neighbour_correlation", "neighbours", "part_picks", "part_scores", "probe_scores", "selectivity",
-]  # fmt: skip

@@ -1,7 +1,5 @@
 """The feature index: the codes of every cell on disk, by cell and by feature, and what they say about each feature."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +20,7 @@ from aircraft_sae.store import META, digest, read_json, write_json, write_parque
 IMAGES, TABLE, FACTS, ARRAYS = "images.parquet", "features.parquet", "facts.json", ("data", "indices", "indptr")
 
 
-def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, rows: np.ndarray) -> FeatureIndex:
+def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, rows: np.ndarray) -> "FeatureIndex":
     """Encode every cell of these images once, in order, and write the index into `folder`.
 
     Its table has a row per feature. density_cell, density_image: share of cells, of pictures, in which it is active;
@@ -75,7 +73,7 @@ class FeatureIndex:
     stage: str = ""  # its fingerprint, as it was when this was opened; "" where the folder is none
 
     @classmethod
-    def open(cls, folder: str | Path) -> FeatureIndex:
+    def open(cls, folder: str | Path) -> "FeatureIndex":
         """What is in `folder`; FileNotFoundError where nothing was built."""
         folder = Path(folder)
         if not (folder / FACTS).is_file():

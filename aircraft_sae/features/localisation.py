@@ -5,8 +5,6 @@ cells; a stitched one from pictures shifted by a quarter of a cell, interleaved 
 arXiv 1411.4038, section 3.2); and gradient x input of the feature at its peak, pixel by pixel.
 """
 
-from __future__ import annotations
-
 from math import ceil
 
 import numpy as np

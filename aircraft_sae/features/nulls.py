@@ -1,7 +1,5 @@
 """Dictionaries in which no feature learned from the network: what a claim about features has to beat."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 acts: (n, rows, columns, d_in) of the pictures of `regions`, in their order.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import Ridge

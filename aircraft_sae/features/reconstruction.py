@@ -4,8 +4,6 @@ Whatever has `reconstruct(acts) -> (recon, codes or None)` on (n, d_in) is a mod
 the network's own scale, so that intervals are over images, never cells.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache

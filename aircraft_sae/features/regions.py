@@ -4,8 +4,6 @@ A region is whatever the pictures know where to find; tables call it a part, whi
 chosen on half A of the pictures and scored on half B.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,7 +37,7 @@ class Regions:
     classes: np.ndarray
 
     @classmethod
-    def of(cls, index: FeatureIndex, pictures: Pictures) -> Regions:
+    def of(cls, index: FeatureIndex, pictures: Pictures) -> "Regions":
         """Of the test pictures of an index."""
         rows = index.rows("test")
         images, codes = index.images.iloc[rows], np.zeros(len(rows), int)

@@ -6,8 +6,6 @@ like. The spread of AUROC is then known (Mann-Whitney with ties), but with few i
 one, so that p is counted among permutations.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

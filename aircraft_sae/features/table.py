@@ -1,7 +1,5 @@
 """The whole `features` stage: the index, and one tidy table with all that is measured about each feature."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

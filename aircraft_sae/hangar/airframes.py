@@ -4,8 +4,6 @@ Their numbers are in `airframes.json`: lengths in metres, shares of length or sp
 degrees; nose, tail, hump, engine_size, propeller, leg and wheel in units of girth.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import make_dataclass
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """Scenes to a folder that torchvision.datasets.FGVCAircraft reads, with part masks and a scene table beside it."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -3,8 +3,6 @@
 Axes: x forward, y to the left wing, z up; metres until `build` scales the longer of length and span to 1.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product

@@ -1,7 +1,5 @@
 """Ray casting: from a scene to pixels and to the part that each of them shows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 

@@ -1,7 +1,5 @@
 """A scene: a small immutable record of one view, sampled without knowledge of the class, that can be edited."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
@@ -114,15 +112,15 @@ class Scene:
     def on_ground(self) -> bool:
         return self.background.kind != "sky"
 
-    def remove(self, *parts: str) -> Scene:
+    def remove(self, *parts: str) -> "Scene":
         """The scene without these parts."""
         return replace(self, edits=(*self.edits, *(Edit("remove", part) for part in parts)))
 
-    def recolour(self, part: str, colour: Colour) -> Scene:
+    def recolour(self, part: str, colour: Colour) -> "Scene":
         """The scene with a part in one colour."""
         return replace(self, edits=(*self.edits, Edit("recolour", part, tuple(colour))))
 
-    def move(self, part: str, by: tuple[float, float, float]) -> Scene:
+    def move(self, part: str, by: tuple[float, float, float]) -> "Scene":
         """The scene with a part moved forward, left and up, in units of the longer of length and span."""
         return replace(self, edits=(*self.edits, Edit("move", part, tuple(by))))
 
@@ -131,7 +129,7 @@ class Scene:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Scene:
+    def from_json(cls, text: str) -> "Scene":
         """The scene that `to_json` wrote."""
         return from_dict(cls, json.loads(text))
 

@@ -3,8 +3,6 @@
 Axes: x forward, y to the left wing, z up. Each triangle knows its part and its material.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What is around the aircraft: sky, clouds, hills, runway, field and apron, and the paint's noise."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -7,9 +7,3 @@ from aircraft_sae.interventions.blurring import (
 from aircraft_sae.interventions.editing import Responses, choose_scenes, edit_scenes, followed, without
 from aircraft_sae.interventions.suppression import Trial, effects, logits_from, random_beside, tell_apart
 from aircraft_sae.interventions.verdicts import Verdicts, frozen_list, pass_share
-
-__all__ = [
-    "Responses", "Trial", "Verdicts", "Window", "agreement", "beyond_controls", "blur",
-    "choose_picks", "choose_scenes", "edit_scenes", "effects", "feature_lost", "followed", "frozen_list", "logits_from",
-    "mediation", "pass_share", "patched", "random_beside", "tell_apart", "without",
-]  # fmt: skip

@@ -6,8 +6,6 @@ target's: in the foreground (what shows any region), anywhere, in the foreground
 peak of another feature of like density, matched or not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,7 +34,7 @@ class Window:
     size: int
 
     @classmethod
-    def around(cls, row: int, column: int, grid: tuple[int, int], image_size: int, size: int) -> Window:
+    def around(cls, row: int, column: int, grid: tuple[int, int], image_size: int, size: int) -> "Window":
         """Centred on a cell, moved inwards where it would leave the picture."""
         centres = [(at + 0.5) * image_size / n for at, n in zip((row, column), grid, strict=True)]
         top, left = (int(np.clip(round(c - size / 2), 0, image_size - size)) for c in centres)

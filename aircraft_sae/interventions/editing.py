@@ -8,8 +8,6 @@ over scenes that show at least 30 pixels of p. S_jp, its selectivity, is R_jp le
 q whose edits change about as many pixels, or fewer: a larger edit says little against p.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -151,7 +149,7 @@ class Responses:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, sae: SparseAutoencoder, folder: str | Path, network: str = "trained") -> Responses:
+    def of(cls, sae: SparseAutoencoder, folder: str | Path, network: str = "trained") -> "Responses":
         """Of an autoencoder's features, from what `edit_scenes` wrote; FileNotFoundError where it has not."""
         folder = Path(folder)
         path = folder / network / f"{site_folder(sae.cfg.site)}.npy"

@@ -3,8 +3,6 @@
 What is claimed is chosen on half A of the test pictures; tables are of half B.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path

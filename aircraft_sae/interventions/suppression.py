@@ -7,8 +7,6 @@ Where the network goes on from the site by a mean over cells (`Network.readout`)
 picture follows from the means in closed form; elsewhere a forward pass of each pair gives it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -85,7 +83,7 @@ class Trial:
             return replace(made, labels=made.scores().argmax(1))
         return replace(made, labels=torch.tensor(pd.Categorical(images[network.level], network.classes).codes).long())
 
-    def __getitem__(self, kept: np.ndarray) -> Trial:
+    def __getitem__(self, kept: np.ndarray) -> "Trial":
         """Some of the pictures: (n,) bool, or indices."""
         own = {name: getattr(self, name)[kept] for name in ("rows", "labels", "in_b", "strength")}
         return replace(self, **own)

@@ -7,8 +7,6 @@ than removing any other part whose edit is of like size or smaller; and two auto
 Tests are at Benjamini-Hochberg q < 0.05 over all claims of a list.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,7 +147,7 @@ class Verdicts:
     classes: pd.DataFrame | None
 
     @classmethod
-    def open(cls, folder: str | Path) -> Verdicts:
+    def open(cls, folder: str | Path) -> "Verdicts":
         """What is in the folder of that stage."""
         paths = [Path(folder) / f"{name}.parquet" for name in ("features", "responses", "parts", "classes")]
         return cls(*(pd.read_parquet(path) if path.is_file() else None for path in paths))

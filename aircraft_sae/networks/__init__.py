@@ -5,8 +5,3 @@ from aircraft_sae.networks.evaluation import Evaluation, evaluate, export_weight
 from aircraft_sae.networks.network import BATCH, Edit, Network, Seen
 from aircraft_sae.networks.readouts import PooledReadout, logits, unit
 from aircraft_sae.networks.training import train
-
-__all__ = [
-    "BATCH", "Edit", "Evaluation", "Network", "PooledReadout", "Seen", "build", "check_weights", "evaluate",
-    "export_weights", "load", "logits", "predict", "train", "unit", "weights_digest",
-]  # fmt: skip

@@ -1,7 +1,5 @@
 """Networks that timm knows, built from a config; what training does to their modules."""
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import replace
 

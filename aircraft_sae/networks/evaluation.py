@@ -1,7 +1,5 @@
 """Trained networks: their files, their predictions on a split, and how good these are on each level of the taxonomy."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

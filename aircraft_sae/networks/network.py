@@ -1,7 +1,5 @@
 """Any CNN behind one interface: look at its sites, change what passes there, go on from stored activations."""
 
-from __future__ import annotations
-
 import copy
 import difflib
 import hashlib
@@ -145,7 +143,7 @@ class Network:
                 self._readouts[site] = find_readout(self, site)
         return self._readouts[site]
 
-    def permuted(self, seed: int = 0) -> Network:
+    def permuted(self, seed: int = 0) -> "Network":
         """The same network with permuted weights: same values in every tensor, nothing learned.
 
         Source: Heap et al. 2025, arXiv 2501.17727; permuting keeps layer scales at their trained size.
@@ -207,7 +205,7 @@ class _Hooks:
                 edit = self.edits.get(site, lambda acts: acts)
                 self.edits[site] = lambda _: edit(acts)
 
-    def __enter__(self) -> _Hooks:
+    def __enter__(self) -> "_Hooks":
         network = self.network
         channels = {site: network._channels(site) for site in dict.fromkeys([*self.edits, *self.sites])}
         with _HOOKING:

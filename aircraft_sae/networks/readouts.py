@@ -9,8 +9,6 @@ their variance and W' the layer's weight times LayerNorm's gain, taking r d out 
 That is exact arithmetic about the end of the network, no evidence of what comes before it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,12 +24,12 @@ same = partial(torch.allclose, rtol=1e-3, atol=1e-4)
 """Whether two ways led to the same numbers."""
 
 
-def logits(seen: Seen) -> torch.Tensor:
+def logits(seen: "Seen") -> torch.Tensor:
     """(n, classes)."""
     return seen.logits
 
 
-def unit(site: str, channel: int) -> Callable[[Seen], torch.Tensor]:
+def unit(site: str, channel: int) -> Callable[["Seen"], torch.Tensor]:
     """The largest activation of one channel of a site that is looked at, as a read-out (n, 1)."""
     return lambda seen: seen.acts[site][..., channel].amax((1, 2))[:, None]
 
@@ -82,7 +80,7 @@ class PooledReadout:
         return top / (variance.clamp(min=0) + self.eps).sqrt()[:, :, None] + self.bias
 
 
-def find_readout(network: Network, site: str) -> PooledReadout | None:
+def find_readout(network: "Network", site: str) -> PooledReadout | None:
     """Logits from the mean over a site's cells: found by the last layers, accepted by a forward pass of random acts."""
     kept: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -99,7 +97,7 @@ def find_readout(network: Network, site: str) -> PooledReadout | None:
             hook.remove()
 
 
-def _closed_form(network: Network, site: str, acts: torch.Tensor, kept: dict) -> PooledReadout | None:
+def _closed_form(network: "Network", site: str, acts: torch.Tensor, kept: dict) -> PooledReadout | None:
     """Of random acts at the site; kept: what went into and came out of the last layers in the last pass."""
 
     def through(acts: torch.Tensor, light: float = 0.0) -> torch.Tensor:

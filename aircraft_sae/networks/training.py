@@ -1,7 +1,5 @@
 """Training: Muon or AdamW, cosine with warm-up, averaged weights, phases of size; a killed run goes on unchanged."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import replace

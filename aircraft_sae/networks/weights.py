@@ -1,7 +1,5 @@
 """Weights on disk: found, read by timm (.safetensors, .pth), written as safetensors. Nothing is ever unpickled."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import suppress
 from pathlib import Path

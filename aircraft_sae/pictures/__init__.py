@@ -8,8 +8,3 @@ from aircraft_sae.pictures.base import Pictures, decode, note_pictures
 from aircraft_sae.pictures.fgvc import FGVCLayout, download, open_source
 from aircraft_sae.pictures.image_folder import ImageFolder
 from aircraft_sae.pictures.loading import Loader, Views, loader, pixel_config, test_transform, train_transform
-
-__all__ = [
-    "FGVCLayout", "ImageFolder", "Loader", "Pictures", "Views", "decode", "download", "loader", "note_pictures",
-    "open_source", "pixel_config", "test_transform", "train_transform",
-]  # fmt: skip

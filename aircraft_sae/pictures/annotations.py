@@ -1,7 +1,5 @@
 """The text files of FGVC-Aircraft layout: read into tables, and refused where they contradict themselves."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from unicodedata import normalize
 

@@ -1,7 +1,5 @@
 """What every set of pictures offers, and what sets of picture files have in common."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -82,7 +80,7 @@ class Pictures:
         """(n, rows, columns) whether at least this share of a cell shows any region."""
         return np.stack([_shares(self.mask(image) > 0, grid) >= least for image in images])
 
-    def subset(self, keep: Sequence[bool] | Sequence[int], name: str) -> Pictures:
+    def subset(self, keep: Sequence[bool] | Sequence[int], name: str) -> "Pictures":
         """These rows of the table (a bool for each, or their numbers), under another name."""
         fewer = copy(self)
         fewer.__dict__.pop("fingerprint", None)
@@ -91,7 +89,7 @@ class Pictures:
             fewer.scenes = self.scenes[self.scenes["image"].isin(fewer.table["image"])].reset_index(drop=True)
         return fewer
 
-    def every(self, n: int) -> Pictures:
+    def every(self, n: int) -> "Pictures":
         """Every n-th image of the table, as `every<n>`."""
         return self.subset(np.arange(0, len(self.table), n), f"every{n}")
 

@@ -1,7 +1,5 @@
 """Folders in FGVC-Aircraft layout, which the hangar renders too, and FGVC-Aircraft's download."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """Folders of pictures whose folders name split and class."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from unicodedata import normalize
 

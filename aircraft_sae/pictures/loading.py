@@ -5,8 +5,6 @@ nose and tail, and padding would spend a third of the network's cells on nothing
 squashed square too, so that an aircraft has the same proportions in training as in evaluation.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence

@@ -1,5 +1,3 @@
 """Sparse autoencoders: `model` encodes and decodes, `training` trains."""
 
 from aircraft_sae.sae.model import Codes, SparseAutoencoder
-
-__all__ = ["Codes", "SparseAutoencoder"]

@@ -11,8 +11,6 @@ train on the n k largest of a batch and then use one threshold (Bussmann et al. 
 "l1" selects all that are positive (Bricken et al. 2023). Tied autoencoders have W_enc = W_dec transposed.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -71,13 +69,13 @@ class Codes:
             sums = embedding_bag(self.features, table, self.offsets[:-1], mode="sum", per_sample_weights=values)
         return torch.autograd.grad(sums, values, rows)[0]
 
-    def where(self, keep: torch.Tensor) -> Codes:
+    def where(self, keep: torch.Tensor) -> "Codes":
         """Only the entries for which keep (entries,) is true."""
         kept = keep.nonzero()[:, 0]
         offsets = torch.searchsorted(kept, self.offsets)
         return Codes(self.values.take(kept), self.features.take(kept), offsets, self.d_sae)
 
-    def by_feature(self, start: int = 0, end: int | None = None) -> tuple[Codes, torch.Tensor]:
+    def by_feature(self, start: int = 0, end: int | None = None) -> tuple["Codes", torch.Tensor]:
         """(the same entries with the roles of cells and features exchanged, their order): all within start to end."""
         features, order = self.features.sort(stable=True)
         ids = torch.arange(start, (self.d_sae if end is None else end) + 1, device=features.device)
@@ -167,7 +165,7 @@ class SparseAutoencoder(nn.Module):
         return codes
 
     @torch.no_grad()
-    def in_units_of(self, mean: torch.Tensor, scale: float) -> SparseAutoencoder:
+    def in_units_of(self, mean: torch.Tensor, scale: float) -> "SparseAutoencoder":
         """Fold "x -> (x - mean) scale", under which this was trained, into its own biases; features scale back too."""
         self.b_dec.div_(scale).add_(mean)
         self.b_enc.div_(scale)
@@ -194,7 +192,7 @@ class SparseAutoencoder(nn.Module):
         write_whole(folder / WEIGHTS, lambda temporary: safetensors.torch.save_file(state, temporary))
 
     @classmethod
-    def load(cls, folder: str | Path) -> SparseAutoencoder:
+    def load(cls, folder: str | Path) -> "SparseAutoencoder":
         """What `save` wrote; FileNotFoundError where it has not, ValueError for files damaged or another maker's."""
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file():

@@ -8,8 +8,6 @@ so that for one prefix its first term is the batch's squared error as a share of
 AuxK: Gao et al. 2024, arXiv 2406.04093, appendix A.2. Matryoshka: Bussmann et al. 2025, arXiv 2503.17547.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 import time

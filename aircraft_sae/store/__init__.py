@@ -13,9 +13,3 @@ from aircraft_sae.store.files import (
     write_whole,
 )
 from aircraft_sae.store.stages import PROGRESS, Stage, load_meta, make_stage, stage_metas, watched
-
-__all__ = [
-    "LABELS", "META", "PROGRESS", "Stage", "data_folder", "digest", "fingerprint", "load_meta", "make_parents",
-    "make_stage", "read_json", "source_digest", "stage_metas", "watched", "write_json", "write_parquet", "write_text",
-    "write_whole",
-]  # fmt: skip

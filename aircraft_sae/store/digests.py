@@ -1,7 +1,5 @@
 """Digests: what a value holds, and what a function's module says, in 16 hex digits that are the same on any machine."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import inspect

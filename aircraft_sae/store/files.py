@@ -1,7 +1,5 @@
 """Files that are written whole or not at all, and the folder they go to."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -5,8 +5,6 @@ folder, which the next call resumes, or half a swap, which the next call finishe
 from making the same stage at once. A stage whose files do not have their recorded checksums is made again.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

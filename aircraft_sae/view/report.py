@@ -1,7 +1,5 @@
 """The report of a run: one HTML page with the answer, headline numbers, figures, links, time and memory, versions."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

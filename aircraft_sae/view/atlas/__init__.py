@@ -4,8 +4,6 @@ It is the browser's front end over files. Sliders work where the logits follow f
 that arithmetic. Elsewhere a picture's features can be switched off one at a time: forward passes made what is stored.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections import defaultdict

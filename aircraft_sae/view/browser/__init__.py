@@ -4,5 +4,3 @@ from aircraft_sae.view.browser.bench import Bench
 from aircraft_sae.view.browser.catalogue import Catalogue
 from aircraft_sae.view.browser.labels import Labels
 from aircraft_sae.view.browser.widgets import FeatureBrowser, InterventionBench
-
-__all__ = ["Bench", "Catalogue", "FeatureBrowser", "InterventionBench", "Labels"]

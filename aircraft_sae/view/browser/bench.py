@@ -5,8 +5,6 @@ autoencoder does not explain is kept, so that all multipliers at 1 leave the log
 from the mean over cells (`Network.readout`), so do those of any multipliers; elsewhere each choice is a forward pass.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

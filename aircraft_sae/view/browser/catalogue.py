@@ -3,8 +3,6 @@
 The browser asks for these through a widget, the atlas writes them down, and tests call them: one way for all three.
 """
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -35,7 +33,7 @@ LISTED = ("feature_id", "density_cell", "density_image", "mean", "max", "placed"
 
 
 @lru_cache(maxsize=2)
-def catalogue_of(study: Study) -> Catalogue:
+def catalogue_of(study: Study) -> "Catalogue":
     """The study's catalogue, made once in a kernel: its pictures and vectors are shared by all widgets."""
     return Catalogue.of(study)
 
@@ -59,7 +57,7 @@ class Catalogue:
     images: pd.DataFrame
 
     @classmethod
-    def of(cls, study: Study) -> Catalogue:
+    def of(cls, study: Study) -> "Catalogue":
         """Of a study, whose stages up to `features` are loaded or made; verdicts are added where there are any."""
         index, pictures, network = study.features(), study.pictures(), study.network()
         trial = Trial.of(network, study.sae(), pictures, study.activations(), index)

@@ -1,7 +1,5 @@
 """What a person says of features: a small table on disk, written at each change, shared by all who have it open."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from numbers import Integral
 from pathlib import Path

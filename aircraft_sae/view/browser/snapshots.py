@@ -1,7 +1,5 @@
 """What the browser and the bench show, as figures and tables that need no kernel: for notebooks as they are read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The browser and the bench as widgets: a front end (app.js) and the kernel that answers what it asks (kernel.js)."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Charts: how the classifier learned and errs, what activations and autoencoders are like, scores beside nulls."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 

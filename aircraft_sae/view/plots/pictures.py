@@ -1,7 +1,5 @@
 """Pictures: in grids, beside masks of their regions, under heat and maps."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What all figures share: colours that are safe for the colour-blind, sizes, axes, legends, results as prose."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
