@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import runpy
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from aircraft_sae.hangar import PARTS
 from aircraft_sae.hangar.airframes import VARIANTS
 from aircraft_sae.hangar.dataset import _splits, render_dataset
 from aircraft_sae.hangar.meshes import build
-from aircraft_sae.hangar.render import render
+from aircraft_sae.hangar.render import _openness, render
 from aircraft_sae.hangar.scene import Camera, Scene, sample
 
 HANGAR = list(VARIANTS.values())
@@ -142,6 +143,27 @@ def test_many_rays_a_pixel_are_not_lost():
         few, many = (render(sample("210-300", 0, number), 24, n) for n in (4, 16))
         assert np.abs(few.image.astype(int) - many.image).mean() < 4
         assert (few.mask != many.mask).mean() < 0.05 and np.ptp(many.mask) > 0
+
+
+@pytest.mark.parametrize("variant", ["210-100", "Bise 1", "172"])
+def test_libigl_meets_what_embreex_meets(variant, monkeypatch):
+    """Where embreex has no wheel: the same masks, and but for a ray in a thousand the same pixels."""
+    scenes = [sample(variant, 3, number) for number in range(3)]
+    expected = [render(scene, 64) for scene in scenes]
+    _openness.cache_clear()
+    monkeypatch.setitem(sys.modules, "embreex.rtcore_scene", None)
+    for scene, picture in zip(scenes, expected, strict=True):
+        got = render(scene, 64)
+        np.testing.assert_array_equal(got.mask, picture.mask)
+        assert (got.image != picture.image).mean() < 0.001
+    _openness.cache_clear()
+
+
+def test_without_both_the_remedy_is_named(monkeypatch):
+    for name in ("embreex.rtcore_scene", "igl.embree"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match="pip install libigl"):
+        render(sample("210-100", 0, 0), 32)
 
 
 def test_edits_do_what_they_say():

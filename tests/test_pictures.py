@@ -408,8 +408,11 @@ def test_image_folders_that_make_no_sense_are_refused(images, case):
     assert str(images) in str(raised.value)
 
 
-def test_pictures_are_opened_without_the_renderer():
-    lines = "import sys, aircraft_sae.pictures; sys.exit('trimesh' in sys.modules or 'embreex' in sys.modules)"
+def test_photographs_are_studied_without_the_renderer():
+    """Neither library of rays is needed, nor loaded, until something is rendered."""
+    lines = (
+        "import sys; sys.modules.update(embreex=None, igl=None)\nimport aircraft_sae.study, aircraft_sae.view.browser"
+    )
     assert subprocess.run([sys.executable, "-c", lines], check=False).returncode == 0
 
 

@@ -1,18 +1,16 @@
 """Ray casting: from a scene to pixels and to the part that each of them shows."""
 
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore import EmbreeDevice
-from embreex.rtcore_scene import EmbreeScene
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from aircraft_sae.hangar import MATERIALS, PARTS
 from aircraft_sae.hangar.airframes import VARIANTS, Airframe
 from aircraft_sae.hangar.meshes import build
+from aircraft_sae.hangar.rays import surface
 from aircraft_sae.hangar.scene import Scene, axes
 from aircraft_sae.hangar.solids import Mesh
 from aircraft_sae.hangar.surroundings import BLOCKED, backdrop, below, linear, noise, occluded, skyline
@@ -30,15 +28,6 @@ class Picture:
     mask: np.ndarray  # (size, size) uint8, index into PARTS
 
 
-_device = cache(EmbreeDevice)  # not where photographs are studied
-
-
-def _bvh(vertices: np.ndarray, faces: np.ndarray) -> EmbreeScene:
-    scene = EmbreeScene(_device())
-    TriangleMesh(scene, vertices.astype(np.float32), faces.astype(np.int32))
-    return scene
-
-
 @lru_cache
 def _openness(a: Airframe) -> np.ndarray:
     """Share of the sky that each vertex of the whole airframe sees nearby (ambient occlusion), (n_vertices,)."""
@@ -48,7 +37,7 @@ def _openness(a: Airframe) -> np.ndarray:
     directions = mesh.normals[:, None] * 1.05 + sphere
     directions /= np.linalg.norm(directions, axis=2, keepdims=True)
     origins = np.repeat(mesh.vertices + mesh.normals * 2 * BLOCKED, n, axis=0)
-    blocked = occluded(_bvh(mesh.vertices, mesh.faces), origins, directions.reshape(-1, 3), 0.15)
+    blocked = occluded(surface(mesh.vertices, mesh.faces), origins, directions.reshape(-1, 3), 0.15)
     return 1 - blocked.reshape(-1, n).mean(1).astype(np.float32)
 
 
@@ -89,7 +78,7 @@ def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
         position[2] = max(position[2], 0.02)
     high, around = scene.light.elevation, scene.light.azimuth
     sun = np.array([np.cos(high) * np.cos(around), np.cos(high) * np.sin(around), np.sin(high)], np.float32)
-    bvh = _bvh(vertices, mesh.faces) if len(mesh.faces) else None
+    bvh = surface(vertices, mesh.faces) if len(mesh.faces) else None
 
     def rays(columns, rows):
         x = ((columns / size - 0.5 - scene.camera.shift_x) / scene.camera.focal).astype(np.float32)[None, :, None]

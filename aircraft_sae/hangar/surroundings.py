@@ -3,7 +3,6 @@
 from functools import lru_cache
 
 import numpy as np
-from embreex.rtcore_scene import EmbreeScene
 from scipy import ndimage
 
 from aircraft_sae.hangar.scene import Colour, Scene
@@ -33,7 +32,7 @@ def linear(colour: Colour) -> np.ndarray:
     return np.asarray(colour, np.float32) ** np.float32(2.2)
 
 
-def occluded(bvh: EmbreeScene, origins: np.ndarray, directions: np.ndarray, reach: float) -> np.ndarray:
+def occluded(bvh, origins: np.ndarray, directions: np.ndarray, reach: float) -> np.ndarray:
     """Which rays (n, 3) meet a surface within `reach`."""
     if not len(origins):
         return np.zeros(0, bool)
@@ -41,7 +40,7 @@ def occluded(bvh: EmbreeScene, origins: np.ndarray, directions: np.ndarray, reac
     return bvh.run(origins.astype(np.float32), directions.astype(np.float32), far, query="OCCLUDED") >= 0
 
 
-def backdrop(scene: Scene, position, directions, sun, bvh: EmbreeScene | None) -> np.ndarray:
+def backdrop(scene: Scene, position, directions, sun, bvh) -> np.ndarray:
     """Light (n, 3) of sky and ground along rays (n, 3) that meet no aircraft."""
     rise = directions[:, 2]
     colour = np.empty((len(rise), 3), np.float32)

@@ -3,7 +3,7 @@
 Sizes are chosen so that a figure of a notebook's width is still readable at half of it.
 """
 
-# ruff: noqa: F401, I001
+# ruff: noqa: I001
 from aircraft_sae.view.plots.charts import (
     accuracy_by_level, against_null, agreement, channel_sparsity, confusion_matrix, cumulative_variance, curves,
     density_histogram, differences, dots, energy_shares, learning_curves, matrix, reliability, sae_curves,
