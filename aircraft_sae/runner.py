@@ -13,10 +13,10 @@ from threading import Event, Thread
 
 import psutil
 
-from aircraft_sae.store import LABELS, digest, load_meta, stage_metas, watched, write_text
+from aircraft_sae.store import LABELS, digest, load_meta, shipped, stage_metas, watched, write_text
 from aircraft_sae.view.report import ANSI, RECORD
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = shipped("notebooks")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "matplotlib", "scikit-learn", "pillow")
 
@@ -32,7 +32,7 @@ def find(folder: Path) -> dict[str, Path]:
         else:
             known[stem[:2]] = path if path.is_file() else path.with_suffix(".py")
     if not known:
-        raise ValueError(f"no notebooks in {folder}: run from a clone, installed with pip install -e .")
+        raise ValueError(f"no notebooks in {folder}: install the package again")
     return dict(sorted(known.items()))
 
 
@@ -67,7 +67,7 @@ class Runner:
         self.folder, self.report, self.results = folder, folder / "report", folder / "results"
         self.environment, self.again = environment, again
         package = Path(__file__).resolve().parent
-        files = sorted([*package.rglob("*"), *(package.parent / "data" / "weights").glob("*")])
+        files = sorted([*package.rglob("*"), *shipped("data/weights").glob("*")])
         ends = (".py", ".js", ".css", ".html", ".json", ".safetensors")
         self.code = digest([(path.name, path) for path in files if path.suffix in ends])
         # pictures of the user's own may have changed: the first notebook looks at them, and then the stages tell

@@ -2,11 +2,13 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import aircraft_sae
+from aircraft_sae.store import shipped
 
 PACKAGE = Path(aircraft_sae.__file__).parent
 ROOMS = re.findall(r"`(\w+)`", aircraft_sae.__doc__)
@@ -80,3 +82,17 @@ def test_nothing_is_unpickled():
     for path in modules():
         source = path.read_text(encoding="utf-8")
         assert not re.search(r"\bimport pickle|pickle\.load|joblib|allow_pickle=True|weights_only=False", source), path
+
+
+def test_a_wheel_holds_all_that_a_checkout_has():
+    """What pyproject.toml would put into one: each folder of modules, and each file that these read."""
+    checkout = PACKAGE.parent
+    setuptools = tomllib.loads((checkout / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {name: setuptools["package-dir"].get(name, name.replace(".", "/")) for name in setuptools["packages"]}
+    assert set(folders.values()) >= {path.parent.relative_to(checkout).as_posix() for path in modules()}
+    kinds = {*setuptools["package-data"]["*"], "*.py"}
+    for folder in folders.values():
+        for path in (checkout / folder).glob("*.*"):
+            assert f"*{path.suffix}" in kinds or path.suffix in (".ipynb", ".md", ".pyc"), path
+    for name, folder in (("notebooks", "notebooks"), ("data.weights", "data/weights")):
+        assert folders[f"aircraft_sae.{name}"] == folder and shipped(folder) == checkout / folder

@@ -11,9 +11,9 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from aircraft_sae.store import write_whole
+from aircraft_sae.store import shipped, write_whole
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "weights"
+FOLDER = shipped("data/weights")
 """Shipped weights: <name>.safetensors, and <name>.json with `Facts` and what the maker added."""
 
 WRAPPERS = "state_dict_ema", "model_ema", "state_dict", "model"  # what timm looks for in a checkpoint, in its order

@@ -7,6 +7,7 @@ from aircraft_sae.store.files import (
     data_folder,
     make_parents,
     read_json,
+    shipped,
     write_json,
     write_parquet,
     write_text,

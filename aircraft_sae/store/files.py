@@ -15,6 +15,12 @@ META = "meta.json"  # what is known of a finished stage, in its folder
 LABELS = "labels.csv"  # what a person wrote about features, in a study's folder: it is never made again
 
 
+def shipped(name: str) -> Path:
+    """A folder that comes with the package: inside of it where it was installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return package / name if (package / name).is_dir() else package.parent / name
+
+
 def data_folder(chosen: str | Path | None = None) -> Path:
     """The absolute path of `chosen`, else of AIRCRAFT_SAE_DATA_DIR, else of data/ in the checkout or where Python runs.
 
