@@ -1,4 +1,4 @@
-"""Spatial activations of any sites of any network: kept as float16 on disk, read back as shuffled cells."""
+"""Spatial activations of any sites of any network: kept on disk, read back as shuffled cells."""
 
 import math
 import os
@@ -45,13 +45,13 @@ def extract(
     n_views: int = 0,
     progress: bool = True,
 ) -> None:
-    """Write folder/<site>/acts.npy (float16: image, row, column, channel) and images.parquet, for each site.
+    """Write folder/<site>/acts.npy (image, row, column, channel; see `as_stored`) and images.parquet, for each site.
 
     Every picture goes through the network once, in float32 and in the order of the table; then n_views random crops and
     flips, as `augmentation` has them, of each training and validation picture, as split "views" and in mixed precision:
     more cells for autoencoders to learn from. A killed run goes on where it was.
-    Raises: OSError where the disk has no room, ValueError for acts that are not finite in float16 (with the image) and
-    for a folder that holds those of other pictures.
+    Raises: OSError where the disk has no room, ValueError for acts that are not finite (with the image) and for a
+    folder that holds those of other pictures.
     """
     folder = Path(folder)
     seen = pictures.table[pictures.table["split"].isin(("train", "val"))].assign(split=VIEWS)
@@ -73,12 +73,17 @@ def extract(
             for got in network.stream((batch for batch, _, _ in batches), sites, mixed=mixed):
                 size = len(got.logits)
                 for site, acts in got.acts.items():
-                    cells = acts.half().numpy()
+                    cells = as_stored(acts).numpy()
                     if not (finite := np.isfinite(cells).all((1, 2, 3))).all():
                         raise ValueError(
-                            f"the {site} activations of image {images[n_done + finite.argmin()]} are not finite in "
-                            "float16: look at that picture, or whether the network's training diverged"
+                            f"the {site} activations of image {images[n_done + finite.argmin()]} are not finite: "
+                            "look at that picture, or whether the network's training diverged"
                         )
+                    if cells.itemsize > files[site].itemsize:
+                        tqdm.write(f"activations of {site} are beyond float16: kept as float32, all made again")
+                        write_json(folder / DONE, {"n_images": 0})
+                        _reserve(folder / site_folder(site) / ACTS, files.pop(site).shape, np.float32)
+                        return extract(folder, network, pictures, sites, augmentation, n_views, progress)
                     files[site][n_done : n_done + size] = cells
                 n_done += size
                 bar.update(size)
@@ -91,9 +96,15 @@ def extract(
         write_parquet(table, folder / site_folder(site) / IMAGES)
 
 
+def as_stored(acts: torch.Tensor) -> torch.Tensor:
+    """In float16, but for what is finite in float32 alone: float16 ends at 65,504."""
+    short = acts.half()
+    return acts if short.isinf().any() and acts.isfinite().all() else short
+
+
 @dataclass(eq=False)
 class Activations:
-    """One site's activations. acts: float16 memory map (image, row, column, channel); images: the pictures' table.
+    """One site's activations. acts: memory map (image, row, column, channel); images: the pictures' table.
 
     stage: the fingerprint of the stage that they are of, as it was when they were opened; "" for none.
     """
@@ -151,7 +162,7 @@ class Activations:
         return mean, squares / n_cells - mean.square().sum().item()
 
     def batches(self, rows: np.ndarray, batch_size: int, seed: int, start: int = 0) -> Iterator[torch.Tensor]:
-        """Endless shuffled cells (batch_size, d_in) float16, from batch `start` on; a function of (seed, batch) alone.
+        """Endless shuffled cells (batch_size, d_in) as stored, from batch `start`; a function of (seed, batch) alone.
 
         Images are drawn anew each epoch, and cells shuffled in groups of images of 32 MB. The last cells of an epoch
         that fill no batch are left out. Raises: ValueError where the images have fewer cells than a batch.
@@ -161,7 +172,7 @@ class Activations:
         if not per_epoch:
             few = f"the {n_cells} cells of {len(rows)} images"
             raise ValueError(f"batch_size {batch_size} is more than {few}: lower sae.batch_size")
-        n_images = max(1, GROUP_BYTES // (2 * self.cells_per_image * self.d_in))
+        n_images = max(1, GROUP_BYTES // self.acts[0].nbytes)
         held, cells = None, None
         for batch in count(start):
             epoch, i = divmod(batch, per_epoch)
@@ -231,17 +242,22 @@ def _check_room(folder: Path, needed: int) -> None:
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """The array of an extraction under way, or a new one, whose room on disk is taken at once: OSError without it."""
-
-    def reserve(temporary: Path) -> None:
-        np.lib.format.open_memmap(temporary, "w+", np.float16, shape).flush()
-        if hasattr(os, "posix_fallocate"):  # a full disk would else end the process at some later write into the map
-            with open(temporary, "rb+") as file:
-                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-
+    """The array of an extraction under way, or a new one: OSError without room on disk."""
     if not path.is_file():
-        write_whole(path, reserve)
+        _reserve(path, shape, np.float16)
     file = np.lib.format.open_memmap(path, "r+")
     if file.shape != shape:
         raise ValueError(f"{path} is of shape {file.shape}, these pictures need {shape}: name another folder")
     return file
+
+
+def _reserve(path: Path, shape: tuple[int, ...], dtype: type) -> None:
+    """A new array, whose room on disk is taken at once: a full disk would else end the process at some later write."""
+
+    def write(temporary: Path) -> None:
+        np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
+        if hasattr(os, "posix_fallocate"):
+            with open(temporary, "rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+
+    write_whole(path, write)

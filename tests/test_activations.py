@@ -1,6 +1,8 @@
 """Extraction: what the hooks see, kills, bad values, full disks; and cells read back, shuffled."""
 
+import math
 import shutil
+from contextlib import suppress
 from itertools import count
 from types import SimpleNamespace
 
@@ -11,10 +13,11 @@ import torch
 
 from aircraft_sae import activations
 from aircraft_sae.activations import VIEWS, Activations, extract, replay, see_features
-from aircraft_sae.config import ClassifierConfig
+from aircraft_sae.config import ClassifierConfig, SAEConfig
 from aircraft_sae.devices import MOST_AT_ONCE
 from aircraft_sae.networks import network
 from aircraft_sae.pictures import loader, test_transform
+from aircraft_sae.sae.training import train_sae
 
 SITES, CONFIG = ("stage3", "stage4"), ClassifierConfig()
 
@@ -120,17 +123,50 @@ def test_acts_that_are_not_finite_name_the_image(made, tmp_path, monkeypatch):
     def spoil(_module, _given, out):
         calls.append(1)
         if len(calls) == 1:
-            out[7, 0, 0, 0] = 1e6  # finite in float32 only
+            out[7, 0, 0, 0] = math.inf
         return out
 
     hook = stage.register_forward_hook(spoil)
     try:
-        with pytest.raises(ValueError, match=f"stage4 activations of image {image} are not finite in float16"):
+        with pytest.raises(ValueError, match=f"stage4 activations of image {image} are not finite: look"):
             extract(tmp_path, trained, data, SITES, progress=False)
     finally:
         hook.remove()
     with pytest.raises(FileNotFoundError, match="extract the activations of stage4 first"):
         Activations.open(tmp_path, "stage4")
+
+
+def test_acts_beyond_float16_are_kept_as_float32(made, tmp_path, monkeypatch, capsys):
+    """All of that site's, whenever the first large one comes, and after a kill; no other site's."""
+    trained, data, folder = made
+    hook = trained.model.stages[3].register_forward_hook(lambda _module, _given, out: out * 2.0**17)
+    monkeypatch.setattr(activations, "SAVE_EVERY", 16)
+    stored, killed = activations.as_stored, []
+
+    def stop_once(acts):
+        if acts.shape[1] == 2 and (acts.abs() > 65504).any() and len(killed) < 3:
+            killed.append(1)
+            if len(killed) == 3:
+                raise KeyboardInterrupt
+        return stored(acts)
+
+    try:
+        monkeypatch.setattr(activations, "as_stored", stop_once)
+        with suppress(KeyboardInterrupt):
+            extract(tmp_path, trained, data, SITES, progress=False)
+        assert killed
+        extract(tmp_path, trained, data, SITES, progress=False)
+    finally:
+        hook.remove()
+    assert "activations of stage4 are beyond float16: kept as float32" in capsys.readouterr().out
+    large, own = Activations.open(tmp_path, "stage4"), Activations.open(folder, "stage4")
+    assert large.acts.dtype == np.float32 and Activations.open(tmp_path, "stage3").acts.dtype == np.float16
+    np.testing.assert_allclose(large.acts / 2**17, np.float32(own.acts[: len(data.table)]), atol=4e-3)
+    config = SAEConfig(expansion=2, k=4, n_cells=20_000, batch_size=64, dead_after=5_000, mixed_precision=False)
+    for name, acts in {"large": large, "own": own}.items():
+        train_sae(tmp_path / name, config, acts, acts.rows("train"), progress=False)
+    losses = [pd.read_csv(tmp_path / name / "history.csv").iloc[-1]["fvu"] for name in ("large", "own")]
+    assert losses[0] == pytest.approx(losses[1], abs=0.02) and losses[1] < 0.9
 
 
 def test_a_full_disk_is_said_before_anything_is_written(made, tmp_path, monkeypatch):

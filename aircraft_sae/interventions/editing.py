@@ -21,7 +21,7 @@ from PIL import Image
 from scipy.ndimage import center_of_mass
 from tqdm import tqdm
 
-from aircraft_sae.activations import site_folder
+from aircraft_sae.activations import as_stored, site_folder
 from aircraft_sae.hangar import PARTS
 from aircraft_sae.hangar.dataset import renderer
 from aircraft_sae.hangar.render import render
@@ -84,7 +84,7 @@ def edit_scenes(
     parts: names of regions; most: edits of one part, at most; scenes come in their order.
     Into `folder`: scenes.parquet (scene as JSON, shown_<part> pixels), edits.parquet (scene, part, changed pixels, row,
     column, row_after, column_after: the middle of the part's pixels as shares of the picture, nan for none) and, for
-    each network, <network>/<site>.npy (float16, scenes then edits) and <network>/logits.npy.
+    each network, <network>/<site>.npy (scenes then edits) and <network>/logits.npy.
     Raises: ValueError for another kind of edit, another site, or no scenes.
     """
     if not scenes:
@@ -110,7 +110,7 @@ def edit_scenes(
         batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
         x = (torch.stack([network.as_input(image) for image in batch]) for batch in batches)
         seen = tqdm(network.stream(x, sites, mixed=True), f"see: {kind}, {name} network", len(batches), leave=False)
-        found = [{site: each.acts[site].half() for site in sites} | {"logits": each.logits} for each in seen]
+        found = [{site: as_stored(each.acts[site]) for site in sites} | {"logits": each.logits} for each in seen]
         for key in found[0]:
             np.save(folder / name / f"{site_folder(key)}.npy", torch.cat([each[key] for each in found]).numpy())
     table = pd.DataFrame(shown, columns=[f"shown_{part}" for part in parts])
