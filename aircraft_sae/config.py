@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, dataclass_transform, get_args
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-LEVELS = ("variant", "family", "manufacturer")  # FGVC-Aircraft's, finest first
+NAMES_FILES = {"variant": "variants.txt", "family": "families.txt", "manufacturer": "manufacturers.txt"}
+LEVELS = tuple(NAMES_FILES)  # FGVC-Aircraft's, finest first
 Split = Literal["train", "val", "trainval", "test"]
 SPLITS = get_args(Split)
 Count = Annotated[int, Field(strict=True, ge=1)]

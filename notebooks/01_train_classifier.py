@@ -363,6 +363,10 @@ plots.confusion_matrix(confusion, order)
 
 # %%
 wrong = network.predictions.query("label != predicted").sort_values("confidence", ascending=False, kind="stable")
+confused = confusion.stack().rename("n_images").reset_index()
+confused["share"] = confused["n_images"] / confused["actual"].map(confusion.sum(axis=1))
+confused = confused.query("actual != predicted and n_images > 0")
+confused = confused.sort_values("n_images", ascending=False, kind="stable")
 results["test/n_mistakes"] = len(wrong)
 in_family = ""
 
@@ -388,11 +392,6 @@ assert len(wrong) == confusion.to_numpy().sum() - confusion.to_numpy().trace()
 # network was surest of. Below each is what it was taken for: in the hangar the very same scene with the variant that
 # the network named, so that only the airframe differs; of photographs, the first picture of that class. Shares are of
 # the test pictures of the class in the upper row; n counts the mistaken ones.
-
-# %%
-confused = confusion.stack().rename("n_images").reset_index().query("actual != predicted and n_images > 0")
-confused["share"] = confused["n_images"] / confused["actual"].map(confusion.sum(axis=1))
-confused = confused.sort_values("n_images", ascending=False, kind="stable")
 
 # %%
 pairs = list(confused.head(4).itertuples())
