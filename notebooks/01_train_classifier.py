@@ -241,9 +241,9 @@ if rendered:
     scene = replace(scene, shadows=False, finish=replace(scene.finish, blur=0.0))
     edits = {
         "as it was": ("engine", scene),
-        "engine removed": ("engine", scene.remove("engine")),
-        "fin moved forward": ("fin", scene.move("fin", (0.12, 0.0, 0.0))),
-        "wing in red": ("wing", scene.recolour("wing", (0.85, 0.1, 0.1))),
+        "engine removed": ("engine", scene.edit("remove", "engine")),
+        "fin moved forward": ("fin", scene.edit("move", "fin", (0.12, 0.0, 0.0))),
+        "wing in red": ("wing", scene.edit("recolour", "wing", (0.85, 0.1, 0.1))),
     }
 pictures = {name: render(edited, supersampling=1) for name, (_, edited) in edits.items()}
 

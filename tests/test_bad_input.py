@@ -88,7 +88,7 @@ def w(finished, tmp_path, monkeypatch, capsys):
     for where, name in (
         ("activations", "_check_room"), ("features.table", "build_index"), ("networks.training.Run", "train_step"),
         ("sae.training.Run", "train_step"),
-        ("hangar.dataset", "renderer"), ("pictures.folders.FGVCAircraft", "__init__"), ("__main__", "run"),
+        ("hangar.dataset", "mapper"), ("pictures.folders.FGVCAircraft", "__init__"), ("__main__", "run"),
     ):  # fmt: skip
         monkeypatch.setattr(f"aircraft_sae.{where}.{name}", long_work)
     monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(finished.study.data_dir))
