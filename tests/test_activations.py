@@ -24,7 +24,7 @@ def made(smoke_study, tmp_path_factory):
     """(network, pictures, folder with the activations of all pictures at both sites)."""
     folder = tmp_path_factory.mktemp("activations")
     trained, data = smoke_study.network(), smoke_study.pictures()
-    extract(folder, trained, data, SITES, CONFIG, 2, progress=False)
+    extract(folder, trained, data, SITES, CONFIG, 2)
     return trained, data, folder
 
 
@@ -74,8 +74,8 @@ def test_a_killed_extraction_goes_on_and_ends_the_same(made, tmp_path, monkeypat
     monkeypatch.setattr(trained.model, "forward", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            extract(tmp_path, trained, data, SITES, CONFIG, 2, progress=False)
-    extract(tmp_path, trained, data, SITES, CONFIG, 2, progress=False)
+            extract(tmp_path, trained, data, SITES, CONFIG, 2)
+    extract(tmp_path, trained, data, SITES, CONFIG, 2)
     n = len(data.table) + 2 * len(data.rows("trainval"))
     again = sum(seen) - n
     most = 2 * MOST_AT_ONCE + 1  # under way, or waiting to be written
@@ -103,12 +103,12 @@ def test_views_are_crops_of_what_autoencoders_learn_from_each_another(made):
 
 def test_a_lost_file_is_made_again_and_one_of_other_pictures_refused(made, tmp_path):
     trained, data, folder = made
-    extract(tmp_path, trained, data, ("stage3",), progress=False)
-    extract(tmp_path, trained, data, SITES, progress=False)
+    extract(tmp_path, trained, data, ("stage3",))
+    extract(tmp_path, trained, data, SITES)
     own = Activations.open(folder, "stage4").acts[: len(data.table)]
     np.testing.assert_allclose(np.float32(Activations.open(tmp_path, "stage4").acts), np.float32(own), atol=4e-3)
     with pytest.raises(ValueError, match="name another folder"):
-        extract(tmp_path, trained, data.every(2), SITES, progress=False)
+        extract(tmp_path, trained, data.every(2), SITES)
 
 
 def test_acts_that_are_not_finite_name_the_image(made, tmp_path, monkeypatch):
@@ -126,7 +126,7 @@ def test_acts_that_are_not_finite_name_the_image(made, tmp_path, monkeypatch):
     hook = stage.register_forward_hook(spoil)
     try:
         with pytest.raises(ValueError, match=f"stage4 activations of image {image} are not finite in float16"):
-            extract(tmp_path, trained, data, SITES, progress=False)
+            extract(tmp_path, trained, data, SITES)
     finally:
         hook.remove()
     with pytest.raises(FileNotFoundError, match="extract the activations of stage4 first"):
@@ -136,8 +136,8 @@ def test_acts_that_are_not_finite_name_the_image(made, tmp_path, monkeypatch):
 def test_a_full_disk_is_said_before_anything_is_written(made, tmp_path, monkeypatch):
     trained, data, _ = made
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(OSError, match=r"need 0\.\d+ GB and 0\.00 GB of disk are free: make room"):
-        extract(tmp_path, trained, data, SITES, progress=False)
+    with pytest.raises(OSError, match=r"needs 0\.\d+ GB, and 0\.00 GB of disk are free: make room"):
+        extract(tmp_path, trained, data, SITES)
     assert not list(tmp_path.rglob("*.npy"))
 
 

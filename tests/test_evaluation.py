@@ -43,7 +43,7 @@ def made():
 
 
 def test_predictions_are_the_models_own(made, data):
-    table = predict(made, data, "test", progress=False)
+    table = predict(made, data, "test")
     pictures = data.torch("test", "variant", test_transform(48, made.mean, made.std))
     batch = pictures.transform.normalise(torch.stack([pictures[k][0] for k in range(9)]))
     with torch.inference_mode():
@@ -59,7 +59,7 @@ def test_predictions_are_the_models_own(made, data):
 
 def test_evaluation_equals_sklearns_on_made_predictions(made, data):
     rng = np.random.default_rng(3)
-    table = predict(made, data, "test", progress=False)
+    table = predict(made, data, "test")
     p = rng.dirichlet(np.ones(3), size=9).astype(np.float32)
     table[["p_0", "p_1", "p_2"]] = p
     measured, confusion = evaluate(made, data, "test", table)

@@ -435,7 +435,7 @@ def test_failed_download_names_the_ways_out_and_leaves_nothing(tmp_path, monkeyp
             open_source(DatasetConfig(source="fgvc", root=str(root)), None)
         assert list(tmp_path.rglob("*")) == []
     monkeypatch.setattr(folders, "DOWNLOAD_BYTES", 2**60)
-    with pytest.raises(OSError, match="GiB of disk are free"):
+    with pytest.raises(OSError, match="GB of disk are free"):
         download(tmp_path)
 
 

@@ -53,7 +53,7 @@ def save(network: Network, cfg: ClassifierConfig, folder: Path) -> None:
     write_safetensors(folder / "model.safetensors", network.model.state_dict())
 
 
-def predict(network: Network, pictures: Pictures, split: str = "test", progress: bool = True) -> pd.DataFrame:
+def predict(network: Network, pictures: Pictures, split: str = "test") -> pd.DataFrame:
     """One row an image: image, label, predicted (class names), confidence, and p_0, p_1, … (float32).
 
     In float32, so that probabilities agree with the sites' activations. ValueError where pictures have other classes.
@@ -64,7 +64,7 @@ def predict(network: Network, pictures: Pictures, split: str = "test", progress:
     views = pictures.torch(split, level, test_transform(network.size, network.mean, network.std))
     batches = loader(views, BATCH, workers=n_workers(len(views)))
     seen = network.stream(batch for batch, _, _ in batches)
-    bar = tqdm(seen, f"predict {split}", len(batches), unit="batch", disable=not progress, leave=False)
+    bar = tqdm(seen, f"predict {split}", len(batches), unit="batch", leave=False)
     p = torch.cat([each.logits.softmax(1) for each in bar]).numpy()
     names, rows = np.asarray(network.classes, dtype=object), pictures.rows(split)
     table = {"image": rows["image"], "label": rows[level], "predicted": names[p.argmax(1)], "confidence": p.max(1)}

@@ -1,7 +1,6 @@
 """Pictures in folders: FGVC-Aircraft's layout, which the hangar renders too, and folders that name split and class."""
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from aircraft_sae.config import LEVELS, NAMES_FILES, DatasetConfig
 from aircraft_sae.hangar import PARTS
 from aircraft_sae.pictures.base import DISJOINT_SPLITS, PictureFiles, check_occupied, refuse
+from aircraft_sae.store import check_room
 
 DOWNLOAD_BYTES = 6 * 2**30  # the archive and its pictures, for a moment side by side
 MOVE = "Move or rename them."
@@ -174,9 +174,7 @@ def download(root: str | Path) -> None:
     root = Path(root).expanduser().absolute()
     created = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        if (free := shutil.disk_usage(root).free) < DOWNLOAD_BYTES:
-            raise OSError(f"{free / 2**30:.1f} GiB of disk are free, {DOWNLOAD_BYTES / 2**30:.0f} are needed")
+        check_room(root, DOWNLOAD_BYTES, "make room")
         # torchvision takes any archive and any folder that is there for whole: fetch beside, then rename
         with tempfile.TemporaryDirectory(prefix="download-", dir=root) as beside:
             FGVCAircraft(beside, download=True)
