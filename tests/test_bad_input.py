@@ -509,7 +509,7 @@ AUTOENCODER = [
     case("sae pickled weights", saved("sae/main", load_sae, put(WEIGHTS, pickled)), "copy holds a", "train one"),
     case("encode another width", lambda w: w.sae.encode(torch.ones(2, 5)), r"\[2, 5\]", "make it one with"),
     case("encode an array", lambda w: w.sae.encode(np.ones((2, 64))), "ndarray", "torch.from_numpy"),
-    case("train on too few", lambda w: sae_training.train_sae(w.tmp, SMOKE.sae, w.acts, w.rows[:1], False),
+    case("train on too few", lambda w: sae_training.train_sae(w.tmp, SMOKE.sae, w.acts, w.rows[:1]),
          "batch_size 64", "lower sae.batch_size"),
     case("sae checkpoint pickled", checkpoint(train_autoencoder, lambda w: {"identity": Payload(w.ran)}),
          "checkpoint.pt", "remove it"),

@@ -9,8 +9,7 @@ import numpy as np
 from aircraft_sae.config import from_dict
 from aircraft_sae.hangar import PARTS
 
-Colour = tuple[float, float, float]
-"""Red, green and blue as seen on a screen, 0 to 1."""
+Colour = tuple[float, float, float]  # red, green and blue as seen on a screen, 0 to 1
 
 
 @dataclass(frozen=True)

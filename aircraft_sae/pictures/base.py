@@ -122,7 +122,6 @@ class Pictures:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Known by content, not by place."""
         known = self.table, self._classes, self.region_names, self.scenes, self.skipped["image"]
         return digest([*known, self.contents()])
 
