@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +19,7 @@ from aircraft_sae.networks import BATCH, Edit, Network, Seen
 from aircraft_sae.networks.evaluation import n_workers
 from aircraft_sae.pictures import Pictures, Views, loader, test_transform, train_transform
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.store import META, digest, fingerprint, read_json, write_json, write_parquet, write_whole
+from aircraft_sae.store import META, check_room, digest, fingerprint, read_json, write_json, write_parquet, write_whole
 
 ACTS, IMAGES, DONE = "acts.npy", "images.parquet", "done.json"
 VIEWS = "views"
@@ -43,7 +42,6 @@ def extract(
     sites: Sequence[str],
     augmentation: ClassifierConfig | None = None,
     n_views: int = 0,
-    progress: bool = True,
 ) -> None:
     """Write folder/<site>/acts.npy (image, row, column, channel; see `as_stored`) and images.parquet, for each site.
 
@@ -63,10 +61,11 @@ def extract(
         passes.append((len(table), train_transform(*pixels, replace(augmentation, colour_jitter=0.0)), True))
     shapes = {folder / site_folder(site) / ACTS: (len(table), *network.shape(site)) for site in sites}
     absent = [path for path in shapes if not path.is_file()]
-    _check_room(folder, sum(2 * math.prod(shapes[path]) for path in absent))
+    remedy = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
+    check_room(folder, sum(2 * math.prod(shapes[path]) for path in absent), remedy)
     files = dict(zip(sites, (_open(path, shape) for path, shape in shapes.items()), strict=True))
     n_done = saved = 0 if absent else read_json(folder / DONE).get("n_images", 0)
-    with tqdm(total=len(table), initial=n_done, desc="activations", unit="img", disable=not progress) as bar:
+    with tqdm(total=len(table), initial=n_done, desc="activations", unit="img") as bar:
         for end, transform, mixed in passes:
             views = Views(pictures.picture, images[:end], labels[:end], transform)
             batches = loader(views, BATCH, workers=n_workers(max(0, end - n_done)), first=min(n_done, end))
@@ -83,7 +82,7 @@ def extract(
                         tqdm.write(f"activations of {site} are beyond float16: kept as float32, all made again")
                         write_json(folder / DONE, {"n_images": 0})
                         _reserve(folder / site_folder(site) / ACTS, files.pop(site).shape, np.float32)
-                        return extract(folder, network, pictures, sites, augmentation, n_views, progress)
+                        return extract(folder, network, pictures, sites, augmentation, n_views)
                     files[site][n_done : n_done + size] = cells
                 n_done += size
                 bar.update(size)
@@ -229,16 +228,6 @@ def split_rows(images: pd.DataFrame, splits: Sequence[str]) -> np.ndarray:
     if unknown or not splits:
         raise ValueError(f"splits must be some of train, val, test, {VIEWS}, got {', '.join(unknown) or 'none'}")
     return np.flatnonzero(images["split"].isin(splits))
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    """OSError where the disk has no room for so many bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        sizes = f"{needed / 1e9:.2f} GB and {free / 1e9:.2f} GB of disk are free"
-        remedy = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
-        raise OSError(f"the activations in {folder} need {sizes}: {remedy}")
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:

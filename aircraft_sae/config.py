@@ -1,18 +1,21 @@
-"""Configuration: one frozen dataclass per stage, checked by pydantic, and the presets."""
+"""Configuration: one frozen dataclass per stage, checked by pydantic, and the presets (`presets.json`)."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, field, is_dataclass
 from difflib import get_close_matches
 from functools import cache, reduce
+from importlib.resources import files
 from operator import getitem
 from typing import Annotated, Any, Literal, dataclass_transform, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-LEVELS = ("variant", "family", "manufacturer")  # FGVC-Aircraft's, finest first
+NAMES_FILES = {"variant": "variants.txt", "family": "families.txt", "manufacturer": "manufacturers.txt"}
+LEVELS = tuple(NAMES_FILES)  # FGVC-Aircraft's, finest first
 Split = Literal["train", "val", "trainval", "test"]
 SPLITS = get_args(Split)
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -195,35 +198,6 @@ class StudyConfig:
             raise ValueError(f"sae.site must be one of the sites that are kept, {self.sites}, got {self.sae.site!r}")
 
 
-PRESETS = {
-    "smoke": StudyConfig(
-        name="smoke",
-        dataset=DatasetConfig(hangar=HangarConfig(n_variants=4, scenes_per_variant=12, size=64, supersampling=1)),
-        classifier=ClassifierConfig(
-            arch="test_convnext", weights=None, layer_scale=0.1, sizes=(64,), epochs=(2,), batch_size=8,
-            frozen_stages=0,
-        ),
-        sae=SAEConfig(expansion=4, k=4, n_cells=4000, batch_size=64, aux_k=8, dead_after=1000),
-    ),
-    "hangar": StudyConfig(sae=SAEConfig(expansion=2)),
-    "fgvc": StudyConfig(
-        name="fgvc",
-        dataset=DatasetConfig(source="fgvc", banner=20),
-        classifier=ClassifierConfig(
-            arch="convnext_tiny.fb_in22k_ft_in1k", weights="timm", train_split="trainval", val_split=None,
-            sizes=(224,), epochs=(30,), optimizer="adamw", learning_rate=2e-4, warmup_epochs=1.0, frozen_stages=0,
-            ema_decay=0.999, crop_scale=(0.4, 1.0),
-        ),
-    ),
-    "photos": StudyConfig(
-        name="photos",
-        dataset=DatasetConfig(source="folder"),
-        classifier=ClassifierConfig(sizes=(160,), epochs=(7,), ema_decay=0.99, frozen_stages=0),
-        sae=SAEConfig(expansion=2),
-    ),
-}  # fmt: skip
-
-
 def preset(name: str) -> StudyConfig:
     """The preset called `name`; ValueError lists those there are."""
     if name not in list(PRESETS):  # a list finds what cannot be hashed missing, too
@@ -276,3 +250,7 @@ def change(config: Any, **values: Any) -> Any:
         *above, name = path.split(".")
         reduce(getitem, above, changed)[name] = asdict(value) if is_dataclass(value) else value
     return from_dict(type(config), changed)
+
+
+_PRESETS = json.loads(files("aircraft_sae").joinpath("presets.json").read_text("utf-8"))
+PRESETS = {name: change(StudyConfig(name=name), **values) for name, values in _PRESETS.items()}

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 
 def class_averaged_accuracy(labels, predicted, n_classes: int, counts=None):
@@ -132,15 +131,3 @@ def auroc_difference(first, second, member, groups) -> tuple[float, float]:
     influence = (gain - difference) / np.where(member, member.sum(), (~member).sum())
     sums = np.bincount(np.unique(groups, return_inverse=True)[1], influence)
     return float(difference), float(np.sqrt(len(sums) / max(1, len(sums) - 1) * np.square(sums).sum()))
-
-
-def most_confused(confusion, classes: list[str], n: int = 10) -> pd.DataFrame:
-    """The n largest off-diagonal cells: actual, predicted, n_images, share of the actual class's images.
-
-    confusion: (classes, classes) counts, rows actual, as `sklearn.metrics.confusion_matrix` gives. Ties by class order.
-    """
-    table = pd.DataFrame(confusion, pd.Index(classes, name="actual"), pd.Index(classes, name="predicted"))
-    cells = table.stack().rename("n_images").reset_index()
-    cells["share"] = cells["n_images"] / np.repeat(table.sum(axis=1).to_numpy(), len(classes))
-    wrong = cells[(cells["actual"] != cells["predicted"]) & (cells["n_images"] > 0)]
-    return wrong.sort_values("n_images", ascending=False, kind="stable", ignore_index=True).head(n)

@@ -38,20 +38,14 @@ class Study:
     ):
         self.config, self.data_dir = config, data_dir
         self.folder = data_dir / "runs" / config.name
-        self.stages: dict[str, store.Stage] = {}
-        """Stages loaded or made so far."""
+        self.stages: dict[str, store.Stage] = {}  # loaded or made so far
         self._pictures, self._networks = pictures, {} if network is None else {"trained": network}
 
     @classmethod
     def open(
-        cls,
-        preset_or_config: str | StudyConfig | None = None,
-        *,
-        data_dir: str | Path | None = None,
-        data_root: str | Path | None = None,
-        network: Network | None = None,
-        pictures: Pictures | None = None,
-    ) -> "Study":
+        cls, preset_or_config: str | StudyConfig | None = None, *, data_dir: str | Path | None = None,
+        data_root: str | Path | None = None, network: Network | None = None, pictures: Pictures | None = None,
+    ) -> "Study":  # fmt: skip
         """A study by preset name or config; nothing runs until a stage is asked for.
 
         Where not given: the preset is AIRCRAFT_SAE_PRESET or "hangar", data_dir is AIRCRAFT_SAE_DATA_DIR or the
@@ -144,7 +138,7 @@ class Study:
         """An autoencoder of the cells of training and validation pictures, as in `study.sae("k8", k=8)`.
 
         name: its folder under sae/. pictures: of fewer pictures than all, views are left out. changes: fields of its
-        config. Raises: ValueError for changes to "main", and what its config and its training raise.
+        config. Raises: ValueError for changes to "main".
         """
         if name == "main" and (changes or (network, pictures) != ("trained", "all")):
             raise ValueError('"main" is the config\'s own autoencoder: give any other a name of its own')
@@ -161,16 +155,10 @@ class Study:
         return SparseAutoencoder.load(self.stage(f"sae/{name}", train_sae, {"cfg": config}, inputs))
 
     def features(
-        self,
-        name: str = "main",
-        *,
-        sae: SparseAutoencoder | None = None,
-        network: str | Network = "trained",
-        pictures: str | Pictures = "all",
-        splits: Sequence[str] = ("train", "val", "test"),
-        selectivity: bool = True,
+        self, name: str = "main", *, sae: SparseAutoencoder | None = None, network: str | Network = "trained",
+        pictures: str | Pictures = "all", splits: Sequence[str] = ("train", "val", "test"), selectivity: bool = True,
         **changes: Any,
-    ) -> FeatureIndex:
+    ) -> FeatureIndex:  # fmt: skip
         """The index and table of an autoencoder's features on pictures; arguments as for `sae`.
 
         sae: a dictionary made in memory, a null, say. Raises: ValueError for the name "main" with such a dictionary,

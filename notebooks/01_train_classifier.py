@@ -241,9 +241,9 @@ if rendered:
     scene = replace(scene, shadows=False, finish=replace(scene.finish, blur=0.0))
     edits = {
         "as it was": ("engine", scene),
-        "engine removed": ("engine", scene.remove("engine")),
-        "fin moved forward": ("fin", scene.move("fin", (0.12, 0.0, 0.0))),
-        "wing in red": ("wing", scene.recolour("wing", (0.85, 0.1, 0.1))),
+        "engine removed": ("engine", scene.edit("remove", "engine")),
+        "fin moved forward": ("fin", scene.edit("move", "fin", (0.12, 0.0, 0.0))),
+        "wing in red": ("wing", scene.edit("recolour", "wing", (0.85, 0.1, 0.1))),
     }
 pictures = {name: render(edited, supersampling=1) for name, (_, edited) in edits.items()}
 
@@ -321,8 +321,8 @@ display(Markdown(text))
 
 # %%
 level = network.level
-evaluation = evaluate(network, data, "test", network.predictions)
-results |= evaluation.results
+measured, confusion = evaluate(network, data, "test", network.predictions)
+results |= measured
 levels = [name for name in data.levels if f"test/{name}/top1_accuracy" in results]
 titles = {"class_averaged_accuracy": "class-averaged accuracy", "top1_accuracy": "top-1", "top5_accuracy": "top-5"}
 
@@ -359,10 +359,14 @@ assert official[level]["value"] >= promised["accuracy"] and official[level]["n"]
 
 # %%
 order = [data.parents(level, name) for name in reversed(levels[1:])]
-plots.confusion_matrix(evaluation.confusion, order)
+plots.confusion_matrix(confusion, order)
 
 # %%
-wrong = evaluation.predictions.query("label != predicted").sort_values("confidence", ascending=False, kind="stable")
+wrong = network.predictions.query("label != predicted").sort_values("confidence", ascending=False, kind="stable")
+confused = confusion.stack().rename("n_images").reset_index()
+confused["share"] = confused["n_images"] / confused["actual"].map(confusion.sum(axis=1))
+confused = confused.query("actual != predicted and n_images > 0")
+confused = confused.sort_values("n_images", ascending=False, kind="stable")
 results["test/n_mistakes"] = len(wrong)
 in_family = ""
 
@@ -381,7 +385,7 @@ text = f"""**Takeaway.** {len(wrong):,} of {results["n_test"]:,} test pictures a
 display(Markdown(text))
 
 # %%
-assert len(wrong) == evaluation.confusion.to_numpy().sum() - evaluation.confusion.to_numpy().trace()
+assert len(wrong) == confusion.to_numpy().sum() - confusion.to_numpy().trace()
 
 # %% [markdown]
 # What do the most confused pairs look like? The upper row shows mistaken pictures; for each pair, the one that the
@@ -390,7 +394,7 @@ assert len(wrong) == evaluation.confusion.to_numpy().sum() - evaluation.confusio
 # the test pictures of the class in the upper row; n counts the mistaken ones.
 
 # %%
-pairs = list(evaluation.confused.head(4).itertuples())
+pairs = list(confused.head(4).itertuples())
 mistaken = [wrong[(wrong["label"] == p.actual) & (wrong["predicted"] == p.predicted)]["image"].iloc[0] for p in pairs]
 if rendered:
     record = scenes.set_index("image")["scene"]
@@ -410,11 +414,11 @@ plots.picture_grid(
 
 # %%
 text = "**Takeaway.** There are no mistakes to show."
-for p in evaluation.confused.head(1).itertuples():
+for p in confused.head(1).itertuples():
     text = f"""**Takeaway.** The commonest mistake is to take {p.actual} for {p.predicted}: {p.n_images} of its test
     pictures ({p.share:.0%})."""
 display(Markdown(text))
-assert evaluation.confused["n_images"].is_monotonic_decreasing and bool(len(pairs)) == bool(len(wrong))
+assert confused["n_images"].is_monotonic_decreasing and bool(len(pairs)) == bool(len(wrong))
 
 # %% [markdown]
 # With a few dozen test pictures per class, which pair comes first is partly chance. The pictures show mistakes, not
@@ -436,7 +440,7 @@ plots.picture_grid([images[:4], images[4:]][: 1 + (len(images) > 4)], [captions[
 # mean confidence: points on the dotted line. Lines are 95% Wilson intervals; below is the number of pictures.
 
 # %%
-predictions = evaluation.predictions
+predictions = network.predictions
 plots.reliability(predictions["confidence"], predictions["label"] == predictions["predicted"])
 
 # %%

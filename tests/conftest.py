@@ -16,6 +16,7 @@ if "AIRCRAFT_SAE_TEST_DATA" not in os.environ:
 os.environ["AIRCRAFT_SAE_DATA_DIR"] = os.environ["AIRCRAFT_SAE_TEST_DATA"]
 os.environ["AIRCRAFT_SAE_PRESET"] = "smoke"
 os.environ.pop("AIRCRAFT_SAE_DATA_ROOT", None)
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars, but where a test is of them
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # of two processes with two threads on two cores, one waits for the other
 # where a shell starts pytest in the background, Ctrl-C is ignored, and would be by the commands under test too

@@ -27,7 +27,7 @@ def made(smoke_study, tmp_path_factory):
     """(network, pictures, folder with the activations of all pictures at both sites)."""
     folder = tmp_path_factory.mktemp("activations")
     trained, data = smoke_study.network(), smoke_study.pictures()
-    extract(folder, trained, data, SITES, CONFIG, 2, progress=False)
+    extract(folder, trained, data, SITES, CONFIG, 2)
     return trained, data, folder
 
 
@@ -77,8 +77,8 @@ def test_a_killed_extraction_goes_on_and_ends_the_same(made, tmp_path, monkeypat
     monkeypatch.setattr(trained.model, "forward", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            extract(tmp_path, trained, data, SITES, CONFIG, 2, progress=False)
-    extract(tmp_path, trained, data, SITES, CONFIG, 2, progress=False)
+            extract(tmp_path, trained, data, SITES, CONFIG, 2)
+    extract(tmp_path, trained, data, SITES, CONFIG, 2)
     n = len(data.table) + 2 * len(data.rows("trainval"))
     again = sum(seen) - n
     most = 2 * MOST_AT_ONCE + 1  # under way, or waiting to be written
@@ -106,12 +106,12 @@ def test_views_are_crops_of_what_autoencoders_learn_from_each_another(made):
 
 def test_a_lost_file_is_made_again_and_one_of_other_pictures_refused(made, tmp_path):
     trained, data, folder = made
-    extract(tmp_path, trained, data, ("stage3",), progress=False)
-    extract(tmp_path, trained, data, SITES, progress=False)
+    extract(tmp_path, trained, data, ("stage3",))
+    extract(tmp_path, trained, data, SITES)
     own = Activations.open(folder, "stage4").acts[: len(data.table)]
     np.testing.assert_allclose(np.float32(Activations.open(tmp_path, "stage4").acts), np.float32(own), atol=4e-3)
     with pytest.raises(ValueError, match="name another folder"):
-        extract(tmp_path, trained, data.every(2), SITES, progress=False)
+        extract(tmp_path, trained, data.every(2), SITES)
 
 
 def test_acts_that_are_not_finite_name_the_image(made, tmp_path, monkeypatch):
@@ -129,7 +129,7 @@ def test_acts_that_are_not_finite_name_the_image(made, tmp_path, monkeypatch):
     hook = stage.register_forward_hook(spoil)
     try:
         with pytest.raises(ValueError, match=f"stage4 activations of image {image} are not finite: look"):
-            extract(tmp_path, trained, data, SITES, progress=False)
+            extract(tmp_path, trained, data, SITES)
     finally:
         hook.remove()
     with pytest.raises(FileNotFoundError, match="extract the activations of stage4 first"):
@@ -153,9 +153,9 @@ def test_acts_beyond_float16_are_kept_as_float32(made, tmp_path, monkeypatch, ca
     try:
         monkeypatch.setattr(activations, "as_stored", stop_once)
         with suppress(KeyboardInterrupt):
-            extract(tmp_path, trained, data, SITES, progress=False)
+            extract(tmp_path, trained, data, SITES)
         assert killed
-        extract(tmp_path, trained, data, SITES, progress=False)
+        extract(tmp_path, trained, data, SITES)
     finally:
         hook.remove()
     assert "activations of stage4 are beyond float16: kept as float32" in capsys.readouterr().out
@@ -164,7 +164,7 @@ def test_acts_beyond_float16_are_kept_as_float32(made, tmp_path, monkeypatch, ca
     np.testing.assert_allclose(large.acts / 2**17, np.float32(own.acts[: len(data.table)]), atol=4e-3)
     config = SAEConfig(expansion=2, k=4, n_cells=20_000, batch_size=64, dead_after=5_000, mixed_precision=False)
     for name, acts in {"large": large, "own": own}.items():
-        train_sae(tmp_path / name, config, acts, acts.rows("train"), progress=False)
+        train_sae(tmp_path / name, config, acts, acts.rows("train"))
     losses = [pd.read_csv(tmp_path / name / "history.csv").iloc[-1]["fvu"] for name in ("large", "own")]
     assert losses[0] == pytest.approx(losses[1], abs=0.02) and losses[1] < 0.9
 
@@ -172,8 +172,8 @@ def test_acts_beyond_float16_are_kept_as_float32(made, tmp_path, monkeypatch, ca
 def test_a_full_disk_is_said_before_anything_is_written(made, tmp_path, monkeypatch):
     trained, data, _ = made
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(OSError, match=r"need 0\.\d+ GB and 0\.00 GB of disk are free: make room"):
-        extract(tmp_path, trained, data, SITES, progress=False)
+    with pytest.raises(OSError, match=r"needs 0\.\d+ GB, and 0\.00 GB of disk are free: make room"):
+        extract(tmp_path, trained, data, SITES)
     assert not list(tmp_path.rglob("*.npy"))
 
 

@@ -86,9 +86,9 @@ class Payload:
 def w(finished, tmp_path, monkeypatch, capsys):
     """The study and a folder for hostile files, checked after the test: nothing ran and nothing changed."""
     for where, name in (
-        ("activations", "_check_room"), ("features.table", "build_index"), ("networks.training.Run", "train_step"),
+        ("activations", "check_room"), ("features.table", "build_index"), ("networks.training.Run", "train_step"),
         ("sae.training.Run", "train_step"),
-        ("hangar.dataset", "renderer"), ("pictures.fgvc.FGVCAircraft", "__init__"), ("__main__", "run"),
+        ("hangar.dataset", "mapper"), ("pictures.folders.FGVCAircraft", "__init__"), ("__main__", "run"),
     ):  # fmt: skip
         monkeypatch.setattr(f"aircraft_sae.{where}.{name}", long_work)
     monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(finished.study.data_dir))
@@ -509,7 +509,7 @@ AUTOENCODER = [
     case("sae pickled weights", saved("sae/main", load_sae, put(WEIGHTS, pickled)), "copy holds a", "train one"),
     case("encode another width", lambda w: w.sae.encode(torch.ones(2, 5)), r"\[2, 5\]", "make it one with"),
     case("encode an array", lambda w: w.sae.encode(np.ones((2, 64))), "ndarray", "torch.from_numpy"),
-    case("train on too few", lambda w: sae_training.train_sae(w.tmp, SMOKE.sae, w.acts, w.rows[:1], False),
+    case("train on too few", lambda w: sae_training.train_sae(w.tmp, SMOKE.sae, w.acts, w.rows[:1]),
          "batch_size 64", "lower sae.batch_size"),
     case("sae checkpoint pickled", checkpoint(train_autoencoder, lambda w: {"identity": Payload(w.ran)}),
          "checkpoint.pt", "remove it"),

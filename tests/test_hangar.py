@@ -24,7 +24,7 @@ from aircraft_sae.hangar.airframes import VARIANTS
 from aircraft_sae.hangar.dataset import _splits, render_dataset
 from aircraft_sae.hangar.meshes import build
 from aircraft_sae.hangar.render import _openness, render
-from aircraft_sae.hangar.scene import Camera, Scene, sample
+from aircraft_sae.hangar.scene import Camera, Edit, Scene, sample
 
 HANGAR = list(VARIANTS.values())
 SMALL = HangarConfig(n_variants=3, scenes_per_variant=6, size=48, supersampling=1)
@@ -94,7 +94,7 @@ def test_every_part_is_seen_somewhere():
 def test_removing_a_part_changes_its_pixels_and_no_others(variant, part):
     # one ray a pixel, so that the mask says exactly what each pixel shows
     scene = replace(scene_of(variant), shadows=False)
-    before, after = render(scene, 224, 1), render(scene.remove(part), 224, 1)
+    before, after = render(scene, 224, 1), render(scene.edit("remove", part), 224, 1)
     own = before.mask == PARTS.index(part)
     changed = (before.image != after.image).any(2)
     assert own.sum() >= 20
@@ -106,7 +106,7 @@ def test_removing_a_part_changes_its_pixels_and_no_others(variant, part):
 
 def test_removing_a_part_with_shadows_also_changes_where_its_shadow_fell():
     scene = scene_of("210-300", elevation=0.3)
-    before, after = render(scene, 224, 1), render(scene.remove("wing"), 224, 1)
+    before, after = render(scene, 224, 1), render(scene.edit("remove", "wing"), 224, 1)
     changed = (before.image != after.image).any(2) & (before.mask != PARTS.index("wing"))
     ground = before.mask == PARTS.index("ground")
     assert changed[ground].sum() > 50
@@ -171,14 +171,14 @@ def test_edits_do_what_they_say():
     plain = render(scene, 224, 1)
     fin, engine = (plain.mask == PARTS.index(p) for p in ("fin", "engine"))
 
-    red = render(scene.recolour("fin", (0.9, 0.05, 0.05)), 224, 1)
+    red = render(scene.edit("recolour", "fin", (0.9, 0.05, 0.05)), 224, 1)
     assert ((red.image != plain.image).any(2) <= fin).all() and (red.mask == plain.mask).all()
     assert (red.image[fin, 0].astype(int) > red.image[fin, 1].astype(int) + 20).mean() > 0.9
 
     def middle(mask):
         return np.array(ndimage.center_of_mass(mask == PARTS.index("engine")))
 
-    moved = render(scene.move("engine", (0.08, 0, 0)), 224, 1)
+    moved = render(scene.edit("move", "engine", (0.08, 0, 0)), 224, 1)
     shift = middle(moved.mask) - middle(plain.mask)
     # the camera stands ahead on the left: forward is to the left in the picture
     assert shift[1] < -3
@@ -194,8 +194,9 @@ def test_edits_do_what_they_say():
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda s: s.remove("rotor"), "rotor"),
-        (lambda s: s.remove("sky"), "sky"),
+        (lambda s: s.edit("remove", "rotor"), "rotor"),
+        (lambda s: s.edit("remove", "sky"), "sky"),
+        (lambda s: s.edit("bend", "fin"), "kind must be"),
         (lambda s: Scene.from_json(s.to_json().replace("[]", '[{"kind": "bend", "part": "fin"}]')), "kind must be"),
     ],
 )
@@ -205,7 +206,8 @@ def test_impossible_edits_are_refused(edit, words):
 
 
 def test_a_scene_survives_json_and_renders_to_the_same_bytes():
-    scene = sample("F/A-9D", 3, 77).remove("engine").move("fin", (0.1, 0, 0)).recolour("wing", (1, 0.5, 0))
+    scene = sample("F/A-9D", 3, 77).edit("remove", "engine")
+    scene = scene.edit("move", "fin", (0.1, 0, 0)).edit("recolour", "wing", (1, 0.5, 0))
     again = Scene.from_json(scene.to_json())
     assert again == scene
     first, second = render(scene, 64), render(again, 64)
@@ -258,11 +260,12 @@ def test_every_split_has_a_scene_of_every_variant(n):
 def test_no_shortcut_to_the_class(clue):
     """A linear classifier on held-out scenes sees at most chance plus three standard errors."""
     n, features, labels = 40, [], []
+    bare = tuple(Edit("remove", part) for part in PARTS[2:])
     for label, frame in enumerate(HANGAR):
         for i in range(n):
             scene = sample(frame.variant, 3, label * n + i)
             if clue == "background":
-                image = render(scene.remove(*PARTS[2:]), 24, 1).image
+                image = render(replace(scene, edits=bare), 24, 1).image
                 features.append(image.reshape(12, 2, 12, 2, 3).mean((1, 3)).ravel())
             else:
                 picture = render(scene, 48, 1)

@@ -385,7 +385,7 @@ def test_removals_are_those_of_pictures_without_the_part(smoke_study, scenes, ed
     sure = np.logical_and(*(np.abs(values - sae.threshold.item()) > near for values in (wanted, got.after[e])))
     assert sure.mean() > 0.8  # the others may be on either side of the threshold
     np.testing.assert_allclose(got.after[e][sure], wanted[sure], atol=near)
-    whole, edit = (render(each, 64, 1) for each in (plain(scenes[s]), plain(scenes[s]).remove(part)))
+    whole, edit = (render(each, 64, 1) for each in (plain(scenes[s]), plain(scenes[s]).edit("remove", part)))
     assert got.edits["changed"][e] == (edit.image != whole.image).any(2).sum() > 0
     rows, columns = np.nonzero(whole.mask == PARTS.index(part))
     middle = (rows.mean() + 0.5) / 64, (columns.mean() + 0.5) / 64

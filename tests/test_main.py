@@ -86,6 +86,7 @@ def test_run_shows_progress_and_writes_notebooks_and_one_offline_report(notebook
     (tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json").write_text(json.dumps(other))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.delenv("TQDM_DISABLE")
     assert command.main(["run", "--preset", "smoke", "--in-place"]) == 0
     output, errors = capfd.readouterr()
     assert "training: 100%" in errors and "01_first: code cell 4 of 4\n" in errors and "True smoke" in errors

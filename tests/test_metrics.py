@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 import scipy.stats
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
 from aircraft_sae.metrics import (
     bootstrap_draws,
@@ -13,7 +13,6 @@ from aircraft_sae.metrics import (
     class_averaged_accuracy,
     expected_calibration_error,
     fvu_by_definition,
-    most_confused,
     ratio_of_sums,
     top_k_accuracy,
     with_draws,
@@ -151,13 +150,6 @@ def test_each_definition_of_fvu():
     by_mean = fvu_by_definition(acts, np.broadcast_to(mean, acts.shape), mean)
     assert by_mean["this project"] == pytest.approx(1) and by_mean["mean of cells' ratios"] == pytest.approx(1)
     assert by_mean["overcomplete"] < 0.5 and fvu_by_definition(acts, acts, mean)["OpenAI"] == 0
-
-
-def test_most_confused():
-    confusion = confusion_matrix([0] * 5 + [1] * 4 + [2] * 2, [0, 1, 1, 1, 2] + [1, 1, 0, 0] + [2, 2])
-    table = most_confused(confusion, ["a", "b", "c"], 5)
-    assert table.values.tolist() == [["a", "b", 3, 0.6], ["b", "a", 2, 0.5], ["a", "c", 1, 0.2]]
-    assert len(most_confused(confusion, ["a", "b", "c"], 1)) == 1 and len(most_confused(np.eye(2), ["a", "b"])) == 0
 
 
 def test_a_value_with_draws_leaves_out_what_is_no_number():

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 
 from aircraft_sae.config import ClassifierConfig, DatasetConfig
 from aircraft_sae.hangar import PARTS
-from aircraft_sae.pictures import FGVCLayout, ImageFolder, decode, download, fgvc, loader, loading, open_source
+from aircraft_sae.pictures import FGVCLayout, ImageFolder, decode, download, folders, loader, loading, open_source
 from aircraft_sae.pictures.loading import pixel_config, test_transform, train_transform
 
 CLASSES = {
@@ -431,25 +431,25 @@ def test_failed_download_names_the_ways_out_and_leaves_nothing(tmp_path, monkeyp
     def fail(root):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(fgvc, "FGVCAircraft", fake_download(fail))
-    monkeypatch.setattr(fgvc, "DOWNLOAD_BYTES", 1)
+    monkeypatch.setattr(folders, "FGVCAircraft", fake_download(fail))
+    monkeypatch.setattr(folders, "DOWNLOAD_BYTES", 1)
     for root in (tmp_path, tmp_path / "a" / "b"):
         with pytest.raises(OSError, match=r"no route to host.* by hand.*data root.*hangar"):
             open_source(DatasetConfig(source="fgvc", root=str(root)), None)
         assert list(tmp_path.rglob("*")) == []
-    monkeypatch.setattr(fgvc, "DOWNLOAD_BYTES", 2**60)
-    with pytest.raises(OSError, match="GiB of disk are free"):
+    monkeypatch.setattr(folders, "DOWNLOAD_BYTES", 2**60)
+    with pytest.raises(OSError, match="GB of disk are free"):
         download(tmp_path)
 
 
 def test_sources_are_found_or_downloaded(clean, tmp_path, monkeypatch):
     copy = fake_download(lambda root: shutil.copytree(clean.parent, root / clean.parent.name))
-    monkeypatch.setattr(fgvc, "FGVCAircraft", copy)
-    monkeypatch.setattr(fgvc, "DOWNLOAD_BYTES", 1)
+    monkeypatch.setattr(folders, "FGVCAircraft", copy)
+    monkeypatch.setattr(folders, "DOWNLOAD_BYTES", 1)
     data = open_source(DatasetConfig(source="fgvc", banner=3), None, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["fgvc-aircraft-2013b"]
     assert data.banner == 3 and data.table.equals(open_source(DatasetConfig(), clean).table)
-    monkeypatch.setattr(fgvc, "FGVCAircraft", None)  # found: nothing is fetched
+    monkeypatch.setattr(folders, "FGVCAircraft", None)  # found: nothing is fetched
     assert open_source(DatasetConfig(source="fgvc", root=str(clean)), None).folder == clean
 
 

@@ -133,7 +133,7 @@ def test_batch_variants_choose_the_largest_of_the_batch_from_any_floor(floor):
 @pytest.mark.parametrize("variant", ["topk", "batchtopk"])
 def test_a_planted_dictionary_is_found(planted, tmp_path, variant):
     cfg = small(variant, k=3, n_cells=600_000, batch_size=500, learning_rate=3e-3, expansion=4)
-    train_sae(tmp_path, cfg, planted, [0], progress=False)
+    train_sae(tmp_path, cfg, planted, [0])
     sae = SparseAutoencoder.load(tmp_path)
     start = SparseAutoencoder(cfg, planted.d_in)
     found, by_chance = ((normalize(s.W_dec.detach()) @ planted.directions.t()).amax(0) > 0.9 for s in (sae, start))
@@ -149,7 +149,7 @@ def test_a_planted_dictionary_is_found(planted, tmp_path, variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_killed_run_ends_with_the_same_bits(planted, tmp_path, monkeypatch, variant):
     cfg = small(variant, n_cells=105_000, batch_size=500)  # a row of the history every second step
-    train_sae(tmp_path / "whole", cfg, planted, [0], progress=False)
+    train_sae(tmp_path / "whole", cfg, planted, [0])
     monkeypatch.setattr(sae_training, "CHECKPOINT_SECONDS", 0.0)
     step, save, calls = Run.train_step, Run.save, []
 
@@ -163,8 +163,8 @@ def test_a_killed_run_ends_with_the_same_bits(planted, tmp_path, monkeypatch, va
     monkeypatch.setattr(Run, "save", lambda run: save(run) if run.step % 5 == 0 else None)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            train_sae(tmp_path / "cut", cfg, planted, [0], progress=False)
-    train_sae(tmp_path / "cut", cfg, planted, [0], progress=False)
+            train_sae(tmp_path / "cut", cfg, planted, [0])
+    train_sae(tmp_path / "cut", cfg, planted, [0])
     assert len(calls) == 210 + 2 + 2 + 1  # the kills, and steps 5 to 7 and 10 to 11 done again
     for name in ("sae_weights.safetensors", "cfg.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -178,14 +178,14 @@ def test_another_runs_checkpoint_is_refused(planted, tmp_path):
     run = Run(tmp_path, small(), planted, [0])
     run.save()
     with pytest.raises(ValueError, match="another config or other activations"):
-        train_sae(tmp_path, small(seed=1), planted, [0], progress=False)
+        train_sae(tmp_path, small(seed=1), planted, [0])
 
 
 def test_a_diverging_run_says_so(tmp_path):
     planted = Planted(2_000, 32, 64, 3)
     planted.batches = lambda rows, n, seed, start=0: iter([planted.cells[:1000], planted.cells[:1000] * torch.inf] * 99)
     with pytest.raises(ValueError, match=r"the loss is nan at step 1, learning rate .*; there is no checkpoint yet"):
-        train_sae(tmp_path, small(), planted, [0], progress=False)
+        train_sae(tmp_path, small(), planted, [0])
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -284,7 +284,7 @@ def test_what_is_no_cell_or_too_sparse_is_refused():
 def test_options_of_the_decoder(planted, tmp_path):
     lengths = {}
     for name, values in {"unit": {}, "free": {"unit_norm": False}, "frozen": {"frozen_decoder": True}}.items():
-        train_sae(tmp_path / name, small(**values), planted, [0], progress=False)
+        train_sae(tmp_path / name, small(**values), planted, [0])
         sae = SparseAutoencoder.load(tmp_path / name)
         lengths[name] = sae.W_dec.norm(dim=1).detach()
         untouched = torch.equal(sae.W_dec, SparseAutoencoder(sae.cfg, 32).W_dec)

@@ -44,7 +44,7 @@ def step(self, *batch, whole=training.Run.train_step):
 
 training.Run.train_step = step
 config, data, folder = sys.argv[1:]
-training.train(folder, from_dict(ClassifierConfig, json.loads(config)), ImageFolder.open(data), progress=False)
+training.train(folder, from_dict(ClassifierConfig, json.loads(config)), ImageFolder.open(data))
 """
 
 
@@ -65,7 +65,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def unbroken(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
-    train(folder, CFG, data, progress=False)
+    train(folder, CFG, data)
     return folder
 
 
@@ -88,19 +88,19 @@ def test_training_learns_and_writes_what_loading_needs(unbroken, made, data):
     ]  # fmt: skip
     assert made.history["epoch"].tolist() == [1, 2, 3] and made.history["size"].tolist() == [32, 32, 48]
     assert made.history["val_accuracy"].iloc[-1] == 1 and made.history["val_loss"].iloc[-1] < 0.5
-    val = predict(made, data, "val", progress=False)  # of the saved weights, which are those that were validated
+    val = predict(made, data, "val")  # of the saved weights, which are those that were validated
     likelihood = val[["p_0", "p_1", "p_2"]].to_numpy()[range(6), np.arange(6) // 2]
     assert made.history["val_loss"].iloc[-1] == pytest.approx(-np.log(likelihood).mean(), rel=0.05)
     assert (made.classes, made.level, made.mean, made.size) == (CLASSES, "class", (0.5, 0.5, 0.5), 48)
     assert not made.model.training
-    pd.testing.assert_frame_equal(predict(made, data, "test", progress=False), made.predictions)
+    pd.testing.assert_frame_equal(predict(made, data, "test"), made.predictions)
 
 
 def test_a_run_killed_after_an_epoch_ends_in_the_same_bits(data, unbroken, tmp_path):
     values = json.dumps(CFG.__dict__)
     child = subprocess.run([sys.executable, "-c", CHILD, values, data.folder, tmp_path], check=False)
     assert child.returncode == -signal.SIGKILL and (tmp_path / CHECKPOINT).is_file()
-    train(tmp_path, CFG, data, progress=False)
+    train(tmp_path, CFG, data)
     assert same_model(tmp_path, unbroken)
 
 
@@ -117,8 +117,8 @@ def test_a_run_stopped_inside_an_epoch_ends_in_the_same_bits(data, unbroken, tmp
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setattr(training.Run, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, CFG, data, progress=False)
-    train(tmp_path, CFG, data, progress=False)
+        train(tmp_path, CFG, data)
+    train(tmp_path, CFG, data)
     assert steps == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8]
     assert seen[0] != seen[2] and sorted(seen[0]) == sorted(seen[2]) == [0] * 6 + [1] * 6 + [2] * 6  # shuffled anew
     assert same_model(tmp_path, unbroken)
@@ -132,11 +132,11 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(data, tmp_path, mon
     right = training.Run.learning_rate
     monkeypatch.setattr(training.Run, "learning_rate", lambda self, k: np.inf if k == bad_step else right(self, k))
     with pytest.raises(ValueError, match=rf"{problem} in epoch 2 at step .*learning rate .*last good checkpoint.*Try"):
-        train(tmp_path, CFG, data, progress=False)
+        train(tmp_path, CFG, data)
     saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert saved["step"] == 3 and all(value.isfinite().all() for value in saved["model"].values())
     with pytest.raises(ValueError, match="of another config"):
-        train(tmp_path, replace(CFG, seed=1), data, progress=False)
+        train(tmp_path, replace(CFG, seed=1), data)
 
 
 @pytest.mark.parametrize("n_stages", [0, 2])
@@ -217,7 +217,7 @@ def test_halves_of_a_batch_side_by_side_learn_as_the_whole(data, tmp_path, threa
 def test_a_network_whose_norms_depend_on_the_batch_takes_it_as_a_whole(data, tmp_path):
     cfg = replace(CFG, arch="mobilenetv3_small_050", layer_scale=None, epochs=(1, 1))
     assert training.Run(cfg, data, tmp_path).n_parts == 1
-    train(tmp_path, cfg, data, progress=False)
+    train(tmp_path, cfg, data)
     assert load(tmp_path).history["train_loss"].notna().all()
 
 

@@ -4,9 +4,8 @@
 `dataset` writes FGVC-Aircraft's layout.
 """
 
-PARTS = (
+PARTS = (  # the index is the value in a mask; the first two are background
     "sky", "ground", "fuselage", "wing", "stabilizer", "fin", "engine", "propeller",
     "nose_gear", "main_gear", "window", "cockpit", "strut", "flap_fairing",
 )  # fmt: skip
-"""Part names; the index is the value in a mask. The first two are background."""
 MATERIALS = ("body", "wing", "fin", "engine", "window", "cockpit", "rubber", "metal", "propeller")

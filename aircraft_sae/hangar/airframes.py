@@ -12,14 +12,12 @@ _DATA = json.loads(
     files("aircraft_sae.hangar").joinpath("airframes.json").read_text("utf-8"),
     object_hook=lambda values: {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()},
 )
-Airframe = make_dataclass(
+Airframe = make_dataclass(  # one variant: its fields are the defaults' names
     "Airframe", [(name, type(v), v) for name, v in _DATA["defaults"].items()],
     namespace={"__module__": __name__}, frozen=True,
 )  # fmt: skip
-"""One variant: its fields are the defaults' names."""
-ARCHETYPES = _DATA["archetypes"]
-"""Kinds of aircraft: a family starts from one, and a variant changes its family a little."""
-VARIANTS = {
+ARCHETYPES = _DATA["archetypes"]  # a family starts from one, and a variant changes its family a little
+VARIANTS = {  # by name, in order of manufacturer and family
     # the family's own numbers win over the house style, the variant's over both
     variant: Airframe(
         variant, name, maker, **ARCHETYPES[family["archetype"]] | house["style"] | family["changes"] | changes
@@ -28,4 +26,3 @@ VARIANTS = {
     for name, family in house["families"].items()
     for variant, changes in family["variants"].items()
 }
-"""All airframes by name, in order of manufacturer and family."""

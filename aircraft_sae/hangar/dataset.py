@@ -16,11 +16,12 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from aircraft_sae.config import LEVELS, SPLITS, HangarConfig
+from aircraft_sae.config import LEVELS, NAMES_FILES, SPLITS, HangarConfig
 from aircraft_sae.hangar import PARTS
 from aircraft_sae.hangar.airframes import VARIANTS, Airframe
-from aircraft_sae.hangar.render import Picture, render
-from aircraft_sae.hangar.scene import Scene, factors, sample
+from aircraft_sae.hangar.render import render
+from aircraft_sae.hangar.scene import factors, sample
+from aircraft_sae.store import write_text
 
 
 def render_dataset(
@@ -37,29 +38,22 @@ def render_dataset(
     for name in ("images", "masks"):
         (data / name).mkdir(parents=True, exist_ok=True)
     jobs = list(enumerate(product(list(variants)[: config.n_variants], _splits(config))))
-    with _mapper(len(jobs), workers) as mapped:
+    with mapper(len(jobs), workers) as mapped:
         rows = mapped(partial(_draw, config=config, data=data), jobs)
         table = pd.DataFrame(tqdm(rows, "render scenes", len(jobs), unit="scene", smoothing=0.05))
     table.to_parquet(data / "scenes.parquet", index=False)
-    for level, plural in zip(LEVELS, ("variants", "families", "manufacturers"), strict=True):
-        _lines(data / f"{plural}.txt", table[level].unique())
-    for name in SPLITS:
-        chosen = table[table["split"].isin(["train", "val"] if name == "trainval" else [name])]
-        _lines(data / f"images_{name}.txt", chosen["image"])
-        for level in LEVELS:
-            _lines(data / f"images_{level}_{name}.txt", chosen["image"] + " " + chosen[level])
+    lists = {name: table[level].unique() for level, name in NAMES_FILES.items()}
+    for split in SPLITS:
+        chosen = table[table["split"].isin(["train", "val"] if split == "trainval" else [split])]
+        lists[f"images_{split}.txt"] = chosen["image"]
+        lists |= {f"images_{level}_{split}.txt": chosen["image"] + " " + chosen[level] for level in LEVELS}
+    for name, lines in lists.items():
+        write_text(data / name, "".join(f"{line}\n" for line in lines))
 
 
 @contextmanager
-def renderer(n_scenes: int, size: int, supersampling: int) -> Iterator[Callable[[Sequence[Scene]], Iterator[Picture]]]:
-    """A function that renders about so many scenes, in order, by processes that are kept from call to call."""
-    with _mapper(n_scenes, None) as mapped:
-        yield partial(mapped, partial(render, size=size, supersampling=supersampling))
-
-
-@contextmanager
-def _mapper(n_jobs: int, workers: int | None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
-    """What maps a function over jobs in several processes."""
+def mapper(n_jobs: int, workers: int | None = None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
+    """What maps a function over about so many jobs, in order, by processes that are kept from call to call."""
     workers = workers or min(os.cpu_count() or 1, max(1, n_jobs // 16))  # starting a process takes a second
     if workers == 1:
         yield map
@@ -117,7 +111,3 @@ def _save(image: Image.Image, path: Path, **options) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     image.save(temporary, **options)
     temporary.replace(path)
-
-
-def _lines(path: Path, lines) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

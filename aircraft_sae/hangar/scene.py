@@ -9,8 +9,7 @@ import numpy as np
 from aircraft_sae.config import from_dict
 from aircraft_sae.hangar import PARTS
 
-Colour = tuple[float, float, float]
-"""Red, green and blue as seen on a screen, 0 to 1."""
+Colour = tuple[float, float, float]  # red, green and blue as seen on a screen, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Edit:
 
     kind: Literal["remove", "recolour", "move"]
     part: str
-    value: tuple[float, ...] = ()  # recolour: a colour; move: x, y, z; remove: nothing
+    value: tuple[float, ...] = ()  # recolour: a colour; move: how far forward, left and up; remove: nothing
 
     def __post_init__(self):
         if self.part not in PARTS[2:]:
@@ -112,17 +111,9 @@ class Scene:
     def on_ground(self) -> bool:
         return self.background.kind != "sky"
 
-    def remove(self, *parts: str) -> "Scene":
-        """The scene without these parts."""
-        return replace(self, edits=(*self.edits, *(Edit("remove", part) for part in parts)))
-
-    def recolour(self, part: str, colour: Colour) -> "Scene":
-        """The scene with a part in one colour."""
-        return replace(self, edits=(*self.edits, Edit("recolour", part, tuple(colour))))
-
-    def move(self, part: str, by: tuple[float, float, float]) -> "Scene":
-        """The scene with a part moved forward, left and up, in units of the longer of length and span."""
-        return replace(self, edits=(*self.edits, Edit("move", part, tuple(by))))
+    def edit(self, kind: str, part: str, value: tuple[float, ...] = ()) -> "Scene":
+        """The scene with one more `Edit`; ValueError for one that cannot be."""
+        return replace(self, edits=(*self.edits, from_dict(Edit, {"kind": kind, "part": part, "value": value})))
 
     def to_json(self) -> str:
         """One line, which `from_json` reads."""

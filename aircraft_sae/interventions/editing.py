@@ -11,6 +11,7 @@ q whose edits change about as many pixels, or fewer: a larger edit says little a
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from aircraft_sae.activations import as_stored, site_folder
 from aircraft_sae.hangar import PARTS
-from aircraft_sae.hangar.dataset import renderer
+from aircraft_sae.hangar.dataset import mapper
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.metrics import bootstrap_counts, with_draws
@@ -44,11 +45,11 @@ def edited(scene: Scene, kind: str, part: str) -> Scene:
     if kind == "nothing":
         return scene
     if kind == "remove":
-        return scene.remove(part)
+        return scene.edit("remove", part)
     if kind == "move":
-        return scene.move(part, MOVES[scene.seed % len(MOVES)])
+        return scene.edit("move", part, MOVES[scene.seed % len(MOVES)])
     if kind == "recolour":
-        return scene.recolour(part, RED if scene.seed % 2 else BLUE)
+        return scene.edit("recolour", part, RED if scene.seed % 2 else BLUE)
     raise ValueError(f'kind must be "remove", "move", "recolour" or "nothing", got {kind!r}')
 
 
@@ -60,7 +61,7 @@ def plain(scene: str) -> Scene:
 def without(scene: str, part: str | None, size: int, supersampling: int) -> Image.Image:
     """The picture of a scene (JSON), rendered without shadows and without one part, or with all of them."""
     whole = plain(scene)
-    return _saved(render(whole.remove(part) if part else whole, size, supersampling).image, whole)
+    return _saved(render(whole.edit("remove", part) if part else whole, size, supersampling).image, whole)
 
 
 def choose_scenes(pictures: Pictures, images: Sequence[str], most: int, size: int) -> list[str]:
@@ -94,7 +95,8 @@ def edit_scenes(
     for network, site in product(networks.values(), sites):
         network.check_site(site)  # and another site
     # all is rendered before the networks see any of it: beside each other, their threads would wait
-    with renderer(len(views) * (1 + len(parts)), size, supersampling) as rendered:
+    with mapper(len(views) * (1 + len(parts))) as mapped:
+        rendered = partial(mapped, partial(render, size=size, supersampling=supersampling))
         whole = list(tqdm(rendered(views), "render scenes", len(views), leave=False))
         shown = np.stack([np.bincount(picture.mask.ravel(), minlength=len(PARTS))[ids] for picture in whole])
         enough = shown >= LEAST_PIXELS * size**2

@@ -1,7 +1,7 @@
 """Trained networks: their files, their predictions on a split, and how good these are on each level of the taxonomy."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def save(network: Network, cfg: ClassifierConfig, folder: Path) -> None:
     write_safetensors(folder / "model.safetensors", network.model.state_dict())
 
 
-def predict(network: Network, pictures: Pictures, split: str = "test", progress: bool = True) -> pd.DataFrame:
+def predict(network: Network, pictures: Pictures, split: str = "test") -> pd.DataFrame:
     """One row an image: image, label, predicted (class names), confidence, and p_0, p_1, … (float32).
 
     In float32, so that probabilities agree with the sites' activations. ValueError where pictures have other classes.
@@ -64,27 +64,17 @@ def predict(network: Network, pictures: Pictures, split: str = "test", progress:
     views = pictures.torch(split, level, test_transform(network.size, network.mean, network.std))
     batches = loader(views, BATCH, workers=n_workers(len(views)))
     seen = network.stream(batch for batch, _, _ in batches)
-    bar = tqdm(seen, f"predict {split}", len(batches), unit="batch", disable=not progress, leave=False)
+    bar = tqdm(seen, f"predict {split}", len(batches), unit="batch", leave=False)
     p = torch.cat([each.logits.softmax(1) for each in bar]).numpy()
     names, rows = np.asarray(network.classes, dtype=object), pictures.rows(split)
     table = {"image": rows["image"], "label": rows[level], "predicted": names[p.argmax(1)], "confidence": p.max(1)}
     return pd.DataFrame(table | {f"p_{c}": p[:, c] for c in range(p.shape[1])})
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """results: {name: {"value", "low", "high", "n"}} with 95 % intervals; predictions: one row per image; confusion:
-    counts, rows actual, columns predicted; confused: the class pairs most often mistaken, worst first."""
+def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame]:
+    """How good a network's predictions on a split are, and their confusion: counts, rows actual, columns predicted.
 
-    results: dict[str, dict[str, float]]
-    predictions: pd.DataFrame
-    confusion: pd.DataFrame
-    confused: pd.DataFrame
-
-
-def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.DataFrame) -> Evaluation:
-    """How good a network's predictions on a split are, with intervals over images: 2,000 bootstrap draws.
-
+    The first is {name: {"value", "low", "high", "n"}}, with 95 % intervals over images: 2,000 bootstrap draws.
     Names are split/level/metric: class_averaged_accuracy (FGVC-Aircraft's official metric), top1_accuracy,
     top5_accuracy (of all classes where there are fewer) and expected_calibration_error. A coarser level's
     probabilities are sums over its classes. Raises: ValueError for predictions of other images, or of no `predict`.
@@ -114,8 +104,7 @@ def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.D
             measured = {"value": metric(*given), "low": low, "high": high, "n": len(own)}
             results[f"{split}/{coarse}/{name}"] = measured
     confusion = confusion_matrix(labels, fine.argmax(1), labels=range(len(classes)))
-    confused = metrics.most_confused(confusion, classes)
-    return Evaluation(results, predictions, pd.DataFrame(confusion, index=classes, columns=classes), confused)
+    return results, pd.DataFrame(confusion, pd.Index(classes, name="actual"), pd.Index(classes, name="predicted"))
 
 
 def export_weights(folder: str | Path, path: str | Path, **facts: Any) -> None:

@@ -31,9 +31,7 @@ ORTHOGONALISE = muon.zeropower_via_newtonschulz
 """Muon's own iteration, which it calls in bfloat16 and leaves no way to say otherwise."""
 
 
-def train(
-    folder: str | Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None, progress: bool = True
-) -> None:
+def train(folder: str | Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None) -> None:
     """Train into `folder`: model.safetensors (averaged weights), config.json, history.csv, predictions.parquet.
 
     A checkpoint that a killed run of the same cfg and pictures left there is resumed: on a CPU to the same bits, since
@@ -47,14 +45,14 @@ def train(
     run = Run(cfg, pictures, folder, weights or weights_digest(cfg))
     run.resume()
     n_seen = run.epoch * run.n_images + run.n_seen
-    with tqdm(total=run.n_images * cfg.n_epochs, initial=n_seen, unit="img", disable=not progress) as bar:
+    with tqdm(total=run.n_images * cfg.n_epochs, initial=n_seen, unit="img") as bar:
         for size, end in zip(cfg.sizes, accumulate(cfg.epochs), strict=True):
             batches = run.batches(size)  # whose loading processes stay
             while run.epoch < end:
                 run.train_epoch(size, batches, bar)
             del batches  # they end
     made = run.averaged(cfg.image_size)
-    write_parquet(predict(made, pictures, "test", progress), folder / "predictions.parquet")
+    write_parquet(predict(made, pictures, "test"), folder / "predictions.parquet")
     save(made, replace(cfg, level=run.level), folder)
     (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)
 
@@ -176,7 +174,7 @@ class Run:
         """(cross-entropy, top-1 accuracy) of the averaged weights on the validation split; nan where there is none."""
         if self.cfg.val_split is None:
             return math.nan, math.nan
-        table = predict(self.averaged(size), self.pictures, self.cfg.val_split, progress=False)
+        table = predict(self.averaged(size), self.pictures, self.cfg.val_split)
         p, own = table.filter(regex=r"^p_\d+$").to_numpy(), pd.Categorical(table["label"], self.classes).codes
         loss = -np.log(p[range(len(p)), own].clip(1e-30)).mean()
         return float(loss), float((table["label"] == table["predicted"]).mean())

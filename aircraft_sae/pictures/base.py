@@ -13,13 +13,34 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm.contrib.concurrent import thread_map
 
 from aircraft_sae.config import SPLITS
-from aircraft_sae.pictures.annotations import check_occupied, refuse
 from aircraft_sae.pictures.loading import Views
 from aircraft_sae.store import write_parquet
 from aircraft_sae.store.digests import digest, sha256
 
+DISJOINT_SPLITS = ("train", "val", "test")
 BAR = {"unit": " pictures", "leave": False, "delay": 1, "max_workers": os.cpu_count()}  # decoding frees Python's lock
 SKIP = 'Replace them, or leave them out with on_bad_image="skip".'
+
+
+def refuse(names: pd.Series, what: str, remedy: str = "Correct these files.", error: type = ValueError) -> None:
+    """Raise `error` with the number and the first five of `names`, if there are any."""
+    if n := len(names := names.drop_duplicates()):
+        raise error(f"{n} {what}: {', '.join([*names[:5], *['…'] * (n > 5)])}. {remedy}")
+
+
+def check_occupied(table: pd.DataFrame, classes: dict[str, list[str]], where: str) -> None:
+    """ValueError where a split or a class has no image, or the finest level is too little to learn and to test."""
+    if empty := [split for split in DISJOINT_SPLITS if split not in set(table["split"])]:
+        raise ValueError(f"the {' and '.join(empty)} split of {where} is empty: list at least one image there.")
+    for level, names in classes.items():
+        names = pd.Series(names, dtype=str)
+        refuse(names[~names.isin(table[level])], f"{level} classes of {where} without an image")
+    for level, names in list(classes.items())[:1]:
+        if len(names) < 2:
+            raise ValueError(f"{where} has pictures of one {level}, {names[0]}: there must be two or more.")
+        if table[level][table["split"] == "test"].value_counts().max() < 2:
+            remedy = "list two or more of most classes there, or six in all where splits are drawn."
+            raise ValueError(f"no {level} of {where} has two test pictures, one for each half: {remedy}")
 
 
 class Pictures:
@@ -101,7 +122,6 @@ class Pictures:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Known by content, not by place."""
         known = self.table, self._classes, self.region_names, self.scenes, self.skipped["image"]
         return digest([*known, self.contents()])
 

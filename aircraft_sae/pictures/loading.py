@@ -130,5 +130,4 @@ def loader(
 
 
 def _mix(*numbers: int) -> int:
-    """One 63-bit seed from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)  # 63 bits

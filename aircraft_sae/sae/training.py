@@ -127,7 +127,7 @@ def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gr
     return loss.item()
 
 
-def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows, progress: bool = True) -> None:
+def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows) -> None:
     """Train on the cells of the images `rows` into `folder`: sae_weights.safetensors, cfg.json, history.csv.
 
     A checkpoint that a killed run of the same cfg and acts left there is resumed, on a CPU to the same bits.
@@ -138,7 +138,7 @@ def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows, progress: bool = T
     run = Run(folder, cfg, acts, rows)
     run.resume()
     batches = islice(acts.batches(rows, cfg.batch_size, cfg.seed, run.step), cfg.n_steps - run.step)
-    hidden = not progress or threading.current_thread() is not threading.main_thread()  # trainings run side by side
+    hidden = threading.current_thread() is not threading.main_thread()  # trainings run side by side
     began = saved = time.monotonic()
     bar = tqdm(batches, total=cfg.n_steps, initial=run.step, unit=f" x {cfg.batch_size} cells", disable=hidden)
     for cells in bar:

@@ -4,6 +4,7 @@ from aircraft_sae.store.digests import digest, fingerprint, source_digest
 from aircraft_sae.store.files import (
     LABELS,
     META,
+    check_room,
     data_folder,
     make_parents,
     read_json,

@@ -45,6 +45,13 @@ def make_parents(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
+def check_room(folder: Path, needed: int, remedy: str) -> None:
+    """Make a folder; OSError where its disk has no room for so many bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise OSError(f"{folder} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB of disk are free: {remedy}")
+
+
 @contextmanager
 def full_disk_named(doing: str, folder: Path, remedy: str) -> Iterator[None]:
     """OSError that says so where a full disk is behind an error: libraries wrap the system's in their own."""

@@ -170,7 +170,6 @@ def load_meta(folder: Path, wanted: str, say: Callable[[str], None] = lambda pro
 
 
 def _meta(folder: Path) -> dict[str, Any]:
-    """What a stage's meta.json says, less its checksum; {} where that is not right."""
     meta = read_json(folder / META)
     return meta if meta.pop("checksum", None) == fingerprint(meta) else {}
 

@@ -12,11 +12,9 @@ from aircraft_sae.config import StudyConfig
 from aircraft_sae.store import META, read_json, stage_metas, write_text
 
 HERE = Path(__file__).parent
-SAID = tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))
-"""The sentences of the answer, and the headlines."""
+SAID = tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))  # sentences of the answer, and headlines
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-RECORD = "aircraft_sae"
-"""The entry of a notebook's metadata that holds what the runner knows of it."""
+RECORD = "aircraft_sae"  # the entry of a notebook's metadata that holds what the runner knows of it
 
 
 def write_report(
@@ -132,7 +130,6 @@ def _outputs(cell, kind: str) -> list[str]:
 
 
 def _link(name: str, notebook) -> tuple[str, str, str]:
-    """(address, title, question) of a notebook's page."""
     first = notebook.cells[0].source if notebook.cells else ""
     title = re.search(r"^# (.*)$", first, re.MULTILINE)
     asked = re.search(r"\*\*Question\.\*\*\s*((?:.|\n)*?\?)", first)

@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name in list(times)[:: 1 if i % 2 == 0 else -1]:
             if name == "extract":
                 with tempfile.TemporaryDirectory() as folder:
-                    run = partial(extract, folder, network, pictures, study.config.sites, progress=False)
+                    run = partial(extract, folder, network, pictures, study.config.sites)
                     times[name].append(seconds(run))
             else:
                 times[name].append(seconds(partial(forward, network, pictures)))

@@ -32,7 +32,7 @@ def scored(study: Study, acts: Activations, **changes) -> str:
     """Train an autoencoder of these acts and say how well its features, and a probe, find parts."""
     cfg = replace(study.config.sae, n_cells=SHORT, **changes)
     with tempfile.TemporaryDirectory() as folder:
-        train_sae(folder=Path(folder), cfg=cfg, acts=acts, rows=acts.rows("train", "val"), progress=False)
+        train_sae(folder=Path(folder), cfg=cfg, acts=acts, rows=acts.rows("train", "val"))
         rows = acts.rows("train", "val", "test")
         index = build_index(SparseAutoencoder.load(folder), acts, folder, rows)
         regions = Regions.of(index, study.pictures())
@@ -44,7 +44,7 @@ def scored(study: Study, acts: Activations, **changes) -> str:
 def seen(study: Study, network: Network, sites: Sequence[str]) -> Iterator[Activations]:
     """Acts of all pictures at these sites."""
     with tempfile.TemporaryDirectory() as folder:
-        extract(Path(folder), network, study.pictures(), sites, progress=False)
+        extract(Path(folder), network, study.pictures(), sites)
         for site in sites:
             yield Activations.open(folder, site)
 

@@ -46,7 +46,7 @@ def works(study: Study) -> dict[str, tuple[Callable, list]]:
 
     def training(seed: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            train_sae(folder, change(short, seed=seed), acts, rows, progress=False)
+            train_sae(folder, change(short, seed=seed), acts, rows)
 
     return made | {"4 autoencoders": (training, [0, 1, 2, 3])}
 

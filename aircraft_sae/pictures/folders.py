@@ -1,0 +1,207 @@
+"""Pictures in folders: FGVC-Aircraft's layout, which the hangar renders too, and folders that name split and class."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from torchvision.datasets import FGVCAircraft
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from aircraft_sae.config import LEVELS, NAMES_FILES, DatasetConfig
+from aircraft_sae.hangar import PARTS
+from aircraft_sae.pictures.base import DISJOINT_SPLITS, PictureFiles, check_occupied, refuse
+from aircraft_sae.store import check_room
+
+DOWNLOAD_BYTES = 6 * 2**30  # the archive and its pictures, for a moment side by side
+MOVE = "Move or rename them."
+
+
+class FGVCLayout(PictureFiles):
+    """A data/ folder in FGVC-Aircraft layout. masks/ and scenes.parquet may be beside images/, as the hangar has them.
+
+    masks/<image>.png hold 0 and 1 for what is behind the aircraft, then the number in `PARTS`. scenes.parquet has a row
+    an image: its scene as JSON, pixels_<part>, and further columns, which become known factors in the table.
+    """
+
+    def __init__(self, *of_files: Any):
+        super().__init__(*of_files)
+        if (self.folder / "masks").is_dir():
+            self.region_names = PARTS[2:]
+        if (path := self.folder / "scenes.parquet").is_file():
+            try:
+                listed = pd.read_parquet(path).set_index("image")
+                of_scenes = ["scene", *listed.columns[listed.columns.str.startswith("pixels_")]]
+                scenes = self.table[["image"]].join(listed[of_scenes], on="image", how="inner", validate="1:1")
+                factors = listed.drop(columns=[*of_scenes, "split", *LEVELS], errors="ignore")
+                self.scenes, self.table = scenes.reset_index(drop=True), self.table.join(factors, on="image")
+            except Exception as problem:  # Arrow's and pandas' own
+                raise ValueError(f"{path} cannot be used: {problem}. Replace or remove it") from problem
+
+    @classmethod
+    def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:
+        """Of `root`, which is or holds fgvc-aircraft-2013b, or is its data/ folder: see `PictureFiles`."""
+        folder = _find_folder(root)
+        table, classes = _read_annotations(folder)
+        files = [path for path in sorted((folder / "images").iterdir()) if path.suffix.lower() in IMG_EXTENSIONS]
+        found = {normalize("NFC", path.stem): path for path in reversed(files)}  # .jpg before .png
+        paths = {image: found.get(image, folder / "images" / f"{image}.jpg") for image in table["image"]}
+        return folder, paths, table, classes
+
+    def mask(self, image: str) -> np.ndarray:
+        """See `Pictures`, without the banner. FileNotFoundError for no mask, ValueError for no picture of parts."""
+        path = self.folder / "masks" / f"{image}.png"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there: only rendered data sets have part masks")
+        try:
+            mask = np.array(Image.open(path), np.uint8)
+            if mask.max() >= len(PARTS):
+                raise ValueError(f"it holds {mask.max()}, parts end with {len(PARTS) - 1}")
+        except Exception as problem:  # as for pictures
+            raise ValueError(f"{path} cannot be read: {problem}. Replace it, or remove the folder masks") from problem
+        return np.maximum(mask, 1)[: len(mask) - self.banner] - 1
+
+    def files(self, image: str) -> list[Path]:
+        """The picture, and its mask where there is one."""
+        mask = self.folder / "masks" / f"{image}.png"
+        return [self.paths[image], *[mask] * mask.is_file()]
+
+
+def _read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """(table with columns image, split and one per level; class names by level in file order).
+
+    A level may be absent with all its files.
+    Raises: FileNotFoundError for a missing file, ValueError for files that contradict themselves or each other.
+    """
+    needed = {
+        level: [NAMES_FILES[level], *(f"images_{level}_{split}.txt" for split in DISJOINT_SPLITS)] for level in LEVELS
+    }
+    levels = [level for level in LEVELS if any((folder / name).is_file() for name in needed[level])] or ["variant"]
+    if missing := [name for level in levels for name in needed[level] if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"{folder} lacks the annotation files {', '.join(missing)}: copy them there.")
+    classes, table = {}, None
+    for level in levels:
+        names = _lines(folder / NAMES_FILES[level])
+        refuse(names[names.duplicated()], f"classes twice in {folder / NAMES_FILES[level]}")
+        labels = pd.concat([_read_labels(folder, level, split) for split in DISJOINT_SPLITS], ignore_index=True)
+        where = f"in {folder / f'images_{level}_*.txt'}"
+        refuse(labels[level][~labels[level].isin(names)], f"labels {where} that {NAMES_FILES[level]} does not name")
+        refuse(labels["image"][labels["image"].duplicated()], f"images listed twice {where}")
+        classes[level] = names.tolist()
+        table = labels[["image", "split"]] if table is None else table
+        both = table.merge(labels, "outer", ["image", "split"], indicator="listed")
+        refuse(both["image"][both["listed"] != "both"], f"images {where} not listed as in {levels[0]}")
+        table = table.merge(labels, on=["image", "split"])
+    refuse(table["image"][table["image"].str.contains(r"[/\\]|^\.")], f"image names in {folder} that are no file names")
+    check_occupied(table, classes, str(folder))
+    return table, classes
+
+
+def _read_labels(folder: Path, level: str, split: str) -> pd.DataFrame:
+    path = folder / f"images_{level}_{split}.txt"
+    lines = _lines(path)
+    parts = lines.str.extract(r"^(\S+) +(.+)$")  # the first space ends the image, the label may hold more
+    refuse(lines[parts[0].isna()], f'lines of {path} that are not "image label"')
+    image = parts[0].str.replace(r"\.(jpe?g|png)$", "", case=False, regex=True)  # some lists name files
+    return pd.DataFrame({"image": image, "split": split, level: parts[1]})
+
+
+def _lines(path: Path) -> pd.Series:
+    """Stripped lines of a UTF-8 text file, less empty ones; any line ends, with or without a byte-order mark."""
+    try:
+        lines = [line.strip() for line in normalize("NFC", path.read_text("utf-8-sig")).split("\n")]
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"{path} is not UTF-8 text ({problem}): save it as UTF-8.") from problem
+    return pd.Series(filter(None, lines), dtype=str)
+
+
+def _find_folder(root: Path) -> Path:
+    """The data/ folder at or under `root`; FileNotFoundError says what was looked for."""
+    for folder in (root / "fgvc-aircraft-2013b" / "data", root / "data", root):
+        if (folder / "images").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"{root} {'holds no fgvc-aircraft-2013b/data/images' if root.is_dir() else 'does not exist'}. Name the folder "
+        "that holds fgvc-aircraft-2013b, with data/images/*.jpg, data/variants.txt, data/images_variant_train.txt, …"
+    )
+
+
+class ImageFolder(PictureFiles):
+    """Pictures at root/split/class/…, or root/class/… with a split that is drawn; without class folders, no levels."""
+
+    @classmethod
+    def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:
+        """See `PictureFiles`. An image's name is its path below `root`, "-" for "/", without extension."""
+        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+        below = [path.relative_to(root) for path in found]
+        paths = [path for path in below if not any(name.startswith(".") for name in path.parts)]  # a system's own
+        parts = [tuple(normalize("NFC", name) for name in path.with_suffix("").parts) for path in paths]
+        if not paths:
+            raise FileNotFoundError(f"{root} holds no pictures: it must have <split>/<class>/*.jpg or <class>/*.jpg")
+        table = pd.DataFrame({"image": map("-".join, parts), "split": [names[0] for names in parts]})
+        refuse(table["image"][table["image"].duplicated()], f"images of {root} that would have the same name", MOVE)
+        named = table["split"].isin(DISJOINT_SPLITS)
+        if named.any():
+            refuse(table["image"][~named], f"pictures of {root} outside its folders {', '.join(DISJOINT_SPLITS)}", MOVE)
+            parts = [names[1:] for names in parts]
+        table["class"] = [names[0] if len(names) > 1 else "" for names in parts]
+        if not named.any():
+            table["split"] = _draw(table["class"])
+        classes = {"class": sorted(set(table["class"]))}
+        if classes["class"] == [""]:
+            table, classes = table.drop(columns="class"), {}
+        else:
+            refuse(table["image"][table["class"] == ""], f"pictures of {root} outside its class folders", MOVE)
+            trained = table["class"][table["split"] == "train"]
+            refuse(table["class"][~table["class"].isin(trained)], f"classes of {root} without a training picture", MOVE)
+        check_occupied(table, classes, str(root))
+        return root, {image: root / path for image, path in zip(table["image"], paths, strict=True)}, table, classes
+
+
+def _draw(classes: pd.Series) -> list[str]:
+    """A split for each image: of each class 57, 10 and 33 %, as in the hangar, drawn."""
+    draws = pd.Series(np.random.default_rng(0).random(len(classes))).groupby(classes)
+    place = (draws.rank() - 0.5) / draws.transform("size")  # among the own class, in (0, 1)
+    return pd.cut(place, [0, 0.57, 0.57 + 0.10, 1], labels=DISJOINT_SPLITS).tolist()
+
+
+def download(root: str | Path) -> None:
+    """Fetch FGVC-Aircraft (2.75 GB) into root/fgvc-aircraft-2013b, whole; OSError that names the other ways."""
+    root = Path(root).expanduser().absolute()
+    created = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        check_room(root, DOWNLOAD_BYTES, "make room")
+        # torchvision takes any archive and any folder that is there for whole: fetch beside, then rename
+        with tempfile.TemporaryDirectory(prefix="download-", dir=root) as beside:
+            FGVCAircraft(beside, download=True)
+            os.rename(Path(beside) / "fgvc-aircraft-2013b", root / "fgvc-aircraft-2013b")
+    except Exception as problem:
+        for folder in filter(Path.is_dir, created):
+            folder.rmdir()
+        raise OSError(
+            f"FGVC-Aircraft could not be downloaded into {root}: {problem}. Try again with internet access; or unpack "
+            f"{FGVCAircraft._URL} there by hand, so that {root / 'fgvc-aircraft-2013b' / 'data'} exists; or name a "
+            "folder that has it (data root); or use the hangar preset, which needs no download."
+        ) from problem
+
+
+def open_source(config: DatasetConfig, hangar_folder: Path | None, downloads: Path | None = None) -> PictureFiles:
+    """The pictures that `config` names: the hangar's, a folder's, or FGVC-Aircraft, found or else downloaded.
+
+    FGVC-Aircraft is looked for, and put, in config.root, or in `downloads` where that is None.
+    """
+    root = {"hangar": hangar_folder, "fgvc": config.root or downloads}.get(config.source, config.root)
+    if root is None:
+        raise ValueError(f"data source {config.source!r} needs a folder: name it in dataset.root (--data-root)")
+    root = Path(root).expanduser()
+    if config.source == "fgvc":
+        try:
+            _find_folder(root)
+        except FileNotFoundError:
+            download(root)
+    layout = ImageFolder if config.source == "images" else FGVCLayout
+    return layout.open(root, banner=config.banner, on_bad_image=config.on_bad_image)
