@@ -38,6 +38,7 @@
 from contextlib import suppress
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 from scipy.stats import binomtest
@@ -98,7 +99,7 @@ above = coarser[::-1] or [fine]
 data.table.groupby(above)[fine].unique().map(sorted).map(", ".join).to_frame(f"{fine} classes")
 
 # %% [markdown]
-# What do they look like? Below is one picture of each family, under its manufacturer. Of rendered aircraft we take
+# What do they look like? Below is one picture of each family, with its manufacturer. Of rendered aircraft we take
 # pictures that show the whole aircraft from the front quarter in sunlight, and of these the one with the most aircraft
 # in it; of photographs, simply the first.
 
@@ -116,11 +117,10 @@ first = scenes.drop_duplicates(shown).set_index(shown)
 
 # %% tags=["report"]
 groups = data.parents(shown, coarser[-1]) if len(coarser) > 1 else dict.fromkeys(data.classes(shown), "")
-figure = plots.contact_sheet(
-    [data.picture(first.loc[name, "image"]) for name in groups],
-    [name.removeprefix(f"{group} ") for name, group in groups.items()],
-    list(groups.values()),
-)
+tiles = [data.picture(first.loc[name, "image"]) for name in groups]
+captions = [f"{name.removeprefix(f'{group} ')}\n{group}".strip() for name, group in groups.items()]
+fives = [slice(i, i + 5) for i in range(0, len(tiles), 5)]
+figure = plots.picture_grid([tiles[five] for five in fives], [captions[five] for five in fives])
 if rendered:  # photographs belong to their owners, so a sheet of them is never written
     sheet = study.folder / "results" / "contact_sheet.jpg"
     sheet.parent.mkdir(parents=True, exist_ok=True)
@@ -206,12 +206,18 @@ print("parts:", ", ".join(data.region_names))
 # right bars say in how many pictures a part can be seen at all.
 
 # %%
-share, seen = {}, {}
+share, seen, figure = {}, {}, Markdown(NO_SCENES)
 if rendered:
     total = scenes[pixels].sum()
     share = dict(zip(data.region_names, total / total.sum(), strict=True))
     seen = dict(zip(data.region_names, scenes[pixels].gt(0).mean(), strict=True))
-plots.part_shares(share, seen, empty=NO_SCENES)
+    table = 100 * pd.DataFrame({"of the aircraft's pixels, %": share, "of pictures that show it, %": seen})[::-1]
+    figure, axes = plots.sheet(0.8 + 0.32 * len(table), 1, 2, sharey=True)
+    table.rename(lambda part: part.replace("_", " ")).plot.barh(subplots=True, ax=axes, color="C0", legend=False)
+    for ax in axes:
+        ax.bar_label(ax.containers[0], fmt="%.1f", padding=3)
+        ax.margins(x=0.15)
+display(figure)
 
 # %%
 if rendered:
@@ -284,13 +290,25 @@ assert elsewhere == 0 and (not rendered or changed["engine removed"].any())
 # other made-up variants, by default), with a new last layer, and is trained by the optimiser Muon where the preset says
 # nothing else; the next cell loads the result where it is on disk already. Training accuracy is measured on the fly, on
 # cropped and recoloured pictures; validation accuracy on whole pictures, with weights averaged over past steps. From a
-# vertical line on, pictures are larger.
+# vertical line on, pictures are larger. The dotted line is what guessing would give.
 
 # %%
 network, cfg = study.network(), study.config.classifier
 history = network.history
 print(f"{cfg.arch}, from {cfg.weights or 'random'} weights, {network.size} px")
-plots.learning_curves(history, len(network.classes))
+by_epoch = history.set_index("epoch").dropna(axis=1, how="all")
+
+# %%
+figure, (left, right) = plots.sheet(3.6, 1, 2)
+look = {"style": ["o-", "s-"], "xticks": by_epoch.index}
+by_epoch.filter(like="_loss").plot(ax=left, ylabel="cross-entropy, nats", **look)
+(100 * by_epoch.filter(like="_accuracy")).plot(ax=right, ylabel="accuracy, %", ylim=(0, 100), **look)
+for ax, guess in ((left, np.log(len(network.classes))), (right, 100 / len(network.classes))):
+    ax.axhline(guess, color=plots.GREY, linestyle=":")
+    ax.set_ylim(0)
+    for epoch in by_epoch.index[by_epoch["size"].diff() > 0]:
+        ax.axvline(epoch - 0.5, color=plots.GREY, linewidth=0.8)
+display(figure)
 
 # %%
 results["train_seconds"] = study.stages["networks/trained"].meta["seconds"]
@@ -336,7 +354,9 @@ display(table)
 
 # %% tags=["report"]
 official = {name: results[f"test/{name}/class_averaged_accuracy"] for name in levels}
-plots.accuracy_by_level(official, {name: len(data.classes(name)) for name in levels})
+counts = {name: len(data.classes(name)) for name in levels}
+named = {f"{name} ({n} classes, guessing {1 / n:.1%})": official[name] for name, n in counts.items()}
+plots.dots(named, "class-averaged accuracy and its 95% interval, %", "level", 100)
 
 # %%
 at_others = "".join(f" At {name} level it is {in_words(official[name])}." for name in levels[1:])

@@ -34,19 +34,17 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 from IPython.display import Markdown, display
 from scipy.special import entr
 from scipy.stats import binomtest
 
+# %%
 from aircraft_sae.activations import replay
 from aircraft_sae.features.reconstruction import pca
-
-# %%
 from aircraft_sae.metrics import bootstrap_interval, ratio_of_sums
 from aircraft_sae.study import ENTRY, Study
-
-# %%
 from aircraft_sae.view import plots
 from aircraft_sae.view.plots import in_words
 
@@ -117,7 +115,11 @@ own = torch.from_numpy(network.predictions.filter(regex=r"^p_\d+$").to_numpy(cop
 spliced = {site: torch.cat([seen.logits for seen in replay(network, data, acts, test)]) for site, acts in sites.items()}
 change = {site: (logits.softmax(1) - own).abs().amax(1).numpy() for site, logits in spliced.items()}
 another = (own.roll(len(test) // 2, 0) - own).abs().amax(1).numpy()
-plots.differences(change | {"another picture": another}, "largest change of a class's probability")
+figure, ax = plots.sheet(3.2)
+both = {name: np.clip(values, 1e-7, 1) for name, values in (change | {"another picture": another}).items()}
+sns.histplot(both, bins=50, log_scale=True, element="step", ax=ax)
+ax.set(xlabel="largest change of a class's probability", ylabel="pictures")
+display(figure)
 
 # %%
 same = {site: int((logits.argmax(1) == own.argmax(1)).sum()) for site, logits in spliced.items()}
@@ -173,7 +175,16 @@ for site in sites:
     results[f"{site}/first/largest_channel"] = float(basis[site].basis[0].square().max())
     mean, first = results[f"{site}/mean/share"][0], results[f"{site}/first/share"][0]
     shares[site] = {"mean": mean, "first component": (1 - mean) * first, "all others": (1 - mean) * (1 - first)}
-plots.energy_shares(shares)
+
+# %%
+figure, ax = plots.sheet(1.4 + 0.55 * len(shares))
+(100 * pd.DataFrame(shares).T[::-1]).plot.barh(stacked=True, width=0.8, edgecolor="white", legend=False, ax=ax)
+for bars in ax.containers:
+    written = [f"{width:.1f}" if width >= 5 else "" for width in bars.datavalues]
+    ax.bar_label(bars, written, label_type="center", color="white", fontweight="bold")
+ax.set(xlim=(0, 100), xlabel="share of the mean squared length of a cell, %", ylabel="site")
+figure.legend(loc="outside upper center", ncols=3)
+display(figure)
 
 # %%
 words = {name: in_words(dict(zip(ENTRY, entry, strict=True))) for name, entry in results.items() if "/share" in name}
@@ -206,7 +217,17 @@ for site in sites:
     alone[site] = np.sort(variance["training"] @ basis[site].basis.double().numpy() ** 2)[::-1]
     curves[site] = {f"{split} pictures": v.cumsum() / v.sum() for split, v in variance.items()}
     curves[site] |= {"channels, if unrelated": alone[site].cumsum() / alone[site].sum()}
-plots.cumulative_variance(curves)
+
+# %%
+figure, panels = plots.sheet(4.2, 1, len(sites), sharey=True, squeeze=False)
+for ax, (site, lines) in zip(panels[0], curves.items(), strict=True):
+    table = 100 * pd.DataFrame(lines, np.arange(1, sites[site].d_in + 1))
+    table.plot(logx=True, ylim=(0, 102), style=["-", "--", "-"], linewidth=2, legend=False, ax=ax)
+    ax.axhline(90, color="black", linestyle=":", linewidth=1)
+    ax.set(title=f"{site}, {len(table)} channels", xlabel="number of directions", ylabel="share of variance, %")
+    ax.xaxis.set_major_formatter("{x:g}")
+figure.legend(handles=ax.lines[:3], loc="outside upper center", ncols=3)
+display(figure)
 
 # %% [markdown]
 # One number for such a curve is the *effective rank*: how many directions of equal variance would be as spread out, by
@@ -250,7 +271,8 @@ assert low <= value <= high and value >= promised["rank"] and unrelated <= d_in 
 # ## Where are cells far from the mean?
 #
 # Below, the first test picture of each of five classes of the coarsest level, and under it how far each cell is from
-# the mean, in the network's own units. The white line is the outline of the aircraft, where there are masks.
+# the mean: the nearest of a row's cells have the picture's own colours, the farthest are yellow. Beside each row stand
+# these two distances, in the network's own units.
 
 # %%
 shown = images.iloc[test].drop_duplicates(data.levels[-1]).head(5)["image"].tolist()
@@ -260,8 +282,14 @@ at = [images["image"].iloc[test].tolist().index(image) for image in shown]
 pictures, distance = [data.picture(image) for image in shown], {}
 for site, acts in sites.items():
     distance[site] = torch.cat([(x - basis[site].mean).norm(dim=3) for x in acts.blocks(test)]).numpy()
-outlines = [data.mask(image) > 0 for image in shown] if data.region_names else None
-plots.heat_maps(pictures, {site: d[at] for site, d in distance.items()}, "distance from mean", outlines)
+
+# %%
+heated, names = [pictures], ["picture"]
+for site, d in distance.items():
+    least, most = d[at].min(), d[at].max()
+    heated += [[plots.heat(p, far - least, most - least) for p, far in zip(pictures, d[at], strict=True)]]
+    names += [f"{site}\n{least:.3g} to {most:.3g}"]
+plots.picture_grid(heated, names=names)
 
 # %% [markdown]
 # How much farther are cells that show aircraft (a quarter of their pixels or more) than other cells of the same
@@ -377,7 +405,16 @@ for site, acts in sites.items():
         excess = n_cells * (once_and_drawn @ fourth) / (once_and_drawn @ second) ** 2 - 3
         points[site][name], kurtosis[site][name] = (positive.sum(0) / n_cells, excess[0]), np.median(excess, axis=1)
     del points[site]["channels less the first component"]
-plots.channel_sparsity(points)
+
+# %%
+figure, panels = plots.sheet(4.2, 1, len(sites), sharey=True, squeeze=False)
+for ax, (site, groups) in zip(panels[0], points.items(), strict=True):
+    for (name, (positive, excess)), marker in zip(groups.items(), "o^s", strict=True):
+        ax.plot(100 * positive, excess, marker, markersize=4, alpha=0.7, label=name)
+    ax.set(xlim=(0, 100), title=site, xlabel="cells where it is positive, %", ylabel="excess kurtosis")
+    ax.label_outer()
+figure.legend(handles=ax.lines, loc="outside upper center", ncols=3)
+display(figure)
 
 # %%
 for site, own in kurtosis.items():

@@ -34,6 +34,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 from IPython.display import Markdown, display
 
@@ -69,14 +70,25 @@ N_PURSUIT = 16  # test pictures for orthogonal matching pursuit, which takes 15 
 # Each cell's activations are centred and scaled. The encoder scores every feature, a few of the highest scores are
 # kept (on average `k` a cell, over a batch), and the decoder adds up the kept features' directions: a kept
 # feature *fires*, or is *active*, in that cell. What the sum misses, as a share of the cells' variance, is the
-# *unexplained variance* (fvu). In training, a feature is *dead* if it has not fired for long.
+# *unexplained variance* (fvu). In training, a feature is *dead* if it has not fired for long. Grey is where the
+# learning rate falls.
 
 # %%
 acts, sae = study.activations(), study.sae()
 stage = study.stages["sae/main"]
 history = pd.read_csv(stage.folder / "history.csv")
 print(f"{config.site}: {acts.d_in} channels to {sae.d_sae} features, {config.variant}, k = {config.k}")
-plots.sae_curves(history)
+
+# %%
+figure, axes = plots.sheet(3.4, 1, 2)
+titles = {"fvu": "unexplained variance, %", "dead_share": "dead features, %"}
+by_cells = 100 * history.set_index(history["n_cells"] / 1000)[list(titles)]
+falling = by_cells.index[history["lr"].diff() < 0]
+for ax, (name, title) in zip(axes, titles.items(), strict=True):
+    by_cells[name].plot(ax=ax, xlim=(0, None), ylim=(0, None), xlabel="cells seen, thousands", ylabel=title)
+    if len(falling):
+        ax.axvspan(falling[0], by_cells.index[-1], color=plots.GREY, alpha=0.15, linewidth=0)
+display(figure)
 
 # %%
 seconds = history["seconds"].sum()
@@ -199,10 +211,22 @@ counts = {name: k for name, (k, _) in models.items()} | {"random directions": co
 counts |= {name: entry["l0"]["value"] for name, entry in reached.items() if "l0" in entry}
 results |= {f"baseline/{name}/fvu": entry["fvu"] for name, entry in reached.items()}
 
-# %% tags=["report"]
+# %%
 baselines = pd.DataFrame({"name": [name.split(",")[0] for name in reached], "l0": [counts[name] for name in reached]})
 baselines["explained_variance"] = [1 - entry["fvu"]["value"] for entry in reached.values()]
-plots.sparsity_tradeoff(sweep, baselines[baselines["explained_variance"] > -0.1])
+# %% tags=["report"]
+figure, ax = plots.sheet(5.2)
+for (width, line), blue in zip(sweep.groupby("expansion"), ("#9ECAE1", "#4292C6", "#08306B"), strict=False):
+    ax.plot(line["l0"], 100 * line["explained_variance"], "o-", color=blue, label=f"autoencoder, {width} x d_in")
+found = baselines[baselines["explained_variance"] > -0.1].groupby("name", sort=False)
+for (name, points), marker in zip(found, "sD^vPX*", strict=False):
+    ax.plot(points["l0"], 100 * points["explained_variance"], f"{marker}--", color=plots.ORANGE, label=name)
+ax.axhline(0, color=plots.GREY, linewidth=0.8)
+ax.set_xscale("log", base=2)
+ax.xaxis.set_major_formatter("{x:g}")
+ax.set(xlabel="active features (or components) a cell", ylabel="explained variance on test pictures, %")
+figure.legend(loc="outside right center")
+display(figure)
 
 # %%
 same = sweep.query("k == @config.k and expansion == @config.expansion")["explained_variance"].iloc[0]
@@ -304,12 +328,16 @@ assert results["top1_lost_points"]["value"] <= promised["lost"]
 # %% [markdown]
 # ## Which features live, and how often do they fire?
 #
-# A feature's *density* is the share of cells on which it fires. A *dense* one fires on more than 10%; *dead*
-# means here: on no cell of the test pictures.
+# A feature's *density* is the share of cells on which it fires. A *dense* one fires on more than 10%, right of the
+# dotted line; *dead* means here: on no cell of the test pictures. Dead features are drawn at 0.0001%, far left.
 
 # %%
 density = measured.fired / measured.n_cells
-plots.density_histogram(density)
+figure, ax = plots.sheet(3.6)
+sns.histplot(100 * np.maximum(density, 1e-6), bins=50, log_scale=True, ax=ax)
+ax.axvline(10, color=plots.GREY, linestyle=":")
+ax.set(xlabel="cells on which a feature fires, % (log scale)", ylabel="features")
+display(figure)
 
 # %%
 results["median_density"] = float(np.median(density))
@@ -345,8 +373,13 @@ results["seed_agreement"] = (float(np.mean(values)), min(values), max(values), 3
 results["seed_matched_cosine"] = float(np.mean([agreement["matched_cosine"] for agreement in agreements]))
 others = seeds[1].W_dec, evaluation.mixtures(seeds[1].W_dec)
 cosines, chance = (evaluation.matched_cosines(sae.W_dec, rows).numpy() for rows in others)
-kinds = ("features of two seeds", "features and random mixtures of another seed's")
-plots.against_null(cosines, chance, "cosine with the matched partner", kinds)
+
+# %%
+both = {"features of two seeds": cosines, "features and random mixtures of another seed's": chance}
+figure, ax = plots.sheet(3.4)
+sns.histplot(both, stat="percent", common_norm=False, bins=50, element="step", ax=ax)
+ax.set(xlabel="cosine with the matched partner", ylabel="features, %")
+display(figure)
 
 # %%
 spread = pd.DataFrame([{name: results[name]["value"] for name in ("l0", "dead_share", "top1_lost_points", "kl_nats")}])

@@ -32,21 +32,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from IPython.display import Markdown, display
 
+# %%
 from aircraft_sae import features
 from aircraft_sae.features import reconstruction
 from aircraft_sae.features.nulls import null_dictionaries, short_training
 from aircraft_sae.interventions import frozen_list
 from aircraft_sae.metrics import with_draws, with_interval
-
-# %%
 from aircraft_sae.study import Study
-
-# %%
 from aircraft_sae.view import plots
-from aircraft_sae.view.browser import FeatureBrowser
-from aircraft_sae.view.browser.snapshots import gallery_figure
+from aircraft_sae.view.browser import FeatureBrowser, gallery_figure
 from aircraft_sae.view.plots import in_words
 
 # %% [markdown]
@@ -134,8 +131,14 @@ for seed in range(5):
     shuffles.append(features.selectivity(index.maxima(test), shuffled, in_b))
 null = pd.concat(shuffles, ignore_index=True)
 z, null_z = (each[[f"{name}/auroc_z" for name in pictures.levels]].max(axis=1).dropna() for each in (table, null))
-axis = "largest z over levels of AUROC on half B"
-plots.against_null(z, null_z, axis, ("labels", "labels in random order"))
+
+# %%
+figure, both = Markdown("No class has pictures enough to test."), {"labels": z, "labels in random order": null_z}
+if len(z):
+    figure, ax = plots.sheet(3.4)
+    sns.histplot(both, stat="percent", common_norm=False, bins=50, element="step", ax=ax)
+    ax.set(xlabel="largest z over levels of AUROC on half B", ylabel="features, %")
+display(figure)
 
 # %%
 tested = null[f"{level}/auroc_p"].dropna()
@@ -219,13 +222,23 @@ if parts:
     own_silent = features.absorption(index, sae, test_acts, regions, pursuit, *fitted).set_index("part")
 
 # %%
-figure = Markdown(NO_MASKS)
 if parts:
     chosen = features.best_matches(scores)
     own_ap = chosen["ap"]
     kinds = {"best feature": own_ap, "probe": probe["ap"], "best, short training": short_ap}
     kinds |= null_ap | {"chance": chosen["prevalence"]}
-    figure = plots.scores_by_part({name: dict(each) for name, each in kinds.items()}, "average precision on half B")
+
+# %%
+figure = Markdown(NO_MASKS)
+if parts:
+    table = pd.DataFrame(kinds).sort_values("best feature", na_position="first")
+    figure, ax = plots.sheet(1.6 + 0.36 * len(table))
+    for (kind, values), marker in zip(table.items(), "osD^vPX*<>", strict=False):
+        look = {"markersize": 7, "fillstyle": "none"} if kind != "best feature" else {"markersize": 10}
+        ax.plot(values, table.index.str.replace("_", " "), marker, markeredgewidth=1.6, label=kind, **look)
+    ax.set(xlabel="average precision on half B", ylabel="part")
+    ax.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3)
 display(figure)
 
 # %%
@@ -279,12 +292,22 @@ if parts:
     results["swapped/mean_part_ap"] = float(np.mean(list(swapped.values())))
     results |= {f"guess/{name}/mean_part_ap": float(each.mean()) for name, each in guessed.items()}
 
-# %% tags=["report"]
-figure = Markdown(NO_MASKS)
+# %%
 if parts:
     named = {"best feature": dict(own_ap), "its AP with masks of another picture": swapped}
     named |= {f"guess: {name}": dict(each) for name, each in guessed.items()}
-    figure = plots.scores_by_part(named, "average precision on half B")
+    table = pd.DataFrame(named).sort_values("best feature", na_position="first")
+
+# %% tags=["report"]
+figure = Markdown(NO_MASKS)
+if parts:
+    figure, ax = plots.sheet(1.6 + 0.36 * len(table))
+    for (kind, values), marker in zip(table.items(), "osD^vPX*<>", strict=False):
+        look = {"markersize": 7, "fillstyle": "none"} if kind != "best feature" else {"markersize": 10}
+        ax.plot(values, table.index.str.replace("_", " "), marker, markeredgewidth=1.6, label=kind, **look)
+    ax.set(xlabel="average precision on half B", ylabel="part")
+    ax.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3)
 display(figure)
 
 # %%
@@ -348,11 +371,12 @@ if parts:
             draws.append(random_cells[rng.integers(len(random_cells), size=(200, on.sum()))].mean(1).max(1))
 
 # %%
-figure = Markdown(NO_MASKS)
-if parts:
-    highest, null = np.array([each.max() for each in purity.values()]), np.concatenate(draws or [np.zeros(0)])
-    names = ("random features", "as many random aircraft cells")
-    figure = plots.against_null(highest, null, "purity of the strongest cells on the aircraft", names)
+figure = Markdown("No feature has 8 such cells." if parts else NO_MASKS)
+if len(purity):
+    highest, null = np.array([each.max() for each in purity.values()]), np.concatenate(draws)
+    both, (figure, ax) = {"random features": highest, "as many random aircraft cells": null}, plots.sheet(3.4)
+    sns.histplot(both, stat="percent", common_norm=False, bins=50, element="step", ax=ax)
+    ax.set(xlabel="purity of the strongest cells on the aircraft", ylabel="features, %")
 display(figure)
 
 # %%

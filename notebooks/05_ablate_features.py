@@ -32,19 +32,18 @@
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 from IPython.display import Markdown, display
 from scipy.stats import spearmanr, wilcoxon
 
 from aircraft_sae import features
 from aircraft_sae import interventions as ablation
+
+# %%
 from aircraft_sae.activations import see_features
 from aircraft_sae.features.nulls import null_dictionaries
-
-# %%
 from aircraft_sae.features.reconstruction import readers
-
-# %%
 from aircraft_sae.interventions import experiments
 from aircraft_sae.interventions import verdicts as bars
 from aircraft_sae.interventions.experiments import point
@@ -52,7 +51,6 @@ from aircraft_sae.metrics import bootstrap_counts, with_draws, with_interval
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
 from aircraft_sae.view.browser import InterventionBench
-from aircraft_sae.view.browser.snapshots import bench_figure, bench_table
 from aircraft_sae.view.plots import in_words
 
 # %% [markdown]
@@ -136,7 +134,9 @@ plots.picture_grid([heated], [captions])
 # the effect of every feature on every picture follows by arithmetic; a forward pass must agree. The effect is the
 # change of the true class's logit *beyond the other classes'*: less the mean change of theirs. Controls: as much of
 # a random direction (same length, drawn with the cells' covariance), and the feature's partner of like density and
-# strength.
+# strength. The figure has a histogram of the features' mean effects and one of their random directions' effects, both
+# on one logarithmic axis: if most features mattered more than a random direction does, theirs would stand further to
+# the right.
 
 # %%
 inputs = {"trial": trial, "index": index, "claims": frozen}
@@ -160,12 +160,10 @@ if trial.readout:
 
 # %%
 results["share_beyond_control_95"] = ablation.pass_share(own_random["beyond"])
-plots.against_null(
-    np.log10(often["feature"] + 1e-6),
-    np.log10(often["random direction"] + 1e-6),
-    "mean |change of the true class's logit beyond the others'|, log10",
-    ("features", "random directions"),
-)
+both, (figure, ax) = often.rename(columns=lambda name: f"{name}s")[["features", "random directions"]], plots.sheet(3.4)
+sns.histplot(both + 1e-6, stat="percent", common_norm=False, bins=50, log_scale=True, element="step", ax=ax)
+ax.set(xlabel="mean |change of the true class's logit beyond the others'|", ylabel="features, %")
+display(figure)
 
 # %%
 sized = {name: float(paired[name].median()) for name in ("feature", "random direction", "feature of like density")}
@@ -216,7 +214,10 @@ for name, suffix in (("features", ""), ("random directions", "_random")):
     means[name] = [sizes[dose].mean() for dose in doses]
 
 # %%
-plots.curves(means, doses, "activation multiplied by", "mean |change of the true class's logit|")
+figure, ax = plots.sheet(3.6)
+axes = {"xlabel": "activation multiplied by", "ylabel": "mean |change of the\ntrue class's logit|"}
+pd.DataFrame(means, doses).plot(style=["o-", "s--"], ax=ax, **axes)
+display(figure)
 
 # %%
 four, four_random = (in_words(results[f"dose/{name}/x4"], percent=False, unit=name) for name in means)
@@ -263,7 +264,7 @@ display(Markdown(text))
 # At the stage before the last, a whole stage of the network works on what is left after suppression. An autoencoder
 # of that stage, its features drawn at random by density, and forward passes; the control is a random direction again.
 # As before, the change is that of the true class's logit beyond the others', over pictures in which the feature is
-# active. On the line, both do as much.
+# active. On the line, both do as much; dots above it are features that do more than their random direction.
 
 # %%
 site3 = next((site for site in study.config.sites if site != config.site), config.site)
@@ -287,9 +288,16 @@ results["stage3/median_effect_over_random_direction"] = entry
 results["stage3/median_abs_specificity"] = point(effect3["feature"].median(), len(drawn3))
 results["stage3/features_above_random_direction"] = ablation.pass_share(ratios > 0)
 results["stage3/wilcoxon_p"] = float(wilcoxon(ratios).pvalue) if np.any(ratios) else 1.0
-of_axis = "{}: mean |change beyond other classes|, log10".format
-logs = (np.log10(np.maximum(effect3[name], 1e-6)) for name in ("random", "feature"))
-plots.agreement(*logs, [of_axis(name) for name in ("random direction", "feature")])
+
+# %%
+figure, ax = plots.sheet(5, width=6)
+both = effect3[["random", "feature"]].clip(lower=1e-6)
+sns.scatterplot(both, x="random", y="feature", alpha=0.6, ax=ax)
+ends = [both.min(axis=None), both.max(axis=None)]
+ax.plot(ends, ends, color=plots.GREY, linewidth=0.8)
+beyond_others = "mean |change beyond other classes|"
+ax.set(xscale="log", yscale="log", xlabel=f"random direction: {beyond_others}", ylabel=f"feature: {beyond_others}")
+display(figure)
 
 # %%
 above3, n_pictures3 = in_words(results["stage3/features_above_random_direction"]), min(2 * N_IMAGES, len(rows_b))
@@ -421,11 +429,11 @@ over = point(np.nan_to_num(spearmanr(agree["suppressed"], agree["blurred"]).stat
 results["blur_suppress_spearman_over_features"] = over
 
 # %%
-ends = np.floor(10 * min(values.min(), null.min())) - 1.5, np.ceil(10 * max(values.max(), null.max())) + 2
-edges = np.arange(*ends) / 10  # tenths, the first and the last empty
-tenths = {"as they are": values, "each feature's pictures in random order": null}
-tenths = {name: 100 * np.histogram(each, edges)[0] / len(each) for name, each in tenths.items()}
-plots.curves(tenths, edges[:-1] + 0.05, "Spearman's rank correlation, to the nearest tenth", "features, %")
+figure, ax = plots.sheet(3.6)
+both = {"as they are": values, "each feature's pictures in random order": null}
+sns.histplot(both, stat="percent", common_norm=False, bins=np.linspace(-1, 1, 21), element="step", ax=ax)
+ax.set(xlabel="Spearman's rank correlation", ylabel="features, %")
+display(figure)
 
 # %%
 median_, chance = (results[f"blur_suppress_spearman_median{end}"] for end in ("", "_shuffled"))
@@ -470,10 +478,11 @@ figure = Markdown(NO_MASKS)
 if editable:
     removal = ablation.Responses.of(sae, removals)
     R, best = removal.response(), features.best_matches(scores)["feature_id"].reindex(parts).dropna().astype(int)
-    grid = {part: R[i, best.to_numpy()] for i, part in enumerate(parts)}
-    grid = pd.DataFrame(grid, [f"{part} ({j})" for part, j in best.items()])
-    axes = "R: share of the feature's maximum that goes", "best match of (feature)", "part removed"
-    figure = plots.matrix(grid, *axes)
+    grid = {part.replace("_", " "): R[i, best.to_numpy()] for i, part in enumerate(parts)}
+    grid = pd.DataFrame(grid, [f"{part.replace('_', ' ')} ({j})" for part, j in best.items()])
+    (figure, ax), bar = plots.sheet(1.8 + 0.34 * len(grid)), {"label": "R: share of the feature's maximum that goes"}
+    sns.heatmap(grid, vmin=-1, vmax=1, cmap="RdBu_r", annot=True, fmt=".2f", cbar_kws=bar, annot_kws={"size": 9}, ax=ax)
+    ax.set(xlabel="part removed", ylabel="best match of (feature)")
 display(figure)
 
 # %%
@@ -736,7 +745,9 @@ classes.sort_values("p").head(8)[facts].round(3)
 #
 # One picture, its features under sliders, and a brush that blurs cells. The widget needs a running kernel; below it
 # stands what it shows of one picture: the fewest features found whose suppression changes the prediction, what they
-# do to the logits, and the picture with two cells blurred.
+# do to the logits, and the picture with two cells blurred. Heat is that of the first of these features, on its one
+# scale. The table has the logits of the likeliest classes: as they are, with the features suppressed, with as much of
+# random directions taken out instead, and from the autoencoder's reconstruction alone.
 
 # %%
 bench = InterventionBench(study)
@@ -748,14 +759,28 @@ subject = hands.of_row(int(rows_b[0]))
 flip = hands.flip(subject)
 middle = index.grid[0] // 2, index.grid[1] // 2
 blurred_ = hands.blurred(subject, [middle, (middle[0], middle[1] - 1)], SIGMA)
-bench_figure(hands, subject, blurred_, flip["features"][0] if flip["features"] else feature_id)
+
+# %%
+first = flip["features"][0] if flip["features"] else feature_id
+two, top = (subject, blurred_), float(table.at[first, "max"])
+hot = [plots.heat(network.as_picture(each.x), each.codes[..., first].numpy(), top) for each in two]
+said = [f"predicted: {network.classes[int(each.logits.argmax())]}" for each in two]
+captions = [said[0], f"feature {first}", f"cells blurred, {said[1]}"]
+plots.picture_grid([[network.as_picture(subject.x), *hot]], [captions])
 
 # %%
 found, agrees = ", ".join(map(str, flip["features"])), "agrees" if flip["verified"] else "disagrees"
 text = f"""Features suppressed: {found}. That turns *{flip["before"]}* into *{flip["after"]}*; a forward pass of the
 whole network {agrees}. Logits:"""
 display(Markdown(text if flip["features"] else "No set of features was found that changes the prediction. Logits:"))
-bench_table(hands, subject, dict.fromkeys(flip["features"], 0.0)).round(3)
+
+# %%
+changed = hands.change(subject, dict.fromkeys(flip["features"], 0.0))
+likeliest = subject.logits.topk(min(5, len(subject.logits))).indices.tolist()
+rows = list(dict.fromkeys([*likeliest, int(changed["after"].argmax())]))
+logits = {"as it is": subject.logits, "features suppressed": changed["after"]}
+logits |= {"random directions": changed["random"], "reconstruction only": hands.reconstruction(subject)}
+pd.DataFrame({name: each[rows].numpy() for name, each in logits.items()}, [network.classes[i] for i in rows]).round(3)
 
 # %% [markdown]
 # One picture shows what the bench does. In many pictures such a set can be found (not counted here): that it exists

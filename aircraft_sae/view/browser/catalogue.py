@@ -13,15 +13,18 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib import colormaps
+from matplotlib.figure import Figure
 from PIL import Image
 
-from aircraft_sae.features import FeatureIndex, neighbours
+from aircraft_sae.features import FeatureIndex, check_features, neighbours
 from aircraft_sae.features.localisation import effective_radius, gradient_maps
 from aircraft_sae.features.table import PARTS
 from aircraft_sae.interventions import Trial, Verdicts, random_beside, tell_apart
 from aircraft_sae.networks import Network
+from aircraft_sae.pictures import Pictures
 from aircraft_sae.store import digest
 from aircraft_sae.study import Study
+from aircraft_sae.view.plots import heat, picture_grid
 
 TILE = 160
 """Pixels of a thumbnail."""
@@ -236,6 +239,21 @@ class Catalogue:
         if not isinstance(row, int | np.integer) or not 0 <= row < len(self.index.images):
             raise ValueError(f"picture {row} is not one of 0 .. {len(self.index.images) - 1}")
         return self.trial.pictures.picture(self.index.images["image"].iloc[row])
+
+
+def gallery_figure(index: FeatureIndex, pictures: Pictures, feature_id: int, rows: np.ndarray | None = None) -> Figure:
+    """A feature's gallery: 6 pictures of each choice (of these rows of the index), heat on the feature's one scale."""
+    check_features([feature_id], index.d_sae)
+    top, level = float(index.table.at[feature_id, "max"]), next(iter(pictures.levels), None)
+    shown, captions = [], []
+    for how in HOWS:
+        picks = index.patches(feature_id, how, 6, rows)
+        maps = index.maps(feature_id, picks["image_row"].to_numpy())
+        cells = zip(picks["image"], maps, picks["row"], picks["column"], strict=True)
+        shown.append([heat(pictures.picture(image), each, top, (r, c)) for image, each, r, c in cells])
+        names = index.images[level].iloc[picks["image_row"]] if level else picks["image"]
+        captions.append([f"{value / top:.0%} · {name}" for value, name in zip(picks["value"], names, strict=True)])
+    return picture_grid(shown, captions, list(HOWS.values()), empty="never active in these pictures")
 
 
 def as_jpeg(picture: Image.Image, size: int) -> bytes:

@@ -1,0 +1,236 @@
+"""Figures: each function returns a matplotlib Figure and opens no window; `in_words` is a result as prose.
+
+Sizes are chosen so that a figure of a notebook's width is still readable at half of it, colours so that the
+colour-blind tell them apart.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from cycler import cycler
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image, ImageDraw
+from scipy.stats import binomtest
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
+COLOURS = (BLUE, ORANGE, GREY, "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00")
+WIDTH = 9.5  # inches
+OUTSIDE = "#E9EEF3"
+REGION_COLOURS = (
+    "#EEDD88", "#0072B2", "#66CCEE", "#228833", "#661100", "#CC79A7",
+    "#AAAA00", "#6699FF", "#000000", "#332288", "#555555", "#F0E442",
+)  # fmt: skip
+"""With OUTSIDE, any two differ by 18 CIELAB units, seen with normal vision, protanopia and deuteranopia."""
+Grid = Sequence[Sequence[Any]]
+
+# "default": text set by LaTeX, or white on black, in a person's matplotlibrc would stop or hide a figure
+matplotlib.style.use(["default", {
+    "axes.prop_cycle": cycler(color=COLOURS), "axes.spines.top": False, "axes.spines.right": False, "font.size": 11,
+    "axes.labelsize": 12, "axes.titlesize": 12, "legend.frameon": False, "figure.constrained_layout.use": True,
+}])  # fmt: skip
+
+
+def in_words(entry: Mapping[str, float | None], percent: bool = True, unit: str = "") -> str:
+    """A result with its interval and what n counts: "93.1% (91.2 to 94.8, n = 990)", or "… n = 990 pictures)"."""
+    scale, digits = (100, 1) if percent else (1, 3)
+    number = {key: f"{scale * entry[key]:.{digits}f}" for key in ("value", "low", "high") if entry[key] is not None}
+    about = [f"{number['low']} to {number['high']}"] if "low" in number else []
+    about += [] if entry["n"] is None else [f"n = {entry['n']:,} {unit}".rstrip()]
+    return number["value"] + ("%" if percent else "") + (f" ({', '.join(about)})" if about else "")
+
+
+def sheet(height: float, *grid: int, width: float = WIDTH, **options: Any) -> tuple[Figure, Any]:
+    """(a figure of this size in inches, its axes: one, or an array as `Figure.subplots` gives it)."""
+    figure = Figure((width, height))
+    return figure, figure.subplots(*grid, **options)
+
+
+def dots(
+    entries: Mapping[str, Mapping[str, float]], label: str, names: str, scale: float = 1.0, line: float | None = None
+) -> Figure:
+    """A dot with its interval for each named result, the value beside it; `line` marks a value to compare with."""
+    figure, ax = sheet(1.0 + 0.42 * len(entries))
+    for y, entry in enumerate(entries.values()):
+        value = scale * entry["value"]
+        low, high = (value if entry[end] is None else scale * entry[end] for end in ("low", "high"))
+        ax.plot([low, high], [y, y], color=BLUE, linewidth=2.5)
+        ax.plot(value, y, "o", color=BLUE, markersize=8)
+        ax.annotate(f"{value:.3g}", (max(high, value), y), (8, 0), textcoords="offset points", va="center")
+    if line is not None:
+        ax.axvline(line, color=GREY, linestyle=":")
+    ax.set_yticks(range(len(entries)), list(entries))
+    ax.set(xlabel=label, ylabel=names, ylim=(len(entries) - 0.5, -0.5))
+    ax.margins(x=0.12)
+    return figure
+
+
+def confusion_matrix(confusion: pd.DataFrame, parents: Sequence[Mapping[str, str]] = ()) -> Figure:
+    """Shares of each actual class's images (rows) by predicted class, in %, ordered by the levels above.
+
+    confusion: counts with class names as index and columns; parents: group of each class, in their order, coarsest
+    level first; lines part groups, thick for the coarsest. Up to 40 classes, mistakes carry their number of images.
+    """
+    keys = {name: tuple(list(level.values()).index(level[name]) for level in parents) for name in confusion.index}
+    order = sorted(confusion.index, key=keys.get)
+    n, counts = len(order), confusion.loc[order, order].to_numpy()
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    mistakes = np.where(counts * ~np.eye(n, dtype=bool), counts, "").astype(object) if n <= 40 else False
+    names, side = [literal(name) for name in order], float(np.clip(0.25 * n + 2, 5, 20))
+    figure, ax = sheet(side, width=side + 1)
+    about = {"label": "share of the actual class's pictures, %", "shrink": 0.6}
+    sns.heatmap(shares, vmin=0, vmax=100, cmap="Blues", annot=mistakes, fmt="", annot_kws={"size": 9}, square=True,
+                xticklabels=names, yticklabels=names, cbar_kws=about, ax=ax)  # fmt: skip
+    for depth in range(len(parents)):
+        look = dict(color=GREY, linewidth=0.5) if depth else dict(color="black", linewidth=1.2)
+        groups = [keys[name][: depth + 1] for name in order]
+        for edge in (k for k in range(1, n) if groups[k] != groups[k - 1]):
+            ax.axhline(edge, **look), ax.axvline(edge, **look)
+    ax.set(xlabel="predicted", ylabel="actual")
+    ax.tick_params("x", rotation=90, labelsize=10 if n <= 72 else 8)
+    ax.tick_params("y", rotation=0, labelsize=10 if n <= 72 else 8)
+    return figure
+
+
+def reliability(confidence: np.ndarray, hit: np.ndarray) -> Figure:
+    """Accuracy, from hit (n,), against confidence (n,) in 15 bins, with Wilson intervals; below, images per bin."""
+    confidence, hit, edges = 100 * np.asarray(confidence), np.asarray(hit), np.linspace(0, 100, 16)
+    bins = np.digitize(confidence, edges[1:-1], right=True)
+    figure, (ax, below) = sheet(5, 2, 1, width=0.65 * WIDTH, sharex=True, height_ratios=(3, 1))
+    ax.plot([0, 100], [0, 100], color=GREY, linestyle=":", label="confidence = accuracy")
+    for m in np.unique(bins):
+        x, own = confidence[bins == m].mean(), hit[bins == m]
+        ends = 100 * np.array(binomtest(int(own.sum()), len(own)).proportion_ci(method="wilson"))
+        ax.plot([x, x], ends, color=BLUE)
+        ax.plot(x, 100 * own.mean(), "o", color=BLUE)
+    ax.legend()
+    ax.set_ylabel("accuracy, %")
+    below.hist(confidence, edges, color=BLUE)
+    below.set(xlabel="confidence, %", ylabel="pictures")
+    return figure
+
+
+def picture_grid(
+    rows: Grid, captions: Grid | None = None, names: Sequence[str] = (), marks: Grid | None = None, empty: str = ""
+) -> Figure:
+    """Pictures in rows: names stand left of rows, captions under pictures, marked pixels in orange on a pale picture.
+
+    rows: pictures (h, w, 3) uint8 or PIL; marks: boolean (h, w) or None. For no pictures, `empty` is said.
+    """
+    if not any(map(len, rows)):
+        return message(empty)
+    n_columns = max(map(len, rows))
+    side = min(WIDTH / n_columns, WIDTH / 3)
+    shape = np.mean([np.divide(*np.asarray(picture).shape[:2]) for row in rows for picture in row])
+    captions = [[wrap(text, side) for text in row] for row in captions or [[""] * len(row) for row in rows]]
+    n_lines = max(text.count("\n") + bool(text) for row in captions for text in row)
+    height = len(rows) * (side * shape + 0.2 * n_lines + 0.05)
+    figure, grid = sheet(height, len(rows), n_columns, width=side * n_columns, squeeze=False)
+    for i, axes in enumerate(grid):
+        for j, picture in enumerate(rows[i]):
+            if marks and marks[i][j] is not None:
+                orange = 255 * np.array(to_rgb(ORANGE))
+                picture = np.where(marks[i][j][..., None], orange, pale(picture)).astype(np.uint8)
+            show(axes[j], picture, captions[i][j])
+        axes[0].set_ylabel(names[i] if names else "")
+    for ax in figure.axes:
+        ax.axison = bool(ax.images)
+    return figure
+
+
+def part_masks(
+    pictures: Sequence[Any], masks: Sequence[Any], names: Sequence[str], captions: Sequence[str], empty: str
+) -> Figure:
+    """Pictures above their masks (height, width), 0 outside and i + 1 for names[i]."""
+    if not len(pictures):
+        return message(empty)
+    side, colours = WIDTH / max(3, len(pictures)), [OUTSIDE, *np.resize(REGION_COLOURS, len(names))]
+    figure, axes = sheet(2 * side + 1.4, 2, len(pictures), width=side * len(pictures), squeeze=False)
+    for j, (above, below) in enumerate(axes.T):
+        show(above, pictures[j], captions[j])
+        show(below, masks[j], cmap=ListedColormap(colours), vmin=-0.5, vmax=len(names) + 0.5, interpolation="nearest")
+    named = zip(colours, spaced(["outside", *names]), strict=True)
+    keys = [Patch(facecolor=colour, edgecolor=GREY, label=name) for colour, name in named]
+    figure.legend(handles=keys, loc="outside lower center", ncols=min(5, 2 * len(pictures)))
+    return figure
+
+
+def heat(picture: Any, values: np.ndarray, top: float, cell: tuple[int, int] | None = None) -> np.ndarray:
+    """A picture (h, w, 3) with a map (rows, columns) over it, `top` being the scale's end, and one cell outlined.
+
+    What is 0 stays as it is, paler; stronger cells go from dark to yellow.
+    """
+    paler = np.asarray(picture, np.float32) * 0.75 + 45
+    share = np.clip(np.nan_to_num(values) / max(top, 1e-12), 0, 1).astype(np.float32)
+    large = resized(share, paler.shape, Image.Resampling.BILINEAR)
+    strength = 0.75 * np.sqrt(large)[..., None]
+    made = Image.fromarray(
+        (paler * (1 - strength) + 255 * colormaps["inferno"](large)[..., :3] * strength).astype(np.uint8)
+    )
+    if cell is not None:
+        down, across = made.height / len(values), made.width / len(values[0])
+        y, x = cell
+        square = [round(x * across), round(y * down), round((x + 1) * across) - 1, round((y + 1) * down) - 1]
+        ImageDraw.Draw(made).rectangle(square, outline=(0, 255, 255), width=max(1, made.width // 112))
+    return np.asarray(made)
+
+
+def component_picture(picture: Any, scores: np.ndarray, ends: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """The picture (height, width, 3) uint8, pale and grey, with the cells that are `shown` painted by three components.
+
+    The first is lightness, the second blue to yellow, the third green to red: with any colour vision, two can be seen.
+    scores: (rows, columns, 3); ends: (2, 3), lowest and highest of each scale; shown: (rows, columns) bool.
+    """
+    unit = np.clip((scores - ends[0]) / (ends[1] - ends[0]), 0, 1)
+    luma = np.round(unit * [170, 160, 160] + [50, 48, 48]).astype(np.uint8)
+    colours, grey = np.asarray(Image.fromarray(luma, "YCbCr").convert("RGB")), pale(picture)
+    covered = resized(np.uint8(shown), grey.shape).astype(bool)
+    return np.where(covered[..., None], resized(colours, grey.shape), grey).astype(np.uint8)
+
+
+def resized(values: np.ndarray, shape: Sequence[int], how: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
+    """An array (rows, columns) or (rows, columns, 3) as an array with the height and width of `shape`."""
+    return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), how))
+
+
+def pale(picture: Any) -> np.ndarray:
+    """The picture (height, width, 3), pale and grey, float."""
+    return 150 + 0.4 * np.asarray(picture).mean(axis=2, keepdims=True).repeat(3, axis=2)
+
+
+def show(ax: Axes, picture: Any, caption: str = "", **options: Any) -> None:
+    """A picture without axes, its caption below."""
+    ax.imshow(picture, **options)
+    ax.set(xticks=[], yticks=[], xlabel=caption)
+    ax.spines[:].set_visible(False)
+
+
+def wrap(text: str, inches: float) -> str:
+    """The text in lines that are no wider, as letters and not as formulas."""
+    return "\n".join(textwrap.fill(line, int(inches / 0.095)) for line in literal(text).split("\n"))
+
+
+def message(text: str) -> Figure:
+    """A figure that says why there is nothing to show."""
+    figure, ax = sheet(0.6)
+    ax.set_axis_off()  # a notebook shows no figure without axes
+    figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12)
+    return figure
+
+
+def literal(text: Any) -> str:
+    """A name as matplotlib is to write it: two dollars in it are no formula."""
+    return str(text).replace("$", r"\$")
+
+
+def spaced(names: Sequence[Any]) -> list[str]:
+    """Names of regions and of other things with blanks in place of underscores."""
+    return [literal(name).replace("_", " ") for name in names]
