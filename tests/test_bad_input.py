@@ -463,8 +463,6 @@ CLASSIFIER = [
     case("checkpoint of another run", checkpoint(train_classifier, lambda w: {"identity": "x"}), "another config",
          "remove it"),
     case("no site", lambda w: w.trained.see(torch.zeros(1, 3, 64, 64), ["stage5"]), "'stage5'", "stage4"),
-    case("export pickled", lambda w: classifier.export_weights(w.study.folder / "networks/trained", w.tmp / "w.pt"),
-         "w.pt", ".safetensors"),
     case("predictions of others", lambda w: classifier.evaluate(w.trained, w.data, "val",
          w.trained.predictions), "other images than the val split"),
     case("predictions lack columns", lambda w: classifier.evaluate(w.trained, w.data, "test",

@@ -7,4 +7,4 @@ the first one's text files, `loading` feeds a network.
 from aircraft_sae.pictures.base import Pictures, decode, note_pictures
 from aircraft_sae.pictures.fgvc import FGVCLayout, download, open_source
 from aircraft_sae.pictures.image_folder import ImageFolder
-from aircraft_sae.pictures.loading import Loader, Views, loader, pixel_config, test_transform, train_transform
+from aircraft_sae.pictures.loading import Loader, Views, loader, test_transform, train_transform
