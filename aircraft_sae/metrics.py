@@ -73,15 +73,10 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
     return tuple(np.quantile(draws, [0.025, 0.975]).tolist())
 
 
-def bootstrap_interval(metric: Callable, *arguments: Any, n: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """(low, high) 95 % interval of `metric(*arguments)` over images, as in `bootstrap_draws`."""
-    return interval(bootstrap_draws(metric, *arguments, n=n, seed=seed))
-
-
 def with_interval(numerator, denominator) -> dict[str, float | None]:
     """A ratio of sums over images as {value, low, high, n}, with its 95 % bootstrap interval."""
-    low, high = bootstrap_interval(ratio_of_sums, numerator, denominator)
-    return {"value": float(ratio_of_sums(numerator, denominator)), "low": low, "high": high, "n": len(numerator)}
+    draws = bootstrap_draws(ratio_of_sums, numerator, denominator)
+    return with_draws(ratio_of_sums(numerator, denominator), draws, len(numerator))
 
 
 def with_draws(value: float, draws, n: int) -> dict[str, float | None]:

@@ -30,8 +30,6 @@
 # %matplotlib inline
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
-from functools import partial
-
 import numpy as np
 import pandas as pd
 import torch
@@ -43,7 +41,7 @@ from aircraft_sae.activations import replay
 from aircraft_sae.features.reconstruction import pca
 
 # %%
-from aircraft_sae.metrics import bootstrap_interval, ratio_of_sums
+from aircraft_sae.metrics import with_interval
 from aircraft_sae.study import ENTRY, Study
 
 # %%
@@ -164,19 +162,19 @@ length = {
 }
 
 # %%
-shares, interval = {}, partial(bootstrap_interval, ratio_of_sums)
+shares = {}
 for site in sites:
     whole, around = length[site].numpy(), energy[site]["test"]
     pairs = {"mean": (whole - around.sum(1), whole), "first": (around[:, 0], around.sum(1))}
     for name, pair in pairs.items():
-        results[f"{site}/{name}/share"] = (ratio_of_sums(*pair), *interval(*pair), len(test))
+        results[f"{site}/{name}/share"] = with_interval(*pair)
     results[f"{site}/first/largest_channel"] = float(basis[site].basis[0].square().max())
-    mean, first = results[f"{site}/mean/share"][0], results[f"{site}/first/share"][0]
+    mean, first = (results[f"{site}/{name}/share"]["value"] for name in ("mean", "first"))
     shares[site] = {"mean": mean, "first component": (1 - mean) * first, "all others": (1 - mean) * (1 - first)}
 plots.energy_shares(shares)
 
 # %%
-words = {name: in_words(dict(zip(ENTRY, entry, strict=True))) for name, entry in results.items() if "/share" in name}
+words = {name: in_words(entry) for name, entry in results.items() if "/share" in name}
 said = [
     f"""At {site} the mean is {words[f"{site}/mean/share"]} of the squared length; of what remains, the first
     component is {words[f"{site}/first/share"]}, and one channel is
@@ -185,7 +183,7 @@ said = [
 ]
 display(Markdown(f"**Takeaway.** {' '.join(said)}"))
 assert all(abs(sum(own.values()) - 1) < 1e-9 and min(own.values()) > -1e-6 for own in shares.values())
-assert results[f"{next(iter(sites))}/first/share"][0] >= promised["first"]
+assert results[f"{next(iter(sites))}/first/share"]["value"] >= promised["first"]
 
 # %% [markdown]
 # Why this matters: an error that is measured as a share of all squared length can be small although an autoencoder has
@@ -285,8 +283,8 @@ for site, seen in aircraft.items() if data.region_names else ():
         both = mask.any((1, 2)) & ~mask.all((1, 2))
         d, mask = distance[site][both], mask[both]
         pair = (d * mask).sum((1, 2)) / mask.sum((1, 2)), (d * ~mask).sum((1, 2)) / (~mask).sum((1, 2))
-        results[f"{site}/aircraft/{name}"] = (ratio_of_sums(*pair), *interval(*pair), int(both.sum()))
-    ratio, null = (dict(zip(ENTRY, results[f"{site}/aircraft/{name}"], strict=True)) for name in ("ratio", "null"))
+        results[f"{site}/aircraft/{name}"] = with_interval(*pair)
+    ratio, null = (results[f"{site}/aircraft/{name}"] for name in ("ratio", "null"))
     lines += [f"{in_words(ratio, percent=False)} times as far at {site}, {in_words(null, percent=False)} for the null"]
     assert ratio["value"] >= promised["aircraft"] and (not promised["aircraft"] or ratio["low"] > null["high"])
 
@@ -326,10 +324,9 @@ plots.picture_grid(colours, names=["picture", *sites])
 which, held = "cells with aircraft" if data.region_names else "all cells", []
 for site, pair in parts.items():
     pair = [part[pair[1] > 0] for part in pair]  # pictures that have such cells
-    results[f"{site}/three/share"] = (ratio_of_sums(*pair), *interval(*pair), len(pair[0]))
-    words = in_words(dict(zip(ENTRY, results[f"{site}/three/share"], strict=True)))
-    held += [f"{words} at {site}"]
-    assert 3 / sites[site].d_in <= results[f"{site}/three/share"][0] <= 1
+    results[f"{site}/three/share"] = with_interval(*pair)
+    held += [f"{in_words(results[f'{site}/three/share'])} at {site}"]
+    assert 3 / sites[site].d_in <= results[f"{site}/three/share"]["value"] <= 1
 text = f"""**Takeaway.** Of the variance of {which}, three components hold {"; ".join(held)}; three random directions
 of {d_in} would hold {3 / d_in:.1%} at {deep}."""
 display(Markdown(text))

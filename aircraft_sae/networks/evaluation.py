@@ -109,9 +109,8 @@ def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.D
             ("top5_accuracy", metrics.top_k_accuracy, own, p, min(5, n)),
             ("expected_calibration_error", metrics.expected_calibration_error, p, own),
         ):
-            low, high = metrics.bootstrap_interval(metric, *given, n=2000)
-            measured = {"value": metric(*given), "low": low, "high": high, "n": len(own)}
-            results[f"{split}/{coarse}/{name}"] = measured
+            draws = metrics.bootstrap_draws(metric, *given)
+            results[f"{split}/{coarse}/{name}"] = metrics.with_draws(metric(*given), draws, len(own))
     confusion = confusion_matrix(labels, fine.argmax(1), labels=range(len(classes)))
     confused = metrics.most_confused(confusion, classes)
     return Evaluation(results, predictions, pd.DataFrame(confusion, index=classes, columns=classes), confused)

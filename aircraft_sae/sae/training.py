@@ -185,7 +185,7 @@ class Run(checkpoint.Training):
 
     @torch.no_grad()
     def train_step(self, cells: Tensor) -> dict[str, float]:
-        """One update from cells (n, d_in) in the network's units, and what it measured; ValueError where it diverges."""
+        """One update from cells (n, d_in) in the network's units, and what it measured; ValueError if it diverges."""
         sae, cfg = self.sae, self.cfg
         self.optimizer.param_groups[0]["lr"] = rate = self.learning_rate(self.step)
         scaled = cells.to(self.device, torch.float32, copy=True).sub_(self.mean).mul_(self.scale)

@@ -1,6 +1,6 @@
 """Weights to ship in data/weights: those of a trained network as float16, and what they are in a JSON file beside them.
 
-    python data/weights/export.py data/runs/hangar/networks/trained data/weights/NAME.safetensors
+python data/weights/export.py data/runs/hangar/networks/trained data/weights/NAME.safetensors
 """
 
 import sys
