@@ -86,27 +86,6 @@ def with_draws(value: float, draws, n: int) -> dict[str, float | None]:
     return {"value": float(value), "low": low, "high": high, "n": int(n)}
 
 
-def fvu_by_definition(acts, recon, mean) -> dict[str, float]:
-    """Unexplained variance of the same reconstructions as different libraries define it; all in float64.
-
-    acts, recon: (n, d_in) cells in the units of the network; mean: (d_in,) of the training cells. "this project":
-    squared error by squared distance from `mean`, as saev evaluates; "sparsify, SAELens": from the mean of these cells;
-    "dictionary_learning": variance of the error by variance of the acts, which forgives a constant error;
-    "overcomplete": distance from one scalar mean of all channels; "mean of cells' ratios": SAELens' legacy, SAEBench's
-    paper, ViT-Prisma; "OpenAI": mean of each cell's squared error by its squared length.
-    """
-    acts, recon, mean = (np.asarray(values, np.float64) for values in (acts, recon, mean))
-    error = np.square(recon - acts)
-    return {
-        "this project": error.sum() / np.square(acts - mean).sum(),
-        "sparsify, SAELens": error.sum() / np.square(acts - acts.mean(0)).sum(),
-        "dictionary_learning": (recon - acts).var(0).sum() / acts.var(0).sum(),
-        "overcomplete": error.sum() / np.square(acts - acts.mean()).sum(),
-        "mean of cells' ratios": (error.sum(1) / np.square(acts - mean).sum(1)).mean(),
-        "OpenAI": (error.sum(1) / np.square(acts).sum(1)).mean(),
-    }
-
-
 def auroc_difference(first, second, member, groups) -> tuple[float, float]:
     """(AUROC of one score less that of another on the same cells, its standard error with pictures as units).
 

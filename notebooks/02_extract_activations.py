@@ -153,9 +153,9 @@ display(Markdown(text))
 basis = {site: pca(acts, training, acts.d_in) for site, acts in sites.items()}
 energy = {site: {} for site in sites}  # for each image, squared distance from the mean along each component
 for site, acts in sites.items():
-    b = basis[site]
+    mean, components = basis[site]
     for split, rows in (("training", training), ("test", test)):
-        sums = [((x.flatten(1, 2) - b.mean) @ b.basis.t()).square().sum(1).double() for x in acts.blocks(rows)]
+        sums = [((x.flatten(1, 2) - mean) @ components.t()).square().sum(1).double() for x in acts.blocks(rows)]
         energy[site][split] = torch.cat(sums).numpy()
 length = {
     site: torch.cat([x.double().square().sum((1, 2, 3)) for x in acts.blocks(test)]) for site, acts in sites.items()
@@ -168,7 +168,7 @@ for site in sites:
     pairs = {"mean": (whole - around.sum(1), whole), "first": (around[:, 0], around.sum(1))}
     for name, pair in pairs.items():
         results[f"{site}/{name}/share"] = with_interval(*pair)
-    results[f"{site}/first/largest_channel"] = float(basis[site].basis[0].square().max())
+    results[f"{site}/first/largest_channel"] = float(basis[site][1][0].square().max())
     mean, first = (results[f"{site}/{name}/share"]["value"] for name in ("mean", "first"))
     shares[site] = {"mean": mean, "first component": (1 - mean) * first, "all others": (1 - mean) * (1 - first)}
 plots.energy_shares(shares)
@@ -201,7 +201,7 @@ assert results[f"{next(iter(sites))}/first/share"]["value"] >= promised["first"]
 curves, alone = {}, {}
 for site in sites:
     variance = {split: sums.sum(0) for split, sums in energy[site].items()}
-    alone[site] = np.sort(variance["training"] @ basis[site].basis.double().numpy() ** 2)[::-1]
+    alone[site] = np.sort(variance["training"] @ basis[site][1].double().numpy() ** 2)[::-1]
     curves[site] = {f"{split} pictures": v.cumsum() / v.sum() for split, v in variance.items()}
     curves[site] |= {"channels, if unrelated": alone[site].cumsum() / alone[site].sum()}
 plots.cumulative_variance(curves)
@@ -257,7 +257,7 @@ if len(shown) < 5:
 at = [images["image"].iloc[test].tolist().index(image) for image in shown]
 pictures, distance = [data.picture(image) for image in shown], {}
 for site, acts in sites.items():
-    distance[site] = torch.cat([(x - basis[site].mean).norm(dim=3) for x in acts.blocks(test)]).numpy()
+    distance[site] = torch.cat([(x - basis[site][0]).norm(dim=3) for x in acts.blocks(test)]).numpy()
 outlines = [data.mask(image) > 0 for image in shown] if data.region_names else None
 plots.heat_maps(pictures, {site: d[at] for site, d in distance.items()}, "distance from mean", outlines)
 
@@ -347,7 +347,7 @@ display(Markdown(text))
 # %%
 draw, views, spread = torch.Generator().manual_seed(0), {}, {}
 for site, acts in sites.items():
-    first, others, d = basis[site].basis[0], basis[site].basis[1:], acts.d_in
+    first, others, d = basis[site][1][0], basis[site][1][1:], acts.d_in
     turn = torch.linalg.qr(torch.randn(d - 1, d - 1, generator=draw)).Q
     views[site] = {"channels": torch.eye(d), "random directions": others.t() @ turn}
     views[site]["channels less the first component"] = torch.eye(d) - torch.outer(first, first)
@@ -356,12 +356,12 @@ for site, acts in sites.items():
 # %%
 sums = {site: {} for site in sites}  # for each image and direction: cells above 0, second and fourth powers
 for site, acts in sites.items():
-    b, std = basis[site], torch.from_numpy(spread[site]).float()
+    (centre, components), std = basis[site], torch.from_numpy(spread[site]).float()
     for block in acts.blocks(test):
-        x = block.flatten(1, 2) - b.mean
-        seen = [(name, x @ view, b.mean @ view) for name, view in views[site].items()]
-        noise = torch.randn(x.shape, generator=draw) * std @ b.basis
-        for name, y, mean in [*seen, ("Gaussian noise", noise, b.mean)]:
+        x = block.flatten(1, 2) - centre
+        seen = [(name, x @ view, centre @ view) for name, view in views[site].items()]
+        noise = torch.randn(x.shape, generator=draw) * std @ components
+        for name, y, mean in [*seen, ("Gaussian noise", noise, centre)]:
             powers = torch.stack([(y > -mean).float().sum(1), y.square().sum(1), y.pow(4).sum(1)])
             sums[site].setdefault(name, []).append(powers.double())
 

@@ -39,10 +39,9 @@ from scipy.stats import spearmanr, wilcoxon
 from aircraft_sae import features
 from aircraft_sae import interventions as ablation
 from aircraft_sae.activations import see_features
-from aircraft_sae.features.nulls import null_dictionaries
 
 # %%
-from aircraft_sae.features.reconstruction import readers
+from aircraft_sae.features.reconstruction import null_dictionaries, readers
 
 # %%
 from aircraft_sae.interventions import experiments

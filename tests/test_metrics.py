@@ -11,7 +11,6 @@ from aircraft_sae.metrics import (
     bootstrap_draws,
     class_averaged_accuracy,
     expected_calibration_error,
-    fvu_by_definition,
     interval,
     most_confused,
     ratio_of_sums,
@@ -128,29 +127,6 @@ def test_bootstrap_draws_many_images_in_chunks():
     )
     assert sum(map(len, seen)) == 1000 and len(seen) > 1
     assert all((counts.sum(axis=1) == 20_000).all() for counts in seen) and not np.array_equal(seen[0][0], seen[1][0])
-
-
-def test_each_definition_of_fvu():
-    rng = np.random.default_rng(3)
-    acts = rng.normal(size=(300, 6)) * [1, 2, 3, 1, 1, 1] + [5, 0, 0, 0, 0, -2]
-    mean, recon = acts.mean(0), acts.copy()
-    recon[:, 2] = acts[:, 2].mean()
-    fvu = fvu_by_definition(acts, recon, mean)
-    variances = acts.var(0)
-    right = variances[2] / variances.sum()
-    assert fvu["this project"] == pytest.approx(right)
-    assert fvu["sparsify, SAELens"] == pytest.approx(right) and fvu["dictionary_learning"] == pytest.approx(right)
-    assert fvu["overcomplete"] == pytest.approx(variances[2] / 6 / acts.var())
-    assert fvu["OpenAI"] < fvu["this project"]  # the mean's length is in what it divides by
-    elsewhere = fvu_by_definition(acts, recon, mean + 1)  # the training cells' mean is another
-    assert elsewhere["this project"] == pytest.approx(variances[2] / (variances.sum() + 6))
-    assert elsewhere["sparsify, SAELens"] == pytest.approx(right)
-    shifted = fvu_by_definition(acts, recon + 1, mean)
-    assert shifted["dictionary_learning"] == pytest.approx(right)  # forgives it
-    assert shifted["this project"] == pytest.approx(right + 6 / variances.sum())
-    by_mean = fvu_by_definition(acts, np.broadcast_to(mean, acts.shape), mean)
-    assert by_mean["this project"] == pytest.approx(1) and by_mean["mean of cells' ratios"] == pytest.approx(1)
-    assert by_mean["overcomplete"] < 0.5 and fvu_by_definition(acts, acts, mean)["OpenAI"] == 0
 
 
 def test_most_confused():

@@ -14,9 +14,8 @@ import pandas as pd
 from matplotlib import colormaps
 from PIL import Image
 
-from aircraft_sae.features import FeatureIndex, neighbours
+from aircraft_sae.features import PARTS, FeatureIndex, neighbours
 from aircraft_sae.features.localisation import effective_radius, gradient_maps
-from aircraft_sae.features.table import PARTS
 from aircraft_sae.interventions import Trial, Verdicts, tell_apart
 from aircraft_sae.store import digest
 from aircraft_sae.study import Study
