@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.features.index import TABLE, FeatureIndex, build_index
@@ -122,9 +123,10 @@ def _guessed(regions: Regions, of: np.ndarray) -> pd.DataFrame:
     """A row per part: auroc_<guess> of each of `guesses` in cells that are not background; nan for labels all alike."""
     within = regions.within[of]
     own, table = regions.labels[of][within], {}
+    mixed = own.any(0) & ~own.all(0)
     for name, scores in guesses(regions, of).items():
-        columns = zip(scores[within].T, own.T[..., None], strict=True)
-        table[f"auroc_{name}"] = [ranking_scores(score, part, part.sum(0))["auroc"][0] for score, part in columns]
+        columns = zip(own.T, scores[within].T, mixed, strict=True)
+        table[f"auroc_{name}"] = [roc_auc_score(labels, score) if both else np.nan for labels, score, both in columns]
     return pd.DataFrame(table, regions.names)
 
 
