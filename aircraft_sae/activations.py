@@ -19,7 +19,7 @@ from aircraft_sae.networks import BATCH, Edit, Network, Seen
 from aircraft_sae.networks.evaluation import n_workers
 from aircraft_sae.pictures import Pictures, Views, loader, test_transform, train_transform
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.store import META, check_room, digest, fingerprint, read_json, write_json, write_parquet, write_whole
+from aircraft_sae.store import META, check_room, digest, read_json, write_json, write_parquet, write_whole
 
 ACTS, IMAGES, DONE = "acts.npy", "images.parquet", "done.json"
 VIEWS = "views"
@@ -101,12 +101,32 @@ def as_stored(acts: torch.Tensor) -> torch.Tensor:
     return acts if short.isinf().any() and acts.isfinite().all() else short
 
 
-@dataclass(eq=False)
-class Activations:
-    """One site's activations. acts: memory map (image, row, column, channel); images: the pictures' table.
+class OnPictures:
+    """What is known of the cells of pictures. images: their table; grid: (rows, columns) of a picture's cells.
 
-    stage: the fingerprint of the stage that they are of, as it was when they were opened; "" for none.
+    stage: the fingerprint of the stage that it is of, as it was when it was opened; "" for none.
     """
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The stage's own where there is one, else a digest of the content."""
+        return self.stage or digest(self._content())
+
+    @property
+    def cells_per_image(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def rows(self, *splits: str) -> np.ndarray:
+        """Indices of the images of these splits, rising; ValueError for none, or an unknown one."""
+        unknown = [split for split in splits if split not in ("train", "val", "test", VIEWS)]
+        if unknown or not splits:
+            raise ValueError(f"splits must be some of train, val, test, {VIEWS}, got {', '.join(unknown) or 'none'}")
+        return np.flatnonzero(self.images["split"].isin(splits))
+
+
+@dataclass(eq=False)
+class Activations(OnPictures):
+    """One site's activations. acts: memory map (image, row, column, channel); stage: with the site in it."""
 
     acts: np.ndarray
     images: pd.DataFrame
@@ -119,13 +139,12 @@ class Activations:
         own = Path(folder) / site_folder(site)
         if not (own / IMAGES).is_file():
             raise FileNotFoundError(f"{own / IMAGES} is not there: extract the activations of {site} first")
-        stage = read_json(Path(folder) / META).get("fingerprint", "")
+        known = read_json(Path(folder) / META).get("fingerprint")
+        stage = digest([known, site]) if known else ""
         return cls(np.load(own / ACTS, mmap_mode="r"), pd.read_parquet(own / IMAGES), site, stage)
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """That of the stage and the site; of the content where there is no stage."""
-        return fingerprint(self.stage, self.site) if self.stage else digest([self.acts, self.images, self.site])
+    def _content(self) -> list:
+        return [self.acts, self.images, self.site]
 
     @property
     def d_in(self) -> int:
@@ -135,14 +154,6 @@ class Activations:
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of a picture's cells."""
         return self.acts.shape[1:3]
-
-    @property
-    def cells_per_image(self) -> int:
-        return self.acts.shape[1] * self.acts.shape[2]
-
-    def rows(self, *splits: str) -> np.ndarray:
-        """Indices of the images of these splits, rising; ValueError for an unknown split."""
-        return split_rows(self.images, splits)
 
     def blocks(self, rows: np.ndarray, n_images: int = 64) -> Iterator[torch.Tensor]:
         """Acts of these images in order, (at most n_images, rows, columns, d_in) float32 at a time."""
@@ -220,14 +231,6 @@ def replay(
         return network.see(x, sites, given={acts.site: block if edit is None else edit(block)})
 
     return side_by_side(of, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])
-
-
-def split_rows(images: pd.DataFrame, splits: Sequence[str]) -> np.ndarray:
-    """Indices of the images of these splits; ValueError for none, or an unknown one."""
-    unknown = [split for split in splits if split not in ("train", "val", "test", VIEWS)]
-    if unknown or not splits:
-        raise ValueError(f"splits must be some of train, val, test, {VIEWS}, got {', '.join(unknown) or 'none'}")
-    return np.flatnonzero(images["split"].isin(splits))
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:

@@ -72,15 +72,10 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
     return tuple(np.quantile(draws, [0.025, 0.975]).tolist())
 
 
-def bootstrap_interval(metric: Callable, *arguments: Any, n: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """(low, high) 95 % interval of `metric(*arguments)` over images, as in `bootstrap_draws`."""
-    return interval(bootstrap_draws(metric, *arguments, n=n, seed=seed))
-
-
 def with_interval(numerator, denominator) -> dict[str, float | None]:
     """A ratio of sums over images as {value, low, high, n}, with its 95 % bootstrap interval."""
-    low, high = bootstrap_interval(ratio_of_sums, numerator, denominator)
-    return {"value": float(ratio_of_sums(numerator, denominator)), "low": low, "high": high, "n": len(numerator)}
+    draws = bootstrap_draws(ratio_of_sums, numerator, denominator)
+    return with_draws(ratio_of_sums(numerator, denominator), draws, len(numerator))
 
 
 def with_draws(value: float, draws, n: int) -> dict[str, float | None]:
@@ -88,27 +83,6 @@ def with_draws(value: float, draws, n: int) -> dict[str, float | None]:
     seen = np.asarray(draws, float)[np.isfinite(draws)]
     low, high = interval(seen) if len(seen) else (None, None)
     return {"value": float(value), "low": low, "high": high, "n": int(n)}
-
-
-def fvu_by_definition(acts, recon, mean) -> dict[str, float]:
-    """Unexplained variance of the same reconstructions as different libraries define it; all in float64.
-
-    acts, recon: (n, d_in) cells in the units of the network; mean: (d_in,) of the training cells. "this project":
-    squared error by squared distance from `mean`, as saev evaluates; "sparsify, SAELens": from the mean of these cells;
-    "dictionary_learning": variance of the error by variance of the acts, which forgives a constant error;
-    "overcomplete": distance from one scalar mean of all channels; "mean of cells' ratios": SAELens' legacy, SAEBench's
-    paper, ViT-Prisma; "OpenAI": mean of each cell's squared error by its squared length.
-    """
-    acts, recon, mean = (np.asarray(values, np.float64) for values in (acts, recon, mean))
-    error = np.square(recon - acts)
-    return {
-        "this project": error.sum() / np.square(acts - mean).sum(),
-        "sparsify, SAELens": error.sum() / np.square(acts - acts.mean(0)).sum(),
-        "dictionary_learning": (recon - acts).var(0).sum() / acts.var(0).sum(),
-        "overcomplete": error.sum() / np.square(acts - acts.mean()).sum(),
-        "mean of cells' ratios": (error.sum(1) / np.square(acts - mean).sum(1)).mean(),
-        "OpenAI": (error.sum(1) / np.square(acts).sum(1)).mean(),
-    }
 
 
 def auroc_difference(first, second, member, groups) -> tuple[float, float]:

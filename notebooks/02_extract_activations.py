@@ -30,8 +30,6 @@
 # %matplotlib inline
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
-from functools import partial
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -43,7 +41,7 @@ from scipy.stats import binomtest
 # %%
 from aircraft_sae.activations import replay
 from aircraft_sae.features.reconstruction import pca
-from aircraft_sae.metrics import bootstrap_interval, ratio_of_sums
+from aircraft_sae.metrics import with_interval
 from aircraft_sae.study import ENTRY, Study
 from aircraft_sae.view import plots
 from aircraft_sae.view.plots import in_words
@@ -157,23 +155,23 @@ display(Markdown(text))
 basis = {site: pca(acts, training, acts.d_in) for site, acts in sites.items()}
 energy = {site: {} for site in sites}  # for each image, squared distance from the mean along each component
 for site, acts in sites.items():
-    b = basis[site]
+    mean, components = basis[site]
     for split, rows in (("training", training), ("test", test)):
-        sums = [((x.flatten(1, 2) - b.mean) @ b.basis.t()).square().sum(1).double() for x in acts.blocks(rows)]
+        sums = [((x.flatten(1, 2) - mean) @ components.t()).square().sum(1).double() for x in acts.blocks(rows)]
         energy[site][split] = torch.cat(sums).numpy()
 length = {
     site: torch.cat([x.double().square().sum((1, 2, 3)) for x in acts.blocks(test)]) for site, acts in sites.items()
 }
 
 # %%
-shares, interval = {}, partial(bootstrap_interval, ratio_of_sums)
+shares = {}
 for site in sites:
     whole, around = length[site].numpy(), energy[site]["test"]
     pairs = {"mean": (whole - around.sum(1), whole), "first": (around[:, 0], around.sum(1))}
     for name, pair in pairs.items():
-        results[f"{site}/{name}/share"] = (ratio_of_sums(*pair), *interval(*pair), len(test))
-    results[f"{site}/first/largest_channel"] = float(basis[site].basis[0].square().max())
-    mean, first = results[f"{site}/mean/share"][0], results[f"{site}/first/share"][0]
+        results[f"{site}/{name}/share"] = with_interval(*pair)
+    results[f"{site}/first/largest_channel"] = float(basis[site][1][0].square().max())
+    mean, first = (results[f"{site}/{name}/share"]["value"] for name in ("mean", "first"))
     shares[site] = {"mean": mean, "first component": (1 - mean) * first, "all others": (1 - mean) * (1 - first)}
 
 # %%
@@ -187,7 +185,7 @@ figure.legend(loc="outside upper center", ncols=3)
 display(figure)
 
 # %%
-words = {name: in_words(dict(zip(ENTRY, entry, strict=True))) for name, entry in results.items() if "/share" in name}
+words = {name: in_words(entry) for name, entry in results.items() if "/share" in name}
 said = [
     f"""At {site} the mean is {words[f"{site}/mean/share"]} of the squared length; of what remains, the first
     component is {words[f"{site}/first/share"]}, and one channel is
@@ -196,7 +194,7 @@ said = [
 ]
 display(Markdown(f"**Takeaway.** {' '.join(said)}"))
 assert all(abs(sum(own.values()) - 1) < 1e-9 and min(own.values()) > -1e-6 for own in shares.values())
-assert results[f"{next(iter(sites))}/first/share"][0] >= promised["first"]
+assert results[f"{next(iter(sites))}/first/share"]["value"] >= promised["first"]
 
 # %% [markdown]
 # Why this matters: an error that is measured as a share of all squared length can be small although an autoencoder has
@@ -214,7 +212,7 @@ assert results[f"{next(iter(sites))}/first/share"][0] >= promised["first"]
 curves, alone = {}, {}
 for site in sites:
     variance = {split: sums.sum(0) for split, sums in energy[site].items()}
-    alone[site] = np.sort(variance["training"] @ basis[site].basis.double().numpy() ** 2)[::-1]
+    alone[site] = np.sort(variance["training"] @ basis[site][1].double().numpy() ** 2)[::-1]
     curves[site] = {f"{split} pictures": v.cumsum() / v.sum() for split, v in variance.items()}
     curves[site] |= {"channels, if unrelated": alone[site].cumsum() / alone[site].sum()}
 
@@ -281,7 +279,7 @@ if len(shown) < 5:
 at = [images["image"].iloc[test].tolist().index(image) for image in shown]
 pictures, distance = [data.picture(image) for image in shown], {}
 for site, acts in sites.items():
-    distance[site] = torch.cat([(x - basis[site].mean).norm(dim=3) for x in acts.blocks(test)]).numpy()
+    distance[site] = torch.cat([(x - basis[site][0]).norm(dim=3) for x in acts.blocks(test)]).numpy()
 
 # %%
 heated, names = [pictures], ["picture"]
@@ -313,8 +311,8 @@ for site, seen in aircraft.items() if data.region_names else ():
         both = mask.any((1, 2)) & ~mask.all((1, 2))
         d, mask = distance[site][both], mask[both]
         pair = (d * mask).sum((1, 2)) / mask.sum((1, 2)), (d * ~mask).sum((1, 2)) / (~mask).sum((1, 2))
-        results[f"{site}/aircraft/{name}"] = (ratio_of_sums(*pair), *interval(*pair), int(both.sum()))
-    ratio, null = (dict(zip(ENTRY, results[f"{site}/aircraft/{name}"], strict=True)) for name in ("ratio", "null"))
+        results[f"{site}/aircraft/{name}"] = with_interval(*pair)
+    ratio, null = (results[f"{site}/aircraft/{name}"] for name in ("ratio", "null"))
     lines += [f"{in_words(ratio, percent=False)} times as far at {site}, {in_words(null, percent=False)} for the null"]
     assert ratio["value"] >= promised["aircraft"] and (not promised["aircraft"] or ratio["low"] > null["high"])
 
@@ -354,10 +352,9 @@ plots.picture_grid(colours, names=["picture", *sites])
 which, held = "cells with aircraft" if data.region_names else "all cells", []
 for site, pair in parts.items():
     pair = [part[pair[1] > 0] for part in pair]  # pictures that have such cells
-    results[f"{site}/three/share"] = (ratio_of_sums(*pair), *interval(*pair), len(pair[0]))
-    words = in_words(dict(zip(ENTRY, results[f"{site}/three/share"], strict=True)))
-    held += [f"{words} at {site}"]
-    assert 3 / sites[site].d_in <= results[f"{site}/three/share"][0] <= 1
+    results[f"{site}/three/share"] = with_interval(*pair)
+    held += [f"{in_words(results[f'{site}/three/share'])} at {site}"]
+    assert 3 / sites[site].d_in <= results[f"{site}/three/share"]["value"] <= 1
 text = f"""**Takeaway.** Of the variance of {which}, three components hold {"; ".join(held)}; three random directions
 of {d_in} would hold {3 / d_in:.1%} at {deep}."""
 display(Markdown(text))
@@ -378,7 +375,7 @@ display(Markdown(text))
 # %%
 draw, views, spread = torch.Generator().manual_seed(0), {}, {}
 for site, acts in sites.items():
-    first, others, d = basis[site].basis[0], basis[site].basis[1:], acts.d_in
+    first, others, d = basis[site][1][0], basis[site][1][1:], acts.d_in
     turn = torch.linalg.qr(torch.randn(d - 1, d - 1, generator=draw)).Q
     views[site] = {"channels": torch.eye(d), "random directions": others.t() @ turn}
     views[site]["channels less the first component"] = torch.eye(d) - torch.outer(first, first)
@@ -387,12 +384,12 @@ for site, acts in sites.items():
 # %%
 sums = {site: {} for site in sites}  # for each image and direction: cells above 0, second and fourth powers
 for site, acts in sites.items():
-    b, std = basis[site], torch.from_numpy(spread[site]).float()
+    (centre, components), std = basis[site], torch.from_numpy(spread[site]).float()
     for block in acts.blocks(test):
-        x = block.flatten(1, 2) - b.mean
-        seen = [(name, x @ view, b.mean @ view) for name, view in views[site].items()]
-        noise = torch.randn(x.shape, generator=draw) * std @ b.basis
-        for name, y, mean in [*seen, ("Gaussian noise", noise, b.mean)]:
+        x = block.flatten(1, 2) - centre
+        seen = [(name, x @ view, centre @ view) for name, view in views[site].items()]
+        noise = torch.randn(x.shape, generator=draw) * std @ components
+        for name, y, mean in [*seen, ("Gaussian noise", noise, centre)]:
             powers = torch.stack([(y > -mean).float().sum(1), y.square().sum(1), y.pow(4).sum(1)])
             sums[site].setdefault(name, []).append(powers.double())
 

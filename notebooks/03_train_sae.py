@@ -30,6 +30,7 @@
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -41,8 +42,7 @@ from IPython.display import Markdown, display
 # %%
 from aircraft_sae.devices import side_by_side
 from aircraft_sae.features import reconstruction as evaluation
-from aircraft_sae.features.nulls import short_training
-from aircraft_sae.metrics import bootstrap_draws, fvu_by_definition, interval, ratio_of_sums
+from aircraft_sae.metrics import bootstrap_draws, interval, ratio_of_sums
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
@@ -60,7 +60,7 @@ NAME, results, config = "03_train_sae", {}, study.config.sae
 promised = {"hangar": {"explained": 0.85, "lost": 2.0, "dead": 0.05, "ratio": 1.12, "l0": 32.5}}.get(
     study.config.name, {"explained": -9.0, "lost": 100.0, "dead": 1.0, "ratio": 99.0, "l0": 1e9}
 )
-SHORT = short_training(config)
+SHORT = evaluation.short_training(config)
 WIDTHS = (2, 8)  # times d_in
 N_PURSUIT = 16  # test pictures for orthogonal matching pursuit, which takes 15 ms a cell
 
@@ -118,8 +118,8 @@ mean, _ = acts.moments(train)
 data, network = study.pictures(), study.network()
 images = acts.images["image"][test]
 foreground = data.foreground(images, acts.grid) if data.region_names else None
-measured = evaluation.measure(sae, acts, test, mean, foreground)
-seen = evaluation.measure(sae, acts, train, mean)
+measured = evaluation.measure(sae.reconstruct, acts, test, mean, foreground)
+seen = evaluation.measure(sae.reconstruct, acts, train, mean)
 both = measured, seen
 
 # %% tags=["nbval-check-output"]
@@ -157,13 +157,36 @@ assert results["l0"]["value"] <= promised["l0"]
 # %% [markdown]
 # Explained variance counts large activations most. It does not say whether what is missing matters to the classifier,
 # nor whether a feature means anything to a person. And it is not what other studies call so: below is the fvu of the
-# same reconstructions as other libraries define it. Only numbers of one row can be compared.
+# same reconstructions as other libraries define it, all in float64. Only numbers of one row can be compared.
+#
+# *This project* divides the squared error by the squared distance from the mean of the training cells, as saev does;
+# *sparsify* and *SAELens* take the mean of these cells; *dictionary_learning* divides the variance of the error by
+# that of the activations, which forgives a constant error; *overcomplete* measures from one scalar mean of all
+# channels. The *mean of cells' ratios* is SAELens' legacy, of SAEBench's paper and of ViT-Prisma; *OpenAI* divides
+# each cell's squared error by its squared length.
 
 # %%
 some = torch.cat([block.flatten(0, 2) for block in acts.blocks(test[:: max(1, len(test) // 300)])])
 with torch.inference_mode():
-    models = {"this autoencoder": sae, "the mean cell": evaluation.Linear(mean.float(), torch.zeros(0, acts.d_in))}
-    fvus = {title: fvu_by_definition(some, model.reconstruct(some)[0], mean) for title, model in models.items()}
+    reconstructed = {"this autoencoder": sae.reconstruct(some)[0], "the mean cell": mean.float().expand_as(some)}
+cells = some.double().numpy()
+errors = {title: recon.double().numpy() - cells for title, recon in reconstructed.items()}
+around = np.square(cells - mean.numpy())
+
+# %%
+fvus = {}
+for title, error in errors.items():
+    squared = np.square(error)
+    fvus[title] = {
+        "this project": squared.sum() / around.sum(),
+        "sparsify, SAELens": squared.sum() / np.square(cells - cells.mean(0)).sum(),
+        "dictionary_learning": error.var(0).sum() / cells.var(0).sum(),
+        "overcomplete": squared.sum() / np.square(cells - cells.mean()).sum(),
+        "mean of cells' ratios": (squared.sum(1) / around.sum(1)).mean(),
+        "OpenAI": (squared.sum(1) / np.square(cells).sum(1)).mean(),
+    }
+
+# %%
 results |= {
     f"fvu_as_in/{name}": (fvu, None, None, len(some) // acts.cells_per_image)
     for name, fvu in fvus["this autoencoder"].items()
@@ -185,7 +208,7 @@ sparsities = sorted({max(1, config.k // 4), max(1, config.k // 2), config.k, 2 *
 grid, rows = list(product(sorted({*WIDTHS, config.expansion}), sparsities)), []
 trained = side_by_side(lambda xk: study.sae(f"k{xk[1]}-x{xk[0]}", expansion=xk[0], k=xk[1], **SHORT), grid)
 for (expansion, k), model in zip(grid, trained, strict=True):
-    found = evaluation.measure(model, acts, test, mean).results
+    found = evaluation.measure(model.reconstruct, acts, test, mean).results
     row = {"expansion": expansion, "k": k, "l0": found["l0"]["value"]}
     rows.append(row | {"explained_variance": 1 - found["fvu"]["value"]})
     results |= {f"sweep/k{k}-x{expansion}/{name}": found[name] for name in ("fvu", "l0", "dead_share")}
@@ -195,16 +218,17 @@ sweep = pd.DataFrame(rows)
 frozen = study.sae("frozen-decoder", frozen_decoder=True, **SHORT)
 untrained = SparseAutoencoder(replace(config, variant="topk", prefixes=(1.0,), l1_coefficient=0.0), acts.d_in)
 scale = (acts.d_in / acts.moments(train)[1]) ** 0.5
-models = {f"PCA, {k} components": (k, evaluation.pca(acts, train, k)) for k in sweep["k"].unique()}
-models["k-means"] = (1, evaluation.k_means(acts, train, sae.d_sae))
-channels = evaluation.both_signs(torch.eye(acts.d_in))
-models["network's channels"] = (config.k, evaluation.dictionary(sae, mean.float(), channels))
-models["decoder stays random"] = (config.k, frozen)
-models["untrained"] = (config.k, untrained.in_units_of(mean.float(), scale))
+components = {k: evaluation.pca(acts, train, k) for k in sweep["k"].unique()}
+models = {f"PCA, {k} components": (k, partial(evaluation.project, *found)) for k, found in components.items()}
+models["k-means"] = (1, partial(evaluation.nearest, evaluation.k_means(acts, train, sae.d_sae)))
+channels = evaluation.dictionary(sae, mean.float(), evaluation.both_signs(torch.eye(acts.d_in)))
+models["network's channels"] = (config.k, channels.reconstruct)
+models["decoder stays random"] = (config.k, frozen.reconstruct)
+models["untrained"] = (config.k, untrained.in_units_of(mean.float(), scale).reconstruct)
 reached = {name: evaluation.measure(model, acts, test, mean).results for name, (_, model) in models.items()}
 
 # %%
-pursuit = evaluation.Pursuit(mean.float(), untrained.W_dec.detach(), config.k)
+pursuit = partial(evaluation.pursue, mean.float(), untrained.W_dec.detach(), config.k)
 some = test[:: max(1, len(test) // N_PURSUIT)][:N_PURSUIT]
 reached["random directions"] = evaluation.measure(pursuit, acts, some, mean).results
 counts = {name: k for name, (k, _) in models.items()} | {"random directions": config.k}
@@ -214,6 +238,8 @@ results |= {f"baseline/{name}/fvu": entry["fvu"] for name, entry in reached.item
 # %%
 baselines = pd.DataFrame({"name": [name.split(",")[0] for name in reached], "l0": [counts[name] for name in reached]})
 baselines["explained_variance"] = [1 - entry["fvu"]["value"] for entry in reached.values()]
+results |= {f"baseline/{name}/explained_variance": 1 - entry["fvu"]["value"] for name, entry in reached.items()}
+
 # %% tags=["report"]
 figure, ax = plots.sheet(5.2)
 for (width, line), blue in zip(sweep.groupby("expansion"), ("#9ECAE1", "#4292C6", "#08306B"), strict=False):
@@ -259,7 +285,7 @@ shown = acts.images["image"].isin(control_acts.images["image"]).to_numpy()
 for name, (own, model) in halves.items():
     own_mean, _ = own.moments(own.rows("train", "val") if own is control_acts else train[shown[train]])
     chosen = own.rows("test") if own is control_acts else test[shown[test]]
-    entry = evaluation.measure(model, own, chosen, own_mean).results["fvu"]
+    entry = evaluation.measure(model.reconstruct, own, chosen, own_mean).results["fvu"]
     explained[name] = {key: 1 - entry[other] for key, other in flip.items()} | {"n": entry["n"]}
 results |= {f"control/{name}/explained_variance": entry for name, entry in explained.items()}
 plots.dots(explained, "explained variance on test pictures, %", "", 100)
@@ -288,7 +314,7 @@ assert len({entry["n"] for entry in explained.values()}) == 1 and np.isfinite(ga
 
 # %%
 codes = pd.Categorical(acts.images[network.level][test], network.classes).codes.astype(np.int64)
-spliced = {"autoencoder": sae, "k-means": models["k-means"][1]}
+spliced = {"autoencoder": sae.reconstruct, "k-means": models["k-means"][1]}
 spliced |= {name: model for name, (k, model) in models.items() if name.startswith("PCA") and k == config.k}
 costs = {name: evaluation.splice(model, acts, test, codes, network, data, mean) for name, model in spliced.items()}
 results |= costs["autoencoder"]
@@ -315,7 +341,8 @@ display(pd.DataFrame(by_method))
 
 # %%
 gained = {key: -results["top1_lost_points"][other] for key, other in flip.items()}
-gained, kl = (in_words(each, percent=False) for each in (gained | {"n": len(test)}, results["kl_nats"]))
+gained["n"], results["top1_gained_points"] = len(test), gained["value"]
+gained, kl = (in_words(each, percent=False) for each in (gained, results["kl_nats"]))
 text = f"""**Takeaway.** Splicing changes top-1 accuracy by {gained} points; {in_words(results["agreement"])} of the
 predictions stay, and KL is {kl} nats."""
 display(Markdown(text))
@@ -386,7 +413,10 @@ spread = pd.DataFrame([{name: results[name]["value"] for name in ("l0", "dead_sh
 spread[["explained_variance", "test_train_fvu_ratio"]] = results["explained_variance"]["value"], ratio
 
 for seed, model in seeds.items():
-    row = evaluation.quality(model, acts, test, codes, network, data, train)
+    here, there = (evaluation.measure(model.reconstruct, acts, each, mean).results for each in (test, train))
+    here |= evaluation.splice(model.reconstruct, acts, test, codes, network, data, mean)
+    row, fvu = {name: entry["value"] for name, entry in here.items()}, here["fvu"]["value"]
+    row |= {"explained_variance": 1 - fvu, "test_train_fvu_ratio": fvu / there["fvu"]["value"]}
     spread.loc[seed] = [row[name] for name in spread.columns]
 for name, column in spread.items():  # low and high of these entries are the least and the largest seed
     results[f"seeds/{name}"] = (column.mean(), column.min(), column.max(), len(column))

@@ -28,6 +28,7 @@
 # %matplotlib inline
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,7 +39,7 @@ from IPython.display import Markdown, display
 # %%
 from aircraft_sae import features
 from aircraft_sae.features import reconstruction
-from aircraft_sae.features.nulls import null_dictionaries, short_training
+from aircraft_sae.features.reconstruction import null_dictionaries, short_training
 from aircraft_sae.interventions import frozen_list
 from aircraft_sae.metrics import with_draws, with_interval
 from aircraft_sae.study import Study
@@ -419,12 +420,13 @@ block = np.float32(acts.acts[acts.rows("test")[in_b]])
 local["channels"] = [block[..., c] for c in range(0, acts.d_in, max(1, acts.d_in // 100))]
 if parts:
     local["aircraft in a cell"] = [regions.shown[in_b]]
-rows = {}
-for name, maps in local.items():
-    found = np.array([features.neighbour_correlation(each) for each in maps if np.ptp(each) > 0])
-    rows[name] = np.nanmedian(found, axis=0)
-    for i, way in enumerate(("vertical", "horizontal")):
-        results[f"neighbour_correlation/{name}/{way}"] = (float(rows[name][i]), None, None, len(found))
+rows = {name: [] for name in local}
+for (name, maps), (i, way) in product(local.items(), enumerate(("vertical", "horizontal"), 1)):
+    turned = [np.moveaxis(each, i, 0) for each in maps if np.ptp(each) > 0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = [np.corrcoef(each[:-1].ravel(), each[1:].ravel())[0, 1] for each in turned]
+    rows[name].append(np.nanmedian(found))
+    results[f"neighbour_correlation/{name}/{way}"] = (float(rows[name][-1]), None, None, len(found))
 display(pd.DataFrame(rows, index=["one above the other", "side by side"]).round(2))
 
 # %%

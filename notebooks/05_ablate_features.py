@@ -42,8 +42,7 @@ from aircraft_sae import interventions as ablation
 
 # %%
 from aircraft_sae.activations import see_features
-from aircraft_sae.features.nulls import null_dictionaries
-from aircraft_sae.features.reconstruction import readers
+from aircraft_sae.features.reconstruction import null_dictionaries, readers
 from aircraft_sae.interventions import experiments
 from aircraft_sae.interventions import verdicts as bars
 from aircraft_sae.interventions.experiments import point

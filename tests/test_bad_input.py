@@ -85,7 +85,7 @@ class Payload:
 def w(finished, tmp_path, monkeypatch, capsys):
     """The study and a folder for hostile files, checked after the test: nothing ran and nothing changed."""
     for where, name in (
-        ("activations", "check_room"), ("features.table", "build_index"), ("networks.training.Run", "train_step"),
+        ("activations", "check_room"), ("features.regions", "build_index"), ("networks.training.Run", "train_step"),
         ("sae.training.Run", "train_step"),
         ("hangar.dataset", "mapper"), ("pictures.folders.FGVCAircraft", "__init__"), ("__main__", "run"),
     ):  # fmt: skip
@@ -462,8 +462,6 @@ CLASSIFIER = [
     case("checkpoint of another run", checkpoint(train_classifier, lambda w: {"identity": "x"}), "another config",
          "remove it"),
     case("no site", lambda w: w.trained.see(torch.zeros(1, 3, 64, 64), ["stage5"]), "'stage5'", "stage4"),
-    case("export pickled", lambda w: classifier.export_weights(w.study.folder / "networks/trained", w.tmp / "w.pt"),
-         "w.pt", ".safetensors"),
     case("predictions of others", lambda w: classifier.evaluate(w.trained, w.data, "val",
          w.trained.predictions), "other images than the val split"),
     case("predictions lack columns", lambda w: classifier.evaluate(w.trained, w.data, "test",

@@ -15,6 +15,7 @@ from PIL import Image
 from test_networks import Plain
 
 from aircraft_sae.config import SAEConfig, StudyConfig
+from aircraft_sae.interventions.suppression import N_TRIED
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import ImageFolder
 from aircraft_sae.pictures.base import PictureFiles
@@ -22,7 +23,7 @@ from aircraft_sae.store import META, digest, write_json, write_parquet
 from aircraft_sae.study import Study
 from aircraft_sae.view.atlas import _chosen, export_atlas
 from aircraft_sae.view.browser import Bench, Catalogue, FeatureBrowser, InterventionBench, Labels
-from aircraft_sae.view.browser.catalogue import N_TRIED, TILE, catalogue_of
+from aircraft_sae.view.browser.catalogue import TILE, catalogue_of
 from aircraft_sae.view.browser.widgets import Application
 
 

@@ -27,7 +27,6 @@ from aircraft_sae.features import (
     localise,
     match_draws,
     matching_pursuit,
-    neighbour_correlation,
     neighbours,
     part_picks,
     part_scores,
@@ -529,13 +528,6 @@ def test_localisation_by_hand():
     spot[20, 20] = 1.0
     assert effective_radius(spot, (2, 2), (7, 7)) < 1
     assert effective_radius(np.ones((56, 56)), (3, 3), (7, 7)) == pytest.approx(28 * (4 / np.pi * 0.5) ** 0.5, rel=0.05)
-
-
-def test_neighbours_correlate_where_maps_are_smooth():
-    across = np.broadcast_to(np.random.default_rng(0).random((8, 1, 6)), (8, 5, 6))
-    vertical, horizontal = neighbour_correlation(across)
-    assert vertical == pytest.approx(1) and abs(horizontal) < 0.4
-    assert np.isnan(neighbour_correlation(np.ones((2, 3, 3)))).all()
 
 
 class Shapes:

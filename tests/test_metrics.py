@@ -9,10 +9,9 @@ from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
 from aircraft_sae.metrics import (
     bootstrap_draws,
-    bootstrap_interval,
     class_averaged_accuracy,
     expected_calibration_error,
-    fvu_by_definition,
+    interval,
     ratio_of_sums,
     top_k_accuracy,
     with_draws,
@@ -80,18 +79,18 @@ def test_counts_are_repeated_images(made, metric):
     assert len({len(set(labels[:20][draw])) for draw in drawn}) > 1
 
 
-def test_bootstrap_interval(made):
+def test_the_interval_of_draws(made):
     labels, predicted, probabilities = made
-    low, high = bootstrap_interval(top_k_accuracy, labels, probabilities)
+    low, high = interval(bootstrap_draws(top_k_accuracy, labels, probabilities))
     p = top_k_accuracy(labels, probabilities)
     normal = 1.96 * np.sqrt(p * (1 - p) / 200)  # a mean of 200 coin throws
     assert low == pytest.approx(p - normal, abs=0.02) and high == pytest.approx(p + normal, abs=0.02)
     assert low < p < high
-    again = [bootstrap_interval(class_averaged_accuracy, labels, predicted, 7, seed=seed) for seed in (0, 0, 1)]
+    again = [interval(bootstrap_draws(class_averaged_accuracy, labels, predicted, 7, seed=seed)) for seed in (0, 0, 1)]
     assert again[0] == again[1] != again[2]
-    assert bootstrap_interval(class_averaged_accuracy, labels, labels, 7) == (1, 1)
+    assert interval(bootstrap_draws(class_averaged_accuracy, labels, labels, 7)) == (1, 1)
     rare = np.array([0] * 99 + [1])  # a third of the draws have no image of class 1
-    assert bootstrap_interval(class_averaged_accuracy, rare, np.zeros(100, int), 2) == (0.5, 1)
+    assert interval(bootstrap_draws(class_averaged_accuracy, rare, np.zeros(100, int), 2)) == (0.5, 1)
 
 
 def test_ratio_of_sums():
@@ -106,50 +105,27 @@ def test_draws_are_those_of_scipy_and_of_one_image_too():
         n_resamples=2000, rng=np.random.default_rng(0),
     )  # fmt: skip
     np.testing.assert_allclose(bootstrap_draws(ratio_of_sums, numerator, denominator), theirs.bootstrap_distribution)
-    assert bootstrap_interval(ratio_of_sums, numerator, denominator) == pytest.approx(theirs.confidence_interval)
+    assert interval(bootstrap_draws(ratio_of_sums, numerator, denominator)) == pytest.approx(theirs.confidence_interval)
     assert with_interval([3], [4]) == {"value": 0.75, "low": 0.75, "high": 0.75, "n": 1}
 
 
 def test_a_class_averaged_interval_is_quick():
     labels = np.random.default_rng(0).integers(30, size=1000)
     began = time.process_time()
-    bootstrap_interval(class_averaged_accuracy, labels, labels[::-1], 30)  # 0.04 s
+    bootstrap_draws(class_averaged_accuracy, labels, labels[::-1], 30)  # 0.04 s
     assert time.process_time() - began < 1
 
 
 def test_bootstrap_draws_many_images_in_chunks():
     labels = np.arange(20_000) % 2
-    low, high = bootstrap_interval(class_averaged_accuracy, labels, np.zeros(20_000, int), 2, n=1000)
+    low, high = interval(bootstrap_draws(class_averaged_accuracy, labels, np.zeros(20_000, int), 2, n=1000))
     assert low == high == 0.5  # all of one class right, none of the other, however many of each
     seen = []
-    bootstrap_interval(
+    bootstrap_draws(
         lambda values, counts=None: 0 if counts is None else seen.append(counts) or counts.sum(1), labels, n=1000
     )
     assert sum(map(len, seen)) == 1000 and len(seen) > 1
     assert all((counts.sum(axis=1) == 20_000).all() for counts in seen) and not np.array_equal(seen[0][0], seen[1][0])
-
-
-def test_each_definition_of_fvu():
-    rng = np.random.default_rng(3)
-    acts = rng.normal(size=(300, 6)) * [1, 2, 3, 1, 1, 1] + [5, 0, 0, 0, 0, -2]
-    mean, recon = acts.mean(0), acts.copy()
-    recon[:, 2] = acts[:, 2].mean()
-    fvu = fvu_by_definition(acts, recon, mean)
-    variances = acts.var(0)
-    right = variances[2] / variances.sum()
-    assert fvu["this project"] == pytest.approx(right)
-    assert fvu["sparsify, SAELens"] == pytest.approx(right) and fvu["dictionary_learning"] == pytest.approx(right)
-    assert fvu["overcomplete"] == pytest.approx(variances[2] / 6 / acts.var())
-    assert fvu["OpenAI"] < fvu["this project"]  # the mean's length is in what it divides by
-    elsewhere = fvu_by_definition(acts, recon, mean + 1)  # the training cells' mean is another
-    assert elsewhere["this project"] == pytest.approx(variances[2] / (variances.sum() + 6))
-    assert elsewhere["sparsify, SAELens"] == pytest.approx(right)
-    shifted = fvu_by_definition(acts, recon + 1, mean)
-    assert shifted["dictionary_learning"] == pytest.approx(right)  # forgives it
-    assert shifted["this project"] == pytest.approx(right + 6 / variances.sum())
-    by_mean = fvu_by_definition(acts, np.broadcast_to(mean, acts.shape), mean)
-    assert by_mean["this project"] == pytest.approx(1) and by_mean["mean of cells' ratios"] == pytest.approx(1)
-    assert by_mean["overcomplete"] < 0.5 and fvu_by_definition(acts, acts, mean)["OpenAI"] == 0
 
 
 def test_a_value_with_draws_leaves_out_what_is_no_number():

@@ -1,7 +1,9 @@
 """Networks built by name and from files: the same for a seed, read by timm, refused where they do not fit."""
 
 import json
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -9,13 +11,14 @@ import torch
 import torchvision
 
 from aircraft_sae.config import ClassifierConfig
-from aircraft_sae.networks import Network, build, check_weights, export_weights, load, weights_digest
+from aircraft_sae.networks import Network, build, check_weights, load, weights_digest
 from aircraft_sae.networks import weights as module
 from aircraft_sae.networks.build import freeze
 from aircraft_sae.networks.evaluation import save
 from aircraft_sae.networks.weights import write_safetensors
 
 CFG = ClassifierConfig(arch="test_convnext", weights=None, layer_scale=0.1, sizes=(32,), epochs=(1,), frozen_stages=0)
+EXPORT = runpy.run_path(Path(__file__).parents[1] / "data/weights/export.py")["export_weights"]
 OTHERS = ("efficientnet_lite0", "resnet18", "convnextv2_atto", "mobilenetv3_small_050", "inception_v3")
 
 
@@ -83,7 +86,7 @@ def test_exported_weights_come_back_by_name_and_start_a_new_head(tmp_path, monke
     made = Network(build(CFG, 3), ["a", "b", "c"], 32, mean=(0.1, 0.2, 0.3))
     (tmp_path / "trained").mkdir()
     save(made, CFG, tmp_path / "trained")
-    export_weights(tmp_path / "trained", tmp_path / "mine.safetensors", hours=2)
+    EXPORT(tmp_path / "trained", tmp_path / "mine.safetensors", hours=2)
     facts = json.loads((tmp_path / "mine.json").read_text())
     assert (facts["arch"], facts["classes"], facts["hours"]) == ("test_convnext", made.classes, 2)
     named = replace(CFG, weights="mine")
@@ -103,9 +106,9 @@ def test_exported_weights_come_back_by_name_and_start_a_new_head(tmp_path, monke
         made.model.head.fc.bias[0] = 1e5
     save(made, CFG, tmp_path / "trained")
     with pytest.raises(ValueError, match=r"head.fc.bias holds values beyond float16"):
-        export_weights(tmp_path / "trained", tmp_path / "mine.safetensors")
+        EXPORT(tmp_path / "trained", tmp_path / "mine.safetensors")
     with pytest.raises(ValueError, match=r"exported as \.safetensors, got mine\.pth"):
-        export_weights(tmp_path / "trained", tmp_path / "mine.pth")
+        EXPORT(tmp_path / "trained", tmp_path / "mine.pth")
 
 
 def test_a_trained_networks_own_folder_must_fit_with_its_head(tmp_path):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,10 @@ from scipy.sparse import csc_array, csr_array, vstack
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from aircraft_sae.activations import Activations, split_rows
+from aircraft_sae.activations import Activations, OnPictures
 from aircraft_sae.devices import device
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.store import META, digest, read_json, write_json, write_parquet
+from aircraft_sae.store import META, read_json, write_json, write_parquet
 
 IMAGES, TABLE, FACTS, ARRAYS = "images.parquet", "features.parquet", "facts.json", ("data", "indices", "indptr")
 
@@ -57,8 +56,8 @@ def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, r
 
 
 @dataclass(repr=False)
-class FeatureIndex:
-    """What `build_index` wrote. images: the pictures' table; grid: (rows, columns) of a picture's cells.
+class FeatureIndex(OnPictures):
+    """What `build_index` wrote.
 
     by_cell, by_feature: feature activations (cells, d_sae), the same in two orders, memory-mapped; cell = (image x rows
     + row) x columns + column. table: one row per feature, with the columns joined to it later.
@@ -70,7 +69,7 @@ class FeatureIndex:
     grid: tuple[int, int]
     table: pd.DataFrame
     folder: Path
-    stage: str = ""  # its fingerprint, as it was when this was opened; "" where the folder is none
+    stage: str = ""
 
     @classmethod
     def open(cls, folder: str | Path) -> "FeatureIndex":
@@ -86,22 +85,12 @@ class FeatureIndex:
             matrices.append(kind(tuple(arrays), (len(images) * rows * columns, facts["d_sae"])))
         return cls(*matrices, images, (rows, columns), table, folder, read_json(folder / META).get("fingerprint", ""))
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """The stage's own where there is one, else a digest of the arrays."""
-        return self.stage or digest([self.images, *(getattr(self.by_cell, array) for array in ARRAYS)])
+    def _content(self) -> list:
+        return [self.images, *(getattr(self.by_cell, array) for array in ARRAYS)]
 
     @property
     def d_sae(self) -> int:
         return self.by_cell.shape[1]
-
-    @property
-    def cells_per_image(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    def rows(self, *splits: str) -> np.ndarray:
-        """Indices of the images of these splits, rising; ValueError for a word that is none."""
-        return split_rows(self.images, splits)
 
     def firings(self, feature_id: int) -> tuple[np.ndarray, np.ndarray]:
         """(cells, values) of a feature, cells rising; ValueError for a feature that is not there."""

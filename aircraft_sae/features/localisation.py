@@ -129,10 +129,3 @@ def localise(network: Network, sae: SparseAutoencoder, pictures: Pictures, picks
         return rows
 
     return pd.DataFrame([row for rows in side_by_side(of_pick, picks.itertuples()) for row in rows])
-
-
-def neighbour_correlation(maps: np.ndarray) -> tuple[float, float]:
-    """Correlation of vertical and of horizontal neighbours in maps (n, rows, columns); nan where all are alike."""
-    pairs = (maps[:, :-1], maps[:, 1:]), (maps[:, :, :-1], maps[:, :, 1:])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return tuple(float(np.corrcoef(one.ravel(), two.ravel())[0, 1]) for one, two in pairs)

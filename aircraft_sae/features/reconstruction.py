@@ -1,12 +1,14 @@
 """How good an autoencoder is: reconstruction, sparsity, what splicing costs the network; and its baselines.
 
-Whatever has `reconstruct(acts) -> (recon, codes or None)` on (n, d_in) is a model. Sums run over images in float64 on
-the network's own scale, so that intervals are over images, never cells.
+What is measured is a function, reconstruct(acts) -> (recon, codes or None) on (n, d_in): that of an autoencoder, or a
+`partial` of one of the baselines here. Sums run over images in float64 on the network's own scale, so that intervals
+are over images, never cells. `null_dictionaries` are those that a claim about features has to beat.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from sklearn.linear_model import orthogonal_mp_gram
 from torch.nn.functional import cosine_similarity, kl_div, nll_loss, normalize
 
 from aircraft_sae.activations import Activations, replay
+from aircraft_sae.config import SAEConfig, change
 from aircraft_sae.metrics import with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
@@ -25,46 +28,28 @@ from aircraft_sae.sae import Codes, SparseAutoencoder
 PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0, "tied": False}  # for a config that is given another variant
 
 
-@dataclass
-class Linear:
-    """mean + (x - mean) projected on orthonormal rows `basis` (k, d_in): PCA, or with no rows the mean alone."""
-
-    mean: torch.Tensor
-    basis: torch.Tensor
-
-    def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return self.mean + (acts - self.mean) @ self.basis.t() @ self.basis, None
+def project(mean: torch.Tensor, basis: torch.Tensor, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
+    """mean + (acts - mean) projected on orthonormal rows `basis` (k, d_in): `pca`, or with no rows the mean alone."""
+    return mean + (acts - mean) @ basis.t() @ basis, None
 
 
-@dataclass
-class Nearest:
+def nearest(centres: torch.Tensor, acts: torch.Tensor) -> tuple[torch.Tensor, Codes]:
     """The nearest of `centres` (n_centres, d_in), as one feature a cell."""
-
-    centres: torch.Tensor
-
-    def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, Codes]:
-        best = torch.cdist(acts, self.centres).argmin(1)
-        return self.centres[best], Codes(torch.ones(len(acts)), best, torch.arange(len(acts) + 1), len(self.centres))
+    best = torch.cdist(acts, centres).argmin(1)
+    return centres[best], Codes(torch.ones(len(acts)), best, torch.arange(len(acts) + 1), len(centres))
 
 
-@dataclass
-class Pursuit:
-    """Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad 1993) of x - mean by k unit rows of `directions`."""
-
-    mean: torch.Tensor
-    directions: torch.Tensor
-    k: int
-
-    def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
-        centred, directions = (acts - self.mean).numpy(), self.directions.numpy()
-        codes = orthogonal_mp_gram(directions @ directions.T, directions @ centred.T, n_nonzero_coefs=self.k)
-        return self.mean + torch.from_numpy((directions.T @ codes).T).float(), None
+def pursue(mean: torch.Tensor, directions: torch.Tensor, k: int, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
+    """Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad 1993) of acts - mean by k unit rows `directions`."""
+    centred, directions = (acts - mean).numpy(), directions.numpy()
+    codes = orthogonal_mp_gram(directions @ directions.T, directions @ centred.T, n_nonzero_coefs=k)
+    return mean + torch.from_numpy((directions.T @ codes).T).float(), None
 
 
-def pca(acts: Activations, rows: np.ndarray, k: int) -> Linear:
-    """The mean and the k directions of most variance over the cells of these images."""
+def pca(acts: Activations, rows: np.ndarray, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean (d_in,), the k directions (k, d_in) of most variance) over the cells of these images."""
     directions = torch.linalg.eigh(covariance(acts, rows)).eigenvectors.flip(1).t()[:k]
-    return Linear(acts.moments(rows)[0].float(), directions.float())
+    return acts.moments(rows)[0].float(), directions.float()
 
 
 def covariance(acts: Activations, rows: np.ndarray) -> torch.Tensor:
@@ -76,13 +61,13 @@ def covariance(acts: Activations, rows: np.ndarray) -> torch.Tensor:
     return second / (len(rows) * acts.cells_per_image - 1)
 
 
-def k_means(acts: Activations, rows: np.ndarray, n_centres: int) -> Nearest:
-    """Mini-batch k-means (scikit-learn's) on 20,000 shuffled cells of these images, or all."""
+def k_means(acts: Activations, rows: np.ndarray, n_centres: int) -> torch.Tensor:
+    """(n_centres, d_in) by mini-batch k-means (scikit-learn's) on 20,000 shuffled cells of these images, or all."""
     n_cells = min(20_000, len(rows) * acts.cells_per_image)
     cells = next(acts.batches(rows, n_cells, seed=0)).float().numpy()
     options = dict(init="random", n_init=1, max_iter=5, batch_size=4096, random_state=0)  # k-means++ would take 20 s
     fitted = MiniBatchKMeans(min(n_centres, n_cells), **options).fit(cells)
-    return Nearest(torch.from_numpy(fitted.cluster_centers_).float())
+    return torch.from_numpy(fitted.cluster_centers_).float()
 
 
 def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tensor) -> SparseAutoencoder:
@@ -147,7 +132,7 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(model, acts: Activations, rows, mean, foreground: np.ndarray | None = None) -> Measured:
+def measure(reconstruct: Callable, acts: Activations, rows, mean, foreground: np.ndarray | None = None) -> Measured:
     """Reconstruct all cells of these images. mean: (d_in,) of the training cells, which fvu compares with.
 
     foreground: (images, rows, columns) bool, to tell these cells from the others.
@@ -155,7 +140,7 @@ def measure(model, acts: Activations, rows, mean, foreground: np.ndarray | None 
     parts, fired, start, mean = [], [], 0, mean.float()
     for block in acts.blocks(rows):
         cells, n = block.flatten(0, 2), len(block)
-        recon, codes = model.reconstruct(cells)
+        recon, codes = reconstruct(cells)
         error, total = ((cells - other).view(n, -1, acts.d_in).double() for other in (recon, mean))
         part = {"pooled_error": error.mean(1).square().sum(1), "pooled_total": total.mean(1).square().sum(1)}
         by_cell = {"error": error.square().sum(2), "total": total.square().sum(2)}
@@ -179,7 +164,9 @@ def measure(model, acts: Activations, rows, mean, foreground: np.ndarray | None 
 
 
 @torch.no_grad()
-def splice(model, acts: Activations, rows, labels, network: Network, pictures: Pictures, mean) -> dict[str, dict]:
+def splice(
+    reconstruct: Callable, acts: Activations, rows, labels, network: Network, pictures: Pictures, mean
+) -> dict[str, dict]:
     """What it costs the network to go on from the reconstruction of these images' cells, with intervals over images.
 
     labels: (n_images,) class indices; pictures: those that acts are of. top1_lost_points: accuracy lost, in percentage
@@ -188,7 +175,7 @@ def splice(model, acts: Activations, rows, labels, network: Network, pictures: P
     """
     edits = {
         "own": None,
-        "spliced": lambda block: model.reconstruct(block.flatten(0, 2))[0].view(block.shape),
+        "spliced": lambda block: reconstruct(block.flatten(0, 2))[0].view(block.shape),
         "zero": torch.zeros_like,
         "mean": mean.float().expand_as,
     }
@@ -206,18 +193,6 @@ def splice(model, acts: Activations, rows, labels, network: Network, pictures: P
         "ce_recovered_zero": with_interval(losses["zero"] - losses["spliced"], losses["zero"] - losses["own"]),
         "ce_recovered_mean": with_interval(losses["mean"] - losses["spliced"], losses["mean"] - losses["own"]),
     }
-
-
-def quality(model, acts: Activations, rows, labels, network: Network, pictures: Pictures, learned) -> dict[str, float]:
-    """Values of `measure` and `splice` on these images, and of explained_variance and test_train_fvu_ratio.
-
-    learned: the images that the model learned from, whose mean cell fvu compares with.
-    """
-    mean, _ = acts.moments(learned)
-    here, there = (measure(model, acts, each, mean).results for each in (rows, learned))
-    here |= splice(model, acts, rows, labels, network, pictures, mean)
-    row, ratio = {name: entry["value"] for name, entry in here.items()}, here["fvu"]["value"] / there["fvu"]["value"]
-    return row | {"test_train_fvu_ratio": ratio, "explained_variance": 1 - row["fvu"]}
 
 
 def seed_agreement(first: torch.Tensor, second: torch.Tensor) -> dict[str, float]:
@@ -277,3 +252,39 @@ def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> n
         cosines, partner = _partners(sae.W_dec, other.W_dec)
         found += [cosines, cosine_similarity(sae.W_enc_rows.detach(), other.W_enc_rows.detach()[partner])]
     return torch.stack(found).amin(0).numpy()
+
+
+class Null(NamedTuple):
+    """A dictionary, and the names of the network and of the pictures that `Study` is to index it on."""
+
+    sae: SparseAutoencoder
+    network: str = "trained"
+    pictures: str = "all"
+
+
+def short_training(cfg: SAEConfig) -> dict[str, int]:
+    """Changes to a config for a training on an eighth of its cells, in half of its batches."""
+    return {"n_cells": cfg.n_cells // 8, "dead_after": cfg.dead_after // 8, "batch_size": cfg.batch_size // 2}
+
+
+def null_dictionaries(
+    sae: SparseAutoencoder, acts: Activations, train: Callable[..., SparseAutoencoder]
+) -> dict[str, Null]:
+    """The nulls of an autoencoder, by name: the same ones each time, as wide and sparse as it is.
+
+    acts: of its site; train: `study.sae`, which trains the last two (short, as "frozen-decoder" and "permuted") or
+    loads them. "channels", "PCA": both signs; "random directions": spread as the cells of validation pictures;
+    "untrained": as training would start; "frozen decoder"; "permuted network": of the network with permuted weights.
+    """
+    (mean, variance), few = acts.moments(acts.rows("train", "val")), short_training(sae.cfg)
+    directions = {
+        "channels": both_signs(torch.eye(acts.d_in)),
+        "PCA": both_signs(pca(acts, acts.rows("train"), acts.d_in)[1]),
+        "random directions": random_directions(torch.ones(sae.d_sae, acts.d_in), cell_covariance(acts)),
+    }
+    nulls = {name: Null(dictionary(sae, mean.float(), rows)) for name, rows in directions.items()}
+    untrained = SparseAutoencoder(change(sae.cfg, variant="topk", **PLAIN), acts.d_in)
+    nulls["untrained"] = Null(untrained.in_units_of(mean.float(), (acts.d_in / variance) ** 0.5))
+    nulls["frozen decoder"] = Null(train("frozen-decoder", frozen_decoder=True, **few))
+    of = {"network": "permuted", "pictures": "every3"}
+    return nulls | {"permuted network": Null(train("permuted", **of, **few), **of)}

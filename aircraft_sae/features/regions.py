@@ -7,17 +7,23 @@ chosen on half A of the pictures and scored on half B.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
-from aircraft_sae.features.index import FeatureIndex
+from aircraft_sae.activations import Activations
+from aircraft_sae.features.index import TABLE, FeatureIndex, build_index
 from aircraft_sae.features.selectivity import halves
+from aircraft_sae.features.selectivity import selectivity as class_selectivity
 from aircraft_sae.metrics import auroc_difference, bootstrap_counts
 from aircraft_sae.pictures import Pictures
+from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.store import write_parquet
 
+PARTS = "parts.parquet"
 LEAST = 0.25  # share of a cell that shows a region, or of a region in a cell, from which the cell is the region's
 
 
@@ -145,16 +151,11 @@ def guess_scores(regions: Regions) -> pd.DataFrame:
         "outline, class": known["class_outline"], "outline, place, class": known["class_outline"] * known["place"],
     }  # fmt: skip
     found = [
-        (name, part, average_precision(own[..., i], score[..., i]))
+        (name, part, ap_draws(score[..., i], own[..., i], np.ones((1, len(own))))[0])
         for name, score in made.items()
         for i, part in enumerate(regions.names)
     ]
     return pd.DataFrame(found, columns=["guess", "part", "ap"])
-
-
-def average_precision(member: np.ndarray, score: np.ndarray) -> float:
-    """scikit-learn's, of arrays of any shape; nan where there is no positive."""
-    return average_precision_score(member.ravel(), score.ravel()) if member.any() else np.nan
 
 
 def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
@@ -220,3 +221,25 @@ def excess_tests(index: FeatureIndex, regions: Regions, claims: Sequence[tuple[i
             "excess_high": excess + 1.96 * error, "n": int((maps.max((1, 2)) > 0).sum()), "excess_p": p,
         })  # fmt: skip
     return pd.DataFrame(found)
+
+
+def build_features(
+    folder: Path, sae: SparseAutoencoder, acts: Activations, pictures: Pictures, splits: list[str], selectivity: bool
+) -> None:
+    """The index of the pictures of these splits, and in features.parquet what the test pictures say of each feature.
+
+    Columns: those of `build_index`; of `selectivity`, if asked for, on each level that the pictures have; where they
+    have regions, those of `best_parts`, as part, part_ap, part_auroc, …; parts.parquet has all features and parts.
+    """
+    index = build_index(sae, acts, folder, acts.rows(*splits))
+    test, levels = index.rows("test"), pictures.levels
+    table, images = index.table, index.images.iloc[test]
+    if len(images) > 1 and levels and selectivity:
+        names = {level: pictures.classes(level) for level in levels}
+        labels = {level: (pd.Categorical(images[level], names[level]).codes, names[level]) for level in levels}
+        table = table.join(class_selectivity(index.maxima(test), labels, halves(images[levels[0]])))
+    if len(images) > 1 and pictures.region_names:
+        scores = part_scores(index, Regions.of(index, pictures))
+        write_parquet(scores, folder / PARTS)
+        table = table.join(best_parts(scores).drop(columns="feature_id"))
+    write_parquet(table, folder / TABLE)

@@ -18,14 +18,7 @@ from aircraft_sae.features import FeatureIndex, check_features
 from aircraft_sae.features.reconstruction import seed_match
 from aircraft_sae.interventions.blurring import PAIR, Window, blur, control_windows, patched
 from aircraft_sae.interventions.editing import Responses
-from aircraft_sae.interventions.suppression import (
-    Trial,
-    effects,
-    logits_from,
-    matched_features,
-    random_beside,
-    tell_apart,
-)
+from aircraft_sae.interventions.suppression import Trial, effects, logits_from, matched_features, tell_apart
 from aircraft_sae.interventions.verdicts import class_verdicts, judge
 from aircraft_sae.metrics import with_draws
 from aircraft_sae.networks import BATCH
@@ -67,7 +60,7 @@ def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims
     like = swapped * (W_dec.norm(dim=1) / swapped.norm(dim=1))[:, None]
     edits = {
         "feature": {},
-        "random direction": {"directions": random_beside(trial)[features]},
+        "random direction": {"directions": trial.random[features]},
         "feature of like density": {"directions": like[features]},
         "feature, to its mean": {"to": trial[~trial.in_b].strength.mean(0)[features]},
     }
@@ -114,7 +107,7 @@ def dose_response(folder: Path, *, trial: Trial, features: Sequence[int], doses:
     """
     half_b, features, table = _half_b(trial), list(features), []
     active = (half_b.strength[:, features] > 0).numpy()
-    for of, directions in (("features", trial.sae.W_dec.detach()), ("random directions", random_beside(trial))):
+    for of, directions in (("features", trial.sae.W_dec.detach()), ("random directions", trial.random)):
         for dose in doses:
             change = half_b.suppress(features, dose, directions=directions[features])["logit"]
             means = {"logit": mean_over_active(change, active), "size": mean_over_active(np.abs(change), active)}
@@ -126,20 +119,16 @@ def dose_response(folder: Path, *, trial: Trial, features: Sequence[int], doses:
 def tell_confused(folder: Path, *, trial: Trial) -> None:
     """`tell_apart` of the two classes that are most often taken for each other on half A, in features.parquet.
 
-    pair.parquet: one row, their labels one and two, n_wrong, n_a, n_b (pictures of the two in each half). Without a
-    closed form, features are chosen among the 20 that add most to the two's acts on half A.
+    pair.parquet: one row, their labels one and two, n_wrong, n_a, n_b (pictures of the two in each half).
     """
-    a, labels, predicted, tried = ~trial.in_b, trial.labels.numpy(), trial.scores().argmax(1).numpy(), None
+    a, labels, predicted = ~trial.in_b, trial.labels.numpy(), trial.scores().argmax(1).numpy()
     wrong = a & (predicted != labels)
     pairs = Counter(zip(*np.sort([labels[wrong], predicted[wrong]], axis=0).tolist(), strict=True))
     pair, n_wrong = (pairs.most_common(1) or [((0, 1), 0)])[0]
     own = np.isin(labels, pair)
-    if trial.readout is None:
-        size = trial[own & a].strength.mean(0) * trial.sae.W_dec.detach().norm(dim=1)
-        tried = size.topk(min(20, len(size))).indices.numpy()
     facts = {"one": pair[0], "two": pair[1], "n_wrong": n_wrong, "n_a": (own & a).sum(), "n_b": (own & ~a).sum()}
     write_parquet(pd.DataFrame([facts]), folder / "pair.parquet")
-    write_parquet(tell_apart(trial, pair, random_beside(trial), tried), folder / "features.parquet")
+    write_parquet(tell_apart(trial, pair), folder / "features.parquet")
 
 
 def suppress_some(folder: Path, *, trial: Trial, features: Sequence[int], n_images: int) -> None:
@@ -148,7 +137,7 @@ def suppress_some(folder: Path, *, trial: Trial, features: Sequence[int], n_imag
     features.parquet: feature_id, n (pictures in which it matters), feature and random (mean absolute specificity there:
     where it is silent, nothing is taken out).
     """
-    half_b, random = _half_b(trial, n_images), random_beside(trial)[features]
+    half_b, random = _half_b(trial, n_images), trial.random[features]
     ours, null = (np.abs(half_b.suppress(features, directions=each)["specificity"]) for each in (None, random))
     table = {"feature_id": features, "n": (ours > 0).sum(0)}
     table |= {"feature": mean_over_active(ours, ours > 0), "random": mean_over_active(null, ours > 0)}
@@ -173,7 +162,7 @@ def blur_peaks(
         raise ValueError(f"window must be 1 to {network.size} pixels, the picture's size, got {window}")
     check_features(picks["feature_id"], sae.d_sae)
     partners = matched_features(index.table)
-    given_back = {"restored_": sae.W_dec.detach(), "random_": random_beside(trial)}
+    given_back = {"restored_": sae.W_dec.detach(), "random_": trial.random}
 
     @torch.no_grad()
     def of_picture(picked: tuple[int, pd.DataFrame]) -> pd.DataFrame:
@@ -259,7 +248,7 @@ def verdict_tables(
         drawn, labels = claims[claims["chosen"] == "random"], index.images.iloc[index.rows("test")][levels]
         given = drawn, index.table, trial[trial.in_b], labels[trial.in_b], match
         found["classes"] = class_verdicts(*given)
-        write_parquet(class_verdicts(*given, directions=random_beside(trial)), folder / "null_classes.parquet")
+        write_parquet(class_verdicts(*given, directions=trial.random), folder / "null_classes.parquet")
     names = {"feature": "suppressed", "random direction": "suppressed_random"}
     table = pd.DataFrame({"feature_id": range(trial.sae.d_sae), "seed_match": match})
     table = table.merge(suppressed.rename(columns=names)[["feature_id", *names.values()]], "left", validate="1:1")

@@ -26,6 +26,8 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import digest
 
+N_TRIED = 20  # features tried where each costs a forward pass
+
 
 def effects(before: Tensor, after: Tensor, labels: Tensor, rival: Tensor | None = None) -> dict[str, Tensor]:
     """What an edit changes, (n, …) each: logit and confidence (probability) of the true class, margin and specificity.
@@ -104,6 +106,17 @@ class Trial:
         """(n, d_in) acts averaged over cells."""
         return torch.cat([block.mean((1, 2)) for block in self.acts.blocks(self.rows)])
 
+    @cached_property
+    def random(self) -> Tensor:
+        """(d_sae, d_in) a random direction for each feature, as long as its decoder row, spread as the cells are."""
+        return random_directions(self.sae.W_dec.detach(), cell_covariance(self.acts))
+
+    def strongest(self, strength: Tensor) -> np.ndarray:
+        """The N_TRIED features that add most to the acts, of their mean activations (d_sae,); only active ones."""
+        size = strength * self.sae.W_dec.detach().norm(dim=1)
+        best = size.topk(min(N_TRIED, len(size))).indices
+        return best[size[best] > 0].numpy()
+
     @torch.no_grad()
     def scores(self, edit: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """(n, …) what `read` gives, of acts as they are or changed by `edit`, by forward passes."""
@@ -173,22 +186,23 @@ def logits_from(network: Network, site: str, acts: Tensor, x: Tensor | None) -> 
     return torch.cat([network.see(x if x is None else x[some], given={site: acts[some]}).logits for some in parts])
 
 
-def tell_apart(trial: Trial, pair: tuple[int, int], random: Tensor, features=None, n: int = 8) -> pd.DataFrame:
+def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
     """The n features whose suppression lowers the margin between two classes most on half A, and what it does on B.
 
-    pair: two labels; random: of `random_beside`; features: to choose from, by default all.
+    pair: two labels. Without a closed form, features are chosen among the `strongest` in the two's pictures of half A.
     feature_id; value, low, high, n: mean change of the true class's logit less the other's over half B's pictures of
     the two; random: that of the random direction; beyond_value, beyond_low, …: value less random.
     """
-    features = np.arange(trial.sae.d_sae) if features is None else np.asarray(features)
     own, W_dec = trial[np.isin(trial.labels, pair)], trial.sae.W_dec.detach()
+    strength = own.strength[~own.in_b].mean(0)
+    features = np.arange(trial.sae.d_sae) if trial.readout else trial.strongest(strength)
 
     def margins(half: np.ndarray, which: np.ndarray, directions: Tensor) -> np.ndarray:
         rival = torch.where(own.labels == pair[0], pair[1], pair[0])[half]
         return own[half].suppress(which.tolist(), directions=directions[which], rival=rival)["margin"]
 
     best = features[margins(~own.in_b, features, W_dec).mean(0).argsort()[:n]]
-    ours, null = (margins(own.in_b, best, directions) for directions in (W_dec, random))
+    ours, null = (margins(own.in_b, best, directions) for directions in (W_dec, trial.random))
     table, ones = [], np.ones(len(ours))
     for j, mine, other in zip(best, ours.T, null.T, strict=True):
         beyond = {f"beyond_{name}": each for name, each in with_interval(mine - other, ones).items()}
@@ -210,8 +224,3 @@ def matched_features(table: pd.DataFrame) -> np.ndarray:
         if like.any():
             partner[j] = rng.choice(np.flatnonzero(like))
     return partner
-
-
-def random_beside(trial: Trial) -> Tensor:
-    """(d_sae, d_in) a random direction for each feature, as long as its decoder row, spread as the cells are."""
-    return random_directions(trial.sae.W_dec.detach(), cell_covariance(trial.acts))

@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from aircraft_sae.networks.build import build
 from aircraft_sae.networks.network import BATCH, Network
 from aircraft_sae.networks.weights import load_weights, write_safetensors
 from aircraft_sae.pictures import Pictures, loader, test_transform
-from aircraft_sae.store import read_json, write_json, write_text
+from aircraft_sae.store import write_json, write_text
 
 
 def load(folder: str | Path, name: str = "trained") -> Network:
@@ -100,28 +99,10 @@ def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.D
             ("top5_accuracy", metrics.top_k_accuracy, own, p, min(5, n)),
             ("expected_calibration_error", metrics.expected_calibration_error, p, own),
         ):
-            low, high = metrics.bootstrap_interval(metric, *given, n=2000)
-            measured = {"value": metric(*given), "low": low, "high": high, "n": len(own)}
-            results[f"{split}/{coarse}/{name}"] = measured
+            draws = metrics.bootstrap_draws(metric, *given)
+            results[f"{split}/{coarse}/{name}"] = metrics.with_draws(metric(*given), draws, len(own))
     confusion = confusion_matrix(labels, fine.argmax(1), labels=range(len(classes)))
     return results, pd.DataFrame(confusion, pd.Index(classes, name="actual"), pd.Index(classes, name="predicted"))
-
-
-def export_weights(folder: str | Path, path: str | Path, **facts: Any) -> None:
-    """Write the weights of the network in `folder` as float16 safetensors; what they are, and `facts`, as JSON beside.
-
-    Raises: ValueError for another suffix than .safetensors, or a weight too large for float16.
-    """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"weights are exported as .safetensors, got {path.name}")
-    made, trained = load(folder), read_json(Path(folder) / "config.json")
-    state = {name: value.half() for name, value in made.model.state_dict().items()}
-    if large := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise ValueError(f"{large[0]} holds values beyond float16's 65504: has the training diverged?")
-    write_safetensors(path, state)
-    own = {"arch": trained["classifier"]["arch"], "n_classes": len(made.classes), "image_size": made.size}
-    write_json(path.with_suffix(".json"), own | {"mean": made.mean, "std": made.std, "classes": made.classes} | facts)
 
 
 def n_workers(n_pictures: int) -> int:

@@ -2,13 +2,12 @@
 
 import copy
 import difflib
-import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from torch import nn
 from aircraft_sae.devices import has_bfloat16, side_by_side
 from aircraft_sae.networks.readouts import PooledReadout, find_readout, same
 from aircraft_sae.pictures import test_transform
-from aircraft_sae.store import fingerprint
+from aircraft_sae.store import digest
 
 BATCH = 64 if torch.cuda.is_available() else 16
 """Pictures in a forward pass: on a CPU so few that what a layer makes is still in its caches, a quarter faster."""
@@ -58,8 +57,6 @@ class Network:
     mixed_precision: bool = True
     history: pd.DataFrame | None = None
     predictions: pd.DataFrame | None = None
-    _shapes: dict[str, tuple[int, int, int]] = field(default_factory=dict, repr=False)
-    _readouts: dict[str, PooledReadout | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         self.model.eval()
@@ -71,11 +68,8 @@ class Network:
     @cached_property
     def fingerprint(self) -> str:
         """Known by content: weights, kind of model, preprocessing, classes; not by name or place."""
-        weights = hashlib.sha256()
-        for name, value in self.model.state_dict().items():
-            weights.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        kind = type(self.model).__name__, self.size, list(self.mean), list(self.std), self.classes, self.level
-        return fingerprint(weights.hexdigest(), kind, self.mixed_precision)
+        kind = type(self.model).__name__, self.size, self.mean, self.std, self.classes, self.level
+        return digest([self.model.state_dict(), kind, self.mixed_precision])
 
     def as_input(self, picture: Image.Image) -> torch.Tensor:
         """A picture as the network takes it: (3, size, size), normalised."""
@@ -111,13 +105,11 @@ class Network:
         with _Hooks(self, sites, {}, {}) as hooks:
             yield from side_by_side(torch.inference_mode()(partial(hooks.see, mixed=mixed)), batches)
 
+    @lru_cache(maxsize=64)  # noqa: B019 a network lives as long as its kernel
     def shape(self, site: str) -> tuple[int, int, int]:
         """(rows, columns, d) of a site's acts."""
-        if site not in self._shapes:
-            with torch.inference_mode():
-                seen = self.see(torch.zeros(1, 3, self.size, self.size), [site])
-                self._shapes[site] = tuple(seen.acts[site].shape[1:])
-        return self._shapes[site]
+        with torch.inference_mode():
+            return tuple(self.see(torch.zeros(1, 3, self.size, self.size), [site]).acts[site].shape[1:])
 
     def check_site(self, site: str) -> None:
         """ValueError for a site that this network does not have; it names those that are close."""
@@ -136,12 +128,11 @@ class Network:
         """Whether `see` can go on from stored acts of this site without a picture."""
         return self._step(site) is not None
 
+    @lru_cache(maxsize=64)  # noqa: B019 as above
     def readout(self, site: str) -> PooledReadout | None:
         """Logits from the mean over a site's cells in closed form; None where they are no such function of it."""
-        if site not in self._readouts:
-            with torch.inference_mode():
-                self._readouts[site] = find_readout(self, site)
-        return self._readouts[site]
+        with torch.inference_mode():
+            return find_readout(self, site)
 
     def permuted(self, seed: int = 0) -> "Network":
         """The same network with permuted weights: same values in every tensor, nothing learned.
@@ -153,7 +144,7 @@ class Network:
             for weight in model.parameters():
                 order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
                 weight.copy_(weight.flatten()[order].view(weight.shape))
-        return replace(self, model=model, name="permuted", history=None, predictions=None, _readouts={})
+        return replace(self, model=model, name="permuted", history=None, predictions=None)
 
     def _path(self, site: str) -> str:
         """A module's path from a site's name, less its channel group."""

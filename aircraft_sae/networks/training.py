@@ -6,11 +6,11 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 import torch
+from timm.data import resolve_model_data_config
 from timm.optim import create_optimizer_v2, muon
 from timm.utils import ModelEmaV3
 from torch.nn.functional import cross_entropy
@@ -22,7 +22,7 @@ from aircraft_sae.devices import device, has_bfloat16, side_by_side
 from aircraft_sae.networks.build import build, check_weights, freeze, keep_depthwise_in_float32, weights_digest
 from aircraft_sae.networks.evaluation import n_workers, predict, save
 from aircraft_sae.networks.network import Network
-from aircraft_sae.pictures import Loader, Pictures, loader, pixel_config, train_transform
+from aircraft_sae.pictures import Loader, Pictures, loader, train_transform
 from aircraft_sae.store import checkpoint, fingerprint, write_parquet, write_text
 
 CHECKPOINT_SECONDS = 60.0
@@ -57,8 +57,11 @@ def train(folder: str | Path, cfg: ClassifierConfig, pictures: Pictures, weights
     (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)
 
 
-class Run:
+class Run(checkpoint.Training):
     """One training run: all that a checkpoint holds, and the steps that change it."""
+
+    noted, other = ("step", "history", "sums"), "config, data set or initial weights"
+    remedy = "classifier.learning_rate (a third), more warmup_epochs, or mixed_precision=False"
 
     def __init__(self, cfg: ClassifierConfig, pictures: Pictures, folder: Path, weights: str = ""):
         check_weights(cfg)
@@ -67,7 +70,8 @@ class Run:
         self.classes = pictures.classes(self.level)
         self.identity = fingerprint(cfg, pictures.fingerprint, weights)
         self.model = build(cfg, len(self.classes)).to(self.device)
-        self.mean, self.std = pixel_config(self.model)
+        pixels = resolve_model_data_config(self.model)
+        self.mean, self.std = tuple(pixels["mean"]), tuple(pixels["std"])
         self.frozen = freeze(self.model, cfg.frozen_stages)
         self.learned = [weight for weight in self.model.parameters() if weight.requires_grad]
         native = has_bfloat16(self.device)
@@ -98,6 +102,10 @@ class Run:
         return len(self.history)
 
     @property
+    def place(self) -> str:
+        return f" in epoch {self.epoch + 1}"
+
+    @property
     def n_steps(self) -> int:
         """Steps of the epoch under way so far."""
         return self.step - self.epoch * self.steps_per_epoch
@@ -116,7 +124,7 @@ class Run:
     def train_epoch(self, size: int, batches: Loader, bar: tqdm) -> None:
         """What is left of the epoch under way: steps, validation, checkpoint."""
         bar.set_description(f"epoch {self.epoch + 1}/{self.cfg.n_epochs} at {size} px")
-        began = saved = time.monotonic()
+        began = time.monotonic()
         before = self.sums["seconds"]
         self.model.train()
         for part in self.frozen:
@@ -128,10 +136,8 @@ class Run:
             self.sums["seconds"] = before + time.monotonic() - began
             bar.update(len(labels))
             bar.set_postfix(loss=f"{self.sums['loss'] / self.n_seen:.3f}", refresh=False)
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                self.check_weights()
+            if self.due(CHECKPOINT_SECONDS):
                 self.save()
-                saved = time.monotonic()
         self.check_weights()
         val_loss, val_accuracy = self.validate(size)
         self.history.append({
@@ -191,29 +197,3 @@ class Run:
         if step < n_warmup:
             return self.cfg.learning_rate * (step + 1) / n_warmup
         return self.cfg.learning_rate * (1 + math.cos(math.pi * (step - n_warmup) / (n_steps - n_warmup))) / 2
-
-    def check_weights(self) -> None:
-        """ValueError where a weight is not finite: no loss has told of the last step yet."""
-        if not checkpoint.finite(self.model):
-            self.stop("a weight is not finite", self.step - 1)
-
-    def save(self) -> None:
-        """Write the checkpoint whole or not at all."""
-        state = {"step": self.step, "history": self.history, "sums": self.sums}
-        checkpoint.save(self.folder, self.identity, state | {k: part.state_dict() for k, part in self.parts.items()})
-
-    def resume(self) -> None:
-        """Go back to the checkpoint, if there is one; ValueError where it is of another run, or none."""
-        saved = checkpoint.load(self.folder, self.identity, self.device, "config, data set or initial weights")
-        if saved:
-            for name, part in self.parts.items():
-                part.load_state_dict(saved[name])
-            self.step, self.history, self.sums = saved["step"], saved["history"], saved["sums"]
-
-    def stop(self, problem: str, step: int) -> NoReturn:
-        """Raise the ValueError for a run that has diverged."""
-        rate, kept = self.learning_rate(step), checkpoint.last_good(self.folder)
-        raise ValueError(
-            f"{problem} in epoch {self.epoch + 1} at step {step}, learning rate {rate:.2g}; {kept}. Try a lower "
-            "classifier.learning_rate (a third), more warmup_epochs, or mixed_precision=False"
-        )

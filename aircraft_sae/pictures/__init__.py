@@ -5,4 +5,4 @@
 
 from aircraft_sae.pictures.base import Pictures, decode, note_pictures
 from aircraft_sae.pictures.folders import FGVCLayout, ImageFolder, download, open_source
-from aircraft_sae.pictures.loading import Loader, Views, loader, pixel_config, test_transform, train_transform
+from aircraft_sae.pictures.loading import Loader, Views, loader, test_transform, train_transform

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -45,12 +44,6 @@ class PictureTransform(v2.Compose):
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
         pictures = pictures.to(torch.float32, memory_format=torch.channels_last)
         return pictures.mul_(1 / (255 * std)).sub_(mean / std)
-
-
-def pixel_config(model: torch.nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of the pictures that a timm model wants, on a scale of 0 to 1."""
-    config = resolve_model_data_config(model)
-    return tuple(config["mean"]), tuple(config["std"])
 
 
 def train_transform(size: int, mean: Sequence[float], std: Sequence[float], cfg: ClassifierConfig) -> PictureTransform:

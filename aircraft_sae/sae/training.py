@@ -139,16 +139,15 @@ def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows) -> None:
     run.resume()
     batches = islice(acts.batches(rows, cfg.batch_size, cfg.seed, run.step), cfg.n_steps - run.step)
     hidden = threading.current_thread() is not threading.main_thread()  # trainings run side by side
-    began = saved = time.monotonic()
+    began = time.monotonic()
     bar = tqdm(batches, total=cfg.n_steps, initial=run.step, unit=f" x {cfg.batch_size} cells", disable=hidden)
     for cells in bar:
         row = run.train_step(cells)
         row["seconds"], began = time.monotonic() - began, time.monotonic()  # the wait for cells too
         bar.set_postfix({name: f"{row[name]:.3f}" for name in ("fvu", "l0", "dead_share")}, refresh=False)
-        if began - saved > CHECKPOINT_SECONDS:
+        if run.due(CHECKPOINT_SECONDS):
             run.save()
-            saved = began
-    run.check()
+    run.check_weights()
     run.sae.in_units_of(run.mean, run.scale).save(folder, scale=run.scale)
     steps = pd.DataFrame(run.history)
     hundredths = steps.groupby(np.arange(len(steps)) // max(1, cfg.n_steps // 100))
@@ -159,11 +158,14 @@ def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows) -> None:
     (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)
 
 
-class Run:
+class Run(checkpoint.Training):
     """One training run: the autoencoder of scaled acts, and the steps that change it.
 
     idle: cells since each feature fired; floor: below the next batch's threshold, most likely; history: of each step.
     """
+
+    noted, other = ("idle", "floor", "history"), "config or other activations"
+    remedy = "sae.learning_rate (a third)"
 
     def __init__(self, folder: Path, cfg: SAEConfig, acts, rows):
         self.cfg, self.folder, self.device = cfg, folder, device()
@@ -173,6 +175,7 @@ class Run:
         self.mean, self.scale = mean.float().to(self.device), math.sqrt(acts.d_in / variance)
         self.sae = SparseAutoencoder(cfg, acts.d_in).to(self.device)
         self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=cfg.learning_rate, fused=True)
+        self.parts = {"model": self.sae, "optimizer": self.optimizer}
         self.idle = torch.zeros(self.sae.d_sae, dtype=torch.int64, device=self.device)
         self.floor, self.history = 0.0, []
 
@@ -182,15 +185,16 @@ class Run:
 
     @torch.no_grad()
     def train_step(self, cells: Tensor) -> dict[str, float]:
-        """One update from cells (n, d_in) in the network's units, and what it measured; ValueError as in `check`."""
+        """One update from cells (n, d_in) in the network's units, and what it measured; ValueError if it diverges."""
         sae, cfg = self.sae, self.cfg
-        self.optimizer.param_groups[0]["lr"] = rate = self.learning_rate()
+        self.optimizer.param_groups[0]["lr"] = rate = self.learning_rate(self.step)
         scaled = cells.to(self.device, torch.float32, copy=True).sub_(self.mean).mul_(self.scale)
         centred = scaled.sub_(sae.b_dec)
         codes, least = choose(sae, centred, self.floor, self.rough)
         dead = (self.idle > cfg.dead_after).nonzero()[:, 0] if cfg.aux_k else None
         loss, fvu = backward(sae, centred, codes, dead)
-        self.check(loss)
+        if not math.isfinite(loss):
+            self.stop(f"the loss is {loss}", self.step)
         if cfg.frozen_decoder:
             sae.W_dec.grad = None
         elif cfg.unit_norm:  # only what turns a row changes anything: its length is set again after the step
@@ -212,31 +216,9 @@ class Run:
         })  # fmt: skip
         return self.history[-1]
 
-    def learning_rate(self) -> float:
-        """Of the next step: linear up in the warm-up, level, then linear down to almost 0 at the last step."""
+    def learning_rate(self, step: int) -> float:
+        """Linear up in the warm-up, level, then linear down to almost 0 at the last step."""
         n, cfg = self.cfg.n_steps, self.cfg
-        up = (self.step + 1) / max(1, round(cfg.warmup_share * n))
-        down = (n - self.step) / max(1, round(cfg.decay_share * n))
+        up = (step + 1) / max(1, round(cfg.warmup_share * n))
+        down = (n - step) / max(1, round(cfg.decay_share * n))
         return cfg.learning_rate * min(1.0, up, down)
-
-    def save(self) -> None:
-        """Write the checkpoint whole or not at all."""
-        self.check()  # no loss has told of the last step yet
-        parts = {"sae": self.sae.state_dict(), "optimizer": self.optimizer.state_dict()}
-        own = {"idle": self.idle, "floor": self.floor, "history": self.history}
-        checkpoint.save(self.folder, self.identity, parts | own)
-
-    def resume(self) -> None:
-        """Go back to the checkpoint, if there is one; ValueError where it is of another run."""
-        if saved := checkpoint.load(self.folder, self.identity, self.device, "config or other activations"):
-            self.sae.load_state_dict(saved["sae"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.idle, self.floor, self.history = saved["idle"], saved["floor"], saved["history"]
-
-    def check(self, loss: float | None = None) -> None:
-        """ValueError for a loss that is not finite or, where none is given, for such a weight."""
-        if checkpoint.finite(self.sae) if loss is None else math.isfinite(loss):
-            return
-        what = "a weight is not finite" if loss is None else f"the loss is {loss}"
-        at, kept = f"step {self.step}, learning rate {self.learning_rate():.2g}", checkpoint.last_good(self.folder)
-        raise ValueError(f"{what} at {at}; {kept}. Try a lower sae.learning_rate (a third)")

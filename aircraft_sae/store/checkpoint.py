@@ -1,8 +1,9 @@
 """The checkpoint of a training under way, in its folder: written whole, read back only by the run it is of."""
 
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from zipfile import ZipFile
 
 import torch
@@ -12,45 +13,72 @@ from aircraft_sae.store.files import write_whole
 CHECKPOINT = "checkpoint.pt"
 
 
-def save(folder: Path, identity: str, state: dict[str, Any]) -> None:
-    """Write the state of the run `identity` whole or not at all."""
-    write_whole(folder / CHECKPOINT, lambda temporary: torch.save(state | {"identity": identity}, temporary))
+class Training:
+    """A training run in `folder` that goes on after a kill.
 
-
-def load(folder: Path, identity: str, device: torch.device, what: str) -> dict[str, Any] | None:
-    """What `save` wrote; None where there is nothing, or where it is damaged, which is said.
-
-    what: words for what an identity stands for. Raises: ValueError for another file, or the checkpoint of another run.
+    A subclass sets folder, device, identity (what its checkpoints are known by) and parts, {name: what has a state
+    dict}, "model" among them; and it has learning_rate(step). noted: attributes that are kept too; other: words for
+    what an identity stands for; remedy: what to try where a run diverges; place: where that was, beside the step.
     """
-    path = folder / CHECKPOINT
-    if not path.is_file():
-        return None
-    try:  # the file's own checksums, which torch.load does not compare
-        with ZipFile(path) as file:
-            damaged = file.testzip() is not None
-    except Exception:  # whatever a damaged header is taken for
-        damaged = True
-    if damaged:
-        print(f"{path} is damaged: the training begins anew", file=sys.stderr)
-        return None
-    try:
-        saved = torch.load(path, map_location=device, weights_only=True)
-        same = saved["identity"] == identity
-    except (OSError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as problem:  # pickle has errors of its own
-        raise ValueError(f"{path} cannot be read as a checkpoint ({problem}): remove it to start anew") from problem
-    if not same:
-        raise ValueError(f"{path} is of another {what}: remove it to start anew")
-    return saved
 
+    folder: Path
+    device: torch.device
+    identity: str
+    parts: dict[str, Any]
+    noted: tuple[str, ...]
+    other: str
+    remedy: str
+    place = ""
 
-def last_good(folder: Path) -> str:
-    """Where the last checkpoint is, in words."""
-    path = folder / CHECKPOINT
-    return f"the last good checkpoint is in {path}" if path.is_file() else "there is no checkpoint yet"
+    def save(self) -> None:
+        """Write the checkpoint whole or not at all; ValueError for a weight that is not finite."""
+        self.check_weights()
+        state = {name: part.state_dict() for name, part in self.parts.items()} | {"identity": self.identity}
+        state |= {name: getattr(self, name) for name in self.noted}
+        write_whole(self.folder / CHECKPOINT, lambda temporary: torch.save(state, temporary))
+        self.saved = time.monotonic()
 
+    def due(self, seconds: float) -> bool:
+        """Whether the last checkpoint is longer ago than this."""
+        return time.monotonic() - self.saved > seconds
 
-def finite(model: torch.nn.Module) -> bool:
-    """Whether every parameter is a finite number."""
-    return all(bool(weight.isfinite().all()) for weight in model.parameters())
+    def resume(self) -> None:
+        """Go back to the checkpoint, if there is one; a damaged one is passed over, which is said.
+
+        Raises: ValueError for another file, or the checkpoint of another run.
+        """
+        path, self.saved = self.folder / CHECKPOINT, time.monotonic()
+        if not path.is_file():
+            return
+        try:  # the file's own checksums, which torch.load does not compare
+            with ZipFile(path) as file:
+                damaged = file.testzip() is not None
+        except Exception:  # whatever a damaged header is taken for
+            damaged = True
+        if damaged:
+            print(f"{path} is damaged: the training begins anew", file=sys.stderr)
+            return
+        try:
+            saved = torch.load(path, map_location=self.device, weights_only=True)
+            same = saved["identity"] == self.identity
+        except (OSError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as problem:  # pickle has errors of its own
+            raise ValueError(f"{path} cannot be read as a checkpoint ({problem}): remove it to start anew") from problem
+        if not same:
+            raise ValueError(f"{path} is of another {self.other}: remove it to start anew")
+        for name, part in self.parts.items():
+            part.load_state_dict(saved[name])
+        for name in self.noted:
+            setattr(self, name, saved[name])
+
+    def check_weights(self) -> None:
+        """ValueError where a weight is not finite: no loss has told of the last step yet."""
+        if not all(bool(weight.isfinite().all()) for weight in self.parts["model"].parameters()):
+            self.stop("a weight is not finite", self.step - 1)
+
+    def stop(self, problem: str, step: int) -> NoReturn:
+        """Raise the ValueError for a run that has diverged."""
+        path, at = self.folder / CHECKPOINT, f"step {step}, learning rate {self.learning_rate(step):.2g}"
+        kept = f"the last good checkpoint is in {path}" if path.is_file() else "there is no checkpoint yet"
+        raise ValueError(f"{problem}{self.place} at {at}; {kept}. Try a lower {self.remedy}")

@@ -72,27 +72,13 @@ def write_page(path: Path, title: str, notebook) -> None:
 
 def read_numbers(results: Path, names: Iterable[str]) -> dict[str, dict[str, float | None]]:
     """All results of the notebooks that ran: {"01/chance": {"value": …, "low": …, "high": …, "n": …}}."""
-    found = {f"{name[:2]}/{key}": each for name in names for key, each in read_json(results / f"{name}.json").items()}
-    for key in [key for key in found if key.endswith("components/fvu")]:
-        found[key.removesuffix("fvu") + "explained"] = dict.fromkeys(found[key]) | {"value": 1 - found[key]["value"]}
-    if lost := found.get("03/top1_lost_points"):
-        found["03/top1_gained_points"] = dict.fromkeys(lost) | {"value": -lost["value"]}
-    return found
-
-
-class Number(float):
-    """A number as the report's sentences write it: `d` rounds, `%` has a decimal place below 10%."""
-
-    def __format__(self, form: str) -> str:
-        if form == "d":
-            return f"{round(self)}"
-        return format(float(self), f".{int(0 < abs(self) < 0.1)}%" if form == "%" else form)
+    return {f"{name[:2]}/{key}": each for name in names for key, each in read_json(results / f"{name}.json").items()}
 
 
 def answer(numbers: Mapping) -> list[str]:
     """The sentences for which there are numbers, as `read_numbers` gives them."""
     known = [each for each in SAID["answer"] if all(key in numbers for key in each["numbers"])]
-    return [each["text"].format(*(Number(numbers[key]["value"]) for key in each["numbers"])) for each in known]
+    return [each["text"].format(*(numbers[key]["value"] for key in each["numbers"])) for each in known]
 
 
 def headlines(numbers: Mapping) -> list[tuple[str, str, str, str]]:
@@ -100,12 +86,10 @@ def headlines(numbers: Mapping) -> list[tuple[str, str, str, str]]:
     tiles = []
     for each in (each for each in SAID["headline"] if each["number"] in numbers):
         entry, control = numbers[each["number"]], numbers.get(each["control_number"])
-        value, *ends = (
-            each["form"].format(Number(entry[key])) for key in ("value", "low", "high") if entry[key] is not None
-        )
+        value, *ends = (each["form"].format(entry[key]) for key in ("value", "low", "high") if entry[key] is not None)
         about = [" to ".join(ends)] if ends else []
         about += [f"n = {entry['n']:,}"] if entry["n"] else []
-        beside = each["control"].format(Number(control["value"])) if control else ""
+        beside = each["control"].format(control["value"]) if control else ""
         tiles.append((value, each["what"], ", ".join(about), beside))
     return tiles
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from aircraft_sae.config import ClassifierConfig, DatasetConfig, HangarConfig, StudyConfig
 from aircraft_sae.hangar.airframes import ARCHETYPES, VARIANTS, Airframe
-from aircraft_sae.networks import export_weights
 from aircraft_sae.study import Study
 
 
@@ -104,6 +103,8 @@ def config(first: bool, weights: str) -> StudyConfig:
 
 def main(arguments: list[str] | None = None) -> None:
     """Render, train, and write the weights."""
+    from export import export_weights  # which is beside this file: only a program's folder is looked into
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--to", required=True, type=Path, help="a .safetensors file")
     parser.add_argument("--first", action="store_true", help="the first round")

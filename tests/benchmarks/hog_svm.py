@@ -22,7 +22,7 @@ from sklearn.svm import LinearSVC
 from tqdm import tqdm
 
 from aircraft_sae.config import LEVELS
-from aircraft_sae.metrics import bootstrap_interval, class_averaged_accuracy
+from aircraft_sae.metrics import bootstrap_draws, class_averaged_accuracy, with_draws
 from aircraft_sae.pictures import FGVCLayout
 from aircraft_sae.study import Study
 
@@ -94,9 +94,8 @@ def run(data: FGVCLayout, level: str = "variant", cfg: HogConfig = HogConfig()) 
     features = {split: scaler.transform(values) for split, values in features.items()}
     model, scores = fit(features["train"], labels["train"], features["val"], labels["val"], n_classes, cfg)
     test = labels["test"], model.predict(features["test"]), n_classes
-    low, high = bootstrap_interval(class_averaged_accuracy, *test)
-    return {
-        "value": class_averaged_accuracy(*test), "low": low, "high": high, "n": len(labels["test"]),
+    draws = bootstrap_draws(class_averaged_accuracy, *test)
+    return with_draws(class_averaged_accuracy(*test), draws, len(labels["test"])) | {
         "top_1": float(np.mean(test[0] == test[1])), "C": model.C, "val": scores, "seconds": time.monotonic() - began,
     }  # fmt: skip
 

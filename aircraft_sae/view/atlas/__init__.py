@@ -101,7 +101,7 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
             page["active"] = [each for each in page["active"] if each["effect"] is not None]
             some = [each["feature_id"] for each in page["active"]]
             page["after"] = bench.each(subject, some, []).tolist()
-            page["random"] = bench.without(subject, some, torch.eye(len(some)), catalogue.random).tolist()
+            page["random"] = bench.without(subject, some, torch.eye(len(some)), catalogue.trial.random).tolist()
         else:
             page["flip"] = bench.flip(subject)
             first, others = page["active"][:40], page["active"][40:]
@@ -112,7 +112,7 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
         (folder / "bench" / f"{row:05d}.jpg").write_bytes(as_jpeg(subject.picture, BENCH_PICTURE))
     if readout is not None:
         features = sorted(used)
-        decoder, random = (readout.turn(rows[features]) for rows in (bench.W_dec, catalogue.random))
+        decoder, random = (readout.turn(rows[features]) for rows in (bench.W_dec, catalogue.trial.random))
         arrays = {"weight": readout.weight, "bias": readout.bias, "decoder": decoder, "random": random}
         packed = {name: _text(each.numpy().astype("<f4")) for name, each in arrays.items()}
         _script(folder, "bench/head.js", packed | {"eps": readout.eps, "features": features})

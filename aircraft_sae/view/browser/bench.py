@@ -81,7 +81,7 @@ class Bench:
             if not 0 <= factor <= 4:
                 raise ValueError(f"a multiplier must be from 0 to 4, got {factor}")
         features, gone = list(multipliers), 1 - torch.tensor([[float(m) for m in multipliers.values()]])
-        after, random = (self.without(subject, features, gone, rows)[0] for rows in (None, self.catalogue.random))
+        after, random = (self.without(subject, features, gone, rows)[0] for rows in (None, self.catalogue.trial.random))
         return {"before": subject.logits, "after": after, "random": random}
 
     @torch.no_grad()
@@ -98,14 +98,10 @@ class Bench:
         acts = subject.acts - (gone[:, None, None] * subject.codes[..., features]) @ rows
         return logits_from(self.network, self.sae.cfg.site, acts, subject.x.expand(len(acts), -1, -1, -1))
 
-    @torch.no_grad()
     def each(self, subject: Subject, features: list[int], besides: list[int]) -> torch.Tensor:
         """(len(features), classes) logits with one of the features taken out at a time, and all of `besides` always."""
-        if self.readout is None:
-            gone = torch.cat([torch.eye(len(features)), torch.ones(len(features), len(besides))], 1)
-            return self.without(subject, features + besides, gone)
-        pooled = subject.pooled - subject.strength[besides] @ self.W_dec[besides]
-        return self.readout.edited(pooled[None], subject.strength[None, features], self.W_dec[features])[0]
+        gone = torch.cat([torch.eye(len(features)), torch.ones(len(features), len(besides))], 1)
+        return self.without(subject, features + besides, gone)
 
     @torch.no_grad()
     def reconstruction(self, subject: Subject) -> torch.Tensor:
@@ -116,7 +112,7 @@ class Bench:
     def tried(self, subject: Subject) -> list[int]:
         """The features whose effects are worked out one by one: all active ones in closed form, else the strongest."""
         strength = subject.strength
-        return strength.nonzero()[:, 0].tolist() if self.readout else self.catalogue.strongest(strength).tolist()
+        return strength.nonzero()[:, 0].tolist() if self.readout else self.catalogue.trial.strongest(strength).tolist()
 
     def told(self, subject: Subject, row: int | None = None) -> dict[str, Any]:
         """What the bench shows of a picture: logits, features by effect on the margin of the prediction, cells."""

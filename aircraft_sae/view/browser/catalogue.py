@@ -11,16 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from aircraft_sae.features import FeatureIndex, check_features, neighbours
+from aircraft_sae.features import PARTS, FeatureIndex, check_features, neighbours
 from aircraft_sae.features.localisation import effective_radius, gradient_maps
-from aircraft_sae.features.table import PARTS
-from aircraft_sae.interventions import Trial, Verdicts, random_beside, tell_apart
-from aircraft_sae.networks import Network
+from aircraft_sae.interventions import Trial, Verdicts, tell_apart
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.store import digest
 from aircraft_sae.study import Study
@@ -28,8 +25,6 @@ from aircraft_sae.view.plots import heat, picture_grid
 
 TILE = 160
 """Pixels of a thumbnail."""
-N_TRIED = 20
-"""Features tried where each costs a forward pass."""
 HOWS = {"top": "strongest", "interval": "whole range", "random": "any"}
 """Choices of patches for a gallery, as in `FeatureIndex.patches`, and their titles."""
 LISTED = ("feature_id", "density_cell", "density_image", "mean", "max", "placed", "part", "part_ap", "part_excess")
@@ -82,19 +77,10 @@ class Catalogue:
                 parts = parts.merge(verdicts.responses, "left", ["feature_id", "part"], validate="1:1")
         return cls(study.config.name, study.folder, trial, index, table, parts, rows, images)
 
-    @property
-    def network(self) -> Network:
-        return self.trial.network
-
-    @property
-    def levels(self) -> tuple[str, ...]:
-        """Class columns of the pictures, finest first."""
-        return self.trial.pictures.levels
-
-    @property
-    def level(self) -> str | None:
-        """That of the network's classes, else the finest; None where pictures have no classes."""
-        return self.network.level or next(iter(self.levels), None)
+    def __post_init__(self):
+        self.network, self.levels = self.trial.network, self.trial.pictures.levels
+        # that of the network's classes, else the finest; None where pictures have no classes
+        self.level = self.network.level or next(iter(self.levels), None)
 
     def label(self, row: int) -> str:
         """The class of a picture of the index, "" where it has none."""
@@ -193,7 +179,6 @@ class Catalogue:
     def pair(self, one: str, two: str, n: int = 20) -> list[dict[str, Any]]:
         """The features whose suppression moves the margin between two classes most, as `tell_apart` chooses them.
 
-        Where the effects have no closed form, it chooses among the N_TRIED that are most active in the two classes.
         Raises: ValueError for classes that are not two of the network's.
         """
         classes, level = self.network.classes, self.network.level
@@ -203,19 +188,7 @@ class Catalogue:
         own, in_b = np.isin(self.trial.labels, pair), self.trial.in_b
         if not (own & in_b).any() or not (own & ~in_b).any():
             raise ValueError(f"{one} and {two} have too few test pictures for two halves")
-        tried = None if self.trial.readout else self.strongest(self.trial.strength[own & ~in_b].mean(0))
-        return _records(tell_apart(self.trial, pair, self.random, tried, n))
-
-    def strongest(self, strength: torch.Tensor) -> np.ndarray:
-        """The N_TRIED features that add most to the acts, of their mean activations (d_sae,); only active ones."""
-        size = strength * self.trial.sae.W_dec.detach().norm(dim=1)
-        best = size.topk(min(N_TRIED, len(size))).indices
-        return best[size[best] > 0].numpy()
-
-    @cached_property
-    def random(self) -> torch.Tensor:
-        """(d_sae, d_in) a random direction for each feature, as long as its decoder row: the control of suppression."""
-        return random_beside(self.trial)
+        return _records(tell_apart(self.trial, pair, n))
 
     @cached_property
     def radius(self) -> float | None:
