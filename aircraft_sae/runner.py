@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 
 import psutil
@@ -153,9 +154,11 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_execute=begin,
     )
+    personal = TemporaryDirectory(prefix="aircraft_sae-")  # in the place of a person's own start-up files and settings
     package = str(Path(__file__).resolve().parents[1])  # for a checkout that is not installed
     environment = os.environ | environment | {
         "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+        "IPYTHONDIR": personal.name,
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # another would leave the figures out
         "TQDM_MININTERVAL": "0.1" if sys.stderr.isatty() else "10",
     }  # fmt: skip

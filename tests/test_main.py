@@ -269,7 +269,13 @@ def test_a_kernel_ends_with_a_killed_command(notebooks, adopted):
             ctypes.CDLL(None).prctl(36, 0)
 
 
-def test_each_notebook_has_a_clean_kernel_in_its_folder(notebooks, tmp_path):
+def test_each_notebook_has_a_clean_kernel_in_its_folder(notebooks, tmp_path, monkeypatch):
+    """Whatever a person's own IPython does when it starts."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    start = tmp_path / "ipython" / "profile_default" / "startup" / "00.py"
+    start.parent.mkdir(parents=True)
+    start.write_text("x = 1")
+    (start.parents[1] / "ipython_config.py").write_text("get_config().InteractiveShell.ast_node_interactivity = 'all'")
     lines = (
         "import os, json, __main__",
         "assert not hasattr(json, 'x') and not hasattr(__main__, 'x')",

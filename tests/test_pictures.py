@@ -1,6 +1,7 @@
 """Data sets: what is read, what is refused, and that loading does not depend on the number of workers."""
 
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -309,6 +310,17 @@ def test_names_may_be_composed_or_not_and_end_as_they_like(folder):
     assert data.classes() == CLASSES["variant"], "й of Антонов aside, as the lists name them"
 
 
+def test_lists_may_have_tabs_and_any_ending(folder):
+    wanted = FGVCLayout.open(folder).table
+    for path in folder.glob("images_*.txt"):
+        path.write_text(re.sub(r"^(\S+) ", r"\1.webp\t", path.read_text("utf-8"), flags=re.M), "utf-8")
+    for path in (folder / "images").glob("*.jpg"):
+        path.rename(path.with_suffix(".webp"))
+    data = FGVCLayout.open(folder)
+    data.check_images()
+    assert data.table.equals(wanted)
+
+
 def test_one_class_or_one_test_picture_of_each_is_too_little(folder):
     texts = {path: path.read_text("utf-8") for path in folder.glob("*.txt")}
     for level in FILES:
@@ -370,6 +382,15 @@ def test_an_image_folder_is_split_by_class_or_as_its_folders_say(images, tmp_pat
     assert ImageFolder.open(images, on_bad_image="skip").skipped["image"].tolist() == ["b-7"]
     with pytest.raises(ValueError, match=r"1 of 24 pictures in .* b/7.png .*identify"):
         ImageFolder.open(images).check_images()
+
+
+def test_pictures_that_are_left_out_for_their_ending_are_told(images, capsys):
+    (images / "a" / "0.png").rename(images / "a" / "0.jfif")
+    (images / "a" / "notes.txt").write_text("of no picture")
+    assert len(ImageFolder.open(images).table) == 24 and not capsys.readouterr().err
+    (images / "a" / "2.png").rename(images / "a" / "2.gif")
+    assert len(ImageFolder.open(images).table) == 23
+    assert f"pictures of {images} that end in .gif are left out" in capsys.readouterr().err
 
 
 def test_an_image_folder_without_class_folders_has_no_levels(images):

@@ -147,6 +147,21 @@ def test_pth_files_load_bare_or_wrapped(wrapper, prefix, given, tmp_path, capsys
         assert f"w.pth holds {wrapper} and state_dict: {wrapper} is taken" in capsys.readouterr().err
 
 
+def test_files_may_be_called_as_trainers_call_them(given, tmp_path):
+    for name in ("model_best.pth.tar", "epoch3"):
+        torch.save({"state_dict": given[1]}, tmp_path / name)
+        assert same(build(from_file(tmp_path / name), 3).state_dict(), given[1])
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/epoch4 is not there"):
+        build(from_file(tmp_path / "epoch4"), 3)
+
+
+def test_weights_that_are_not_finite_are_refused(given, tmp_path):
+    name = next(name for name in given[1] if name.endswith("weight"))
+    torch.save(given[1] | {name: torch.full_like(given[1][name], torch.nan)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=f"w.pth: {name} is not finite"):
+        build(from_file(tmp_path / "w.pth"), 3)
+
+
 def test_names_of_torchvisions_are_called_so(tmp_path):
     torch.save(torchvision.models.convnext_tiny().state_dict(), tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"features\.0\.0\.weight .* torchvision's: use the file of timm's network"):
@@ -199,8 +214,9 @@ def test_files_that_are_no_plain_tensors_are_refused_and_run_nothing(name, conte
     else:
         (tmp_path / name).write_bytes(content)
     for refuse in (lambda cfg: build(cfg, 3), check_weights):
-        with pytest.raises(ValueError, match=f"{name}.*{message}.*[Ss]ave model.state_dict"):
+        with pytest.raises(ValueError, match=f"{name}.*{message}.*[Ss]ave model.state_dict") as raised:
             refuse(from_file(tmp_path / name))
+        assert "\x1b" not in str(raised.value), "colours of torch's own message"
     assert not (tmp_path / "ran").exists()
 
 

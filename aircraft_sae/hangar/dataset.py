@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblib import cpu_count
 from PIL import Image
 from tqdm import tqdm
 
@@ -54,7 +55,7 @@ def render_dataset(
 @contextmanager
 def mapper(n_jobs: int, workers: int | None = None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
     """What maps a function over about so many jobs, in order, by processes that are kept from call to call."""
-    workers = workers or min(os.cpu_count() or 1, max(1, n_jobs // 16))  # starting a process takes a second
+    workers = workers or min(cpu_count(), max(1, n_jobs // 16))  # starting a process takes a second
     if workers == 1:
         yield map
     else:

@@ -93,7 +93,8 @@ class Trial:
     @cached_property
     def fingerprint(self) -> str:
         """Known by content, and by no other read-out than logits, whose source says what it is."""
-        assert self.read is logits, "make a trial with another read-out inside the experiment"
+        if self.read is not logits:
+            raise ValueError("a trial with another read-out has no fingerprint: make it inside the experiment")
         return digest([self.network, self.sae, self.acts, self.rows, self.labels, self.in_b])
 
     @cached_property

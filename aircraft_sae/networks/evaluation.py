@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from joblib import cpu_count
 from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
@@ -109,4 +110,4 @@ def n_workers(n_pictures: int) -> int:
     """Loading processes: one beside a CPU that computes, more beside a GPU, none for a handful of pictures."""
     if n_pictures < 512:  # starting a process takes longer
         return 0
-    return min(8, torch.multiprocessing.cpu_count()) if torch.cuda.is_available() else 1
+    return min(8, cpu_count()) if torch.cuda.is_available() else 1

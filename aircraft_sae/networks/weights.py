@@ -32,7 +32,7 @@ class Facts(BaseModel, strict=True):
 def find_weights(weights: str) -> Path:
     """The file that a name in data/weights or a path means; FileNotFoundError names the ways there are."""
     path = Path(weights).expanduser()
-    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin", ".ckpt"):
+    if not path.is_file() and path.name == weights and not path.suffix:
         path = FOLDER / f"{weights}.safetensors"
     if not path.is_file():
         raise unreachable(f"weights {weights!r}: {path} is not there")
@@ -64,10 +64,13 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
         if not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise ValueError("it holds no tensors by name")
     except Exception as problem:  # safetensors, zipfile and pickle have errors of their own
+        said = str(problem).splitlines()[0].split(". ")[0][:200]
         raise ValueError(
-            f"{path} cannot be read as tensors only: it is damaged, or holds objects that could run code "
-            f"({str(problem).splitlines()[0][:200]}). Save model.state_dict() alone, best as .safetensors."
+            f"{path} cannot be read as tensors only: it is damaged, or holds objects that could run code ({said}). "
+            "Save model.state_dict() alone, best as .safetensors."
         ) from problem
+    if odd := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ValueError(f"{path}: {odd[0]} is not finite. Did its training diverge? Name other weights.")
     facts = _facts(path.with_suffix(".json"))
     state = _unwrapped(state, list(model.state_dict()))
     with suppress(AttributeError, KeyError, RuntimeError):  # timm knows no other names, or the error below says more

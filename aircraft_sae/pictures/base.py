@@ -1,6 +1,5 @@
 """What every set of pictures offers, and what sets of picture files have in common."""
 
-import os
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import cache, cached_property
@@ -9,6 +8,7 @@ from typing import BinaryIO, Self
 
 import numpy as np
 import pandas as pd
+from joblib import cpu_count
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm.contrib.concurrent import thread_map
 
@@ -18,7 +18,7 @@ from aircraft_sae.store import write_parquet
 from aircraft_sae.store.digests import digest, sha256
 
 DISJOINT_SPLITS = ("train", "val", "test")
-BAR = {"unit": " pictures", "leave": False, "delay": 1, "max_workers": os.cpu_count()}  # decoding frees Python's lock
+BAR = {"unit": " pictures", "leave": False, "delay": 1, "max_workers": cpu_count()}  # decoding lets go of the lock
 SKIP = 'Replace them, or leave them out with on_bad_image="skip".'
 
 

@@ -1,6 +1,9 @@
 """Pictures in folders: FGVC-Aircraft's layout, which the hangar renders too, and folders that name split and class."""
 
+import mimetypes
 import os
+import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from aircraft_sae.hangar import PARTS
 from aircraft_sae.pictures.base import DISJOINT_SPLITS, PictureFiles, check_occupied, refuse
 from aircraft_sae.store import check_room
 
+ENDINGS = (*IMG_EXTENSIONS, ".jfif", ".avif")
 DOWNLOAD_BYTES = 6 * 2**30  # the archive and its pictures, for a moment side by side
 MOVE = "Move or rename them."
 
@@ -47,7 +51,7 @@ class FGVCLayout(PictureFiles):
         """Of `root`, which is or holds fgvc-aircraft-2013b, or is its data/ folder: see `PictureFiles`."""
         folder = _find_folder(root)
         table, classes = _read_annotations(folder)
-        files = [path for path in sorted((folder / "images").iterdir()) if path.suffix.lower() in IMG_EXTENSIONS]
+        files = [path for path in sorted((folder / "images").iterdir()) if path.suffix.lower() in ENDINGS]
         found = {normalize("NFC", path.stem): path for path in reversed(files)}  # .jpg before .png
         paths = {image: found.get(image, folder / "images" / f"{image}.jpg") for image in table["image"]}
         return folder, paths, table, classes
@@ -104,9 +108,9 @@ def _read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]
 def _read_labels(folder: Path, level: str, split: str) -> pd.DataFrame:
     path = folder / f"images_{level}_{split}.txt"
     lines = _lines(path)
-    parts = lines.str.extract(r"^(\S+) +(.+)$")  # the first space ends the image, the label may hold more
+    parts = lines.str.extract(r"^(\S+)\s+(.+)$")  # the first space or tab ends the image, the label may hold more
     refuse(lines[parts[0].isna()], f'lines of {path} that are not "image label"')
-    image = parts[0].str.replace(r"\.(jpe?g|png)$", "", case=False, regex=True)  # some lists name files
+    image = parts[0].str.replace(rf"({'|'.join(map(re.escape, ENDINGS))})$", "", case=False, regex=True)  # of a file
     return pd.DataFrame({"image": image, "split": split, level: parts[1]})
 
 
@@ -136,10 +140,13 @@ class ImageFolder(PictureFiles):
     @classmethod
     def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:
         """See `PictureFiles`. An image's name is its path below `root`, "-" for "/", without extension."""
-        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
         below = [path.relative_to(root) for path in found]
         paths = [path for path in below if not any(name.startswith(".") for name in path.parts)]  # a system's own
         parts = [tuple(normalize("NFC", name) for name in path.with_suffix("").parts) for path in paths]
+        others = [path for path in root.rglob("*.*") if path.suffix.lower() not in ENDINGS]
+        if odd := sorted({path.suffix for path in others if (mimetypes.guess_type(path)[0] or "").startswith("image")}):
+            print(f"pictures of {root} that end in {', '.join(odd)} are left out: save them as .jpg", file=sys.stderr)
         if not paths:
             raise FileNotFoundError(f"{root} holds no pictures: it must have <split>/<class>/*.jpg or <class>/*.jpg")
         table = pd.DataFrame({"image": map("-".join, parts), "split": [names[0] for names in parts]})
