@@ -37,7 +37,6 @@ from IPython.display import Markdown, display
 
 from aircraft_sae import features
 from aircraft_sae.features import reconstruction
-from aircraft_sae.features.reconstruction import null_dictionaries, short_training
 from aircraft_sae.interventions import frozen_list
 from aircraft_sae.metrics import with_draws, with_interval
 
@@ -195,7 +194,7 @@ assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 # %%
 null_ap, null_results, only = {}, {}, {"splits": ["test"], "selectivity": False}
 if parts:
-    for name, null in null_dictionaries(sae, acts, study.sae).items():
+    for name, null in reconstruction.null_dictionaries(sae, acts, study.sae).items():
         own = study.features(f"null-{name}".replace(" ", "-"), **null._asdict(), **only)
         its_regions = features.Regions.of(own, study.pictures(null.pictures))
         matches = features.best_matches(pd.read_parquet(own.folder / "parts.parquet"))
@@ -206,7 +205,7 @@ if parts:
 # %%
 if parts:
     width = {"expansion": config.expansion, "k": config.k}
-    twin = study.sae(f"k{config.k}-x{config.expansion}", **width, **short_training(config))
+    twin = study.sae(f"k{config.k}-x{config.expansion}", **width, **reconstruction.short_training(config))
     short = study.features("short", sae=twin, **only)
     short_ap = features.best_matches(pd.read_parquet(short.folder / "parts.parquet"))["ap"]
     results["short/mean_part_ap"] = float(short_ap.mean())
