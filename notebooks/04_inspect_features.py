@@ -395,6 +395,8 @@ block = np.float32(acts.acts[acts.rows("test")[in_b]])
 local["channels"] = [block[..., c] for c in range(0, acts.d_in, max(1, acts.d_in // 100))]
 if parts:
     local["aircraft in a cell"] = [regions.shown[in_b]]
+
+# %%
 rows = {name: [] for name in local}
 for (name, maps), (i, way) in product(local.items(), enumerate(("vertical", "horizontal"), 1)):
     turned = [np.moveaxis(each, i, 0) for each in maps if np.ptp(each) > 0]
