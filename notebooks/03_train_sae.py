@@ -418,6 +418,8 @@ for seed, model in seeds.items():
     row, fvu = {name: entry["value"] for name, entry in here.items()}, here["fvu"]["value"]
     row |= {"explained_variance": 1 - fvu, "test_train_fvu_ratio": fvu / there["fvu"]["value"]}
     spread.loc[seed] = [row[name] for name in spread.columns]
+
+# %%
 for name, column in spread.items():  # low and high of these entries are the least and the largest seed
     results[f"seeds/{name}"] = (column.mean(), column.min(), column.max(), len(column))
 titles |= {"l0": "active features a cell", "dead_share": "dead share", "explained_variance": "explained variance"}

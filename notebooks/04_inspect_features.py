@@ -39,7 +39,6 @@ from IPython.display import Markdown, display
 # %%
 from aircraft_sae import features
 from aircraft_sae.features import reconstruction
-from aircraft_sae.features.reconstruction import null_dictionaries, short_training
 from aircraft_sae.interventions import frozen_list
 from aircraft_sae.metrics import with_draws, with_interval
 from aircraft_sae.study import Study
@@ -198,7 +197,7 @@ assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 # %%
 null_ap, null_results, only = {}, {}, {"splits": ["test"], "selectivity": False}
 if parts:
-    for name, null in null_dictionaries(sae, acts, study.sae).items():
+    for name, null in reconstruction.null_dictionaries(sae, acts, study.sae).items():
         own = study.features(f"null-{name}".replace(" ", "-"), **null._asdict(), **only)
         its_regions = features.Regions.of(own, study.pictures(null.pictures))
         matches = features.best_matches(pd.read_parquet(own.folder / "parts.parquet"))
@@ -209,7 +208,7 @@ if parts:
 # %%
 if parts:
     width = {"expansion": config.expansion, "k": config.k}
-    twin = study.sae(f"k{config.k}-x{config.expansion}", **width, **short_training(config))
+    twin = study.sae(f"k{config.k}-x{config.expansion}", **width, **reconstruction.short_training(config))
     short = study.features("short", sae=twin, **only)
     short_ap = features.best_matches(pd.read_parquet(short.folder / "parts.parquet"))["ap"]
     results["short/mean_part_ap"] = float(short_ap.mean())
@@ -420,6 +419,8 @@ block = np.float32(acts.acts[acts.rows("test")[in_b]])
 local["channels"] = [block[..., c] for c in range(0, acts.d_in, max(1, acts.d_in // 100))]
 if parts:
     local["aircraft in a cell"] = [regions.shown[in_b]]
+
+# %%
 rows = {name: [] for name in local}
 for (name, maps), (i, way) in product(local.items(), enumerate(("vertical", "horizontal"), 1)):
     turned = [np.moveaxis(each, i, 0) for each in maps if np.ptp(each) > 0]
