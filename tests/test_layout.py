@@ -79,9 +79,10 @@ def test_public_things_are_documented_and_files_short(path):
 
 
 def test_nothing_is_unpickled():
+    ways = r"\bimport pickle|pickle\.load|joblib(?! import cpu_count)|allow_pickle=True|weights_only=False"
     for path in modules():
-        source = path.read_text(encoding="utf-8")
-        assert not re.search(r"\bimport pickle|pickle\.load|joblib\.(load|dump)|allow_pickle=True|weights_only=False", source), path
+        assert not re.search(ways, path.read_text(encoding="utf-8")), path
+
 
 
 def test_a_wheel_holds_all_that_a_checkout_has():
