@@ -84,7 +84,6 @@ def test_nothing_is_unpickled():
         assert not re.search(ways, path.read_text(encoding="utf-8")), path
 
 
-
 def test_a_wheel_holds_all_that_a_checkout_has():
     """What pyproject.toml would put into one: each folder of modules, and each file that these read."""
     checkout = PACKAGE.parent
