@@ -83,8 +83,8 @@ class HangarConfig:
 class DatasetConfig:
     """Where pictures come from: rendered, FGVC-Aircraft, or any folder of pictures."""
 
-    # folder: FGVC-Aircraft's layout; images: split/class/*.jpg or class/*.jpg
-    source: Literal["hangar", "fgvc", "folder", "images"] = "hangar"
+    # folder: FGVC-Aircraft's layout, split/class/*.jpg or class/*.jpg
+    source: Literal["hangar", "fgvc", "folder"] = "hangar"
     root: str | None = None  # holds (for fgvc: will hold) fgvc-aircraft-2013b, or the images; unused by the hangar
     banner: CountOrZero = 0  # rows cut off the bottom of every picture: 20 in FGVC-Aircraft, 0 elsewhere
     on_bad_image: Literal["raise", "skip"] = "raise"  # skip leaves unreadable pictures out and records them
@@ -96,7 +96,7 @@ class DatasetConfig:
 
     @property
     def needs_root(self) -> bool:
-        return self.source in ("folder", "images")
+        return self.source == "folder"
 
 
 @_checked

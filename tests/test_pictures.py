@@ -363,7 +363,7 @@ def images(tmp_path):
 
 
 def test_an_image_folder_is_split_by_class_or_as_its_folders_say(images, tmp_path):
-    data = open_source(SimpleNamespace(source="images", root=str(images), banner=1, on_bad_image="raise"), None)
+    data = open_source(SimpleNamespace(source="folder", root=str(images), banner=1, on_bad_image="raise"), None)
     assert data.levels == ("class",) and data.classes() == ["a", "b"] and data.picture("b-7").size == (9, 8)
     counts = data.table.groupby(["class", "split"]).size().unstack()
     assert counts.to_dict("records") == [{"test": 4, "train": 7, "val": 1}] * 2

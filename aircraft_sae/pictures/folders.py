@@ -130,7 +130,8 @@ def _find_folder(root: Path) -> Path:
             return folder
     raise FileNotFoundError(
         f"{root} {'holds no fgvc-aircraft-2013b/data/images' if root.is_dir() else 'does not exist'}. Name the folder "
-        "that holds fgvc-aircraft-2013b, with data/images/*.jpg, data/variants.txt, data/images_variant_train.txt, …"
+        "that holds fgvc-aircraft-2013b, with data/images/*.jpg, data/variants.txt, data/images_variant_train.txt, …, "
+        "or one with <class>/*.jpg or <split>/<class>/*.jpg"
     )
 
 
@@ -205,10 +206,12 @@ def open_source(config: DatasetConfig, hangar_folder: Path | None, downloads: Pa
     if root is None:
         raise ValueError(f"data source {config.source!r} needs a folder: name it in dataset.root (--data-root)")
     root = Path(root).expanduser()
-    if config.source == "fgvc":
-        try:
-            _find_folder(root)
-        except FileNotFoundError:
+    layout = FGVCLayout
+    try:
+        _find_folder(root)
+    except FileNotFoundError:
+        if config.source == "fgvc":
             download(root)
-    layout = ImageFolder if config.source == "images" else FGVCLayout
+        elif any(path.suffix.lower() in ENDINGS for path in root.rglob("*")):
+            layout = ImageFolder
     return layout.open(root, banner=config.banner, on_bad_image=config.on_bad_image)
