@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +27,7 @@ VIEWS = "views"
 """The split of random crops and flips of training and validation pictures."""
 SAVE_EVERY = 512
 """Images between two notes of how far an extraction has come."""
+ROOM = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
 GROUP_BYTES = 2**25
 """Images that are shuffled together: read whole and in order, so that a disk never seeks for single cells."""
 
@@ -52,6 +54,17 @@ def extract(
     folder that holds those of other pictures.
     """
     folder = Path(folder)
+    while large := _extract(folder, network, pictures, sites, augmentation, n_views):
+        print(f"activations of {large} are beyond float16: kept as float32, and all made again", file=sys.stderr)
+        path = folder / site_folder(large) / ACTS
+        shape = np.load(path, mmap_mode="r").shape
+        check_room(folder, 4 * math.prod(shape), ROOM)
+        write_json(folder / DONE, {"n_images": 0})
+        _reserve(path, shape, np.float32)
+
+
+def _extract(folder, network, pictures, sites, augmentation, n_views) -> str | None:
+    """All of `extract`, or up to acts that their site's file cannot hold: the site."""
     seen = pictures.table[pictures.table["split"].isin(("train", "val"))].assign(split=VIEWS)
     table = pd.concat([pictures.table, *[seen] * n_views], ignore_index=True)
     images, labels = table["image"].tolist(), np.zeros(len(table), np.int64)
@@ -61,8 +74,7 @@ def extract(
         passes.append((len(table), train_transform(*pixels, replace(augmentation, colour_jitter=0.0)), True))
     shapes = {folder / site_folder(site) / ACTS: (len(table), *network.shape(site)) for site in sites}
     absent = [path for path in shapes if not path.is_file()]
-    remedy = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
-    check_room(folder, sum(2 * math.prod(shapes[path]) for path in absent), remedy)
+    check_room(folder, sum(2 * math.prod(shapes[path]) for path in absent), ROOM)
     files = dict(zip(sites, (_open(path, shape) for path, shape in shapes.items()), strict=True))
     n_done = saved = 0 if absent else read_json(folder / DONE).get("n_images", 0)
     with tqdm(total=len(table), initial=n_done, desc="activations", unit="img") as bar:
@@ -72,18 +84,15 @@ def extract(
             for got in network.stream((batch for batch, _, _ in batches), sites, mixed=mixed):
                 size = len(got.logits)
                 for site, acts in got.acts.items():
-                    cells = as_stored(acts).numpy()
-                    if not (finite := np.isfinite(cells).all((1, 2, 3))).all():
+                    if not (finite := acts.isfinite().flatten(1).all(1).numpy()).all():
                         raise ValueError(
                             f"the {site} activations of image {images[n_done + finite.argmin()]} are not finite: "
                             "look at that picture, or whether the network's training diverged"
                         )
-                    if cells.itemsize > files[site].itemsize:
-                        tqdm.write(f"activations of {site} are beyond float16: kept as float32, all made again")
-                        write_json(folder / DONE, {"n_images": 0})
-                        _reserve(folder / site_folder(site) / ACTS, files.pop(site).shape, np.float32)
-                        return extract(folder, network, pictures, sites, augmentation, n_views)
-                    files[site][n_done : n_done + size] = cells
+                    cells = acts if files[site].dtype == np.float32 else as_stored(acts)
+                    if cells.dtype == torch.float32 and files[site].dtype == np.float16:
+                        return site
+                    files[site][n_done : n_done + size] = cells.numpy()
                 n_done += size
                 bar.update(size)
                 if n_done - saved >= SAVE_EVERY or n_done == end:
@@ -93,10 +102,11 @@ def extract(
                     saved = n_done
     for site in sites:
         write_parquet(table, folder / site_folder(site) / IMAGES)
+    return None
 
 
 def as_stored(acts: torch.Tensor) -> torch.Tensor:
-    """In float16, but for what is finite in float32 alone: float16 ends at 65,504."""
+    """In float16; in float32 where some values are finite in that alone: float16 ends at 65,504."""
     short = acts.half()
     return acts if short.isinf().any() and acts.isfinite().all() else short
 
@@ -104,7 +114,7 @@ def as_stored(acts: torch.Tensor) -> torch.Tensor:
 class OnPictures:
     """What is known of the cells of pictures. images: their table; grid: (rows, columns) of a picture's cells.
 
-    stage: the fingerprint of the stage that it is of, as it was when it was opened; "" for none.
+    stage: the fingerprint of its stage when it was opened; "" for none.
     """
 
     @cached_property
@@ -126,7 +136,7 @@ class OnPictures:
 
 @dataclass(eq=False)
 class Activations(OnPictures):
-    """One site's activations. acts: memory map (image, row, column, channel); stage: with the site in it."""
+    """One site's activations. acts: memory map (image, row, column, channel); stage: of that and the site."""
 
     acts: np.ndarray
     images: pd.DataFrame

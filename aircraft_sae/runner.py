@@ -154,7 +154,8 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_execute=begin,
     )
-    personal = TemporaryDirectory(prefix="aircraft_sae-")  # in the place of a person's own start-up files and settings
+    # in the place of a person's own start-up files and settings; a kernel that was killed may still have files there
+    personal = TemporaryDirectory(prefix="aircraft_sae-", ignore_cleanup_errors=True)
     package = str(Path(__file__).resolve().parents[1])  # for a checkout that is not installed
     environment = os.environ | environment | {
         "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),

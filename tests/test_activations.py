@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from contextlib import suppress
 from itertools import count
 from types import SimpleNamespace
 
@@ -141,25 +140,26 @@ def test_acts_beyond_float16_are_kept_as_float32(made, tmp_path, monkeypatch, ca
     trained, data, folder = made
     hook = trained.model.stages[3].register_forward_hook(lambda _module, _given, out: out * 2.0**17)
     monkeypatch.setattr(activations, "SAVE_EVERY", 16)
-    stored, killed = activations.as_stored, []
+    monkeypatch.setattr(activations, "BATCH", 16)
+    noted, killed = activations.write_json, []
 
-    def stop_once(acts):
-        if acts.shape[1] == 2 and (acts.abs() > 65504).any() and len(killed) < 3:
-            killed.append(1)
-            if len(killed) == 3:
-                raise KeyboardInterrupt
-        return stored(acts)
+    def stop_once(path, value):
+        noted(path, value)
+        if value["n_images"] and not killed:
+            killed.append(value)
+            raise KeyboardInterrupt
 
     try:
-        monkeypatch.setattr(activations, "as_stored", stop_once)
-        with suppress(KeyboardInterrupt):
+        monkeypatch.setattr(activations, "write_json", stop_once)
+        with pytest.raises(KeyboardInterrupt):
             extract(tmp_path, trained, data, SITES)
-        assert killed
         extract(tmp_path, trained, data, SITES)
     finally:
         hook.remove()
-    assert "activations of stage4 are beyond float16: kept as float32" in capsys.readouterr().out
+    assert "activations of stage4 are beyond float16: kept as float32" in capsys.readouterr().err
     large, own = Activations.open(tmp_path, "stage4"), Activations.open(folder, "stage4")
+    exact = large.acts == np.float32(np.float16(np.clip(large.acts, -65504, 65504)))
+    assert not exact.all((1, 2, 3)).any(), "float16's rounding is in no picture"
     assert large.acts.dtype == np.float32 and Activations.open(tmp_path, "stage3").acts.dtype == np.float16
     np.testing.assert_allclose(large.acts / 2**17, np.float32(own.acts[: len(data.table)]), atol=4e-3)
     config = SAEConfig(expansion=2, k=4, n_cells=20_000, batch_size=64, dead_after=5_000, mixed_precision=False)

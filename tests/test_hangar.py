@@ -148,6 +148,8 @@ def test_many_rays_a_pixel_are_not_lost():
 @pytest.mark.parametrize("variant", ["210-100", "Bise 1", "172"])
 def test_libigl_meets_what_embreex_meets(variant, monkeypatch):
     """Where embreex has no wheel: the same masks, and but for a ray in a thousand the same pixels."""
+    pytest.importorskip("igl.embree")
+    pytest.importorskip("embreex")
     scenes = [sample(variant, 3, number) for number in range(3)]
     expected = [render(scene, 64) for scene in scenes]
     _openness.cache_clear()

@@ -429,7 +429,7 @@ def test_image_folders_that_make_no_sense_are_refused(images, case):
 
 
 def test_photographs_are_studied_without_the_renderer():
-    """Neither library of rays is needed, nor loaded, until something is rendered."""
+    """Neither library of rays is needed until something is rendered."""
     lines = (
         "import sys; sys.modules.update(embreex=None, igl=None)\nimport aircraft_sae.study, aircraft_sae.view.browser"
     )

@@ -197,6 +197,7 @@ def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
     own, W_dec = trial[np.isin(trial.labels, pair)], trial.sae.W_dec.detach()
     strength = own.strength[~own.in_b].mean(0)
     features = np.arange(trial.sae.d_sae) if trial.readout else trial.strongest(strength)
+    features = features if len(features) else np.arange(min(n, trial.sae.d_sae))
 
     def margins(half: np.ndarray, which: np.ndarray, directions: Tensor) -> np.ndarray:
         rival = torch.where(own.labels == pair[0], pair[1], pair[0])[half]

@@ -64,7 +64,7 @@ def predict(network: Network, pictures: Pictures, split: str = "test") -> pd.Dat
     views = pictures.torch(split, level, test_transform(network.size, network.mean, network.std))
     batches = loader(views, BATCH, workers=n_workers(len(views)))
     seen = network.stream(batch for batch, _, _ in batches)
-    bar = tqdm(seen, f"predict {split}", len(batches), unit="batch", leave=False)
+    bar = tqdm(seen, f"predict {split}", len(batches), unit="batch", leave=False, delay=10)
     p = torch.cat([each.logits.softmax(1) for each in bar]).numpy()
     names, rows = np.asarray(network.classes, dtype=object), pictures.rows(split)
     table = {"image": rows["image"], "label": rows[level], "predicted": names[p.argmax(1)], "confidence": p.max(1)}

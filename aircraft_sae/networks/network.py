@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -60,6 +60,7 @@ class Network:
 
     def __post_init__(self):
         self.model.eval()
+        self.shape, self.readout = cache(self.shape), cache(self.readout)  # which go with this network
 
     @property
     def device(self) -> torch.device:
@@ -105,7 +106,6 @@ class Network:
         with _Hooks(self, sites, {}, {}) as hooks:
             yield from side_by_side(torch.inference_mode()(partial(hooks.see, mixed=mixed)), batches)
 
-    @lru_cache(maxsize=64)  # noqa: B019 a network lives as long as its kernel
     def shape(self, site: str) -> tuple[int, int, int]:
         """(rows, columns, d) of a site's acts."""
         with torch.inference_mode():
@@ -128,7 +128,6 @@ class Network:
         """Whether `see` can go on from stored acts of this site without a picture."""
         return self._step(site) is not None
 
-    @lru_cache(maxsize=64)  # noqa: B019 as above
     def readout(self, site: str) -> PooledReadout | None:
         """Logits from the mean over a site's cells in closed form; None where they are no such function of it."""
         with torch.inference_mode():

@@ -32,8 +32,9 @@ class Facts(BaseModel, strict=True):
 def find_weights(weights: str) -> Path:
     """The file that a name in data/weights or a path means; FileNotFoundError names the ways there are."""
     path = Path(weights).expanduser()
-    if not path.is_file() and path.name == weights and not path.suffix:
-        path = FOLDER / f"{weights}.safetensors"
+    named = FOLDER / f"{weights}.safetensors"
+    if not path.is_file() and path.name == weights and (named.is_file() or not path.suffix):
+        path = named
     if not path.is_file():
         raise unreachable(f"weights {weights!r}: {path} is not there")
     return path
@@ -69,13 +70,13 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
             f"{path} cannot be read as tensors only: it is damaged, or holds objects that could run code ({said}). "
             "Save model.state_dict() alone, best as .safetensors."
         ) from problem
-    if odd := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise ValueError(f"{path}: {odd[0]} is not finite. Did its training diverge? Name other weights.")
     facts = _facts(path.with_suffix(".json"))
     state = _unwrapped(state, list(model.state_dict()))
     with suppress(AttributeError, KeyError, RuntimeError):  # timm knows no other names, or the error below says more
         state = sys.modules[type(model).__module__].checkpoint_filter_fn(state, model)
     own, tried = model.state_dict(), next(model.parameters()).is_meta
+    if odd := [name for name, value in state.items() if name in own and not value.float().isfinite().all()]:
+        raise ValueError(f"{path}: {odd[0]} is not finite. Did its training diverge? {remedy or 'Name other weights.'}")
     head = [name for name in own if name.rpartition(".")[0] in np.atleast_1d(model.pretrained_cfg["classifier"])]
     if not remedy and head and all(name not in state or _other_rows(state[name], own[name]) for name in head):
         state |= {name: own[name] for name in head}

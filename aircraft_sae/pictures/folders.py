@@ -1,6 +1,5 @@
 """Pictures in folders: FGVC-Aircraft's layout, which the hangar renders too, and folders that name split and class."""
 
-import mimetypes
 import os
 import re
 import sys
@@ -21,6 +20,7 @@ from aircraft_sae.pictures.base import DISJOINT_SPLITS, PictureFiles, check_occu
 from aircraft_sae.store import check_room
 
 ENDINGS = (*IMG_EXTENSIONS, ".jfif", ".avif")
+UNREAD = (".gif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".psd")
 DOWNLOAD_BYTES = 6 * 2**30  # the archive and its pictures, for a moment side by side
 MOVE = "Move or rename them."
 
@@ -51,8 +51,9 @@ class FGVCLayout(PictureFiles):
         """Of `root`, which is or holds fgvc-aircraft-2013b, or is its data/ folder: see `PictureFiles`."""
         folder = _find_folder(root)
         table, classes = _read_annotations(folder)
-        files = [path for path in sorted((folder / "images").iterdir()) if path.suffix.lower() in ENDINGS]
-        found = {normalize("NFC", path.stem): path for path in reversed(files)}  # .jpg before .png
+        files = [path for path in (folder / "images").iterdir() if path.suffix.lower() in ENDINGS]
+        files.sort(key=lambda path: (path.suffix.lower() in (".jpg", ".jpeg"), path.name))
+        found = {normalize("NFC", path.stem): path for path in files}  # of several, .jpg
         paths = {image: found.get(image, folder / "images" / f"{image}.jpg") for image in table["image"]}
         return folder, paths, table, classes
 
@@ -141,12 +142,11 @@ class ImageFolder(PictureFiles):
     @classmethod
     def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:
         """See `PictureFiles`. An image's name is its path below `root`, "-" for "/", without extension."""
-        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
-        below = [path.relative_to(root) for path in found]
-        paths = [path for path in below if not any(name.startswith(".") for name in path.parts)]  # a system's own
+        below = [path.relative_to(root) for path in sorted(root.rglob("*.*")) if path.is_file()]
+        below = [path for path in below if not any(name.startswith(".") for name in path.parts)]  # a system's own
+        paths = [path for path in below if path.suffix.lower() in ENDINGS]
         parts = [tuple(normalize("NFC", name) for name in path.with_suffix("").parts) for path in paths]
-        others = [path for path in root.rglob("*.*") if path.suffix.lower() not in ENDINGS]
-        if odd := sorted({path.suffix for path in others if (mimetypes.guess_type(path)[0] or "").startswith("image")}):
+        if odd := sorted({path.suffix for path in below if path.suffix.lower() in UNREAD}):
             print(f"pictures of {root} that end in {', '.join(odd)} are left out: save them as .jpg", file=sys.stderr)
         if not paths:
             raise FileNotFoundError(f"{root} holds no pictures: it must have <split>/<class>/*.jpg or <class>/*.jpg")

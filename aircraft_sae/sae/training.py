@@ -138,9 +138,10 @@ def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows) -> None:
     run = Run(folder, cfg, acts, rows)
     run.resume()
     batches = islice(acts.batches(rows, cfg.batch_size, cfg.seed, run.step), cfg.n_steps - run.step)
-    hidden = threading.current_thread() is not threading.main_thread()  # trainings run side by side
+    # trainings run side by side; where bars are shown at all is not said here
+    hidden = {} if threading.current_thread() is threading.main_thread() else {"disable": True}
     began = time.monotonic()
-    bar = tqdm(batches, total=cfg.n_steps, initial=run.step, unit=f" x {cfg.batch_size} cells", disable=hidden)
+    bar = tqdm(batches, total=cfg.n_steps, initial=run.step, unit=f" x {cfg.batch_size} cells", **hidden)
     for cells in bar:
         row = run.train_step(cells)
         row["seconds"], began = time.monotonic() - began, time.monotonic()  # the wait for cells too

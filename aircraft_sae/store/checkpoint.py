@@ -1,5 +1,6 @@
 """The checkpoint of a training under way, in its folder: written whole, read back only by the run it is of."""
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -16,9 +17,9 @@ CHECKPOINT = "checkpoint.pt"
 class Training:
     """A training run in `folder` that goes on after a kill.
 
-    A subclass sets folder, device, identity (what its checkpoints are known by) and parts, {name: what has a state
-    dict}, "model" among them; and it has learning_rate(step). noted: attributes that are kept too; other: words for
-    what an identity stands for; remedy: what to try where a run diverges; place: where that was, beside the step.
+    A subclass sets folder, device, identity (what its checkpoints are known by), step, and parts, {name: what has a
+    state dict}, "model" among them; and it has learning_rate(step). noted: names of further attributes to keep; other:
+    what a foreign checkpoint is said to be of; remedy: what to lower where a run diverges; place: said before the step.
     """
 
     folder: Path
@@ -29,6 +30,8 @@ class Training:
     other: str
     remedy: str
     place = ""
+    step: int
+    saved = -math.inf
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all; ValueError for a weight that is not finite."""
@@ -60,7 +63,7 @@ class Training:
             return
         try:
             saved = torch.load(path, map_location=self.device, weights_only=True)
-            same = saved["identity"] == self.identity
+            same, kept = saved["identity"] == self.identity, {name: saved[name] for name in (*self.parts, *self.noted)}
         except (OSError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as problem:  # pickle has errors of its own
@@ -68,9 +71,9 @@ class Training:
         if not same:
             raise ValueError(f"{path} is of another {self.other}: remove it to start anew")
         for name, part in self.parts.items():
-            part.load_state_dict(saved[name])
+            part.load_state_dict(kept[name])
         for name in self.noted:
-            setattr(self, name, saved[name])
+            setattr(self, name, kept[name])
 
     def check_weights(self) -> None:
         """ValueError where a weight is not finite: no loss has told of the last step yet."""

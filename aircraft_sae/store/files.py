@@ -49,7 +49,8 @@ def check_room(folder: Path, needed: int, remedy: str) -> None:
     """Make a folder; OSError where its disk has no room for so many bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     if needed > (free := shutil.disk_usage(folder).free):
-        raise OSError(f"{folder} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB of disk are free: {remedy}")
+        sizes = f"{needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB of disk are free"
+        raise OSError(f"writing into {folder} needs {sizes}: {remedy}")
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def in_words(entry: Mapping[str, float | None], percent: bool = True, unit: str 
 
 def sheet(height: float, *grid: int, width: float = WIDTH, **options: Any) -> tuple[Figure, Any]:
     """(a figure of this size in inches, its axes: one, or an array as `Figure.subplots` gives it)."""
-    figure = Figure((width, height))
+    figure = Figure((width, height), layout="constrained")
     return figure, figure.subplots(*grid, **options)
 
 

@@ -11,6 +11,7 @@ what came of it. Pictures and network lie in data/runs/pretraining or data/runs/
 from __future__ import annotations
 
 import argparse
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def config(first: bool, weights: str) -> StudyConfig:
 
 def main(arguments: list[str] | None = None) -> None:
     """Render, train, and write the weights."""
-    from export import export_weights  # which is beside this file: only a program's folder is looked into
+    export_weights = runpy.run_path(str(Path(__file__).with_name("export.py")))["export_weights"]
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--to", required=True, type=Path, help="a .safetensors file")

@@ -21,7 +21,6 @@ from aircraft_sae.interventions import Trial, Verdicts, tell_apart
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.store import digest
 from aircraft_sae.study import Study
-from aircraft_sae.view.plots import heat, picture_grid
 
 TILE = 160
 """Pixels of a thumbnail."""
@@ -216,6 +215,8 @@ class Catalogue:
 
 def gallery_figure(index: FeatureIndex, pictures: Pictures, feature_id: int, rows: np.ndarray | None = None) -> Figure:
     """A feature's gallery: 6 pictures of each choice (of these rows of the index), heat on the feature's one scale."""
+    from aircraft_sae.view.plots import heat, picture_grid  # which set matplotlib's style; a widget leaves it
+
     check_features([feature_id], index.d_sae)
     top, level = float(index.table.at[feature_id, "max"]), next(iter(pictures.levels), None)
     shown, captions = [], []
