@@ -64,7 +64,8 @@ NO_MASKS = "This data set holds photographs: there are no part masks, so cells w
 # ## What is kept of each picture?
 #
 # A *site* is a place in the network. At each site, a picture becomes a grid of *cells*, and each cell a vector with one
-# number per *channel*. One pass over the pictures hooks all sites and writes the vectors to disk as 16-bit numbers.
+# number per *channel*. One pass over the pictures hooks all sites and writes the vectors to disk as 16-bit numbers
+# (32-bit where a value is beyond 65,504).
 # Each picture of train and val also goes through once more as a random crop (split `views`), for autoencoders to learn
 # from; everything in this notebook is about whole pictures.
 
@@ -98,7 +99,7 @@ for site, acts in sites.items():
     stored = acts.images["image"].tolist()
     pairs = zip(stored, data.table["image"], strict=False)  # views come after all pictures
     print(f"{site}: pictures missing or out of order:", sum(a != b for a, b in pairs))
-    assert stored[: len(data.table)] == data.table["image"].tolist() and acts.acts.dtype == np.float16
+    assert stored[: len(data.table)] == data.table["image"].tolist() and acts.acts.dtype in (np.float16, np.float32)
 
 # %% [markdown]
 # ## Is anything lost on the way to the disk?
@@ -269,8 +270,8 @@ assert low <= value <= high and value >= promised["rank"] and unrelated <= d_in 
 # ## Where are cells far from the mean?
 #
 # Below, the first test picture of each of five classes of the coarsest level, and under it how far each cell is from
-# the mean: the nearest of a row's cells have the picture's own colours, the farthest are yellow. Beside each row stand
-# these two distances, in the network's own units.
+# the mean: the nearest of a row's cells have the picture's own colours, paler, the farthest are yellow. Beside each row
+# stand these two distances, in the network's own units.
 
 # %%
 shown = images.iloc[test].drop_duplicates(data.levels[-1]).head(5)["image"].tolist()
@@ -323,8 +324,8 @@ assert all(np.isfinite(d).all() and d.min() >= 0 for d in distance.values())
 
 # %% [markdown]
 # A cell sees far more of the picture than the pixels below it, so the maps are blurred, and a cell beside an aircraft
-# is not "background" to the network. A dark cell is like the average cell, which can also mean halfway between
-# two extremes. Being far from the mean is not being important.
+# is not "background" to the network. A cell in the picture's own colours is like the average cell, which can also mean
+# halfway between two extremes. Being far from the mean is not being important.
 
 # %% [markdown]
 # ## What do three directions show?

@@ -19,8 +19,9 @@
 # *features* that the next notebooks look at, so we first have to know how well they describe what the network
 # computes, and how much of that a method that learned nothing would have reached too.
 #
-# **Reads** `data/runs/<preset>/activations` (notebook 02). **Writes** `…/sae/<name>` for each autoencoder, `…/permuted`
-# (activations of a control network) and the numbers in `data/runs/<preset>/results/03_train_sae.json`.
+# **Reads** `data/runs/<preset>/activations` (notebook 02). **Writes** `…/sae/<name>` for each autoencoder,
+# `…/activations/permuted-every3` (of a control network), and the numbers in
+# `data/runs/<preset>/results/03_train_sae.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: 3 to 4 minutes the first time, of which the main autoencoder takes
 # 20 to 30 seconds; one minute after that.
@@ -193,6 +194,7 @@ results |= {
 }
 display(pd.DataFrame(fvus).round(3))
 assert abs(fvus["the mean cell"]["this project"] - 1) < 1e-4
+assert all(own["dictionary_learning"] <= own["sparsify, SAELens"] + 1e-9 for own in fvus.values())
 
 # %% [markdown]
 # ## Is that much? Sparsity, width and baselines
