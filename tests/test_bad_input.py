@@ -297,7 +297,7 @@ CONFIG = [
     case("preset list", lambda w: Study.open(["smoke"]), r"\['smoke'\]", "choose one of"),
     field("classifier.colour", 1, "'classifier.colour'", "did you mean classifier"),
     field("classifier.seed.x", 1, "'classifier.seed.x'", "did you mean classifier.seed"),
-    field("dataset.source", "web", "'web'", "'hangar', 'fgvc', 'folder' or 'images'"),
+    field("dataset.source", "web", "'web'", "'hangar', 'fgvc' or 'folder'"),
     field("dataset", {"source": "hangar"}, "StudyConfig lacks", "dataset.banner"),
     field("dataset.banner", "20", "banner must be a valid integer", "'20'"),
     field("dataset.hangar.n_variants", 1, "n_variants", "at least 2", "got 1"),

@@ -63,7 +63,8 @@ class Training:
             return
         try:
             saved = torch.load(path, map_location=self.device, weights_only=True)
-            same, kept = saved["identity"] == self.identity, {name: saved[name] for name in (*self.parts, *self.noted)}
+            same = saved["identity"] == self.identity
+            kept = {name: saved[name] for name in (*self.parts, *self.noted)} if same else {}
         except (OSError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as problem:  # pickle has errors of its own
