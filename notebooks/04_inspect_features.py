@@ -229,17 +229,7 @@ if parts:
     kinds |= null_ap | {"chance": chosen["prevalence"]}
 
 # %%
-figure = Markdown(NO_MASKS)
-if parts:
-    table = pd.DataFrame(kinds).sort_values("best feature", na_position="first")
-    figure, ax = plots.sheet(1.6 + 0.36 * len(table))
-    for (kind, values), marker in zip(table.items(), "osD^vPX*<>", strict=False):
-        look = {"markersize": 7, "fillstyle": "none"} if kind != "best feature" else {"markersize": 10}
-        ax.plot(values, table.index.str.replace("_", " "), marker, markeredgewidth=1.6, label=kind, **look)
-    ax.set(xlabel="average precision on half B", ylabel="part")
-    ax.grid(axis="y", alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3)
-display(figure)
+display(plots.scores_by_part(kinds) if parts else Markdown(NO_MASKS))
 
 # %%
 if parts:
@@ -296,19 +286,9 @@ if parts:
 if parts:
     named = {"best feature": dict(own_ap), "its AP with masks of another picture": swapped}
     named |= {f"guess: {name}": dict(each) for name, each in guessed.items()}
-    table = pd.DataFrame(named).sort_values("best feature", na_position="first")
 
 # %% tags=["report"]
-figure = Markdown(NO_MASKS)
-if parts:
-    figure, ax = plots.sheet(1.6 + 0.36 * len(table))
-    for (kind, values), marker in zip(table.items(), "osD^vPX*<>", strict=False):
-        look = {"markersize": 7, "fillstyle": "none"} if kind != "best feature" else {"markersize": 10}
-        ax.plot(values, table.index.str.replace("_", " "), marker, markeredgewidth=1.6, label=kind, **look)
-    ax.set(xlabel="average precision on half B", ylabel="part")
-    ax.grid(axis="y", alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3)
-display(figure)
+display(plots.scores_by_part(named) if parts else Markdown(NO_MASKS))
 
 # %%
 text = NO_MASKS

@@ -207,3 +207,13 @@ def test_a_person_s_own_settings_stop_no_figure(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "a.png"], env=environment, capture_output=True)
     assert done.returncode == 0 and not done.stderr, done.stderr.decode()
     assert np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))[0, 0].tolist() == [255, 255, 255]
+
+
+def test_scores_of_parts_are_sorted_by_the_first_kind_with_a_marker_for_each():
+    figure = plots.scores_by_part(
+        {"best feature": {"fin": 0.4, "main_gear": 0.1}, "probe": {"main_gear": 0.7, "fin": 0.8}}
+    )
+    (ax,) = figure.axes
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["main gear", "fin"]
+    drawn = {line.get_label(): (line.get_marker(), list(line.get_xdata())) for line in ax.lines}
+    assert drawn == {"best feature": ("o", [0.1, 0.4]), "probe": ("s", [0.7, 0.8])}

@@ -73,6 +73,20 @@ def dots(
     return figure
 
 
+def scores_by_part(kinds: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Average precision of each part, a marker for each kind of score; the first kind, large and full, sorts."""
+    table = pd.DataFrame({name: dict(scores) for name, scores in kinds.items()})
+    table = table.sort_values(table.columns[0], na_position="first")
+    figure, ax = sheet(1.6 + 0.36 * len(table))
+    for (kind, values), marker in zip(table.items(), "osD^vPX*<>", strict=False):
+        look = {"markersize": 10} if kind == table.columns[0] else {"markersize": 7, "fillstyle": "none"}
+        ax.plot(values, table.index.str.replace("_", " "), marker, markeredgewidth=1.6, label=kind, **look)
+    ax.set(xlabel="average precision on half B", ylabel="part")
+    ax.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
 def confusion_matrix(confusion: pd.DataFrame, parents: Sequence[Mapping[str, str]] = ()) -> Figure:
     """Shares of each actual class's images (rows) by predicted class, in %, ordered by the levels above.
 
