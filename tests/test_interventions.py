@@ -143,6 +143,8 @@ def test_some_pictures_of_a_trial_are_these_pictures(trial):
     whole, kept = trial.suppress([1, 2])["logit"], np.arange(N) % 3 == 1
     np.testing.assert_allclose(trial[kept].suppress([1, 2])["logit"], whole[kept], atol=1e-6)
     assert trial[kept].fingerprint != trial.fingerprint == replace(trial).fingerprint
+    with pytest.raises(ValueError, match="another read-out has no fingerprint"):
+        _ = replace(trial, read=lambda seen: seen.logits).fingerprint
 
 
 def test_suppressing_nothing_changes_nothing(trial):
