@@ -148,6 +148,8 @@ class SAEConfig:
 
     site: Site = "stage4"
     variant: Literal["topk", "batchtopk", "matryoshka", "l1"] = "batchtopk"  # matryoshka: batchtopk, nested
+    # what is done to acts first: each cell less its mean and over its deviation, each channel likewise, or both in turn
+    standardise: Literal["nothing", "cells", "channels", "both"] = "nothing"
     expansion: Count = 8  # d_sae / d_in
     k: Count = 32  # features a cell has, exactly or on average; unused by l1
     tied: StrictBool = False  # W_enc is W_dec transposed
@@ -173,6 +175,8 @@ class SAEConfig:
             raise ValueError(f"dead_after={self.dead_after} is not below n_cells={self.n_cells}: lower it")
         if self.tied and self.frozen_decoder:
             raise ValueError("a tied autoencoder with a frozen decoder would learn nothing but biases")
+        if self.tied and self.channelwise:
+            raise ValueError("channels cannot be standardised for a tied autoencoder: their scales would untie it")
         if (len(self.prefixes) > 1) != (self.variant == "matryoshka"):
             raise ValueError(f"several prefixes are for matryoshka, which needs them: got {self.prefixes}")
         if (self.l1_coefficient > 0) != (self.variant == "l1"):
@@ -181,6 +185,14 @@ class SAEConfig:
     @property
     def n_steps(self) -> int:
         return max(1, self.n_cells // self.batch_size)
+
+    @property
+    def cellwise(self) -> bool:
+        return self.standardise in ("cells", "both")
+
+    @property
+    def channelwise(self) -> bool:
+        return self.standardise in ("channels", "both")
 
 
 @_checked

@@ -45,6 +45,7 @@ from aircraft_sae.devices import side_by_side
 from aircraft_sae.features import reconstruction as evaluation
 from aircraft_sae.metrics import bootstrap_draws, interval, ratio_of_sums
 from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.sae.training import units
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
 from aircraft_sae.view.plots import in_words
@@ -219,14 +220,14 @@ sweep = pd.DataFrame(rows)
 # %%
 frozen = study.sae("frozen-decoder", frozen_decoder=True, **SHORT)
 untrained = SparseAutoencoder(replace(config, variant="topk", prefixes=(1.0,), l1_coefficient=0.0), acts.d_in)
-scale = (acts.d_in / acts.moments(train)[1]) ** 0.5
+in_training = units(config, acts, train)
 components = {k: evaluation.pca(acts, train, k) for k in sweep["k"].unique()}
 models = {f"PCA, {k} components": (k, partial(evaluation.project, *found)) for k, found in components.items()}
 models["k-means"] = (1, partial(evaluation.nearest, evaluation.k_means(acts, train, sae.d_sae)))
-channels = evaluation.dictionary(sae, mean.float(), evaluation.both_signs(torch.eye(acts.d_in)))
+channels = evaluation.dictionary(sae, *in_training, evaluation.both_signs(torch.eye(acts.d_in)))
 models["network's channels"] = (config.k, channels.reconstruct)
 models["decoder stays random"] = (config.k, frozen.reconstruct)
-models["untrained"] = (config.k, untrained.in_units_of(mean.float(), scale).reconstruct)
+models["untrained"] = (config.k, untrained.in_units_of(*in_training).reconstruct)
 reached = {name: evaluation.measure(model, acts, test, mean).results for name, (_, model) in models.items()}
 
 # %%

@@ -70,7 +70,7 @@ def test_pca_is_the_best_linear_reconstruction(acts, mean):
 
 def test_sparsity_counts_by_hand(acts, mean):
     sae = SparseAutoencoder(SAEConfig(k=2, expansion=2), 5)
-    basis = dictionary(sae, mean, both_signs(torch.eye(5)))
+    basis = dictionary(sae, mean, 1.0, both_signs(torch.eye(5)))
     measured = measure(basis.reconstruct, acts, acts.rows("test"), mean)
     centred = (flat(acts, "test") - mean.double().numpy()).reshape(30, 6, 5)
     largest = np.argsort(-np.abs(centred), axis=2)[:, :, :2]

@@ -1,5 +1,6 @@
 """The autoencoder and its training against a dense reference, a planted dictionary, kills and bad input."""
 
+import copy
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from aircraft_sae.config import SAEConfig
-from aircraft_sae.sae import Codes, SparseAutoencoder
+from aircraft_sae.sae import Codes, SparseAutoencoder, standardised
 from aircraft_sae.sae import training as sae_training
 from aircraft_sae.sae.training import Run, backward, choose, train_sae
 from aircraft_sae.store.checkpoint import CHECKPOINT
@@ -36,7 +37,13 @@ class Planted:
 
     def moments(self, rows):
         cells = self.cells.double()
-        return cells.mean(0), (cells - cells.mean(0)).square().sum(1).mean().item()
+        return cells.mean(0), cells.var(0, correction=0)
+
+    @property
+    def standardised(self):
+        made = copy.copy(self)
+        made.cells = standardised(self.cells)[0]
+        return made
 
     def batches(self, rows, batch_size, seed, start=0):
         per_epoch = len(self.cells) // batch_size
@@ -205,6 +212,49 @@ def test_saved_and_loaded_it_gives_the_same(tmp_path, variant, tied):
     assert (facts["d_in"], facts["d_sae"]) == (48, 384)
 
 
+@pytest.mark.parametrize("standardise", ["cells", "channels", "both"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_standardised_acts_are_brought_back(tmp_path, variant, standardise):
+    """By the definition, in float64: cells as they are, cells and channels standardised by hand, and all undone."""
+    generator = torch.Generator().manual_seed(4)
+    acts = torch.randn(50, 48, generator=generator) * torch.linspace(0.5, 3, 50)[:, None] + 2
+    mean, scale = torch.randn(48, generator=generator), torch.rand(48, generator=generator) + 0.5
+    sae = made(small(variant, standardise=standardise))
+    sae.threshold.fill_(0.7)
+    plain = SparseAutoencoder(small(variant), 48)
+    plain.load_state_dict(sae.state_dict())
+    middle, spread = (acts.mean(1, keepdim=True), acts.std(1, keepdim=True)) if standardise != "channels" else (0, 1)
+    gain = scale if standardise != "cells" else 2.5
+    recon, codes = plain.reconstruct(((acts - middle) / spread - mean) * gain)
+    sae.in_units_of(mean, gain).save(tmp_path)
+    again, own = SparseAutoencoder.load(tmp_path).reconstruct(acts)
+    torch.testing.assert_close(again, (recon / gain + mean) * spread + middle, rtol=1e-3, atol=1e-3)
+    dense = codes.dense() * spread / (gain if standardise == "cells" else 1)
+    torch.testing.assert_close(own.dense(), dense, rtol=1e-3, atol=1e-3)
+    facts = json.loads((tmp_path / "cfg.json").read_text())
+    assert facts["normalize_activations"] == ("none" if standardise == "channels" else "layer_norm")
+    taken = acts - own.dense()[:, 3:4] * sae.W_dec.detach()[3]  # in the acts' own units
+    torch.testing.assert_close(again - taken, again - acts + own.dense()[:, 3:4] * sae.W_dec.detach()[3])
+
+
+def test_channels_of_a_tied_autoencoder_are_not_standardised():
+    with pytest.raises(ValueError, match="would untie it"):
+        small(tied=True, standardise="both")
+
+
+@pytest.mark.parametrize("standardise", ["nothing", "channels"])
+def test_it_learns_in_units_of_what_it_standardises(tmp_path, standardise):
+    """One channel a thousand times larger than all others hides these, unless channels are standardised."""
+    planted = Planted(20_000, 48, 96, 4)
+    planted.cells[:, 0] *= 1000
+    config = small(standardise=standardise, k=4, n_cells=100_000)
+    train_sae(tmp_path, config, planted, [0])
+    sae = SparseAutoencoder.load(tmp_path)
+    recon = sae.reconstruct(planted.cells[:2000])[0]
+    missing = (recon - planted.cells[:2000])[:, 1:].square().sum() / planted.cells[:2000, 1:].var(0).sum() / 2000
+    assert missing > 0.8 if standardise == "nothing" else missing < 0.5
+
+
 def test_a_fingerprint_is_of_config_and_weights(tmp_path):
     sae, other = made(small()), made(small(learning_rate=1e-3))
     sae.save(tmp_path)
@@ -228,6 +278,19 @@ def test_files_open_in_saelens(tmp_path):
         if variant != "topk":  # whose rows are not of length 1 here
             theirs.fold_W_dec_norm()
             torch.testing.assert_close(theirs(acts).detach(), recon, rtol=1e-5, atol=1e-5)
+
+
+def test_standardised_ones_open_in_saelens(tmp_path):
+    sae_lens = pytest.importorskip("sae_lens")
+    acts = torch.randn(50, 48, generator=torch.Generator().manual_seed(4)) * 3 + 1
+    for variant in VARIANTS:
+        sae = made(small(variant, standardise="cells"))
+        sae.save(tmp_path / variant)
+        theirs = sae_lens.SAE.load_from_disk(str(tmp_path / variant))
+        recon, codes = sae.reconstruct(acts)
+        own = codes.dense() / acts.std(1, keepdim=True)
+        torch.testing.assert_close(theirs.encode(acts).detach(), own, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(theirs(acts).detach(), recon, rtol=1e-4, atol=1e-4)
 
 
 def test_rows_of_length_one_may_be_folded_by_saelens(tmp_path):

@@ -24,6 +24,7 @@ from aircraft_sae.metrics import with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import Codes, SparseAutoencoder
+from aircraft_sae.sae.training import units
 
 PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0, "tied": False}  # for a config that is given another variant
 
@@ -82,12 +83,12 @@ def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tens
     return made
 
 
-def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, directions: torch.Tensor) -> SparseAutoencoder:
-    """Directions (a multiple of d_in, d_in) as an autoencoder: of x - mean the k largest products are kept."""
+def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, scale, directions: torch.Tensor) -> SparseAutoencoder:
+    """Directions (a multiple of d_in, d_in) as an autoencoder: of (x - mean) scale the k largest products are kept."""
     cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, **PLAIN)
     made, rows = SparseAutoencoder(cfg, sae.d_in), normalize(directions)
-    made.load_state_dict({"W_dec": rows, "W_enc_rows": rows, "b_dec": mean}, strict=False)
-    return made
+    made.load_state_dict({"W_dec": rows, "W_enc_rows": rows}, strict=False)
+    return made.in_units_of(mean, scale)
 
 
 def both_signs(directions: torch.Tensor) -> torch.Tensor:
@@ -276,15 +277,18 @@ def null_dictionaries(
     loads them. "channels", "PCA": both signs; "random directions": spread as the cells of validation pictures;
     "untrained": as training would start; "frozen decoder"; "permuted network": of the network with permuted weights.
     """
-    (mean, variance), few = acts.moments(acts.rows("train", "val")), short_training(sae.cfg)
+    acts, few = acts.standardised if sae.cfg.cellwise else acts, short_training(sae.cfg)
+    mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
+    stretch = scale if sae.cfg.channelwise else torch.ones(acts.d_in)  # one number for all turns nothing
+    seen, spread = covariance(acts, acts.rows("train")), cell_covariance(acts)
     directions = {
         "channels": both_signs(torch.eye(acts.d_in)),
-        "PCA": both_signs(pca(acts, acts.rows("train"), acts.d_in)[1]),
-        "random directions": random_directions(torch.ones(sae.d_sae, acts.d_in), cell_covariance(acts)),
+        "PCA": both_signs(torch.linalg.eigh(stretch[:, None] * seen * stretch).eigenvectors.flip(1).t().float()),
+        "random directions": random_directions(torch.ones(sae.d_sae, acts.d_in), stretch[:, None] * spread * stretch),
     }
-    nulls = {name: Null(dictionary(sae, mean.float(), rows)) for name, rows in directions.items()}
+    nulls = {name: Null(dictionary(sae, mean, scale, rows)) for name, rows in directions.items()}
     untrained = SparseAutoencoder(change(sae.cfg, variant="topk", **PLAIN), acts.d_in)
-    nulls["untrained"] = Null(untrained.in_units_of(mean.float(), (acts.d_in / variance) ** 0.5))
+    nulls["untrained"] = Null(untrained.in_units_of(mean, scale))
     nulls["frozen decoder"] = Null(train("frozen-decoder", frozen_decoder=True, **few))
     of = {"network": "permuted", "pictures": "every3"}
     return nulls | {"permuted network": Null(train("permuted", **of, **few), **of)}

@@ -9,6 +9,11 @@ With acts x (n, d_in) and the features' own axes in d_sae:
 "topk" selects the k largest of each cell (Gao et al. 2024, arXiv 2406.04093, equation 3); "batchtopk" and "matryoshka"
 train on the n k largest of a batch and then use one threshold (Bussmann et al. 2024, arXiv 2412.06410, equation 4);
 "l1" selects all that are positive (Bricken et al. 2023). Tied autoencoders have W_enc = W_dec transposed.
+
+Where cells are standardised, x above is (x - m) / s, with the mean m and the deviation s of the cell's channels;
+feature_acts and recon are then brought back to the units of the acts, s feature_acts and s recon + m, so that to take a
+feature out of a cell is always to subtract feature_acts W_dec. (SAELens, whose "layer_norm" this is, leaves
+feature_acts over s.) Standardised channels need no such words: they are folded into the weights.
 """
 
 from dataclasses import asdict, dataclass
@@ -27,6 +32,12 @@ BLOCK = 512
 """Cells encoded at a time: their pre-activations (12 MB at d_sae 6,144) stay in the cache until they are selected."""
 CROWDED = 7
 """Where one in so many entries is there, dense products are as fast as sparse ones (2 cores, d_in 768, d_sae 6,144)."""
+
+
+def standardised(acts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(acts (…, d_in) less their cell's mean and over its deviation, means (…, 1), deviations): SAELens' layer_norm."""
+    mean, deviation = acts.mean(-1, keepdim=True), acts.std(-1, keepdim=True)
+    return (acts - mean) / (deviation + 1e-5), mean, deviation
 
 
 @dataclass
@@ -119,18 +130,27 @@ class SparseAutoencoder(nn.Module):
     @torch.no_grad()
     def encode(self, acts: torch.Tensor) -> Codes:
         """Codes of acts (n, d_in), batch variants with their threshold; ValueError for what is no such tensor."""
+        return self._encode(acts)[0]
+
+    def _encode(self, acts: torch.Tensor) -> tuple[Codes, torch.Tensor | float, torch.Tensor | float]:
+        """(codes, means of the cells, deviations), the latter 0 and 1 where cells are not standardised."""
         if not isinstance(acts, torch.Tensor) or acts.ndim != 2 or acts.shape[1] != self.d_in:
             got = f"{type(acts).__name__} {getattr(acts, 'shape', '')}"
             remedy = "make it one with torch.from_numpy, and flatten a picture's rows and columns"
             raise ValueError(f"acts must be a tensor (n, {self.d_in}), got {got}: {remedy}")
         least = 0.0 if self.cfg.variant == "l1" else max(0.0, self.threshold.item())
-        return self.select(acts - self.b_dec, least)
+        if not self.cfg.cellwise:
+            return self.select(acts - self.b_dec, least), 0.0, 1.0
+        cells, mean, deviation = standardised(acts)
+        codes = self.select(cells - self.b_dec, least)
+        codes.values *= deviation[codes.cells, 0]
+        return codes, mean, deviation
 
     @torch.no_grad()
     def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, Codes]:
         """(recon, codes) of acts (n, d_in); ValueError as in `encode`."""
-        codes = self.encode(acts)
-        return codes.decode(self.W_dec).add_(self.b_dec), codes
+        codes, mean, deviation = self._encode(acts)
+        return codes.decode(self.W_dec).add_(self.b_dec * deviation + mean), codes
 
     def select(self, centred: torch.Tensor, least: float, rough: bool = False) -> Codes:
         """Codes of acts - b_dec: for "topk" the k largest of each cell, else all above `least`.
@@ -165,11 +185,18 @@ class SparseAutoencoder(nn.Module):
         return codes
 
     @torch.no_grad()
-    def in_units_of(self, mean: torch.Tensor, scale: float) -> "SparseAutoencoder":
-        """Fold "x -> (x - mean) scale", under which this was trained, into its own biases; features scale back too."""
+    def in_units_of(self, mean: torch.Tensor, scale: torch.Tensor | float) -> "SparseAutoencoder":
+        """Fold "x -> (x - mean) scale", under which this was trained, into its own weights.
+
+        scale: one number, with which features scale back too; or (d_in,), which turns decoder rows, longer or shorter.
+        """
         self.b_dec.div_(scale).add_(mean)
-        self.b_enc.div_(scale)
-        self.threshold.div_(scale)
+        if isinstance(scale, float):
+            self.b_enc.div_(scale)
+            self.threshold.div_(scale)
+        else:
+            self.W_enc_rows.mul_(scale)
+            self.W_dec.div_(scale)
         return self
 
     def save(self, folder: str | Path, **facts) -> None:
@@ -179,9 +206,10 @@ class SparseAutoencoder(nn.Module):
         kind = {"topk": "topk", "l1": "standard"}.get(self.cfg.variant, "jumprelu")
         if kind == "jumprelu":
             state["threshold"] = self.threshold.clamp(min=0).expand(self.d_sae)
+        norm = "layer_norm" if self.cfg.cellwise else "none"
         saelens = {
             "architecture": kind, "d_in": self.d_in, "d_sae": self.d_sae, "dtype": "float32", "device": "cpu",
-            "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
+            "apply_b_dec_to_input": True, "normalize_activations": norm, "reshape_activations": "none",
             "metadata": {},
         }  # fmt: skip
         if kind == "topk":  # rows of length 1 change nothing by being rescaled, and may then be folded

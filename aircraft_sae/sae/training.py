@@ -127,6 +127,16 @@ def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gr
     return loss.item()
 
 
+def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
+    """(mean (d_in,), scale): an autoencoder of cfg learns from (x - mean) scale, of the cells x of these images.
+
+    scale: (d_in,) where channels are standardised, else one number.
+    """
+    mean, variance = acts.moments(rows)
+    whole = math.sqrt(acts.d_in / variance.sum())
+    return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.channelwise else whole
+
+
 def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows) -> None:
     """Train on the cells of the images `rows` into `folder`: sae_weights.safetensors, cfg.json, history.csv.
 
@@ -135,6 +145,7 @@ def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    acts = acts.standardised if cfg.cellwise else acts
     run = Run(folder, cfg, acts, rows)
     run.resume()
     batches = islice(acts.batches(rows, cfg.batch_size, cfg.seed, run.step), cfg.n_steps - run.step)
@@ -149,7 +160,7 @@ def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows) -> None:
         if run.due(CHECKPOINT_SECONDS):
             run.save()
     run.check_weights()
-    run.sae.in_units_of(run.mean, run.scale).save(folder, scale=run.scale)
+    run.sae.in_units_of(run.mean, run.scale).save(folder)
     steps = pd.DataFrame(run.history)
     hundredths = steps.groupby(np.arange(len(steps)) // max(1, cfg.n_steps // 100))
     history = hundredths.mean().assign(**hundredths[["n_cells", "lr", "dead_share"]].last())
@@ -171,10 +182,11 @@ class Run(checkpoint.Training):
     def __init__(self, folder: Path, cfg: SAEConfig, acts, rows):
         self.cfg, self.folder, self.device = cfg, folder, device()
         self.rough = cfg.mixed_precision and has_bfloat16(self.device)
-        mean, variance = acts.moments(rows)
-        self.identity = fingerprint(cfg, acts.d_in, len(rows), [f"{v:.4g}" for v in (*mean.tolist(), variance)])
-        self.mean, self.scale = mean.float().to(self.device), math.sqrt(acts.d_in / variance)
         self.sae = SparseAutoencoder(cfg, acts.d_in).to(self.device)
+        mean, scale = units(cfg, acts, rows)
+        measured = [f"{v:.4g}" for v in (*mean.tolist(), *np.atleast_1d(scale))]
+        self.identity = fingerprint(cfg, acts.d_in, len(rows), measured)
+        self.mean, self.scale = mean.to(self.device), scale if isinstance(scale, float) else scale.to(self.device)
         self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=cfg.learning_rate, fused=True)
         self.parts = {"model": self.sae, "optimizer": self.optimizer}
         self.idle = torch.zeros(self.sae.d_sae, dtype=torch.int64, device=self.device)

@@ -355,7 +355,7 @@ class Cells:
         self.acts = Activations.open(Path(folder).parent, Path(folder).name)
         self.rows = self.acts.rows("train", "val")
         mean, variance = self.acts.moments(self.rows)
-        self.mean, self.scale = mean.float(), (self.acts.d_in / variance) ** 0.5
+        self.mean, self.scale = mean.float(), (self.acts.d_in / variance.sum()) ** 0.5
         self.test = torch.cat([block.flatten(0, 2) for block in self.acts.blocks(self.acts.rows("test"))])
         self.some = self.test[np.random.default_rng(0).permutation(len(self.test))[:8192]]
 
