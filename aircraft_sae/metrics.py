@@ -85,6 +85,34 @@ def with_draws(value: float, draws, n: int) -> dict[str, float | None]:
     return {"value": float(value), "low": low, "high": high, "n": int(n)}
 
 
+def stratified_auroc(score, member, strata, groups) -> tuple[float, np.ndarray]:
+    """(AUROC over pairs of cells of one stratum, each picture's influence on it).
+
+    score, member, strata, groups: (n,) a score, whether a cell is positive, its stratum and its picture, whole numbers
+    from 0. Strata of one kind drop out; (nan, …) where all do. The standard error is the root of the influences'
+    squares summed; that of a difference of two scores, of their differences' squares.
+    Source: the Mann-Whitney count of each stratum, summed (van Elteren 1960 with weights of pairs); Hajek projection.
+    """
+    order = np.lexsort((score, strata))
+    score, strata = np.asarray(score)[order], np.asarray(strata)[order]
+    kinds = np.stack([~member[order], member[order]]).astype(float)
+    first = np.flatnonzero(np.diff(strata, prepend=-1))  # of each stratum, in order of score
+    tied = np.flatnonzero((np.diff(strata, prepend=-1) != 0) | (np.diff(score, prepend=np.nan) != 0))  # of equal scores
+    own, same = (
+        np.cumsum(np.isin(np.arange(len(score)), first)) - 1,
+        np.searchsorted(tied, np.arange(len(score)), "right") - 1,
+    )
+    before = np.cumsum(kinds, axis=1) - kinds
+    total, equal = np.add.reduceat(kinds, first, axis=1)[:, own], np.add.reduceat(kinds, tied, axis=1)[:, same]
+    below = (before[:, tied] - before[:, first[own[tied]]])[:, same] + equal / 2  # of each kind, in the own stratum
+    pairs = np.where(kinds[1] > 0, total[0], total[1])
+    won = np.where(kinds[1] > 0, below[0], total[1] - below[1])
+    n_pairs = pairs.sum() / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        auroc = won.sum() / pairs.sum()
+        return float(auroc), np.bincount(np.asarray(groups)[order], won - auroc * pairs) / n_pairs
+
+
 def auroc_difference(first, second, member, groups) -> tuple[float, float]:
     """(AUROC of one score less that of another on the same cells, its standard error with pictures as units).
 
