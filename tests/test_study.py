@@ -215,7 +215,7 @@ def test_features_are_indexed_once_with_all_that_is_measured_of_them(smoke_study
 def test_another_dictionary_is_indexed_on_test_pictures_and_again_when_it_changes(smoke_study):
     sae, folder = smoke_study.sae(), smoke_study.folder / "features" / "null-x"
     mean = torch.zeros(sae.d_in)
-    null = dictionary(sae, mean, both_signs(torch.eye(sae.d_in)))
+    null = dictionary(sae, mean, 1.0, both_signs(torch.eye(sae.d_in)))
     index = smoke_study.features("null-x", sae=null, splits=["test"], selectivity=False)
     assert set(index.images["split"]) == {"test"} and (folder / "parts.parquet").is_file()
     smoke_study.features("null-x", sae=null, splits=["test"], selectivity=False)
