@@ -204,11 +204,14 @@ class StudyConfig:
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     sites: tuple[Site, ...] = ("stage3", "stage4")  # places in the network whose activations are kept
     n_views: CountOrZero = 1  # random views of each training and validation picture that autoencoders learn from too
-    sae: SAEConfig = field(default_factory=SAEConfig)
+    sae: SAEConfig = field(default_factory=SAEConfig)  # of the end of the network, as others publish it
+    # where features keep to their place (notebook 03 compares sites)
+    local: SAEConfig = SAEConfig(site="stage3", standardise="both", k=16, learning_rate=1e-3)
 
     def __post_init__(self):
-        if self.sae.site not in self.sites:
-            raise ValueError(f"sae.site must be one of the sites that are kept, {self.sites}, got {self.sae.site!r}")
+        for name, config in (("sae", self.sae), ("local", self.local)):
+            if config.site not in self.sites:
+                raise ValueError(f"{name}.site must be one of the sites kept, {self.sites}, got {config.site!r}")
 
 
 def preset(name: str) -> StudyConfig:

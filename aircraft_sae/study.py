@@ -11,12 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from aircraft_sae import store
 from aircraft_sae.activations import VIEWS, Activations, extract, site_folder
 from aircraft_sae.config import StudyConfig, change, check_name, preset, with_data_root
-from aircraft_sae.features import FeatureIndex, build_features
+from aircraft_sae.features import PARTS, FeatureIndex, Regions, build_features, claim_bars, halves, probe_dictionary
+from aircraft_sae.features.claims import N_BARS
+from aircraft_sae.features.reconstruction import Null, null_dictionaries, random_dictionaries
 from aircraft_sae.hangar.airframes import VARIANTS
 from aircraft_sae.hangar.dataset import render_dataset
+from aircraft_sae.interventions import Claimant, choose_scenes, edit_scenes, frozen_list
+from aircraft_sae.interventions.tiers import judge_parts
 from aircraft_sae.networks import Network, build, check_weights, load, train, weights_digest
 from aircraft_sae.pictures import Pictures, note_pictures, open_source
 from aircraft_sae.sae import SparseAutoencoder
@@ -133,17 +139,23 @@ class Study:
         return Activations.open(self.stage(name, extract, settings, {"network": seen, "pictures": shown}), site)
 
     def sae(
-        self, name: str = "main", *, network: str | Network = "trained", pictures: str | Pictures = "all", **changes
-    ) -> SparseAutoencoder:
+        self, name: str = "main", *, like: str | None = None, network: str | Network = "trained",
+        pictures: str | Pictures = "all", **changes,
+    ) -> SparseAutoencoder:  # fmt: skip
         """An autoencoder of the cells of training and validation pictures, as in `study.sae("k8", k=8)`.
 
-        name: its folder under sae/. pictures: of fewer pictures than all, views are left out. changes: fields of its
-        config. Raises: ValueError for changes to "main".
+        name: its folder under sae/; "main" and "local" are the config's own. like: which of these two the changes,
+        fields of its config, are made to. pictures: of fewer pictures than all, views are left out.
+        Raises: ValueError for changes to the config's own.
         """
-        if name == "main" and (changes or (network, pictures) != ("trained", "all")):
-            raise ValueError('"main" is the config\'s own autoencoder: give any other a name of its own')
+        own = {"main": self.config.sae, "local": self.config.local}
+        if name in own and (changes or (network, pictures) != ("trained", "all") or like not in (None, name)):
+            raise ValueError(f'"{name}" is an autoencoder of the config itself: give any other a name of its own')
         check_name(name)
-        config = change(self.config.sae, **changes)
+        like = like or (name if name in own else "main")
+        if like not in own:
+            raise ValueError(f'like must be "main" or "local", got {like!r}')
+        config = change(own[like], **changes)
         shown = self._shown_to(network, pictures)
         acts = self.activations(config.site, network, shown)
         rows = acts.rows("train", "val", *([VIEWS] if pictures == "all" else []))
@@ -161,11 +173,11 @@ class Study:
     ) -> FeatureIndex:  # fmt: skip
         """The index and table of an autoencoder's features on pictures; arguments as for `sae`.
 
-        sae: a dictionary made in memory, a null, say. Raises: ValueError for the name "main" with such a dictionary,
-        and for one of another width than the site's acts.
+        sae: a dictionary made in memory, a null, say. Raises: ValueError for the name "main" or "local" with such a
+        dictionary, and for one of another width than the site's acts.
         """
-        if sae is not None and name == "main":
-            raise ValueError('"main" is the index of the config\'s own autoencoder: give this one a name of its own')
+        if sae is not None and name in ("main", "local"):
+            raise ValueError(f'"{name}" is an index of the config\'s own: give that of this dictionary another name')
         check_name(name)
         sae = sae or self.sae(name, network=network, pictures=pictures, **changes)
         shown = self._shown_to(network, pictures)
@@ -176,6 +188,67 @@ class Study:
         settings = {"splits": list(splits), "selectivity": selectivity}
         inputs = {"sae": sae, "acts": acts, "pictures": self.pictures(shown)}
         return FeatureIndex.open(self.stage(f"features/{name}", build_features, settings, inputs))
+
+    def nulls(self, like: str = "main", seed: int = 0) -> dict[str, Null]:
+        """`null_dictionaries` of the config's "main" or "local" autoencoder; other seeds are other draws of them."""
+        own, end = self.sae(like), f"-{seed}" * (seed > 0)
+        acts = self.activations(own.cfg.site)
+        return null_dictionaries(own, acts, lambda kind, **how: self.sae(f"{like}-{kind}{end}", like=like, **how), seed)
+
+    def claims(self, like: str = "main") -> pd.DataFrame:
+        """`frozen_list` of the config's "main" or "local" autoencoder: what will be tested, chosen before any test."""
+        own, index, pictures = self.sae(like), self.features(like), self.pictures()
+        if not pictures.region_names:
+            return frozen_list(index.table, None, None)
+        return frozen_list(index.table, pd.read_parquet(index.folder / PARTS), self._bars(own, like))
+
+    def _bars(self, own: SparseAutoencoder, like: str) -> pd.DataFrame:
+        acts = self.activations(own.cfg.site)
+        inputs = {"acts": acts, "pictures": self.pictures()}
+        inputs["nulls"] = random_dictionaries(own, acts, range(1000, 1000 + N_BARS))  # seeds that no other null has
+        return pd.read_parquet(self.stage(f"experiments/bars-{like}", claim_bars, {}, inputs) / "bars.parquet")
+
+    def removals(self, most: int = 70) -> Path:
+        """Scenes of half B of which each part is removed, up to `most` of each, as all networks see them."""
+        pictures, hangar = self.pictures(), self.config.dataset.hangar
+        test = pictures.rows("test")
+        names = test["image"][halves(test[pictures.levels[0]])]
+        settings = {"kind": "remove", "most": most, "size": hangar.size, "supersampling": hangar.supersampling}
+        settings |= {"sites": list(self.config.sites), "parts": list(pictures.region_names)}
+        inputs = {"networks": {name: self.network(name) for name in ("trained", "permuted")}}
+        inputs["scenes"] = choose_scenes(pictures, names, most, hangar.size)
+        return self.stage("experiments/edit-remove", edit_scenes, settings, inputs)
+
+    def tiers(self, like: str = "main") -> Path:
+        """What may be said of features: `judge_parts` of an autoencoder, two other seeds, probes, and nulls of nulls.
+
+        Raises: ValueError for pictures without regions, or that are not rendered.
+        """
+        pictures, own, names = self.pictures(), self.sae(like), [like, f"{like}-seed1", f"{like}-seed2"]
+        if not pictures.region_names or pictures.scenes is None:
+            raise ValueError(f"{self.config.name} has no scenes from which parts can be taken: nothing can be judged")
+        bars, only = self._bars(own, like), {"splits": ["test"], "selectivity": False}
+
+        def claimant(name: str, null: Null, **facts: Any) -> Claimant:
+            index = self.features(name, **null._asdict(), **only)
+            scores = pd.read_parquet(index.folder / PARTS)
+            claims = frozen_list(index.table, scores, bars, len(pictures.region_names)).query("chosen == 'part'")
+            return Claimant(null.sae, index, claims, self.pictures(null.pictures), null.network, **facts)
+
+        claimants = {like: Claimant(own, self.features(like), self.claims(like), pictures, seeds=names[1:])}
+        for seed, name in enumerate(names[1:], 1):
+            other = self.sae(name, like=like, seed=own.cfg.seed + seed)
+            claimants[name] = claimant(name, Null(other), seeds=[each for each in names if each != name])
+        acts = self.activations(own.cfg.site)
+        probes = probe_dictionary(own, acts, Regions.of(acts, pictures))
+        claimants["probes"] = claimant(f"{like}-probes", Null(probes))
+        nulls = {
+            kind: claimant(f"{like}-null-{kind}".replace(" ", "-"), null) for kind, null in self.nulls(like).items()
+        }
+        for kind, null in self.nulls(like, 1).items():
+            claimants[f"null, {kind}"] = claimant(f"{like}-null-{kind}-1".replace(" ", "-"), null)
+        inputs = {"claimants": claimants, "nulls": nulls, "removals": self.removals()}
+        return self.stage(f"experiments/tiers-{like}", judge_parts, {}, inputs)
 
     def _shown_to(self, network: str | Network, pictures: str | Pictures) -> str | Pictures:
         """All pictures where the network is the study's own, which has seen them all."""

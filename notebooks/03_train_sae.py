@@ -33,6 +33,7 @@
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -218,7 +219,7 @@ for (expansion, k), model in zip(grid, trained, strict=True):
 sweep = pd.DataFrame(rows)
 
 # %%
-frozen = study.sae("frozen-decoder", frozen_decoder=True, **SHORT)
+frozen = study.nulls()["frozen decoder"].sae
 untrained = SparseAutoencoder(replace(config, variant="topk", prefixes=(1.0,), l1_coefficient=0.0), acts.d_in)
 in_training = units(config, acts, train)
 components = {k: evaluation.pca(acts, train, k) for k in sweep["k"].unique()}
@@ -281,8 +282,7 @@ assert study.config.name != "hangar" or same > best["explained_variance"]
 
 # %%
 control_acts = study.activations(network="permuted", pictures="every3")
-controls = {"every-third": {}, "permuted": {"network": "permuted"}}
-third, permuted = side_by_side(lambda name: study.sae(name, pictures="every3", **controls[name], **SHORT), controls)
+third, permuted = study.sae("every-third", pictures="every3", **SHORT), study.nulls()["permuted network"].sae
 halves, explained = {"trained network": (acts, third), "permuted weights": (control_acts, permuted)}, {}
 shown = acts.images["image"].isin(control_acts.images["image"]).to_numpy()
 for name, (own, model) in halves.items():
@@ -394,7 +394,7 @@ assert results["dead_share"]["value"] <= promised["dead"]
 # counts their cosine as 0 and identity as 1.
 
 # %%
-others = side_by_side(lambda seed: study.sae(f"seed{seed}", seed=config.seed + seed), (1, 2))
+others = side_by_side(lambda seed: study.sae(f"main-seed{seed}", like="main", seed=config.seed + seed), (1, 2))
 seeds = dict(zip((1, 2), others, strict=True))
 pairs = [(sae, seeds[1]), (sae, seeds[2]), (seeds[1], seeds[2])]
 agreements = [evaluation.seed_agreement(a.W_dec, b.W_dec) for a, b in pairs]
@@ -459,6 +459,40 @@ assert results["seed_agreement"][0] > -0.1 and most - least < 0.1
 # hides: directions that fire rarely still lean more than others to where they began, at random. Whether a longer
 # training would move them to the same places from every seed is not shown. A claim about a single feature therefore
 # needs to say whether another seed finds it too.
+
+# %% [markdown]
+# ## Which place in the network?
+#
+# All of the above is about the network's end, where others publish. There a cell sees nearly the whole picture. Earlier
+# stages have more and smaller cells, but in them a few channels hold most of the variance. So a second autoencoder,
+# *local*, learns from the stage before, from *standardised* cells: each less its mean and over its deviation, then each
+# channel likewise. (What that does to the codes is undone, so that a feature can be taken out of a cell as before.) The
+# table is of a sweep over places, ways to standardise, sparsities and widths, on half A of the test pictures: the mean
+# over twelve parts of the AP of the best feature, and of its AUROC among cells of one family and place, beside the
+# same of a frozen random decoder and of a probe.
+
+# %%
+path = Path("../data/results/hangar/sites.csv")
+swept = pd.read_csv(path) if path.is_file() and study.config.name == "hangar" else None
+display(swept if swept is not None else Markdown("No sweep belongs to these pictures: see tests/benchmarks/sites.py."))
+
+# %%
+local, local_acts = study.sae("local"), study.activations(study.config.local.site)
+local_mean = local_acts.moments(local_acts.rows("train", "val"))[0]
+own = evaluation.measure(local.reconstruct, local_acts, local_acts.rows("test"), local_mean).results
+spliced = evaluation.splice(local.reconstruct, local_acts, test, codes, network, data, local_mean)
+results |= {f"local/{name}": own[name] for name in ("l0", "dead_share", "fvu")}
+results["local/explained_variance"] = {key: 1 - own["fvu"][other] for key, other in flip.items()} | {"n": len(test)}
+results["local/top1_lost_points"], results["local/d_sae"] = spliced["top1_lost_points"], local.d_sae
+text = f"""**Takeaway.** The local autoencoder of {study.config.local.site} has {local.d_sae:,} features,
+{in_words(results["local/l0"], percent=False)} of them active in a cell, {results["local/dead_share"]["value"]:.1%}
+never. It explains {in_words(results["local/explained_variance"])} of the variance there, and going on from it costs
+{in_words(results["local/top1_lost_points"], percent=False)} points of accuracy."""
+display(Markdown(text))
+
+# %% [markdown]
+# A place that scores well for parts need not be one that the classifier reads. And parts are what the hangar has masks
+# of: a site could be better at what has none. The explained variance of two sites cannot be compared.
 
 # %% [markdown]
 # ## Takeaways

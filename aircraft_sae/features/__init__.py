@@ -1,9 +1,19 @@
 """What features are: the index of every cell's codes, class selectivity, the parts they follow, and where they look."""
 
 # ruff: noqa: I001
+from aircraft_sae.features.claims import (
+    auroc_in_strata, average_precision, claim_bars, claims_of, ways_to_count,
+)  # fmt: skip
 from aircraft_sae.features.index import FeatureIndex, build_index, check_features, neighbours
 from aircraft_sae.features.localisation import localise, part_picks
-from aircraft_sae.features.probes import absorption, fit_probes, matching_pursuit, probe_scores
+from aircraft_sae.features.probes import (
+    absorption,
+    fit_probes,
+    matching_pursuit,
+    probe_dictionary,
+    probe_scores,
+    read_cells,
+)
 from aircraft_sae.features.regions import (
     PARTS, Regions, ap_draws, best_matches, build_features, guess_scores, match_draws, part_scores,
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """The feature index: the codes of every cell on disk, by cell and by feature, and what they say about each feature."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +25,7 @@ def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, r
     Its table has a row per feature. density_cell, density_image: share of cells, of pictures, in which it is active;
     mean, max: of its activation where active, nan where it never is; norm: length of its decoder row.
     """
-    where, blocks = device(), []
-    sae.to(where)
-    for block in tqdm(acts.blocks(rows), "index", -(-len(rows) // 64), leave=False):
-        codes = sae.encode(block.flatten(0, 2).to(where))
-        arrays = (array.cpu().numpy() for array in (codes.values, codes.features.int(), codes.offsets.int()))
-        blocks.append(csr_array(tuple(arrays), (len(codes), sae.d_sae)))
-    by_cell = vstack(blocks, "csr")
-    by_cell.eliminate_zeros()
+    by_cell = encoded(sae, tqdm(acts.blocks(rows), "index", -(-len(rows) // 64), leave=False))
     images = acts.images.iloc[rows].reset_index(drop=True)
     index = FeatureIndex(by_cell, by_cell.tocsc(), images, tuple(acts.grid), pd.DataFrame(), Path(folder))
     counts, in_images = np.diff(index.by_feature.indptr), index._by_image(np.arange(len(images)))
@@ -53,6 +46,19 @@ def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, r
     write_parquet(index.table, index.folder / TABLE)
     write_json(index.folder / FACTS, {"grid": index.grid, "d_sae": sae.d_sae})
     return index
+
+
+def encoded(sae: SparseAutoencoder, blocks: Iterable[torch.Tensor]) -> csr_array:
+    """(cells, d_sae) feature activations of blocks (n, rows, columns, d_in) of acts."""
+    where, found = device(), []
+    sae.to(where)
+    for block in blocks:
+        codes = sae.encode(block.flatten(0, 2).to(where))
+        arrays = (array.cpu().numpy() for array in (codes.values, codes.features.int(), codes.offsets.int()))
+        found.append(csr_array(tuple(arrays), (len(codes), sae.d_sae)))
+    by_cell = vstack(found, "csr")
+    by_cell.eliminate_zeros()
+    return by_cell
 
 
 @dataclass(repr=False)
@@ -97,6 +103,14 @@ class FeatureIndex(OnPictures):
         check_features([feature_id], self.d_sae)
         own = slice(*self.by_feature.indptr[feature_id : feature_id + 2])
         return self.by_feature.indices[own], self.by_feature.data[own]
+
+    def active_in(self, feature_id: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same in these pictures alone, whose cells are counted from 0 in the order of `rows`, which rises."""
+        cells, values = self.firings(feature_id)
+        image, place = np.divmod(cells, self.cells_per_image)
+        at = np.searchsorted(rows, image)
+        own = np.take(rows, at, mode="clip") == image
+        return at[own] * self.cells_per_image + place[own], values[own]
 
     def maps(self, feature_id: int, rows: np.ndarray) -> np.ndarray:
         """(n, rows, columns) activations of one feature in these pictures."""

@@ -5,10 +5,13 @@ acts: (n, rows, columns, d_in) of the pictures of `regions`, in their order.
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.linear_model import Ridge
 from sklearn.metrics import f1_score
 
+from aircraft_sae.activations import Activations
 from aircraft_sae.features.index import FeatureIndex
+from aircraft_sae.features.reconstruction import readers
 from aircraft_sae.features.regions import Regions, ap_draws, ranking_scores
 from aircraft_sae.sae import SparseAutoencoder
 
@@ -26,9 +29,21 @@ def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarr
     bias, scores = np.zeros(len(weights)), x @ weights.T
     for i in range(len(bias)):
         least = scores[:, i].min() - 1  # all positive, as ranking_scores takes what is active alone
-        bias[i] = -least - ranking_scores(scores[:, i] - least, own[:, [i]], own[:, [i]].sum(0))["threshold"][0]
+        found = ranking_scores(scores[:, i] - least, own[:, [i]], own[:, [i]].sum(0), len(own))
+        bias[i] = -least - found["threshold"][0]
     weights = np.where((own.any(0) & ~own.all(0))[:, None], weights, 0) / spread
     return weights, bias - weights @ mean
+
+
+def probe_dictionary(sae: SparseAutoencoder, acts: Activations, regions: Regions) -> SparseAutoencoder:
+    """The probes as features 0, 1, … of a dictionary that reads what `sae` reads of its site's acts."""
+    return readers(sae, *map(torch.from_numpy, fit_probes(read_cells(sae, acts), regions)))
+
+
+def read_cells(sae: SparseAutoencoder, acts: Activations) -> np.ndarray:
+    """(n, rows, columns, d_in) of the test pictures, standardised cell by cell where `sae` does so."""
+    acts = acts.standardised if sae.cfg.cellwise else acts
+    return torch.cat(list(acts.blocks(acts.rows("test")))).numpy()
 
 
 def probe_scores(acts: np.ndarray, regions: Regions) -> pd.DataFrame:

@@ -5,7 +5,7 @@ What is measured is a function, reconstruct(acts) -> (recon, codes or None) on (
 are over images, never cells. `null_dictionaries` are those that a claim about features has to beat.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -26,6 +26,8 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import Codes, SparseAutoencoder
 from aircraft_sae.sae.training import units
 
+OTHER = 100
+"""Seeds of nulls that are compared with nulls are so far apart: those of autoencoders lie between."""
 PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0, "tied": False}  # for a config that is given another variant
 
 
@@ -269,26 +271,36 @@ def short_training(cfg: SAEConfig) -> dict[str, int]:
 
 
 def null_dictionaries(
-    sae: SparseAutoencoder, acts: Activations, train: Callable[..., SparseAutoencoder]
+    sae: SparseAutoencoder, acts: Activations, train: Callable[..., SparseAutoencoder], seed: int = 0
 ) -> dict[str, Null]:
-    """The nulls of an autoencoder, by name: the same ones each time, as wide and sparse as it is.
+    """The nulls of an autoencoder, by name: the same ones for the same seed, as wide and sparse as it is.
 
-    acts: of its site; train: `study.sae`, which trains the last two (short, as "frozen-decoder" and "permuted") or
-    loads them. "channels", "PCA": both signs; "random directions": spread as the cells of validation pictures;
-    "untrained": as training would start; "frozen decoder"; "permuted network": of the network with permuted weights.
+    acts: of its site; train(kind, network, pictures, **changes) trains the last two (short, "frozen-decoder" and
+    "permuted") or loads them, as `Study.nulls` does. "channels", "PCA": both signs, for seed 0 alone; "random
+    directions": spread as the cells of validation pictures; "untrained": as training would start; "frozen decoder";
+    "permuted network": of the network with permuted weights.
     """
     acts, few = acts.standardised if sae.cfg.cellwise else acts, short_training(sae.cfg)
     mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
     stretch = scale if sae.cfg.channelwise else torch.ones(acts.d_in)  # one number for all turns nothing
-    seen, spread = covariance(acts, acts.rows("train")), cell_covariance(acts)
-    directions = {
-        "channels": both_signs(torch.eye(acts.d_in)),
-        "PCA": both_signs(torch.linalg.eigh(stretch[:, None] * seen * stretch).eigenvectors.flip(1).t().float()),
-        "random directions": random_directions(torch.ones(sae.d_sae, acts.d_in), stretch[:, None] * spread * stretch),
-    }
-    nulls = {name: Null(dictionary(sae, mean, scale, rows)) for name, rows in directions.items()}
-    untrained = SparseAutoencoder(change(sae.cfg, variant="topk", **PLAIN), acts.d_in)
-    nulls["untrained"] = Null(untrained.in_units_of(mean, scale))
+    nulls = {}
+    if seed == 0:
+        spread = stretch[:, None] * covariance(acts, acts.rows("train")) * stretch
+        for name, rows in {"channels": torch.eye(acts.d_in), "PCA": torch.linalg.eigh(spread).eigenvectors.t()}.items():
+            nulls[name] = Null(dictionary(sae, mean, scale, both_signs(rows.float())))
+    nulls["random directions"] = Null(random_dictionaries(sae, acts, (seed,))[0])
+    start = change(sae.cfg, variant="topk", seed=sae.cfg.seed + OTHER * seed, **PLAIN)
+    nulls["untrained"] = Null(SparseAutoencoder(start, acts.d_in).in_units_of(mean, scale))
+    few["seed"] = start.seed
     nulls["frozen decoder"] = Null(train("frozen-decoder", frozen_decoder=True, **few))
     of = {"network": "permuted", "pictures": "every3"}
     return nulls | {"permuted network": Null(train("permuted", **of, **few), **of)}
+
+
+def random_dictionaries(sae: SparseAutoencoder, acts: Activations, seeds: Iterable[int]) -> list[SparseAutoencoder]:
+    """For each seed as many random directions as there are features, spread as the cells of validation pictures."""
+    acts = acts.standardised if sae.cfg.cellwise else acts
+    mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
+    stretch = scale if sae.cfg.channelwise else torch.ones(acts.d_in)
+    spread, like = stretch[:, None] * cell_covariance(acts) * stretch, torch.ones(sae.d_sae, acts.d_in)
+    return [dictionary(sae, mean, scale, random_directions(like, spread, seed)) for seed in seeds]

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from aircraft_sae.activations import Activations
+from aircraft_sae.activations import Activations, OnPictures
 from aircraft_sae.features.index import TABLE, FeatureIndex, build_index
 from aircraft_sae.features.selectivity import halves
 from aircraft_sae.features.selectivity import selectivity as class_selectivity
@@ -32,7 +32,7 @@ class Regions:
     """What the cells of an index's n test pictures show. rows: (n,) in the index; in_b: (n,) bool, half B.
 
     labels: (n, rows, columns, regions) bool, whether a cell shows a region; shown: (n, rows, columns) share of a cell
-    that shows any; classes: (n,) codes of the finest level, 0 where there is none.
+    that shows any; classes, families: (n,) codes of the finest level and of the next, 0 where there is none.
     """
 
     names: list[str]
@@ -41,16 +41,17 @@ class Regions:
     shown: np.ndarray
     in_b: np.ndarray
     classes: np.ndarray
+    families: np.ndarray
 
     @classmethod
-    def of(cls, index: FeatureIndex, pictures: Pictures) -> "Regions":
-        """Of the test pictures of an index."""
+    def of(cls, index: OnPictures, pictures: Pictures) -> "Regions":
+        """Of the test pictures of an index, or of activations."""
         rows = index.rows("test")
-        images, codes = index.images.iloc[rows], np.zeros(len(rows), int)
-        if pictures.levels:
-            codes = pd.Categorical(images[pictures.levels[0]], pictures.classes(pictures.levels[0])).codes
-        labels, shown = _cell_labels(pictures, tuple(images["image"]), index.grid)
-        return cls(list(pictures.region_names), rows, labels, shown, halves(codes), codes)
+        images = index.images.iloc[rows]
+        codes = [np.int64(pd.Categorical(images[each], pictures.classes(each)).codes) for each in pictures.levels[:2]]
+        codes = codes or [np.zeros(len(rows), int)]
+        labels, shown = _cell_labels(pictures, tuple(images["image"]), tuple(index.grid))
+        return cls(list(pictures.region_names), rows, labels, shown, halves(codes[0]), codes[0], codes[-1])
 
     @property
     def within(self) -> np.ndarray:
@@ -61,26 +62,30 @@ class Regions:
 @lru_cache(maxsize=4)  # every dictionary is scored on the same pictures
 def _cell_labels(pictures: Pictures, images: tuple[str, ...], grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     coverage = np.stack([np.float64(pictures.regions(image, grid)) for image in images])
+    return shows(coverage), coverage.sum(3)
+
+
+def shows(coverage: np.ndarray) -> np.ndarray:
+    """(n, rows, columns, regions) whether a cell shows a region, from the share of its pixels that do."""
     whole = coverage.sum((1, 2), keepdims=True)
-    return (coverage >= LEAST) | (coverage >= LEAST * np.maximum(whole, 1e-9)), coverage.sum(3)
+    return (coverage >= LEAST) | (coverage >= LEAST * np.maximum(whole, 1e-9))
 
 
-def ranking_scores(values: np.ndarray, member: np.ndarray, n_in: np.ndarray) -> dict[str, np.ndarray]:
+def ranking_scores(values: np.ndarray, member: np.ndarray, n_in: np.ndarray, n_cells: int) -> dict[str, np.ndarray]:
     """Average precision, AUROC and best F1 of a score that is mostly 0, for several labels at once.
 
-    values: (cells,) none negative; member: (cells, parts) their labels; n_in: (parts,) cells with each label. Returns
-    ap, auroc, f1 and its threshold, each (parts,); nan where no cell has the label. Ties count as in scikit-learn's
-    average_precision_score and roc_auc_score, which sort all cells for each label.
+    values: (active,) the scores above 0, of n_cells; member: (active, parts) their labels; n_in: (parts,) cells with
+    each label, active or not. Returns ap, auroc, f1 and its threshold, each (parts,); nan where no cell has the label.
+    Ties count as in scikit-learn's average_precision_score and roc_auc_score, which sort all cells for each label.
     """
-    active = np.flatnonzero(values)
-    order = active[np.argsort(-values[active], kind="stable")]
+    order = np.argsort(-values, kind="stable")
     ends = np.flatnonzero(np.diff(values[order], append=-1.0))  # the last of each value
     hits = np.vstack([member[order].cumsum(0, dtype=np.float64)[ends], n_in])  # the last threshold takes all cells
-    taken = np.append(ends + 1.0, len(values))[:, None]
+    taken = np.append(ends + 1.0, n_cells)[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         gained, wrong = np.diff(hits, axis=0, prepend=0), taken - hits
         ap = (gained * hits / taken).sum(0) / n_in
-        auroc = 1 - (gained * (wrong - np.diff(wrong, axis=0, prepend=0) / 2)).sum(0) / (n_in * (len(values) - n_in))
+        auroc = 1 - (gained * (wrong - np.diff(wrong, axis=0, prepend=0) / 2)).sum(0) / (n_in * (n_cells - n_in))
         f1 = np.vstack([2 * hits[:-1] / (taken[:-1] + n_in), np.zeros(len(n_in))])  # to take none has 0
     levels, nan = np.append(values[order][ends], np.inf), np.where(n_in == 0, np.nan, 0)
     return {"ap": ap + nan, "auroc": auroc + nan, "f1": f1.max(0) + nan, "threshold": levels[f1.argmax(0)]}
@@ -95,18 +100,20 @@ def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
     """
     a, b = (np.broadcast_to(half[:, None, None], regions.shown.shape) for half in (~regions.in_b, regions.in_b))
     masks = {"a": a, "b": b, "within_a": a & regions.within, "within": b & regions.within}
-    own = {name: regions.labels[mask] for name, mask in masks.items()}
-    n_in = {name: labels.sum(0) for name, labels in own.items()}
+    masks = {name: mask.ravel() for name, mask in masks.items()}
+    labels, n_cells = regions.labels.reshape(-1, len(regions.names)), {name: mask.sum() for name, mask in masks.items()}
+    n_in = {name: labels[mask].sum(0) for name, mask in masks.items()}
     guessed, best_a = _guessed(regions, regions.in_b), _guessed(regions, ~regions.in_b).max(axis=1).to_numpy()
     found = []
     for feature_id in range(index.d_sae):
-        maps = index.maps(feature_id, regions.rows)
-        values = {name: maps[mask] for name, mask in masks.items()}
-        got = {name: ranking_scores(values[name], own[name], n_in[name]) for name in masks}
-        active = np.flatnonzero(values["b"])
-        over = values["b"][active][:, None] >= got["a"]["threshold"]
+        cells, values = index.active_in(feature_id, regions.rows)
+        own, got = labels[cells], {}
+        for name, mask in masks.items():
+            active = mask[cells]
+            got[name] = ranking_scores(values[active], own[active], n_in[name], n_cells[name])
+        over = values[:, None] * masks["b"][cells][:, None] >= got["a"]["threshold"]
         with np.errstate(invalid="ignore", divide="ignore"):
-            f1 = 2 * (over & own["b"][active]).sum(0) / (over.sum(0) + n_in["b"])
+            f1 = 2 * (over & own).sum(0) / (over.sum(0) + n_in["b"])
         found.append({
             "ap_a": got["a"]["ap"], "ap": got["b"]["ap"], "auroc": got["b"]["auroc"], "f1": f1,
             "threshold": got["a"]["threshold"], "auroc_within": got["within"]["auroc"],
@@ -114,7 +121,7 @@ def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
         })  # fmt: skip
     columns = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
     pairs = pd.MultiIndex.from_product([range(index.d_sae), regions.names], names=["feature_id", "part"])
-    known = guessed.assign(prevalence=n_in["b"] / len(own["b"]))
+    known = guessed.assign(prevalence=n_in["b"] / n_cells["b"])
     table = pd.DataFrame(columns, pairs).reset_index().join(known, on="part")
     return table.assign(excess=table["auroc_within"] - table[list(guessed)].max(axis=1))
 
@@ -188,14 +195,17 @@ def ap_draws(values: np.ndarray, member: np.ndarray, counts: np.ndarray) -> np.n
     values, member: (n, …) score and label of each picture's cells; counts: (draws, n) how often each is drawn.
     """
     values, member = values.reshape(len(values), -1), member.reshape(len(member), -1)
-    order = np.argsort(-values, axis=None, kind="stable")
+    lowest = values.min()  # as a rule 0, of most cells: they come last, and need no sorting
+    order = np.flatnonzero(values > lowest)
+    order = order[np.argsort(-values.reshape(-1)[order], kind="stable")]
     picture, positive = order // values.shape[1], np.float64(member.reshape(-1)[order])
-    ends = np.flatnonzero(np.append(np.diff(values.reshape(-1)[order]) != 0, True))
-    found = np.empty(len(counts))
+    ends = np.flatnonzero(np.diff(values.reshape(-1)[order], append=lowest) != 0)
+    found, n_in, n_cells = np.empty(len(counts)), member.sum(1), values.shape[1]
     for i, count in enumerate(counts):
         weight = count[picture]
         hits, taken = (weight * positive).cumsum()[ends], weight.cumsum()[ends]
-        precision = np.divide(hits, taken, out=np.zeros(len(ends)), where=taken > 0)
+        hits, taken = np.append(hits, count @ n_in), np.append(taken, count.sum() * n_cells)
+        precision = np.divide(hits, taken, out=np.zeros(len(taken)), where=taken > 0)
         found[i] = (np.diff(hits, prepend=0) * precision).sum() / hits[-1] if hits[-1] else np.nan
     return found
 

@@ -6,4 +6,5 @@ from aircraft_sae.interventions.blurring import (
 )  # fmt: skip
 from aircraft_sae.interventions.editing import Responses, choose_scenes, edit_scenes, followed, without
 from aircraft_sae.interventions.suppression import Trial, effects, logits_from, tell_apart
+from aircraft_sae.interventions.tiers import Claimant
 from aircraft_sae.interventions.verdicts import Verdicts, frozen_list, pass_share

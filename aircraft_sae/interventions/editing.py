@@ -20,16 +20,20 @@ import pandas as pd
 import torch
 from PIL import Image
 from scipy.ndimage import center_of_mass
+from scipy.sparse import csc_array, vstack
 from tqdm import tqdm
 
 from aircraft_sae.activations import as_stored, site_folder
+from aircraft_sae.features.index import encoded
+from aircraft_sae.features.regions import shows
 from aircraft_sae.hangar import PARTS
 from aircraft_sae.hangar.dataset import mapper
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
-from aircraft_sae.metrics import bootstrap_counts, with_draws
+from aircraft_sae.metrics import Estimate, bootstrap_counts, ratio, with_draws
 from aircraft_sae.networks import BATCH, Network
 from aircraft_sae.pictures import Pictures
+from aircraft_sae.pictures.base import coverage
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
@@ -83,7 +87,8 @@ def edit_scenes(
     """Render each scene (JSON), then with each part that it shows edited, and write what the networks make of them.
 
     parts: names of regions; most: edits of one part, at most; scenes come in their order.
-    Into `folder`: scenes.parquet (scene as JSON, shown_<part> pixels), edits.parquet (scene, part, changed pixels, row,
+    Into `folder`: scenes.parquet (scene as JSON, shown_<part> pixels), masks.npy (of the scenes: 0, or i + 1 where
+    parts[i] is seen), edits.parquet (scene, part, changed pixels, row,
     column, row_after, column_after: the middle of the part's pixels as shares of the picture, nan for none) and, for
     each network, <network>/<site>.npy (scenes then edits) and <network>/logits.npy.
     Raises: ValueError for another kind of edit, another site, or no scenes.
@@ -99,6 +104,9 @@ def edit_scenes(
         rendered = partial(mapped, partial(render, size=size, supersampling=supersampling))
         whole = list(tqdm(rendered(views), "render scenes", len(views), leave=False))
         shown = np.stack([np.bincount(picture.mask.ravel(), minlength=len(PARTS))[ids] for picture in whole])
+        numbers = np.zeros(len(PARTS), np.uint8)
+        numbers[ids] = np.arange(len(ids)) + 1
+        np.save(folder / "masks.npy", np.stack([numbers[picture.mask] for picture in whole]))
         enough = shown >= LEAST_PIXELS * size**2
         jobs, rows = np.argwhere(enough & (enough.cumsum(0) <= most)).tolist(), []
         images = [_saved(picture.image, view) for picture, view in zip(whole, views, strict=True)]
@@ -139,7 +147,8 @@ class Responses:
     """What edits do to features. Axes: scenes s, edits e, parts p, features j.
 
     edits: as `edit_scenes` writes; before: (s, j) image maxima; after: (e, j); centres: (s, j, 2), centres_after:
-    (e, j, 2) row and column of the activation's centre as shares of the picture, nan where silent.
+    (e, j, 2) row and column of the activation's centre as shares of the picture, nan where silent; shows: (s, rows,
+    columns, p) whether a cell shows a part; codes: (cells of scenes then edits, j).
     """
 
     parts: list[str]
@@ -148,6 +157,8 @@ class Responses:
     after: np.ndarray
     centres: np.ndarray | None = None
     centres_after: np.ndarray | None = None
+    shows: np.ndarray | None = None
+    codes: csc_array | None = None
 
     @classmethod
     @torch.no_grad()
@@ -159,16 +170,19 @@ class Responses:
             raise FileNotFoundError(f"{path} is not there: run edit_scenes with this network and site first")
         edits = pd.read_parquet(folder / "edits.parquet")
         shown = pd.read_parquet(folder / "scenes.parquet").filter(like="shown_").columns
-        maxima, centres = [], []
-        for block in torch.from_numpy(np.load(path)).split(BATCH):
-            dense = sae.encode(block.flatten(0, 2).float()).dense().view(*block.shape[:3], -1)
+        maxima, centres, codes = [], [], []
+        for block in torch.from_numpy(np.load(path)).float().split(BATCH):
+            codes.append(encoded(sae, [block]))
+            dense = torch.from_numpy(codes[-1].toarray()).view(*block.shape[:3], -1)
             maxima.append(dense.amax((1, 2)))
             places = [(torch.arange(n) + 0.5) / n for n in block.shape[1:3]]
             sums = torch.einsum("nrcj,r->nj", dense, places[0]), torch.einsum("nrcj,c->nj", dense, places[1])
             centres.append(torch.stack(sums, 2) / dense.sum((1, 2))[..., None])
         maxima, centres = torch.cat(maxima).numpy(), torch.cat(centres).numpy()
         parts, s = [name.removeprefix("shown_") for name in shown], len(maxima) - len(edits)
-        return cls(parts, edits, maxima[:s], maxima[s:], centres[:s], centres[s:])
+        cells = [coverage(mask, len(parts), block.shape[1:3]) for mask in np.load(folder / "masks.npy")]
+        codes = vstack(codes).tocsc()
+        return cls(parts, edits, maxima[:s], maxima[s:], centres[:s], centres[s:], shows(np.stack(cells)), codes)
 
     def of_part(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """(indices of the edits of a part, their scenes)."""
@@ -191,6 +205,28 @@ class Responses:
                 whole = weights[:, scenes] @ before
                 result[:, p] = np.divide(lost, whole, out=np.zeros_like(whole), where=whole > 0)
         return result[0] if counts is None else result
+
+    def at_part(self, part: str, feature_id: int) -> tuple[Estimate, Estimate]:
+        """R_p at the part's own cells: (when it is removed, when other parts are whose edits are of no more pixels).
+
+        Over scenes that show the part and in which the feature is active: what the largest activation in the part's
+        cells loses, as a share of the largest anywhere before. No more pixels: at most twice, in the median.
+        """
+        n_scenes, rows, columns, _ = self.shows.shape
+        maps = self.codes[:, [feature_id]].toarray().reshape(-1, rows, columns)
+        place, changed = self.shows[..., self.parts.index(part)], self.edits.groupby("part")["changed"].median()
+        own = self.of_part(part)[1]
+        own = own[self.before[own, feature_id] > 0]
+        like = [each for each in changed.index if each != part and changed[each] <= 2 * changed[part]]
+        found = []
+        for removed in ([part], like):
+            edits = np.flatnonzero(self.edits["part"].isin(removed) & self.edits["scene"].isin(own))
+            scenes = self.edits["scene"].to_numpy()[edits]
+            there = np.where(place[scenes], maps[scenes], 0).max((1, 2), initial=0)
+            there = there - np.where(place[scenes], maps[n_scenes + edits], 0).max((1, 2), initial=0)
+            sums = pd.DataFrame({"lost": there, "whole": self.before[scenes, feature_id]}).groupby(scenes).sum()
+            found.append(ratio(sums["lost"], sums["whole"]))
+        return found[0], found[1]
 
     def table(self) -> pd.DataFrame:
         """R of every feature and part: feature_id, part, response."""

@@ -19,10 +19,10 @@ from aircraft_sae.features.reconstruction import seed_match
 from aircraft_sae.interventions.blurring import PAIR, Window, blur, control_windows, patched
 from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import Trial, effects, logits_from, matched_features, tell_apart
-from aircraft_sae.interventions.verdicts import class_verdicts, judge
+from aircraft_sae.interventions.tiers import said
+from aircraft_sae.interventions.verdicts import CLAIM, class_verdicts, strict_verdicts
 from aircraft_sae.metrics import with_draws
 from aircraft_sae.networks import BATCH
-from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
@@ -220,41 +220,33 @@ def _jobs(index, row, group, partners, change, foreground, size) -> Iterator[dic
             yield facts | {"change": change[place.slices].mean(), "window": place}
 
 
-def judge_claims(
-    folder: Path, *, sae: SparseAutoencoder, index: FeatureIndex, claims: pd.DataFrame, pictures: Pictures,
-    removals: Path, network: str = "trained",
-) -> None:  # fmt: skip
-    """`judge` of any dictionary's claims, without other seeds, in claims.parquet; removals: of `edit_scenes`."""
-    table = judge(claims, index, pictures, Responses.of(sae, removals, network))
-    write_parquet(table, folder / "claims.parquet")
-
-
 def verdict_tables(
-    folder: Path, *, trial: Trial, index: FeatureIndex, claims: pd.DataFrame, suppressed: pd.DataFrame,
-    others: Sequence[SparseAutoencoder], removals: Path | None = None,
+    folder: Path, *, trial: Trial, index: FeatureIndex, claims: pd.DataFrame, others: Sequence[SparseAutoencoder],
+    suppressed: pd.DataFrame | None = None, tiers: Path | None = None, removals: Path | None = None,
 ) -> None:  # fmt: skip
     """What may be said of the features: the tables that `Verdicts` opens, and null_classes.parquet.
 
-    claims: of `frozen_list`; suppressed: features.parquet of `suppress_features`; others: autoencoders of other seeds;
-    removals: of `edit_scenes`, None where scenes cannot be edited. null_classes: the claims about classes, with a
-    random direction in each feature's place.
+    claims: of `frozen_list`; others: autoencoders of other seeds; suppressed: features.parquet of `suppress_features`,
+    None to leave classes out; tiers, removals: of `judge_parts` and `edit_scenes`, None where scenes cannot be edited.
+    null_classes: the claims about classes, with a random direction in each feature's place.
     """
     match, found = seed_match(trial.sae, others), {}
-    if removals is not None:
+    table = pd.DataFrame({"feature_id": range(trial.sae.d_sae), "seed_match": match})
+    if tiers is not None and removals is not None:
         responses = Responses.of(trial.sae, removals)
-        found["parts"] = judge(claims, index, trial.pictures, responses, match)
+        judged = pd.read_parquet(tiers / "tiers.parquet")
+        judged = judged[judged["claimant"] == judged["claimant"].iloc[0]]
+        strict = strict_verdicts(claims.dropna(subset="part"), index, trial.pictures, responses, match)
+        found["parts"] = judged.merge(strict, how="left", on=[*CLAIM, "chosen"], validate="1:1")
         write_parquet(responses.table(), folder / "responses.parquet")
-    if levels := list(trial.pictures.levels):
+    if suppressed is not None and (levels := list(trial.pictures.levels)):
         drawn, labels = claims[claims["chosen"] == "random"], index.images.iloc[index.rows("test")][levels]
         given = drawn, index.table, trial[trial.in_b], labels[trial.in_b], match
         found["classes"] = class_verdicts(*given)
         write_parquet(class_verdicts(*given, directions=trial.random), folder / "null_classes.parquet")
-    names = {"feature": "suppressed", "random direction": "suppressed_random"}
-    table = pd.DataFrame({"feature_id": range(trial.sae.d_sae), "seed_match": match})
-    table = table.merge(suppressed.rename(columns=names)[["feature_id", *names.values()]], "left", validate="1:1")
+        names = {"feature": "suppressed", "random direction": "suppressed_random"}
+        table = table.merge(suppressed.rename(columns=names)[["feature_id", *names.values()]], "left", validate="1:1")
     if found:
-        said = pd.concat(found.values()).sort_values("passes", ascending=False, kind="stable")
-        said = said.drop_duplicates("feature_id")[["feature_id", "verdict", "why"]]
-        table = table.merge(said, "left", validate="1:1")
+        table = table.merge(said(found.get("parts"), found.get("classes")), "left", "feature_id", validate="1:1")
     for name, each in (found | {"features": table}).items():
         write_parquet(each, folder / f"{name}.parquet")

@@ -1,6 +1,6 @@
-"""Verdicts: what may be said of a feature, and of how many features drawn at random.
+"""Verdicts about classes, the list of what is tested, and the first edition's verdict about parts.
 
-A feature is called the detector of a part (a region of the pictures) only if all of this holds, on pictures and scenes
+That called a feature the detector of a part (a region of the pictures) only if all of this held, on pictures and scenes
 on which nothing was chosen: its AUROC among cells that show any part is at least 0.05 above what the place in the
 picture, the outline and the picture's class predict; removing the part takes at least half of its activation, and more
 than removing any other part whose edit is of like size or smaller; and two autoencoders from other seeds have it too.
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, false_discovery_control
 
-from aircraft_sae.features import FeatureIndex, Regions
+from aircraft_sae.features import Regions, claims_of
 from aircraft_sae.features.regions import excess_tests
 from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import Trial
@@ -29,12 +29,14 @@ N_RANDOM = {True: 999, False: 99}  # directions beside a feature, with and witho
 CLAIM = ["feature_id", "part"]
 
 
-def frozen_list(table: pd.DataFrame, scores: pd.DataFrame | None, n_matched: int = 100) -> pd.DataFrame:
+def frozen_list(
+    table: pd.DataFrame, scores: pd.DataFrame | None, bars: pd.DataFrame | None, n_matched: int = 100
+) -> pd.DataFrame:
     """The features to test, chosen before any test: feature_id, chosen ("random" or "part"), part.
 
-    "random": 100, as many from each fifth of the living features by density, part that of the largest excess on half A;
-    "part": n_matched, the best of each part by average precision on half A in turn. table: features.parquet; scores:
-    parts.parquet, None for no parts.
+    "random": 100, as many from each fifth of the living features by density, with the part that it claims, or None;
+    "part": n_matched, the best of each part by average precision on half A in turn. table: features.parquet; scores,
+    bars: parts.parquet and bars.parquet, None for no parts.
     """
     table = table.set_index("feature_id")
     alive = table[table["density_cell"] > 0]
@@ -42,7 +44,7 @@ def frozen_list(table: pd.DataFrame, scores: pd.DataFrame | None, n_matched: int
     shuffled = alive.sample(frac=1, random_state=0)
     turn = shuffled.groupby(fifth).cumcount().sort_values(kind="stable")
     drawn = sorted(turn.index[:100])
-    part = None if scores is None else table["part"][drawn].to_numpy()
+    part = None if scores is None else claims_of(scores, bars)[drawn].to_numpy()
     lists = [pd.DataFrame({"feature_id": drawn, "chosen": "random", "part": part})]
     if scores is not None:
         ranked = scores.dropna(subset="ap_a").sort_values("ap_a", ascending=False, kind="stable")
@@ -52,11 +54,15 @@ def frozen_list(table: pd.DataFrame, scores: pd.DataFrame | None, n_matched: int
     return pd.concat(lists, ignore_index=True)
 
 
-def judge(claims, index: FeatureIndex, pictures: Pictures, responses: Responses, seed_match=None) -> pd.DataFrame:
-    """`part_verdicts`, with `excess_tests` on half B of the test pictures."""
+def strict_verdicts(claims, index, pictures: Pictures, responses: Responses, seed_match) -> pd.DataFrame:
+    """The first edition's verdict: feature_id, part, chosen, excess, anywhere (R of all cells), seed_match, strict.
+
+    It asks that a sparse feature beat what knows the outline, and keeps to be compared with tiers.
+    """
     pairs = claims[CLAIM].drop_duplicates().itertuples(index=False, name=None)
     excess = excess_tests(index, Regions.of(index, pictures), list(pairs))
-    return part_verdicts(claims, excess, responses, seed_match)
+    table = part_verdicts(claims, excess, responses, seed_match).rename(columns={"passes": "strict", "R": "anywhere"})
+    return table[[*CLAIM, "chosen", "excess", "anywhere", "seed_match", "strict"]]
 
 
 def part_verdicts(

@@ -94,8 +94,7 @@ class Pictures:
 
     def regions(self, image: str, grid: tuple[int, int]) -> np.ndarray:
         """(rows, columns, n_regions) float32 share of each cell's pixels that show the region."""
-        mask = self.mask(image)
-        return np.stack([_shares(mask == i + 1, grid) for i in range(len(self.region_names))], axis=2)
+        return coverage(self.mask(image), len(self.region_names), grid)
 
     def foreground(self, images: Sequence[str], grid: tuple[int, int], least: float = 0.25) -> np.ndarray:
         """(n, rows, columns) whether at least this share of a cell shows any region."""
@@ -234,6 +233,11 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB")
+
+
+def coverage(mask: np.ndarray, n_regions: int, grid: tuple[int, int]) -> np.ndarray:
+    """(rows, columns, n_regions) float32 share of each cell's pixels that show the region; mask: as `Pictures.mask`."""
+    return np.stack([_shares(mask == i + 1, grid) for i in range(n_regions)], axis=2)
 
 
 def _shares(shown: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

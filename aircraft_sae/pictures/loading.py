@@ -64,9 +64,10 @@ class PictureTransform(v2.Compose):
 
 
 def train_transform(size: int, mean: Sequence[float], std: Sequence[float], cfg: ClassifierConfig) -> PictureTransform:
-    """A random turn, crop, flip and colour jitter (brightness, contrast, saturation) of the squashed picture."""
-    steps = [RandomTurn(cfg.rotate)] if cfg.rotate else []
-    steps.append(RandomSquashedCrop(size, scale=cfg.crop_scale, interpolation=BICUBIC))
+    """A random crop, turn, flip and colour jitter (brightness, contrast, saturation) of the squashed picture."""
+    steps = [RandomSquashedCrop(size, scale=cfg.crop_scale, interpolation=BICUBIC)]
+    if cfg.rotate:
+        steps.append(RandomTurn(cfg.rotate))
     if cfg.flip:
         steps.append(v2.RandomHorizontalFlip())
     if cfg.colour_jitter:

@@ -24,12 +24,13 @@ HERE = Path(__file__).parent
 CHUNK = 20  # features in one file
 
 
-def export_atlas(study: Study) -> Path:
+def export_atlas(study: Study, like: str = "main") -> Path:
     """Make the study's stage `atlas`, and give its index.html: the folder can be copied, and opens from any disk.
 
-    Its bench has two test pictures a class up to 60, or one a class if that is more. One that is up to date stays.
+    like: the study's "local" autoencoder or its "main" one. Its bench has two test pictures a class up to 60, or one a
+    class if that is more. An atlas that is up to date stays.
     """
-    catalogue = catalogue_of(study)
+    catalogue = catalogue_of(study, like)
     n_classes = catalogue.images["label"].nunique()
     settings = {"n_pictures": max(n_classes, min(2 * n_classes, 60))}
     pages = {name: (HERE / name).read_text(encoding="utf-8") for name in ("index.html", "atlas.js")}

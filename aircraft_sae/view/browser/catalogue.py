@@ -4,6 +4,7 @@ The browser asks for these through a widget, the atlas writes them down, and tes
 """
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.store import digest
 from aircraft_sae.study import Study
 
-TILE = 160
+BICUBIC, TILE = Image.Resampling.BICUBIC, 160
 """Pixels of a thumbnail."""
 HOWS = {"top": "strongest", "interval": "whole range", "random": "any"}
 """Choices of patches for a gallery, as in `FeatureIndex.patches`, and their titles."""
@@ -30,9 +31,9 @@ LISTED = ("feature_id", "density_cell", "density_image", "mean", "max", "placed"
 
 
 @lru_cache(maxsize=2)
-def catalogue_of(study: Study) -> "Catalogue":
-    """The study's catalogue, made once in a kernel: its pictures and vectors are shared by all widgets."""
-    return Catalogue.of(study)
+def catalogue_of(study: Study, like: str = "main") -> "Catalogue":
+    """`Catalogue.of`, made once in a kernel: its pictures and vectors are shared by all widgets."""
+    return Catalogue.of(study, like)
 
 
 @dataclass(eq=False)
@@ -54,10 +55,10 @@ class Catalogue:
     images: pd.DataFrame
 
     @classmethod
-    def of(cls, study: Study) -> "Catalogue":
-        """Of a study, whose stages up to `features` are loaded or made; verdicts are added where there are any."""
-        index, pictures, network = study.features(), study.pictures(), study.network()
-        trial = Trial.of(network, study.sae(), pictures, study.activations(), index)
+    def of(cls, study: Study, like: str = "main") -> "Catalogue":
+        """Of a study's "main" or "local" autoencoder, made if need be; with verdicts where there are any."""
+        index, pictures, network, sae = study.features(like), study.pictures(), study.network(), study.sae(like)
+        trial = Trial.of(network, sae, pictures, study.activations(sae.cfg.site), index)
         rows, level = index.rows("test"), network.level or next(iter(pictures.levels), None)
         images = index.images.iloc[rows].reset_index(drop=True)
         images["label"] = images["predicted"] = images[level].astype(str) if level else ""
@@ -69,7 +70,7 @@ class Catalogue:
         table["placed"] = table.get("placed", "none")
         table = table[[name for name in (*LISTED, *shown) if name in table]]
         parts = pd.read_parquet(index.folder / PARTS) if pictures.region_names else None
-        if folder := study.finished("experiments/verdicts", index=index):
+        if folder := study.finished(f"experiments/verdicts-{like}", index=index):
             verdicts = Verdicts.open(folder)
             table = table.merge(verdicts.features, "left", "feature_id", validate="1:1")
             if parts is not None and verdicts.responses is not None:
@@ -230,10 +231,32 @@ def gallery_figure(index: FeatureIndex, pictures: Pictures, feature_id: int, row
     return picture_grid(shown, captions, list(HOWS.values()), empty="never active in these pictures")
 
 
+def patches_figure(
+    index: FeatureIndex, pictures: Pictures, features: Mapping[str, int], rows: np.ndarray, n: int = 9
+) -> Figure:
+    """For each title and feature a row of the n patches in which it is strongest, as crops around the peaks.
+
+    One a picture, of these rows of the index; a crop is 72 pixels of a picture of 224.
+    """
+    from aircraft_sae.view.plots import picture_grid  # as above
+
+    shown, share = [], 72 / 224
+    for feature_id in features.values():
+        crops = []
+        for pick in index.patches(feature_id, "top", n, rows).itertuples():
+            picture = pictures.picture(pick.image)
+            sides = np.array(picture.size)
+            middle = np.divide([pick.column + 0.5, pick.row + 0.5], index.grid[::-1]) * sides
+            start = np.clip(middle - sides * share / 2, 0, sides * (1 - share))
+            crops.append(picture.crop([*start.round(), *(start + sides * share).round()]).resize((72, 72), BICUBIC))
+        shown.append(crops)
+    return picture_grid(shown, names=list(features), empty="never active in these pictures")
+
+
 def as_jpeg(picture: Image.Image, size: int) -> bytes:
     """A picture, made `size` pixels square, as the bytes of a JPEG file."""
     file = io.BytesIO()
-    picture.resize((size, size), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
+    picture.resize((size, size), BICUBIC).save(file, "JPEG", quality=85)
     return file.getvalue()
 
 

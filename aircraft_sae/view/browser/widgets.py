@@ -95,8 +95,8 @@ class Application(anywidget.AnyWidget):
     feature_id = traitlets.Int(0).tag(sync=True)
     mode = traitlets.Unicode("browser").tag(sync=True)
 
-    def __init__(self, study: Study, **traits: Any):
-        self.answers, self.errors = Answers(catalogue_of(study)), []
+    def __init__(self, study: Study, like: str, **traits: Any):
+        self.answers, self.errors = Answers(catalogue_of(study, like)), []
         super().__init__(**traits)
         self.on_msg(self._answer)
 
@@ -118,21 +118,22 @@ class Application(anywidget.AnyWidget):
 class FeatureBrowser(Application):
     """Browse a study's features: by feature, by picture, by class; label them; change them on the bench.
 
+    like: the study's "local" autoencoder or its "main" one.
     Keys: left and right, r, h, s, 0, / and ? for help. `feature_id` is the one shown, and can be set.
     Raises: ValueError for a feature that is not there.
     """
 
-    def __init__(self, study: Study, feature_id: int | None = None):
-        table, level = catalogue_of(study).table, catalogue_of(study).level
+    def __init__(self, study: Study, feature_id: int | None = None, like: str = "main"):
+        table, level = catalogue_of(study, like).table, catalogue_of(study, like).level
         if feature_id is None:
             by = next(name for name in ("part_ap", f"{level}/z", "density_image") if name in table)
             feature_id = int(table[by].fillna(-np.inf).to_numpy().argmax())
         check_features([feature_id], len(table))
-        super().__init__(study, feature_id=feature_id, mode="browser")
+        super().__init__(study, like, feature_id=feature_id, mode="browser")
 
 
 class InterventionBench(Application):
     """The bench alone: one picture's features with sliders, a blur brush, and the smallest set that flips it."""
 
-    def __init__(self, study: Study):
-        super().__init__(study, mode="bench")
+    def __init__(self, study: Study, like: str = "main"):
+        super().__init__(study, like, mode="bench")

@@ -1,0 +1,111 @@
+"""What a feature claims to show, and how well it does on half B: each value with every picture's influence on it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.ndimage import binary_dilation
+
+from aircraft_sae.activations import Activations
+from aircraft_sae.devices import side_by_side
+from aircraft_sae.features.index import FeatureIndex, encoded
+from aircraft_sae.features.regions import Regions, ap_draws, ranking_scores
+from aircraft_sae.metrics import Estimate, stratified_auroc
+from aircraft_sae.pictures import Pictures
+from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.store import write_parquet
+
+N_BARS = 20
+"""Null dictionaries whose best features a claim has to beat: 95 % of them."""
+
+
+def claim_bars(folder: Path, *, acts: Activations, nulls: Sequence[SparseAutoencoder], pictures: Pictures) -> None:
+    """What a feature needs to claim a part, in bars.parquet: part, bar.
+
+    bar: 95th percentile over the nulls (random directions, as many as there are features) of the largest average
+    precision on half A that any of their features has.
+    """
+    regions = Regions.of(acts, pictures)
+    rows, labels = regions.rows[~regions.in_b], regions.labels[~regions.in_b].reshape(-1, len(regions.names))
+
+    def best(null: SparseAutoencoder) -> np.ndarray:
+        codes, n_in = encoded(null, acts.blocks(rows)).tocsc(), labels.sum(0)
+        ends = zip(codes.indptr, codes.indptr[1:], strict=False)
+        each = (ranking_scores(codes.data[a:b], labels[codes.indices[a:b]], n_in, len(labels))["ap"] for a, b in ends)
+        return np.nan_to_num(list(each)).max(0)
+
+    drawn = list(side_by_side(best, nulls))
+    write_parquet(
+        pd.DataFrame({"part": regions.names, "bar": np.quantile(drawn, 0.95, axis=0)}), folder / "bars.parquet"
+    )
+
+
+def claims_of(scores: pd.DataFrame, bars: pd.DataFrame) -> pd.Series:
+    """The part that each feature claims, by feature_id: where ap_a is furthest above the bar; None where it is nowhere.
+
+    scores: of `part_scores`; bars: of `claim_bars`.
+    """
+    over = scores["ap_a"] - scores["part"].map(bars.set_index("part")["bar"])
+    claimed = scores.assign(over=over)[over > 0].sort_values(["over", "part"], ascending=[False, True])
+    parts = claimed.drop_duplicates("feature_id").set_index("feature_id")["part"]
+    return parts.reindex(scores["feature_id"].unique()).astype(object).where(lambda part: part.notna(), None)
+
+
+def average_precision(
+    index: FeatureIndex, regions: Regions, feature_id: int, part: str, swap: bool = False
+) -> Estimate:
+    """Of a feature for a part's cells; swap: with the masks of another picture of the same class."""
+    in_b, member = regions.in_b, regions.labels[..., regions.names.index(part)]
+    member = member[_another(regions)] if swap else member[in_b]
+    n = len(member)
+    drawn = ap_draws(index.maps(feature_id, regions.rows[in_b]), member, np.vstack([np.ones(n), 1 - np.eye(n)]))
+    return Estimate(float(drawn[0]), pd.Series((drawn[0] - drawn[1:]) * (n - 1) / n, _names(index, regions)))
+
+
+def auroc_in_strata(index: FeatureIndex, regions: Regions, feature_id: int, part: str) -> Estimate:
+    """AUROC of a feature for a part among aircraft cells of half B, within strata of family and cell position.
+
+    0.5 for whoever knows family and place alone.
+    """
+    in_b, (rows, columns) = regions.in_b, index.grid
+    within, member = regions.within[in_b], regions.labels[in_b][..., regions.names.index(part)]
+    picture, row, column = np.nonzero(within)
+    strata = (regions.families[in_b][picture] * rows + row) * columns + column
+    values = index.maps(feature_id, regions.rows[in_b])[within]
+    value, influence = stratified_auroc(values, member[within], strata, picture)
+    padded = np.zeros(in_b.sum())
+    padded[: len(influence)] = influence  # the last pictures may show no aircraft
+    return Estimate(value, pd.Series(padded, _names(index, regions)))
+
+
+def ways_to_count(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> pd.DataFrame:
+    """How right features are beyond `average_precision` of exact cells, on half B: a row a part.
+
+    matches: of `best_matches`. precision_50: share of the 50 strongest cells that show the part; ap_near: average
+    precision where a neighbouring cell is as good; ap_picture: of pictures that show the part, by their maximum.
+    """
+    rows, labels, found = regions.rows[regions.in_b], regions.labels[regions.in_b], {}
+    for part, feature_id in matches["feature_id"].items():
+        maps, own = index.maps(int(feature_id), rows), labels[..., regions.names.index(part)]
+        if own.any():
+            strongest = np.argsort(-maps, axis=None, kind="stable")[:50]
+            near, once = binary_dilation(own, np.ones((1, 3, 3))), np.ones((1, len(own)))
+            found[part] = {
+                "precision_50": own.ravel()[strongest].mean(), "ap_near": ap_draws(maps, near, once)[0],
+                "ap_picture": ap_draws(maps.max((1, 2)), own.any((1, 2)), once)[0],
+            }  # fmt: skip
+    return pd.DataFrame.from_dict(found, "index")
+
+
+def _another(regions: Regions) -> np.ndarray:
+    """For each picture of half B the one before it in its class, as a row of `regions`."""
+    own = np.flatnonzero(regions.in_b)
+    order, another = np.argsort(regions.classes[own], kind="stable"), np.empty_like(own)
+    for kind in np.split(order, np.flatnonzero(np.diff(regions.classes[own][order])) + 1):
+        another[kind] = own[np.roll(kind, 1)]
+    return another
+
+
+def _names(index: FeatureIndex, regions: Regions) -> pd.Index:
+    return pd.Index(index.images["image"].iloc[regions.rows[regions.in_b]])
