@@ -206,12 +206,13 @@ class StudyConfig:
     n_views: CountOrZero = 1  # random views of each training and validation picture that autoencoders learn from too
     sae: SAEConfig = field(default_factory=SAEConfig)  # of the end of the network, as others publish it
     # where features keep to their place (notebook 03 compares sites)
-    local: SAEConfig = SAEConfig(site="stage3", standardise="both", k=16, learning_rate=1e-3)
+    local: SAEConfig = SAEConfig(
+        site="stage3", standardise="both", k=16, learning_rate=1e-3, n_cells=600_000, dead_after=60_000
+    )
 
     def __post_init__(self):
-        for name, config in (("sae", self.sae), ("local", self.local)):
-            if config.site not in self.sites:
-                raise ValueError(f"{name}.site must be one of the sites kept, {self.sites}, got {config.site!r}")
+        if self.sae.site not in self.sites:
+            raise ValueError(f"sae.site must be one of the sites that are kept, {self.sites}, got {self.sae.site!r}")
 
 
 def preset(name: str) -> StudyConfig:

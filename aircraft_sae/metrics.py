@@ -152,25 +152,3 @@ def stratified_auroc(score, member, strata, groups) -> tuple[float, np.ndarray]:
     with np.errstate(invalid="ignore", divide="ignore"):
         auroc = won.sum() / pairs.sum()
         return float(auroc), np.bincount(np.asarray(groups)[order], won - auroc * pairs) / n_pairs
-
-
-def auroc_difference(first, second, member, groups) -> tuple[float, float]:
-    """(AUROC of one score less that of another on the same cells, its standard error with pictures as units).
-
-    first, second, member, groups: (n,) two scores, whether a cell is positive, the picture it is in. (nan, nan) where
-    no or all cells are positive. Source: Obuchowski 1997, "Nonparametric analysis of clustered ROC curve data",
-    equations 4 to 7: DeLong's placements, summed over each picture.
-    """
-    first, second, member = np.asarray(first), np.asarray(second), np.asarray(member, bool)
-    if member.all() or not member.any():
-        return np.nan, np.nan
-    gain = np.zeros(len(member))  # of a positive: the share of negatives that it outranks by the first, less the second
-    for kind, sign in ((member, 1), (~member, -1)):
-        for score, weight in ((first, sign), (second, -sign)):
-            other = np.sort(score[~kind])
-            below = np.searchsorted(other, score[kind], "left") + np.searchsorted(other, score[kind], "right")
-            gain[kind] += weight * below / (2 * len(other))  # ties count half
-    difference = gain[member].mean()
-    influence = (gain - difference) / np.where(member, member.sum(), (~member).sum())
-    sums = np.bincount(np.unique(groups, return_inverse=True)[1], influence)
-    return float(difference), float(np.sqrt(len(sums) / max(1, len(sums) - 1) * np.square(sums).sum()))

@@ -214,7 +214,8 @@ class Study:
         test = pictures.rows("test")
         names = test["image"][halves(test[pictures.levels[0]])]
         settings = {"kind": "remove", "most": most, "size": hangar.size, "supersampling": hangar.supersampling}
-        settings |= {"sites": list(self.config.sites), "parts": list(pictures.region_names)}
+        sites = dict.fromkeys([self.config.local.site, *self.config.sites])
+        settings |= {"sites": list(sites), "parts": list(pictures.region_names)}
         inputs = {"networks": {name: self.network(name) for name in ("trained", "permuted")}}
         inputs["scenes"] = choose_scenes(pictures, names, most, hangar.size)
         return self.stage("experiments/edit-remove", edit_scenes, settings, inputs)

@@ -29,7 +29,6 @@
 # %matplotlib inline
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
-import json
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,6 +74,8 @@ rows_b = test[in_b]
 if parts:
     scores = pd.read_parquet(index.folder / "parts.parquet")
     regions = features.Regions.of(index, pictures)
+
+# %%
 claims = {like: study.claims(like) for like in LIKES}
 frozen = claims["main"]
 print(f"{index.d_sae} features of {len(index.images):,} pictures; half A {(~in_b).sum()}, half B {in_b.sum()}")
@@ -102,7 +103,9 @@ if parts:
         words = zip(facts.index.str.replace("_", " "), facts["ap"], facts["tier"], strict=True)
         titles = [f"{part}\nAP {ap:.2f}\ntier {tier}" for part, ap, tier in words]
         best_of[like] = dict(zip(titles, facts["feature_id"], strict=True))
-else:  # photographs: the features that follow a class most
+
+# %%
+if not parts:  # photographs: the features that follow a class most
     for like in LIKES:
         each = indexes[like].table.nlargest(8, f"{level}/auroc_z")
         words = zip(each[f"{level}/class"], each[f"{level}/auroc"], strict=True)
@@ -135,11 +138,11 @@ display(Markdown(text))
 # once more the rows of an autoencoder before training.
 
 # %%
-path, text = Path("../data/results/hangar/blind.json"), "No blind test belongs to these pictures."
-if parts and path.is_file():
-    blind = json.loads(path.read_text(encoding="utf-8"))
-    for end, asked in {"": "trained", "_null": "untrained"}.items():
-        results[f"blind_named_right{end}"] = sum(a == b for a, b in zip(*blind[asked].values(), strict=True))
+path, text = Path("../data/results/hangar/blind_test.csv"), "No blind test belongs to these pictures."
+if study.config.name == "hangar" and path.is_file():
+    blind = pd.read_csv(path)
+    right = (blind["part"] == blind["named"]).groupby(blind["rows"]).sum()
+    results["blind_named_right"], results["blind_named_right_null"] = int(right["trained"]), int(right["untrained"])
     text = f"""**Takeaway.** Of the trained autoencoder's rows, {results["blind_named_right"]} of 12 were named right;
     of the untrained one's, {results["blind_named_right_null"]}."""
 display(Markdown(text))
@@ -663,6 +666,8 @@ if parts:
         {value["local/probe/mean_part_ap"]:.2f}; at {LIKES["main"]} {value["mean_part_ap"]:.2f} (nulls {most:.2f} at
         most, guesses from outline, place and class {guess:.2f}) and {value["probe/mean_part_ap"]:.2f}.""",
     ]
+
+# %%
 lines += [f"{final['seed_match_0.7']['value']:.1%} of features are found by two other seeds (cosine 0.7)."]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 

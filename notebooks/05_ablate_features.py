@@ -30,8 +30,6 @@
 # %matplotlib inline
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
-from itertools import chain
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -79,6 +77,8 @@ rows_b, size, names_b = test[in_b], network.size, index.images["image"].iloc[tes
 window, sigma = round(WINDOW * size / 224), SIGMA * size / 224
 parts, editable = list(pictures.region_names), pictures.scenes is not None
 scores = pd.read_parquet(index.folder / "parts.parquet") if parts else None
+
+# %%
 LIKES = {"local": study.config.local.site, "main": config.site}
 claims = {like: study.claims(like) for like in LIKES}
 frozen = claims["main"]
@@ -116,28 +116,26 @@ if editable:
     responses = {like: ablation.Responses.of(study.sae(like), removals) for like in LIKES}
 
 # %%
-figure = Markdown(NO_MASKS)
+figure, pairs, names_ = Markdown(NO_MASKS), [], []
 if editable:
-    own = judged["local"].query("claimant == 'local' and best").sort_values(["tier", "R"], ascending=False)
-    scenes_, pairs, captions = pd.read_parquet(removals / "scenes.parquet")["scene"], [], []
-    for case in own.head(3).itertuples():
+    cases = judged["local"].query("claimant == 'local' and best").sort_values(["tier", "R"], ascending=False).head(3)
+    scenes_ = pd.read_parquet(removals / "scenes.parquet")["scene"]
+    for case in cases.itertuples():
         shown = responses["local"].of_part(case.part)[1]
-        strongest = shown[responses["local"].before[shown, case.feature_id].argmax()]
-        pairs.append(
-            [network.as_input(ablation.without(scenes_[strongest], part, size, 2)) for part in (None, case.part)]
-        )
-        captions.append(f"{case.part.replace('_', ' ')} (feature {case.feature_id})")
-    with torch.no_grad():
-        seen_in = [see_features(network, study.sae("local"), torch.stack(pair))[1] for pair in pairs]
+        strongest = scenes_[shown[responses["local"].before[shown, case.feature_id].argmax()]]
+        pair = [network.as_input(ablation.without(strongest, part, size, 2)) for part in (None, case.part)]
+        pairs.append(torch.stack(pair))
+        names_.append(f"{case.part.replace('_', ' ')} (feature {case.feature_id})")
 
 # %% tags=["report"]
 if editable:
-    rows_, said_ = [], []
-    for pair, codes_, case, name in zip(pairs, seen_in, own.head(3).itertuples(), captions, strict=True):
-        heats = codes_[..., case.feature_id].numpy()
-        rows_ += [[plots.heat(network.as_picture(x), heat, heats.max()) for x, heat in zip(pair, heats, strict=True)]]
-        said_ += [[f"{name}: {heats[0].max():.1f}", f"without it: {heats[1].max():.1f}"]]
-    figure = plots.picture_grid([list(chain(*rows_))], [list(chain(*said_))])
+    shown_, captions = [], []
+    for pair, case, name in zip(pairs, cases.itertuples(), names_, strict=True):
+        with torch.no_grad():
+            heats = see_features(network, study.sae("local"), pair)[1][..., case.feature_id].numpy()
+        shown_ += [plots.heat(network.as_picture(x), heat, heats.max()) for x, heat in zip(pair, heats, strict=True)]
+        captions += [f"{name}: {heats[0].max():.1f}", f"without it: {heats[1].max():.1f}"]
+    figure = plots.picture_grid([shown_], [captions])
 display(figure)
 
 # %% [markdown]
@@ -160,6 +158,8 @@ for like, table_ in judged.items():
     best_ = table_[table_["best"]]
     for name, each in best_.groupby("claimant", sort=False):
         counts[like, name] = [int((each["tier"] >= tier).sum()) for tier in (1, 2, 3, 4)]
+
+# %%
 seeds_of = {like: [like, f"{like}-seed1", f"{like}-seed2"] for like in LIKES}
 for like, before in {"local": "", "main": "main/"}.items():
     for tier in (1, 2, 3, 4) if editable else ():
@@ -170,23 +170,21 @@ for like, before in {"local": "", "main": "main/"}.items():
         results[f"{before}null_parts_at_tier_{tier}_max"] = max(null)
 
 # %% tags=["report"]
+kinds = {"features": ("", ""), "probes": ("probe_", ""), "nulls, largest": ("null_", "_max")}
+rows_ = [
+    (f"{name}, {LIKES[like]}", "main/" * (like == "main"), *ends) for name, ends in kinds.items() for like in LIKES
+]
+reached = {}
+for name, before, start, end in rows_ if editable else ():
+    found_ = (results[f"{before}{start}parts_at_tier_{tier}{end}"] for tier in (1, 2, 3, 4))
+    reached[name] = [np.ravel(each)[0] for each in found_]
+
+# %% tags=["report"]
 figure = Markdown(NO_MASKS)
 if editable:
-    kinds = {
-        "best features": [("local", "local"), ("main", "main")],
-        "probes": [("local", "probes"), ("main", "probes")],
-    }
-    names_ = [f"{name}, {LIKES[like]}" for name in ("features", "probes", "null (largest)") for like in LIKES]
-    keys = [
-        f"{before}{kind}parts_at_tier_{{}}{end}"
-        for kind, end in (("", ""), ("probe_", ""), ("null_", "_max"))
-        for before in ("", "main/")
-    ]
-    bars_ = pd.DataFrame(
-        {f"tier {tier}": [np.ravel(results[key.format(tier)])[0] for key in keys] for tier in (1, 2, 3, 4)}, names_
-    )
-    figure, ax = plots.sheet(3.6)
-    bars_.plot.barh(ax=ax, color=["#C6DBEF", "#6BAED6", "#2171B5", "#08306B"], width=0.8)
+    (figure, ax), blues = plots.sheet(3.8), ["#C6DBEF", "#6BAED6", "#2171B5", "#08306B"]
+    by_tier = pd.DataFrame(reached, [f"tier {tier}" for tier in (1, 2, 3, 4)]).T
+    by_tier.plot.barh(ax=ax, color=blues, width=0.8)
     ax.invert_yaxis()
     ax.set(xlabel=f"parts, of {len(parts)}, whose best feature reaches the tier", xlim=(0, len(parts)))
 display(figure)
@@ -219,18 +217,13 @@ display(Markdown(text))
 drawn_tiers = {}
 for like, table_ in judged.items():
     own = table_[(table_["claimant"] == like) & (table_["chosen"] == "random")]
-    asked = claims[like].query("chosen == 'random'")
-    before = "" if like == "local" else "main/"
-    results[f"{before}random_claim_share"] = ablation.pass_share(asked["part"].notna())
-    for tier in (1, 2, 3, 4):
-        reached = own["feature_id"][own["tier"] >= tier]
-        results[f"{before}random_tier_{tier}_share"] = ablation.pass_share(asked["feature_id"].isin(reached))
+    asked, before = claims[like].query("chosen == 'random'"), "" if like == "local" else "main/"
+    shares_ = {"claim": asked["part"].notna()}
+    shares_ |= {f"tier_{i}": asked["feature_id"].isin(own["feature_id"][own["tier"] >= i]) for i in (1, 2, 3, 4)}
+    found_ = {name: ablation.pass_share(each) for name, each in shares_.items()}
+    results |= {f"{before}random_{name}_share": each for name, each in found_.items()}
     results[f"{before}imprecise_share"] = float(own["imprecise"].mean()) if len(own) else 0.0
-    shares_ = {"claim a part": results[f"{before}random_claim_share"]}
-    shares_ |= {f"reach tier {tier}": results[f"{before}random_tier_{tier}_share"] for tier in (1, 2, 3, 4)}
-    drawn_tiers |= {f"{LIKES[like]}: {name}" for name in ()} or {
-        f"{LIKES[like]}, {name}": each for name, each in shares_.items()
-    }
+    drawn_tiers |= {f"{LIKES[like]}, {name.replace('_', ' ')}": each for name, each in found_.items()}
 
 # %%
 display(plots.dots(drawn_tiers, "random features, %", "", 100) if editable else Markdown(NO_MASKS))
@@ -858,7 +851,6 @@ lines = [
 
 # %%
 if editable:
-    under, elsewhere = (value[f"blur/{place}/feature_lost"] for place in ("under the peak", "on the aircraft"))
     lines += [
         f"""Parts whose best feature reaches tier 2, 3, 4 at {LIKES["local"]}: {value["parts_at_tier_2"]},
         {value["parts_at_tier_3"]}, {value["parts_at_tier_4"]} of {value["n_parts"]}; at {LIKES["main"]}
@@ -866,10 +858,18 @@ if editable:
         tier 2 for {value["null_parts_at_tier_2_max"]} and {value["main/null_parts_at_tier_2_max"]} at most.""",
         f"""Random features that reach tier 2 at {LIKES["local"]}:
         {in_words(final["random_tier_2_share"], unit="features")}.""",
+    ]
+
+# %%
+if editable:
+    under, elsewhere = (value[f"blur/{place}/feature_lost"] for place in ("under the peak", "on the aircraft"))
+    lines += [
         f"""A part takes {value["mean_response_best_match"]:.0%} of its best match's maximum with it, of other
         parts' {value["mean_response_other_best_matches"]:.1%}; a blur under the peak takes {under:.0%}, elsewhere on
         the aircraft {elsewhere:.0%} ({LIKES["main"]}).""",
     ]
+
+# %%
 medians = (final[f"blur_suppress_spearman_median{end}"] for end in ("", "_shuffled"))
 agreeing, by_chance_ = (in_words(entry, percent=False, unit="features") for entry in medians)
 

@@ -55,14 +55,15 @@ def main(data_dir: str, first: str, second: str) -> int:
             ablation["suppress_max_abs_error"] <= 1e-5,
         ),
         (
-            f"random features pass: {ablation['random_pass_share']:.2f}, of nulls "
-            f"{ablation['null_pass_share_max']:.2f}, at most 0.02",
-            ablation["null_pass_share_max"] <= 0.02,
+            f"parts at tier 2, 3, 4: {ablation['parts_at_tier_2']}, {ablation['parts_at_tier_3']}, "
+            f"{ablation['parts_at_tier_4']} of {ablation['n_parts']}; of nulls at tier 2 "
+            f"{ablation['null_parts_at_tier_2_max']}, at most 1",
+            ablation["null_parts_at_tier_2_max"] <= 1,
         ),
         (
-            f"{ablation['parts_with_verdict']} of {ablation['n_parts']} parts have a detector; of directions fitted to "
-            f"labels {ablation['parts_shown/probes']} pass, at least 2 do: the tests can be passed",
-            ablation["parts_shown/probes"] >= 2,
+            f"of directions fitted to labels {ablation['probe_parts_at_tier_3']} parts reach tier 3, at least 6 do: "
+            "the tests can be passed",
+            ablation["probe_parts_at_tier_3"] >= 6,
         ),
         (
             "random directions that pass as a class's: "

@@ -544,7 +544,7 @@ def test_an_atlas_is_made_again_only_where_something_changed(smoke_study, atlas,
 
 
 def test_verdicts_of_other_features_are_not_shown(smoke_study, catalogue):
-    folder = smoke_study.folder / "experiments" / "verdicts"
+    folder = smoke_study.folder / "experiments" / "verdicts-main"
     if folder.exists():
         pytest.skip("notebook 05 has run in this folder")
     folder.mkdir(parents=True)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.sparse import csc_array
 from torch import nn
 
 from aircraft_sae.activations import Activations
@@ -37,13 +38,16 @@ from aircraft_sae.interventions import (
     mediation,
     pass_share,
     tell_apart,
+    tiers,
     without,
 )
 from aircraft_sae.interventions.blurring import control_windows
 from aircraft_sae.interventions.editing import edited, plain
 from aircraft_sae.interventions.experiments import beyond_random
 from aircraft_sae.interventions.suppression import matched_features
-from aircraft_sae.interventions.verdicts import N_RANDOM, class_verdicts, part_verdicts
+from aircraft_sae.interventions.tiers import Claimant, Measured, compared, judge_parts, tiered
+from aircraft_sae.interventions.verdicts import N_RANDOM, class_verdicts, strict
+from aircraft_sae.metrics import Estimate
 from aircraft_sae.networks import Network, PooledReadout, unit
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
@@ -529,62 +533,18 @@ def test_blurring_and_suppression_agree_where_they_do():
     assert flat["spearman"].isna().all()
 
 
-@pytest.fixture(scope="module")
-def planted():
-    """Claims about features with planted truth, what the tests of place give them, and responses of 90 scenes."""
-    rng = np.random.default_rng(0)
-    kinds = {"reader": (0.9, 0.0), "outline": (0.6, 0.7), "weak": (0.2, 0.0), "blind": (0.0, 0.0)}
-    n, edits, before, after = 90, [], rng.gamma(5, 1, (90, 4)), []
-    for part, column in (("fin", 0), ("engine", 1)):
-        for scene in range(n):
-            edits.append({"scene": scene, "part": part, "changed": 100})
-            after.append(
-                [before[scene, j] * (1 - kind[column] + rng.normal(0, 0.1)) for j, kind in enumerate(kinds.values())]
-            )
-    claims = pd.DataFrame({"feature_id": range(4), "chosen": "part", "part": "fin"})
-    excess = claims[["feature_id", "part"]].assign(
-        excess=[0.2, 0.1, 0.1, 0.0], excess_low=[0.1, 0.05, 0.05, -0.1], excess_high=[0.3, 0.15, 0.15, 0.1],
-        excess_p=[1e-6, 1e-4, 1e-4, 0.5], n=200,
-    )  # fmt: skip
-    return claims, excess, responding(before, after, pd.DataFrame(edits))
-
-
-def test_a_part_reader_passes_and_others_do_not(planted):
-    claims, excess, responses = planted
-    got = part_verdicts(claims, excess[::-1], responses, np.array([0.9, 0.9, 0.9, 0.9]))  # in whatever order
-    assert got["passes"].tolist() == [True, False, False, False]
-    assert got["verdict"].tolist() == ["detector of fin", "not shown", "not shown", "not shown"]
-    assert got["why"].tolist() == ["", "other parts", "removal", "guesses; removal; other parts"]
-    reader = got.iloc[0]
-    assert reader["R_low"] < 0.9 < reader["R_high"] and reader["S"] == pytest.approx(0.9, abs=0.05)
-    assert got["n_scenes"].tolist() == [90] * 4
-    unstable = part_verdicts(claims, excess, responses, np.full(4, 0.5))
-    assert not unstable["passes"].any() and unstable["shown"].tolist() == [True, False, False, False]
-    excused = part_verdicts(claims, excess, responses)
-    assert excused["shown"].tolist() == [True, False, False, False] and not excused["passes"].any()
-    assert excused["verdict"][0] == "shown, seeds not asked"
-    few = part_verdicts(claims, excess.assign(n=20), responses)
-    assert few["verdict"].tolist()[1:] == ["underpowered"] * 3
-    lucky = part_verdicts(claims, excess.assign(excess=-0.1), responses)
-    assert not lucky["passes"].any() and "guesses" in lucky["why"][0]
-
-
-def test_features_that_no_removal_matters_to_pass_at_no_more_than_the_nominal_rate():
-    rng = np.random.default_rng(1)
-    before = rng.gamma(5, 1, (80, 200))
-    edits = pd.DataFrame({"scene": np.tile(np.arange(80), 2), "part": np.repeat(["fin", "engine"], 80), "changed": 50})
-    after = np.concatenate([before, before]) * rng.normal(1, 0.3, (160, 200))
-    claims = pd.DataFrame({"feature_id": range(200), "chosen": "random", "part": "fin"})
-    excess = claims[["feature_id", "part"]].assign(excess=1.0, excess_low=1, excess_high=1, excess_p=1e-9, n=100)
-    got = part_verdicts(claims, excess, responding(before, after, edits))
-    covered = ((got["R_low"] <= 0) & (got["R_high"] >= 0)).mean()
-    assert 0.90 <= covered <= 0.99, covered  # nominal: 0.95
-    assert (got["S_p"] < 0.05).mean() < 0.1
-    for n, shown in ((20, False), (40, True)):  # all of the feature goes with the fin alone, in so many scenes
-        some = before * (np.arange(80) < n)[:, None]
-        got = part_verdicts(claims, excess, responding(some, np.concatenate([0 * some, some]), edits))
-        assert (got["R"] == 1).all() and (got["shown"] == shown).all()
-        assert (got["verdict"] == ("shown, seeds not asked" if shown else "underpowered")).all()
+def test_the_first_editions_verdict_asks_for_every_size():
+    n = 40
+    edits = pd.DataFrame({"scene": np.tile(np.arange(n), 2), "part": np.repeat(["fin", "engine"], n), "changed": 50})
+    kinds = {"reader": (0.9, 0.0), "weak": (0.4, 0.0), "outline": (0.6, 0.7), "guess": (0.9, 0.0), "seeds": (0.9, 0.0)}
+    before = np.ones((n, 6))
+    after = 1 - np.concatenate([np.full((n, 6), [*(kind[i] for kind in kinds.values()), 0.9]) for i in (0, 1)])
+    before[15:, 5] = 0  # one is active in few scenes
+    responses = responding(before, after, edits)
+    claims = pd.DataFrame({"feature_id": range(6), "part": "fin"})
+    scores = claims.assign(excess=[0.1, 0.1, 0.1, 0.04, 0.1, 0.1])[::-1]  # in whatever order
+    match = np.array([0.8, 0.8, 0.8, 0.8, 0.6, 0.8])
+    assert strict(claims, scores, responses, match).tolist() == [True, *[False] * 5]
 
 
 def linear(directions, codes):
@@ -654,15 +614,20 @@ def test_the_frozen_list_is_drawn_by_density_and_by_part():
     scores = pd.DataFrame(
         {"feature_id": np.repeat(np.arange(220), 2), "part": ["wing", "fin"] * 220, "ap_a": rng.random(440)}
     )
-    got = frozen_list(table, scores, 30)
+    bars = pd.DataFrame({"part": ["wing", "fin"], "bar": [0.9, 0.95]})
+    got = frozen_list(table, scores, bars, 30)
     drawn, matched = got[got["chosen"] == "random"], got[got["chosen"] == "part"]
     assert len(drawn) == 100 and drawn["feature_id"].min() >= 20 and drawn["feature_id"].is_unique
     assert np.bincount((drawn["feature_id"].to_numpy() - 20) // 40).tolist() == [20] * 5  # fifths of the living
     assert matched["part"].value_counts().tolist() == [15, 15]
     best = scores[scores["part"] == "fin"].nlargest(15, "ap_a")["feature_id"]
     assert set(matched[matched["part"] == "fin"]["feature_id"]) == set(best)
-    assert got.equals(frozen_list(table, scores, 30))
-    assert set(frozen_list(table, None)["chosen"]) == {"random"}
+    assert got.equals(frozen_list(table, scores, bars, 30))
+    assert set(frozen_list(table, None, None)["chosen"]) == {"random"}
+    over = scores.assign(over=scores["ap_a"] - scores["part"].map({"wing": 0.9, "fin": 0.95})).query("over > 0")
+    wanted = over.sort_values("over").groupby("feature_id")["part"].last()
+    claimed = drawn.set_index("feature_id")["part"]
+    assert claimed.dropna().to_dict() == wanted[wanted.index.isin(claimed.index)].to_dict() and claimed.isna().any()
 
 
 def test_shares_that_pass_have_intervals_over_features():
@@ -679,7 +644,7 @@ def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
     assert [network.classes[label] for label in trial.labels] == test[network.level].tolist()
     np.testing.assert_allclose(trial.strength, codes_of(sae, acts.acts[trial.rows]).mean((1, 2)), atol=1e-4)
     scores = pd.read_parquet(index.folder / "parts.parquet")
-    claims = frozen_list(index.table, scores, 4)
+    claims = frozen_list(index.table, scores, scores[["part"]].drop_duplicates().assign(bar=0.05), 4)
     claims = pd.concat([claims.head(6), claims.tail(4)], ignore_index=True)
     experiments.suppress_features(tmp_path, trial=trial, index=index, claims=claims)
     suppressed = pd.read_parquet(tmp_path / "features.parquet")
@@ -694,10 +659,17 @@ def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
     assert set(both["feature_id"]) == set(claims["feature_id"])
     np.testing.assert_allclose(both["feature_x"], both["feature_y"], atol=1e-5)
     given = dict(trial=trial, index=index, claims=claims, suppressed=suppressed, others=[sae])
-    experiments.verdict_tables(tmp_path, **given, removals=edits("remove"))
+    (tmp_path / "tiers").mkdir()
+    claimants = {"main": Claimant(sae, index, claims, pictures)}
+    judge_parts(tmp_path / "tiers", claimants=claimants, nulls=claimants, removals=edits("remove"))
+    judged = pd.read_parquet(tmp_path / "tiers" / "tiers.parquet")
+    assert len(judged) == claims["part"].notna().sum() and not judged["tier"].any()  # none is above itself
+    assert np.nan_to_num(judged[judged["best"]]["gain"]).max() == 0
+    experiments.verdict_tables(tmp_path, **given, tiers=tmp_path / "tiers", removals=edits("remove"))
     found = Verdicts.open(tmp_path)
     assert found.features["feature_id"].tolist() == list(range(sae.d_sae)) and found.features["verdict"].notna().any()
-    assert len(found.responses) == 12 * sae.d_sae and len(found.parts) == len(claims) and len(found.classes) == 6
+    assert len(found.responses) == 12 * sae.d_sae and len(found.parts) == len(judged) and len(found.classes) == 6
+    assert not found.parts["strict"].any()
     fin = found.responses.query("part == 'fin' and feature_id == 3")["response"].item()
     np.testing.assert_equal(fin, Responses.of(sae, edits("remove")).response()[PARTS.index("fin") - 2, 3])
     assert (tmp_path / "null_classes.parquet").is_file()
@@ -705,6 +677,87 @@ def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
     experiments.verdict_tables(tmp_path / "photographs", **given)
     alone = Verdicts.open(tmp_path / "photographs")
     assert alone.parts is None and alone.responses is None and alone.features["verdict"].notna().sum() == 6
+
+
+def estimate(value, spread=0.05, n=100, shared=None):
+    """An estimate whose pictures' influences add up to an error of `spread`."""
+    drawn = np.random.default_rng(int(1e3 * np.nan_to_num(value)) + n).normal(size=n) if shared is None else shared
+    return Estimate(value, pd.Series(drawn - drawn.mean(), [f"i{i}" for i in range(n)]) * spread / n**0.5)
+
+
+def test_each_tier_has_its_own_tests():
+    shared = np.random.default_rng(9).normal(size=100)
+    null = Measured(estimate(0.1), estimate(0.1), estimate(0.6, shared=shared), estimate(0.6), estimate(0.0))
+
+    def tier(ap=0.6, swapped=0.2, auroc=0.9, R=0.6, others=0.0, **spread):
+        own = Measured(
+            estimate(ap, 0.03), estimate(swapped, 0.03), estimate(auroc, 0.03), estimate(R, **spread), estimate(others)
+        )
+        row = compared(own, [null, null])
+        table = tiered(pd.DataFrame([{"chosen": "part", "best": True} | row]))
+        return int(table["tier"][0]), row
+
+    assert tier()[0] == 3 and tier()[1]["null_R"] == 0.6 and tier()[1]["gain"] == pytest.approx(0.3)
+    assert tier(ap=0.15)[0] == 0 and tier(swapped=0.58)[0] == 0  # no more than nulls, or than its class
+    assert tier(auroc=0.62)[0] == 1 and tier(auroc=0.5)[0] == 1  # no more than nulls within family and place
+    assert tier(R=0.2)[0] == 2 and tier(others=0.55)[0] == 2  # too little, or no more than by other parts
+    assert tier(R=0.6, spread=0.5)[0] == 2 and tier(R=0.6, spread=0.5)[1]["imprecise"]
+    assert tier(others=np.nan)[0] == 3 and tier(R=0.31, others=np.nan, spread=0.5)[0] == 2  # no like part: above 0
+    rare = Measured(estimate(0.6), estimate(0.2), estimate(np.nan), estimate(0.6), estimate(0.0))
+    assert not np.isnan(compared(rare, [null])["ap_p"]) and np.isnan(compared(rare, [null])["auroc_p"])
+
+
+def test_differences_of_estimates_are_paired():
+    shared = np.random.default_rng(9).normal(size=400)
+    one, two = estimate(0.5, 0.1, 400, shared), estimate(0.45, 0.1, 400, shared)
+    assert (one - two).error < 1e-9 and (one - two).p == 0
+    apart = estimate(0.45, 0.1, 400, np.random.default_rng(3).normal(size=400))
+    assert (one - apart).error == pytest.approx(0.1 * 2**0.5, rel=0.1) and (one - apart).p > 0.2
+    low, high = one.interval
+    assert high - low == pytest.approx(2 * 1.96 * one.error) and one.error == pytest.approx(0.1, rel=0.05)
+
+
+def test_two_other_seeds_have_to_reach_tier_3(monkeypatch, tmp_path):
+    tiers_of = {"main": {"fin": 3, "wing": 3, "engine": 2}, "one": {"fin": 3, "wing": 3}, "two": {"fin": 3, "wing": 2}}
+    monkeypatch.setattr(tiers, "measured", lambda claimant, claims, removals: [claimant.network] * len(claims))
+    monkeypatch.setattr(tiers, "compared", lambda own, nulls: {"name": own})
+
+    def planted_tiers(table):
+        found = [tiers_of[name].get(part, 0) for name, part in zip(table["name"], table["part"], strict=True)]
+        return table.assign(tier=found)
+
+    monkeypatch.setattr(tiers, "tiered", planted_tiers)
+    claims = pd.DataFrame({"feature_id": [0, 1, 2, 7], "chosen": "part", "part": ["fin", "wing", "engine", "fin"]})
+    names = list(tiers_of)
+    claimants = {
+        name: Claimant(None, None, claims, None, name, [other for other in names if other != name]) for name in names
+    }
+    judge_parts(tmp_path, claimants=claimants, nulls={}, removals=tmp_path)
+    got = pd.read_parquet(tmp_path / "tiers.parquet")
+    main = got[got["claimant"] == "main"]
+    assert main["tier"].tolist() == [4, 3, 2, 4]  # the wing in one seed alone; whatever claims the fin is replicated
+    assert main["best"].tolist() == [True, True, True, False]
+    assert got.query("claimant == 'two' and best")["tier"].tolist() == [4, 2, 0]
+
+
+def test_a_feature_with_two_peaks_is_judged_at_the_part_that_is_removed():
+    n, grid = 40, (4, 4)
+    maps, shows = np.zeros((3 * n, *grid, 2)), np.zeros((n, *grid, 2), bool)
+    shows[:, 0, 0, 0] = shows[:, 3, 3, 1] = True  # a fin, and an engine
+    maps[:, 0, 0, 0], maps[:, 3, 3, 0] = 1.0, 2.0  # two peaks: at the fin and, higher, at the engine
+    maps[:, 2, 2, 1] = 1.0  # at neither
+    maps[n : 2 * n, 0, 0, 0] = maps[2 * n :, 3, 3, 0] = 0.0  # first without fins, then without engines
+    edits = pd.DataFrame({"scene": np.tile(np.arange(n), 2), "part": np.repeat(["fin", "engine"], n), "changed": 10})
+    maxima, codes = maps.max((1, 2)), csc_array(maps.reshape(-1, 2))
+    got = Responses(["fin", "engine"], edits, maxima[:n], maxima[n:], shows=shows, codes=codes)
+    assert got.response()[0, 0] == 0  # anywhere: the other peak hides it
+    own, others = got.at_part("fin", 0)
+    assert own.value == 0.5 and others.value == 0 and len(own.influence) == n and own.p < 1e-9
+    assert got.at_part("engine", 0)[0].value == 1 and got.at_part("fin", 1)[0].value == 0
+    silent = replace(got, before=0 * got.before).at_part("fin", 0)
+    assert np.isnan(silent[0].value) and not len(silent[0].influence)
+    large = replace(got, edits=edits.assign(changed=np.repeat([10, 30], n)))
+    assert np.isnan(large.at_part("fin", 0)[1].value)  # no other part's edit is of like size
 
 
 def test_doses_confused_classes_and_picks_are_those_of_the_trial(trial, index, picks, tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.features.reconstruction import (
+    OTHER,
     both_signs,
     dictionary,
     k_means,
@@ -219,11 +220,17 @@ def test_nulls_are_the_same_each_time_and_on_the_scale_of_the_acts(acts):
         name: null.sae.fingerprint for name, null in again.items()
     }
     assert len({null.sae.fingerprint for null in first.values()}) == len(first) - 1  # the stand-in comes twice
-    few = {"n_cells": 125_000, "dead_after": 12_500, "batch_size": 32}
+    few = {"n_cells": 125_000, "dead_after": 12_500, "batch_size": 32, "seed": 0}
     of = {"network": "permuted", "pictures": "every3"}
     assert asked[:2] == [("frozen-decoder", {"frozen_decoder": True} | few), ("permuted", of | few)]
     assert [name for name, null in first.items() if null[1:] != ("trained", "all")] == ["permuted network"]
     assert first["permuted network"]._asdict() == {"sae": sae} | of
+    other = null_dictionaries(sae, own, lambda *name, **how: asked.append((*name, how)) or sae, 1)
+    assert list(other) == [name for name in first if name not in ("channels", "PCA")]
+    assert asked[-1][1]["seed"] == asked[-2][1]["seed"] == OTHER
+    assert not {other[name].sae.fingerprint for name in ("random directions", "untrained")} & {
+        null.sae.fingerprint for null in first.values()
+    }
     middle = own.moments(own.rows("train", "val"))[0].float()
     for name in ("channels", "PCA", "random directions", "untrained"):
         null = first[name].sae

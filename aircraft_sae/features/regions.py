@@ -4,21 +4,19 @@ A region is whatever the pictures know where to find; tables call it a part, whi
 chosen on half A of the pictures and scored on half B.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from aircraft_sae.activations import Activations, OnPictures
 from aircraft_sae.features.index import TABLE, FeatureIndex, build_index
 from aircraft_sae.features.selectivity import halves
 from aircraft_sae.features.selectivity import selectivity as class_selectivity
-from aircraft_sae.metrics import auroc_difference, bootstrap_counts
+from aircraft_sae.metrics import bootstrap_counts
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
@@ -208,29 +206,6 @@ def ap_draws(values: np.ndarray, member: np.ndarray, counts: np.ndarray) -> np.n
         precision = np.divide(hits, taken, out=np.zeros(len(taken)), where=taken > 0)
         found[i] = (np.diff(hits, prepend=0) * precision).sum() / hits[-1] if hits[-1] else np.nan
     return found
-
-
-def excess_tests(index: FeatureIndex, regions: Regions, claims: Sequence[tuple[int, str]]) -> pd.DataFrame:
-    """Is a feature's AUROC in half B's cells outside the background above those of all `guesses`? One row a claim.
-
-    claims: pairs (feature_id, part). excess, excess_low, excess_high: the least difference with its 95 % interval over
-    pictures; excess_p: the largest of the one-sided p; n: pictures of B in which the feature is active.
-    """
-    in_b, within, found = regions.in_b, regions.within[regions.in_b], []
-    known, labels = guesses(regions, in_b).values(), regions.labels[in_b][within]
-    groups = np.nonzero(within)[0]
-    for feature_id, part in claims:
-        i, maps = regions.names.index(part), index.maps(int(feature_id), regions.rows[in_b])
-        tests = [auroc_difference(maps[within], guess[within][:, i], labels[:, i], groups) for guess in known]
-        differences, errors = np.transpose(tests)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            p = np.where(errors == 0, differences <= 0, norm.sf(differences / errors)).max()
-        excess, error = tests[differences.argmin()]
-        found.append({
-            "feature_id": int(feature_id), "part": part, "excess": excess, "excess_low": excess - 1.96 * error,
-            "excess_high": excess + 1.96 * error, "n": int((maps.max((1, 2)) > 0).sum()), "excess_p": p,
-        })  # fmt: skip
-    return pd.DataFrame(found)
 
 
 def build_features(

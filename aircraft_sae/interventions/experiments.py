@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from aircraft_sae.activations import see_features
 from aircraft_sae.devices import side_by_side
-from aircraft_sae.features import FeatureIndex, check_features
+from aircraft_sae.features import PARTS, FeatureIndex, check_features
 from aircraft_sae.features.reconstruction import seed_match
 from aircraft_sae.interventions.blurring import PAIR, Window, blur, control_windows, patched
 from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import Trial, effects, logits_from, matched_features, tell_apart
 from aircraft_sae.interventions.tiers import said
-from aircraft_sae.interventions.verdicts import CLAIM, class_verdicts, strict_verdicts
+from aircraft_sae.interventions.verdicts import class_verdicts, strict
 from aircraft_sae.metrics import with_draws
 from aircraft_sae.networks import BATCH
 from aircraft_sae.sae import SparseAutoencoder
@@ -236,8 +236,8 @@ def verdict_tables(
         responses = Responses.of(trial.sae, removals)
         judged = pd.read_parquet(tiers / "tiers.parquet")
         judged = judged[judged["claimant"] == judged["claimant"].iloc[0]]
-        strict = strict_verdicts(claims.dropna(subset="part"), index, trial.pictures, responses, match)
-        found["parts"] = judged.merge(strict, how="left", on=[*CLAIM, "chosen"], validate="1:1")
+        strictly = strict(judged, pd.read_parquet(index.folder / PARTS), responses, match)
+        found["parts"] = judged.assign(strict=strictly, seed_match=match[judged["feature_id"]])
         write_parquet(responses.table(), folder / "responses.parquet")
     if suppressed is not None and (levels := list(trial.pictures.levels)):
         drawn, labels = claims[claims["chosen"] == "random"], index.images.iloc[index.rows("test")][levels]
