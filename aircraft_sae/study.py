@@ -197,12 +197,14 @@ class Study:
 
     def claims(self, like: str = "main") -> pd.DataFrame:
         """`frozen_list` of the config's "main" or "local" autoencoder: what will be tested, chosen before any test."""
-        own, index, pictures = self.sae(like), self.features(like), self.pictures()
-        if not pictures.region_names:
+        index = self.features(like)
+        if not self.pictures().region_names:
             return frozen_list(index.table, None, None)
-        return frozen_list(index.table, pd.read_parquet(index.folder / PARTS), self._bars(own, like))
+        return frozen_list(index.table, pd.read_parquet(index.folder / PARTS), self.bars(like))
 
-    def _bars(self, own: SparseAutoencoder, like: str) -> pd.DataFrame:
+    def bars(self, like: str = "main") -> pd.DataFrame:
+        """`claim_bars` of the config's "main" or "local" autoencoder: part, bar."""
+        own = self.sae(like)
         acts = self.activations(own.cfg.site)
         inputs = {"acts": acts, "pictures": self.pictures()}
         inputs["nulls"] = random_dictionaries(own, acts, range(1000, 1000 + N_BARS))  # seeds that no other null has
@@ -228,7 +230,7 @@ class Study:
         pictures, own, names = self.pictures(), self.sae(like), [like, f"{like}-seed1", f"{like}-seed2"]
         if not pictures.region_names or pictures.scenes is None:
             raise ValueError(f"{self.config.name} has no scenes from which parts can be taken: nothing can be judged")
-        bars, only = self._bars(own, like), {"splits": ["test"], "selectivity": False}
+        bars, only = self.bars(like), {"splits": ["test"], "selectivity": False}
 
         def claimant(name: str, null: Null, **facts: Any) -> Claimant:
             index = self.features(name, **null._asdict(), **only)

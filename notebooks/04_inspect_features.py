@@ -485,6 +485,73 @@ if len(purity):
 # a shadow. Low purity shows only that no part of this list is it.
 
 # %% [markdown]
+# ## And the features that claim no part?
+#
+# Scenes of the hangar are drawn from numbers: who stands there, from where it is seen, in which paint, light and
+# weather. For each local feature that claims no part (more than the best of as many random directions would), the
+# factor is chosen on half A that explains most of the variance of its largest activation in a picture; on half B it is
+# told how much (the share between groups, less what so many groups explain by chance; numbers are cut into eighths).
+# The null is the same with half B's pictures in random order.
+
+# %%
+groups, numbers = {}, pd.DataFrame()
+if parts:
+    known = pictures.scenes.set_index("image").loc[images["image"]]
+    numbers = known.filter(regex="^(variant|family|camera|light|livery|background|finish_[ebn]|gear)")
+for name, column in numbers.items():
+    many = column.nunique() > 40  # a number, and no name
+    groups[name] = pd.factorize(pd.qcut(column, 8, duplicates="drop") if many else column)[0]
+titles = {"variant": "class", "family": "class", "camera": "view", "light": "light", "livery": "paint"}
+titles |= {"background": "background", "finish": "photographic finish", "gear": "gear down or not"}
+
+# %%
+shares, rng = {}, np.random.default_rng(0)
+maxima_ = indexes["local"].maxima(test) if parts else None
+halves_ = {"a": np.flatnonzero(~in_b), "b": np.flatnonzero(in_b), "null": rng.permutation(np.flatnonzero(in_b))}
+for (half, order), (name, codes_) in product(halves_.items(), groups.items()):
+    labels = codes_[np.sort(order)]
+    member, x = np.eye(labels.max() + 1)[labels], maxima_[order] - maxima_[order].mean(0)
+    between = np.square(member.T @ x) / np.maximum(member.sum(0), 1)[:, None]
+    share = between.sum(0) / np.maximum(np.square(x).sum(0), 1e-9)
+    shares[half, name] = 1 - (1 - share) * (len(x) - 1) / (len(x) - member.any(0).sum())
+
+# %%
+if parts:
+    by_factor = {half: pd.DataFrame({name: shares[half, name] for name in groups}) for half in halves_}
+    silent = features.claims_of(local_scores, study.bars("local")).isna().to_numpy() & (maxima_[in_b].max(0) > 0)
+    factor = by_factor["a"][silent].idxmax(axis=1)
+    at = factor.index, by_factor["a"].columns.get_indexer(factor)
+    told_b, by_chance_b = by_factor["b"].to_numpy()[at], by_factor["null"].to_numpy()[at]
+    kind, least = factor.str.split("_").str[0].map(titles), np.quantile(by_chance_b, 0.95)
+    kinds_of = kind.value_counts(normalize=True)
+
+# %%
+figure = Markdown(NO_MASKS)
+if parts:
+    figure, ax = plots.sheet(3.4)
+    sns.boxplot(x=100 * told_b, y=kind, order=kinds_of.index, color="#9ECAE1", fliersize=2, ax=ax)
+    ax.axvline(100 * least, color=plots.GREY, linestyle=":")
+    ax.set(xlabel="variance of a feature's maximum explained on half B, %", ylabel="")
+display(figure)
+
+# %%
+text = NO_MASKS
+if parts:
+    above = told_b > least
+    results["no_part/share"] = (float(silent.mean()), None, None, len(silent))
+    results["no_part/explained_above_chance"] = (float(above.mean()), None, None, len(above))
+    results |= {f"no_part/{name}": (float(each), None, None, len(kind)) for name, each in kinds_of.items()}
+    commonest = ", ".join(f"{name} {share:.0%}" for name, share in kinds_of.head(4).items())
+    text = f"""**Takeaway.** {silent.mean():.0%} of the local features are active and claim no part
+    (n = {len(silent):,}). What explains most of them is {commonest}; {above.mean():.0%} are explained better on half B
+    than 95% are with pictures in random order (dotted). The median share explained is {np.median(told_b):.0%}."""
+display(Markdown(text))
+
+# %% [markdown]
+# What explains a maximum need not be what a person would name: a class brings its own parts, and a view shows some and
+# hides others.
+
+# %% [markdown]
 # ## How local are features?
 #
 # The galleries show bands: a feature that is strong in one cell often is along the whole column. A number for it is
