@@ -4,7 +4,7 @@ A metric with `counts` can be resampled: counts (draws, n) say how often each im
 one value per draw. Without counts it returns one number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,9 @@ def with_draws(value: float, draws, n: int) -> dict[str, float | None]:
     return {"value": float(value), "low": low, "high": high, "n": int(n)}
 
 
+FEWEST = 10
+
+
 @dataclass
 class Estimate:
     """A value and what each picture (or scene) has to do with it, so that differences are tested pair by pair.
@@ -109,15 +112,26 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """One-sided p of "this is not above 0"; nan for no value."""
-        if self.error == 0:
-            return np.nan if np.isnan(self.value) else float(self.value <= 0)
-        return float(norm.sf(self.value / self.error))
+        """One-sided p of "this is not above 0"; nan where it rests on fewer than FEWEST pictures."""
+        resting = np.isfinite(self.influence).all() and (self.influence != 0).sum() >= FEWEST
+        return float(norm.sf(self.value / self.error)) if resting else np.nan
 
     @property
     def interval(self) -> tuple[float, float]:
         """(low, high) of 95 %."""
         return self.value - 1.96 * self.error, self.value + 1.96 * self.error
+
+    @property
+    def entry(self) -> dict[str, float | None]:
+        """{value, low, high, n}, as a result."""
+        return dict(zip(("value", "low", "high", "n"), (self.value, *self.interval, len(self.influence)), strict=True))
+
+
+def average(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of those that are numbers, of the same pictures."""
+    known = [each for each in estimates if np.isfinite(each.value)]
+    influence = pd.concat([each.influence for each in known], axis=1).mean(axis=1)
+    return Estimate(float(np.mean([each.value for each in known])), influence)
 
 
 def ratio(numerator: pd.Series, denominator: pd.Series) -> Estimate:

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 3. Train sparse autoencoders
 #
-# **Question.** Can the activations of the last stage be written as sums of a few directions out of a large dictionary,
+# **Question.** Can the activations of a stage be written as sums of a few directions out of a large dictionary,
 # and how much is lost by doing so? A sparse autoencoder (SAE) learns such a dictionary. Its directions are the
 # *features* that the next notebooks look at, so we first have to know how well they describe what the network
 # computes, and how much of that a method that learned nothing would have reached too.
@@ -524,4 +524,4 @@ assert len(lines) <= 6
 # - **That features mean something.** Nothing here looked at a feature. The next notebook does.
 # - **That the network uses them.** Splicing tests the sum of all features, not one of them.
 # - **The best autoencoder possible.** The settings suit half a minute on a small machine.
-# - **Anything about other sites or networks.** One site of one network was taken apart.
+# - **Anything about other networks.** Two sites of one network were taken apart.

@@ -41,7 +41,7 @@ from IPython.display import Markdown, display
 # %%
 from aircraft_sae import features
 from aircraft_sae.features import reconstruction
-from aircraft_sae.metrics import with_draws, with_interval
+from aircraft_sae.metrics import average, with_interval
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
 from aircraft_sae.view.browser import FeatureBrowser, gallery_figure, patches_figure
@@ -88,13 +88,16 @@ print(f"{index.d_sae} features of {len(index.images):,} pictures; half A {(~in_b
 # where all cells that show the part come before all others, and about their share of all cells for a random order. The
 # *tier* says how far the claim has been tested: 1, better than whatever learned nothing; 2, better too at telling cells
 # of one family and place apart; 3, the activation goes where the part is taken away; 4, so it does in two other seeds.
-# Notebook 05 tells how. Tier 0 is the honest label of a feature that only looks right.
+# Notebook 05 tells how. Tier 0 is the honest label of a feature that only looks right. (Photographs have no masks;
+# there the rows are the features that follow a class most.)
 #
 # There are two autoencoders: *local*, of the stage at which features keep to their place (the sites are compared in
 # notebook 03), and *main*, of the network's end, where others publish. First the local one.
 
 # %%
 tiers, best_of = {}, {}
+if parts and pictures.scenes is None:
+    raise ValueError("these pictures have masks but no scenes: parts cannot be taken out of them, nor claims be tested")
 if parts:
     for like in LIKES:
         judged = pd.read_parquet(study.tiers(like) / "tiers.parquet")
@@ -105,11 +108,11 @@ if parts:
         best_of[like] = dict(zip(titles, facts["feature_id"], strict=True))
 
 # %%
-if not parts:  # photographs: the features that follow a class most
+if not parts:  # photographs: the features that follow a class most (on half B, so that their AUROC flatters)
     for like in LIKES:
         each = indexes[like].table.nlargest(8, f"{level}/auroc_z")
-        words = zip(each[f"{level}/class"], each[f"{level}/auroc"], strict=True)
-        titles = [f"{name}\nAUROC {auroc:.2f}" for name, auroc in words]
+        words = zip(each["feature_id"], each[f"{level}/class"], each[f"{level}/auroc"], strict=True)
+        titles = [f"{name}\nfeature {j}\nAUROC {auroc:.2f}" for j, name, auroc in words]
         best_of[like] = dict(zip(titles, each["feature_id"], strict=True))
 
 # %% tags=["report"]
@@ -150,13 +153,13 @@ display(Markdown(text))
 # %% [markdown]
 # ## What does a feature look like?
 #
-# Four features: two at random, the best match of a part on half A (the feature whose strongest cells
-# show it best, by average precision, below), and the one that is most selective for a class.
-# *AUROC* is how often a feature is stronger in a picture of the class than in one of another, ties counting half: 0.5
-# is chance, 1 always. (This feature was chosen on half B, so its AUROC flatters.) Upper row: the pictures of half B in
-# which it is strongest. Middle row: pictures from different tenths of its range. Lower row: any picture in which it is
-# active. Heat has one scale for the feature, up to its largest activation; the cyan square is the cell that was picked.
-# Galleries usually show the upper row only.
+# From here on, where nothing else is said, features are those of the network's end. Four of them: two at random, the
+# best match of a part on half A (the feature whose strongest cells show it best, by average precision, below), and the
+# one that is most selective for a class. *AUROC* is how often a feature is stronger in a picture of the class than in
+# one of another, ties counting half: 0.5 is chance, 1 always. (This feature was chosen on half B, so its AUROC
+# flatters.) Upper row: the pictures of half B in which it is strongest. Middle row: pictures from different tenths of
+# its range. Lower row: any picture in which it is active. Heat has one scale for the feature, up to its largest
+# activation; the cyan square is the cell that was picked. Galleries usually show the upper row only.
 
 # %%
 selective = int(table[f"{level}/auroc_z"].fillna(-np.inf).to_numpy().argmax())
@@ -228,11 +231,6 @@ display(pd.DataFrame(placed, index=["features placed there", "with labels in ran
 strong, strong_null = (each[f"{level}/auroc"] >= 0.9 for each in (table, null))
 results[f"share_auroc_0.9/{level}"] = (float(strong.mean()), None, None, len(table))
 results[f"share_auroc_0.9_shuffled/{level}"] = (float(strong_null.mean()), None, None, len(null))
-density = np.tile(table["density_image"], len(shuffles))
-rare, often = null[(density > 0) & (density < 0.05)], null[density > 0.5]
-for name, group in (("below 5%", rare), ("above 50%", often)):
-    size = float(group[f"{level}/morcos"].abs().mean()) if len(group) else 0.0
-    results[f"morcos_shuffled/fires in {name} of pictures"] = (size, None, None, len(group))
 own_level = table["placed"] != "none"
 areas = [row[f"{row['placed']}/auroc"] for _, row in table[own_level].iterrows()]
 results["placed/median_auroc"] = (float(np.median(areas or [0.5])), None, None, len(areas))
@@ -249,10 +247,8 @@ display(Markdown(text))
 assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 
 # %% [markdown]
-# That a feature follows classes is no news in a network trained to tell them apart. The index of Morcos, popular for
-# this, (m - r) / (m + r) with m and r the mean maxima of a class and of the others, is far from 0 for rare features
-# even with labels in random order (its mean size is in the results, as `morcos_shuffled`), which is why z is shown.
-# And that a feature follows a class does not say what in the picture it follows.
+# That a feature follows classes is no news in a network trained to tell them apart. And that a feature follows a class
+# does not say what in the picture it follows.
 
 # %% [markdown]
 # ## Which parts of the aircraft do features follow?
@@ -263,8 +259,8 @@ assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 # threshold, set on half A. For each part, the feature of largest AP on half A is scored on half B. Beside it: the best
 # feature of each null (the network's own channels and principal components, both with their negatives; random
 # directions; an untrained autoencoder; one with a frozen random decoder; one trained on the network with permuted
-# weights), and a *probe*: one direction fitted to the labels of half A, which shows how far one direction can go.
-# The frozen and the permuted one saw an eighth of the cells in training. The permuted network is scored on every third
+# weights), and a *probe*: one direction fitted to the labels of half A, which shows how far one direction can go. The
+# frozen and the permuted one saw an eighth of the cells in training. The permuted network is scored on every third
 # picture. AP falls with the fineness of the grid by itself, since a smaller cell shows a part more rarely: compare
 # within a figure. First the local autoencoder.
 
@@ -275,9 +271,8 @@ for like, (name, null) in ((like, each) for like, own in nulls.items() for each 
     own = study.features(f"{like}-null-{name}".replace(" ", "-"), **null._asdict(), **only)
     its_regions = features.Regions.of(own, study.pictures(null.pictures))
     matches = features.best_matches(pd.read_parquet(own.folder / "parts.parquet"))
-    drawn, null_ap[like, name] = features.match_draws(own, its_regions, matches), matches["ap"]
-    means = np.mean(list(drawn.values()), axis=0)
-    null_results[like, name] = with_draws(matches["ap"].mean(), means, its_regions.in_b.sum())
+    null_ap[like, name] = matches["ap"]
+    null_results[like, name] = average(features.best_estimates(own, its_regions, matches).values()).entry
 
 # %%
 kinds = {}
@@ -311,9 +306,8 @@ display(plots.scores_by_part(kinds["main"]) if parts else Markdown(NO_MASKS))
 if parts:
     local_index, local_scores = indexes["local"], pd.read_parquet(indexes["local"].folder / "parts.parquet")
     local_best, local_regions = features.best_matches(local_scores), features.Regions.of(local_index, pictures)
-    drawn = features.match_draws(local_index, local_regions, local_best)
-    means = np.mean(list(drawn.values()), axis=0)
-    results["local/mean_part_ap"] = with_draws(local_best["ap"].mean(), means, int(in_b.sum()))
+    drawn = features.best_estimates(local_index, local_regions, local_best)
+    results["local/mean_part_ap"] = average(drawn.values()).entry
     ways = features.ways_to_count(local_index, local_regions, local_best)
     results |= {f"local/{name}_mean": float(ways[name].mean()) for name in ways}
     chosen = features.best_matches(scores)
@@ -321,11 +315,12 @@ if parts:
 
 # %%
 if parts:
-    drawn, n_b = features.match_draws(index, regions, chosen), int(in_b.sum())
-    results["mean_part_ap"] = with_draws(own_ap.mean(), np.mean(list(drawn.values()), axis=0), n_b)
+    drawn, n_b = features.best_estimates(index, regions, chosen), int(in_b.sum())
+    drawn = {part: each for part, each in drawn.items() if np.isfinite(each.value)}
+    results["mean_part_ap"] = average(drawn.values()).entry
     results["parts_with_ap_0.3"] = (int((own_ap >= 0.3).sum()), None, None, len(own_ap))
     results["probe/mean_part_ap"] = (float(probe["ap"].mean()), None, None, n_b)
-    results |= {f"part_ap/{part}": with_draws(own_ap[part], each, n_b) for part, each in drawn.items()}
+    results |= {f"part_ap/{part}": each.entry for part, each in drawn.items()}
     for (like, name), entry in null_results.items():
         results["local/" * (like == "local") + f"null/{name}/mean_part_ap"] = entry
     results["mean_part_f1"] = float(chosen["f1"].mean())
@@ -496,7 +491,7 @@ if len(purity):
 # %%
 groups, numbers = {}, pd.DataFrame()
 if parts:
-    known = pictures.scenes.set_index("image").loc[images["image"]]
+    known = pictures.table.set_index("image").loc[images["image"]]
     numbers = known.filter(regex="^(variant|family|camera|light|livery|background|finish_[ebn]|gear)")
 for name, column in numbers.items():
     many = column.nunique() > 40  # a number, and no name
@@ -513,7 +508,7 @@ for (half, order), (name, codes_) in product(halves_.items(), groups.items()):
     member, x = np.eye(labels.max() + 1)[labels], maxima_[order] - maxima_[order].mean(0)
     between = np.square(member.T @ x) / np.maximum(member.sum(0), 1)[:, None]
     share = between.sum(0) / np.maximum(np.square(x).sum(0), 1e-9)
-    shares[half, name] = 1 - (1 - share) * (len(x) - 1) / (len(x) - member.any(0).sum())
+    shares[half, name] = 1 - (1 - share) * (len(x) - 1) / max(1, len(x) - member.any(0).sum())
 
 # %%
 if parts:
@@ -554,7 +549,7 @@ display(Markdown(text))
 # %% [markdown]
 # ## How local are features?
 #
-# The galleries show bands: a feature that is strong in one cell often is along the whole column. A number for it is
+# Galleries can show bands: a feature that is strong in one cell is strong along the whole column. A number for it is
 # the correlation between the activations of neighbouring cells, one above the other or side by side, over half B.
 # Beside the features (median of the random ones) stand the network's own channels, which the autoencoder had to
 # explain, and the share of aircraft in a cell.

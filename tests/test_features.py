@@ -21,6 +21,7 @@ from aircraft_sae.features import (
     ap_draws,
     auroc_in_strata,
     average_precision,
+    best_estimates,
     best_matches,
     build_features,
     build_index,
@@ -31,7 +32,6 @@ from aircraft_sae.features import (
     guess_scores,
     halves,
     localise,
-    match_draws,
     matching_pursuit,
     neighbours,
     part_picks,
@@ -43,7 +43,8 @@ from aircraft_sae.features import (
 from aircraft_sae.features.localisation import effective_radius, gradient_maps, localisation, stitched_map
 from aircraft_sae.features.reconstruction import readers
 from aircraft_sae.features.regions import best_parts, ranking_scores
-from aircraft_sae.features.selectivity import auroc, auroc_p, morcos_index
+from aircraft_sae.features.selectivity import auroc, auroc_p
+from aircraft_sae.metrics import average
 from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
 
@@ -186,12 +187,10 @@ def test_class_measures_are_scikit_learns():
     codes = rng.integers(0, 4, 120)
     values = np.maximum(0, rng.normal(0, 1, (120, 5)) + 0.5 * codes[:, None] * np.arange(5)).round(1)
     member = np.float32(codes == np.arange(4)[:, None])
-    (area, _), index = auroc(ranked(values), member), morcos_index(values, member)
+    area, _ = auroc(ranked(values), member)
     for j in range(5):
         for c in range(4):
             assert area[c, j] == pytest.approx(roc_auc_score(codes == c, values[:, j]), abs=1e-5)
-            m, r = values[codes == c, j].mean(), values[codes != c, j].mean()
-            assert index[c, j] == pytest.approx((m - r) / (m + r), abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -228,9 +227,6 @@ def test_shuffled_labels_are_called_selective_as_often_as_they_should(taxonomy):
     assert 0.03 <= (table["family/auroc_p"][tested] < 0.05).mean() <= 0.07
     assert abs(table["family/auroc_z"].mean()) < 0.1
     assert (table["placed"] == "none").mean() > 0.99
-    assert (
-        table["family/morcos"][:250].abs().mean() > 0.5
-    )  # a rare feature without a class has a high index all the same
 
 
 def test_p_of_auroc_is_that_of_all_permutations():
@@ -654,9 +650,12 @@ def test_the_order_of_rows_in_the_parts_table_does_not_matter(planted_parts):
     for part, row in matches.iterrows():
         own = scores[scores["part"] == part]
         assert row["ap_a"] == own["ap_a"].max() or own["ap_a"].isna().all()
-    drawn = match_draws(index, regions, matches)
-    assert set(drawn) == {"fuselage", "wing", "propeller"}
-    assert drawn["wing"].mean() == pytest.approx(matches.at["wing", "ap"], abs=0.05)
+    drawn = best_estimates(index, regions, matches)
+    for part in ("fuselage", "wing", "propeller"):
+        assert drawn[part].value == pytest.approx(matches.at[part, "ap"])
+    mean = average(drawn.values())
+    assert mean.value == pytest.approx(matches["ap"].dropna().mean()) and 0 < mean.error < 0.1
+    assert mean.entry["low"] < mean.value < mean.entry["high"] and mean.entry["n"] == 100
     picks = part_picks(index, regions, matches, 3)
     shows = regions.labels.any((1, 2))
     for pick in picks.itertuples():

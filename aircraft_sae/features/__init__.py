@@ -2,7 +2,7 @@
 
 # ruff: noqa: I001
 from aircraft_sae.features.claims import (
-    auroc_in_strata, average_precision, claim_bars, claims_of, ways_to_count,
+    auroc_in_strata, average_precision, best_estimates, claim_bars, claims_of, ways_to_count,
 )  # fmt: skip
 from aircraft_sae.features.index import FeatureIndex, build_index, check_features, neighbours
 from aircraft_sae.features.localisation import localise, part_picks
@@ -15,6 +15,6 @@ from aircraft_sae.features.probes import (
     read_cells,
 )
 from aircraft_sae.features.regions import (
-    PARTS, Regions, ap_draws, best_matches, build_features, guess_scores, match_draws, part_scores,
+    PARTS, Regions, ap_draws, best_matches, build_features, guess_scores, part_scores,
 )  # fmt: skip
 from aircraft_sae.features.selectivity import halves, selectivity

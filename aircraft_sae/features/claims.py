@@ -10,7 +10,7 @@ from scipy.ndimage import binary_dilation
 from aircraft_sae.activations import Activations
 from aircraft_sae.devices import side_by_side
 from aircraft_sae.features.index import FeatureIndex, encoded
-from aircraft_sae.features.regions import Regions, ap_draws, ranking_scores
+from aircraft_sae.features.regions import Regions, ap_draws, guesses, ranking_scores
 from aircraft_sae.metrics import Estimate, stratified_auroc
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
@@ -63,17 +63,32 @@ def average_precision(
     return Estimate(float(drawn[0]), pd.Series((drawn[0] - drawn[1:]) * (n - 1) / n, _names(index, regions)))
 
 
+def best_estimates(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> dict[str, Estimate]:
+    """{part: `average_precision` of its best feature}, of `best_matches`."""
+    return {part: average_precision(index, regions, int(j), part) for part, j in matches["feature_id"].items()}
+
+
 def auroc_in_strata(index: FeatureIndex, regions: Regions, feature_id: int, part: str) -> Estimate:
     """AUROC of a feature for a part among aircraft cells of half B, within strata of family and cell position.
 
     0.5 for whoever knows family and place alone.
     """
+    return _in_strata(index, regions, part, index.maps(feature_id, regions.rows[regions.in_b]))
+
+
+def guessed_in_strata(index: FeatureIndex, regions: Regions, part: str) -> float:
+    """The largest such AUROC of `guesses`, who know the true outline and class."""
+    known = guesses(regions, regions.in_b).values()
+    found = [_in_strata(index, regions, part, score[..., regions.names.index(part)]).value for score in known]
+    return float(np.nanmax(found)) if np.isfinite(found).any() else np.nan
+
+
+def _in_strata(index: FeatureIndex, regions: Regions, part: str, values: np.ndarray) -> Estimate:
     in_b, (rows, columns) = regions.in_b, index.grid
     within, member = regions.within[in_b], regions.labels[in_b][..., regions.names.index(part)]
     picture, row, column = np.nonzero(within)
     strata = (regions.families[in_b][picture] * rows + row) * columns + column
-    values = index.maps(feature_id, regions.rows[in_b])[within]
-    value, influence = stratified_auroc(values, member[within], strata, picture)
+    value, influence = stratified_auroc(values[within], member[within], strata, picture)
     padded = np.zeros(in_b.sum())
     padded[: len(influence)] = influence  # the last pictures may show no aircraft
     return Estimate(value, pd.Series(padded, _names(index, regions)))

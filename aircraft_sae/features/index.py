@@ -37,7 +37,7 @@ def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, r
             "density_image": np.bincount(in_images.indices, minlength=sae.d_sae) / len(images),
             "mean": index.by_feature.sum(axis=0, dtype=np.float64) / counts,
             "max": np.where(counts > 0, index.by_feature.max(axis=0).toarray(), np.nan),
-            "norm": sae.cpu().W_dec.detach().norm(dim=1).numpy(),
+            "norm": sae.W_dec.detach().norm(dim=1).numpy(),
         })  # fmt: skip
     for name in ("by_cell", "by_feature"):
         for array in ARRAYS:
@@ -56,6 +56,7 @@ def encoded(sae: SparseAutoencoder, blocks: Iterable[torch.Tensor]) -> csr_array
         codes = sae.encode(block.flatten(0, 2).to(where))
         arrays = (array.cpu().numpy() for array in (codes.values, codes.features.int(), codes.offsets.int()))
         found.append(csr_array(tuple(arrays), (len(codes), sae.d_sae)))
+    sae.cpu()
     by_cell = vstack(found, "csr")
     by_cell.eliminate_zeros()
     return by_cell

@@ -16,7 +16,6 @@ from aircraft_sae.activations import Activations, OnPictures
 from aircraft_sae.features.index import TABLE, FeatureIndex, build_index
 from aircraft_sae.features.selectivity import halves
 from aircraft_sae.features.selectivity import selectivity as class_selectivity
-from aircraft_sae.metrics import bootstrap_counts
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
@@ -174,17 +173,6 @@ def best_matches(scores: pd.DataFrame) -> pd.DataFrame:
     """Each part's feature, that of the largest average precision on half A, with its scores; ties: the lower id."""
     ranked = scores.sort_values(["ap_a", "feature_id", "part"], ascending=[False, True, True])
     return ranked.drop_duplicates("part").set_index("part")
-
-
-def match_draws(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> dict[str, np.ndarray]:
-    """{part: (200,) average precision of its match when half B's pictures are drawn anew}, of parts that B shows."""
-    own, drawn = regions.labels[regions.in_b], {}
-    counts = bootstrap_counts(len(own), 200)
-    for part, feature_id in matches["feature_id"].items():
-        member = own[..., regions.names.index(part)]
-        if member.any():
-            drawn[part] = ap_draws(index.maps(int(feature_id), regions.rows[regions.in_b]), member, counts)
-    return drawn
 
 
 def ap_draws(values: np.ndarray, member: np.ndarray, counts: np.ndarray) -> np.ndarray:

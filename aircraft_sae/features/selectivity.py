@@ -53,25 +53,12 @@ def auroc_p(ranks: np.ndarray, n_in: np.ndarray, area: np.ndarray) -> np.ndarray
     return p
 
 
-def morcos_index(values: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """(classes, d): (m - r) / (m + r), m the mean of the class's images and r that of others; nan for an empty class.
-
-    0 where both are 0. Source: Morcos et al. 2018, arXiv 1803.06959, section 2.3, there of the class of largest mean.
-    """
-    n_in, inside = member.sum(1, keepdims=True), member @ values
-    outside = (values.sum(0) - inside) / np.maximum(len(values) - n_in, 1)
-    inside /= np.maximum(n_in, 1)
-    total = inside + outside
-    index = np.divide(inside - outside, total, out=np.zeros_like(total), where=total > 0)
-    return np.where(n_in > 0, index, np.nan)
-
-
 def selectivity(maxima: np.ndarray, labels: Mapping[str, tuple], in_b: np.ndarray) -> pd.DataFrame:
     """One row per feature; for each level (columns level/…) the class it is most selective for, and how much.
 
     maxima: (n, d) image maxima; labels: level -> ((n,) indices, class names); in_b: (n,) half B.
     class: largest AUROC on half A. On half B, of that class against the rest: auroc, auroc_z (in standard deviations of
-    the null), auroc_p, auroc_q (Benjamini-Hochberg over features and levels), morcos. z, p and q are nan for features
+    the null), auroc_p, auroc_q (Benjamini-Hochberg over features and levels). z, p and q are nan for features
     that are active in fewer than 8 images of half B, or whose null has no spread.
     level: the one whose class stands out most on half A (AUROC in standard deviations of its null); placed: that level
     where auroc_q on half B is below 0.05, else "none".
@@ -92,7 +79,6 @@ def selectivity(maxima: np.ndarray, labels: Mapping[str, tuple], in_b: np.ndarra
             "class": np.asarray(classes, object)[chosen[0]], "auroc": area,
             "auroc_z": np.divide(area - 0.5, spread, out=np.full(len(own), np.nan), where=tested),
             "auroc_p": np.where(tested, auroc_p(ranks_b, ours.sum(1)[chosen[0]], area), np.nan),
-            "morcos": morcos_index(values, ours)[chosen],
         }  # fmt: skip
         table |= {f"{level}/{name}": column for name, column in found.items()}
     p = np.stack([table[f"{level}/auroc_p"] for level in labels])

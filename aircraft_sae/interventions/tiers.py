@@ -4,10 +4,13 @@
 another picture of the same class. 2, *specific*: so is its AUROC within strata of family and cell position, by 0.05 or
 more. 3, *causal in the scene*: removing the part takes 0.3 or more of its maximum away at the part's own cells, and
 more than removing other parts does there. 4, *replicated*: the best feature of each of two other seeds reaches tier 3.
-A null's best is what a dictionary that learned nothing offers for the part by the same rule on half A. Each p is the
-largest of its comparisons; tests are at Benjamini-Hochberg q < 0.05 over claims of one kind.
+A null's best is what a dictionary that learned nothing offers for the part by the same rule on half A (the permuted
+network on every third picture, with halves of its own). Each p is the largest of its comparisons; tests are at
+Benjamini-Hochberg q < 0.05 over claims of one kind. A part's best feature is judged whether or not it is above the bar
+that makes a claim (`claims`): the bar is for features that were not looked for.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from aircraft_sae.features import FeatureIndex, Regions, auroc_in_strata, average_precision
+from aircraft_sae.features.claims import guessed_in_strata
 from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.verdicts import CLAIM, Q, adjusted
 from aircraft_sae.metrics import Estimate
@@ -27,7 +31,7 @@ from aircraft_sae.store import write_parquet
 WORDS = {1: "suggestive", 2: "specific", 3: "causal in the scene", 4: "replicated"}
 LEAST_GAIN, LEAST_LOSS = 0.05, 0.3
 WIDE = 0.2
-"""A claim is imprecise where the interval of its AUROC or of its R is wider."""
+"""A claim is imprecise where the interval of its AUROC or of its R is wider, or is none."""
 
 
 @dataclass
@@ -63,32 +67,23 @@ def judge_parts(
     tiers.parquet, a row a claim: claimant, best (the first of its part in the list), tier (0 for none) and what
     `compared` tells; nulls.parquet: the same numbers of the nulls' best, without tests.
     """
-    rivals = {}
+    rivals, rows = defaultdict(list), []
     for name, null in nulls.items():
         first = null.claims.drop_duplicates("part")
-        for claim, found in zip(first.to_dict("records"), measured(null, first, removals), strict=True):
-            rivals[name, claim["part"]] = claim["feature_id"], found
-    rows = [
-        {
-            "null": name,
-            "part": part,
-            "feature_id": j,
-            "ap": found.ap.value,
-            "auroc": found.auroc.value,
-            "R": found.R.value,
-        }
-        for (name, part), (j, found) in rivals.items()
-    ]
-    write_parquet(pd.DataFrame(rows), folder / "nulls.parquet")
+        for j, part, found in zip(first["feature_id"], first["part"], measured(null, first, removals), strict=True):
+            rivals[part].append(found)
+            rows.append((name, part, j, found.ap.value, found.auroc.value, found.R.value))
+    columns = ["null", "part", "feature_id", "ap", "auroc", "R"]
+    write_parquet(pd.DataFrame(rows, columns=columns), folder / "nulls.parquet")
     tables = []
     for name, claimant in claimants.items():
         claims = claimant.claims.dropna(subset="part").drop_duplicates([*CLAIM, "chosen"], ignore_index=True)
         found = measured(claimant, claims, removals)
-        own = {
-            part: [each for (_, its), (_, each) in rivals.items() if its == part] for part in claims["part"].unique()
-        }
-        numbers = [compared(each, own[part]) for part, each in zip(claims["part"], found, strict=True)]
+        numbers = [compared(each, rivals[part]) for part, each in zip(claims["part"], found, strict=True)]
         table = claims.join(pd.DataFrame(numbers))
+        regions = Regions.of(claimant.index, claimant.pictures)
+        guessed = {part: guessed_in_strata(claimant.index, regions, part) for part in claims["part"].unique()}
+        table["guessed_auroc"] = table["part"].map(guessed)
         table.insert(0, "claimant", name)
         table["best"] = (claims["chosen"] == "part") & ~claims.duplicated(["chosen", "part"])
         tables.append(tiered(table))
@@ -132,7 +127,7 @@ def compared(own: Measured, nulls: Sequence[Measured]) -> dict[str, float]:
         row[f"{name}_p"] = largest((mine - other).p for other in others)
         row[f"null_{name}"] = largest(getattr(null, name).value for null in nulls)
     row["gain"] = row["auroc"] - row["null_auroc"]
-    row["imprecise"] = largest(row[f"{name}_high"] - row[f"{name}_low"] for name in ("auroc", "R")) > WIDE
+    row["imprecise"] = not all(row[f"{name}_high"] - row[f"{name}_low"] <= WIDE for name in ("auroc", "R"))
     return row
 
 
@@ -160,7 +155,8 @@ def said(parts: pd.DataFrame | None, classes: pd.DataFrame | None) -> pd.DataFra
     tables = []
     if parts is not None:
         named, tier = parts["part"].str.replace("_", " "), parts["tier"].astype(int)
-        words = "detector of " + named + ", tier " + tier.astype(str) + " (" + tier.map(WORDS).fillna("") + ")"
+        what = np.where(tier >= 3, "detector of ", "follows ")
+        words = what + named + ", tier " + tier.astype(str) + " (" + tier.map(WORDS).fillna("") + ")"
         why = tier.map({0: "nulls", 1: "strata", 2: "removal", 3: "other seeds", 4: ""})
         facts = {"tier": tier, "verdict": words.where(tier >= 2, "not shown"), "why": why}
         tables.append(parts[["feature_id"]].assign(**facts, order=np.where(tier >= 2, tier, -1)))

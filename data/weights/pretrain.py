@@ -112,13 +112,13 @@ class Taught(training.Run):
 
     def __init__(self, *given):
         super().__init__(*given)
-        self.teacher = teacher()
+        self.teacher = teacher().to(self.device)
 
     def loss(self, pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(of labels and likeness, logits)."""
         last, own = self.model.forward_intermediates(pictures, indices=STAGES[0])
         logits = self.model.forward_head(last)
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, device=pictures.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         with torch.no_grad():
             x = (pictures * std + mean - 0.5) / 0.5
             wanted = self.teacher.forward_intermediates(x, indices=STAGES[1], intermediates_only=True)
@@ -131,8 +131,8 @@ class Taught(training.Run):
 def likeness(acts: torch.Tensor, seed: int, n_cells: int = 400) -> torch.Tensor:
     """(n_cells, n_cells) cosines between cells of acts (n, d, rows, columns), drawn at random, less their mean."""
     cells = acts.movedim(1, -1).flatten(0, 2)
-    drawn = torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))[:n_cells]
-    centred = normalize(cells[drawn] - cells[drawn].mean(0), dim=1)
+    drawn = cells[torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))[:n_cells].to(cells.device)]
+    centred = normalize(drawn - drawn.mean(0), dim=1)
     return centred @ centred.t()
 
 
@@ -173,7 +173,9 @@ def config(number: int, weights: str) -> StudyConfig:
     return StudyConfig(
         name="pretraining-third",
         dataset=DatasetConfig(hangar=HangarConfig(size=224, **rendered)),
-        classifier=ClassifierConfig(weights=weights, epochs=(3, 1), warmup_epochs=0.2, crop_scale=(0.5, 1.0), **shared),
+        classifier=ClassifierConfig(
+            weights=weights, sizes=(128, 192), epochs=(2, 1), warmup_epochs=0.2, crop_scale=(0.5, 1.0), **shared
+        ),
     )
 
 

@@ -236,7 +236,7 @@ const AircraftApp = (() => {
     function caption(id) {
       const own = state.labels[id] || {}, c = columns();
       if (own.label) return own.label;
-      if (c.verdict && c.verdict[id] && c.verdict[id].startsWith("detector")) return c.verdict[id];
+      if (c.verdict && /^(detector|follows)/.test(c.verdict[id])) return c.verdict[id];
       if (c.placed[id] !== "none") return `${c[`${c.placed[id]}/class`][id]}?`;
       return "";
     }
