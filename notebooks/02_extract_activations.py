@@ -55,8 +55,8 @@ from aircraft_sae.view.plots import in_words
 # %%
 study = Study.open()
 NAME, results = "02_extract_activations", {}
-promised = {"hangar": {"same": 0.99, "aircraft": 1.3, "rank": 60, "first": 0.5}}.get(
-    study.config.name, {"same": 0.0, "aircraft": 0.0, "rank": 1, "first": 0.0}
+promised = {"hangar": {"same": 0.99, "aircraft": 1.3, "rank": 60}}.get(
+    study.config.name, {"same": 0.0, "aircraft": 0.0, "rank": 1}
 )
 NO_MASKS = "This data set holds photographs: there are no part masks, so cells with aircraft are not told from others."
 
@@ -195,7 +195,6 @@ said = [
 ]
 display(Markdown(f"**Takeaway.** {' '.join(said)}"))
 assert all(abs(sum(own.values()) - 1) < 1e-9 and min(own.values()) > -1e-6 for own in shares.values())
-assert results[f"{next(iter(sites))}/first/share"]["value"] >= promised["first"]
 
 # %% [markdown]
 # Why this matters: an error that is measured as a share of all squared length can be small although an autoencoder has
