@@ -468,8 +468,8 @@ assert results["seed_agreement"][0] > -0.1 and most - least < 0.1
 # *local*, learns from the stage before, from *standardised* cells: each less its mean and over its deviation, then each
 # channel likewise. (What that does to the codes is undone, so that a feature can be taken out of a cell as before.) The
 # table is of a sweep over places, ways to standardise, sparsities and widths, on half A of the test pictures: the mean
-# over twelve parts of the AP of the best feature, and of its AUROC among cells of one family and place, beside the
-# same of a frozen random decoder and of a probe.
+# over twelve parts of the AP of the best feature, and of its AUROC among cells of one family and place, beside the same
+# of a frozen random decoder and of a probe.
 
 # %%
 path = Path("../data/results/hangar/sites.csv")
