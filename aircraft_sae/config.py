@@ -207,7 +207,7 @@ class StudyConfig:
     sae: SAEConfig = field(default_factory=SAEConfig)  # of the end of the network, as others publish it
     # where features keep to their place (notebook 03 compares sites)
     local: SAEConfig = SAEConfig(
-        site="stage3", standardise="both", k=16, learning_rate=1e-3, n_cells=600_000, dead_after=60_000
+        site="stage3", standardise="channels", learning_rate=3e-3, n_cells=600_000, dead_after=60_000
     )
 
     def __post_init__(self):

@@ -245,9 +245,8 @@ class Study:
         acts = self.activations(own.cfg.site)
         probes = probe_dictionary(own, acts, Regions.of(acts, pictures))
         claimants["probes"] = claimant(f"{like}-probes", Null(probes))
-        nulls = {
-            kind: claimant(f"{like}-null-{kind}".replace(" ", "-"), null) for kind, null in self.nulls(like).items()
-        }
+        nothing = {kind: null for kind, null in self.nulls(like).items() if kind not in ("channels", "PCA")}
+        nulls = {kind: claimant(f"{like}-null-{kind}".replace(" ", "-"), null) for kind, null in nothing.items()}
         for kind, null in self.nulls(like, 1).items():
             claimants[f"null, {kind}"] = claimant(f"{like}-null-{kind}-1".replace(" ", "-"), null)
         inputs = {"claimants": claimants, "nulls": nulls, "removals": self.removals()}

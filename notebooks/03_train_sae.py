@@ -464,12 +464,12 @@ assert results["seed_agreement"][0] > -0.1 and most - least < 0.1
 # ## Which place in the network?
 #
 # All of the above is about the network's end, where others publish. There a cell sees nearly the whole picture. Earlier
-# stages have more and smaller cells, but in them a few channels hold most of the variance. So a second autoencoder,
-# *local*, learns from the stage before, from *standardised* cells: each less its mean and over its deviation, then each
-# channel likewise. (What that does to the codes is undone, so that a feature can be taken out of a cell as before.) The
-# table is of a sweep over places, ways to standardise, sparsities and widths, on half A of the test pictures: the mean
-# over twelve parts of the AP of the best feature, and of its AUROC among cells of one family and place, beside the same
-# of a frozen random decoder and of a probe.
+# stages have more and smaller cells. So a second autoencoder, *local*, learns from the stage before, its channels
+# *standardised*: each less its mean and over its deviation, so that no few loud ones decide what is worth a feature.
+# (That is folded into the weights: codes and reconstructions are in the network's own units.) The table is of a sweep
+# over places, ways to standardise, sparsities and widths, on half A of the test pictures: the mean over twelve parts of
+# the AP of the best feature, and of its AUROC among cells of one family and place, beside that of a frozen random
+# decoder.
 
 # %%
 path = Path("../data/results/hangar/sites.csv")
