@@ -108,13 +108,14 @@ class Estimate:
     @property
     def error(self) -> float:
         """Standard error."""
-        return float(np.sqrt(np.square(self.influence).sum()))
+        return float(np.sqrt(np.square(self.influence).sum(skipna=False)))
 
     @property
     def p(self) -> float:
-        """One-sided p of "this is not above 0"; nan where it rests on fewer than FEWEST pictures."""
-        resting = np.isfinite(self.influence).all() and (self.influence != 0).sum() >= FEWEST
-        return float(norm.sf(self.value / self.error)) if resting else np.nan
+        """One-sided p of "this is not above 0"; nan for no value, and where it rests on fewer than FEWEST pictures."""
+        if len(self.influence) < FEWEST or not np.isfinite([self.value, *self.influence]).all():
+            return np.nan
+        return float(norm.sf(self.value / self.error)) if self.error else float(self.value <= 0)
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -177,7 +177,7 @@ class Study:
         dictionary, and for one of another width than the site's acts.
         """
         if sae is not None and name in ("main", "local"):
-            raise ValueError(f'"{name}" is an index of the config\'s own: give that of this dictionary another name')
+            raise ValueError(f'"{name}" is an index of the config\'s own: give this one a name of its own')
         check_name(name)
         sae = sae or self.sae(name, network=network, pictures=pictures, **changes)
         shown = self._shown_to(network, pictures)

@@ -151,6 +151,11 @@ if study.config.name == "hangar" and path.is_file():
 display(Markdown(text))
 
 # %% [markdown]
+# A row that can be named says that the strongest patches of one feature show one thing. Among a thousand features that
+# learned nothing, but read a network that learned much, there can be one for each part whose patches do so too: it was
+# looked for, with masks. Looks therefore tell no detector from a lucky direction. The tiers ask for more.
+
+# %% [markdown]
 # ## What does a feature look like?
 #
 # From here on, where nothing else is said, features are those of the network's end. Four of them: two at random, the

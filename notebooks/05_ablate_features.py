@@ -169,6 +169,8 @@ for like, before in {"local": "", "main": "main/"}.items():
         results[f"{before}probe_parts_at_tier_{tier}"] = counts[like, "probes"][tier - 1]
         null = [own[tier - 1] for (site, name), own in counts.items() if site == like and name.startswith("null")]
         results[f"{before}null_parts_at_tier_{tier}_max"] = max(null)
+    for (_, name), own in ((key, own) for key, own in counts.items() if key[0] == like and key[1].startswith("null")):
+        results[f"{before}parts_at_tier_2/{name}"] = own[1]
 
 # %% tags=["report"]
 kinds = {"features": ("", ""), "probes": ("probe_", ""), "nulls, largest": ("null_", "_max")}

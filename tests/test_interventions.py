@@ -717,6 +717,7 @@ def test_differences_of_estimates_are_paired():
     assert (one - two).error < 1e-9
     apart = estimate(0.45, 0.1, 400, np.random.default_rng(3).normal(size=400))
     assert (one - apart).error == pytest.approx(0.1 * 2**0.5, rel=0.1) and (one - apart).p > 0.2
+    assert (one - two).p == 0 and (two - one).p == 1  # the same in every picture
     low, high = one.interval
     assert high - low == pytest.approx(2 * 1.96 * one.error) and one.error == pytest.approx(0.1, rel=0.05)
 
@@ -725,6 +726,8 @@ def test_two_other_seeds_have_to_reach_tier_3(monkeypatch, tmp_path):
     tiers_of = {"main": {"fin": 3, "wing": 3, "engine": 2}, "one": {"fin": 3, "wing": 3}, "two": {"fin": 3, "wing": 2}}
     monkeypatch.setattr(tiers, "measured", lambda claimant, claims, removals: [claimant.network] * len(claims))
     monkeypatch.setattr(tiers, "compared", lambda own, nulls: {"name": own})
+    monkeypatch.setattr(tiers, "guessed_in_strata", lambda index, regions, part: 0.5)
+    monkeypatch.setattr(tiers.Regions, "of", lambda index, pictures: None)
 
     def planted_tiers(table):
         found = [tiers_of[name].get(part, 0) for name, part in zip(table["name"], table["part"], strict=True)]

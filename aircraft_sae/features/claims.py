@@ -11,7 +11,7 @@ from aircraft_sae.activations import Activations
 from aircraft_sae.devices import side_by_side
 from aircraft_sae.features.index import FeatureIndex, encoded
 from aircraft_sae.features.regions import Regions, ap_draws, guesses, ranking_scores
-from aircraft_sae.metrics import Estimate, stratified_auroc
+from aircraft_sae.metrics import FEWEST, Estimate, stratified_auroc
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
@@ -60,7 +60,8 @@ def average_precision(
     member = member[_another(regions)] if swap else member[in_b]
     n = len(member)
     drawn = ap_draws(index.maps(feature_id, regions.rows[in_b]), member, np.vstack([np.ones(n), 1 - np.eye(n)]))
-    return Estimate(float(drawn[0]), pd.Series((drawn[0] - drawn[1:]) * (n - 1) / n, _names(index, regions)))
+    few = np.nan if member.any((1, 2)).sum() < FEWEST else 0.0
+    return Estimate(float(drawn[0]), pd.Series((drawn[0] - drawn[1:]) * (n - 1) / n + few, _names(index, regions)))
 
 
 def best_estimates(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> dict[str, Estimate]:
@@ -89,8 +90,8 @@ def _in_strata(index: FeatureIndex, regions: Regions, part: str, values: np.ndar
     picture, row, column = np.nonzero(within)
     strata = (regions.families[in_b][picture] * rows + row) * columns + column
     value, influence = stratified_auroc(values[within], member[within], strata, picture)
-    padded = np.zeros(in_b.sum())
-    padded[: len(influence)] = influence  # the last pictures may show no aircraft
+    padded = np.full(in_b.sum(), np.nan if member.any((1, 2)).sum() < FEWEST else 0.0)
+    padded[: len(influence)] += influence  # the last pictures may show no aircraft
     return Estimate(value, pd.Series(padded, _names(index, regions)))
 
 
