@@ -132,7 +132,8 @@ if parts:
     told = [
         f"at {LIKES[like]} " + ", ".join(f"{n} reach tier {i + 1}" for i, n in enumerate(at[like])) for like in LIKES
     ]
-    text = f"**Takeaway.** Of the best features of {len(parts)} parts, {'; '.join(told)}."
+    ours = f"Of the first seed's best features of {len(parts)} parts"
+    text = f"**Takeaway.** {ours}, {'; '.join(told)}. (05 has all seeds.)"
 display(Markdown(text))
 
 # %% [markdown]
@@ -146,8 +147,8 @@ if study.config.name == "hangar" and path.is_file():
     blind = pd.read_csv(path)
     right = (blind["part"] == blind["named"]).groupby(blind["rows"]).sum()
     results["blind_named_right"], results["blind_named_right_null"] = int(right["trained"]), int(right["untrained"])
-    text = f"""**Takeaway.** Of the trained autoencoder's rows, {results["blind_named_right"]} of 12 were named right;
-    of the untrained one's, {results["blind_named_right_null"]}."""
+    text = f"""**Takeaway.** Of the trained local autoencoder's rows, {results["blind_named_right"]} of 12 were named
+    right; of the untrained one's, {results["blind_named_right_null"]}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -726,7 +727,7 @@ if parts:
     most = max(number for name, number in value.items() if name.startswith("null/"))
     guess = value["guess/outline, place, class/mean_part_ap"]
     lines += [
-        f"""Of {len(parts)} parts, the best features of {LIKES["local"]} reach tier 2 for
+        f"""Of {len(parts)} parts, the first seed's best features of {LIKES["local"]} reach tier 2 for
         {value["local/parts_at_tier_2"]}, of {LIKES["main"]} for {value["main/parts_at_tier_2"]}; tier 3 for
         {value["local/parts_at_tier_3"]} and {value["main/parts_at_tier_3"]}.""",
         f"""Mean AP at {LIKES["local"]}: features {value["local/mean_part_ap"]:.2f}, probes
