@@ -124,8 +124,9 @@ class Estimate:
 
     @property
     def entry(self) -> dict[str, float | None]:
-        """{value, low, high, n}, as a result."""
-        return dict(zip(("value", "low", "high", "n"), (self.value, *self.interval, len(self.influence)), strict=True))
+        """{value, low, high, n}, as a result; no interval where some pictures' influence is not known."""
+        low, high = self.interval if np.isfinite(self.error) else (None, None)
+        return {"value": self.value, "low": low, "high": high, "n": len(self.influence)}
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:

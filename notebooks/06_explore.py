@@ -42,7 +42,7 @@ study = Study.open()
 # have one scale. A label is saved while you type.
 
 # %%
-browser = FeatureBrowser(study, like="local")
+browser = FeatureBrowser(study)
 display(browser)
 
 # %% [markdown]
@@ -57,7 +57,7 @@ display(browser)
 # features whose suppression changes the prediction, and checks it with a forward pass of the whole network.
 
 # %%
-bench = InterventionBench(study, like="local")
+bench = InterventionBench(study)
 display(bench)
 
 # %% [markdown]
@@ -70,7 +70,7 @@ display(bench)
 # it needs no kernel and no network. It has your labels as they were when it was written.
 
 # %%
-atlas = export_atlas(study, like="local")
+atlas = export_atlas(study)
 size = sum(path.stat().st_size for path in atlas.parent.rglob("*") if path.is_file())
 print(f"{atlas.relative_to(study.data_dir).as_posix()}: {size / 1e6:.1f} MB")
 
