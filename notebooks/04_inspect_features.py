@@ -161,11 +161,11 @@ display(Markdown(text))
 #
 # From here on, where nothing else is said, features are those of the network's end. Four of them: two at random, the
 # best match of a part on half A (the feature whose strongest cells show it best, by average precision, below), and the
-# one that is most selective for a class. *AUROC* is how often a feature is stronger in a picture of the class than in
-# one of another, ties counting half: 0.5 is chance, 1 always. (This feature was chosen on half B, so its AUROC
-# flatters.) Upper row: the pictures of half B in which it is strongest. Middle row: pictures from different tenths of
-# its range. Lower row: any picture in which it is active. Heat has one scale for the feature, up to its largest
-# activation; the cyan square is the cell that was picked. Galleries usually show the upper row only.
+# one that is furthest above chance for a class, in standard deviations. *AUROC* is how often a feature is stronger in a
+# picture of the class than in one of another, ties counting half: 0.5 is chance, 1 always. (This feature was chosen on
+# half B, so its AUROC flatters.) Upper row: the pictures of half B in which it is strongest. Middle row: pictures from
+# different tenths of its range. Lower row: any picture in which it is active. Heat has one scale for the feature, up to
+# its largest activation; the cyan square is the cell that was picked. Galleries usually show the upper row only.
 
 # %%
 selective = int(table[f"{level}/auroc_z"].fillna(-np.inf).to_numpy().argmax())
@@ -589,9 +589,9 @@ display(Markdown(text))
 assert all(-1 <= value <= 1 for each in rows.values() for value in each if np.isfinite(value))
 
 # %% [markdown]
-# Where channels have the bands too, the network made them, not the autoencoder. A head that averages over all cells
-# gives it no reason to keep what it knows in place. That may be why few features mark a small part's cells alone; a
-# direction fitted to the labels does better on the same cells.
+# Where channels are more alike down than across, the network made the bands at least in part. Where features show none,
+# bands cannot be why few of them mark a small part's cells alone; a direction fitted to the labels does better on the
+# same cells.
 
 # %% [markdown]
 # ## Where in the picture, exactly?

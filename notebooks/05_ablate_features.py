@@ -17,8 +17,8 @@
 # **Question.** Do features do what they seem to? Three kinds of intervention, each with its controls. *Suppression*
 # takes a feature out of the activations and asks what the classifier loses. *Blurring* takes away what is under a
 # feature's peak in the picture. *Scene edits* take one part off the aircraft and render the scene again, every other
-# pixel as it was. A sentence such as "feature 12 detects propellers" is printed only after tests that dictionaries
-# which learned nothing fail, and beside it stands the share of *random* features that pass.
+# pixel as it was. A sentence such as "feature 12 detects propellers" is printed only after tests that are also tried on
+# dictionaries that learned little or nothing, and beside it stands the share of *random* features that pass.
 #
 # **Reads** `data/runs/<preset>/features` (notebook 04). **Writes** `…/experiments/<name>` and the numbers in
 # `data/runs/<preset>/results/05_ablate_features.json`.
