@@ -462,8 +462,8 @@ above3, n_pictures3 = in_words(results["stage3/features_above_random_direction"]
 text = f"""**Takeaway.** At {site3}, suppressing the median random feature moves the true class's logit (beyond the
 others') {entry["value"]:.2f} times as much as a random direction of equal length ({entry["low"]:.2f} to
 {entry["high"]:.2f}, n = {entry["n"]} features, {n_pictures3} pictures); {above3} of them do more than theirs
-(Wilcoxon p = {results["stage3/wilcoxon_p"]:.1g}). Both are small: the median feature moves it
-by {results["stage3/median_abs_specificity"]["value"]:.4f}."""
+(two-sided Wilcoxon p = {results["stage3/wilcoxon_p"]:.1g}, whichever does more). Both are small: the median feature
+moves it by {results["stage3/median_abs_specificity"]["value"]:.4f}."""
 display(Markdown(text))
 
 # %% [markdown]

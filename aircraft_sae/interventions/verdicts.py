@@ -90,9 +90,7 @@ def class_verdicts(
     made["shown"] = tests["AUROC"] & tests["suppression"]
     seeds, few = made["seed_match"], made["n"] < LEAST_OF_CLASS
     made["passes"] = made["shown"] & (seeds >= LEAST_MATCH)
-    otherwise = np.where(
-        few, "underpowered", np.where(made["shown"] & seeds.isna(), "shown, seeds not asked", "not shown")
-    )
+    otherwise = np.where(few, "underpowered", "not shown")
     made["verdict"] = np.where(made["passes"], "detector of " + made["class"].astype(str), otherwise)
     tests |= {"other seeds": ~(seeds < LEAST_MATCH)}
     made["why"] = ["; ".join(name for name, passed in tests.items() if not passed[i]) for i in made.index]
