@@ -235,7 +235,7 @@ class Study:
         def claimant(name: str, null: Null, **facts: Any) -> Claimant:
             index = self.features(name, **null._asdict(), **only)
             scores = pd.read_parquet(index.folder / PARTS)
-            claims = frozen_list(index.table, scores, bars, len(pictures.region_names)).query("chosen == 'part'")
+            claims = frozen_list(index.table, scores, bars, len(pictures.region_names))
             return Claimant(null.sae, index, claims, self.pictures(null.pictures), null.network, **facts)
 
         claimants = {like: Claimant(own, self.features(like), self.claims(like), pictures, seeds=names[1:])}

@@ -651,10 +651,52 @@ if parts:
 # %% [markdown]
 # ## Would another seed find them?
 #
-# A part's claim is found again by two other seeds where its tier is 4. Here features themselves are asked for: they are
-# matched one to one with those of two autoencoders from other seeds, as in notebook 03. Shown is the lowest of four
-# cosines: of encoder and decoder, with each of the two. Chance is the same with random mixtures of the other seeds'
-# features, as there.
+# There are three things that another seed could find again, each with its own chance. First *claims*: a part whose best
+# feature reaches tier 3 should do so in two other seeds; chance is the share of parts that reach it there, taken as
+# independent. Then *subspaces*: the five best features of a part span one, of which another seed's five span a share
+# (the mean squared cosine of the angles between the two); chance is that of five living features drawn at random.
+
+# %%
+bases, drawn_bases, rng = {}, {}, np.random.default_rng(0)
+for like, i in product(LIKES, range(3)) if parts else ():
+    model = study.sae(f"{like}-seed{i}", like=like, seed=study.sae(like).cfg.seed + i) if i else study.sae(like)
+    own = study.features(f"{like}-seed{i}", sae=model, **only) if i else indexes[like]
+    ranked = pd.read_parquet(own.folder / "parts.parquet").sort_values("ap_a", ascending=False).groupby("part")
+    rows, living = model.W_dec.detach().numpy(), np.flatnonzero(own.table["density_cell"] > 0)
+    bases[like, i] = np.stack([np.linalg.qr(rows[ids.head(5)].T)[0] for _, ids in ranked["feature_id"]])
+    drawn_bases[like, i] = np.stack([np.linalg.qr(rows[rng.choice(living, 5, len(living) < 5)].T)[0] for _ in range(100)])
+
+# %%
+again = {}
+for like, site in LIKES.items() if parts else ():
+    judged = pd.read_parquet(study.tiers(like) / "tiers.parquet").query("best and tier >= 3")
+    three = [f"{like}{end}" for end in ("", "-seed1", "-seed2")]
+    own, *others = (set(judged.loc[judged["claimant"] == name, "part"]) for name in three)
+    n_again, chance = len(own.intersection(*others)), len(own) * np.prod([len(each) / len(parts) for each in others])
+    results[f"{like}/claims_replicated"] = (n_again, None, None, len(own))
+    results[f"{like}/claims_replicated_chance"] = float(chance)
+    again[site] = {"claims": f"{n_again} of {len(own)}", "claims by chance": f"{chance:.1f}"}
+
+# %%
+for like, site in LIKES.items() if parts else ():
+    spans = {"subspaces": [], "subspaces by chance": []}
+    for i in (1, 2):
+        both = (np.einsum("pdi,qdj->pqij", bases[like, 0], each[like, i]) for each in (bases, drawn_bases))
+        ours, drawn = (np.square(cosines).sum((2, 3)) / 5 for cosines in both)
+        spans["subspaces"].append(ours.diagonal())
+        spans["subspaces by chance"].append(drawn.mean(1))
+    for name, values in spans.items():
+        entry = with_interval(np.mean(values, axis=0), np.ones(len(parts)))
+        results[f"{like}/{name.replace(' ', '_')}"] = entry
+        again[site][name] = in_words(entry, unit="parts")
+
+# %%
+display(pd.DataFrame(again) if parts else Markdown(NO_MASKS))
+
+# %% [markdown]
+# Third, features themselves, at the network's end: they are matched one to one with those of the two other seeds, as in
+# notebook 03. Shown is the lowest of four cosines: of encoder and decoder, with each of the two. Chance is the same
+# with random mixtures of the other seeds' features, as there.
 
 # %%
 seeds = [study.sae(f"main-seed{seed}", like="main", seed=config.seed + seed) for seed in (1, 2)]

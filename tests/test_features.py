@@ -21,6 +21,7 @@ from aircraft_sae.features import (
     ap_draws,
     auroc_in_strata,
     average_precision,
+    best_aurocs,
     best_estimates,
     best_matches,
     build_features,
@@ -214,6 +215,19 @@ def test_planted_features_are_placed_at_their_level(taxonomy):
         row = table.loc[i]
         assert row[f"{level}/class"] == f"{level}1" and row[f"{level}/auroc"] > 0.99 and row[f"{level}/auroc_z"] > 5
     assert (table["placed"][3:] == "none").mean() > 0.9
+
+
+def test_a_class_is_given_the_feature_that_half_a_chooses(taxonomy):
+    rng = np.random.default_rng(4)
+    labels, maxima = pd.DataFrame({level: codes for level, (codes, _) in taxonomy.items()}), rng.random((480, 30))
+    in_b = halves(labels["variant"])
+    maxima[(labels["variant"] == 3) & ~in_b, 7] = 5  # on half A alone
+    maxima[labels["family"] == 2, 8] = rng.random(80) + 0.5
+    found = best_aurocs(maxima, labels, in_b)
+    assert found["variant", 3] == pytest.approx(roc_auc_score(labels["variant"][in_b] == 3, maxima[in_b, 7]))
+    assert found["family", 2] == pytest.approx(roc_auc_score(labels["family"][in_b] == 2, maxima[in_b, 8]))
+    assert found["family", 2] > 0.8
+    assert len(found) == 21 and found.drop([("family", 2), ("variant", 4), ("variant", 5)]).max() < 0.8
 
 
 def test_shuffled_labels_are_called_selective_as_often_as_they_should(taxonomy):

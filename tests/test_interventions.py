@@ -575,15 +575,18 @@ def test_class_verdicts_need_selectivity_suppression_and_seeds():
     table["variant/auroc_q"], table["feature_id"] = [1e-4, 0.5, 1e-4, 1e-4], range(4)
     claims = pd.DataFrame({"feature_id": range(4), "chosen": "random", "part": "fin"})
     match = np.array([0.9, 0.9, 0.2, 0.9])
-    got = class_verdicts(claims, table[::-1], trial, LABELS, match)  # in whatever order
+    null = pd.Series({("variant", "a"): 0.95, ("variant", "b"): 0.5})
+    got = class_verdicts(claims, table[::-1], trial, LABELS, match, null)  # in whatever order
     assert got["verdict"].tolist() == ["detector of a", *["not shown"] * 3]
     assert got["why"].tolist() == ["", "AUROC", "other seeds", "suppression"]
     assert got["n"].tolist() == [40] * 4 and got["shown"].tolist() == [True, False, True, False]
     assert got["p"][0] == pytest.approx(1e-3) and got["control"].abs().max() < -got["specificity"][0]
     few = pd.DataFrame({"variant": np.where(np.arange(120) < 8, "a", "b")})
-    few = class_verdicts(claims, table, trial, few, match)
+    few = class_verdicts(claims, table, trial, few, match, null)
     assert few["verdict"].tolist()[1:] == ["underpowered"] * 3
-    turned = class_verdicts(claims, table, trial, LABELS, match, directions=-directions)
+    better = class_verdicts(claims, table, trial, LABELS, match, null + 0.045)  # a null's best is above all
+    assert better["why"].tolist() == ["AUROC", "AUROC", "AUROC; other seeds", "AUROC; suppression"]
+    turned = class_verdicts(claims, table, trial, LABELS, match, null, directions=-directions)
     assert not turned["passes"][:3].any() and "suppression" in turned["why"][0]
 
 
@@ -597,7 +600,7 @@ def test_random_directions_pass_as_often_as_they_should(monkeypatch):
     )
     table["feature_id"] = every
     claims = pd.DataFrame({"feature_id": every})
-    got = class_verdicts(claims, table, trial, LABELS, np.ones(1000))
+    got = class_verdicts(claims, table, trial, LABELS, np.ones(1000), pd.Series({("variant", "a"): 0.5}))
     assert 0.03 <= (got["p"] < 0.05).mean() <= 0.07 and not got["passes"].any()
     own = beyond_random(trial, every.tolist())
     assert 0.03 <= own["beyond"].mean() <= 0.07 and (own["n"] == 120).all()
@@ -658,7 +661,7 @@ def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
     both = suppressed.merge(pd.read_parquet(tmp_path / "forward" / "features.parquet"), on="feature_id")
     assert set(both["feature_id"]) == set(claims["feature_id"])
     np.testing.assert_allclose(both["feature_x"], both["feature_y"], atol=1e-5)
-    given = dict(trial=trial, index=index, claims=claims, suppressed=suppressed, others=[sae])
+    given = dict(trial=trial, index=index, claims=claims, suppressed=suppressed, others=[sae], nulls=[index])
     (tmp_path / "tiers").mkdir()
     claimants = {"main": Claimant(sae, index, claims, pictures)}
     judge_parts(tmp_path / "tiers", claimants=claimants, nulls=claimants, removals=edits("remove"))

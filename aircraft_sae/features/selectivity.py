@@ -38,6 +38,20 @@ def auroc(ranks: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray
         return area, np.sqrt(np.where(pairs > 0, untied * (n + 1) / 12 / pairs, 0))
 
 
+def best_aurocs(maxima: np.ndarray, labels: pd.DataFrame, in_b: np.ndarray) -> pd.Series:
+    """AUROC on half B, by (level, class), of the feature that ranks the class's images highest on half A.
+
+    maxima: (n, d); labels: a row an image, a column a level; in_b: (n,).
+    """
+    ranks_a, ranks_b, found = rankdata(maxima[~in_b], axis=0), rankdata(maxima[in_b], axis=0), {}
+    for level in labels:
+        member = pd.get_dummies(labels[level], dtype=float).T
+        best = auroc(ranks_a, member.to_numpy()[:, ~in_b])[0].argmax(1)
+        on_b = auroc(ranks_b, member.to_numpy()[:, in_b])[0][np.arange(len(best)), best]
+        found |= dict(zip([(level, name) for name in member.index], on_b, strict=True))
+    return pd.Series(found)
+
+
 def auroc_p(ranks: np.ndarray, n_in: np.ndarray, area: np.ndarray) -> np.ndarray:
     """(d,) one-sided p of AUROCs: the share of N_ORDERS permutations of the labels, and of what is seen, as large.
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from aircraft_sae.activations import see_features
 from aircraft_sae.devices import side_by_side
-from aircraft_sae.features import PARTS, FeatureIndex, check_features
+from aircraft_sae.features import PARTS, FeatureIndex, best_aurocs, check_features, halves
 from aircraft_sae.features.reconstruction import seed_match
 from aircraft_sae.interventions.blurring import PAIR, Window, blur, control_windows, patched
 from aircraft_sae.interventions.editing import Responses
@@ -222,12 +222,14 @@ def _jobs(index, row, group, partners, change, foreground, size) -> Iterator[dic
 
 def verdict_tables(
     folder: Path, *, trial: Trial, index: FeatureIndex, claims: pd.DataFrame, others: Sequence[SparseAutoencoder],
-    suppressed: pd.DataFrame | None = None, tiers: Path | None = None, removals: Path | None = None,
+    suppressed: pd.DataFrame | None = None, nulls: Sequence[FeatureIndex] = (), tiers: Path | None = None,
+    removals: Path | None = None,
 ) -> None:  # fmt: skip
     """What may be said of the features: the tables that `Verdicts` opens, and null_classes.parquet.
 
     claims: of `frozen_list`; others: autoencoders of other seeds; suppressed: features.parquet of `suppress_features`,
-    None to leave classes out; tiers, removals: of `judge_parts` and `edit_scenes`, None where scenes cannot be edited.
+    None to leave classes out; nulls: indexes of dictionaries that learned nothing; tiers, removals: of `judge_parts`
+    and `edit_scenes`, None where scenes cannot be edited.
     null_classes: the claims about classes, with a random direction in each feature's place.
     """
     match, found = seed_match(trial.sae, others), {}
@@ -241,7 +243,12 @@ def verdict_tables(
         write_parquet(responses.table(), folder / "responses.parquet")
     if suppressed is not None and (levels := list(trial.pictures.levels)):
         drawn, labels = claims[claims["chosen"] == "random"], index.images.iloc[index.rows("test")][levels]
-        given = drawn, index.table, trial[trial.in_b], labels[trial.in_b], match
+        rivals = []
+        for null in nulls:
+            test = null.rows("test")
+            known = null.images.iloc[test][levels]
+            rivals.append(best_aurocs(null.maxima(test), known, halves(known[levels[0]])))
+        given = drawn, index.table, trial[trial.in_b], labels[trial.in_b], match, pd.concat(rivals, axis=1).max(axis=1)
         found["classes"] = class_verdicts(*given)
         write_parquet(class_verdicts(*given, directions=trial.random), folder / "null_classes.parquet")
         names = {"feature": "suppressed", "random direction": "suppressed_random"}

@@ -64,8 +64,9 @@ def judge_parts(
 ) -> None:
     """Each claimant's claims beside the nulls' first claim of each part; removals: of `edit_scenes`.
 
-    tiers.parquet, a row a claim: claimant, best (the first of its part in the list), tier (0 for none) and what
-    `compared` tells; nulls.parquet: the same numbers of the nulls' best, without tests.
+    tiers.parquet, a row a claim: claimant, n_random (features that it drew at random, with a claim or none), best (the
+    first of its part in the list), tier (0 for none) and what `compared` tells; nulls.parquet: the same numbers of the
+    nulls' best, without tests.
     """
     rivals, rows = defaultdict(list), []
     for name, null in nulls.items():
@@ -85,6 +86,7 @@ def judge_parts(
         guessed = {part: guessed_in_strata(claimant.index, regions, part) for part in claims["part"].unique()}
         table["guessed_auroc"] = table["part"].map(guessed)
         table.insert(0, "claimant", name)
+        table["n_random"] = (claimant.claims["chosen"] == "random").sum()
         table["best"] = (claims["chosen"] == "part") & ~claims.duplicated(["chosen", "part"])
         tables.append(tiered(table))
     table = pd.concat(tables, ignore_index=True)

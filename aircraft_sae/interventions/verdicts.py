@@ -59,15 +59,17 @@ def strict(claims: pd.DataFrame, scores: pd.DataFrame, responses: Responses, see
 
 
 def class_verdicts(
-    claims: pd.DataFrame, table: pd.DataFrame, trial: Trial, labels: pd.DataFrame, seed_match, directions=None
-) -> pd.DataFrame:
+    claims: pd.DataFrame, table: pd.DataFrame, trial: Trial, labels: pd.DataFrame, seed_match, null_auroc: pd.Series,
+    directions=None,
+) -> pd.DataFrame:  # fmt: skip
     """One row a claim (feature_id) about the class that half A chose, on the level that half A chose.
 
     table: features.parquet; trial: half B's pictures; labels: a row a picture, a column a level; seed_match: (d_sae,);
-    directions: (d_sae, d_in) to take out in place of the decoder's rows.
-    A feature passes if its AUROC on B is at least 0.9 (q < 0.05) and suppressing it hurts its class's pictures, more
-    than the other classes' logits and more than N_RANDOM random directions of equal length do (p: its rank among these,
-    q < 0.05), and two seeds have it.
+    null_auroc: of every null's best feature for the class, by (level, class); directions: (d_sae, d_in) to take out in
+    place of the decoder's rows.
+    A feature passes if its AUROC on B is at least 0.9 (q < 0.05) and above null_auroc, and suppressing it hurts its
+    class's pictures, more than the other classes' logits and more than N_RANDOM random directions of equal length do
+    (p: its rank among these, q < 0.05), and two seeds have it.
     """
     n_random = N_RANDOM[trial.readout is not None]
     table, rows = table.set_index("feature_id", drop=False), []
@@ -78,13 +80,14 @@ def class_verdicts(
         ours, null = (each.mean(0) for each in trial[own].beside_random(feature_id, n_random, direction))
         rows.append({
             "feature_id": feature_id, **{name: facts[f"{level}/{name}"] for name in ("class", "auroc", "auroc_q")},
-            "level": level, "specificity": ours, "control": null.mean(), "n": len(own),
+            "level": level, "null_auroc": null_auroc[level, facts[f"{level}/class"]],
+            "specificity": ours, "control": null.mean(), "n": len(own),
             "seed_match": seed_match[feature_id], "p": ((null <= ours).sum() + 1) / (n_random + 1),
         })  # fmt: skip
     made = claims.drop(columns="part", errors="ignore").merge(pd.DataFrame(rows), on="feature_id", validate="1:1")
     made["q"] = adjusted(made["p"].to_numpy(float))
     tests = {
-        "AUROC": (made["auroc"] >= LEAST_AUROC) & (made["auroc_q"] < Q),
+        "AUROC": (made["auroc"] >= LEAST_AUROC) & (made["auroc_q"] < Q) & (made["auroc"] > made["null_auroc"]),
         "suppression": (made["specificity"] < 0) & (made["q"] < Q),
     }
     made["shown"] = tests["AUROC"] & tests["suppression"]

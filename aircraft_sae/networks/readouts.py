@@ -1,10 +1,10 @@
 """Read-outs: functions from what was seen to scores (n, …), and the closed form of networks that end in a mean.
 
-Where only pointwise-linear steps, a mean over cells, (a LayerNorm) and one linear layer follow a site, the logits are a
-function of the mean p of its acts. With h = A p + c after the linear steps, tildes centred over the D channels of h, v
-their variance and W' the layer's weight times LayerNorm's gain, taking r d out of p gives
+Where only a mean over cells, (a LayerNorm) and one linear layer follow a site, the logits are a function of the mean p of
+its acts. With tildes centred over the D channels, v their variance and W' the layer's weight times LayerNorm's gain,
+taking r d out of p gives
 
-    logits = (W' h~ - r W' (A d)~) / sqrt(v_h - 2 r h~.(A d)~ / D + r^2 v_Ad + eps) + bias
+    logits = (W' p~ - r W' d~) / sqrt(v_p - 2 r p~.d~ / D + r^2 v_d + eps) + bias
 
 That is exact arithmetic about the end of the network, no evidence of what comes before it.
 """
@@ -38,30 +38,18 @@ def unit(site: str, channel: int) -> Callable[["Seen"], torch.Tensor]:
 class PooledReadout:
     """Logits from pooled acts (n, d_in) in closed form.
 
-    weight: (classes, d) with LayerNorm's gain in it; bias: (classes,); eps: LayerNorm's, None without one; A: (d, d_in)
-    and c: (d,) of the linear steps before the mean, None where there are none.
+    weight: (classes, d_in) with LayerNorm's gain in it; bias: (classes,); eps: LayerNorm's, None without one.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor
     eps: float | None = None
-    A: torch.Tensor | None = None
-    c: torch.Tensor | None = None
-
-    def hidden(self, pooled: torch.Tensor) -> torch.Tensor:
-        """h (n, d) of pooled acts (n, d_in)."""
-        return pooled if self.A is None else pooled @ self.A.t() + self.c
-
-    def turn(self, directions: torch.Tensor) -> torch.Tensor:
-        """(n, d) of directions (n, d_in): how h moves along them."""
-        return directions if self.A is None else directions @ self.A.t()
 
     def logits(self, pooled: torch.Tensor) -> torch.Tensor:
         """(n, classes) from pooled acts (n, d_in)."""
-        h = self.hidden(pooled)
         if self.eps is None:
-            return h @ self.weight.t() + self.bias
-        h = h - h.mean(1, keepdim=True)
+            return pooled @ self.weight.t() + self.bias
+        h = pooled - pooled.mean(1, keepdim=True)
         return h @ self.weight.t() / (h.square().mean(1, keepdim=True) + self.eps).sqrt() + self.bias
 
     def edited(self, pooled: torch.Tensor, removed: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
@@ -69,7 +57,7 @@ class PooledReadout:
 
         pooled: (n, d_in); removed: (n, d); directions: (d, d_in).
         """
-        h, d = self.hidden(pooled), self.turn(directions)
+        h, d = pooled, directions
         if self.eps is not None:
             h, d = h - h.mean(1, keepdim=True), d - d.mean(1, keepdim=True)
         top = (h @ self.weight.t())[:, None] - removed[:, :, None] * (d @ self.weight.t())
@@ -115,32 +103,15 @@ def _closed_form(network: "Network", site: str, acts: torch.Tensor, kept: dict) 
     if linear is None:
         return None
     norm = gives(nn.LayerNorm, kept[linear][0])
-    reached, mean, steps = kept[norm or linear][0], acts.mean((1, 2)), (None, None)
+    reached, mean = kept[norm or linear][0], acts.mean((1, 2))
     if reached.shape != mean.shape or not same(reached, mean):
-
-        def hidden(acts: torch.Tensor) -> torch.Tensor:
-            through(acts)
-            return kept[norm or linear][0]
-
-        if (steps := _linear_steps(hidden, acts)) is None:
-            return None
+        return None
     weight = linear.weight.detach().float().cpu()
     bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float().cpu()
     if norm is None:
-        return PooledReadout(weight, bias, None, *steps)
+        return PooledReadout(weight, bias)
     if norm.bias is not None:
         bias = bias + weight @ norm.bias.detach().float().cpu()
     gain = 1 if norm.weight is None else norm.weight.detach().float().cpu()
-    made = PooledReadout(weight * gain, bias, norm.eps, *steps)
+    made = PooledReadout(weight * gain, bias, norm.eps)
     return made if same(made.logits(mean), logits) else None
-
-
-def _linear_steps(hidden: Callable, acts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """(A, c) where hidden(acts) is A mean + c of the mean over cells, None where it is not."""
-    (rows, columns, d), mean = acts.shape[1:], acts.mean((1, 2), keepdim=True)
-    c = hidden(torch.zeros_like(acts[:1]))[0]
-    flat = hidden(mean.expand_as(acts)) - c
-    if not same(hidden(acts) - c, flat) or not same(hidden(-2 * acts) - c, -2 * flat):
-        return None
-    basis = torch.eye(d)[:, None, None].expand(d, rows, columns, d)
-    return torch.cat([hidden(some) for some in basis.split(16)]).sub(c).t(), c

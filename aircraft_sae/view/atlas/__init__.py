@@ -107,13 +107,13 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
             page["flip"] = bench.flip(subject)
             first, others = page["active"][:40], page["active"][40:]
             page["active"] = first + [each for each in others if each["feature_id"] in page["flip"]["features"]]
-            page["hidden"] = _text(readout.hidden(subject.pooled[None]).numpy())
+            page["hidden"] = _text(subject.pooled[None].numpy())
             used |= {each["feature_id"] for each in page["active"]}
         _script(folder, f"bench/{row:05d}.js", page)
         (folder / "bench" / f"{row:05d}.jpg").write_bytes(as_jpeg(subject.picture, BENCH_PICTURE))
     if readout is not None:
         features = sorted(used)
-        decoder, random = (readout.turn(rows[features]) for rows in (bench.W_dec, catalogue.trial.random))
+        decoder, random = (rows[features] for rows in (bench.W_dec, catalogue.trial.random))
         arrays = {"weight": readout.weight, "bias": readout.bias, "decoder": decoder, "random": random}
         packed = {name: _text(each.numpy().astype("<f4")) for name, each in arrays.items()}
         _script(folder, "bench/head.js", packed | {"eps": readout.eps, "features": features})
