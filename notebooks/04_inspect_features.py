@@ -651,20 +651,25 @@ if parts:
 # %% [markdown]
 # ## Would another seed find them?
 #
-# There are three things that another seed could find again, each with its own chance. First *claims*: a part whose best
-# feature reaches tier 3 should do so in two other seeds; chance is the share of parts that reach it there, taken as
-# independent. Then *subspaces*: the five best features of a part span one, of which another seed's five span a share
-# (the mean squared cosine of the angles between the two); chance is that of five living features drawn at random.
+# Three things could be found again in another seed, each with its own chance level. *Claims*: a part whose best feature
+# reaches tier 3 here should reach it in both other seeds; by chance, that is the number of such parts times the other
+# two seeds' shares of parts at tier 3, as if seeds were independent (parts that are easy everywhere make chance larger
+# than that). *Subspaces*: a part's five best features span a subspace; we measure how much of it another seed's five
+# best cover (mean squared cosine of the principal angles). One chance is five living features of that seed, drawn at
+# random; the harder one is its five best for another part.
 
 # %%
 bases, drawn_bases, rng = {}, {}, np.random.default_rng(0)
 for like, i in product(LIKES, range(3)) if parts else ():
     model = study.sae(f"{like}-seed{i}", like=like, seed=study.sae(like).cfg.seed + i) if i else study.sae(like)
     own = study.features(f"{like}-seed{i}", sae=model, **only) if i else indexes[like]
-    ranked = pd.read_parquet(own.folder / "parts.parquet").sort_values("ap_a", ascending=False).groupby("part")
+    ranked = pd.read_parquet(own.folder / "parts.parquet").sort_values("ap_a", ascending=False, kind="stable")
     rows, living = model.W_dec.detach().numpy(), np.flatnonzero(own.table["density_cell"] > 0)
-    bases[like, i] = np.stack([np.linalg.qr(rows[ids.head(5)].T)[0] for _, ids in ranked["feature_id"]])
-    drawn_bases[like, i] = np.stack([np.linalg.qr(rows[rng.choice(living, 5, len(living) < 5)].T)[0] for _ in range(100)])
+    best_5 = [ids.head(5) for _, ids in ranked.groupby("part")["feature_id"]]
+    random_5 = [rng.choice(living, 5, len(living) < 5) for _ in range(100)]
+    bases[like, i], drawn_bases[like, i] = (
+        np.stack([np.linalg.qr(rows[ids].T)[0] for ids in each]) for each in (best_5, random_5)
+    )
 
 # %%
 again = {}
@@ -679,14 +684,14 @@ for like, site in LIKES.items() if parts else ():
 
 # %%
 for like, site in LIKES.items() if parts else ():
-    spans = {"subspaces": [], "subspaces by chance": []}
-    for i in (1, 2):
-        both = (np.einsum("pdi,qdj->pqij", bases[like, 0], each[like, i]) for each in (bases, drawn_bases))
-        ours, drawn = (np.square(cosines).sum((2, 3)) / 5 for cosines in both)
-        spans["subspaces"].append(ours.diagonal())
-        spans["subspaces by chance"].append(drawn.mean(1))
-    for name, values in spans.items():
-        entry = with_interval(np.mean(values, axis=0), np.ones(len(parts)))
+    others = [np.concatenate([bases[like, i], drawn_bases[like, i]]) for i in (1, 2)]
+    cosines = [np.einsum("pdi,qdj->pqij", bases[like, 0], each) for each in others]
+    shared, n = np.mean([np.square(each).sum((2, 3)) / 5 for each in cosines], axis=0), len(parts)
+    own, apart = shared[:, :n].diagonal(), ~np.eye(n, dtype=bool)
+    of = {"subspaces": own, "subspaces of random features": shared[:, n:].mean(1)}
+    of["subspaces of other parts"] = [row[kept].mean() for row, kept in zip(shared[:, :n], apart, strict=True)]
+    for name, values in of.items():
+        entry = with_interval(np.array(values), np.ones(n))
         results[f"{like}/{name.replace(' ', '_')}"] = entry
         again[site][name] = in_words(entry, unit="parts")
 
@@ -694,8 +699,8 @@ for like, site in LIKES.items() if parts else ():
 display(pd.DataFrame(again) if parts else Markdown(NO_MASKS))
 
 # %% [markdown]
-# Third, features themselves, at the network's end: they are matched one to one with those of the two other seeds, as in
-# notebook 03. Shown is the lowest of four cosines: of encoder and decoder, with each of the two. Chance is the same
+# *Features* themselves, at the network's end, are matched one to one with those of the other two seeds, as in notebook
+# 03. Shown is the lowest of four cosines: of encoder and decoder, with each of the two. Chance is the same
 # with random mixtures of the other seeds' features, as there.
 
 # %%

@@ -227,6 +227,8 @@ def test_a_class_is_given_the_feature_that_half_a_chooses(taxonomy):
     assert found["variant", 3] == pytest.approx(roc_auc_score(labels["variant"][in_b] == 3, maxima[in_b, 7]))
     assert found["family", 2] == pytest.approx(roc_auc_score(labels["family"][in_b] == 2, maxima[in_b, 8]))
     assert found["family", 2] > 0.8
+    labels.loc[~in_b & (labels["variant"] == 9), "variant"] = 8  # none left on half A
+    assert np.isnan(best_aurocs(maxima, labels, in_b)["variant", 9])
     assert len(found) == 21 and found.drop([("family", 2), ("variant", 4), ("variant", 5)]).max() < 0.8
 
 

@@ -649,6 +649,7 @@ def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
     scores = pd.read_parquet(index.folder / "parts.parquet")
     claims = frozen_list(index.table, scores, scores[["part"]].drop_duplicates().assign(bar=0.05), 4)
     claims = pd.concat([claims.head(6), claims.tail(4)], ignore_index=True)
+    claims.loc[:1, "part"] = None, claims["part"].iloc[-1]
     experiments.suppress_features(tmp_path, trial=trial, index=index, claims=claims)
     suppressed = pd.read_parquet(tmp_path / "features.parquet")
     assert len(suppressed) == sae.d_sae and (suppressed.loc[suppressed["n"] == 0, "feature"] == 0).all()
@@ -668,6 +669,10 @@ def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
     judged = pd.read_parquet(tmp_path / "tiers" / "tiers.parquet")
     assert len(judged) == claims["part"].notna().sum() and not judged["tier"].any()  # none is above itself
     assert np.nan_to_num(judged[judged["best"]]["gain"]).max() == 0
+    assert (judged["n_random"] == 6).all()
+    rivals = pd.read_parquet(tmp_path / "tiers" / "nulls.parquet").set_index("part")["feature_id"]
+    best = claims[claims["chosen"] == "part"].drop_duplicates("part").set_index("part")["feature_id"]
+    assert rivals.to_dict() == best.to_dict()  # and no random feature, whether or not it claims the part
     experiments.verdict_tables(tmp_path, **given, tiers=tmp_path / "tiers", removals=edits("remove"))
     found = Verdicts.open(tmp_path)
     assert found.features["feature_id"].tolist() == list(range(sae.d_sae)) and found.features["verdict"].notna().any()
@@ -677,7 +682,7 @@ def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
     np.testing.assert_equal(fin, Responses.of(sae, edits("remove")).response()[PARTS.index("fin") - 2, 3])
     assert (tmp_path / "null_classes.parquet").is_file()
     (tmp_path / "photographs").mkdir()
-    experiments.verdict_tables(tmp_path / "photographs", **given)
+    experiments.verdict_tables(tmp_path / "photographs", **given | {"nulls": []})  # nothing to be compared with
     alone = Verdicts.open(tmp_path / "photographs")
     assert alone.parts is None and alone.responses is None and alone.features["verdict"].notna().sum() == 6
 

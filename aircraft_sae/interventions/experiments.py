@@ -248,7 +248,8 @@ def verdict_tables(
             test = null.rows("test")
             known = null.images.iloc[test][levels]
             rivals.append(best_aurocs(null.maxima(test), known, halves(known[levels[0]])))
-        given = drawn, index.table, trial[trial.in_b], labels[trial.in_b], match, pd.concat(rivals, axis=1).max(axis=1)
+        best = pd.concat(rivals, axis=1).max(axis=1) if rivals else pd.Series(dtype=float)
+        given = drawn, index.table, trial[trial.in_b], labels[trial.in_b], match, best
         found["classes"] = class_verdicts(*given)
         write_parquet(class_verdicts(*given, directions=trial.random), folder / "null_classes.parquet")
         names = {"feature": "suppressed", "random direction": "suppressed_random"}

@@ -64,13 +64,13 @@ def judge_parts(
 ) -> None:
     """Each claimant's claims beside the nulls' first claim of each part; removals: of `edit_scenes`.
 
-    tiers.parquet, a row a claim: claimant, n_random (features that it drew at random, with a claim or none), best (the
-    first of its part in the list), tier (0 for none) and what `compared` tells; nulls.parquet: the same numbers of the
-    nulls' best, without tests.
+    tiers.parquet, a row a claim: claimant, n_random (its features drawn at random, whether or not they claim a part),
+    best (the first of its part in the list), tier (0 for none) and what `compared` tells; nulls.parquet: the same
+    numbers of the nulls' best, without tests.
     """
     rivals, rows = defaultdict(list), []
     for name, null in nulls.items():
-        first = null.claims.drop_duplicates("part")
+        first = null.claims.query("chosen == 'part'").drop_duplicates("part")
         for j, part, found in zip(first["feature_id"], first["part"], measured(null, first, removals), strict=True):
             rivals[part].append(found)
             rows.append((name, part, j, found.ap.value, found.auroc.value, found.R.value))

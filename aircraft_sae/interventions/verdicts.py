@@ -80,14 +80,14 @@ def class_verdicts(
         ours, null = (each.mean(0) for each in trial[own].beside_random(feature_id, n_random, direction))
         rows.append({
             "feature_id": feature_id, **{name: facts[f"{level}/{name}"] for name in ("class", "auroc", "auroc_q")},
-            "level": level, "null_auroc": null_auroc[level, facts[f"{level}/class"]],
+            "level": level, "null_auroc": null_auroc.get((level, facts[f"{level}/class"]), np.nan),
             "specificity": ours, "control": null.mean(), "n": len(own),
             "seed_match": seed_match[feature_id], "p": ((null <= ours).sum() + 1) / (n_random + 1),
         })  # fmt: skip
     made = claims.drop(columns="part", errors="ignore").merge(pd.DataFrame(rows), on="feature_id", validate="1:1")
     made["q"] = adjusted(made["p"].to_numpy(float))
     tests = {
-        "AUROC": (made["auroc"] >= LEAST_AUROC) & (made["auroc_q"] < Q) & (made["auroc"] > made["null_auroc"]),
+        "AUROC": (made["auroc"] >= LEAST_AUROC) & (made["auroc_q"] < Q) & ~(made["auroc"] <= made["null_auroc"]),
         "suppression": (made["specificity"] < 0) & (made["q"] < Q),
     }
     made["shown"] = tests["AUROC"] & tests["suppression"]

@@ -1,7 +1,7 @@
 """Read-outs: functions from what was seen to scores (n, …), and the closed form of networks that end in a mean.
 
-Where only a mean over cells, (a LayerNorm) and one linear layer follow a site, the logits are a function of the mean p of
-its acts. With tildes centred over the D channels, v their variance and W' the layer's weight times LayerNorm's gain,
+Where only a mean over cells, (a LayerNorm) and one linear layer follow a site, the logits are a function of the mean p
+of its acts. With tildes centred over the D channels, v their variance and W' the layer's weight times LayerNorm's gain,
 taking r d out of p gives
 
     logits = (W' p~ - r W' d~) / sqrt(v_p - 2 r p~.d~ / D + r^2 v_d + eps) + bias

