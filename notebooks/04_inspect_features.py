@@ -372,13 +372,8 @@ display(ways.round(2) if parts else Markdown(NO_MASKS))
 if parts:
     guesses = features.guess_scores(regions)
     guessed = {name: each.set_index("part")["ap"] for name, each in guesses.groupby("guess", sort=False)}
-    order = np.argsort(regions.classes[in_b], kind="stable")
-    another = np.empty_like(order)
-    another[order] = np.roll(order, 1)  # the one before it in its class
-    others, once, swapped = regions.labels[in_b][another], np.ones((1, len(rows_b))), {}
-    for part in drawn:
-        maps = index.maps(int(chosen.at[part, "feature_id"]), rows_b)
-        swapped[part] = features.ap_draws(maps, others[..., parts.index(part)], once)[0]
+    ids = chosen["feature_id"].astype(int)[list(drawn)]
+    swapped = {part: features.average_precision(index, regions, j, part, swap=True).value for part, j in ids.items()}
     results["swapped/mean_part_ap"] = float(np.mean(list(swapped.values())))
     results |= {f"guess/{name}/mean_part_ap": float(each.mean()) for name, each in guessed.items()}
 

@@ -18,7 +18,7 @@ from aircraft_sae.features import (
     FeatureIndex,
     Regions,
     absorption,
-    ap_draws,
+    ap_of,
     auroc_in_strata,
     average_precision,
     best_aurocs,
@@ -223,12 +223,12 @@ def test_a_class_is_given_the_feature_that_half_a_chooses(taxonomy):
     in_b = halves(labels["variant"])
     maxima[(labels["variant"] == 3) & ~in_b, 7] = 5  # on half A alone
     maxima[labels["family"] == 2, 8] = rng.random(80) + 0.5
-    found = best_aurocs(maxima, labels, in_b)
+    found = best_aurocs(maxima, labels)
     assert found["variant", 3] == pytest.approx(roc_auc_score(labels["variant"][in_b] == 3, maxima[in_b, 7]))
     assert found["family", 2] == pytest.approx(roc_auc_score(labels["family"][in_b] == 2, maxima[in_b, 8]))
     assert found["family", 2] > 0.8
-    labels.loc[~in_b & (labels["variant"] == 9), "variant"] = 8  # none left on half A
-    assert np.isnan(best_aurocs(maxima, labels, in_b)["variant", 9])
+    labels.loc[labels.index[labels["variant"] == 9][1:], "variant"] = 8  # one is left, in one half
+    assert np.isnan(best_aurocs(maxima, labels)["variant", 9])
     assert len(found) == 21 and found.drop([("family", 2), ("variant", 4), ("variant", 5)]).max() < 0.8
 
 
@@ -361,16 +361,20 @@ def test_guesses_are_what_half_a_shows(planted_parts):
     assert np.isnan(got["outline", "strut"])
 
 
-def test_redrawn_average_precision_is_scikit_learns():
+@pytest.mark.parametrize("digits", [1, 9])
+def test_average_precision_and_its_slopes_are_scikit_learns(digits):
     rng = np.random.default_rng(0)
-    values, member = rng.random((12, 9)).round(1), rng.random((12, 9)) < 0.3
-    values[0] = 2.0  # the highest scores, in a picture that is not always drawn
-    counts = np.vstack([np.ones(12, int), rng.integers(0, 3, (3, 12)), np.arange(12) > 3])
-    got = ap_draws(values, member, counts)
-    for count, each in zip(counts, got, strict=True):
-        weight = np.repeat(count, 9)
-        assert each == pytest.approx(average_precision_score(member.ravel(), values.ravel(), sample_weight=weight))
-    assert np.isnan(ap_draws(values, 0 * member, counts)).all()
+    values, member = rng.random((12, 9)).round(digits), rng.random((12, 9)) < 0.3  # with ties, or without
+    values[0], member[5] = 2.0, False
+    values[rng.random((12, 9)) < 0.5] = 0
+    got, influence = ap_of(values, member)
+    assert got == pytest.approx(average_precision_score(member.ravel(), values.ravel()))
+    for i in range(12):
+        either = (np.repeat(1 + step * (np.arange(12) == i), 9) for step in (1e-4, -1e-4))
+        up, down = (average_precision_score(member.ravel(), values.ravel(), sample_weight=weight) for weight in either)
+        assert influence[i] == pytest.approx((up - down) / 2e-4, abs=1e-6)
+    assert influence.sum() == pytest.approx(0, abs=1e-12)  # twice all pictures are no better
+    assert np.isnan(ap_of(values, 0 * member)[0])
 
 
 def test_average_precision_and_its_error_are_those_of_redrawn_pictures(planted_parts):
@@ -378,8 +382,10 @@ def test_average_precision_and_its_error_are_those_of_redrawn_pictures(planted_p
     got, swapped = (average_precision(index, regions, 0, "fuselage", swap) for swap in (False, True))
     maps, labels = index.maps(0, regions.rows[regions.in_b]), regions.labels[regions.in_b][..., 0]
     assert got.value == pytest.approx(average_precision_score(labels.ravel(), maps.ravel()))
-    redrawn = ap_draws(maps, labels, np.random.default_rng(0).multinomial(100, np.full(100, 0.01), 400))
-    assert got.error == pytest.approx(redrawn.std(), rel=0.15) and len(got.influence) == 100
+    redrawn = [
+        ap_of(maps[drawn], labels[drawn])[0] for drawn in np.random.default_rng(0).integers(100, size=(400, 100))
+    ]
+    assert got.error == pytest.approx(np.std(redrawn), rel=0.15) and len(got.influence) == 100
     assert list(got.influence.index) == [f"i{i}" for i in range(1, 200, 2)]
     assert swapped.value < 0.3 and (got - swapped).p < 1e-6
     assert np.isnan(average_precision(index, regions, 0, "strut").value)

@@ -10,6 +10,6 @@ from aircraft_sae.features.probes import (
     absorption, fit_probes, matching_pursuit, probe_dictionary, probe_scores, read_cells,
 )  # fmt: skip
 from aircraft_sae.features.regions import (
-    PARTS, Regions, ap_draws, best_matches, build_features, guess_scores, part_scores,
+    PARTS, Regions, ap_of, best_matches, build_features, guess_scores, part_scores,
 )  # fmt: skip
 from aircraft_sae.features.selectivity import best_aurocs, halves, selectivity

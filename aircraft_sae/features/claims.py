@@ -10,7 +10,7 @@ from scipy.ndimage import binary_dilation
 from aircraft_sae.activations import Activations
 from aircraft_sae.devices import side_by_side
 from aircraft_sae.features.index import FeatureIndex, encoded
-from aircraft_sae.features.regions import Regions, ap_draws, guesses, ranking_scores
+from aircraft_sae.features.regions import Regions, ap_of, guesses, ranking_scores
 from aircraft_sae.metrics import FEWEST, Estimate, stratified_auroc
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
@@ -58,10 +58,9 @@ def average_precision(
     """Of a feature for a part's cells; swap: with the masks of another picture of the same class."""
     in_b, member = regions.in_b, regions.labels[..., regions.names.index(part)]
     member = member[_another(regions)] if swap else member[in_b]
-    n = len(member)
-    drawn = ap_draws(index.maps(feature_id, regions.rows[in_b]), member, np.vstack([np.ones(n), 1 - np.eye(n)]))
+    ap, influence = ap_of(index.maps(feature_id, regions.rows[in_b]), member)
     few = np.nan if member.any((1, 2)).sum() < FEWEST else 0.0
-    return Estimate(float(drawn[0]), pd.Series((drawn[0] - drawn[1:]) * (n - 1) / n + few, _names(index, regions)))
+    return Estimate(ap, pd.Series(influence + few, _names(index, regions)))
 
 
 def best_estimates(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> dict[str, Estimate]:
@@ -106,10 +105,10 @@ def ways_to_count(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) 
         maps, own = index.maps(int(feature_id), rows), labels[..., regions.names.index(part)]
         if own.any():
             strongest = np.argsort(-maps, axis=None, kind="stable")[:50]
-            near, once = binary_dilation(own, np.ones((1, 3, 3))), np.ones((1, len(own)))
+            near = binary_dilation(own, np.ones((1, 3, 3)))
             found[part] = {
-                "precision_50": own.ravel()[strongest].mean(), "ap_near": ap_draws(maps, near, once)[0],
-                "ap_picture": ap_draws(maps.max((1, 2)), own.any((1, 2)), once)[0],
+                "precision_50": own.ravel()[strongest].mean(), "ap_near": ap_of(maps, near)[0],
+                "ap_picture": ap_of(maps.max((1, 2)), own.any((1, 2)))[0],
             }  # fmt: skip
     return pd.DataFrame.from_dict(found, "index")
 

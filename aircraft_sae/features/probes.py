@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from aircraft_sae.activations import Activations
 from aircraft_sae.features.index import FeatureIndex
 from aircraft_sae.features.reconstruction import readers
-from aircraft_sae.features.regions import Regions, ap_draws, ranking_scores
+from aircraft_sae.features.regions import Regions, ap_of, ranking_scores
 from aircraft_sae.sae import SparseAutoencoder
 
 
@@ -56,7 +56,7 @@ def probe_scores(acts: np.ndarray, regions: Regions) -> pd.DataFrame:
     for i, part in enumerate(regions.names):
         own, score, ap, f1 = labels[..., i].ravel(), scores[..., i].ravel(), np.nan, np.nan
         if own.any() and directions[i].any():
-            ap, f1 = ap_draws(score, own, np.ones((1, len(own))))[0], f1_score(own, score >= -1e-9)
+            ap, f1 = ap_of(score, own)[0], f1_score(own, score >= -1e-9)
         table.append({"part": part, "ap": ap, "f1": f1})
     return pd.DataFrame(table)
 

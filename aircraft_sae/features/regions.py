@@ -155,7 +155,7 @@ def guess_scores(regions: Regions) -> pd.DataFrame:
         "outline, class": known["class_outline"], "outline, place, class": known["class_outline"] * known["place"],
     }  # fmt: skip
     found = [
-        (name, part, ap_draws(score[..., i], own[..., i], np.ones((1, len(own))))[0])
+        (name, part, ap_of(score[..., i], own[..., i])[0])
         for name, score in made.items()
         for i, part in enumerate(regions.names)
     ]
@@ -175,25 +175,30 @@ def best_matches(scores: pd.DataFrame) -> pd.DataFrame:
     return ranked.drop_duplicates("part").set_index("part")
 
 
-def ap_draws(values: np.ndarray, member: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(draws,) average precision of a score when pictures are drawn anew: scikit-learn's, with one sorting for all.
+def ap_of(values: np.ndarray, member: np.ndarray) -> tuple[float, np.ndarray]:
+    """(average precision of a score, scikit-learn's; each picture's influence on it, (n,)); nan without positives.
 
-    values, member: (n, …) score and label of each picture's cells; counts: (draws, n) how often each is drawn.
+    values, member: (n, …) score and label of each picture's cells. The influence is the derivative by the picture's
+    weight. Source: the infinitesimal jackknife, Efron & Tibshirani 1993, chapter 21.
     """
-    values, member = values.reshape(len(values), -1), member.reshape(len(member), -1)
-    lowest = values.min()  # as a rule 0, of most cells: they come last, and need no sorting
-    order = np.flatnonzero(values > lowest)
+    values, member = values.reshape(len(values), -1), np.float64(member.reshape(len(member), -1))
+    lowest, (n, n_cells), n_in = values.min(), values.shape, member.sum(1)
+    order = np.flatnonzero(values > lowest)  # as a rule few: the others are 0 and come last, unsorted
     order = order[np.argsort(-values.reshape(-1)[order], kind="stable")]
-    picture, positive = order // values.shape[1], np.float64(member.reshape(-1)[order])
+    picture, positive = order // n_cells, member.reshape(-1)[order]
     ends = np.flatnonzero(np.diff(values.reshape(-1)[order], append=lowest) != 0)
-    found, n_in, n_cells = np.empty(len(counts)), member.sum(1), values.shape[1]
-    for i, count in enumerate(counts):
-        weight = count[picture]
-        hits, taken = (weight * positive).cumsum()[ends], weight.cumsum()[ends]
-        hits, taken = np.append(hits, count @ n_in), np.append(taken, count.sum() * n_cells)
-        precision = np.divide(hits, taken, out=np.zeros(len(taken)), where=taken > 0)
-        found[i] = (np.diff(hits, prepend=0) * precision).sum() / hits[-1] if hits[-1] else np.nan
-    return found
+    tie = np.searchsorted(ends, np.arange(len(order)))  # which of the groups of equal scores
+    hits, taken = np.append(positive.cumsum()[ends], n_in.sum()), np.append(ends + 1, values.size)
+    if not n_in.any():
+        return np.nan, np.full(n, np.nan)
+    gained, precision = np.diff(hits, prepend=0), hits / taken
+    ap = (gained * precision).sum() / hits[-1]
+    # what a cell adds to the precision of all groups from its own on, if it is a positive; and what it takes from it
+    adds, takes = (np.cumsum((each / taken)[::-1])[::-1] for each in (gained, gained * precision))
+    influence = np.bincount(picture, positive * (precision + adds)[tie] - takes[tie], n)
+    last_in, last = n_in - np.bincount(picture, positive, n), n_cells - np.bincount(picture, minlength=n)
+    influence += last_in * (precision[-1] + adds[-1]) - last * takes[-1]
+    return float(ap), (influence - ap * n_in) / hits[-1]
 
 
 def build_features(

@@ -38,12 +38,13 @@ def auroc(ranks: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray
         return area, np.sqrt(np.where(pairs > 0, untied * (n + 1) / 12 / pairs, 0))
 
 
-def best_aurocs(maxima: np.ndarray, labels: pd.DataFrame, in_b: np.ndarray) -> pd.Series:
+def best_aurocs(maxima: np.ndarray, labels: pd.DataFrame) -> pd.Series:
     """AUROC on half B, by (level, class), of the feature that ranks the class's images highest on half A.
 
-    nan where a half has none of them. maxima: (n, d); labels: a row an image, a column a level; in_b: (n,).
+    nan where a half has none of them. maxima: (n, d); labels: a row an image, a column a level, finest first.
     """
-    ranks_a, ranks_b, found = rankdata(maxima[~in_b], axis=0), rankdata(maxima[in_b], axis=0), {}
+    in_b, found = halves(labels.iloc[:, 0]), {}
+    ranks_a, ranks_b = (rankdata(maxima[half], axis=0) for half in (~in_b, in_b))
     for level in labels:
         table = pd.get_dummies(labels[level], dtype=float).T
         (in_a, there), names = (table.to_numpy()[:, half] for half in (~in_b, in_b)), table.index

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from aircraft_sae.activations import see_features
 from aircraft_sae.devices import side_by_side
-from aircraft_sae.features import PARTS, FeatureIndex, best_aurocs, check_features, halves
+from aircraft_sae.features import PARTS, FeatureIndex, best_aurocs, check_features
 from aircraft_sae.features.reconstruction import seed_match
 from aircraft_sae.interventions.blurring import PAIR, Window, blur, control_windows, patched
 from aircraft_sae.interventions.editing import Responses
@@ -243,11 +243,8 @@ def verdict_tables(
         write_parquet(responses.table(), folder / "responses.parquet")
     if suppressed is not None and (levels := list(trial.pictures.levels)):
         drawn, labels = claims[claims["chosen"] == "random"], index.images.iloc[index.rows("test")][levels]
-        rivals = []
-        for null in nulls:
-            test = null.rows("test")
-            known = null.images.iloc[test][levels]
-            rivals.append(best_aurocs(null.maxima(test), known, halves(known[levels[0]])))
+        test = [(null, null.rows("test")) for null in nulls]
+        rivals = [best_aurocs(null.maxima(rows), null.images.iloc[rows][levels]) for null, rows in test]
         best = pd.concat(rivals, axis=1).max(axis=1) if rivals else pd.Series(dtype=float)
         given = drawn, index.table, trial[trial.in_b], labels[trial.in_b], match, best
         found["classes"] = class_verdicts(*given)

@@ -59,9 +59,14 @@ def strict(claims: pd.DataFrame, scores: pd.DataFrame, responses: Responses, see
 
 
 def class_verdicts(
-    claims: pd.DataFrame, table: pd.DataFrame, trial: Trial, labels: pd.DataFrame, seed_match, null_auroc: pd.Series,
+    claims: pd.DataFrame,
+    table: pd.DataFrame,
+    trial: Trial,
+    labels: pd.DataFrame,
+    seed_match,
+    null_auroc,
     directions=None,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """One row a claim (feature_id) about the class that half A chose, on the level that half A chose.
 
     table: features.parquet; trial: half B's pictures; labels: a row a picture, a column a level; seed_match: (d_sae,);

