@@ -59,13 +59,7 @@ def strict(claims: pd.DataFrame, scores: pd.DataFrame, responses: Responses, see
 
 
 def class_verdicts(
-    claims: pd.DataFrame,
-    table: pd.DataFrame,
-    trial: Trial,
-    labels: pd.DataFrame,
-    seed_match,
-    null_auroc,
-    directions=None,
+    claims: pd.DataFrame, table: pd.DataFrame, trial: Trial, labels, seed_match, null_auroc, directions=None
 ) -> pd.DataFrame:
     """One row a claim (feature_id) about the class that half A chose, on the level that half A chose.
 
