@@ -29,6 +29,7 @@
 # %matplotlib inline
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +41,7 @@ from IPython.display import Markdown, display
 
 # %%
 from aircraft_sae import features
+from aircraft_sae.config import preset
 from aircraft_sae.features import reconstruction
 from aircraft_sae.metrics import average, with_interval
 from aircraft_sae.study import Study
@@ -731,6 +733,43 @@ display(Markdown(text))
 
 # %% [markdown]
 # A feature that only one seed finds may still be real: autoencoders choose among many dictionaries of like error.
+
+# %% [markdown]
+# ## Does a feature of renders show the same in photographs?
+#
+# This is asked where the notebook runs on photographs, and the default study was made beside it. The hangar's own
+# network looks at the photographs, and its local features are asked for their nine strongest test photographs: is the
+# feature that shows nose gears in renders at nose gears here? Nobody has drawn masks for photographs, so this is for
+# the eye. A number for whether features carry over at all: how many of those active in 1% of the test renders or more
+# are active in half to twice as many photographs.
+
+# %%
+carried, of_renders = None, study.data_dir / "runs" / "hangar" / "sae" / "local"
+if not parts and of_renders.is_dir():
+    hangar = Study(preset("hangar"), study.data_dir)
+    renders, looking = hangar.features("local"), replace(hangar.network(), name="hangar")
+    photographs = pictures.subset(np.flatnonzero(pictures.table["split"] == "test"), "test")
+    given = {"network": looking, "pictures": photographs, "splits": ["test"], "selectivity": False}
+    carried = study.features("hangar-local", sae=hangar.sae("local"), **given)
+
+# %% tags=["report"]
+figure = Markdown("Nothing to compare here: these are renders, or the default study has not been run.")
+if carried:
+    best_ = features.best_matches(pd.read_parquet(renders.folder / "parts.parquet"))["feature_id"]
+    titles = {f"{part.replace('_', ' ')}\nin renders": int(j) for part, j in best_.items()}
+    figure = patches_figure(carried, pictures, titles, carried.rows("test"))
+display(figure)
+
+# %%
+if carried:
+    of_test = renders.maxima(renders.rows("test")) > 0, carried.maxima(carried.rows("test")) > 0
+    here, there = (active.mean(0) for active in reversed(of_test))
+    like = here[there >= 0.01] / there[there >= 0.01]
+    results["hangar/firing_ratio_within_2"] = (float(((like >= 0.5) & (like <= 2)).mean()), None, None, len(like))
+    results["hangar/silent_in_photographs"] = (float((like == 0).mean()), None, None, len(like))
+    text = f"""**Takeaway.** Of {len(like)} features of renders, {results["hangar/firing_ratio_within_2"][0]:.0%} are
+    active in half to twice as many photographs, and {results["hangar/silent_in_photographs"][0]:.0%} in none."""
+    display(Markdown(text))
 
 # %% [markdown]
 # ## Browse them yourself

