@@ -3,10 +3,9 @@
     python data/weights/pretrain.py --round 1 --to first.safetensors
     python data/weights/pretrain.py --round 2 --from first.safetensors --to second.safetensors
     python data/weights/pretrain.py --round 3 --from second.safetensors --to third.safetensors
-    python data/weights/pretrain.py --round 4 --from third.safetensors --to fourth.safetensors
 
 The taxonomy is another one than the hangar's: 192 made-up variants in 64 families. README.md beside this file tells
-what came of it. Pictures and network lie in data/runs/pretraining, pretraining-first or (rounds 3 and 4) -third.
+what came of it. Pictures and network lie in data/runs/pretraining or data/runs/pretraining-first.
 """
 
 import argparse
@@ -109,15 +108,11 @@ class Taught(training.Run):
 
     The cosine of two cells' acts, less the mean act, should be what it is in the teacher (after Tung and Mori 2019,
     arXiv 1907.09682, whose likeness is of pictures). It tells neighbouring cells apart wherever the teacher does.
-    Weights of 7 x 7 kernels that are 0 at the start stay 0.
     """
 
     def __init__(self, *given):
         super().__init__(*given)
         self.teacher = teacher().to(self.device)
-        for kernel in self.learned:
-            if kernel.shape[1:] == (1, 7, 7):
-                kernel.register_hook((kernel.detach() != 0).float().mul)
 
     def loss(self, pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(of labels and likeness, logits)."""
@@ -141,27 +136,21 @@ def likeness(acts: torch.Tensor, seed: int, n_cells: int = 400) -> torch.Tensor:
     return centred @ centred.t()
 
 
-def narrowed(weights: str, path: Path, window: torch.Tensor) -> str:
-    """These weights with the wide kernels of stages 3 and 4 under a window (7, 7), as long as before."""
+def centred(weights: str, path: Path) -> str:
+    """These weights with the wide kernels of stages 3 and 4 under a Gaussian of 1.5 pixels, as long as before."""
     state = safetensors.torch.load_file(find_weights(weights))
+    near = torch.exp(-0.5 * ((torch.arange(7) - 3) / 1.5) ** 2)
     for name, kernel in state.items():
         if kernel.shape[1:] == (1, 7, 7) and name.startswith(("stages.2", "stages.3")):
-            short = kernel.float() * window
+            short = kernel.float() * near[:, None] * near
             state[name] = short * (kernel.float().norm(dim=(2, 3), keepdim=True) / short.norm(dim=(2, 3), keepdim=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(state, path)
     return str(path)
 
 
-def window(number: int) -> torch.Tensor:
-    """A Gaussian of 1.5 pixels in the third round, 3 x 3 pixels in the fourth."""
-    away = torch.arange(7) - 3
-    near = torch.exp(-0.5 * (away / 1.5) ** 2) if number == 3 else (away.abs() <= 1).float()
-    return near[:, None] * near
-
-
 def config(number: int, weights: str) -> StudyConfig:
-    """A study of the first round (96 variants at 160 pixels, from nothing), or a later one, from `weights`."""
+    """A study of the first round (96 variants at 160 pixels, from nothing), the second or the third, from `weights`."""
     shared = dict(batch_size=64, learning_rate=3e-3, frozen_stages=0, ema_decay=0.999, colour_jitter=0.0)
     rendered = dict(scenes_per_variant=300, seed=1, split_shares=(0.94, 0.03, 0.03))
     if number == 1:
@@ -178,8 +167,7 @@ def config(number: int, weights: str) -> StudyConfig:
             dataset=DatasetConfig(hangar=HangarConfig(size=224, **rendered)),
             classifier=ClassifierConfig(weights=weights, epochs=(2, 1), warmup_epochs=0.2, **shared),
         )
-    path = data_folder() / "runs" / "pretraining-third" / f"narrowed-{number}.safetensors"
-    weights = narrowed(weights, path, window(number))
+    weights = centred(weights, data_folder() / "runs" / "pretraining-third" / "centred.safetensors")
     rendered |= {"scenes_per_variant": 100, "seed": 2}
     shared |= {"batch_size": 32, "learning_rate": 2e-3, "colour_jitter": 0.2, "label_smoothing": 0.0, "rotate": 30.0}
     return StudyConfig(
@@ -197,12 +185,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--to", required=True, type=Path, help="a .safetensors file")
-    parser.add_argument("--round", type=int, choices=(1, 2, 3, 4), default=4)
+    parser.add_argument("--round", type=int, choices=(1, 2, 3), default=3)
     parser.add_argument(
-        "--from", dest="weights", default="hangar_pretrained", help="weights that later rounds go on from"
+        "--from", dest="weights", default="hangar_pretrained", help="weights that rounds 2 and 3 go on from"
     )
     given = parser.parse_args(arguments)
-    if given.round > 2:
+    if given.round == 3:
         training.Run = Taught
     study = Study.open(config(given.round, given.weights))
     print(study.network().predictions.eval("label == predicted").mean(), "of the test pictures are right")
