@@ -253,13 +253,15 @@ for like, table_ in judged.items():
     display(asked.rename_axis(LIKES[like]))
 
 # %%
+told_ = {}
+for like, before in {"local": "", "main": "main/"}.items() if editable else ():
+    claim, second = (results.get(f"{before}random_{name}_share") for name in ("claim", "tier_2"))
+    reach = in_words(second, unit="claims") if second else "none"
+    told_[like] = f"{in_words(claim)} of random features claim a part, and {reach} of these reach tier 2"
+
+# %%
 text = NO_MASKS
 if editable:
-    told_ = {}
-    for like, before in {"local": "", "main": "main/"}.items():
-        claim, second = (results.get(f"{before}random_{name}_share") for name in ("claim", "tier_2"))
-        reach = in_words(second, unit="claims") if second else "none"
-        told_[like] = f"{in_words(claim)} of random features claim a part, and {reach} of these reach tier 2"
     null, vague = (
         [results[f"{before}{name}"] for before in ("", "main/")]
         for name in ("null_random_claim_share_max", "imprecise_share")
@@ -411,7 +413,7 @@ if len(tail):
     logit_, share_ = ([results[f"suppress/tail/{of}/{name}"] for of in sizes_] for name in ("logit", "confidence"))
     text = f"""**Takeaway.** In the pictures in which they are strongest, suppressing the {len(sizes_["features"])}
     features changes the true class's logit by {in_words(logit_[0], percent=False, unit="features")} and its
-    probability by {in_words(share_[0], unit="features")} in size; as much of a random direction, by
+    probability by {in_words(share_[0], unit="features")}, in absolute terms; as much of a random direction, by
     {in_words(logit_[1], percent=False, unit="features")} and {in_words(share_[1], unit="features")}."""
     display(Markdown(text))
 
@@ -643,7 +645,7 @@ display(plots.dots(lost_by, "share of the maximum lost under the peak, %", "", 1
 told_lost = ", ".join(f"{name} {in_words(entry, **in_pictures)}" for name, entry in lost_by.items())
 at_random, most_other = lost_by["random features"], max(lost_by[name]["high"] for name in dictionaries)
 more = at_random["low"] > most_other
-text = f"""**Takeaway.** Blurred under their own peaks, of their maximum lose {told_lost}. Features lose
+text = f"""**Takeaway.** Lost of the maximum by a blur under its own peak: {told_lost}. Features lose
 {
     "more than every other: they need what lies there more than any direction does"
     if more
