@@ -375,6 +375,8 @@ def test_average_precision_and_its_slopes_are_scikit_learns(digits):
         assert influence[i] == pytest.approx((up - down) / 2e-4, abs=1e-6)
     assert influence.sum() == pytest.approx(0, abs=1e-12)  # twice all pictures are no better
     assert np.isnan(ap_of(values, 0 * member)[0])
+    silent, influence = ap_of(0 * values, member)
+    assert silent == pytest.approx(member.mean()) and influence == pytest.approx((member.mean(1) - silent) / 12)
 
 
 def test_average_precision_and_its_error_are_those_of_redrawn_pictures(planted_parts):

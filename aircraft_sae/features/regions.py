@@ -197,7 +197,7 @@ def ap_of(values: np.ndarray, member: np.ndarray) -> tuple[float, np.ndarray]:
     adds, takes = (np.cumsum((each / taken)[::-1])[::-1] for each in (gained, gained * precision))
     influence = np.bincount(picture, positive * (precision + adds)[tie] - takes[tie], n)
     last_in, last = n_in - np.bincount(picture, positive, n), n_cells - np.bincount(picture, minlength=n)
-    influence += last_in * (precision[-1] + adds[-1]) - last * takes[-1]
+    influence = influence + last_in * (precision[-1] + adds[-1]) - last * takes[-1]  # no += where none is in order
     return float(ap), (influence - ap * n_in) / hits[-1]
 
 
