@@ -391,7 +391,8 @@ if trial.readout:
     for j in on_a.argsort()[::-1][: min(20, (on_a > 0).sum())].tolist():
         top = half_b.strength[:, j].topk(min(16, len(half_b.rows)))
         some = half_b[top.indices[top.values > 0].numpy()]
-        for of, directions in (("features", sae.W_dec.detach()), ("random directions", trial.random)):
+        both_ = {"features": sae.W_dec.detach(), "random directions": trial.random} if len(some.rows) else {}
+        for of, directions in both_.items():
             made = some.suppress([j], directions=directions[[j]]).items()
             tail.append({"feature_id": j, "of": of} | {name: np.abs(each).mean() for name, each in made})
 
