@@ -644,11 +644,11 @@ display(plots.dots(lost_by, "share of the maximum lost under the peak, %", "", 1
 
 # %%
 told_lost = ", ".join(f"{name} {in_words(entry, **in_pictures)}" for name, entry in lost_by.items())
-at_random, most_other = lost_by["random features"], max(lost_by[name]["high"] for name in dictionaries)
+at_random, most_other = lost_by["random features"], max(lost_by[name]["high"] for name in ("random directions", "PCA"))
 more = at_random["low"] > most_other
 text = f"""**Takeaway.** Lost of the maximum by a blur under its own peak: {told_lost}. Features lose
 {
-    "more than every other: they need what lies there more than any direction does"
+    "more than random directions and principal components do"
     if more
     else "no more than directions that mean nothing, so that such a loss is no evidence of a detector"
 }."""
@@ -852,8 +852,8 @@ for like, own_sae in {"local": sae3, "main": sae}.items():
     its_trial = trial if like == "main" else trial3
     others = [study.sae(f"{like}-seed{seed}", like=like, seed=own_sae.cfg.seed + seed) for seed in (1, 2)]
     given = {"trial": its_trial, "index": study.features(like), "claims": claims[like], "others": others}
-    given |= {"suppressed": suppressed if like == "main" else None, "removals": removals, "nulls": rivals}
-    given |= {"tiers": study.tiers(like) if editable else None}
+    given |= {"suppressed": suppressed if like == "main" else None, "removals": removals}
+    given |= {"tiers": study.tiers(like) if editable else None, "nulls": rivals if like == "main" else []}
     folder = study.stage(f"experiments/verdicts-{like}", experiments.verdict_tables, {}, given)
     verdicts[like] = ablation.Verdicts.open(folder)
 classes, null_classes = verdicts["main"].classes, pd.read_parquet(folder / "null_classes.parquet")
