@@ -129,6 +129,11 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
+    from nbclient.output_widget import OutputWidget
+
+    class Silent(OutputWidget):
+        # what is sent while a reply is awaited can lose the wake-up for it, and the run would wait for ever
+        def send(self, *_, **__): ...
 
     class Client(NotebookClient):
         def process_message(self, message, cell, index):
@@ -154,6 +159,7 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_execute=begin,
     )
+    client.widget_registry["@jupyter-widgets/output"]["OutputModel"] = Silent
     # in the place of a person's own start-up files and settings; a kernel that was killed may still have files there
     personal = TemporaryDirectory(prefix="aircraft_sae-", ignore_cleanup_errors=True)
     package = str(Path(__file__).resolve().parents[1])  # for a checkout that is not installed
