@@ -55,11 +55,15 @@ def test_any_cnn_of_timms_is_built_and_checked(arch):
         torch.manual_seed(0)
         plain = timm.create_model(arch, num_classes=3).state_dict()
     assert same(build(cfg, 3).state_dict(), plain) == (arch != "convnextv2_atto")  # whose weights are drawn anew
-    if arch.startswith("convnext"):
-        assert [len(freeze(build(cfg, 3), n)) for n in (0, 1, 4)] == [0, 2, 5]
-    else:
-        with pytest.raises(ValueError, match=r"for networks with a stem and so many stages, .* has none: set it to 0"):
-            freeze(build(cfg, 3), 1)
+    shares = []
+    for n in (0, 1, 3):
+        freeze(model := build(cfg, 3), n)
+        learned = [weights.requires_grad for weights in model.parameters()]
+        assert learned == sorted(learned), "from the stem on"
+        shares.append(sum(learned))
+    assert len(learned) == shares[0] > shares[1] > shares[2] > 0
+    with pytest.raises(ValueError, match=r"for networks with a stem and so many stages, Linear has none: set it to 0"):
+        freeze(torch.nn.Linear(2, 2), 1)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import timm
 import torch
+from timm.models import group_modules
 from timm.models.convnext import ConvNeXt
 from torch import nn
 
@@ -85,16 +86,17 @@ def keep_depthwise_in_float32(model: nn.Module) -> None:
 
 
 def freeze(model: nn.Module, n_stages: int) -> list[nn.Module]:
-    """The stem and `n_stages` stages, taken out of training; none, and not the stem, where n_stages is 0.
+    """Take the stem and `n_stages` stages, as timm groups them, out of training, and return their modules; none for 0.
 
-    Raises: ValueError for a network that has no stem and so many stages.
+    Raises: ValueError for a network without so many.
     """
     if n_stages == 0:
         return []
-    parts = [getattr(model, "stem", None), *getattr(model, "stages", [])][: n_stages + 1]
-    if None in parts or len(parts) <= n_stages:
+    groups = group_modules(model, model.group_matcher(coarse=True)) if hasattr(model, "group_matcher") else {}
+    if len(groups) < n_stages + 2:  # the last is the head
         what = f"frozen_stages={n_stages} is for networks with a stem and so many stages"
         raise ValueError(f"{what}, {type(model).__name__} has none: set it to 0")
+    parts = [model.get_submodule(name) for group in range(n_stages + 1) for name in groups[group]]
     for part in parts:
         part.requires_grad_(False)
     return parts
