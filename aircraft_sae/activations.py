@@ -38,13 +38,9 @@ def site_folder(site: str) -> str:
 
 
 def extract(
-    folder: str | Path,
-    network: Network,
-    pictures: Pictures,
-    sites: Sequence[str],
-    augmentation: ClassifierConfig | None = None,
-    n_views: int = 0,
-) -> None:
+    folder: str | Path, network: Network, pictures: Pictures, sites: Sequence[str],
+    augmentation: ClassifierConfig | None = None, n_views: int = 0,
+) -> None:  # fmt: skip
     """Write folder/<site>/acts.npy (image, row, column, channel; see `as_stored`) and images.parquet, for each site.
 
     Every picture goes through the network once, in float32 and in the order of the table; then n_views random crops and
@@ -227,13 +223,9 @@ def see_features(
 
 
 def replay(
-    network: Network,
-    pictures: Pictures,
-    acts: Activations,
-    rows: np.ndarray,
-    edit: Edit | None = None,
-    sites: Sequence[str] = (),
-) -> Iterator[Seen]:
+    network: Network, pictures: Pictures, acts: Activations, rows: np.ndarray,
+    edit: Edit | None = None, sites: Sequence[str] = (),
+) -> Iterator[Seen]:  # fmt: skip
     """What the network makes of stored acts of these rows, BATCH at a time and in order; `edit` changes them before.
 
     It goes on from the site, where it can start there, else from the pictures, with their acts put in at the site.

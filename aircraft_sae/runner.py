@@ -153,12 +153,9 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
         notebook,
         # without folders to look in, "python3" is this interpreter, whatever a kernelspec of that name says
         km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[])),
-        timeout=None,
-        record_timing=False,
-        extra_arguments=["--log-level=40", f"--ext={__name__}"],
-        resources={"metadata": {"path": str(path.parent)}},
-        on_cell_execute=begin,
-    )
+        timeout=None, record_timing=False, extra_arguments=["--log-level=40", f"--ext={__name__}"],
+        resources={"metadata": {"path": str(path.parent)}}, on_cell_execute=begin,
+    )  # fmt: skip
     client.widget_registry["@jupyter-widgets/output"]["OutputModel"] = Silent
     # in the place of a person's own start-up files and settings; a kernel that was killed may still have files there
     personal = TemporaryDirectory(prefix="aircraft_sae-", ignore_cleanup_errors=True)

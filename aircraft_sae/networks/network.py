@@ -83,14 +83,9 @@ class Network:
         return (255 * (x * std + mean)).clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
     def see(
-        self,
-        x: torch.Tensor | None,
-        sites: Sequence[str] = (),
-        edits: Mapping[str, Edit] | None = None,
-        *,
-        given: Mapping[str, torch.Tensor] | None = None,
-        mixed: bool = False,
-    ) -> Seen:
+        self, x: torch.Tensor | None, sites: Sequence[str] = (), edits: Mapping[str, Edit] | None = None, *,
+        given: Mapping[str, torch.Tensor] | None = None, mixed: bool = False,
+    ) -> Seen:  # fmt: skip
         """Look at a batch x (n, 3, size, size), and change what passes some sites.
 
         edits: {site: f}, f from acts (n, rows, columns, d) to as many; what is seen at a site is seen after its edit.
