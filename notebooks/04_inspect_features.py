@@ -88,22 +88,23 @@ print(f"{index.d_sae} features of {len(index.images):,} pictures; half A {(~in_b
 # For each part of the aircraft the feature is chosen whose strongest cells show the part best on half A. A row has its
 # nine strongest patches of half B, one a picture, cut out around the peak. *AP* (average precision, on half B) is 1
 # where all cells that show the part come before all others, and about their share of all cells for a random order. The
-# *tier* says how far the claim has been tested: 1, better than whatever learned nothing; 2, better too at telling cells
-# of one family and place apart; 3, the activation goes where the part is taken away; 4, so it does in two other seeds.
-# Notebook 05 tells how. Tier 0 is the honest label of a feature that only looks right. (Photographs have no masks;
-# there the rows are the features that follow a class most.)
+# *tier* says which tests the claim has passed. Tier 1: average precision is above that of four null dictionaries. Tier
+# 2: so is the ability to tell the part's cells from others of the same family and place. Tier 3: the activation falls
+# where the part is removed. Tier 4: two other seeds also have a feature of tier 3 for the part. Tier 0: none. Notebook
+# 05 has the tests. (Photographs have no masks; there the rows are the features that follow a class most.)
 #
-# There are two autoencoders: *local*, of the stage at which features keep to their place (the sites are compared in
-# notebook 03), and *main*, of the network's end, where others publish. First the local one.
+# There are two autoencoders: *local* reads the stage before the last, where the activations of neighbouring cells
+# hardly correlate in a feature (measured below), *main* the network's end. The local one comes first.
 
 # %%
-tiers, best_of = {}, {}
+tiers, best_of, second, only = {}, {}, {}, {"splits": ["test"], "selectivity": False}
 if parts and pictures.scenes is None:
     raise ValueError("these pictures have masks but no scenes: parts cannot be taken out of them, nor claims be tested")
 if parts:
     for like in LIKES:
         judged = pd.read_parquet(study.tiers(like) / "tiers.parquet")
         tiers[like] = judged[(judged["claimant"] == like) & judged["best"]].set_index("part").reindex(parts)
+        second[like] = judged[judged["best"]].groupby("claimant")["tier"].agg(lambda tier: (tier >= 2).sum())
         facts = tiers[like].dropna(subset="feature_id").astype({"feature_id": int, "tier": int})
         words = zip(facts.index.str.replace("_", " "), facts["ap"], facts["tier"], strict=True)
         titles = [f"{part}\nAP {ap:.2f}\ntier {tier}" for part, ap, tier in words]
@@ -131,17 +132,29 @@ text = NO_MASKS
 if parts:
     at = {like: [int((each["tier"] >= tier).sum()) for tier in (1, 2, 3, 4)] for like, each in tiers.items()}
     results |= {f"{like}/parts_at_tier_{i + 1}": n for like, counts in at.items() for i, n in enumerate(counts)}
+    seeds_ = {like: second[like].reindex([like, f"{like}-seed1", f"{like}-seed2"]) for like in LIKES}
+    null_2 = {like: second[like][second[like].index.str.startswith("null")] for like in LIKES}
     told = [
-        f"at {LIKES[like]} " + ", ".join(f"{n} reach tier {i + 1}" for i, n in enumerate(at[like])) for like in LIKES
+        f"""{at[like][1]} of {len(parts)} reach tier 2 at {site} (median of three seeds {seeds_[like].median():.0f};
+        {null_2[like].idxmax()}, {null_2[like].max()})"""
+        for like, site in LIKES.items()
     ]
-    ours = f"Of the first seed's best features of {len(parts)} parts"
-    text = f"**Takeaway.** {ours}, {'; '.join(told)}. (05 has all seeds.)"
+    text = f"**Takeaway.** Of the parts' best features in this seed, {'; '.join(told)}."
 display(Markdown(text))
 
 # %% [markdown]
-# Patches are chosen for being strong, and a person sees in them what the title says. So eyes that knew neither titles
-# nor numbers were given the rows of the committed run in random order, and the names of the parts to choose from; and
-# once more the rows of an autoencoder before training.
+# Patches are chosen for being strong, and a title tells the eye what to see. In a blind test a rater therefore got the
+# local rows of the committed run in random order, without titles, and the twelve names to choose from. Another rater
+# did the same for an untrained autoencoder, whose rows these are:
+
+# %%
+figure = Markdown(NO_MASKS)
+if parts:
+    untrained = study.features("local-null-untrained", **study.nulls("local")["untrained"]._asdict(), **only)
+    matches = features.best_matches(pd.read_parquet(untrained.folder / "parts.parquet"))
+    titles = {f"{part.replace('_', ' ')}\nAP {row.ap:.2f}": int(row.feature_id) for part, row in matches.iterrows()}
+    figure = patches_figure(untrained, pictures, titles, untrained.rows("test")[in_b])
+display(figure)
 
 # %%
 path, text = Path("../data/results/hangar/blind_test.csv"), "No blind test belongs to these pictures."
@@ -149,14 +162,16 @@ if study.config.name == "hangar" and path.is_file():
     blind = pd.read_csv(path)
     right = (blind["part"] == blind["named"]).groupby(blind["rows"]).sum()
     results["blind_named_right"], results["blind_named_right_null"] = int(right["trained"]), int(right["untrained"])
-    text = f"""**Takeaway.** Of the trained local autoencoder's rows, {results["blind_named_right"]} of 12 were named
-    right; of the untrained one's, {results["blind_named_right_null"]}."""
+    text = f"""**Takeaway.** Of the trained autoencoder's rows, {results["blind_named_right"]} of 12 were named right,
+    of the untrained one's {results["blind_named_right_null"]}; guessing names one right on average. With one rater
+    each, which is higher says nothing; but a row that can be named is no evidence of a detector."""
 display(Markdown(text))
 
 # %% [markdown]
 # A row that can be named says that the strongest patches of one feature show one thing. Among a thousand features that
 # learned nothing, but read a network that learned much, there can be one for each part whose patches do so too: it was
-# looked for, with masks. Looks therefore tell no detector from a lucky direction. The tiers ask for more.
+# looked for, with masks. Looks therefore tell no detector from a lucky direction. The tiers ask for more. (One feature
+# can be the best of two parts. Their rows are then the same, and only luck tells them apart.)
 
 # %% [markdown]
 # ## What does a feature look like?
@@ -203,7 +218,8 @@ gallery_figure(index, pictures, selective, rows_b)
 # B we take the AUROC of the feature's largest activation in a picture for that class, and how many standard deviations
 # it is above chance (z). A feature is *placed* on the level where it stands out most on half A, if its AUROC there is
 # significant on half B (9,999 permutations of the labels; Benjamini-Hochberg for many tests, q < 0.05). Beside it: the
-# same with pictures' labels in random order.
+# same with shuffled labels, and of random directions, since any direction of a network that was trained to tell classes
+# apart may follow one.
 
 # %%
 classes = {each: pictures.classes(each) for each in pictures.levels}
@@ -214,45 +230,46 @@ for seed in range(5):
     shuffled = {each: (values[order], names) for each, (values, names) in codes.items()}
     shuffles.append(features.selectivity(index.maxima(test), shuffled, in_b))
 null = pd.concat(shuffles, ignore_index=True)
-z, null_z = (each[[f"{name}/auroc_z" for name in pictures.levels]].max(axis=1).dropna() for each in (table, null))
+given = study.nulls()["random directions"]._asdict()
+lucky = features.selectivity(study.features("main-null-random-directions", **given, **only).maxima(test), codes, in_b)
+kinds = {"features": table, "random directions": lucky, "features, shuffled labels": null}
+z = {name: each[[f"{own}/auroc_z" for own in pictures.levels]].max(axis=1).dropna() for name, each in kinds.items()}
 
 # %%
-figure, both = Markdown("No class has pictures enough to test."), {"labels": z, "labels in random order": null_z}
-if len(z):
+figure = Markdown("No class has pictures enough to test.")
+if len(z["features"]):
     figure, ax = plots.sheet(3.4)
-    sns.histplot(both, stat="percent", common_norm=False, bins=50, element="step", ax=ax)
-    ax.set(xlabel="largest z over levels of AUROC on half B", ylabel="features, %")
+    sns.histplot(z, stat="percent", common_norm=False, bins=50, element="step", fill=False, ax=ax)
+    ax.set(xlabel="largest z over levels of AUROC on half B", ylabel="share, %")
 display(figure)
 
 # %%
-tested = null[f"{level}/auroc_p"].dropna()
+tested, placed = null[f"{level}/auroc_p"].dropna(), {}
 results["shuffled_share_below_0.05"] = (float((tested < 0.05).mean()), None, None, len(tested))
-placed = {}
-for each in (*pictures.levels, "none"):
-    results[f"placed/{each}"] = (float((table["placed"] == each).mean()), None, None, len(table))
-    results[f"placed_shuffled/{each}"] = (float((null["placed"] == each).mean()), None, None, len(null))
-    placed[each] = [f"{results[f'placed/{each}'][0]:.1%}", f"{results[f'placed_shuffled/{each}'][0]:.1%}"]
-results["median_z"], results["median_z_shuffled"] = float(z.median()), float(null_z.median())
-display(pd.DataFrame(placed, index=["features placed there", "with labels in random order"]))
+ends = {"": table, "_random_directions": lucky, "_shuffled": null}
+for (end, each), name in product(ends.items(), (*pictures.levels, "none")):
+    results[f"placed{end}/{name}"] = (float((each["placed"] == name).mean()), None, None, len(each))
+    placed.setdefault(name, []).append(f"{results[f'placed{end}/{name}'][0]:.1%}")
+results["median_z"], results["median_z_shuffled"] = (float(each.median()) for each in (z["features"], z[list(z)[2]]))
+display(pd.DataFrame(placed, index=list(kinds)).rename_axis("placed on"))
 
 # %%
-strong, strong_null = (each[f"{level}/auroc"] >= 0.9 for each in (table, null))
-results[f"share_auroc_0.9/{level}"] = (float(strong.mean()), None, None, len(table))
-results[f"share_auroc_0.9_shuffled/{level}"] = (float(strong_null.mean()), None, None, len(null))
-own_level = table["placed"] != "none"
-areas = [row[f"{row['placed']}/auroc"] for _, row in table[own_level].iterrows()]
-results["placed/median_auroc"] = (float(np.median(areas or [0.5])), None, None, len(areas))
+strong = table[f"{level}/auroc"] >= 0.9
+for end, each in ends.items():
+    results[f"share_auroc_0.9{end}/{level}"] = (float((each[f"{level}/auroc"] >= 0.9).mean()), None, None, len(each))
+    own_level = each[each["placed"] != "none"]
+    areas = [row[f"{row['placed']}/auroc"] for _, row in own_level.iterrows()]
+    results[f"placed{end}/median_auroc"] = (float(np.median(areas or [0.5])), None, None, len(areas))
 
 # %%
-most = max(pictures.levels, key=lambda each: results[f"placed/{each}"][0])
-text = f"""**Takeaway.** {1 - results["placed/none"][0]:.0%} of {len(table)} features are associated with a class beyond
-chance ({1 - results["placed_shuffled/none"][0]:.0%} with labels in random order), the most often with a *{most}*; the
-median of their AUROC is {results["placed/median_auroc"][0]:.2f}. {strong.mean():.1%} reach an AUROC of 0.9 for a
-{level} ({strong_null.mean():.1%} with labels in random order). Of features that
-were tested on such labels, {results["shuffled_share_below_0.05"][0]:.1%} have p < 0.05, where 5%
-should (n = {len(tested):,})."""
+beyond, at_09 = (
+    [results[name.format(end)][0] for end in ends] for name in ("placed{}/none", f"share_auroc_0.9{{}}/{level}")
+)
+text = f"""**Takeaway.** {1 - beyond[0]:.0%} of {len(table)} features rank some class's pictures above others beyond
+chance, of random directions {1 - beyond[1]:.0%}, with shuffled labels {1 - beyond[2]:.0%}. An AUROC of 0.9 for a
+{level} is reached by {at_09[0]:.0%}, {at_09[1]:.0%} and {at_09[2]:.0%}."""
 display(Markdown(text))
-assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
+assert study.config.name != "hangar" or beyond[2] > 0.9
 
 # %% [markdown]
 # That a feature follows classes is no news in a network trained to tell them apart. And that a feature follows a class
@@ -273,7 +290,7 @@ assert study.config.name != "hangar" or results["placed_shuffled/none"][0] > 0.9
 # within a figure. First the local autoencoder.
 
 # %%
-null_ap, null_results, only = {}, {}, {"splits": ["test"], "selectivity": False}
+null_ap, null_results = {}, {}
 nulls = {like: study.nulls(like) for like in LIKES} if parts else {}
 for like, (name, null) in ((like, each) for like, own in nulls.items() for each in own.items()):
     own = study.features(f"{like}-null-{name}".replace(" ", "-"), **null._asdict(), **only)
@@ -394,13 +411,13 @@ if parts:
     results["parts_above_guesses"] = (beaten, None, None, len(drawn))
     reached = "; ".join(f"{results[f'guess/{name}/mean_part_ap']:.2f} ({name})" for name in guessed)
     text = f"""**Takeaway.** Guesses reach a mean AP of {reached}. The best feature is above all of them for {beaten} of
-    {len(drawn)} parts. With masks of another picture of the class it has {results["swapped/mean_part_ap"]:.2f}."""
+    {len(drawn)} parts; its mean AP is {results["mean_part_ap"]["value"]:.2f}, and
+    {results["swapped/mean_part_ap"]:.2f} with masks of another picture of the class."""
 display(Markdown(text))
 
 # %% [markdown]
 # AP counts cells in which a part is shown and the feature silent as misses. A feature that follows an engine seen from
-# the left only is right whenever it speaks and still scores low. For comparison, the repository of saev, autoencoders
-# for vision, reports a mean AP of 0.61 on parts of fish, with another network, data set and a finer grid.
+# the left only is right whenever it speaks and still scores low.
 #
 # A part may be *split*: several features each follow some of its cells. So features are joined, one after the other, as
 # long as F1 on half A grows (three at most). Or it may be *absorbed*: its own features are silent where another one,
@@ -419,8 +436,7 @@ if parts:
 display(Markdown(text))
 
 # %% [markdown]
-# Where the part's own features seldom supply that much, a single feature seldom does, and this measure says little of
-# absorption: the part's direction is spread over many features.
+# A part's own features seldom supply that much either. So few absorbed cells are no evidence that absorption is rare.
 
 # %% [markdown]
 # ## Does a feature have one meaning?
@@ -433,17 +449,19 @@ display(Markdown(text))
 N_TOP, purity, on_aircraft, draws = 16, {}, {}, []
 if parts:
     within, rng = regions.within, np.random.default_rng(0)
-    random_cells = regions.labels[in_b][within[in_b]]
+    random_cells, random_ids = regions.labels[in_b][within[in_b]], frozen.query("chosen == 'random'")["feature_id"]
+    others = study.features("main-null-random-directions", **given, **only)
+    both = {"features": (index, test, random_ids), "random directions": (others, others.rows("test"), random_ids)}
 
 # %%
-if parts:
-    for feature_id in frozen.query("chosen == 'random'")["feature_id"]:
-        picks = index.patches(feature_id, "top", N_TOP, rows_b)
-        where = np.searchsorted(test, picks["image_row"]), picks["row"], picks["column"]
+for of, (own, rows_, ids) in both.items() if parts else ():
+    for feature_id in ids:
+        picks = own.patches(feature_id, "top", N_TOP, rows_[in_b])
+        where = np.searchsorted(rows_, picks["image_row"]), picks["row"], picks["column"]
         on = within[where]
         if len(picks) == N_TOP:
-            on_aircraft[feature_id] = on.mean()
-        if on.sum() >= N_TOP // 2:
+            on_aircraft.setdefault(of, []).append(on.mean())
+        if of == "features" and on.sum() >= N_TOP // 2:
             purity[feature_id] = regions.labels[where][on].mean(0)
             draws.append(random_cells[rng.integers(len(random_cells), size=(200, on.sum()))].mean(1).max(1))
 
@@ -452,8 +470,8 @@ figure = Markdown("No feature has 8 such cells." if parts else NO_MASKS)
 if len(purity):
     highest, null = np.array([each.max() for each in purity.values()]), np.concatenate(draws)
     both, (figure, ax) = {"random features": highest, "as many random aircraft cells": null}, plots.sheet(3.4)
-    sns.histplot(both, stat="percent", common_norm=False, bins=50, element="step", ax=ax)
-    ax.set(xlabel="purity of the strongest cells on the aircraft", ylabel="features, %")
+    sns.histplot(both, stat="percent", common_norm=False, bins=16, element="step", ax=ax)
+    ax.set(xlabel="purity of the strongest cells on the aircraft", ylabel="share, %")
 display(figure)
 
 # %%
@@ -461,13 +479,15 @@ if len(purity):
     pure = np.array([each > np.quantile(drawn, 0.95) for each, drawn in zip(highest, draws, strict=True)])
     results["purity_above_random_cells"] = (float(pure.mean()), None, None, len(purity))
     results["purity_median"], results["purity_median_random_cells"] = float(np.median(highest)), float(np.median(null))
-    results["top_cells_on_aircraft"] = with_interval(list(on_aircraft.values()), np.ones(len(on_aircraft)))
+    for end, of in (("", "features"), ("_random_directions", "random directions")):
+        each = on_aircraft.get(of, [np.nan])
+        results[f"top_cells_on_aircraft{end}"] = with_interval(each, np.ones(len(each)))
     shares = within[in_b].mean((1, 2))
     results["all_cells_on_aircraft"] = with_interval(shares, np.ones(len(shares)))
-    text = f"""**Takeaway.** Of the strongest cells of random features, {in_words(results["top_cells_on_aircraft"])} are
-    on the aircraft (n counts features); of all cells, {in_words(results["all_cells_on_aircraft"])} (pictures). For the
-    {len(purity)} features with half of them there, median purity is {np.median(highest):.2f}, of random aircraft cells
-    {np.median(null):.2f}; {pure.mean():.0%} are purer than 95% of as many random cells."""
+    on_, on_random = (in_words(results[f"top_cells_on_aircraft{end}"]) for end in ("", "_random_directions"))
+    text = f"""**Takeaway.** Of the strongest cells of random features, {on_} are on the aircraft, of random directions
+    {on_random}. For the {len(purity)} features with half of them there, median purity is {np.median(highest):.2f}, of
+    random aircraft cells {np.median(null):.2f}; {pure.mean():.0%} are purer than 95% of as many random cells."""
     display(Markdown(text))
 
 # %%
@@ -540,9 +560,11 @@ if parts:
     results["no_part/explained_above_chance"] = (float(above.mean()), None, None, len(above))
     results |= {f"no_part/{name}": (float(each), None, None, len(kind)) for name, each in kinds_of.items()}
     commonest = ", ".join(f"{name} {share:.0%}" for name, share in kinds_of.head(4).items())
+    results["no_part/median_explained"] = (float(np.median(told_b)), None, None, len(told_b))
     text = f"""**Takeaway.** {silent.mean():.0%} of the local features are active and claim no part
-    (n = {len(silent):,}). What explains most of them is {commonest}; {above.mean():.0%} are explained better on half B
-    than 95% are with pictures in random order (dotted). The median share explained is {np.median(told_b):.0%}."""
+    (n = {len(silent):,}). The best factor explains a median of {np.median(told_b):.0%} of their variance on half B, and
+    more than the null's 95th percentile (dotted) for {above.mean():.0%}. By share of features it is {commonest}. Random
+    directions were not tried."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -579,16 +601,17 @@ for (name, maps), (i, way) in product(local.items(), enumerate(("vertical", "hor
 display(pd.DataFrame(rows, index=["one above the other", "side by side"]).round(2))
 
 # %%
+near = rows[f"{LIKES['local']}/features"]
 text = f"""**Takeaway.** At {LIKES["main"]}, cells one above the other correlate to {rows["features"][0]:.2f} in the
 median feature and to {rows["channels"][0]:.2f} in the median channel, side by side to {rows["features"][1]:.2f} and
-{rows["channels"][1]:.2f} (n = {in_b.sum()} pictures)."""
+{rows["channels"][1]:.2f} (n = {in_b.sum()} pictures). At {LIKES["local"]}, features to {near[0]:.2f} and
+{near[1]:.2f}."""
 display(Markdown(text))
 assert all(-1 <= value <= 1 for each in rows.values() for value in each if np.isfinite(value))
 
 # %% [markdown]
-# Where channels are more alike down than across, the network made the bands at least in part. Where features show none,
-# bands cannot be why few of them mark a small part's cells alone; a direction fitted to the labels does better on the
-# same cells.
+# Where channels are more alike down than across, and the aircraft is not, the bands come at least in part from the
+# network. Where features show none, bands do not explain why few of them mark a small part's cells alone.
 
 # %% [markdown]
 # ## Where in the picture, exactly?
@@ -597,9 +620,7 @@ assert all(-1 <= value <= 1 for each in rows.values() for value in each if np.is
 # one: *stitched* from 16 copies of the picture, shifted by a quarter of a cell each; and *gradient × input* of the
 # feature at its peak. For each part its best feature (half A), and the pictures of half B that show the part and in
 # which it is strongest. *Pointing* is how often the map's peak is within 15 pixels of the part, less how often a
-# random pixel is; *lift* is the share of the map on the part (*energy*), by the part's share of the picture;
-# *iou_of_oracle* is intersection over union with the part at the map's best threshold, as a share of what the best
-# map of such cells could reach. A feature that is the best match of two parts counts once.
+# random pixel is. A feature that is the best match of two parts counts once.
 
 # %%
 if parts:
@@ -608,33 +629,22 @@ if parts:
 
 # %%
 if parts:
-    averaged = localised.groupby(["kind", "feature_id"], sort=False)[["pointing", "lift", "radius"]].mean()
-    by_kind = {}
+    averaged, pointing = localised.groupby(["kind", "feature_id"], sort=False)["pointing"].mean(), {}
     for kind in ("cells", "stitched", "gradient"):
-        each = averaged.loc[kind].dropna(subset="pointing")
-        by_kind[kind] = {name: with_interval(each[name], np.ones(len(each))) for name in ("pointing", "lift")}
-    for kind in ("stitched", "gradient"):
-        gain = (averaged.loc[kind] - averaged.loc["cells"]).dropna(subset="pointing")
-        for name in ("pointing", "lift"):
-            results[f"localisation/{kind}_beyond_cells/{name}"] = with_interval(gain[name], np.ones(len(gain)))
-    results |= {f"localisation/{kind}/{name}": entry for kind, each in by_kind.items() for name, entry in each.items()}
-
-# %%
-figure = Markdown(NO_MASKS)
-if parts:
-    pointing = {kind: each["pointing"] for kind, each in by_kind.items()}
-    figure = plots.dots(pointing, "pointing beyond chance", "map", line=0)
-display(figure)
+        each, gain = averaged.loc[kind].dropna(), (averaged.loc[kind] - averaged.loc["cells"]).dropna()
+        pointing[kind] = with_interval(each, np.ones(len(each)))
+        results[f"localisation/{kind}/pointing"] = pointing[kind]
+        if kind != "cells":
+            results[f"localisation/{kind}_beyond_cells/pointing"] = with_interval(gain, np.ones(len(gain)))
 
 # %%
 if parts:
-    over = localised.groupby(["kind", "feature_id"], sort=False)[["pointing", "lift", "energy", "iou_of_oracle"]].mean()
-    display(over.groupby("kind", sort=False).mean().round(2))
     radius = with_interval(localised["radius"].dropna(), np.ones(localised["radius"].notna().sum()))
     results["effective_radius_px"] = radius
     each = "; ".join(f"{kind} {in_words(entry, percent=False)}" for kind, entry in pointing.items())
-    gain = in_words(results["localisation/stitched_beyond_cells/pointing"], percent=False)
-    text = f"""**Takeaway.** Pointing beyond chance (n: features): {each}. Stitched less plain: {gain}. Half of a
+    gains = [results[f"localisation/{kind}_beyond_cells/pointing"] for kind in ("stitched", "gradient")]
+    better = ", ".join(f"{gain['value']:.2f} ({gain['low']:.2f} to {gain['high']:.2f})" for gain in gains)
+    text = f"""**Takeaway.** Pointing beyond chance (n: features): {each}. Beyond the plain map: {better}. Half of a
     feature's gradient lies within {radius["value"]:.0f} ({radius["low"]:.0f} to {radius["high"]:.0f}) pixels of its
     cell, of a picture of {network.size}."""
     display(Markdown(text))
@@ -695,6 +705,16 @@ for like, site in LIKES.items() if parts else ():
 # %%
 display(pd.DataFrame(again) if parts else Markdown(NO_MASKS))
 
+# %%
+text, share = NO_MASKS, {}
+if parts:
+    names = "subspaces", "subspaces_of_other_parts", "subspaces_of_random_features"
+    share = {like: [f"{results[f'{like}/{name}']['value']:.0%}" for name in names] for like in LIKES}
+    told = [f"{own[0]} at {LIKES[like]} (another part's {own[1]}, random {own[2]})" for like, own in share.items()]
+    text = f"""**Takeaway.** Of the parts at tier 3, {again[LIKES["local"]]["claims"]} recur at {LIKES["local"]},
+    {again[LIKES["main"]]["claims"]} at {LIKES["main"]}. Of its subspace a part shares {"; ".join(told)}."""
+display(Markdown(text))
+
 # %% [markdown]
 # *Features* themselves, at the network's end, are matched one to one with those of the other two seeds, as in notebook
 # 03. Shown is the lowest of four cosines: of encoder and decoder, with each of the two. Chance is the same
@@ -727,8 +747,8 @@ plots.dots(entries, "cosine with the partner in other seeds", "features", line=0
 random, chance = (in_words(entries[name], percent=False) for name in ("random", "chance: random, with random mixtures"))
 text = f"""**Takeaway.** Random features have a mean cosine of {random} with their partners (a cosine, not notebook 03's
 agreement), with random mixtures {chance}.
-{results["seed_match_0.7"][0]:.1%} of all features reach 0.7, which the first edition asked for, and
-{results["seed_match_0.7_chance"][0]:.1%} do with random mixtures."""
+{results["seed_match_0.7"][0]:.1%} of all features reach 0.7, and {results["seed_match_0.7_chance"][0]:.1%} do with
+random mixtures."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -803,26 +823,44 @@ final = study.results(NAME)
 value = {name: entry["value"] for name, entry in final.items()}
 
 # %%
-lines = [f"{1 - value['placed/none']:.0%} of features are associated with a class beyond chance."]
+lines = [
+    f"""{1 - value["placed/none"]:.0%} of features rank a class's pictures above others beyond shuffled labels; so do
+    {1 - value["placed_random_directions/none"]:.0%} of random directions."""
+]
 if parts:
-    most = max(number for name, number in value.items() if name.startswith("null/"))
     guess = value["guess/outline, place, class/mean_part_ap"]
     lines += [
-        f"""Of {len(parts)} parts, the first seed's best features of {LIKES["local"]} reach tier 2 for
-        {value["local/parts_at_tier_2"]}, of {LIKES["main"]} for {value["main/parts_at_tier_2"]}; tier 3 for
-        {value["local/parts_at_tier_3"]} and {value["main/parts_at_tier_3"]}.""",
-        f"""Mean AP at {LIKES["local"]}: features {value["local/mean_part_ap"]:.2f}, probes
-        {value["local/probe/mean_part_ap"]:.2f}; at {LIKES["main"]} {value["mean_part_ap"]:.2f} (nulls {most:.2f} at
-        most, guesses from outline, place and class {guess:.2f}) and {value["probe/mean_part_ap"]:.2f}.""",
+        f"""Mean AP of parts' best features: {value["local/mean_part_ap"]:.2f} at {LIKES["local"]} (best null
+        {means["local"].max():.2f}, probes {value["local/probe/mean_part_ap"]:.2f}) and {value["mean_part_ap"]:.2f} at
+        {LIKES["main"]} ({means["main"].max():.2f}, {value["probe/mean_part_ap"]:.2f}). A guess from outline, place and
+        class has {guess:.2f} there."""
     ]
 
 # %%
-lines += [f"{final['seed_match_0.7']['value']:.1%} of features are found by two other seeds (cosine 0.7)."]
+if parts:
+    lines += [
+        f"""Features that reach tier 3 are found again by two other seeds for {again[LIKES["local"]]["claims"]} parts
+        at {LIKES["local"]}, {again[LIKES["main"]]["claims"]} at {LIKES["main"]}.""",
+        f"""{value["no_part/share"]:.0%} of the local features are active and claim no part. What explains them best,
+        explains a median of {value["no_part/median_explained"]:.0%} of their variance.""",
+    ]
+if "blind_named_right" in value:
+    lines += [
+        f"""Raters named {value["blind_named_right"]} of 12 rows of the trained autoencoder, and
+        {value["blind_named_right_null"]} of the untrained one."""
+    ]
+
+# %%
+lines += [
+    f"""Features hardly recur in other seeds: {value["seed_match_0.7"]:.1%} have a cosine of 0.7 with partners in both,
+    {value["seed_match_0.7_chance"]:.1%} with random mixtures."""
+]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 
 # %% [markdown]
 # ## What this does not show
 #
+# - **That this seed is typical.** Notebook 05 has the medians of three.
 # - **What features do.** To follow a part is not to need it, nor to be used by the classifier. The next notebook asks.
 # - **What the features without a part mean.** The hangar's masks are of twelve parts; light, paint and view have none.
 # - **Anything about other autoencoders.** Other widths and sparsities split parts in other ways.

@@ -91,8 +91,9 @@ print(f"{len(frozen)} claims (a feature and what it is said to show) to test: {k
 #
 # What may be said of a feature that seems to show a part comes in four tiers, each of which includes those before it.
 # Everything is chosen on half A and measured on half B, and on scenes that chose nothing. *A null's best* is what a
-# dictionary that learned nothing (random directions, an untrained autoencoder, a frozen random decoder, the network
-# with permuted weights) offers for the same part by the same rule.
+# null dictionary offers for the same part by the same rule: random directions, an untrained autoencoder, an autoencoder
+# whose decoder stays random (its encoder learns), and one of the network with permuted weights. The last two learn from
+# an eighth of the cells.
 #
 # 1. *Suggestive*: average precision is above every null's best, and above the feature's own with the masks of another
 #    picture of the same class.
@@ -143,7 +144,9 @@ display(figure)
 #
 # *AP* and *AUROC* (within family and place) on half B, the nulls' largest beside them; *R*, what it is when other parts
 # are removed, and the nulls' largest. Whatever is local loses when its place is emptied: a null's R can be as large, so
-# that R speaks only together with tier 2.
+# that R speaks only together with tier 2. *Guess's AUROC* is that of a guess from the true outline and class, within
+# the same strata; no feature has to exceed it. Probes are judged as features are, silent below their best threshold,
+# which costs them AP.
 
 # %%
 columns = {"feature_id": "feature", "ap": "AP", "null_ap": "null's AP", "auroc": "AUROC", "null_auroc": "null's AUROC"}
@@ -152,6 +155,29 @@ columns |= {"n_scenes": "scenes", "tier": "tier"}
 for like, table_ in judged.items():
     own = table_[(table_["claimant"] == like) & table_["best"]].set_index("part").rename_axis(LIKES[like])
     display(own.sort_values(["tier", "R"], ascending=False)[list(columns)].rename(columns=columns).round(2))
+
+# %%
+for like, table_ in judged.items():
+    own, before = table_[(table_["claimant"] == like) & table_["best"]], "" if like == "local" else "main/"
+    for name in ("R", "null_R"):
+        results[f"{before}{name}_mean"] = point(own[name].mean(), int(own[name].notna().sum()))
+    results[f"{before}R_above_null"] = point(int((own["R"] > own["null_R"]).sum()), len(own))
+
+# %%
+told_R = [
+    f"""at {site} {results[f"{before}R_mean"]["value"]:.2f}, of the nulls' largest
+    {results[f"{before}null_R_mean"]["value"]:.2f}; larger than it for {results[f"{before}R_above_null"]["value"]}"""
+    for before, site in zip(("", "main/"), LIKES.values(), strict=True)
+    if editable
+]
+text = f"""**Takeaway.** That a feature falls with its part proves little by itself. Mean R over {len(parts)} parts:
+{"; ".join(told_R)} of the parts."""
+display(Markdown(text if editable else NO_MASKS))
+
+# %% [markdown]
+# ## How many parts?
+#
+# Tier 4 is asked of the trained seeds only: probes and nulls were not repeated for it.
 
 # %%
 counts = {}
@@ -166,11 +192,11 @@ for like, before in {"local": "", "main": "main/"}.items():
     for tier in (1, 2, 3, 4) if editable else ():
         each = [counts[like, name][tier - 1] for name in seeds_of[like]]
         results[f"{before}parts_at_tier_{tier}"] = (int(np.median(each)), min(each), max(each), len(each))
-        results[f"{before}probe_parts_at_tier_{tier}"] = counts[like, "probes"][tier - 1]
-        null = [own[tier - 1] for (site, name), own in counts.items() if site == like and name.startswith("null")]
-        results[f"{before}null_parts_at_tier_{tier}_max"] = max(null)
-    for (_, name), own in ((key, own) for key, own in counts.items() if key[0] == like and key[1].startswith("null")):
-        results[f"{before}parts_at_tier_2/{name}"] = own[1]
+        if tier < 4:
+            results[f"{before}probe_parts_at_tier_{tier}"] = counts[like, "probes"][tier - 1]
+            null = {name: own[tier - 1] for (site, name), own in counts.items() if site == like and "null" in name}
+            results[f"{before}null_parts_at_tier_{tier}_max"] = max(null.values())
+            results |= {f"{before}parts_at_tier_{tier}/{name}": own for name, own in null.items()}
 
 # %% tags=["report"]
 kinds = {"features": ("", ""), "probes": ("probe_", ""), "nulls, largest": ("null_", "_max")}
@@ -179,7 +205,7 @@ rows_ = [
 ]
 reached = {}
 for name, before, start, end in rows_ if editable else ():
-    found_ = (results[f"{before}{start}parts_at_tier_{tier}{end}"] for tier in (1, 2, 3, 4))
+    found_ = (results.get(f"{before}{start}parts_at_tier_{tier}{end}", np.nan) for tier in (1, 2, 3, 4))
     reached[name] = [np.ravel(each)[0] for each in found_]
 
 # %% tags=["report"]
@@ -193,82 +219,74 @@ if editable:
 display(figure)
 
 # %%
+told_tiers = {}
+for like, before in {"main": "main/", "local": ""}.items() if editable else ():
+    two, three, four = (results[f"{before}parts_at_tier_{tier}"] for tier in (2, 3, 4))
+    nulls_2 = {name: own[1] for (site, name), own in counts.items() if site == like and "null" in name}
+    most = max(nulls_2, key=nulls_2.get)
+    told_tiers[like] = f"""Features reach tier 2 for {two[0]} of {len(parts)} parts (median of three seeds; {two[1]} to
+    {two[2]}), tier 3 for {three[0]} ({three[1]} to {three[2]}), tier 4 for {four[0]}. """
+    of_null = f"{most.removeprefix('null, ')}: tier 2 for {nulls_2[most]}, tier 3 for {counts[like, most][2]}"
+    told_tiers[like] += f"The null that gets furthest, {of_null}." if nulls_2[most] else "No null reaches tier 2."
+
+# %%
 text = NO_MASKS
 if editable:
     results["n_parts"] = len(parts)
-    said_ = [[results[f"{before}parts_at_tier_{tier}"] for tier in (2, 3)] for before in ("", "main/")]
-    median_ = [" and ".join(f"{each[0]} ({each[1]} to {each[2]})" for each in row) for row in said_]
-    null = [results[f"{before}null_parts_at_tier_2_max"] for before in ("", "main/")]
-    all_seeds = [results[f"{before}parts_at_tier_4"][0] for before in ("", "main/")]
-    text = f"""**Takeaway.** Of {len(parts)} parts, the best features of {median_[0]} reach tiers 2 and 3 at
-    {LIKES["local"]} (median of three seeds, and their range), {all_seeds[0]} in all three (tier 4); a dictionary that
-    learned nothing reaches tier 2 for {null[0]} at most. At {LIKES["main"]}: {median_[1]}; {all_seeds[1]};
-    {null[1]}."""
+    idle = results["null_parts_at_tier_2_max"] >= results["parts_at_tier_2"][0]
+    no_gain = " At this stage the counts show no gain from a learned decoder." if idle else ""
+    text = f"""**Takeaway, {LIKES["main"]}.** {told_tiers["main"]}
+
+**Takeaway, {LIKES["local"]}.** {told_tiers["local"]}{no_gain}"""
 display(Markdown(text))
 
 # %% [markdown]
-# A part at tier 3 has a feature that follows it beyond class and place, and that goes when it goes. It has not been
-# shown that the classifier uses the feature, nor that the feature follows nothing else. The table's *guess's AUROC* is
-# of whoever knows the true outline and class, within the same strata: no feature is asked to be above it. Probes are
-# judged as features are, silent below their best threshold, which costs them AP.
+# A feature at tier 3 tells its part from other cells of the same family and place, and its activation there falls when
+# the part is removed. Nothing here shows that the classifier uses the feature, or that the feature follows nothing
+# else.
 
 # %% [markdown]
 # ## And a feature drawn at random?
 #
 # A random feature *claims* the part for which its average precision on half A is furthest above the 95th percentile of
-# what the best of as many random directions reaches; most claim none. Shown are the share that claims a part, and of
-# these claims the share that reaches each tier. *Imprecise* are those whose interval of AUROC or of R is wider than
-# 0.2, or for which there are too few pictures or scenes: they are counted, not dropped.
+# what the best of as many random directions reaches; most claim none. The tables are of a hundred random features of
+# each dictionary. *Claims* counts those that claim a part, the columns after it how many of these claims reach each
+# tier. (The bar comes from random directions of the trained network. So nulls claim nearly nothing by construction, and
+# the permuted network's features meet a bar that was made of other activations.)
 
 # %%
-drawn_tiers = {}
-for like, table_ in judged.items():
-    own = table_[(table_["claimant"] == like) & (table_["chosen"] == "random")]
-    asked, before = claims[like].query("chosen == 'random'"), "" if like == "local" else "main/"
-    shares_ = {"claim": asked["part"].notna()} | {f"tier_{i}": own["tier"] >= i for i in (1, 2, 3, 4) if len(own)}
-    found_ = {name: ablation.pass_share(each) for name, each in shares_.items()}
-    results |= {f"{before}random_{name}_share": each for name, each in found_.items()}
-    results[f"{before}imprecise_share"] = float(own["imprecise"].mean()) if len(own) else 0.0
-    drawn_tiers |= {f"{LIKES[like]}, {name.replace('_', ' ')}": each for name, each in found_.items()}
-
-# %%
-display(plots.dots(drawn_tiers, "share, %", "", 100) if editable else Markdown(NO_MASKS))
-
-# %% [markdown]
-# The same for up to a hundred random features of each other dictionary: two more seeds, the probes, and those that
-# learned nothing. *Claims* counts the features that claim a part; the columns after it count how many of these reach
-# each tier. (The bar comes from random directions of the trained network. So these claim nearly nothing by
-# construction, and the permuted network's features meet a bar that was made of other activations.)
-
-# %%
+claimed = {}
 for like, table_ in judged.items():
     own, each = table_[table_["chosen"] == "random"], table_.groupby("claimant", sort=False)
     asked = pd.DataFrame({"random features": each["n_random"].first(), "claims": own.groupby("claimant").size()})
     for tier in (1, 2, 3, 4):
         asked[f"tier {tier}"] = own[own["tier"] >= tier].groupby("claimant").size()
-    asked = asked.fillna(0).astype(int)
-    before, null = "" if like == "local" else "main/", asked[asked.index.str.startswith("null")]
+    asked, before = asked.fillna(0).astype(int), "" if like == "local" else "main/"
+    null, three = asked[asked.index.str.startswith("null")], asked.reindex(seeds_of[like], fill_value=0)
     results[f"{before}null_random_claim_share_max"] = float((null["claims"] / null["random features"]).max())
     results[f"{before}null_random_tier_2_max"] = int(null["tier 2"].max())
+    claimed[like] = [point(three[name].sum(), int(three["random features"].sum())) for name in ("claims", "tier 2")]
     display(asked.rename_axis(LIKES[like]))
 
 # %%
-told_ = {}
-for like, before in {"local": "", "main": "main/"}.items() if editable else ():
-    claim, second = (results.get(f"{before}random_{name}_share") for name in ("claim", "tier_2"))
-    reach = in_words(second, unit="claims") if second else "none"
-    told_[like] = f"{in_words(claim)} of random features claim a part, and {reach} of these reach tier 2"
+for like, table_ in judged.items():
+    own = table_[(table_["claimant"] == like) & (table_["chosen"] == "random")]
+    asked, before = claims[like].query("chosen == 'random'"), "" if like == "local" else "main/"
+    shares_ = {"claim": asked["part"].notna()} | {f"tier_{i}": own["tier"] >= i for i in (1, 2, 3, 4) if len(own)}
+    results |= {f"{before}random_{name}_share": ablation.pass_share(each) for name, each in shares_.items()}
+    results[f"{before}imprecise_share"] = float(own["imprecise"].mean()) if len(own) else 0.0
 
 # %%
 text = NO_MASKS
 if editable:
-    null, vague = (
-        [results[f"{before}{name}"] for before in ("", "main/")]
-        for name in ("null_random_claim_share_max", "imprecise_share")
-    )
-    text = f"""**Takeaway.** At {LIKES["local"]}, {told_["local"]} ({vague[0]:.0%} of them are imprecise); of any
-    dictionary that learned nothing, at most {null[0]:.0%} claim one. At {LIKES["main"]}, {told_["main"]}
-    ({vague[1]:.0%} imprecise); at most {null[1]:.0%}."""
+    for before, own in zip(("", "main/"), claimed.values(), strict=True):
+        results |= {
+            f"{before}random_{name}_of_three_seeds": each for name, each in zip(("claims", "tier_2"), own, strict=True)
+        }
+    each = [f"""{own[0]["value"]:.0f} of {own[0]["n"]} claim a part and {own[1]["value"]:.0f} of these reach tier
+    2""" for own in claimed.values()]  # fmt: skip
+    text = f"""**Takeaway.** Most random features claim no part. At {LIKES["local"]}, of three seeds, {each[0]}; at
+    {LIKES["main"]}, {each[1]}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -310,7 +328,8 @@ captions = [f"{name}: feature {heat.max():.2f}, logit {each:.2f}" for name, heat
 plots.picture_grid([heated], [captions])
 
 # %% [markdown]
-# One feature and one picture show what is done, and nothing else: both were chosen for being strong.
+# One feature and one picture show what is done, and nothing else. Both were chosen for being strong, so that what is
+# lost here is more than what is lost in general.
 
 # %% [markdown]
 # ## Suppression: what does the classifier lose with each feature?
@@ -320,9 +339,7 @@ plots.picture_grid([heated], [captions])
 # the effect of every feature on every picture follows by arithmetic; a forward pass must agree. The effect is the
 # change of the true class's logit *beyond the other classes'*: less the mean change of theirs. Controls: as much of
 # a random direction (same length, drawn with the cells' covariance), and the feature's partner of like density and
-# strength. The figure has a histogram of the features' mean effects and one of their random directions' effects, both
-# on one logarithmic axis: if most features mattered more than a random direction does, theirs would stand further to
-# the right.
+# strength. If features mattered more than random directions, their histogram would lie to the right.
 
 # %%
 inputs = {"trial": trial, "index": index, "claims": frozen}
@@ -348,7 +365,7 @@ if trial.readout:
 results["share_beyond_control_95"] = ablation.pass_share(own_random["beyond"])
 both, (figure, ax) = often.rename(columns=lambda name: f"{name}s")[["features", "random directions"]], plots.sheet(3.4)
 sns.histplot(both + 1e-6, stat="percent", common_norm=False, bins=50, log_scale=True, element="step", ax=ax)
-ax.set(xlabel="mean |change of the true class's logit beyond the others'|", ylabel="features, %")
+ax.set(xlabel="mean |change of the true class's logit beyond the others'|", ylabel="share, %")
 display(figure)
 
 # %%
@@ -364,46 +381,42 @@ like_density = sized["feature of like density"]
 beyond_95 = in_words(results["share_beyond_control_95"], unit="features")
 less = sized["feature"] < sized["random direction"]
 beside_random = ": the median feature does less than a random direction, and few do more" if less else ""
-by_recon = results["suppress/reconstruction_only/mean_abs_specificity"]
-by_recon = in_words(by_recon, percent=False, unit="pictures of both halves")
-text = f"""**Takeaway.** Suppressing the median feature changes its pictures' true class's logit, beyond the other
-classes', by {sized["feature"]:.4f} (absolute; {len(paired)} features with a partner, n = {in_b.sum()} pictures), as
-much of a random direction by {sized["random direction"]:.4f}, of its partner's direction by {like_density:.4f}; set to
-its mean in place of 0, by {to_mean["value"]:.4f}. Of {len(own_random)} random features {beyond_95} are beyond 95% of 99
-random directions of their own length, where 5% would be by chance{beside_random}. The reconstruction alone changes the
-logit by {by_recon} (mean, absolute)."""
+text = f"""**Takeaway.** The median feature's suppression moves the true class's logit by {sized["feature"]:.4f}
+relative to the other classes' (absolute; {len(paired)} features, n = {in_b.sum()} pictures). Removing as much of a
+random direction moves it by {sized["random direction"]:.4f}, of its partner's direction by {like_density:.4f}. Of
+{len(own_random)} random features {beyond_95} are beyond 95% of 99 random directions of their own length, where 5% would
+be by chance{beside_random}."""
 
 # %%
 display(Markdown(text))
 
 # %% [markdown]
 # A median hides strong features. Here are the 20 with the largest mean absolute effect on half A (of those active in 8
-# of its pictures or more). We suppress each in the 16 pictures of half B in which it is strongest on average over
-# cells, and compare with removing as much of a random direction. Shown are the sizes of the changes: of the true
-# class's logit, of its *margin* over the likeliest other class, and of its probability (*confidence*).
+# of its pictures or more), and the 20 random directions with the largest, each removed as much as its feature is. We
+# suppress each in the 16 pictures of half B in which its feature is strongest on average over cells. Shown is the size
+# of the change of the true class's logit.
 
 # %%
 half_a, tail = trial[~in_b], []
 active_a = (half_a.strength > 0).numpy()
-if trial.readout:
-    on_a = experiments.mean_over_active(np.abs(half_a.suppress(range(sae.d_sae))["specificity"]), active_a)
-    on_a[active_a.sum(0) < min(8, len(active_a) // 4)] = 0
+rare = active_a.sum(0) < min(8, len(active_a) // 4)
+kinds = {"features": sae.W_dec.detach(), "random directions": trial.random} if trial.readout else {}
+for of, directions in kinds.items():
+    by_all = half_a.suppress(range(sae.d_sae), directions=directions)["specificity"]
+    on_a = np.where(rare, 0, experiments.mean_over_active(np.abs(by_all), active_a))
     for j in on_a.argsort()[::-1][: min(20, (on_a > 0).sum())].tolist():
         top = half_b.strength[:, j].topk(min(16, len(half_b.rows)))
         some = half_b[top.indices[top.values > 0].numpy()]
-        both_ = {"features": sae.W_dec.detach(), "random directions": trial.random} if len(some.rows) else {}
-        for of, directions in both_.items():
-            made = some.suppress([j], directions=directions[[j]]).items()
-            tail.append({"feature_id": j, "of": of} | {name: np.abs(each).mean() for name, each in made})
+        made = some.suppress([j], directions=directions[[j]]) if len(some.rows) else {}
+        tail += [{"of": of} | {name: np.abs(each).mean() for name, each in made.items()}] if made else []
 
 # %%
 figure = Markdown("Without a closed form, this needs a forward pass for each feature and picture, so it is left out.")
 if tail:
     tail = pd.DataFrame(tail)
-    figure, axes = plots.sheet(2.4, 1, 3, sharey=True)
-    for ax, name in zip(axes, ("logit", "margin", "confidence"), strict=True):
-        sns.stripplot(tail, x=name, y="of", hue="of", legend=False, jitter=0.25, alpha=0.7, ax=ax)
-        ax.set(xlabel=f"mean |change of the {name}|", ylabel="", xlim=(0, None))
+    figure, ax = plots.sheet(2.0)
+    sns.stripplot(tail, x="logit", y="of", hue="of", legend=False, jitter=0.25, alpha=0.7, ax=ax)
+    ax.set(xlabel="mean |change of the true class's logit|", ylabel="", xlim=(0, None))
 display(figure)
 
 # %%
@@ -411,11 +424,11 @@ if len(tail):
     sizes_ = {of: each.dropna() for of, each in tail.groupby("of")[["logit", "margin", "confidence"]]}
     for of, each in sizes_.items():
         results |= {f"suppress/tail/{of}/{name}": with_interval(each[name], np.ones(len(each))) for name in each}
-    logit_, share_ = ([results[f"suppress/tail/{of}/{name}"] for of in sizes_] for name in ("logit", "confidence"))
+    logit_ = [in_words(results[f"suppress/tail/{of}/logit"], percent=False, unit=of) for of in sizes_]
+    points_ = [100 * results[f"suppress/tail/{of}/confidence"]["value"] for of in sizes_]
     text = f"""**Takeaway.** In the pictures in which they are strongest, suppressing the {len(sizes_["features"])}
-    features changes the true class's logit by {in_words(logit_[0], percent=False, unit="features")} and its
-    probability by {in_words(share_[0], unit="features")}, in absolute terms; as much of a random direction, by
-    {in_words(logit_[1], percent=False, unit="features")} and {in_words(share_[1], unit="features")}."""
+    features changes the true class's logit by {logit_[0]} and its probability by {points_[0]:.0f} points, in size. The
+    strongest of as many random directions change them by {logit_[1]} and {points_[1]:.0f} points."""
     display(Markdown(text))
 
 # %% [markdown]
@@ -449,20 +462,17 @@ display(figure)
 
 # %%
 four, four_random = (in_words(results[f"dose/{name}/x4"], percent=False, unit=name) for name in means)
-monotone, monotone_random = (results[f"dose/share_monotone{end}"]["value"] for end in ("", "_random"))
-text = f"""**Takeaway.** {monotone:.0%} of {len(rank)} random features move their mean logit
-the same way at every dose, of random directions {monotone_random:.0%}. Four times the
-activation changes it by {four}, of random directions by {four_random}; 0 times
-by {means["features"][0]:.3f} and {means["random directions"][0]:.3f}. This is the logit itself, not beyond the other
-classes', and the mean over features, not the median: hence larger than above."""
+text = f"""**Takeaway.** Four times the activation changes the logit by {four}, as much of a random direction by
+{four_random}. (The logit itself, and the mean over features, not the median: hence larger than above.)"""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Which features tell two variants apart?
 #
 # The two classes most often mistaken for each other on half A, and the features whose suppression lowers the margin
-# (logit of the true class less that of the other) most on half A. On half B: how much more each lowers it than its
-# random direction does. Negative means that the feature speaks for the true class.
+# (logit of the true class less that of the other) most on half A. On half B: the change of the margin under
+# suppression, less the change that its random direction causes. Negative means that suppressing the feature lowers the
+# margin by more than that.
 
 # %%
 folder = study.stage("experiments/pair", experiments.tell_confused, {}, {"trial": trial})
@@ -483,7 +493,8 @@ plots.dots(pair_rows, "change of the margin when suppressed, less that of a rand
 held = sum(entry["high"] < 0 for entry in pair_rows.values())
 results["pair/features_that_hold"] = point(held, len(pair_rows))
 text = f"""**Takeaway.** {held} of the {len(pair_rows)} features chosen on half A lower the margin on half B by more
-than their random direction does (interval of the difference below 0, n = {pair["n_b"]} pictures)."""
+than their random direction does (interval of the difference below 0, n = {pair["n_b"]} pictures; not corrected for
+{len(pair_rows)} tests)."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -542,9 +553,8 @@ display(Markdown(text))
 # lowest (in photographs: anywhere), and the peak of another feature of like density. A control is *matched* if its
 # change in pixels is within a fifth of the target's; only these count (how many, below). The change of the logit is
 # also given beyond that of a control on the same picture, above all of windows on the aircraft (in photographs, where
-# its outline is not known: of those where the feature is lowest): where a window of sky is blurred, nothing much can
-# change. *Mediation*: after blurring, put the feature alone back, and ask which share of the logit's loss returns;
-# control: a random direction.
+# its outline is not known: of those where the feature is lowest). *Mediation*: after blurring, put the feature alone
+# back, and ask which share of the logit's loss returns; control: a random direction.
 
 # %%
 half = N_FEATURES // 2 if parts else N_FEATURES
@@ -557,7 +567,7 @@ folder = study.stage("experiments/blur", experiments.blur_peaks, settings, input
 blur, picked = pd.read_parquet(folder / "blur.parquet"), pd.read_parquet(folder / "suppressed.parquet")
 print(f"{blur['feature_id'].nunique()} features, {len(picks):,} feature-picture pairs, {len(blur):,} forward passes")
 
-# %% tags=["report"]
+# %%
 kinds = {"target": "under the peak", "foreground": "on the aircraft", "anywhere": "anywhere"}
 kinds |= {"lowest": "on the aircraft, where it is lowest" if parts else "where it is lowest"}
 kinds |= {"other": "another feature's peak"}
@@ -568,7 +578,6 @@ for kind, title in present.items():
     own = blur[(blur["where"] == kind) & blur["matched"]].groupby("image_row")
     sums = {name: own[name].agg(["sum", "count"]) for name in ("logit", "margin", "confidence")}
     results |= {f"blur/{title}/{name}": with_interval(each["sum"], each["count"]) for name, each in sums.items()}
-plots.dots(lost, "share of the feature's maximum lost, %", "blurred window", 100, line=0)
 
 # %%
 beside, short = "foreground" if parts else "lowest", {"foreground": "aircraft"}  # its name in the results
@@ -586,17 +595,14 @@ results |= {f"mediation/{name}": entry for name, entry in mediation.items()}
 
 # %%
 in_pictures = {"unit": "pictures"}
-logit_at = in_words(results["blur/under the peak/logit"], percent=False, **in_pictures)
-logit_beyond, logit_top, logit_other = (in_words(each, percent=False, **in_pictures) for each in beyond.values())
+logit_beyond = in_words(beyond["all pictures"], percent=False, **in_pictures)
 back, back_random = (in_words(entry, **in_pictures) for entry in mediation.values())
 lost_peak, lost_beside = (in_words(lost[title], **in_pictures) for title in ("under the peak", kinds[beside]))
 matched_share = results["blur/matched_controls_share"]
 text = f"""**Takeaway.** A blur under the peak takes {lost_peak} of the feature's maximum, a matched one {kinds[beside]}
-takes {lost_beside}. The true class's logit changes by {logit_at} under the peak; beyond a matched
-window of that kind on the same picture, by {logit_beyond}: {logit_top} in the pictures in which the feature is
-strongest, {logit_other} in others. Of the controls, {matched_share:.0%} are matched. Putting back the feature alone
-returns {back} of the logit's loss, as much of a random direction {back_random}. The tables give the other windows and
-the two kinds of pictures; n counts pictures."""
+{lost_beside}. The logit falls beyond a matched window of that kind by {logit_beyond}. Putting the feature back returns
+{back} of the logit's loss, as much of a random direction {back_random}. Of the controls, {matched_share:.0%} are
+matched."""
 
 # %%
 display(Markdown(text))
@@ -644,14 +650,13 @@ display(plots.dots(lost_by, "share of the maximum lost under the peak, %", "", 1
 
 # %%
 told_lost = ", ".join(f"{name} {in_words(entry, **in_pictures)}" for name, entry in lost_by.items())
-at_random, most_other = lost_by["random features"], max(lost_by[name]["high"] for name in ("random directions", "PCA"))
-more = at_random["low"] > most_other
-text = f"""**Takeaway.** Lost of the maximum by a blur under its own peak: {told_lost}. Features lose
-{
-    "more than random directions and principal components do"
-    if more
-    else "no more than directions that mean nothing, so that such a loss is no evidence of a detector"
-}."""
+at_random, way = lost_by["random features"], {}
+for name in ("random directions", "PCA"):
+    less, more_ = at_random["high"] < lost_by[name]["low"], at_random["low"] > lost_by[name]["high"]
+    way[name] = "less than" if less else "more than" if more_ else "as much as"
+text = f"""**Takeaway.** Lost of the maximum by a blur under its own peak: {told_lost}. Random features lose
+{way["random directions"]} random directions and {way["PCA"]} principal components. So the loss alone is no evidence of
+a detector. (Intervals are over pictures, for these {N_FEATURES // 4} directions of a kind.)"""
 display(Markdown(text))
 
 # %% [markdown]
@@ -667,7 +672,8 @@ for other in (4, 16):
     strengths[other] = pd.read_parquet(where / "blur.parquet")
 by_sigma = {f"{other} px": ablation.feature_lost(each, "target") for other, each in strengths.items()}
 results |= {f"blur/sigma {name}/feature_lost": entry for name, entry in by_sigma.items()}
-plots.dots(by_sigma, "share of the feature's maximum lost under the peak, %", "sigma", 100, line=0)
+told_sigma = ", ".join(f"{name} {in_words(entry)}" for name, entry in by_sigma.items())
+display(Markdown(f"Share of the maximum lost under the peak, by the blur's sigma: {told_sigma}."))
 
 # %% [markdown]
 # ## Do blurring and suppression agree?
@@ -675,7 +681,7 @@ plots.dots(by_sigma, "share of the feature's maximum lost under the peak, %", "s
 # For each feature, over its pictures: does the logit fall most by blurring where it falls most by suppression?
 # Spearman's rank correlation; for the median feature, its interval by drawing features anew, for each feature by
 # drawing its pictures anew. The figure shows the correlations of all features, beside the same with each feature's
-# pictures in random order. *Over features*, the correlation is that of their mean changes.
+# pictures in random order.
 
 # %%
 shuffled, at_target, rng = blur.copy(), blur["where"] == "target", np.random.default_rng(0)
@@ -695,7 +701,7 @@ results["blur_suppress_spearman_over_features"] = over
 figure, ax = plots.sheet(3.6)
 both = {"as they are": values, "each feature's pictures in random order": null}
 sns.histplot(both, stat="percent", common_norm=False, bins=np.linspace(-1, 1, 21), element="step", ax=ax)
-ax.set(xlabel="Spearman's rank correlation", ylabel="features, %")
+ax.set(xlabel="Spearman's rank correlation", ylabel="share of features, %")
 display(figure)
 
 # %%
@@ -704,10 +710,10 @@ above_0 = in_words(results["blur_suppress_spearman_above_0"], unit="features")
 same_sign, same_by_chance = (results[f"blur_suppress_same_sign{end}"] for end in ("", "_shuffled"))
 text = f"""**Takeaway.** Over a feature's pictures, the rank correlation is {median_["value"]:.2f} in the median feature
 ({median_["low"]:.2f} to {median_["high"]:.2f}, n = {median_["n"]} features of about {N_IMAGES} pictures), and with
-each feature's pictures in random order {chance["value"]:.2f} ({chance["low"]:.2f} to {chance["high"]:.2f}); over the
-{len(agree)} features it is {over["value"]:.2f}. A feature's own interval is above 0 in {above_0}, where 2.5% would be
-by chance. Blurring and suppression have the same sign in {same_sign:.0%} of the pairs of a feature and a picture, with
-pictures in random order in {same_by_chance:.0%}."""
+each feature's pictures in random order {chance["value"]:.2f} ({chance["low"]:.2f} to {chance["high"]:.2f}). A
+feature's own interval is above 0 in {above_0}, where 2.5% would be by chance. Blurring and suppression have the same
+sign in {same_sign:.0%} of the pairs of a feature and a picture, with pictures in random order in
+{same_by_chance:.0%}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -718,9 +724,10 @@ display(Markdown(text))
 # ## Scene edits: does the feature go when the part goes?
 #
 # Once more at the network's end, and now wherever in the picture: scenes of half B, rendered without shadows, then
-# again without one part. Here R is the share of the feature's maximum anywhere that goes with a part, which another
-# peak can hide. The matrix shows each part's best match (chosen on half A by AP) against every part: a detector would
-# be red on the diagonal alone. A feature can be the best match of several parts; where R is negative, it grew.
+# again without one part. The loss is here of the feature's maximum *anywhere*, which another peak can hide; so it
+# differs from R above, which is of the part's own cells. The matrix shows each part's best match (chosen on half A by
+# AP) against every part: a detector would be red on the diagonal alone. A feature can be the best match of several
+# parts; where the loss is negative, it grew.
 
 # %%
 edits = {}
@@ -740,8 +747,9 @@ if editable:
     R, best = removal.response(), features.best_matches(scores)["feature_id"].reindex(parts).dropna().astype(int)
     grid = {part.replace("_", " "): R[i, best.to_numpy()] for i, part in enumerate(parts)}
     grid = pd.DataFrame(grid, [f"{part.replace('_', ' ')} ({j})" for part, j in best.items()])
-    (figure, ax), bar = plots.sheet(1.8 + 0.34 * len(grid)), {"label": "R: share of the feature's maximum that goes"}
-    sns.heatmap(grid, vmin=-1, vmax=1, cmap="RdBu_r", annot=True, fmt=".2f", cbar_kws=bar, annot_kws={"size": 9}, ax=ax)
+    (figure, ax), bar = plots.sheet(2 + 0.4 * len(grid)), {"label": "share of the feature's maximum anywhere that goes"}
+    seen_ = grid.map(lambda each: f"{each:.1f}" if abs(each) >= 0.1 else "")
+    sns.heatmap(grid, vmin=-0.8, vmax=0.8, cmap="RdBu_r", annot=seen_, fmt="", cbar_kws=bar, ax=ax)
     ax.set(xlabel="part removed", ylabel="best match of (feature)")
 display(figure)
 
@@ -762,8 +770,6 @@ if editable:
     apart = best.to_numpy()[None] != best.reindex(parts).to_numpy()[:, None]  # the same removals, other parts' features
     mean_apart, drawn_apart = np.nanmean(R[:, best.to_numpy()][apart]), np.nanmean(redrawn[:, apart], axis=1)
     results["mean_response_other_best_matches"] = with_draws(mean_apart, drawn_apart, n_scenes)
-    off = [removal.off_rate(part, j) for part, j in best.items()]
-    results["off_rate_best_match"] = point(np.nanmean(off), np.isfinite(off).sum())
     alive = suppressed.loc[suppressed["often"], "feature_id"].tolist()
     fires = (half_b.strength[:, alive] > 0).numpy().mean(0)
     firing = (removal.before > 0).mean(0)[alive] / np.maximum(fires, 1e-9)
@@ -771,16 +777,17 @@ if editable:
 
 # %%
 if editable:
-    alike, silenced = (results[name]["value"] for name in ("render_firing_ratio_within_2", "off_rate_best_match"))
+    alike = results["render_firing_ratio_within_2"]["value"]
     whose = "best_match", "other_best_matches"
     taken, taken_other = (in_words(results[f"mean_response_{name}"], unit="scenes") for name in whose)
     least, most = (choose(diagonal, key=diagonal.get) for choose in (min, max))
     ends = [f"{diagonal[part]:.0%} ({part.replace('_', ' ')})" for part in (least, most)]
+    beside_ = R[:, best[most]][np.arange(len(parts)) != parts.index(most)]
+    also = f"{np.nanmax(beside_):.0%} with another part"
     text = f"""**Takeaway.** Removing a part takes {taken} of its best match's maximum on average
-    over {len(diagonal)} parts, from {ends[0]} to {ends[1]} ({shown_pairs.min()} to {shown_pairs.max()} pairs
-    a part), and silences it in {silenced:.0%} of the scenes in which it was active. Other parts' best matches lose
-    {taken_other} by the same removals. Of the features, {alike:.0%} fire about as often in these renders (half to
-    twice) as in the data set."""
+    over {len(diagonal)} parts, from {ends[0]} to {ends[1]}, whose feature loses {also}. Other parts' best matches lose
+    {taken_other} by the same removals. A null's loss was not measured here, but above. Of the features, {alike:.0%}
+    fire about as often in these renders (half to twice) as in the data set."""
     display(Markdown(text))
 
 # %% [markdown]
@@ -808,8 +815,9 @@ if editable:
     results["move/n_moves"], results["move/n_kept"] = len(moved.edits), len(ours)
     follows = {f"{name}, {way}": ablation.followed(each, way) for name, each in shifts.items() for way in ways}
     results |= {f"move/{name}": entry for name, entry in follows.items()}
-    recoloured = np.abs(painted.response()[at, best.to_numpy()])
-    results["recolour/mean_abs_response_best_match"] = float(np.nanmean(recoloured))
+    by_paint = np.abs(painted.response()[:, best.to_numpy()])
+    results["recolour/mean_abs_response_best_match"] = float(np.nanmean(by_paint[at, place_]))
+    results["recolour/mean_abs_response_other_best_matches"] = float(np.nanmean(by_paint[apart]))
     figure = plots.dots(follows, "share of the part's shift that the centre makes, %", "features", 100, line=0)
 display(figure)
 
@@ -818,24 +826,23 @@ text = NO_MASKS
 if editable:
     told = {name: " and ".join(in_words(follows[f"{name}, {way}"], unit="scenes") for way in ways) for name in shifts}
     n_moves, n_kept = results["move/n_moves"], results["move/n_kept"]
-    recoloured_by = results["recolour/mean_abs_response_best_match"]
+    painted_by = [results[f"recolour/mean_abs_response_{each}"] for each in ("best_match", "other_best_matches")]
     difference = " and ".join(in_words(entry, unit="scenes") for entry in further.values())
     text = f"""**Takeaway.** Down and across the picture, the best matches' centres make {told["best match"]}
     of their part's shift, other parts' features {told["best matches of other parts"]}, probes {told["probe"]}.
     The best matches less the others: {difference}. Of {n_moves} moves, {n_kept} leave the feature
-    active. Painting the part changes the best match's maximum by {recoloured_by:.0%} in size, on average over parts (no
-    control)."""
+    active. Painting the part changes its best match's maximum by {painted_by[0]:.1%} in size, on average over parts,
+    other parts' best matches by {painted_by[1]:.1%}."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Classes, and the first edition's verdict
 #
 # *Detector of a class*, on half B: AUROC is at least 0.9 and above that of the best feature, chosen on half A, of each
-# of four dictionaries that learned nothing (the permuted network's on a third of the pictures); suppression hurts the
-# class more than the others, and more than 999 random directions do (by rank); and two other seeds have the feature
-# (cosine of decoder and encoder at least 0.7). A random feature's claim is the class that stands out most on half A;
-# tests are at q < 0.05 over the list. Beside them each feature's random direction is judged, with the feature's own
-# AUROC.
+# of four null dictionaries (the permuted network's on a third of the pictures); suppression hurts the class more than
+# the others, and more than 999 random directions do (by rank); and two other seeds have the feature (cosine of decoder
+# and encoder at least 0.7). A random feature's claim is the class that stands out most on half A; tests are at q < 0.05
+# over the list. Beside them each feature's random direction is judged, with the feature's own AUROC.
 #
 # The first edition of this study called a feature the detector of a part only if it beat, by 0.05, what is known from
 # place, outline *and* the picture's class; if R over the whole picture was 0.5; and if two seeds had the feature
@@ -934,8 +941,7 @@ logits |= {"random directions": changed["random"], "reconstruction only": hands.
 pd.DataFrame({name: each[rows].numpy() for name, each in logits.items()}, [network.classes[i] for i in rows]).round(3)
 
 # %% [markdown]
-# One picture shows what the bench does. In many pictures such a set can be found (not counted here): that it exists
-# says nothing of what these features mean.
+# One picture shows what the bench does. That such a set exists says nothing of what its features mean.
 
 # %% [markdown]
 # ## Takeaways
@@ -953,41 +959,35 @@ final = study.results(NAME)
 value = {name: entry["value"] for name, entry in final.items()}
 
 # %%
-by_class = in_words(final["random_pass_share_classes"], unit="features")
-class_shares = [value[f"pass_share/class: {name}, no seeds"] for name in ("features", "null, random directions")]
-lines = [
-    f"""Random features that pass every test as detectors of a class: {by_class}. Without the seeds'
-    test: {class_shares[0]:.0%}, of their random directions {class_shares[1]:.0%}."""
+lines = [f"{told_tiers[like]} ({LIKES[like]}.)" for like in told_tiers]
+if editable:
+    lines += [
+        f"""Most random features claim no part: of three seeds, {each[0]} at {LIKES["local"]}, {each[1]} at
+        {LIKES["main"]}. One test of tier 3, a fall of 0.3, means little alone: mean R of best features
+        {value.get("main/R_mean", np.nan):.2f}, of the nulls' largest {value.get("main/null_R_mean", np.nan):.2f}
+        ({LIKES["main"]})."""
+    ]
+
+# %%
+name = "suppress/{}/median_abs_specificity"
+by_median = [value[name.format(of)] for of in ("feature", "random direction")]
+lines += [
+    f"""Suppressing the median feature moves the logit by {by_median[0]:.4f}, as much of a random direction by
+    {by_median[1]:.4f} (beyond the other classes'). Of random features
+    {in_words(final["share_beyond_control_95"], unit="features")} do more than 95% of random directions; by chance 5%
+    would."""
 ]
 
 # %%
-if editable:
-    lines += [
-        f"""Parts whose best feature reaches tier 2, 3, 4 at {LIKES["local"]}: {value["parts_at_tier_2"]},
-        {value["parts_at_tier_3"]}, {value["parts_at_tier_4"]} of {value["n_parts"]}; at {LIKES["main"]}
-        {value["main/parts_at_tier_2"]}, {value["main/parts_at_tier_3"]}, {value["main/parts_at_tier_4"]}; of nulls,
-        tier 2 for {value["null_parts_at_tier_2_max"]} and {value["main/null_parts_at_tier_2_max"]} at most.""",
-        f"""Random features that claim a part at {LIKES["local"]}:
-        {in_words(final["random_claim_share"], unit="features")}.""",
-    ]
-
-# %%
-if editable:
-    under, elsewhere = (value[f"blur/{place}/feature_lost"] for place in ("under the peak", "on the aircraft"))
-    lines += [
-        f"""A part takes {value["mean_response_best_match"]:.0%} of its best match's maximum with it, of other
-        parts' {value["mean_response_other_best_matches"]:.1%}; a blur under the peak takes {under:.0%}, elsewhere on
-        the aircraft {elsewhere:.0%} ({LIKES["main"]}).""",
-    ]
-
-# %%
-medians = (final[f"blur_suppress_spearman_median{end}"] for end in ("", "_shuffled"))
-agreeing, by_chance_ = (in_words(entry, percent=False, unit="features") for entry in medians)
-
-# %%
+name = "blur/under the peak, {}/feature_lost"
+under = [value[name.format(of)] for of in ("random features", "random directions")]
+returned = [value[f"mediation/{of}"] for of in ("the feature", "a random direction")]
 lines += [
-    f"""The rank correlation of blurring and suppression over pictures is {agreeing} in the median feature, and with
-    each feature's pictures in random order {by_chance_}."""
+    f"""A blur under the peak takes {under[0]:.0%} of a random feature's maximum and {under[1]:.0%} of a random
+    direction's. Putting the feature back returns {returned[0]:.0%} of the logit's loss, a random direction
+    {returned[1]:.0%}.""",
+    f"""As detectors of a class, {in_words(final["random_pass_share_classes"], unit="random features")} pass every
+    test.""",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 
@@ -996,6 +996,8 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 #
 # - **That a feature that fails is nothing.** It may follow what has no mask here, or a part from one side only. Tiers
 #   are of claims, not of features.
+# - **That removal singles features out.** A null's best can lose as much when the part goes; tier 3 stands on tier 2.
+# - **That the classifier uses what a feature shows.** Removing a part and suppressing a feature are separate tests.
 # - **How the classifier computes.** Suppression at the last stage is arithmetic; blurring and edits change more than
 #   one feature; mediation is linear.
 # - **Photographs.** Renders without shadows are not the pictures the network learned from, though features fire alike.

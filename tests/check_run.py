@@ -40,7 +40,7 @@ def main(data_dir: str, first: str, second: str) -> int:
         (f"at {sae['l0']:.1f} active features a cell, at most 32.5", sae["l0"] <= 32.5),
         (f"dead features {sae['dead_share']:.3f}, at most 0.05", sae["dead_share"] <= 0.05),
         (f"test / train fvu {sae['test_train_fvu_ratio']:.3f}, at most 1.12", sae["test_train_fvu_ratio"] <= 1.12),
-        (f"splicing costs {sae['top1_lost_points']:.2f} points, at most 2", sae["top1_lost_points"] <= 2),
+        (f"splicing changes {sae['top1_change_points']:.2f} points, at least -2", sae["top1_change_points"] >= -2),
         (f"training the autoencoder took {sae['train_seconds']:.0f} s", True),
         (
             f"mean AP of parts {features['mean_part_ap']:.2f}, of nulls at most {nulls:.2f}, at most 0.75 of it",

@@ -436,9 +436,14 @@ def test_the_widget_answers_what_it_is_asked(smoke_study, catalogue, sent, often
     content, (picture,) = sent.pop()
     assert content["result"]["label"] == catalogue.label(int(catalogue.rows[0])) and picture[:2] == b"\xff\xd8"
     first = content["result"]["active"][0]["feature_id"]
-    browser._answer(None, {"id": "a/3", "call": "change", "given": {"multipliers": {str(first): 0}}}, [])
+    browser._answer(
+        None,
+        {"id": "a/3", "call": "change", "given": {"key": content["result"]["key"], "multipliers": {str(first): 0}}},
+        [],
+    )
     content, _ = sent.pop()
-    bench, subject = browser.answers.bench, browser.answers.subject
+    bench = browser.answers.bench
+    subject = bench.of_row(int(catalogue.rows[0]))
     assert content["result"]["after"] == bench.change(subject, {first: 0.0})["after"].tolist()
     browser._answer(None, {"id": "a/4", "call": "upload", "given": {"name": "x.jpg"}}, [memoryview(jpeg((300, 200)))])
     assert sent.pop()[0]["result"]["label"] is None
@@ -452,7 +457,10 @@ def test_the_widget_answers_what_it_is_asked(smoke_study, catalogue, sent, often
         ({"call": "_told", "given": {}}, "'_told' is nothing that can be asked"),
         ({"call": "delete"}, "'delete' is nothing that can be asked"),
         ({}, "None is nothing that can be asked"),
-        ({"call": "change", "given": {"multipliers": {}}}, "open a picture on the bench first"),
+        (
+            {"call": "change", "given": {"key": "mine", "multipliers": {}}},
+            "no longer on the bench: give its file again",
+        ),
         ({"call": "feature", "given": {"colour": 1}}, "TypeError"),
         ({"call": "upload", "given": {"name": "notes.jpg"}}, "IndexError"),
     ],

@@ -41,7 +41,7 @@ from aircraft_sae.features import (
     selectivity,
     ways_to_count,
 )
-from aircraft_sae.features.localisation import effective_radius, gradient_maps, localisation, stitched_map
+from aircraft_sae.features.localisation import effective_radius, gradient_maps, pointing, stitched_map
 from aircraft_sae.features.reconstruction import readers
 from aircraft_sae.features.regions import best_parts, ranking_scores
 from aircraft_sae.features.selectivity import auroc, auroc_p
@@ -575,23 +575,19 @@ def test_features_are_localised_at_any_site(network):
     assert found["part"].tolist() == ["block"] * 3 + ["dot"] * 3
     x = network.as_input(pictures.picture("i1"))
     mask = np.repeat(np.repeat(pictures.mask("i1") == 2, 2, 0), 2, 1)
-    wanted = localisation(stitched_map(network, sae, x, 7)[0], mask)
-    assert found.loc[4, list(wanted)].to_dict() == pytest.approx(wanted, nan_ok=True)
+    assert found.loc[4, "pointing"] == pytest.approx(pointing(stitched_map(network, sae, x, 7)[0], mask), nan_ok=True)
     assert found["radius"].notna().tolist() == [False, False, True] * 2
 
 
-def test_localisation_by_hand():
+def test_pointing_and_radius_by_hand():
     mask = np.zeros((56, 56), bool)
     mask[0:8, 0:8] = True
     values = np.zeros((7, 7))
     values[0, 0] = 2.0
-    got = localisation(values, mask)
-    assert got["energy"] == 1 and got["lift"] == pytest.approx(49) and got["iou_of_oracle"] == pytest.approx(1)
     near = (np.hypot(*(np.maximum(0, np.indices((56, 56)) - 7))) <= 4).mean()
-    assert got["pointing"] == pytest.approx(1 - near)
-    away = localisation(values[::-1, ::-1], mask)
-    assert away["energy"] == 0 and away["pointing"] == pytest.approx(-near)
-    assert np.isnan(localisation(0 * values, mask)["lift"]) and np.isnan(localisation(values, mask & False)["lift"])
+    assert pointing(values, mask) == pytest.approx(1 - near)
+    assert pointing(values[::-1, ::-1], mask) == pytest.approx(-near)
+    assert np.isnan(pointing(0 * values, mask)) and np.isnan(pointing(values, mask & False))
     spot = np.zeros((56, 56))
     spot[20, 20] = 1.0
     assert effective_radius(spot, (2, 2), (7, 7)) < 1

@@ -345,8 +345,15 @@ def test_the_brush_blurs_and_a_flip_flips(page, catalogue):
     drawn(page, "blur 1")
     rows = subject.acts.shape[0]
     wanted = bench.blurred(subject, [(rows - 1, 0)], 8.0).logits
-    for label, value in logits(page, "cells blurred").items():
-        assert value == pytest.approx(float(wanted[classes.index(label)]), abs=6e-4)
+    beside = bench.blurred(subject, bench.elsewhere(subject, [(rows - 1, 0)])).logits
+    for column, made in {"cells blurred": wanted, "as much blurred elsewhere": beside}.items():
+        printed = logits(page, column)
+        assert classes[int(made.argmax())] in printed or column != "cells blurred", "what wins is not in the table"
+        for label, value in printed.items():
+            assert value == pytest.approx(float(made[classes.index(label)]), abs=6e-4)
+    before, now, other = (classes[int(each.argmax())] for each in (subject.logits, wanted, beside))
+    told = f"Cells blurred: {now}, {'still' if now == before else f'no longer {before}'}; as much elsewhere: {other}."
+    assert app(page).locator(".told").inner_text() == told
     page.evaluate(
         """() => { const el = document.querySelector('.sae-browser');
         window.blurs = [];
@@ -367,7 +374,7 @@ def test_the_brush_blurs_and_a_flip_flips(page, catalogue):
     text = app(page).locator(".levers").inner_text()
     if found["features"]:
         assert f"turns {found['before']} into {found['after']}" in text and "agrees" in text
-        assert f"Predicted: {found['after']}, no longer {found['before']}." in text
+        assert f"Features changed: {found['after']}, no longer {found['before']}; random directions: " in text
     else:
         assert "No set of features was found" in text
     app(page).get_by_role("button", name="Reset", exact=True).click()
@@ -593,6 +600,31 @@ def test_the_bench_alone(page, catalogue):
     wanted = Bench(catalogue).change(subject, {feature_id: 0.0})["after"]
     for label, value in logits(page, "features changed", "bench").items():
         assert value == pytest.approx(float(wanted[catalogue.network.classes.index(label)]), abs=6e-4)
+
+
+def test_each_view_of_a_widget_has_its_own_picture(page, catalogue):
+    """The kernel knows which picture a view shows: another view's must not answer for it."""
+    app(page, "bench").locator(".told").click(button="right")
+    page.get_by_text("Create New View for Cell Output").click()
+    other = page.locator(".sae-bench").nth(1)
+    other.locator(".slider").first.wait_for()
+    one, two = map(int, catalogue.rows[:2])
+    for view, row in zip((page.locator(".sae-bench").first, other), (one, two), strict=True):
+        view.get_by_label("picture", exact=True).select_option(str(row))
+        until(lambda view=view: view.get_attribute("data-picture"), str(row))
+    first = page.locator(".sae-bench").first
+    feature_id = int(first.locator(".slider").first.get_attribute("data-id"))
+    first.get_by_role("button", name=f"suppress feature {feature_id}", exact=True).click()
+    page.wait_for_timeout(500)
+    bench, classes = Bench(catalogue), catalogue.network.classes
+    wanted = bench.change(bench.of_row(one), {feature_id: 0.0})["after"]
+    cells = first.locator('.logits td[data-kind="features changed"]')
+    printed = cells.evaluate_all("all => all.map((cell) => [cell.dataset.class, Number(cell.dataset.logit)])")
+    assert len(printed) >= 2
+    for label, value in printed:
+        assert value == pytest.approx(float(wanted[classes.index(label)]), abs=6e-4)
+    page.keyboard.press("Escape")
+    page.locator(".lm-TabBar-tabCloseIcon").last.click()
 
 
 def test_what_comes_too_late_is_dropped(page, catalogue):

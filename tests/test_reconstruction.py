@@ -147,7 +147,7 @@ def test_splicing_costs_nothing_when_exact_and_everything_at_the_mean(acts, mean
     labels = own.argmax(1).numpy()
     labels[:10] = (labels[:10] + 1) % 3  # ten mistakes
     exact = splice(partial(project, mean, torch.eye(5)), acts, rows, labels, network, Blank(), mean.double())
-    assert exact["top1_lost_points"]["value"] == 0 and exact["agreement"]["value"] == 1
+    assert exact["top1_change_points"]["value"] == 0 and exact["agreement"]["value"] == 1
     assert exact["kl_nats"]["value"] == pytest.approx(0, abs=1e-6)
     assert exact["ce_recovered_mean"]["value"] == pytest.approx(1)
     alone = splice(partial(project, mean, torch.zeros(0, 5)), acts, rows, labels, network, Blank(), mean)
@@ -155,7 +155,7 @@ def test_splicing_costs_nothing_when_exact_and_everything_at_the_mean(acts, mean
     p = own.softmax(1)
     assert alone["kl_nats"]["value"] == pytest.approx((p * (p.log() - at_mean)).sum(1).mean().item(), rel=1e-3)
     hits = (labels == at_mean.argmax().item()).mean()
-    assert alone["top1_lost_points"]["value"] == pytest.approx(100 * (20 / 30 - hits))
+    assert alone["top1_change_points"]["value"] == pytest.approx(100 * (hits - 20 / 30))
     assert alone["agreement"]["value"] == pytest.approx((own.argmax(1) == at_mean.argmax()).float().mean().item())
     assert alone["ce_recovered_mean"]["value"] == pytest.approx(0, abs=1e-6)
 

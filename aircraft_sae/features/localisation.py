@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
-from torch.nn.functional import adaptive_avg_pool2d, pad, pixel_shuffle
+from torch.nn.functional import pad, pixel_shuffle
 
 from aircraft_sae.activations import see_features
 from aircraft_sae.devices import side_by_side
@@ -72,30 +72,16 @@ def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[in
     return float(distance.reshape(-1)[order][within.argmax()])
 
 
-def localisation(values: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """How well a map (rows, columns) finds a part's mask (size, size) bool; nan for a map that is 0 everywhere.
+def pointing(values: np.ndarray, mask: np.ndarray) -> float:
+    """1 where a map (rows, columns) peaks within 15 pixels of 224 of mask (size, size), less the share of such pixels.
 
-    pointing: 1 where its peak is within 15 pixels (of 224) of the part, less the share of the picture that is; energy:
-    share of the map on the part; lift: that by the part's share of the picture; iou_of_oracle: intersection over union
-    at the map's best threshold, as a share of what the cells' true coverage reaches at its own best one.
+    nan for a map that is 0 everywhere, or an empty mask.
     """
     if not values.max() > 0 or not mask.any():
-        return dict.fromkeys(("pointing", "energy", "lift", "iou_of_oracle"), np.nan)
-    pixels = np.ix_(*(np.arange(len(mask)) * n // len(mask) for n in values.shape))
-    spread = values[pixels]
+        return np.nan
+    spread = values[np.ix_(*(np.arange(len(mask)) * n // len(mask) for n in values.shape))]
     near = distance_transform_edt(~mask) <= max(1, round(15 / 224 * len(mask)))
-    peak = np.argwhere(spread == spread.max()).mean(0).round().astype(int)
-    energy = spread[mask].sum() / spread.sum()
-    covered = adaptive_avg_pool2d(torch.from_numpy(mask)[None].double(), values.shape)[0].numpy()
-    return {
-        "pointing": near[tuple(peak)] - near.mean(), "energy": energy, "lift": energy / mask.mean(),
-        "iou_of_oracle": _best_iou(spread, mask) / _best_iou(covered[pixels], mask),
-    }  # fmt: skip
-
-
-def _best_iou(values: np.ndarray, mask: np.ndarray) -> float:
-    levels = np.unique(np.quantile(values[values > 0], np.linspace(0, 1, 64)))
-    return max(((values >= level) & mask).sum() / ((values >= level) | mask).sum() for level in levels)
+    return float(near[tuple(np.argwhere(spread == spread.max()).mean(0).round().astype(int))] - near.mean())
 
 
 def part_picks(index: FeatureIndex, regions: Regions, matches: pd.DataFrame, n: int) -> pd.DataFrame:
@@ -111,7 +97,7 @@ def part_picks(index: FeatureIndex, regions: Regions, matches: pd.DataFrame, n: 
 
 
 def localise(network: Network, sae: SparseAutoencoder, pictures: Pictures, picks: pd.DataFrame) -> pd.DataFrame:
-    """One row for each of `part_picks` and kind of map ("cells", "stitched", "gradient"): scores of `localisation`.
+    """One row for each of `part_picks` and kind of map ("cells", "stitched", "gradient"): and `pointing`.
 
     The gradient is smoothed by 4 pixels; its row has the `effective_radius` in pixels as radius.
     """
@@ -124,7 +110,7 @@ def localise(network: Network, sae: SparseAutoencoder, pictures: Pictures, picks
         product, gradient = gradient_maps(network, sae, x, pick.feature_id, cell)
         facts = {"feature_id": pick.feature_id, "part": pick.part, "image_row": pick.image_row}
         maps = {"cells": plain, "stitched": fine, "gradient": gaussian_filter(product, 4)}
-        rows = [facts | {"kind": kind} | localisation(values, mask) for kind, values in maps.items()]
+        rows = [facts | {"kind": kind, "pointing": pointing(values, mask)} for kind, values in maps.items()]
         rows[-1]["radius"] = effective_radius(gradient, cell, plain.shape)
         return rows
 

@@ -172,7 +172,7 @@ def splice(
 ) -> dict[str, dict]:
     """What it costs the network to go on from the reconstruction of these images' cells, with intervals over images.
 
-    labels: (n_images,) class indices; pictures: those that acts are of. top1_lost_points: accuracy lost, in percentage
+    labels: (n_images,) class indices; pictures: those that acts are of. top1_change_points: of accuracy, in percentage
     points; agreement: share of images with the same prediction; kl_nats: KL(p || p spliced); ce_recovered_zero,
     ce_recovered_mean: share of the cross-entropy lost with all acts 0, or the mean, that the reconstruction wins back.
     """
@@ -190,7 +190,7 @@ def splice(
     before, after = (logs[name].argmax(1).numpy() for name in ("own", "spliced"))
     divergence, ones = kl_div(logs["spliced"], logs["own"], reduction="none", log_target=True), np.ones(len(rows))
     return {
-        "top1_lost_points": with_interval(100 * ((before == labels) - 1.0 * (after == labels)), ones),
+        "top1_change_points": with_interval(100 * ((after == labels) - 1.0 * (before == labels)), ones),
         "agreement": with_interval(before == after, ones),
         "kl_nats": with_interval(divergence.sum(1).numpy(), ones),
         "ce_recovered_zero": with_interval(losses["zero"] - losses["spliced"], losses["zero"] - losses["own"]),

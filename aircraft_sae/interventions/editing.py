@@ -233,12 +233,6 @@ class Responses:
         R = pd.DataFrame(self.response().T, columns=self.parts).rename_axis("feature_id").reset_index()
         return R.melt("feature_id", var_name="part", value_name="response")
 
-    def off_rate(self, part: str, feature_id: int) -> float:
-        """Share of the scenes in which the feature is active that leave it silent without the part; nan for none."""
-        own, scenes = self.of_part(part)
-        active = self.before[scenes, feature_id] > 0
-        return float((self.after[own, feature_id] == 0)[active].mean()) if active.any() else np.nan
-
     def selectivity(self, response: np.ndarray) -> np.ndarray:
         """S of each part and feature, in the shape of `response` (…, p, j).
 

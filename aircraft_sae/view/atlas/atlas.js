@@ -23,7 +23,8 @@
     return image;
   }
   const number = (n) => String(n).padStart(5, "0");
-  let head = null, subject = null;
+  const subjects = new Map();
+  let head = null;
 
   const source = {
     overview: async () => ({ facts: atlas.facts, labels: atlas.labels, feature: Number.parseInt(location.hash.slice(1), 10) }),
@@ -36,7 +37,8 @@
     pictures: (rows) => Promise.all(rows.map(async (row) => [row, await picture(`pictures/${number(row)}.jpg`)])),
     open: async (row) => {
       const told = await load(`bench/${number(row)}.js`);
-      subject = { ...told, bitmap: await picture(`bench/${number(row)}.jpg`) };
+      const subject = { ...told, key: row, bitmap: await picture(`bench/${number(row)}.jpg`) };
+      subjects.set(row, subject);
       if (atlas.facts.switches) return subject;
       if (!head) {
         const { weight, bias, eps, features, decoder, random } = await load("bench/head.js");
@@ -47,7 +49,8 @@
       subject.before = AircraftApp.headLogits(subject.hidden, head);
       return subject;
     },
-    change: async ({ multipliers }) => {
+    change: async ({ key, multipliers }) => {
+      const subject = subjects.get(key);
       if (atlas.facts.switches) { // what forward passes gave, of the one feature that is off
         const off = subject.active.findIndex((each) => multipliers[each.feature_id] === 0);
         return off < 0 ? { after: subject.before, random: subject.before } : { after: subject.after[off], random: subject.random[off] };
@@ -63,7 +66,7 @@
       }
       return made;
     },
-    flip: atlas.facts.switches ? undefined : async () => subject.flip,
+    flip: atlas.facts.switches ? undefined : async ({ key }) => subjects.get(key).flip,
     chosen: (id) => history.replaceState(null, "", `#${id}`),
   };
   const { facts, labels } = atlas, count = (n) => n.toLocaleString("en");

@@ -141,7 +141,7 @@ const AircraftApp = (() => {
     el.replaceChildren(root);
     const state = {
       facts: null, labels: {}, ids: [], page: 0, feature: null, towards: 1, how: "top", alpha: HEAT, heat: true, view: null,
-      entrance: "features", subject: null, multipliers: new Map(), brush: new Set(), after: null, blurred: null, cell: null,
+      entrance: "features", subject: null, multipliers: new Map(), brush: new Set(), after: null, blurred: null, blurring: false, cell: null,
       pair: null, closed: false,
     };
     const pictures = new Kept(KEPT_PICTURES), views = new Kept(KEPT_VIEWS);
@@ -567,7 +567,7 @@ const AircraftApp = (() => {
     }
     const busy = (n) => { ui.busy.hidden = !n; root.setAttribute("aria-busy", String(n > 0)); };
     function openSubject(subject) {
-      Object.assign(state, { subject, multipliers: new Map(), brush: new Set(), blurred: null, cell: null });
+      Object.assign(state, { subject, multipliers: new Map(), brush: new Set(), blurred: null, blurring: false, cell: null });
       state.after = { after: subject.before, random: subject.before };
       ui.flipText.textContent = "";
       ui.cellText.textContent = "Click a cell to see which features are active there.";
@@ -633,10 +633,10 @@ const AircraftApp = (() => {
       drawPicture();
     }
     const blurSoon = latest(guarded(() => working(async () => {
-      const { brush } = state, cells = [...brush].map((key) => key.split(",").map(Number));
-      const blurred = cells.length ? await source.blur({ cells, sigma: Number(ui.sigma.value) }) : null;
+      const { brush, subject } = state, cells = [...brush].map((key) => key.split(",").map(Number));
+      const blurred = cells.length ? await source.blur({ key: subject.key, cells, sigma: Number(ui.sigma.value) }) : null;
       if (state.brush !== brush) return; // reset, or another picture, meanwhile
-      state.blurred = blurred;
+      Object.assign(state, { blurred, blurring: blurred !== null });
       drawPicture();
       drawLogits();
       drawn(cells.length ? `blur ${cells.length}` : "blur none");
@@ -697,9 +697,9 @@ const AircraftApp = (() => {
       return changeSoon();
     }
     const changeSoon = latest(guarded(async () => {
-      const { subject } = state, after = await source.change({ multipliers: Object.fromEntries(state.multipliers) });
+      const { subject } = state, after = await source.change({ key: subject.key, multipliers: Object.fromEntries(state.multipliers) });
       if (state.subject !== subject) return; // another picture meanwhile
-      state.after = after;
+      Object.assign(state, { after, blurring: false });
       drawLogits();
       drawn("logits");
     }));
@@ -723,10 +723,13 @@ const AircraftApp = (() => {
       const { subject, after, blurred } = state, classes = subject.classes;
       const kinds = [["as it is", subject.before], ["features changed", after.after], ["random directions", after.random],
         ["reconstruction only", subject.reconstruction]];
-      if (source.blur) kinds.push(["cells blurred", blurred ? blurred.logits : null]);
+      if (source.blur) kinds.push(["cells blurred", blurred && blurred.logits], ["as much blurred elsewhere", blurred && blurred.elsewhere]);
+      // rows and outcome are of what was changed last
+      const [what, made, control, other_] = state.blurring ? ["Cells blurred", blurred.logits, "as much elsewhere", blurred.elsewhere]
+        : ["Features changed", after.after, "random directions", after.random];
       const best = (logits) => logits.map((value, i) => [value, i]).sort((a, b) => b[0] - a[0]).map(([, i]) => i);
       const true_ = subject.label ? classes.indexOf(subject.label) : -1, [winner, rival] = best(subject.before);
-      const shown = [...new Set([winner, ...(true_ >= 0 ? [true_] : []), ...best(after.after).slice(0, 3), ...best(subject.before).slice(0, 4)])].slice(0, 6);
+      const shown = [...new Set([winner, ...(true_ >= 0 ? [true_] : []), ...best(made).slice(0, 3), ...best(subject.before).slice(0, 4)])].slice(0, 6);
       const head = h("tr", {}, h("th", { scope: "col" }, "class"), ...kinds.map(([name]) => h("th", { scope: "col" }, name)));
       const probabilities = kinds.map(([, logits]) => logits && softmax(logits));
       const own = true_ >= 0 ? true_ : winner, other = own === winner ? rival : winner;
@@ -740,15 +743,16 @@ const AircraftApp = (() => {
       rows.push(h("tr", { className: "margin" }, h("th", { scope: "row" }, `margin: ${classes[own]} − ${classes[other]}`),
         ...kinds.map(([, logits]) => h("td", {}, logits ? (logits[own] - logits[other]).toFixed(3) : "–"))));
       ui.logits.replaceChildren(h("thead", {}, head), h("tbody", {}, ...rows));
-      const now = best(after.after)[0];
-      ui.outcome.textContent = now === winner ? `Predicted: ${classes[winner]}.` : `Predicted: ${classes[now]}, no longer ${classes[winner]}.`;
+      const now = best(made)[0], beside = other_ && best(other_)[0];
+      ui.outcome.textContent = !state.blurring && !state.multipliers.size ? `Predicted: ${classes[winner]}.`
+        : `${what}: ${classes[now]}, ${now === winner ? "still" : `no longer ${classes[winner]}`}` + (other_ ? `; ${control}: ${classes[beside]}.` : ".");
       ui.outcome.classList.toggle("flipped", now !== winner);
     }
 
     const flip = guarded(() => working(async () => {
       const { subject } = state;
       if (!subject) throw new Error("open a picture on the bench first: click one in the gallery");
-      const found = await source.flip(), n = found.features.length;
+      const found = await source.flip({ key: subject.key }), n = found.features.length;
       if (state.subject !== subject) return;
       if (n) {
         state.multipliers = new Map(found.features.map((id) => [id, 0]));

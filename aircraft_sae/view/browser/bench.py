@@ -7,12 +7,15 @@ from the mean over cells (`Network.readout`), so do those of any multipliers; el
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from torch.nn.functional import adaptive_avg_pool2d
 
 from aircraft_sae.activations import see_features
 from aircraft_sae.features import check_features
@@ -25,7 +28,8 @@ from aircraft_sae.view.browser.catalogue import Catalogue
 class Subject:
     """A picture as the network sees it.
 
-    x: (3, size, size); acts: (rows, columns, d_in); codes: (rows, columns, d_sae); logits: (classes,).
+    x: (3, size, size); acts: (rows, columns, d_in); codes: (rows, columns, d_sae); logits: (classes,); aircraft: bool
+    (rows, columns), all where nothing tells which cells show it.
     """
 
     picture: Image.Image
@@ -33,6 +37,7 @@ class Subject:
     acts: torch.Tensor
     codes: torch.Tensor
     logits: torch.Tensor
+    aircraft: np.ndarray
 
     @property
     def pooled(self) -> torch.Tensor:
@@ -54,7 +59,11 @@ class Bench:
 
     def of_row(self, row: int) -> Subject:
         """A picture of the study; ValueError for a row that is not there."""
-        return self.look(self.catalogue.picture(row))
+        subject, pictures = self.look(self.catalogue.picture(row)), self.catalogue.trial.pictures
+        if not pictures.region_names:
+            return subject
+        image = self.catalogue.index.images["image"].iloc[row]
+        return replace(subject, aircraft=pictures.foreground([image], self.catalogue.index.grid)[0])
 
     def of_file(self, content: bytes, name: str) -> Subject:
         """A picture that a person gives, read as those of the study. ValueError for none, or over 50 million pixels."""
@@ -69,7 +78,8 @@ class Bench:
         x = self.network.as_input(picture) if x is None else x
         with torch.no_grad():
             seen, codes = see_features(self.network, self.sae, x[None])
-        return Subject(picture, x, seen.acts[self.sae.cfg.site][0], codes[0], seen.logits[0])
+        acts = seen.acts[self.sae.cfg.site][0]
+        return Subject(picture, x, acts, codes[0], seen.logits[0], np.ones(acts.shape[:2], bool))
 
     def change(self, subject: Subject, multipliers: Mapping[int, float]) -> dict[str, torch.Tensor]:
         """Logits (classes,) "before" and "after" multiplying, and with as much of "random" directions of equal length.
@@ -147,6 +157,16 @@ class Bench:
             down, across = (slice(at * size // n, (at + 1) * size // n) for at, n in ((row, rows), (column, columns)))
             x[:, down, across] = soft[:, down, across]
         return self.look(Image.fromarray(self.network.as_picture(x)), x)
+
+    def elsewhere(self, subject: Subject, cells: Sequence[tuple[int, int]], sigma: float = 8.0) -> np.ndarray:
+        """(n, 2) as many other cells of the aircraft, whose blurring changes as much; (0, 2) where it has too few."""
+        size, grid, free = subject.x.shape[1], subject.acts.shape[:2], subject.aircraft.copy()
+        changed = (subject.x - blur(subject.x, max(0.5, sigma * size / 224))).square().mean(0, keepdim=True)
+        change, own = adaptive_avg_pool2d(changed, grid)[0].clamp(1e-9).log().numpy(), tuple(np.transpose(cells))
+        free[own] = False
+        others = np.argwhere(free)
+        distance = np.abs(change[own][:, None] - change[free])
+        return others[linear_sum_assignment(distance)[1]] if len(others) >= len(cells) else others[:0]
 
     def flip(self, subject: Subject) -> dict[str, Any]:
         """The smallest set of features found whose suppression changes the prediction, and a forward pass of it.

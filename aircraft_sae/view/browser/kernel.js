@@ -41,7 +41,7 @@ export default { render({ model, el }) {
     upload: async (file) => subject(await ask("upload", { name: file.name }, [await small(file)])),
     change: async (given) => (await ask("change", given))[0],
     blur: async (given) => subject(await ask("blur", given)),
-    flip: async () => (await ask("flip"))[0],
+    flip: async (given) => (await ask("flip", given))[0],
     pair: async (given) => (await ask("pair", given))[0],
     label: async (given) => (await ask("label", given))[0],
     heard: async (given) => (await ask("heard", given))[0],

@@ -10,6 +10,7 @@ import numpy as np
 import traitlets
 
 from aircraft_sae.features import check_features
+from aircraft_sae.store import digest
 from aircraft_sae.study import Study
 from aircraft_sae.view.browser.bench import Bench, Subject, in_cells
 from aircraft_sae.view.browser.catalogue import Catalogue, as_jpeg, catalogue_of
@@ -17,7 +18,7 @@ from aircraft_sae.view.browser.labels import Labels
 
 HERE = Path(__file__).parent
 SCRIPT, STYLE = ((HERE / name).read_text(encoding="utf-8") for name in ("app.js", "app.css"))
-BENCH_PICTURE = 448  # pixels of the picture on the bench
+BENCH_PICTURE, MOST_SUBJECTS = 448, 32  # pixels of the picture on the bench; pictures kept, 2 MB each
 
 
 class Answers:
@@ -26,7 +27,7 @@ class Answers:
     def __init__(self, catalogue: Catalogue):
         self.catalogue, self.bench = catalogue, Bench(catalogue)
         self.labels = Labels(catalogue.folder, catalogue.key)
-        self.subject: Subject | None = None
+        self.subjects: dict[int | str, Subject] = {}  # the last MOST_SUBJECTS, whichever view opened them
 
     def overview(self) -> tuple[dict, list]:
         """The table, the names, the labels, and the pictures that the bench can open: the test pictures."""
@@ -45,27 +46,32 @@ class Answers:
 
     def open(self, row: int) -> tuple[dict, list]:
         """A picture of the study, on the bench."""
-        self.subject = self.bench.of_row(row)
-        return self.bench.told(self.subject, row), [as_jpeg(self.subject.picture, BENCH_PICTURE)]
+        subject = self._subject(row)
+        return self.bench.told(subject, row) | {"key": row}, [as_jpeg(subject.picture, BENCH_PICTURE)]
 
     def upload(self, name: str, content: bytes) -> tuple[dict, list]:
         """A picture that a person gives, on the bench."""
-        self.subject = self.bench.of_file(content, name)
-        return self.bench.told(self.subject), [as_jpeg(self.subject.picture, BENCH_PICTURE)]
+        key = digest(np.frombuffer(content, np.uint8))
+        subject = self._subject(key, self.bench.of_file(content, name))
+        return self.bench.told(subject) | {"key": key}, [as_jpeg(subject.picture, BENCH_PICTURE)]
 
-    def change(self, multipliers: dict[str, float]) -> tuple[dict, list]:
-        """Logits with features multiplied, and with random directions in their place."""
-        made = self.bench.change(self._opened(), {int(j): float(m) for j, m in multipliers.items()})
+    def change(self, key: int | str, multipliers: dict[str, float]) -> tuple[dict, list]:
+        """Logits with features multiplied, and with random directions in their place; key: as `open` told it."""
+        made = self.bench.change(self._subject(key), {int(j): float(m) for j, m in multipliers.items()})
         return {name: made[name].tolist() for name in ("after", "random")}, []
 
-    def blur(self, cells: list[list[int]], sigma: float) -> tuple[dict, list]:
-        """The picture with cells blurred: its logits, its cells' features, and itself."""
-        seen = self.bench.blurred(self._opened(), [tuple(cell) for cell in cells], sigma)
-        return {"logits": seen.logits.tolist(), "cells": in_cells(seen)}, [as_jpeg(seen.picture, BENCH_PICTURE)]
+    def blur(self, key: int | str, cells: list[list[int]], sigma: float) -> tuple[dict, list]:
+        """The picture with cells blurred: its logits, its cells' features, and itself; logits with others blurred."""
+        subject = self._subject(key)
+        seen = self.bench.blurred(subject, [tuple(cell) for cell in cells], sigma)
+        others = self.bench.elsewhere(subject, cells, sigma).tolist()
+        elsewhere = self.bench.blurred(subject, others, sigma).logits.tolist() if others else None
+        told = {"logits": seen.logits.tolist(), "elsewhere": elsewhere, "cells": in_cells(seen)}
+        return told, [as_jpeg(seen.picture, BENCH_PICTURE)]
 
-    def flip(self) -> tuple[dict, list]:
+    def flip(self, key: int | str) -> tuple[dict, list]:
         """The smallest set of features found that changes the prediction."""
-        return self.bench.flip(self._opened()), []
+        return self.bench.flip(self._subject(key)), []
 
     def pair(self, one: str, two: str) -> tuple[list, list]:
         """The features that tell two classes apart."""
@@ -81,10 +87,13 @@ class Answers:
         now = self.labels.stamp()  # before they are read: what comes between is then read again
         return {"labels": None if stamp == now else self.labels.all(), "stamp": now}, []
 
-    def _opened(self) -> Subject:
-        if self.subject is None:
-            raise ValueError("open a picture on the bench first")
-        return self.subject
+    def _subject(self, key: int | str, subject: Subject | None = None) -> Subject:
+        """What this picture is, whichever other pictures the views of the widget have open."""
+        if subject is None and key not in self.subjects and isinstance(key, str):
+            raise ValueError("this picture is no longer on the bench: give its file again")
+        kept = subject or self.subjects.pop(key, None) or self.bench.of_row(key)
+        self.subjects = dict([*self.subjects.items(), (key, kept)][-MOST_SUBJECTS:])
+        return kept
 
 
 class Application(anywidget.AnyWidget):
