@@ -1,7 +1,7 @@
 """At which place, and on which cells, do features follow parts? Autoencoders at several sites, scored on half A.
 
-    python tests/benchmarks/sites.py                        # all, 60 minutes on 2 cores; writes sites.csv
-    python tests/benchmarks/sites.py stage3 --k 16          # some of it
+    python tests/benchmarks/sites.py                                      # all; writes sites.csv
+    python tests/benchmarks/sites.py stage3 stage4 --k 32 --width 1280    # some of it
 
 On the default study, whose stages are made where they are not there. A row for each site, way to standardise, k and
 width: over the parts, mean average precision of the best feature, mean AUROC among aircraft cells within family and
@@ -54,12 +54,13 @@ def main() -> None:
     parser.add_argument("sites", nargs="*", default=SITES)
     parser.add_argument("--k", type=int, nargs="*", default=(8, 16, 32))
     parser.add_argument("--width", type=int, nargs="*", default=(640, 1280), help="features")
+    parser.add_argument("--ways", nargs="*", default=("nothing", "cells", "channels", "both"), help="to standardise")
     parser.add_argument("--to", type=Path, default=Path("sites.csv"))
     given, study, rows = parser.parse_args(), Study.open("hangar"), []
     for site in given.sites:
         acts = study.activations(site)
         regions = Regions.of(acts, study.pictures())
-        for ways, k, width in product(("nothing", "cells", "channels", "both"), given.k, given.width):
+        for ways, k, width in product(given.ways, given.k, given.width):
             changes = {"site": site, "standardise": ways, "k": k, "expansion": max(1, width // acts.d_in)}
             cfg = replace(study.config.local, n_cells=N_CELLS, dead_after=N_CELLS // 10, **changes)
             ap, within, sae = scored(cfg, acts, regions)
