@@ -353,7 +353,7 @@ def test_the_brush_blurs_and_a_flip_flips(page, catalogue):
             assert value == pytest.approx(float(made[classes.index(label)]), abs=6e-4)
     before, now, other = (classes[int(each.argmax())] for each in (subject.logits, wanted, beside))
     told = f"Cells blurred: {now}, {'still' if now == before else f'no longer {before}'}; as much elsewhere: {other}."
-    assert app(page).locator(".told").inner_text() == told
+    assert app(page).locator(".outcome").inner_text() == told
     page.evaluate(
         """() => { const el = document.querySelector('.sae-browser');
         window.blurs = [];
@@ -388,6 +388,7 @@ def test_a_picture_of_ones_own_and_a_file_that_is_none(page, catalogue, tmp_path
     app(page).get_by_label("a picture of your own").set_input_files(tmp_path / "notes.jpg")
     drawn(page, "error")
     assert "notes.jpg cannot be used" in app(page).get_by_role("alert").inner_text()
+    playwright.expect(app(page).get_by_role("alert")).to_be_in_viewport(ratio=1)
     app(page).get_by_label("Dismiss the message").click()
     assert not app(page).get_by_role("alert").is_visible()
 
@@ -604,7 +605,7 @@ def test_the_bench_alone(page, catalogue):
 
 def test_each_view_of_a_widget_has_its_own_picture(page, catalogue):
     """The kernel knows which picture a view shows: another view's must not answer for it."""
-    app(page, "bench").locator(".told").click(button="right")
+    app(page, "bench").locator(".outcome").click(button="right")
     page.get_by_text("Create New View for Cell Output").click()
     other = page.locator(".sae-bench").nth(1)
     other.locator(".slider").first.wait_for()

@@ -163,12 +163,16 @@ const AircraftApp = (() => {
     // ---------------------------------------------------------------- errors
     ui.error = h("div", { className: "error", hidden: true });
     ui.error.setAttribute("role", "alert");
+    let hand = root; // what was last used: the message goes there, since in JupyterLab the page's top may be far away
+    for (const kind of ["pointerdown", "focusin", "change"]) root.addEventListener(kind, (event) => { hand = event.target; }, true);
     function fail(error) {
+      ((hand.isConnected && hand.closest(".row, .stage, .levers, .naming, nav, main, aside, header")) || root).prepend(ui.error);
       ui.error.hidden = false;
       ui.error.replaceChildren(
         h("span", {}, String(error.message || error)),
         h("button", { type: "button", onclick: () => { ui.error.hidden = true; }, ariaLabel: "Dismiss the message" }, "×"),
       );
+      ui.error.scrollIntoView({ block: "nearest" });
       drawn("error");
     }
     const settle = (event) => { if (!event.target.closest(".error")) ui.error.hidden = true; }; // what was said is past
@@ -861,7 +865,7 @@ const AircraftApp = (() => {
       ui.sliders = h("div", { className: "sliders" });
       ui.slidersText = h("p", { className: "quiet" });
       ui.logits = h("table", { className: "logits" });
-      ui.outcome = h("p", { className: "told" });
+      ui.outcome = h("p", { className: "told outcome" });
       ui.outcome.setAttribute("aria-live", "polite");
       ui.flipText = h("p", { className: "told" });
       ui.flip = h("button", { type: "button", onclick: flip, hidden: !source.flip }, "Minimal flip");
