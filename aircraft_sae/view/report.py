@@ -62,12 +62,14 @@ def write_page(path: Path, title: str, notebook) -> None:
 
     diagrams = dict.fromkeys(("mermaid_js_url", "mermaid_layout_elk_js_url"), "")
     exporter, notebook = HTMLExporter(embed_images=True, **diagrams), deepcopy(notebook)
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]  # progress bars
+        for output in cell.outputs:
             if "text/markdown" in output.get("data", {}):
                 output["data"]["text/markdown"] = plain(output["data"]["text/markdown"])
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
-    write_text(path, re.sub(r"<script src=.*?</script>", "", page))
+    extras = (HERE / "notebook.html").read_text(encoding="utf-8")
+    write_text(path, re.sub(r"<script src=.*?</script>", "", page).replace("</body>", f"{extras}</body>"))
 
 
 def read_numbers(results: Path, names: Iterable[str]) -> dict[str, dict[str, float | None]]:
