@@ -132,15 +132,15 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
     from nbclient.output_widget import OutputWidget
 
     class Silent(OutputWidget):
-        # what is sent while a reply is awaited can lose the wake-up for it, and the run would wait for ever
-        def send(self, *_, **__): ...
+        def send(self, *_, **__): ...  # while a reply is awaited, sending can lose its wake-up: waiting for ever
 
     class Client(NotebookClient):
         def process_message(self, message, cell, index):
             if message["msg_type"] == "stream":
                 _show(message["content"]["text"])
-            shows_widget = WIDGET_VIEW in message["content"].get("data", {})
-            return None if shows_widget else super().process_message(message, cell, index)
+            data = message["content"].get("data", {})
+            bare = data.pop(WIDGET_VIEW, None) and set(data) <= {"text/plain"}  # without a picture in its place
+            return None if bare else super().process_message(message, cell, index)
 
     n_cells = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
     begun, problems, ended = [], [], Event()

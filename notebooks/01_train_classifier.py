@@ -42,6 +42,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 from scipy.stats import binomtest
+from sklearn.calibration import CalibrationDisplay
 
 # %%
 from aircraft_sae.hangar.render import render
@@ -458,11 +459,14 @@ plots.picture_grid([images[:4], images[4:]][: 1 + (len(images) > 4)], [captions[
 
 # %% [markdown]
 # And is confidence worth anything in general? In each bin of confidence, the share of right answers should equal the
-# mean confidence: points on the dotted line. Lines are 95% Wilson intervals; below is the number of pictures.
+# mean confidence: points on the dotted line. Each point is a tenth of the pictures.
 
 # %%
-predictions = network.predictions
-plots.reliability(predictions["confidence"], predictions["label"] == predictions["predicted"])
+predictions, (figure, ax) = network.predictions, plots.sheet(4.4, width=6)
+right, bins = predictions["label"] == predictions["predicted"], {"n_bins": 10, "strategy": "quantile"}
+CalibrationDisplay.from_predictions(right, predictions["confidence"], **bins, ax=ax)
+ax.set(xlabel="confidence", ylabel="share of right answers")
+display(figure)
 
 # %%
 calibration = results[f"test/{level}/expected_calibration_error"]

@@ -795,16 +795,12 @@ if carried:
 # ## Browse them yourself
 #
 # All features, with what was measured of each, their pictures, and a field for what you think they show. The widget
-# needs a running kernel (notebook 06 has it alone, and writes a folder that needs none); below it stands the gallery
-# that it opens with, over all test pictures.
+# needs a running kernel (notebook 06 has it alone, and writes a folder that needs none). Where there is none, the
+# gallery that it opens with stands for it, over all test pictures.
 
 # %%
 browser = FeatureBrowser(study, like="local")
 display(browser)
-
-# %%
-display(Markdown(f"Feature {browser.feature_id}:"))
-gallery_figure(indexes["local"], pictures, browser.feature_id, test)
 
 # %% [markdown]
 # ## Takeaways

@@ -901,47 +901,14 @@ classes.sort_values("p").head(8)[facts].round(3)
 # %% [markdown]
 # ## Try it yourself
 #
-# One picture, its features under sliders, and a brush that blurs cells. The widget needs a running kernel; below it
-# stands what it shows of one picture: the fewest features found whose suppression changes the prediction, what they
-# do to the logits, and the picture with two cells blurred. Heat is that of the first of these features, on its one
-# scale. The table has the logits of the likeliest classes: as they are, with the features suppressed, with as much of
-# random directions taken out instead, and from the autoencoder's reconstruction alone.
+# One picture, its features under sliders, and a brush that blurs cells. The widget needs a running kernel.
 
 # %%
 bench = InterventionBench(study)
 display(bench)
 
-# %%
-hands = bench.answers.bench
-subject = hands.of_row(int(rows_b[0]))
-flip = hands.flip(subject)
-middle = index.grid[0] // 2, index.grid[1] // 2
-blurred_ = hands.blurred(subject, [middle, (middle[0], middle[1] - 1)], SIGMA)
-
-# %%
-first = flip["features"][0] if flip["features"] else feature_id
-two, top = (subject, blurred_), float(table.at[first, "max"])
-hot = [plots.heat(network.as_picture(each.x), each.codes[..., first].numpy(), top) for each in two]
-said = [f"predicted: {network.classes[int(each.logits.argmax())]}" for each in two]
-captions = [said[0], f"feature {first}", f"cells blurred, {said[1]}"]
-plots.picture_grid([[network.as_picture(subject.x), *hot]], [captions])
-
-# %%
-found, agrees = ", ".join(map(str, flip["features"])), "agrees" if flip["verified"] else "disagrees"
-text = f"""Features suppressed: {found}. That turns *{flip["before"]}* into *{flip["after"]}*; a forward pass of the
-whole network {agrees}. Logits:"""
-display(Markdown(text if flip["features"] else "No set of features was found that changes the prediction. Logits:"))
-
-# %%
-changed = hands.change(subject, dict.fromkeys(flip["features"], 0.0))
-likeliest = subject.logits.topk(min(5, len(subject.logits))).indices.tolist()
-rows = list(dict.fromkeys([*likeliest, int(changed["after"].argmax())]))
-logits = {"as it is": subject.logits, "features suppressed": changed["after"]}
-logits |= {"random directions": changed["random"], "reconstruction only": hands.reconstruction(subject)}
-pd.DataFrame({name: each[rows].numpy() for name, each in logits.items()}, [network.classes[i] for i in rows]).round(3)
-
 # %% [markdown]
-# One picture shows what the bench does. That such a set exists says nothing of what its features mean.
+# That some set of features changes a prediction says nothing of what these features mean.
 
 # %% [markdown]
 # ## Takeaways

@@ -21,8 +21,8 @@
 # **Reads** what the notebooks before it have made. **Writes** your labels to `data/runs/<preset>/labels.csv`, at each
 # change, and the atlas to `data/runs/<preset>/atlas/`.
 #
-# **Runtime**: a minute the first time, a quarter of one after that. The widgets need a running kernel; below them
-# stands what they look like with the default preset.
+# **Runtime**: a minute the first time, a quarter of one after that. The widgets need a running kernel; where there is
+# none, a gallery of this run stands for the browser.
 
 # %%
 from IPython.display import Markdown, display
@@ -38,15 +38,12 @@ study = Study.open()
 # ## The browser
 #
 # On the left the features, in the middle pictures in which the chosen one is active, on the right what was measured of
-# it, at the bottom (not in the picture below) the bench: click a picture to put it there. All heat maps of a feature
-# have one scale. A label is saved while you type.
+# it, at the bottom the bench: click a picture to put it there. All heat maps of a feature have one scale. A label is
+# saved while you type.
 
 # %%
 browser = FeatureBrowser(study)
 display(browser)
-
-# %% [markdown]
-# ![The browser: a list of features, pictures of one, what was measured of it](../data/results/hangar/browser.jpg)
 
 # %% [markdown]
 # ## The bench
@@ -59,9 +56,6 @@ display(browser)
 # %%
 bench = InterventionBench(study)
 display(bench)
-
-# %% [markdown]
-# ![The bench: a picture, sliders for its features, logits before and after](../data/results/hangar/bench.jpg)
 
 # %% [markdown]
 # ## The atlas

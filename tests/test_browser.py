@@ -471,6 +471,13 @@ def test_errors_are_shown_not_swallowed(smoke_study, sent, message, words):
     assert len(sent) == 1 and words in sent[0][0]["error"] and len(bench.errors) == 1
 
 
+def test_a_page_without_a_kernel_shows_the_gallery_of_the_browsers_feature(smoke_study):
+    browser = FeatureBrowser(smoke_study)
+    data, _ = browser._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert min(Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))).size) > 300
+
+
 def test_a_feature_that_is_not_there_is_refused_before_anything_is_shown(smoke_study):
     with pytest.raises(ValueError, match="feature 99999 is not one of"):
         FeatureBrowser(smoke_study, 99999)

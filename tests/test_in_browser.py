@@ -3,6 +3,7 @@
 Set AIRCRAFT_SAE_SCREENSHOTS to a folder to keep pictures of what was seen.
 """
 
+import base64
 import json
 import os
 import re
@@ -16,14 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 from test_browser import elsewhere  # noqa: F401 a fixture
 
 from aircraft_sae.__main__ import NOTEBOOKS
 from aircraft_sae.view.atlas import export_atlas
 from aircraft_sae.view.browser import Bench, Labels
-from aircraft_sae.view.browser.catalogue import catalogue_of
+from aircraft_sae.view.browser.catalogue import as_jpeg, catalogue_of
 from aircraft_sae.view.plots import heat
+from aircraft_sae.view.report import write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -r requirements.txt")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -791,6 +794,29 @@ def test_an_atlas_without_a_closed_form_has_switches_for_one_feature_at_a_time(c
 
 def test_every_control_of_the_atlas_is_reached_by_keyboard(atlas_page):
     reached_by_tab(atlas_page)
+
+
+def test_a_notebooks_page_folds_code_leads_back_and_names_its_figures(chromium, tmp_path):
+    figure = new_output("display_data", {"image/jpeg": base64.b64encode(as_jpeg(Image.new("RGB", (9, 9)), 9)).decode()})
+    bar = new_output("stream", name="stderr", text="training: 100%")
+    cells = [
+        new_markdown_cell("# Title"),
+        new_markdown_cell("## Which one?"),
+        new_code_cell("1 + 1", outputs=[bar, figure]),
+    ]
+    write_page(tmp_path / "05.html", "05", new_notebook(cells=cells))
+    for scheme in ("light", "dark"):
+        page = chromium.new_page(color_scheme=scheme)
+        page.goto((tmp_path / "05.html").as_uri())
+        assert page.locator("img").get_attribute("alt") == "Which one?"
+        assert page.get_by_role("link").evaluate_all("all => all.map((each) => each.getAttribute('href'))")[:2] == [
+            "index.html", "#Which-one?",
+        ]  # fmt: skip
+        assert not page.get_by_text("1 + 1").is_visible() and "training" not in page.content()
+        page.get_by_text("code", exact=True).click()
+        assert page.locator(".jp-CodeMirrorEditor").is_visible()
+        assert ("invert" in page.evaluate("getComputedStyle(document.documentElement).filter")) == (scheme == "dark")
+        page.close()
 
 
 def test_an_atlas_with_a_missing_file_says_so(chromium, smoke_study, tmp_path):

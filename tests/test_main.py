@@ -80,7 +80,9 @@ def test_a_home_that_cannot_be_written_is_done_without(notebooks, monkeypatch, c
 
 
 def test_run_shows_progress_and_writes_notebooks_and_one_offline_report(notebooks, tmp_path, monkeypatch, capfd):
-    folder = notebooks(**{"02_last": "# %%\n'the last one'", "01_first": GOOD})
+    shown = {runner.WIDGET_VIEW: {"model_id": "x"}, "text/plain": "a widget", "image/png": "iVBORw0KGgo="}
+    last = f"# %%\n'the last one'\n# %%\nfrom IPython.display import display\ndisplay({shown}, raw=True)"
+    folder = notebooks(**{"02_last": last, "01_first": GOOD})
     (tmp_path / "jupyter" / "kernels" / "python3").mkdir(parents=True)
     other = {"argv": ["/bin/false"], "display_name": "another environment", "language": "python"}
     (tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json").write_text(json.dumps(other))
@@ -105,6 +107,8 @@ def test_run_shows_progress_and_writes_notebooks_and_one_offline_report(notebook
     executed = nbformat.read(folder / "01_first.ipynb", as_version=4)
     kinds = [[output.output_type for output in cell.outputs] for cell in executed.cells if cell.cell_type == "code"]
     assert kinds == [["stream"], ["display_data"], [], ["execute_result"]], "stderr and widgets are left out"
+    picture = nbformat.read(folder / "02_last.ipynb", as_version=4).cells[-1].outputs[0].data
+    assert set(picture) == {"text/plain", "image/png"}, "where no widget can be, its picture stands"
     assert "widgets" not in executed.metadata and "execution" not in executed.cells[1].metadata
     assert "True smoke" in executed.cells[1].outputs[0].text, "wrong interpreter or preset"
     assert jupytext.read(folder / "01_first.ipynb").cells[-1].source == "6 * 7"

@@ -50,8 +50,6 @@ CHARTS = {
     "confusion_matrix": lambda: plots.confusion_matrix(pd.DataFrame([[3, 1], [0, 4]], ["a", "b"], ["a", "b"])),
     "confusion_matrix of one class": lambda: plots.confusion_matrix(pd.DataFrame([[3]], ["a"], ["a"])),
     "dots": lambda: plots.dots({"a": ENTRY}, "share, %", "names", 100),
-    "reliability": lambda: plots.reliability(RNG.random(50), RNG.random(50) > 0.5),
-    "reliability of one picture": lambda: plots.reliability([1.0], [True]),
 }  # fmt: skip
 
 
@@ -149,15 +147,6 @@ def test_confusion_without_mistakes_or_with_many_classes_has_no_counts():
     assert not any(text.get_text() for text in plots.confusion_matrix(few).axes[0].texts)
 
 
-def test_reliability_puts_each_bin_at_its_mean_confidence_and_accuracy():
-    ax, below = plots.reliability([0.62, 0.64, 0.9, 1.0], [True, False, True, True]).axes
-    points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if line.get_marker() == "o"]
-    assert np.allclose(points, [(63, 50), (90, 100), (100, 100)])
-    low, high = ax.lines[1].get_ydata()
-    assert 0 < low < 50 < high < 100
-    assert sum(bar.get_height() for bar in below.patches) == 4
-
-
 def test_results_in_words():
     assert plots.in_words(ENTRY) == "90.0% (85.0 to 94.0, n = 1,200)"
     assert plots.in_words(ENTRY | {"n": None}) == "90.0% (85.0 to 94.0)"
@@ -211,9 +200,16 @@ def test_a_person_s_own_settings_stop_no_figure(tmp_path):
 
 def test_scores_of_parts_are_sorted_by_the_first_kind_with_a_marker_for_each():
     figure = plots.scores_by_part(
-        {"best feature": {"fin": 0.4, "main_gear": 0.1}, "probe": {"main_gear": 0.7, "fin": 0.8}}
+        {
+            "best feature": {"fin": 0.4, "main_gear": 0.1},
+            "probe": {"main_gear": 0.7, "fin": 0.8},
+            "PCA": {"main_gear": 0.2, "fin": 0.1},
+            "untrained": {"main_gear": 0.1, "fin": 0.3},
+        }
     )
     (ax,) = figure.axes
     assert [text.get_text() for text in ax.get_yticklabels()] == ["main gear", "fin"]
     drawn = {line.get_label(): (line.get_marker(), list(line.get_xdata())) for line in ax.lines}
-    assert drawn == {"best feature": ("o", [0.1, 0.4]), "probe": ("s", [0.7, 0.8])}
+    assert drawn == {"best feature": ("o", [0.1, 0.4]), "probe": ("D", [0.7, 0.8])}
+    assert [bar.get_width() for bar in ax.patches] == [0.2, 0.3]
+    assert [text.get_text() for text in ax.texts] == ["PCA", "untrained"]

@@ -19,7 +19,6 @@ from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image, ImageDraw
-from scipy.stats import binomtest
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
 COLOURS = (BLUE, ORANGE, GREY, "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00")
@@ -64,7 +63,13 @@ def dots(
         low, high = (value if entry[end] is None else scale * entry[end] for end in ("low", "high"))
         ax.plot([low, high], [y, y], color=BLUE, linewidth=2.5)
         ax.plot(value, y, "o", color=BLUE, markersize=8)
-        ax.annotate(f"{value:.3g}", (max(high, value), y), (8, 0), textcoords="offset points", va="center")
+        ax.annotate(
+            f"{value:.1f}" if scale == 100 else f"{value:.2f}",
+            (max(high, value), y),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+        )
     if line is not None:
         ax.axvline(line, color=GREY, linestyle=":")
     ax.set_yticks(range(len(entries)), list(entries))
@@ -74,15 +79,16 @@ def dots(
 
 
 def scores_by_part(kinds: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Average precision of each part, a marker for each kind of score; the first kind, large and full, sorts."""
+    """Average precision of each part: two kinds as markers, of the others a bar that the largest one names."""
     table = pd.DataFrame({name: dict(scores) for name, scores in kinds.items()})
-    table = table.sort_values(table.columns[0], na_position="first")
-    figure, ax = sheet(1.6 + 0.36 * len(table))
-    for (kind, values), marker in zip(table.items(), "osD^vPX*<>", strict=False):
-        look = {"markersize": 10} if kind == table.columns[0] else {"markersize": 7, "fillstyle": "none"}
-        ax.plot(values, table.index.str.replace("_", " "), marker, markeredgewidth=1.6, label=kind, **look)
+    table = table.sort_values(table.columns[0], na_position="first").rename(lambda part: part.replace("_", " "))
+    (figure, ax), others = sheet(1.6 + 0.36 * len(table)), table.iloc[:, 2:]
+    ax.barh(table.index, others.max(axis=1), color="#CFD8DC", height=0.6, label="the largest of the others, named")
+    for part, row in others.dropna(how="all").iterrows() if others.size else ():
+        ax.annotate(row.idxmax(), (0, part), (4, 0), textcoords="offset points", va="center", size=9)
+    for kind, marker, colour in zip(table, "oD", (BLUE, ORANGE), strict=False):
+        ax.plot(table[kind], table.index, marker, color=colour, markersize=9, label=kind)
     ax.set(xlabel="average precision on half B", ylabel="part")
-    ax.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
@@ -111,24 +117,6 @@ def confusion_matrix(confusion: pd.DataFrame, parents: Sequence[Mapping[str, str
     ax.set(xlabel="predicted", ylabel="actual")
     ax.tick_params("x", rotation=90, labelsize=10 if n <= 72 else 8)
     ax.tick_params("y", rotation=0, labelsize=10 if n <= 72 else 8)
-    return figure
-
-
-def reliability(confidence: np.ndarray, hit: np.ndarray) -> Figure:
-    """Accuracy, from hit (n,), against confidence (n,) in 15 bins, with Wilson intervals; below, images per bin."""
-    confidence, hit, edges = 100 * np.asarray(confidence), np.asarray(hit), np.linspace(0, 100, 16)
-    bins = np.digitize(confidence, edges[1:-1], right=True)
-    figure, (ax, below) = sheet(5, 2, 1, width=0.65 * WIDTH, sharex=True, height_ratios=(3, 1))
-    ax.plot([0, 100], [0, 100], color=GREY, linestyle=":", label="confidence = accuracy")
-    for m in np.unique(bins):
-        x, own = confidence[bins == m].mean(), hit[bins == m]
-        ends = 100 * np.array(binomtest(int(own.sum()), len(own)).proportion_ci(method="wilson"))
-        ax.plot([x, x], ends, color=BLUE)
-        ax.plot(x, 100 * own.mean(), "o", color=BLUE)
-    ax.legend()
-    ax.set_ylabel("accuracy, %")
-    below.hist(confidence, edges, color=BLUE)
-    below.set(xlabel="confidence, %", ylabel="pictures")
     return figure
 
 

@@ -1,5 +1,7 @@
 """The browser and the bench as widgets: a front end (app.js) and the kernel that answers what it asks (kernel.js)."""
 
+import base64
+import io
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from aircraft_sae.features import check_features
 from aircraft_sae.store import digest
 from aircraft_sae.study import Study
 from aircraft_sae.view.browser.bench import Bench, Subject, in_cells
-from aircraft_sae.view.browser.catalogue import Catalogue, as_jpeg, catalogue_of
+from aircraft_sae.view.browser.catalogue import Catalogue, as_jpeg, catalogue_of, gallery_figure
 from aircraft_sae.view.browser.labels import Labels
 
 HERE = Path(__file__).parent
@@ -139,6 +141,13 @@ class FeatureBrowser(Application):
             feature_id = int(table[by].fillna(-np.inf).to_numpy().argmax())
         check_features([feature_id], len(table))
         super().__init__(study, like, feature_id=feature_id, mode="browser")
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
+        """The widget; on a page without a kernel, this run's gallery of the feature stands for it."""
+        (data, metadata), own, file = super()._repr_mimebundle_(**kwargs), self.answers.catalogue, io.BytesIO()
+        gallery = gallery_figure(own.index, own.trial.pictures, self.feature_id, own.rows)
+        gallery.savefig(file, format="jpeg", bbox_inches="tight")
+        return data | {"image/jpeg": base64.b64encode(file.getvalue()).decode()}, metadata
 
 
 class InterventionBench(Application):
