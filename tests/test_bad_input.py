@@ -630,7 +630,7 @@ def test_names_of_classes_and_labels_stay_text(finished, tmp_path):
     said, atlas = {"label": NAMES[2], "note": NAMES[1], "rating": 0}, tmp_path / "atlas"
     Labels(odd.folder, odd.key).set(0, **said)
     atlas.mkdir()
-    write_atlas(atlas, catalogue=odd, labels={0: said}, pages={}, n_pictures=4)
+    write_atlas(atlas, catalogue=odd, pages={}, n_pictures=4)
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "atlas"}
     assert digest(finished.root) == before
     # what shows it writes text, never markup
@@ -640,7 +640,7 @@ def test_names_of_classes_and_labels_stay_text(finished, tmp_path):
         assert "<" not in text and "\u2028" not in text
     text = (atlas / "data.js").read_text("utf-8")
     shown = json.loads(text.removeprefix("window.ATLAS = ").rstrip().removesuffix(";"))
-    assert shown["facts"]["classes"]["variant"] == NAMES and shown["labels"]["0"] == said
+    assert shown["facts"]["classes"]["variant"] == NAMES
     assert Labels(odd.folder, odd.key).all() == {0: said}
     Labels(odd.folder, odd.key).set(1, note="a\r\nb\rc")
     assert Labels(odd.folder, odd.key).all()[1]["note"] == "a\nb\nc"

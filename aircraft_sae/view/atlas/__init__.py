@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from aircraft_sae.store import write_text
 from aircraft_sae.study import Study
 from aircraft_sae.view.browser.bench import Bench
 from aircraft_sae.view.browser.catalogue import HOWS, Catalogue, as_jpeg, catalogue_of
@@ -28,18 +29,20 @@ def export_atlas(study: Study, like: str = "main") -> Path:
     """Make the study's stage `atlas`, and give its index.html: the folder can be copied, and opens from any disk.
 
     like: the study's "local" autoencoder or its "main" one. Its bench has two test pictures a class up to 60, or one a
-    class if that is more. An atlas that is up to date stays.
+    class if that is more. An atlas that is up to date stays, but for its labels, a file of their own.
     """
     catalogue = catalogue_of(study, like)
     n_classes = catalogue.images["label"].nunique()
     settings = {"n_pictures": max(n_classes, min(2 * n_classes, 60))}
     pages = {name: (HERE / name).read_text(encoding="utf-8") for name in ("index.html", "atlas.js")}
     pages |= {"app.js": SCRIPT, "app.css": STYLE}
-    inputs = {"catalogue": catalogue, "labels": Labels(catalogue.folder, catalogue.key).all(), "pages": pages}
-    return study.stage("atlas", write_atlas, settings, inputs) / "index.html"
+    folder = study.stage("atlas", write_atlas, settings, {"catalogue": catalogue, "pages": pages})
+    labels = _json(Labels(catalogue.folder, catalogue.key).all())
+    write_text(folder / "labels.js", f"ATLAS.labels = {labels};\n")
+    return folder / "index.html"
 
 
-def write_atlas(folder: Path, *, catalogue: Catalogue, labels: dict, pages: dict[str, str], n_pictures: int) -> None:
+def write_atlas(folder: Path, *, catalogue: Catalogue, pages: dict[str, str], n_pictures: int) -> None:
     """All files of the atlas; pages: the front end, by name."""
     for name in ("features", "pictures", "bench"):
         (folder / name).mkdir(exist_ok=True)
@@ -50,8 +53,7 @@ def write_atlas(folder: Path, *, catalogue: Catalogue, labels: dict, pages: dict
         (folder / "pictures" / f"{row:05d}.jpg").write_bytes(catalogue.thumbnail(row))
     pictures = _bench(catalogue, _chosen(catalogue, shown, n_pictures), folder)
     facts = catalogue.overview() | {"bench_pictures": pictures, "switches": catalogue.trial.readout is None}
-    data = {"facts": facts, "labels": labels, "chunk": CHUNK}
-    (folder / "data.js").write_text(f"window.ATLAS = {_json(data)};\n", encoding="utf-8")
+    (folder / "data.js").write_text(f"window.ATLAS = {_json({'facts': facts, 'chunk': CHUNK})};\n", encoding="utf-8")
 
 
 def _features(catalogue: Catalogue, folder: Path) -> dict[int, set[int]]:

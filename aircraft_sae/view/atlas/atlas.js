@@ -1,7 +1,7 @@
 // The atlas' source: what the front end asks a kernel for, read from the files beside index.html. Scripts in place of
 // fetch, because a page opened from disk may load scripts and nothing else.
 (() => {
-  const atlas = window.ATLAS, waiting = new Map(), chunks = new Map();
+  const atlas = window.ATLAS, { facts, labels = {} } = atlas, waiting = new Map(), chunks = new Map();
   atlas.got = (path, value) => waiting.get(path)(value);
   function load(path) {
     if (!chunks.has(path)) {
@@ -27,7 +27,7 @@
   let head = null;
 
   const source = {
-    overview: async () => ({ facts: atlas.facts, labels: atlas.labels, feature: Number.parseInt(location.hash.slice(1), 10) }),
+    overview: async () => ({ facts: atlas.facts, labels, feature: Number.parseInt(location.hash.slice(1), 10) }),
     feature: async ({ feature_id, how }) => {
       const first = feature_id - (feature_id % atlas.chunk);
       const own = (await load(`features/${number(first)}.js`))[feature_id - first];
@@ -69,7 +69,7 @@
     flip: atlas.facts.switches ? undefined : async ({ key }) => subjects.get(key).flip,
     chosen: (id) => history.replaceState(null, "", `#${id}`),
   };
-  const { facts, labels } = atlas, count = (n) => n.toLocaleString("en");
+  const count = (n) => n.toLocaleString("en");
   const works = facts.switches
     ? "This network's logits are no function of the mean over cells, so that the atlas has no sliders: on the bench one " +
       "feature at a time can be switched off, and what then comes out was worked out by forward passes"

@@ -23,8 +23,7 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.store import digest
 from aircraft_sae.study import Study
 
-BICUBIC, TILE = Image.Resampling.BICUBIC, 160
-"""Pixels of a thumbnail."""
+BICUBIC, TILE = Image.Resampling.BICUBIC, 160  # pixels of a thumbnail
 HOWS = {"top": "strongest", "interval": "whole range", "random": "any"}
 """Choices of patches for a gallery, as in `FeatureIndex.patches`, and their titles."""
 LISTED = ("feature_id", "density_cell", "density_image", "mean", "max", "placed", "part", "part_ap", "part_excess")

@@ -106,7 +106,7 @@ class Application(anywidget.AnyWidget):
     feature_id = traitlets.Int(0).tag(sync=True)
     mode = traitlets.Unicode("browser").tag(sync=True)
 
-    def __init__(self, study: Study, like: str, **traits: Any):
+    def __init__(self, study: Study, like: str = "main", **traits: Any):
         self.answers, self.errors = Answers(catalogue_of(study, like)), []
         super().__init__(**traits)
         self.on_msg(self._answer)
@@ -140,7 +140,7 @@ class FeatureBrowser(Application):
             by = next(name for name in ("part_ap", f"{level}/z", "density_image") if name in table)
             feature_id = int(table[by].fillna(-np.inf).to_numpy().argmax())
         check_features([feature_id], len(table))
-        super().__init__(study, like, feature_id=feature_id, mode="browser")
+        super().__init__(study, like, feature_id=feature_id)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
         """The widget; on a page without a kernel, this run's gallery of the feature stands for it."""
@@ -153,5 +153,4 @@ class FeatureBrowser(Application):
 class InterventionBench(Application):
     """The bench alone: one picture's features with sliders, a blur brush, and the smallest set that flips it."""
 
-    def __init__(self, study: Study, like: str = "main"):
-        super().__init__(study, like, mode="bench")
+    mode = traitlets.Unicode("bench").tag(sync=True)
