@@ -231,7 +231,8 @@ for seed in range(5):
     shuffles.append(features.selectivity(index.maxima(test), shuffled, in_b))
 null = pd.concat(shuffles, ignore_index=True)
 given = study.nulls()["random directions"]._asdict()
-lucky = features.selectivity(study.features("main-null-random-directions", **given, **only).maxima(test), codes, in_b)
+others = study.features("main-null-random-directions", **given, **only)
+lucky = features.selectivity(others.maxima(others.rows("test")), codes, in_b)
 kinds = {"features": table, "random directions": lucky, "features, shuffled labels": null}
 z = {name: each[[f"{own}/auroc_z" for own in pictures.levels]].max(axis=1).dropna() for name, each in kinds.items()}
 
@@ -450,7 +451,6 @@ N_TOP, purity, on_aircraft, draws = 16, {}, {}, []
 if parts:
     within, rng = regions.within, np.random.default_rng(0)
     random_cells, random_ids = regions.labels[in_b][within[in_b]], frozen.query("chosen == 'random'")["feature_id"]
-    others = study.features("main-null-random-directions", **given, **only)
     both = {"features": (index, test, random_ids), "random directions": (others, others.rows("test"), random_ids)}
 
 # %%

@@ -283,10 +283,10 @@ if editable:
         results |= {
             f"{before}random_{name}_of_three_seeds": each for name, each in zip(("claims", "tier_2"), own, strict=True)
         }
-    each = [f"""{own[0]["value"]:.0f} of {own[0]["n"]} claim a part and {own[1]["value"]:.0f} of these reach tier
+    claimants = [f"""{own[0]["value"]:.0f} of {own[0]["n"]} claim a part and {own[1]["value"]:.0f} of these reach tier
     2""" for own in claimed.values()]  # fmt: skip
-    text = f"""**Takeaway.** Most random features claim no part. At {LIKES["local"]}, of three seeds, {each[0]}; at
-    {LIKES["main"]}, {each[1]}."""
+    text = f"""**Takeaway.** Most random features claim no part. At {LIKES["local"]}, of three seeds, {claimants[0]}; at
+    {LIKES["main"]}, {claimants[1]}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -929,10 +929,10 @@ value = {name: entry["value"] for name, entry in final.items()}
 lines = [f"{told_tiers[like]} ({LIKES[like]}.)" for like in told_tiers]
 if editable:
     lines += [
-        f"""Most random features claim no part: of three seeds, {each[0]} at {LIKES["local"]}, {each[1]} at
-        {LIKES["main"]}. One test of tier 3, a fall of 0.3, means little alone: mean R of best features
-        {value.get("main/R_mean", np.nan):.2f}, of the nulls' largest {value.get("main/null_R_mean", np.nan):.2f}
-        ({LIKES["main"]})."""
+        f"""Most random features claim no part: of three seeds, {claimants[0]} at {LIKES["local"]},
+        {claimants[1]} at {LIKES["main"]}. That a feature falls with its part means little alone: mean R of best
+        features {value.get("main/R_mean", np.nan):.2f}, of the nulls' largest
+        {value.get("main/null_R_mean", np.nan):.2f} ({LIKES["main"]})."""
     ]
 
 # %%
