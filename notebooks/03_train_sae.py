@@ -515,6 +515,10 @@ lines = [
     f"""With fewer cells of training the autoencoder explains {same:.1%}, the best baseline of as many terms
     ({best["name"]}) {best["explained_variance"]:.1%}, one whose decoder stays random
     {number["baseline/decoder stays random/explained_variance"]:.1%}.""",
+]
+
+# %%
+lines += [
     f"""Of a network with permuted weights the same method explains {permuted:.1%}, of the trained one
     {trained:.1%}.""",
     f"Going on from the reconstruction changes top-1 accuracy by {in_points}; KL is {kl:.3f} nats ({of_others}).",

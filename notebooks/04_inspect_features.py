@@ -134,6 +134,9 @@ if parts:
     results |= {f"{like}/parts_at_tier_{i + 1}": n for like, counts in at.items() for i, n in enumerate(counts)}
     seeds_ = {like: second[like].reindex([like, f"{like}-seed1", f"{like}-seed2"]) for like in LIKES}
     null_2 = {like: second[like][second[like].index.str.startswith("null")] for like in LIKES}
+
+# %%
+if parts:
     told = [
         f"""{at[like][1]} of {len(parts)} reach tier 2 at {site} (median of three seeds {seeds_[like].median():.0f};
         {null_2[like].idxmax()}, {null_2[like].max()})"""
@@ -230,6 +233,8 @@ for seed in range(5):
     shuffled = {each: (values[order], names) for each, (values, names) in codes.items()}
     shuffles.append(features.selectivity(index.maxima(test), shuffled, in_b))
 null = pd.concat(shuffles, ignore_index=True)
+
+# %%
 given = study.nulls()["random directions"]._asdict()
 others = study.features("main-null-random-directions", **given, **only)
 lucky = features.selectivity(others.maxima(others.rows("test")), codes, in_b)
@@ -484,6 +489,9 @@ if len(purity):
         results[f"top_cells_on_aircraft{end}"] = with_interval(each, np.ones(len(each)))
     shares = within[in_b].mean((1, 2))
     results["all_cells_on_aircraft"] = with_interval(shares, np.ones(len(shares)))
+
+# %%
+if len(purity):
     on_, on_random = (in_words(results[f"top_cells_on_aircraft{end}"]) for end in ("", "_random_directions"))
     text = f"""**Takeaway.** Of the strongest cells of random features, {on_} are on the aircraft, of random directions
     {on_random}. For the {len(purity)} features with half of them there, median purity is {np.median(highest):.2f}, of
@@ -561,6 +569,9 @@ if parts:
     results |= {f"no_part/{name}": (float(each), None, None, len(kind)) for name, each in kinds_of.items()}
     commonest = ", ".join(f"{name} {share:.0%}" for name, share in kinds_of.head(4).items())
     results["no_part/median_explained"] = (float(np.median(told_b)), None, None, len(told_b))
+
+# %%
+if parts:
     text = f"""**Takeaway.** {silent.mean():.0%} of the local features are active and claim no part
     (n = {len(silent):,}). The best factor explains a median of {np.median(told_b):.0%} of their variance on half B, and
     more than the null's 95th percentile (dotted) for {above.mean():.0%}. By share of features it is {commonest}. Random

@@ -784,6 +784,9 @@ if editable:
     ends = [f"{diagonal[part]:.0%} ({part.replace('_', ' ')})" for part in (least, most)]
     beside_ = R[:, best[most]][np.arange(len(parts)) != parts.index(most)]
     also = f"{np.nanmax(beside_):.0%} with another part"
+
+# %%
+if editable:
     text = f"""**Takeaway.** Removing a part takes {taken} of its best match's maximum on average
     over {len(diagonal)} parts, from {ends[0]} to {ends[1]}, whose feature loses {also}. Other parts' best matches lose
     {taken_other} by the same removals. A null's loss was not measured here, but above. Of the features, {alike:.0%}
@@ -815,6 +818,9 @@ if editable:
     results["move/n_moves"], results["move/n_kept"] = len(moved.edits), len(ours)
     follows = {f"{name}, {way}": ablation.followed(each, way) for name, each in shifts.items() for way in ways}
     results |= {f"move/{name}": entry for name, entry in follows.items()}
+
+# %%
+if editable:
     by_paint = np.abs(painted.response()[:, best.to_numpy()])
     results["recolour/mean_abs_response_best_match"] = float(np.nanmean(by_paint[at, place_]))
     results["recolour/mean_abs_response_other_best_matches"] = float(np.nanmean(by_paint[apart]))
