@@ -839,8 +839,8 @@ if parts:
     lines += [
         f"""Mean AP of parts' best features: {value["local/mean_part_ap"]:.2f} at {LIKES["local"]} (best null
         {means["local"].max():.2f}, probes {value["local/probe/mean_part_ap"]:.2f}) and {value["mean_part_ap"]:.2f} at
-        {LIKES["main"]} ({means["main"].max():.2f}, {value["probe/mean_part_ap"]:.2f}). A guess from outline, place and
-        class has {guess:.2f} there."""
+        {LIKES["main"]} ({means["main"].max():.2f}, {value["probe/mean_part_ap"]:.2f}). A guess from outline,
+        place and class has {guess:.2f} there."""
     ]
 
 # %%
