@@ -494,8 +494,9 @@ accuracy by {spliced["top1_change_points"]["value"]:.1f} points."""
 display(Markdown(text))
 
 # %% [markdown]
-# A place that scores well for parts need not be one that the classifier reads; nor can the explained variance of two
-# sites be compared.
+# The sweep is of one seed and 300,000 cells a row; how much seeds differ was not measured, and the study keeps the end
+# of the stage. A place that scores well for parts need not be one that the classifier reads; nor can the explained
+# variance of two sites be compared.
 
 # %% [markdown]
 # ## Takeaways
