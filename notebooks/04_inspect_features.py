@@ -139,7 +139,7 @@ if parts:
 if parts:
     told = [
         f"""{at[like][1]} of {len(parts)} reach tier 2 at {site} (median of three seeds {seeds_[like].median():.0f};
-        {null_2[like].idxmax()}, {null_2[like].max()})"""
+        best null {null_2[like].max()})"""
         for like, site in LIKES.items()
     ]
     text = f"**Takeaway.** Of the parts' best features in this seed, {'; '.join(told)}."
