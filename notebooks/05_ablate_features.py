@@ -601,8 +601,8 @@ lost_peak, lost_beside = (in_words(lost[title], **in_pictures) for title in ("un
 matched_share = results["blur/matched_controls_share"]
 text = f"""**Takeaway.** A blur under the peak takes {lost_peak} of the feature's maximum, a matched one {kinds[beside]}
 {lost_beside}. Beyond a matched window of that kind the logit changes by {logit_beyond}. Putting the feature back
-returns {back} of the logit's loss, as much of a random direction {back_random}. Of the controls, {matched_share:.0%} are
-matched."""
+returns {back} of the logit's loss, as much of a random direction {back_random}. Of the controls,
+{matched_share:.0%} are matched."""
 
 # %%
 display(Markdown(text))
