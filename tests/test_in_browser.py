@@ -348,7 +348,7 @@ def test_the_brush_blurs_and_a_flip_flips(page, catalogue):
     drawn(page, "blur 1")
     rows = subject.acts.shape[0]
     wanted = bench.blurred(subject, [(rows - 1, 0)], 8.0).logits
-    beside = bench.blurred(subject, bench.elsewhere(subject, [(rows - 1, 0)])).logits
+    beside = bench.blurred(subject, bench.elsewhere(subject, [(rows - 1, 0)]).tolist()).logits
     for column, made in {"cells blurred": wanted, "as much blurred elsewhere": beside}.items():
         printed = logits(page, column)
         assert classes[int(made.argmax())] in printed or column != "cells blurred", "what wins is not in the table"

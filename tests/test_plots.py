@@ -169,7 +169,7 @@ def test_a_component_picture_paints_shown_cells_alone():
 def test_dots_show_value_and_interval_on_the_scale_that_is_asked_for():
     ax = plots.dots({"a": ENTRY, "b": dict.fromkeys(ENTRY) | {"value": 0.5}}, "share, %", "", 100, line=60).axes[0]
     assert ax.lines[0].get_xdata().tolist() == [85, 94] and ax.lines[2].get_xdata().tolist() == [50, 50]
-    assert [text.get_text() for text in ax.texts] == ["90", "50"] and len(ax.lines) == 5
+    assert [text.get_text() for text in ax.texts] == ["90.0", "50.0"] and len(ax.lines) == 5
 
 
 def test_heat_marks_strong_cells_and_the_picked_one():

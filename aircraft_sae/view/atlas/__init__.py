@@ -37,8 +37,9 @@ def export_atlas(study: Study, like: str = "main") -> Path:
     pages = {name: (HERE / name).read_text(encoding="utf-8") for name in ("index.html", "atlas.js")}
     pages |= {"app.js": SCRIPT, "app.css": STYLE}
     folder = study.stage("atlas", write_atlas, settings, {"catalogue": catalogue, "pages": pages})
-    labels = _json(Labels(catalogue.folder, catalogue.key).all())
-    write_text(folder / "labels.js", f"ATLAS.labels = {labels};\n")
+    text = f"ATLAS.labels = {_json(Labels(catalogue.folder, catalogue.key).all())};\n"
+    if not (path := folder / "labels.js").is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
     return folder / "index.html"
 
 

@@ -60,10 +60,9 @@ class Bench:
     def of_row(self, row: int) -> Subject:
         """A picture of the study; ValueError for a row that is not there."""
         subject, pictures = self.look(self.catalogue.picture(row)), self.catalogue.trial.pictures
-        if pictures.region_names:
-            image = self.catalogue.index.images["image"].iloc[row]
-            return replace(subject, aircraft=pictures.foreground([image], self.catalogue.index.grid)[0])
-        return subject
+        image, grid = self.catalogue.index.images["image"].iloc[row], subject.acts.shape[:2]
+        shown = pictures.foreground([image], grid)[0] if pictures.region_names else subject.aircraft
+        return replace(subject, aircraft=shown)
 
     def of_file(self, content: bytes, name: str) -> Subject:
         """A picture that a person gives, read as those of the study. ValueError for none, or over 50 million pixels."""
