@@ -256,7 +256,8 @@ ends = {"": table, "_random_directions": lucky, "_shuffled": null}
 for (end, each), name in product(ends.items(), (*pictures.levels, "none")):
     results[f"placed{end}/{name}"] = (float((each["placed"] == name).mean()), None, None, len(each))
     placed.setdefault(name, []).append(f"{results[f'placed{end}/{name}'][0]:.1%}")
-results["median_z"], results["median_z_shuffled"] = (float(each.median()) for each in (z["features"], z[list(z)[2]]))
+results["median_z"] = float(z["features"].median())
+results["median_z_shuffled"] = float(z["features, shuffled labels"].median())
 display(pd.DataFrame(placed, index=list(kinds)).rename_axis("placed on"))
 
 # %%

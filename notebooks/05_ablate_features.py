@@ -654,9 +654,10 @@ at_random, way = lost_by["random features"], {}
 for name in ("random directions", "PCA"):
     less, more_ = at_random["high"] < lost_by[name]["low"], at_random["low"] > lost_by[name]["high"]
     way[name] = "less than" if less else "more than" if more_ else "as much as"
+alone = "" if set(way.values()) == {"more than"} else " So the loss alone is no evidence of a detector."
 text = f"""**Takeaway.** Lost of the maximum by a blur under its own peak: {told_lost}. Random features lose
-{way["random directions"]} random directions and {way["PCA"]} principal components. So the loss alone is no evidence of
-a detector. (Intervals are over pictures, for these {N_FEATURES // 4} directions of a kind.)"""
+{way["random directions"]} random directions and {way["PCA"]} principal components.{alone} (Intervals are over pictures,
+for these {N_FEATURES // 4} directions of a kind.)"""
 display(Markdown(text))
 
 # %% [markdown]

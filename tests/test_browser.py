@@ -471,6 +471,35 @@ def test_errors_are_shown_not_swallowed(smoke_study, sent, message, words):
     assert len(sent) == 1 and words in sent[0][0]["error"] and len(bench.errors) == 1
 
 
+def test_an_equal_blur_elsewhere_is_on_the_aircraft_and_changes_as_much(bench, subject):
+    rows, columns = subject.acts.shape[:2]
+    x = torch.zeros_like(subject.x)
+    size, contrast = x.shape[1] // columns, torch.arange(1.0, rows * columns + 1)
+    stripes = (torch.arange(x.shape[2]) // 2 % 2 * 2 - 1).float()
+    for at, level in enumerate(contrast):  # each cell's stripes stronger than those of the cell before
+        down, across = (slice(k * size, (k + 1) * size) for k in divmod(at, columns))
+        x[:, down, across] = level * stripes[across]
+    striped = replace(subject, x=x, aircraft=np.ones((rows, columns), bool))
+    assert bench.elsewhere(striped, [(0, 0)], 16).tolist() == [[0, 1]], "the next in strength"
+    partly = replace(striped, aircraft=np.arange(rows * columns).reshape(rows, columns) != 1)
+    assert bench.elsewhere(partly, [(0, 0)], 16).tolist() == [list(divmod(2, columns))], "of the aircraft's cells"
+    assert not len(bench.elsewhere(striped, list(np.ndindex(rows, columns))[1:], 16)), "too few are left"
+
+
+def test_what_is_asked_of_a_picture_is_answered_of_it_whichever_was_opened_last(smoke_study, catalogue, monkeypatch):
+    answers, bench = FeatureBrowser(smoke_study).answers, Bench(catalogue)
+    one, two = map(int, catalogue.rows[:2])
+    wanted = bench.change(bench.of_row(one), {0: 0.0, 3: 2.0})["after"].tolist()
+    for most in (32, 1):  # with one kept, the other is opened again
+        monkeypatch.setattr("aircraft_sae.view.browser.widgets.MOST_SUBJECTS", most)
+        answers.open(one), answers.open(two)
+        assert answers.change(one, {"0": 0, "3": 2})[0]["after"] == wanted and len(answers.subjects) <= most
+    key = answers.upload("x.jpg", jpeg((300, 200)))[0]["key"]
+    answers.open(two)
+    with pytest.raises(ValueError, match="give its file again"):
+        answers.flip(key)
+
+
 def test_a_page_without_a_kernel_shows_the_gallery_of_the_browsers_feature(smoke_study):
     browser = FeatureBrowser(smoke_study)
     data, _ = browser._repr_mimebundle_()

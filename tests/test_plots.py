@@ -198,7 +198,7 @@ def test_a_person_s_own_settings_stop_no_figure(tmp_path):
     assert np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))[0, 0].tolist() == [255, 255, 255]
 
 
-def test_scores_of_parts_are_sorted_by_the_first_kind_with_a_marker_for_each():
+def test_scores_of_parts_are_two_markers_and_a_bar_that_the_largest_other_names():
     figure = plots.scores_by_part(
         {
             "best feature": {"fin": 0.4, "main_gear": 0.1},

@@ -97,7 +97,7 @@ def part_picks(index: FeatureIndex, regions: Regions, matches: pd.DataFrame, n: 
 
 
 def localise(network: Network, sae: SparseAutoencoder, pictures: Pictures, picks: pd.DataFrame) -> pd.DataFrame:
-    """One row for each of `part_picks` and kind of map ("cells", "stitched", "gradient"): and `pointing`.
+    """One row for each of `part_picks` and kind of map ("cells", "stitched", "gradient"), with its `pointing`.
 
     The gradient is smoothed by 4 pixels; its row has the `effective_radius` in pixels as radius.
     """

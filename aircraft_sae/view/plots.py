@@ -63,13 +63,8 @@ def dots(
         low, high = (value if entry[end] is None else scale * entry[end] for end in ("low", "high"))
         ax.plot([low, high], [y, y], color=BLUE, linewidth=2.5)
         ax.plot(value, y, "o", color=BLUE, markersize=8)
-        ax.annotate(
-            f"{value:.1f}" if scale == 100 else f"{value:.2f}",
-            (max(high, value), y),
-            (8, 0),
-            textcoords="offset points",
-            va="center",
-        )
+        said = f"{value:.1f}" if scale == 100 else f"{value:.2f}"
+        ax.annotate(said, (max(high, value), y), (8, 0), textcoords="offset points", va="center")
     if line is not None:
         ax.axvline(line, color=GREY, linestyle=":")
     ax.set_yticks(range(len(entries)), list(entries))

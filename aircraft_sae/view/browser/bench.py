@@ -149,7 +149,7 @@ class Bench:
         if not cells:
             raise ValueError("choose at least one cell to blur")
         (rows, columns), size = subject.acts.shape[:2], subject.x.shape[1]
-        x, soft = subject.x.clone(), blur(subject.x, max(0.5, sigma * size / 224))
+        x, soft = subject.x.clone(), self._soft(subject, sigma)
         for row, column in cells:
             if not (0 <= row < rows and 0 <= column < columns):
                 raise ValueError(f"cell {row}, {column} is not in the grid of {rows} x {columns}")
@@ -157,11 +157,13 @@ class Bench:
             x[:, down, across] = soft[:, down, across]
         return self.look(Image.fromarray(self.network.as_picture(x)), x)
 
+    def _soft(self, subject: Subject, sigma: float) -> torch.Tensor:
+        return blur(subject.x, max(0.5, sigma * subject.x.shape[1] / 224))
+
     def elsewhere(self, subject: Subject, cells: Sequence[tuple[int, int]], sigma: float = 8.0) -> np.ndarray:
         """(n, 2) as many other cells of the aircraft, whose blurring changes as much; (0, 2) where it has too few."""
-        size, grid, free = subject.x.shape[1], subject.acts.shape[:2], subject.aircraft.copy()
-        changed = (subject.x - blur(subject.x, max(0.5, sigma * size / 224))).square().mean(0, keepdim=True)
-        change, own = adaptive_avg_pool2d(changed, grid)[0].clamp(1e-9).log().numpy(), tuple(np.transpose(cells))
+        free, changed = subject.aircraft.copy(), (subject.x - self._soft(subject, sigma)).square().mean(0, keepdim=True)
+        change, own = adaptive_avg_pool2d(changed, free.shape)[0].clamp(1e-9).log().numpy(), tuple(np.transpose(cells))
         free[own] = False
         others = np.argwhere(free)
         distance = np.abs(change[own][:, None] - change[free])
