@@ -119,7 +119,7 @@ class ClassifierConfig:
     weight_decay: PositiveOrZero = 0.05
     label_smoothing: ShareBelow1 = 0.1
     ema_decay: ShareBelow1 = 0.98  # decay per step of the averaged weights that are evaluated and saved
-    frozen_stages: Annotated[CountOrZero, Field(le=4)] = 1  # the stem and this many stages keep their loaded weights
+    frozen_stages: Annotated[CountOrZero, Field(le=4)] = 2  # the stem and this many stages keep their loaded weights
     crop_scale: tuple[Positive, Positive] = (0.7, 1.0)  # area share of the random crop; (1, 1) only resizes
     flip: StrictBool = True
     rotate: Annotated[PositiveOrZero, Field(le=45)] = 0.0  # degrees to either side at most, about the middle
