@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ class Study:
         self.folder = data_dir / "runs" / config.name
         self.stages: dict[str, store.Stage] = {}  # loaded or made so far
         self._pictures, self._networks = pictures, {} if network is None else {"trained": network}
+        # what they are made from takes longer to find again than to keep
+        self.bars, self.nulls, self.tiers = cache(self.bars), cache(self.nulls), cache(self.tiers)
 
     @classmethod
     def open(

@@ -324,9 +324,6 @@ if parts:
 if parts:
     test_acts = acts.acts[acts.rows("test")]
     probe = features.probe_scores(test_acts, regions).set_index("part")
-    pursuit = features.matching_pursuit(index, scores, regions)
-    fitted = features.fit_probes(test_acts, regions)
-    own_silent = features.absorption(index, sae, test_acts, regions, pursuit, *fitted).set_index("part")
 
 # %% tags=["report"]
 display(plots.scores_by_part(kinds["local"]) if parts else Markdown(NO_MASKS))
@@ -360,12 +357,7 @@ if parts:
 
 # %%
 if parts:
-    results["pursuit/mean_f1"], results["probe/mean_f1"] = float(pursuit["f1"].mean()), float(probe["f1"].mean())
-    results["pursuit/mean_n_features"] = float(pursuit["features"].str.len().mean())
-    for name in ("silent", "absorbed", "supplied"):
-        counted = own_silent[own_silent["n"] > 0]
-        share = float(np.average(counted[name].fillna(0), weights=counted["n"]))
-        results[f"absorption/{name}"] = (share, None, None, int(counted["n"].sum()))
+    results["probe/mean_f1"] = float(probe["f1"].mean())
 
 # %%
 text = NO_MASKS
@@ -425,25 +417,6 @@ display(Markdown(text))
 # %% [markdown]
 # AP counts cells in which a part is shown and the feature silent as misses. A feature that follows an engine seen from
 # the left only is right whenever it speaks and still scores low.
-#
-# A part may be *split*: several features each follow some of its cells. So features are joined, one after the other, as
-# long as F1 on half A grows (three at most). Or it may be *absorbed*: its own features are silent where another one,
-# which means more than the part, says it for them. So of the cells of half B that show the part, and that the probe
-# finds, we count those in which all its own are silent, and those in which, besides, one other feature supplies 40% or
-# more of what lies along the probe. To compare with: how often one of its own supplies as much where they speak.
-
-# %%
-text = NO_MASKS
-if parts:
-    silent, absorbed, supplied = (results[f"absorption/{name}"][0] for name in ("silent", "absorbed", "supplied"))
-    text = f"""**Takeaway.** {results["pursuit/mean_n_features"]:.1f} features a part, joined, reach a mean F1 of
-    {results["pursuit/mean_f1"]:.2f} (one: {results["mean_part_f1"]:.2f}). They are silent in {silent:.0%} of the cells
-    that the probe finds, and absorbed in {absorbed:.1%} (n = {results["absorption/silent"][3]:,} cells). Where they
-    speak, one of them supplies as much in {supplied:.1%} of the cells."""
-display(Markdown(text))
-
-# %% [markdown]
-# A part's own features seldom supply that much either. So few absorbed cells are no evidence that absorption is rare.
 
 # %% [markdown]
 # ## Does a feature have one meaning?
@@ -628,11 +601,10 @@ assert all(-1 <= value <= 1 for each in rows.values() for value in each if np.is
 # %% [markdown]
 # ## Where in the picture, exactly?
 #
-# A cell of the last stage is 32 pixels wide and sees nearly the whole picture. Two finer maps stand beside the plain
-# one: *stitched* from 16 copies of the picture, shifted by a quarter of a cell each; and *gradient × input* of the
-# feature at its peak. For each part its best feature (half A), and the pictures of half B that show the part and in
-# which it is strongest. *Pointing* is how often the map's peak is within 15 pixels of the part, less how often a
-# random pixel is. A feature that is the best match of two parts counts once.
+# A cell of the last stage is 32 pixels wide and sees nearly the whole picture. A finer map stands beside the plain one:
+# *gradient × input* of the feature at its peak. For each part its best feature (half A), and the pictures of half B
+# that show the part and in which it is strongest. *Pointing* is how often the map's peak is within 15 pixels of the
+# part, less how often a random pixel is. A feature that is the best match of two parts counts once.
 
 # %%
 if parts:
@@ -642,7 +614,7 @@ if parts:
 # %%
 if parts:
     averaged, pointing = localised.groupby(["kind", "feature_id"], sort=False)["pointing"].mean(), {}
-    for kind in ("cells", "stitched", "gradient"):
+    for kind in ("cells", "gradient"):
         each, gain = averaged.loc[kind].dropna(), (averaged.loc[kind] - averaged.loc["cells"]).dropna()
         pointing[kind] = with_interval(each, np.ones(len(each)))
         results[f"localisation/{kind}/pointing"] = pointing[kind]
@@ -654,8 +626,8 @@ if parts:
     radius = with_interval(localised["radius"].dropna(), np.ones(localised["radius"].notna().sum()))
     results["effective_radius_px"] = radius
     each = "; ".join(f"{kind} {in_words(entry, percent=False)}" for kind, entry in pointing.items())
-    gains = [results[f"localisation/{kind}_beyond_cells/pointing"] for kind in ("stitched", "gradient")]
-    better = ", ".join(f"{gain['value']:.2f} ({gain['low']:.2f} to {gain['high']:.2f})" for gain in gains)
+    gain = results["localisation/gradient_beyond_cells/pointing"]
+    better = f"{gain['value']:.2f} ({gain['low']:.2f} to {gain['high']:.2f})"
     text = f"""**Takeaway.** Pointing beyond chance (n: features): {each}. Beyond the plain map: {better}. Half of a
     feature's gradient lies within {radius["value"]:.0f} ({radius["low"]:.0f} to {radius["high"]:.0f}) pixels of its
     cell, of a picture of {network.size}."""
@@ -663,9 +635,8 @@ if parts:
     assert localised["radius"].dropna().between(0, 2 * network.size).all()
 
 # %% [markdown]
-# The stitched map shifts what the network sees; that its answer shifts along is assumed. The features were chosen for
-# their plain maps, which favours these. A map that points at a part does not show that the part is the cause: that is
-# the next notebook's question.
+# The features were chosen for their plain maps, which favours these. A map that points at a part does not show that the
+# part is the cause: that is the next notebook's question.
 
 # %% [markdown]
 # ## Would another seed find them?

@@ -335,6 +335,67 @@ def test_a_photograph_is_seen_as_the_camera_was_held(bench):
     assert (np.asarray(bench.of_file(file.getvalue(), "a.png").picture) == wanted).all()
 
 
+# ---------------------------------------------------------------- one feature on two classes
+def test_effects_are_on_the_margin_that_is_asked_for(bench, subject, catalogue):
+    row, classes = int(catalogue.rows[0]), catalogue.network.classes
+    own = catalogue.label(row)
+    for against in ("", *(name for name in classes if name != own)):
+        page = bench.told(subject, row, against)
+        assert page["own"] == own and page["other"] == (against or page["other"]) != own
+        a, b = classes.index(own), classes.index(page["other"])
+        for each in page["active"][:3]:
+            change = bench.change(subject, {each["feature_id"]: 0.0})["after"] - subject.logits
+            assert each["effect"] == pytest.approx(float(change[a] - change[b]), abs=1e-4)
+    left = sorted((float(value), name) for name, value in zip(classes, subject.logits, strict=True) if name != own)
+    assert bench.told(subject, row)["other"] == left[-1][1]
+    for wrong in (own, "zeppelin"):
+        with pytest.raises(ValueError, match=wrong):
+            bench.told(subject, row, wrong)
+
+
+def test_a_features_effect_on_a_pair_is_that_of_its_pictures_one_by_one(bench, catalogue, often):
+    one, two = catalogue.network.classes[:2]
+    found = catalogue.effect(often, one, two)
+    rows = [int(row) for row in catalogue.rows if catalogue.label(row) in (one, two)]
+    pair, changes = [bench.network.classes.index(name) for name in (one, two)], {}
+    for row in rows:
+        subject, sign = bench.of_row(row), 1 if catalogue.label(row) == one else -1
+        made = bench.change(subject, {often: 0.0})
+        for name in ("after", "random"):
+            change = made[name] - made["before"]
+            changes.setdefault(name, []).append(sign * float(change[pair[0]] - change[pair[1]]))
+    assert found["effect"]["n"] == len(rows)
+    assert found["effect"]["value"] == pytest.approx(np.mean(changes["after"]), abs=1e-4)
+    assert found["random"]["value"] == pytest.approx(np.mean(changes["random"]), abs=1e-4)
+    assert abs(found["effect"]["value"] - found["random"]["value"]) > 1e-3  # else neither could be taken for the other
+    best = max(range(len(rows)), key=lambda i: abs(changes["after"][i]))
+    assert found["pictures"][0]["picture"] == rows[best]
+    with pytest.raises(ValueError, match="zeppelin"):
+        catalogue.effect(often, one, "zeppelin")
+
+
+def test_what_a_feature_pushes_up_goes_down_without_it(bench, catalogue, often):
+    pushes, lost = catalogue.about(often)["pushes"], 0
+    active = [int(row) for row, s in zip(catalogue.rows, catalogue.trial.strength[:, often], strict=True) if s > 0]
+    for row in active[:200]:
+        made = bench.change(bench.of_row(row), {often: 0.0})
+        lost = lost + made["before"] - made["after"]
+    lost = lost / min(200, len(active))
+    lost = dict(zip(catalogue.network.classes, (lost - lost.mean()).tolist(), strict=True))
+    best = max(lost, key=lost.get)
+    assert pushes["up"][0] == [best, pytest.approx(lost[best], abs=1e-4)] and pushes["n"] == min(200, len(active))
+    assert pushes["down"][0] == [min(lost, key=lost.get), pytest.approx(min(lost.values()), abs=1e-4)]
+    assert 0 < pushes["band"] < 10
+
+
+def test_parts_are_told_of_every_feature(catalogue):
+    facts = catalogue.overview()
+    assert tuple(facts["parts"]) == catalogue.trial.pictures.region_names
+    for row in catalogue.parts.sample(20, random_state=0).itertuples():
+        told = facts["parts"][row.part]["ap"][row.feature_id]
+        assert told == (None if np.isnan(row.ap) else pytest.approx(row.ap, abs=6e-4))
+
+
 # ---------------------------------------------------------------- labels
 def test_labels_are_on_disk_at_once_and_shared(tmp_path):
     one, two = Labels(tmp_path, "abc"), Labels(tmp_path, "abc")
@@ -647,10 +708,10 @@ def test_without_a_closed_form_the_bench_goes_by_forward_passes(elsewhere):
     page = bench.told(subject, int(catalogue.rows[0]))
     tried = [each for each in page["active"] if each["effect"] is not None]
     assert 0 < len(tried) == min(N_TRIED, page["n_active"]) and page["active"][: len(tried)] == tried
-    winner, rival = subject.logits.topk(2).indices
+    own, other = (bench.network.classes.index(page[name]) for name in ("own", "other"))
     for each in tried[:3]:
         change = forward(bench, subject, [each["feature_id"]]) - subject.logits
-        assert each["effect"] == pytest.approx(float(change[winner] - change[rival]), abs=1e-4)
+        assert each["effect"] == pytest.approx(float(change[own] - change[other]), abs=1e-4)
     some = [each["feature_id"] for each in tried[:2]]
     made = bench.change(subject, dict.fromkeys(some, 3.0))
     torch.testing.assert_close(made["after"], forward(bench, subject, some, 3.0), atol=1e-4, rtol=1e-4)

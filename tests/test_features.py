@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
@@ -17,7 +18,6 @@ from aircraft_sae.devices import device
 from aircraft_sae.features import (
     FeatureIndex,
     Regions,
-    absorption,
     ap_of,
     auroc_in_strata,
     average_precision,
@@ -33,7 +33,6 @@ from aircraft_sae.features import (
     guess_scores,
     halves,
     localise,
-    matching_pursuit,
     neighbours,
     part_picks,
     part_scores,
@@ -41,7 +40,7 @@ from aircraft_sae.features import (
     selectivity,
     ways_to_count,
 )
-from aircraft_sae.features.localisation import effective_radius, gradient_maps, pointing, stitched_map
+from aircraft_sae.features.localisation import effective_radius, gradient_maps, pointing
 from aircraft_sae.features.reconstruction import readers
 from aircraft_sae.features.regions import best_parts, ranking_scores
 from aircraft_sae.features.selectivity import auroc, auroc_p
@@ -457,16 +456,12 @@ def test_a_neighbouring_cell_and_a_picture_are_counted_too(tmp_path):
     assert beside["ap_near"] > 0.3 and at["ap_near"] == beside["ap_near"]
 
 
-def test_a_probe_is_a_ceiling_and_pursuit_joins_features(planted_parts):
+def test_a_probe_is_a_ceiling(planted_parts):
     index, regions = planted_parts
     acts = np.stack([index.maps(j, regions.rows) for j in range(7)], -1) @ np.random.default_rng(0).normal(size=(7, 7))
     probe = probe_scores(acts, regions).set_index("part")
     assert probe.loc["fuselage", "ap"] > 0.9 and probe.loc["wing", "f1"] > 0.95 and np.isnan(probe.loc["strut", "ap"])
-    pursuit = matching_pursuit(index, part_scores(*planted_parts), regions).set_index("part")
-    assert sorted(pursuit.loc["wing", "features"]) == [5, 6] and pursuit.loc["wing", "f1"] == 1
-    assert pursuit.loc["fuselage", "features"] == [0] and pursuit.loc["strut", "features"] == []
-    one = part_scores(*planted_parts).query("part == 'wing'")["f1"].max()
-    assert one < 0.85
+    assert part_scores(*planted_parts).query("part == 'wing'")["f1"].max() < 0.85  # two features share it
 
 
 def test_a_probe_fires_where_its_f1_is_best(planted_parts):
@@ -486,32 +481,6 @@ def test_a_probe_fires_where_its_f1_is_best(planted_parts):
     torch.testing.assert_close(sae.encode(flat).dense(), wanted)
 
 
-def test_absorbed_cells_are_those_where_another_feature_says_the_part(tmp_path):
-    dense = np.zeros((4, 2, 2, 3), np.float32)
-    labels = np.zeros((4, 2, 2, 1), bool)
-    labels[:, 0, 0] = True
-    dense[:2, 0, 0, 0] = 1.0  # its own feature, in two pictures; in the third another one, in the last nothing
-    dense[2, 0, 0, 1] = 1.0
-    dense[:, 1, 1, 2] = 1.0
-    index, sae = indexed(dense, tmp_path), identity(3)
-    acts, directions = dense.copy(), np.array([[1.0, 0.0, 0.0]])
-    acts[2:, 0, 0, 0] = 1.0  # the part is there in the activations, whatever the features say
-    pursuit = pd.DataFrame({"part": ["fuselage"], "features": [[0]], "f1": [1.0]})
-    regions = Regions(
-        ["fuselage"], np.arange(4), labels, labels[..., 0] * 1.0, np.ones(4, bool), *np.zeros((2, 4), int)
-    )
-    arguments = acts, regions, pursuit, directions, np.array([-0.5])
-    with torch.no_grad():
-        sae.W_dec[1] = torch.tensor([0.6, 0.8, 0.0])
-    got = absorption(index, sae, *arguments).iloc[0]
-    assert (got["n"], got["silent"], got["absorbed"], got["supplied"]) == (4, 0.5, 0.25, 1.0)
-    with torch.no_grad():
-        sae.W_dec[1] = torch.tensor([0.3, 0.95, 0.0])  # too little of it
-    assert absorption(index, sae, *arguments).iloc[0]["absorbed"] == 0
-    nobody = pursuit.assign(features=[[]])
-    assert np.isnan(absorption(index, sae, acts, regions, nobody, *arguments[3:]).iloc[0]["absorbed"])
-
-
 @pytest.fixture(scope="module")
 def network():
     """A plain network with cells of 4 pixels after its first stage, and of 32 after its second."""
@@ -526,24 +495,6 @@ def network():
 def at_site(site, d):
     """An autoencoder of a site with random features."""
     return SparseAutoencoder(SAEConfig(site=site, variant="l1", l1_coefficient=1.0, expansion=2), d)
-
-
-@pytest.mark.parametrize(("site", "d", "cell"), [("stage1", 4, 4), ("stage2", 8, 32)])
-def test_a_stitched_map_holds_the_plain_maps_of_shifted_pictures(network, site, d, cell):
-    sae, n = at_site(site, d), 64 // cell
-    x = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    fine, plain = stitched_map(network, sae, x, 2)
-    assert fine.shape == (4 * n, 4 * n) and plain.shape == (n, n)
-
-    def of(x):
-        with torch.inference_mode():
-            acts = network.model[: int(site[-1])](x[None].to(device())).cpu().permute(0, 2, 3, 1)
-        return sae.encode(acts.flatten(0, 2)).dense().view(n, n, -1)[..., 2].numpy()
-
-    np.testing.assert_allclose(plain, of(x), atol=1e-4)
-    wide = torch.nn.functional.pad(x[None], (cell // 2,) * 4, mode="reflect")[0]
-    top, left = (round(cell * shift) for shift in (0.375, 0.625))
-    np.testing.assert_allclose(fine[1::4, 2::4], of(wide[:, top : top + 64, left : left + 64]), atol=1e-4)
 
 
 def test_gradients_are_those_of_the_pre_activation(network):
@@ -571,12 +522,13 @@ def test_features_are_localised_at_any_site(network):
         "part": ["block", "dot"],
     })  # fmt: skip
     found = localise(network, sae, pictures, picks)
-    assert found["kind"].tolist() == ["cells", "stitched", "gradient"] * 2
-    assert found["part"].tolist() == ["block"] * 3 + ["dot"] * 3
+    assert found["kind"].tolist() == ["cells", "gradient"] * 2
+    assert found["part"].tolist() == ["block"] * 2 + ["dot"] * 2
     x = network.as_input(pictures.picture("i1"))
     mask = np.repeat(np.repeat(pictures.mask("i1") == 2, 2, 0), 2, 1)
-    assert found.loc[4, "pointing"] == pytest.approx(pointing(stitched_map(network, sae, x, 7)[0], mask), nan_ok=True)
-    assert found["radius"].notna().tolist() == [False, False, True] * 2
+    product = gaussian_filter(gradient_maps(network, sae, x, 7, (4, 1))[0], 4)
+    assert found.loc[3, "pointing"] == pytest.approx(pointing(product, mask), nan_ok=True)
+    assert found["radius"].notna().tolist() == [False, True] * 2
 
 
 def test_pointing_and_radius_by_hand():
@@ -664,7 +616,7 @@ def test_the_order_of_rows_in_the_parts_table_does_not_matter(planted_parts):
     scores = part_scores(index, regions)
     shuffled = scores.sample(frac=1, random_state=0)
     assert shuffled.index[0] != 0
-    for function in (best_parts, best_matches, lambda table: matching_pursuit(index, table, regions)):
+    for function in (best_parts, best_matches):
         pd.testing.assert_frame_equal(function(shuffled), function(scores))
     matches = best_matches(scores)
     for part, row in matches.iterrows():

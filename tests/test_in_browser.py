@@ -8,11 +8,13 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from aircraft_sae.view.plots import heat
 from aircraft_sae.view.report import write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -r requirements.txt")
+Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="as above").Axe
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
 SETTINGS = {  # no cell is taken out of the page when it scrolls away, and nothing is fetched
@@ -271,9 +274,15 @@ def test_the_list_is_filtered_searched_and_sorted(page, catalogue):
     alive = table[table["density_cell"] > 0].sort_values("max", ascending=False, kind="stable")
     assert listed(page) == alive["feature_id"].tolist()[:50]
     names = table[[*(f"{level}/class" for level in catalogue.levels), "part"]].astype(str)
-    for words in ("engine", catalogue.network.classes[0]):
+    best = catalogue.parts.dropna(subset="ap").sort_values("ap", ascending=False, kind="stable")
+    best = best.groupby("part").head(10).groupby("feature_id")["part"].agg(list)  # what a feature is among the best of
+    for words in ("engine", "undercarriage", catalogue.network.classes[0]):
         page.get_by_role("searchbox", name="search").fill(words)
         hit = names.apply(lambda column, words=words: column.str.lower().str.contains(words.lower())).any(axis=1)
+        meant = {"engine": ["engine"], "undercarriage": ["nose_gear", "main_gear"]}.get(words, [])
+        hit[[j for j, parts in best.items() if set(parts) & set(meant)]] = True
+        offered = page.locator(".sae-browser nav").get_by_role("button", name="all features by")
+        assert offered.all_inner_texts() == [f"all features by {part.replace('_', ' ')}" for part in meant]
         assert listed(page) == alive[hit[alive.index]]["feature_id"].tolist()[:50]
     assert hit.any()
     page.get_by_role("searchbox", name="search").fill("no such thing")
@@ -493,7 +502,8 @@ def test_labels_of_others_are_heard(page, catalogue):
 
 TABBED = """(kind) => { const root = document.querySelector(`.sae-${kind}`), seen = { checkVisibilityCSS: true };
   return [...root.querySelectorAll('button, input, select, textarea, summary, canvas[tabindex]')]
-    .filter((node) => node.checkVisibility(seen) && !node.disabled && !node.matches('.list button[tabindex="-1"]'))
+    .filter((node) => node.checkVisibility(seen) && !node.disabled)
+    .filter((node) => !node.matches('[role=tab][tabindex="-1"], .list button[tabindex="-1"]'))
     .map((node, i) => (node.dataset.nth = i)); }"""
 FOCUSED = """(kind) => { const node = document.activeElement, style = getComputedStyle(node);
   if (!node.closest(`.sae-${kind}`)) return null;
@@ -597,7 +607,7 @@ def test_the_bench_alone(page, catalogue):
     page.keyboard.press("Enter")
     drawn(page, "cell 0,0", "bench")
     found = subject.codes[0, 0].nonzero()[:, 0].tolist()
-    assert all(f"#{j}" in alone.locator(".links").inner_text() for j in found[:8])
+    assert all(f"#{j}" in alone.locator(".stage .links").inner_text() for j in found[:8])
     feature_id = int(alone.locator(".slider").first.get_attribute("data-id"))
     alone.get_by_role("button", name=f"suppress feature {feature_id}", exact=True).click()
     drawn(page, "logits", "bench")
@@ -766,6 +776,169 @@ def test_the_atlas_sliders_give_pytorchs_logits(atlas_page, catalogue):
     app(atlas_page).get_by_role("button", name="Reset", exact=True).click()
 
 
+def test_voila_serves_the_notebook_from_the_top_folder(chromium, smoke_study, tmp_path):
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    words = ["voila", "notebooks/06_explore.ipynb", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"]
+    with open(tmp_path / "log.txt", "w") as log:
+        started = {"cwd": NOTEBOOKS.parent, "stdout": log, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen([sys.executable, "-m", *words], **started)
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    try:
+        until(lambda: "is running at" in (tmp_path / "log.txt").read_text(), True)
+        page.goto(f"http://127.0.0.1:{port}/", timeout=START)
+        for kind in ("browser", "bench"):
+            page.wait_for_selector(f".sae-{kind}[data-drawn=ready]", timeout=START)
+        before = app(page).get_attribute("data-feature")
+        app(page).focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("(id) => document.querySelector('.sae-browser').dataset.feature !== id", arg=before)
+    finally:
+        page.close()
+        process.terminate()
+        process.wait(20)
+
+
+# ---------------------------------------------------------------- the question that everybody has
+def ask_for_landing_gear(page, catalogue):
+    """Find it, suppress it in a picture, against another class: (feature, picture, other class), after four clicks."""
+    part, classes = "main_gear", catalogue.network.classes
+    app(page).focus()
+    page.keyboard.press("/")
+    page.keyboard.type("landing gear")
+    offered = page.locator(".sae-browser nav").get_by_role("button", name="all features by")
+    assert offered.all_inner_texts() == ["all features by nose gear", "all features by main gear"]
+    offered.last.click()  # 1
+    scores = catalogue.parts[catalogue.parts["part"] == part].dropna(subset="ap")
+    best = scores.sort_values(["ap", "feature_id"], ascending=[False, True])["feature_id"].tolist()
+    ap = scores.set_index("feature_id")["ap"].round(3)
+    drawn(page, f"feature {listed(page)[0]}")
+    assert ap[listed(page)].tolist() == ap[best[:50]].tolist()
+    feature_id = listed(page)[0]
+    row = next(
+        tile["picture"] for tile in catalogue.feature(feature_id)[0]["gallery"]
+        if app(page).locator(f'.tile.open[data-picture="{tile["picture"]}"]').count()
+    )  # fmt: skip
+    app(page).locator(f'.tile[data-picture="{row}"]').click()  # 2
+    page.wait_for_selector(f'.sae-browser[data-picture="{row}"][aria-busy=false]')
+    told, other = Bench(catalogue).told(Bench(catalogue).of_row(row), row), None
+    other = next(name for name in reversed(classes) if name not in (told["own"], told["other"]))
+    app(page).get_by_label("class that the margin is against").select_option(other)  # 3
+    drawn(page, f"against {other}")
+    app(page).focus()
+    page.keyboard.press("s")  # 4
+    page.wait_for_function(
+        "(id) => document.querySelector('.sae-browser .echo').textContent.includes('→')", arg=feature_id
+    )
+    return feature_id, row, other
+
+
+def margins(page):
+    """What the line beside `s` says of the margin: before, after, with as much of random directions."""
+    text = app(page).locator(".echo").inner_text().partition("Margin")[2]
+    return [float(value) for value in re.findall(r"(?<=: |→ )-?\d+\.\d+", text)]
+
+
+def check_margins(page, catalogue, feature_id, row, other):
+    bench, classes = Bench(catalogue), catalogue.network.classes
+    made, own = bench.change(bench.of_row(row), {feature_id: 0.0}), classes.index(catalogue.label(row))
+    wanted = [float(made[name][own] - made[name][classes.index(other)]) for name in ("before", "after", "random")]
+    assert margins(page) == pytest.approx(wanted, abs=6e-3)
+
+
+def test_what_is_the_feature_for_landing_gear(page, catalogue):
+    labels = Labels(catalogue.folder, catalogue.key)
+    feature_id, row, other = ask_for_landing_gear(page, catalogue)
+    check_margins(page, catalogue, feature_id, row, other)
+    own = catalogue.label(row)
+    app(page).get_by_role("button", name="In all pictures of these two").click()  # over all pictures, if one asks
+    drawn(page, "effect")
+    told, found = app(page).locator(".levers .links").first.inner_text(), catalogue.effect(feature_id, own, other)
+    for each in (found["effect"], found["random"]):
+        assert f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]" in told
+    assert f"in {found['effect']['n']} test pictures" in told
+    try:
+        app(page).focus()
+        page.keyboard.press("l")
+        page.keyboard.type("landing gear")
+        page.keyboard.press("Enter")
+        until(lambda: labels.all().get(feature_id, {}).get("label"), "landing gear")
+        page.get_by_role("button", name="Copy link").click()  # 5
+        drawn(page, "link")
+        link = app(page).get_by_label("link", exact=True).input_value()
+        place = dict(parse_qsl(re.search(r'at="(.*)"', link)[1]))
+        assert {name: place[name] for name in ("feature", "picture", "against", "x", "part")} == {
+            "feature": str(feature_id), "picture": str(row), "against": other, "x": f"{feature_id}:0",
+            "part": "main_gear",
+        }  # fmt: skip
+    finally:
+        labels.set(feature_id, label="")
+        app(page).get_by_role("button", name="Reset", exact=True).click()
+        page.get_by_role("tab", name="Features").click()
+        page.get_by_role("searchbox", name="search").fill("")
+
+
+def test_the_atlas_answers_it_too_and_a_link_leads_back(atlas_page, catalogue, chromium):
+    found = ask_for_landing_gear(atlas_page, catalogue)
+    check_margins(atlas_page, catalogue, *found)
+    atlas_page.get_by_role("button", name="Copy link").click()
+    drawn(atlas_page, "link")
+    link = app(atlas_page).get_by_label("link", exact=True).input_value()
+    keep(atlas_page, "question")
+    other = chromium.new_page(viewport={"width": 1500, "height": 1300})
+    other.goto(link)
+    drawn(other, "ready")
+    assert app(other).get_attribute("data-feature") == str(found[0])
+    check_margins(other, catalogue, *found)
+    other.goto(re.sub("sae=[0-9a-f]+", "sae=0123abcd", link))
+    other.reload()
+    other.wait_for_selector(".sae-browser .error:visible")
+    assert "of another autoencoder" in app(other).get_by_role("alert").inner_text()
+    other.close()
+    app(atlas_page).get_by_role("button", name="Reset", exact=True).click()
+    atlas_page.get_by_role("tab", name="Features").click()
+    atlas_page.get_by_role("searchbox", name="search").fill("")
+
+
+def test_two_side_by_side_have_states_of_their_own(atlas_page):
+    before = app(atlas_page).first.get_attribute("data-feature")
+    atlas_page.get_by_role("button", name="Side by side").click()
+    second = atlas_page.locator(".sae-two .sae-browser").nth(1)
+    second.and_(atlas_page.locator("[data-drawn=ready]")).wait_for()
+    assert second.get_attribute("data-feature") == before
+    second.focus()
+    atlas_page.keyboard.press("ArrowRight")
+    atlas_page.wait_for_function(
+        "(id) => document.querySelectorAll('.sae-browser')[1].dataset.feature !== id", arg=before
+    )
+    assert app(atlas_page).first.get_attribute("data-feature") == before
+    boxes = [each.bounding_box() for each in app(atlas_page).all()]
+    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"] and boxes[0]["y"] == boxes[1]["y"]
+    fewer = atlas_page.get_by_role("button", name="Side by side")
+    assert fewer.count() == 1  # the second has none
+    fewer.click()
+    assert app(atlas_page).count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(chromium, smoke_study, scheme):
+    context = chromium.new_context(viewport={"width": 1400, "height": 1200}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(export_atlas(smoke_study).as_uri())
+    drawn(page, "ready")
+    for tab in ("Features", "Parts", "Picture", "Classes"):
+        page.get_by_role("tab", name=tab).click()
+        found = Axe().run(page, ".sae-app").response["violations"]
+        serious = [
+            (each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")
+        ]
+        assert not serious
+    page.get_by_role("tab", name="Parts").press("ArrowRight")  # arrows on a tab go to the next
+    assert page.evaluate("document.activeElement.textContent") == "Picture"
+    context.close()
+
+
 def test_an_atlas_without_a_closed_form_has_switches_for_one_feature_at_a_time(chromium, elsewhere):  # noqa: F811
     study, _, bench = elsewhere
     context = chromium.new_context(viewport={"width": 1500, "height": 1300}, offline=True)
@@ -837,6 +1010,8 @@ def test_ten_thousand_features(chromium, smoke_study, tmp_path):
     facts = atlas["facts"]
     facts["columns"] = {name: (column * n)[:n] for name, column in facts["columns"].items()}
     facts["columns"]["feature_id"], facts["n_features"] = list(range(n)), n
+    for scores in facts["parts"].values():
+        scores.update({name: (column * n)[:n] for name, column in scores.items()})
     path.write_text(f"window.ATLAS = {json.dumps(atlas)};")
     page = chromium.new_page()
     page.goto((tmp_path / "atlas" / "index.html").as_uri())

@@ -7,7 +7,7 @@ from aircraft_sae.features.claims import (
 from aircraft_sae.features.index import FeatureIndex, build_index, check_features, neighbours
 from aircraft_sae.features.localisation import localise, part_picks
 from aircraft_sae.features.probes import (
-    absorption, fit_probes, matching_pursuit, probe_dictionary, probe_scores, read_cells,
+    fit_probes, probe_dictionary, probe_scores, read_cells,
 )  # fmt: skip
 from aircraft_sae.features.regions import (
     PARTS, Regions, ap_of, best_matches, build_features, guess_scores, part_scores,

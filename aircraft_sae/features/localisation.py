@@ -1,17 +1,9 @@
-"""Where in a picture a feature is, finer than its cells: stitched maps, gradients; and how well they find a part.
-
-A cell stands for a square of pixels but sees far more. Three maps of one feature in one picture: the plain map of its
-cells; a stitched one from pictures shifted by a quarter of a cell, interleaved (shift-and-stitch, Long et al. 2015,
-arXiv 1411.4038, section 3.2); and gradient x input of the feature at its peak, pixel by pixel.
-"""
-
-from math import ceil
+"""Where in a picture a feature is, finer than its cells: gradient x input; and how well that finds a part."""
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
-from torch.nn.functional import pad, pixel_shuffle
 
 from aircraft_sae.activations import see_features
 from aircraft_sae.devices import side_by_side
@@ -20,29 +12,6 @@ from aircraft_sae.features.regions import Regions
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
-
-
-@torch.no_grad()
-def stitched_map(
-    network: Network, sae: SparseAutoencoder, x: torch.Tensor, feature_id: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """((4 rows, 4 columns) stitched map, (rows, columns) plain one) of a feature in a picture x (3, size, size).
-
-    Shifted pictures, 4 x 4 of them, are filled by reflection.
-    """
-    plain = see_features(network, sae, x[None])[1][0, ..., feature_id]
-    height, width = x.shape[1:]
-    down, across = height / plain.shape[0], width / plain.shape[1]
-    half = ceil(max(down, across) / 2)
-    wide = pad(x[None], (half,) * 4, mode="reflect")[0]
-    # from the middle of a cell to that of each of its fine cells: what a shifted picture has under the whole cell
-    steps = (np.arange(4) + 0.5) / 4 - 0.5
-    tops, lefts = ((half + steps * cell).round().astype(int) for cell in (down, across))
-    maps = []
-    for top in tops:
-        shifted = torch.stack([wide[:, top : top + height, left : left + width] for left in lefts])
-        maps.append(see_features(network, sae, shifted)[1][..., feature_id])
-    return pixel_shuffle(torch.cat(maps), 4)[0].numpy(), plain.numpy()
 
 
 def gradient_maps(
@@ -97,7 +66,7 @@ def part_picks(index: FeatureIndex, regions: Regions, matches: pd.DataFrame, n: 
 
 
 def localise(network: Network, sae: SparseAutoencoder, pictures: Pictures, picks: pd.DataFrame) -> pd.DataFrame:
-    """One row for each of `part_picks` and kind of map ("cells", "stitched", "gradient"), with its `pointing`.
+    """One row for each of `part_picks` and kind of map ("cells", "gradient"), with its `pointing`.
 
     The gradient is smoothed by 4 pixels; its row has the `effective_radius` in pixels as radius.
     """
@@ -106,10 +75,11 @@ def localise(network: Network, sae: SparseAutoencoder, pictures: Pictures, picks
         x, cell = network.as_input(pictures.picture(pick.image)), (int(pick.row), int(pick.column))
         mask = pictures.mask(pick.image) == pictures.region_names.index(pick.part) + 1
         mask = mask[np.ix_(*(np.arange(network.size) * n // network.size for n in mask.shape))]  # the nearest pixels
-        fine, plain = stitched_map(network, sae, x, pick.feature_id)
+        with torch.no_grad():
+            plain = see_features(network, sae, x[None])[1][0, ..., pick.feature_id].numpy()
         product, gradient = gradient_maps(network, sae, x, pick.feature_id, cell)
         facts = {"feature_id": pick.feature_id, "part": pick.part, "image_row": pick.image_row}
-        maps = {"cells": plain, "stitched": fine, "gradient": gaussian_filter(product, 4)}
+        maps = {"cells": plain, "gradient": gaussian_filter(product, 4)}
         rows = [facts | {"kind": kind, "pointing": pointing(values, mask)} for kind, values in maps.items()]
         rows[-1]["radius"] = effective_radius(gradient, cell, plain.shape)
         return rows

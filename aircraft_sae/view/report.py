@@ -35,7 +35,7 @@ def write_report(
         links.append(("../atlas/index.html", "The atlas", "every feature, and sliders that work without a kernel"))
     page = Template((HERE / "report.html").read_text(encoding="utf-8"), autoescape=True).render(
         name=config.name, failure=ANSI.sub("", failure),
-        answer=answer(numbers), headlines=headlines(numbers),
+        verdict=answer(numbers, "verdict"), answer=answer(numbers), headlines=headlines(numbers),
         figures=[figure for name, notebook in notebooks.items() for figure in _figures(name, notebook)],
         links=links, seconds=seconds, settings=json.dumps(asdict(config), indent=2),
         notebooks=[(name, each.get("seconds", 0), each.get("peak_memory_bytes", 0)) for name, each in records.items()],
@@ -77,9 +77,9 @@ def read_numbers(results: Path, names: Iterable[str]) -> dict[str, dict[str, flo
     return {f"{name[:2]}/{key}": each for name in names for key, each in read_json(results / f"{name}.json").items()}
 
 
-def answer(numbers: Mapping) -> list[str]:
-    """The sentences for which there are numbers, as `read_numbers` gives them."""
-    known = [each for each in SAID["answer"] if all(key in numbers for key in each["numbers"])]
+def answer(numbers: Mapping, which: str = "answer") -> list[str]:
+    """The sentences ("answer", or "verdict" in short) for which there are numbers, as `read_numbers` gives them."""
+    known = [each for each in SAID[which] if all(key in numbers for key in each["numbers"])]
     return [each["text"].format(*(numbers[key]["value"] for key in each["numbers"])) for each in known]
 
 
@@ -97,7 +97,7 @@ def headlines(numbers: Mapping) -> list[tuple[str, str, str, str]]:
 
 
 def _figures(name: str, notebook) -> Iterator[tuple[str, str, str, str]]:
-    """(question of its section, picture, takeaway that follows as HTML, notebook) of the figures of tagged cells."""
+    """(question of its section, picture, takeaway that follows as HTML, its place) of the figures of tagged cells."""
     from nbconvert.filters import markdown2html
 
     question = ""
@@ -108,7 +108,8 @@ def _figures(name: str, notebook) -> Iterator[tuple[str, str, str, str]]:
             said = next((text for later in notebook.cells[at:] for text in _outputs(later, "text/markdown")), "")
             for kind in ("image/png", "image/jpeg"):
                 for data in _outputs(cell, kind):
-                    yield question, f"data:{kind};base64,{data.strip()}", markdown2html(plain(said)), name
+                    place = f"{name}.html#{question.replace(' ', '-')}"
+                    yield question, f"data:{kind};base64,{data.strip()}", markdown2html(plain(said)), place
 
 
 def _outputs(cell, kind: str) -> list[str]:

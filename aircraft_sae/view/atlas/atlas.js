@@ -27,7 +27,7 @@
   let head = null;
 
   const source = {
-    overview: async () => ({ facts: atlas.facts, labels, feature: Number.parseInt(location.hash.slice(1), 10) }),
+    overview: async () => ({ facts: atlas.facts, labels, at: location.hash.slice(1) }),
     feature: async ({ feature_id, how }) => {
       const first = feature_id - (feature_id % atlas.chunk);
       const own = (await load(`features/${number(first)}.js`))[feature_id - first];
@@ -39,7 +39,10 @@
       const told = await load(`bench/${number(row)}.js`);
       const subject = { ...told, key: row, bitmap: await picture(`bench/${number(row)}.jpg`) };
       subjects.set(row, subject);
-      if (atlas.facts.switches) return subject;
+      if (atlas.facts.switches) { // what forward passes gave of each
+        told.active.forEach((each, i) => Object.assign(each, { after: told.after[i], random: told.random[i] }));
+        return subject;
+      }
       if (!head) {
         const { weight, bias, eps, features, decoder, random } = await load("bench/head.js");
         head = { weight: floats(weight), bias: floats(bias), eps, decoder: floats(decoder), random: floats(random) };
@@ -52,8 +55,8 @@
     change: async ({ key, multipliers }) => {
       const subject = subjects.get(key);
       if (atlas.facts.switches) { // what forward passes gave, of the one feature that is off
-        const off = subject.active.findIndex((each) => multipliers[each.feature_id] === 0);
-        return off < 0 ? { after: subject.before, random: subject.before } : { after: subject.after[off], random: subject.random[off] };
+        const off = subject.active.find((each) => multipliers[each.feature_id] === 0);
+        return off || { after: subject.before, random: subject.before };
       }
       const d = subject.hidden.length, made = {};
       for (const [name, rows] of [["after", head.decoder], ["random", head.random]]) {
@@ -66,6 +69,13 @@
       }
       return made;
     },
+    against: async ({ key, name }) => { // the arithmetic that the kernel does
+      const subject = subjects.get(key), classes = subject.classes, margin = (logits) => logits[classes.indexOf(subject.own)] - logits[classes.indexOf(name)];
+      for (const each of subject.active) each.effect = margin((await source.change({ key, multipliers: { [each.feature_id]: 0 } })).after) - margin(subject.before);
+      subject.active.sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect));
+      return { active: subject.active, own: subject.own, other: name };
+    },
+    link: (place) => `${location.href.split("#")[0]}#${place}`,
     flip: atlas.facts.switches ? undefined : async ({ key }) => subjects.get(key).flip,
     chosen: (id) => history.replaceState(null, "", `#${id}`),
   };
@@ -79,8 +89,7 @@
     `${Object.keys(labels).length} are labelled. ${works}, for ${facts.bench_pictures.length} pictures; blurring, pictures ` +
     "of your own and the comparison of two classes need the notebook.";
   const app = AircraftApp.mount(document.getElementById("atlas"), source, "browser");
-  const hash = () => Number.parseInt(location.hash.slice(1), 10);
-  addEventListener("hashchange", () => Number.isInteger(hash()) && hash() !== app.state.feature && app.show(hash()));
+  addEventListener("hashchange", () => location.hash !== `#${app.state.feature}` && app.goTo(location.hash.slice(1)));
   window.app = app;
   app.focus(); // nothing else on the page takes keys
 })();

@@ -123,20 +123,29 @@ class Bench:
         strength = subject.strength
         return strength.nonzero()[:, 0].tolist() if self.readout else self.catalogue.trial.strongest(strength).tolist()
 
-    def told(self, subject: Subject, row: int | None = None) -> dict[str, Any]:
-        """What the bench shows of a picture: logits, features by effect on the margin of the prediction, cells."""
-        (winner, rival), tried = subject.logits.topk(2).indices.tolist(), self.tried(subject)
-        after = self.each(subject, tried, [])
-        margin = after[:, winner] - after[:, rival] - (subject.logits[winner] - subject.logits[rival])
-        effects = dict(zip(tried, margin.tolist(), strict=True))
-        strength, peaks, classes = subject.strength, subject.codes.amax((0, 1)).tolist(), self.network.classes
+    def told(self, subject: Subject, row: int | None = None, against: str = "") -> dict[str, Any]:
+        """What the bench shows of a picture: logits, features by effect on the margin own - other, cells.
+
+        own: the picture's class, or what is predicted where it has none of the network's; other: `against`, or the most
+        probable other one. Raises: ValueError for an `against` that is no class, or is own.
+        """
+        (winner, rival), classes = subject.logits.topk(2).indices.tolist(), self.network.classes
+        label = None if row is None else self.catalogue.label(row)
+        own = classes.index(label) if label in classes else winner
+        if against and (against not in classes or against == classes[own]):
+            raise ValueError(f"the margin is against another class than {classes[own]}, got {against!r}")
+        other = classes.index(against) if against else rival if own == winner else winner
+        tried = self.tried(subject)
+        change = self.each(subject, tried, []) - subject.logits
+        effects = dict(zip(tried, (change[:, own] - change[:, other]).tolist(), strict=True))
+        strength, peaks = subject.strength, subject.codes.amax((0, 1)).tolist()
         active = [
             {"feature_id": j, "strength": float(strength[j]), "peak": peaks[j], "effect": effects.get(j)}
             for j in strength.argsort(descending=True, stable=True).tolist() if strength[j] > 0
         ]  # fmt: skip
         active.sort(key=lambda each: 1.0 if each["effect"] is None else -abs(each["effect"]))  # those not tried last
         return {
-            "picture": row, "label": None if row is None else self.catalogue.label(row), "predicted": classes[winner],
+            "picture": row, "label": label, "predicted": classes[winner], "own": classes[own], "other": classes[other],
             "n_active": len(active), "active": active, "classes": classes, "before": subject.logits.tolist(),
             "reconstruction": self.reconstruction(subject).tolist(), "cells": in_cells(subject),
         }  # fmt: skip

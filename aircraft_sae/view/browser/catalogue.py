@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
 from aircraft_sae.features import PARTS, FeatureIndex, check_features, neighbours
 from aircraft_sae.features.localisation import effective_radius, gradient_maps
+from aircraft_sae.features.reconstruction import cell_covariance, random_directions
 from aircraft_sae.interventions import Trial, Verdicts, tell_apart
+from aircraft_sae.metrics import with_interval
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.store import digest
 from aircraft_sae.study import Study
@@ -74,6 +77,9 @@ class Catalogue:
             table = table.merge(verdicts.features, "left", "feature_id", validate="1:1")
             if parts is not None and verdicts.responses is not None:
                 parts = parts.merge(verdicts.responses, "left", ["feature_id", "part"], validate="1:1")
+            if parts is not None and verdicts.parts is not None:
+                tiers = verdicts.parts.groupby(["feature_id", "part"], as_index=False)["tier"].max()
+                parts = parts.merge(tiers, "left", ["feature_id", "part"], validate="1:1")
         return cls(study.config.name, study.folder, trial, index, table, parts, rows, images)
 
     def __post_init__(self):
@@ -104,7 +110,21 @@ class Catalogue:
             "classes": {level: self.trial.pictures.classes(level) for level in self.levels}, "columns": columns,
             "level": self.network.level, "colours": colours.ravel().tolist(), "tile": TILE,
             "has_parts": self.parts is not None, "has_verdicts": "verdict" in self.table, "radius": self.radius,
-            "image_size": self.network.size, "n_pictures": len(self.images), "hows": list(HOWS),
+            "image_size": self.network.size, "n_pictures": len(self.images), "hows": list(HOWS), "key": self.key[:8],
+            "parts": self._parts_by_feature(),
+        }  # fmt: skip
+
+    def _parts_by_feature(self) -> dict[str, dict[str, list]]:
+        """{part: {ap, response, tier: a value each feature, None where it is not known}}."""
+        if self.parts is None:
+            return {}
+        known, every = self.parts.set_index(["part", "feature_id"]), range(len(self.table))
+        return {
+            part: {
+                name: [_plain(value) for value in known[name].loc[part].reindex(every).astype(float).round(3)]
+                if name in known else [None] * len(every) for name in ("ap", "response", "tier")
+            }
+            for part in self.trial.pictures.region_names
         }  # fmt: skip
 
     def on_bench(self, rows: np.ndarray) -> list[dict[str, Any]]:
@@ -165,7 +185,7 @@ class Catalogue:
             parts = _records(own[[name for name in ("part", "ap", "excess", "prevalence", "response") if name in own]])
         return {
             "histogram": {"counts": counts.tolist(), "top": float(edges[-1]), "n_cells": int(maxima.size)},
-            "selectivity": selectivity, "classes": bars, "parts": parts,
+            "selectivity": selectivity, "classes": bars, "parts": parts, "pushes": self._pushes(feature_id),
             "neighbours": _records(neighbours(self.trial.sae.W_dec, feature_id)),
             "coactive": _records(self.index.coactive(feature_id, 8)),
         }  # fmt: skip
@@ -175,17 +195,56 @@ class Catalogue:
         """{level: (number of each test picture's class, names of the classes that they have)}."""
         return {level: pd.factorize(self.images[level], sort=True) for level in self.levels}
 
+    def _pushes(self, feature_id: int, n_random: int = 20) -> dict[str, Any] | None:
+        """What a feature adds to each class's logit over the mean of all, in pictures in which it is active.
+
+        up, down: the three classes with most and least; band: 95 % of what random directions of equal length add is
+        within this. None without a closed form, or where it is never active.
+        """
+        active = np.flatnonzero(self.trial.strength[:, feature_id] > 0)[:200]
+        if (readout := self.trial.readout) is None or not len(active):
+            return None
+        own, taken = self.trial.sae.W_dec.detach()[[feature_id]], self.trial.strength[active][:, [feature_id]]
+        random = random_directions(own.expand(n_random, -1), cell_covariance(self.trial.acts), (0, feature_id))
+        pooled = self.trial.pooled[active]
+        after = readout.edited(pooled, taken.expand(-1, 1 + n_random), torch.cat([own, random]))
+        added = (readout.logits(pooled)[:, None] - after).mean(0)
+        added = (added - added.mean(1, keepdim=True)).numpy()
+        order, names = added[0].argsort(kind="stable"), self.network.classes
+        up, down = ([[names[i], float(added[0, i])] for i in each] for each in (order[::-1][:3], order[:3]))
+        return {"up": up, "down": down, "band": float(np.quantile(np.abs(added[1:]), 0.95)), "n": len(active)}
+
+    def effect(self, feature_id: int, one: str, two: str, n: int = 6) -> dict[str, Any]:
+        """What suppressing a feature does to the margin between two classes in all their test pictures.
+
+        effect: mean change of the true class's logit less the other's, {value, low, high, n}; random: of as much of a
+        random direction; pictures: the n in which it changes most. Raises: ValueError for what is not there.
+        """
+        own, pair = self._of_pair(one, two)
+        rival = torch.where(own.labels == pair[0], pair[1], pair[0])
+        found = {"random": own.suppress([feature_id], directions=own.random[[feature_id]], rival=rival)["margin"][:, 0]}
+        found["effect"] = change = own.suppress([feature_id], rival=rival)["margin"][:, 0]
+        told = {name: with_interval(each, np.ones(len(each))) for name, each in found.items()}
+        most = np.argsort(-np.abs(change), kind="stable")[:n]
+        rows = self.rows[np.isin(self.trial.labels, pair)]
+        said = [(int(rows[i]), self.label(rows[i]), float(change[i])) for i in most if change[i]]
+        return told | {"pictures": [dict(zip(("picture", "label", "change"), each, strict=True)) for each in said]}
+
+    def _of_pair(self, one: str, two: str) -> tuple[Trial, tuple[int, int]]:
+        """(the test pictures of two classes, their numbers). ValueError where they are not two of the network's."""
+        classes = self.network.classes
+        if one not in classes or two not in classes or one == two:
+            raise ValueError(f"a pair is two different classes of {self.network.level}, got {one!r} and {two!r}")
+        pair = classes.index(one), classes.index(two)
+        return self.trial[np.isin(self.trial.labels, pair)], pair
+
     def pair(self, one: str, two: str, n: int = 20) -> list[dict[str, Any]]:
         """The features whose suppression moves the margin between two classes most, as `tell_apart` chooses them.
 
         Raises: ValueError for classes that are not two of the network's.
         """
-        classes, level = self.network.classes, self.network.level
-        if one not in classes or two not in classes or one == two:
-            raise ValueError(f"a pair is two different classes of {level}, got {one!r} and {two!r}")
-        pair = classes.index(one), classes.index(two)
-        own, in_b = np.isin(self.trial.labels, pair), self.trial.in_b
-        if not (own & in_b).any() or not (own & ~in_b).any():
+        own, pair = self._of_pair(one, two)
+        if not own.in_b.any() or own.in_b.all():
             raise ValueError(f"{one} and {two} have too few test pictures for two halves")
         return _records(tell_apart(self.trial, pair, n))
 

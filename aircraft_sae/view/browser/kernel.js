@@ -31,7 +31,7 @@ export default { render({ model, el }) {
   };
   const source = {
     byClass: true, prefetch: true,
-    overview: async () => ({ ...(await ask("overview"))[0], feature: model.get("feature_id") }),
+    overview: async () => ({ ...(await ask("overview"))[0], feature: model.get("feature_id"), at: model.get("at") }),
     feature: async (wanted, known) => {
       const [view, [maps, ...files]] = await ask("feature", { ...wanted, known });
       return { ...view, maps: new Float32Array(bytes(maps)), fresh: await bitmaps(view.fresh, files) };
@@ -41,6 +41,9 @@ export default { render({ model, el }) {
     upload: async (file) => subject(await ask("upload", { name: file.name }, [await small(file)])),
     change: async (given) => (await ask("change", given))[0],
     blur: async (given) => subject(await ask("blur", given)),
+    against: async (given) => (await ask("against", given))[0],
+    effect: async (given) => (await ask("effect", given))[0],
+    link: (place) => `FeatureBrowser(study, at="${place}")`,
     flip: async (given) => (await ask("flip", given))[0],
     pair: async (given) => (await ask("pair", given))[0],
     label: async (given) => (await ask("label", given))[0],

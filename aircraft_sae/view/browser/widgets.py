@@ -19,7 +19,9 @@ from aircraft_sae.view.browser.catalogue import Catalogue, as_jpeg, catalogue_of
 from aircraft_sae.view.browser.labels import Labels
 
 HERE = Path(__file__).parent
-SCRIPT, STYLE = ((HERE / name).read_text(encoding="utf-8") for name in ("app.js", "app.css"))
+_PARTS = [(HERE / f"{name}.js").read_text("utf-8") for name in ("draw", "list", "feature", "naming", "bench", "app")]
+SCRIPT = f"const AircraftApp = (() => {{\n{''.join(_PARTS)}return {{ mount, softmax, headLogits }};\n}})();\n"
+STYLE = (HERE / "app.css").read_text("utf-8")
 BENCH_PICTURE, MOST_SUBJECTS = 448, 32  # pixels of the picture on the bench; pictures kept, 2 MB each
 
 
@@ -71,6 +73,15 @@ class Answers:
         told = {"logits": seen.logits.tolist(), "elsewhere": elsewhere, "cells": in_cells(seen)}
         return told, [as_jpeg(seen.picture, BENCH_PICTURE)]
 
+    def against(self, key: int | str, name: str) -> tuple[dict, list]:
+        """Effects on the margin against another class, as `open` tells them."""
+        told = self.bench.told(self._subject(key), key if isinstance(key, int) else None, name)
+        return {each: told[each] for each in ("active", "own", "other")}, []
+
+    def effect(self, feature_id: int, one: str, two: str) -> tuple[dict, list]:
+        """What suppressing a feature does in all test pictures of two classes."""
+        return self.catalogue.effect(feature_id, one, two), []
+
     def flip(self, key: int | str) -> tuple[dict, list]:
         """The smallest set of features found that changes the prediction."""
         return self.bench.flip(self._subject(key)), []
@@ -104,6 +115,7 @@ class Application(anywidget.AnyWidget):
     _esm = SCRIPT + (HERE / "kernel.js").read_text(encoding="utf-8")
     _css = STYLE
     feature_id = traitlets.Int(0).tag(sync=True)
+    at = traitlets.Unicode("").tag(sync=True)
     mode = traitlets.Unicode("browser").tag(sync=True)
 
     def __init__(self, study: Study, like: str = "main", **traits: Any):
@@ -129,18 +141,18 @@ class Application(anywidget.AnyWidget):
 class FeatureBrowser(Application):
     """Browse a study's features: by feature, by picture, by class; label them; change them on the bench.
 
-    like: the study's "local" autoencoder or its "main" one.
+    like: the study's "local" autoencoder or its "main" one; at: where to begin, from "Copy link".
     Keys: left and right, r, h, s, 0, / and ? for help. `feature_id` is the one shown, and can be set.
     Raises: ValueError for a feature that is not there.
     """
 
-    def __init__(self, study: Study, feature_id: int | None = None, like: str = "main"):
+    def __init__(self, study: Study, feature_id: int | None = None, like: str = "main", at: str = ""):
         table, level = catalogue_of(study, like).table, catalogue_of(study, like).level
         if feature_id is None:
             by = next(name for name in ("part_ap", f"{level}/z", "density_image") if name in table)
             feature_id = int(table[by].fillna(-np.inf).to_numpy().argmax())
         check_features([feature_id], len(table))
-        super().__init__(study, like, feature_id=feature_id)
+        super().__init__(study, like, feature_id=feature_id, at=at.rpartition("#")[2])
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
         """The widget; on a page without a kernel, this run's gallery of the feature stands for it."""

@@ -1,0 +1,148 @@
+// What all parts of the front end draw with: elements, numbers as text, heat, and the arithmetic of a linear head.
+const PAGE = 50, KEPT_PICTURES = 400, KEPT_VIEWS = 40, HEAT = 0.75, MOST_SLIDERS = 20;
+const HOWS = { top: "strongest", interval: "whole range", random: "any" };
+const SYNONYMS = { // what people call parts, for the search
+  nose_gear: "landing gear undercarriage wheel", main_gear: "landing gear undercarriage wheel", fin: "tail rudder vertical stabilizer",
+  stabilizer: "tail elevator stabiliser tailplane", wing: "winglet aileron flap", engine: "nacelle turbine jet", propeller: "blade prop",
+  cockpit: "windscreen windshield flight deck", window: "cabin porthole", flap_fairing: "flap track fairing", strut: "brace biplane", fuselage: "body hull",
+};
+const KEYS = [
+  ["← →", "previous, next feature"], ["↑ ↓", "in the list: to another feature; Enter shows it"], ["r", "random feature"], ["h", "heat on or off"],
+  ["l", "write a label; Enter saves it"], ["s", "suppress this feature in the bench's picture"], ["0", "reset all multipliers"], ["/", "search"],
+  ["?", "this help"], ["Esc", "close this help, leave a field"],
+];
+
+function h(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name in node && name !== "list") node[name] = value;
+    else node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+const field = (text, control) => h("label", { className: "field" }, h("span", {}, text), control);
+const options = (pairs) => pairs.map(([value, text]) => h("option", { value }, text));
+const words = (name) => String(name).replaceAll("_", " ");
+const number = (value, digits = 3) =>
+  value === null || value === undefined || Number.isNaN(value) ? "–" : Number(value.toPrecision(digits)).toString();
+const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)}%`);
+const SHARES = new Set(["density_cell", "density_image"]); // shown, and filtered, as percent
+const shown = (name, value) => (SHARES.has(name) && value !== null ? number(100 * value) : number(value));
+const fixed = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+
+class Kept extends Map { // forgets what was used longest ago
+  constructor(most) { super(); this.most = most; }
+  get(key) {
+    const value = super.get(key);
+    if (value !== undefined) { super.delete(key); super.set(key, value); }
+    return value;
+  }
+  set(key, value) {
+    super.set(key, value);
+    if (this.size > this.most) super.delete(this.keys().next().value);
+    return this;
+  }
+}
+
+// Keeps one request under way and remembers only the latest one wanted meanwhile.
+function latest(work) {
+  let busy = false, wanted = null;
+  return async function ask(...given) {
+    if (busy) { wanted = given; return; }
+    busy = true;
+    try { await work(...given); } finally {
+      busy = false;
+      if (wanted) { const next = wanted; wanted = null; ask(...next); }
+    }
+  };
+}
+
+// Logits of a pooled vector: LayerNorm (none where eps is null) without its gain, which the weights hold, then linear.
+function headLogits(pooled, { weight, bias, eps }) {
+  const d = pooled.length, plain = eps === null, mean = plain ? 0 : pooled.reduce((a, b) => a + b, 0) / d;
+  const centred = Float64Array.from(pooled, (value) => value - mean);
+  const scale = plain ? 1 : Math.sqrt(centred.reduce((a, b) => a + b * b, 0) / d + eps);
+  return Array.from(bias, (shift, i) => {
+    let sum = 0;
+    for (let c = 0; c < d; c++) sum += centred[c] * weight[i * d + c];
+    return sum / scale + shift;
+  });
+}
+
+function softmax(logits) {
+  const top = Math.max(...logits), powers = logits.map((value) => Math.exp(value - top));
+  const sum = powers.reduce((a, b) => a + b, 0);
+  return powers.map((value) => value / sum);
+}
+
+// Where each of `size` pixels lies between `n` cells: [cell, next cell, share of the next].
+const between = new Map();
+function places(size, n) {
+  const key = `${size}/${n}`;
+  if (!between.has(key)) {
+    between.set(key, Array.from({ length: size }, (_, i) => {
+      const at = Math.min(n - 1, Math.max(0, ((i + 0.5) * n) / size - 0.5)), low = Math.floor(at);
+      return [low, Math.min(n - 1, low + 1), at - low];
+    }));
+  }
+  return between.get(key);
+}
+
+const layers = new Map(); // one canvas for heat of each size
+function layer(width, height) {
+  const key = `${width}x${height}`;
+  if (!layers.has(key)) layers.set(key, Object.assign(document.createElement("canvas"), { width, height }).getContext("2d", { willReadFrequently: true }));
+  return layers.get(key);
+}
+
+// A picture under a map (rows x columns), on a scale that ends at `top`; as aircraft_sae.view.plots.heat. Pixels of the
+// picture are never read: a page opened from disk may not.
+function drawHeat(context, picture, map, grid, top, alpha, colours) {
+  const { width, height } = context.canvas;
+  context.fillStyle = "rgb(180,180,180)";
+  context.fillRect(0, 0, width, height);
+  context.globalAlpha = 1 - (0.25 * alpha) / HEAT;
+  context.drawImage(picture, 0, 0, width, height);
+  context.globalAlpha = 1;
+  const over = layer(width, height), image = over.createImageData(width, height), pixels = image.data;
+  const down = places(height, grid[0]), across = places(width, grid[1]);
+  const share = Float32Array.from(map, (value) => Math.min(1, Math.max(0, value / Math.max(top, 1e-12))));
+  for (let y = 0, at = 0; y < height; y++) {
+    const [y0, y1, v] = down[y], first = y0 * grid[1], second = y1 * grid[1];
+    for (let x = 0; x < width; x++, at += 4) {
+      const [x0, x1, u] = across[x];
+      const upper = share[first + x0] * (1 - u) + share[first + x1] * u;
+      const value = upper * (1 - v) + (share[second + x0] * (1 - u) + share[second + x1] * u) * v;
+      if (!value) continue; // clear already
+      const colour = 3 * Math.min(255, Math.floor(value * 256));
+      for (let c = 0; c < 3; c++) pixels[at + c] = colours[colour + c];
+      pixels[at + 3] = 255 * alpha * Math.sqrt(value);
+    }
+  }
+  over.putImageData(image, 0, 0);
+  context.drawImage(over.canvas, 0, 0);
+}
+
+function outline(context, [row, column], grid, colour = "#00ffff") {
+  const { width, height } = context.canvas, line = Math.max(1, Math.floor(width / 112));
+  const [top, bottom] = [row, row + 1].map((at) => Math.round((at * height) / grid[0]));
+  const [left, right] = [column, column + 1].map((at) => Math.round((at * width) / grid[1]));
+  context.fillStyle = colour;
+  context.fillRect(left, top, right - left, line);
+  context.fillRect(left, bottom - line, right - left, line);
+  context.fillRect(left, top, line, bottom - top);
+  context.fillRect(right - line, top, line, bottom - top);
+}
+
+function svg(tag, attributes, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  Object.entries(attributes).forEach(([name, value]) => node.setAttribute(name, value));
+  node.append(...children);
+  return node;
+}
+function table(head, rows) {
+  return h("table", {}, h("thead", {}, h("tr", {}, ...head.map((text) => h("th", { scope: "col" }, text)))),
+    h("tbody", {}, ...rows.map((row) => h("tr", {}, ...row.map((cell) => h("td", {}, cell))))));
+}

@@ -1,0 +1,250 @@
+// One feature: its gallery, and what was measured of it.
+function featurePart(app) {
+  const { mode, root, source, state, ui, pictures, views, drawn, fail, guarded, columns } = app;
+  function asked(id) {
+    const wanted = { feature_id: id, how: state.how };
+    if (ui.only && ui.only.checked && state.entrance === "class") Object.assign(wanted, { level: ui.level.value, name: ui.className.value });
+    if (ui.wrong && ui.wrong.checked) wanted.wrong = true;
+    return wanted;
+  }
+  async function viewed(wanted) {
+    const key = JSON.stringify(wanted);
+    if (!views.get(key)) { // kept while it is under way: a feature fetched ahead is not asked for again
+      const coming = source.feature(wanted, [...pictures.keys()]);
+      views.set(key, coming);
+      coming.then((view) => view.fresh.splice(0).forEach(([row, bitmap]) => pictures.set(row, bitmap)), () => views.delete(key));
+    }
+    const view = await views.get(key);
+    const rows = view.gallery.map((each) => each.picture).filter((row) => !pictures.get(row));
+    if (rows.length) (await source.pictures([...new Set(rows)])).forEach(([row, bitmap]) => pictures.set(row, bitmap));
+    return view;
+  }
+
+  let pause = 0;
+  const fetchAndDraw = latest(guarded(async (id) => {
+    const view = await viewed(asked(id));
+    if (state.closed || id !== state.feature) return; // another one was chosen meanwhile
+    state.view = view;
+    drawGallery();
+    drawFacts();
+    if (state.subject) { app.drawPicture(); app.drawSliders(); } // its heat, and its slider
+    ui.live.textContent = `Feature ${id} ${app.caption(id)}`;
+    ui.live.textContent = `Feature ${id} ${app.caption(id)}`;
+    root.dataset.feature = id;
+    drawn(`feature ${id}`);
+    setTimeout(() => { // when it is on the screen
+      if (state.feature !== id) return;
+      if (source.chosen) source.chosen(id);
+      const next = state.ids[state.ids.indexOf(id) + state.towards];
+      if (next !== undefined && source.prefetch) viewed(asked(next)).catch(() => {});
+      clearTimeout(pause);
+      pause = setTimeout(app.hear, 300); // not between two presses of a key
+    });
+  }));
+
+  function show(id) {
+    if (!Number.isInteger(id) || id < 0 || id >= state.facts.n_features) {
+      return fail(new Error(`feature ${id} is not one of 0 .. ${state.facts.n_features - 1}`));
+    }
+    app.saveNow();
+    if (id !== state.feature) { state.feature = id; app.drawLabel(); }
+    ui.go.value = id;
+    app.showList();
+    return fetchAndDraw(id);
+  }
+
+  function drawGallery() {
+    const { gallery, maps } = state.view, [rows, columns_] = state.facts.grid, cells = rows * columns_;
+    const top = columns().max[state.feature] || 1e-9, tile = state.facts.tile;
+    ui.empty.hidden = gallery.length > 0;
+    ui.empty.textContent = columns().density_cell[state.feature]
+      ? "Active in no test picture of this choice." : "A dead feature: never active in any picture.";
+    while (ui.tiles.children.length < gallery.length) {
+      const canvas = h("canvas", { width: tile, height: tile }), button = h("button", { type: "button", className: "tile" }, canvas, h("span"));
+      button.addEventListener("click", () => {
+        const row = Number(button.dataset.picture);
+        app.openPicture(row);
+        if (state.onBench.has(row)) ui.canvas.scrollIntoView({ block: "nearest" });
+      });
+      button.addEventListener("mouseenter", () => mark(Number(button.dataset.value)));
+      button.addEventListener("mouseleave", () => mark(null));
+      ui.tiles.append(button);
+    }
+    [...ui.tiles.children].forEach((button, i) => {
+      button.hidden = i >= gallery.length;
+      if (button.hidden) return;
+      const each = gallery[i], [canvas, text] = button.children, context = canvas.getContext("2d", { willReadFrequently: true });
+      if (ui.crop.checked) closeUp(context, each.cell); else context.resetTransform();
+      const map = maps.subarray(i * cells, (i + 1) * cells), alpha = state.heat ? state.alpha : 0;
+      drawHeat(context, pictures.get(each.picture), map, state.facts.grid, top, alpha, state.facts.colours);
+      if (state.heat) outline(context, each.cell, state.facts.grid);
+      if (ui.field.checked && state.facts.radius) {
+        context.beginPath();
+        const [y, x] = [0, 1].map((k) => ((each.cell[k] + 0.5) * tile) / state.facts.grid[k]);
+        context.arc(x, y, (state.facts.radius * tile) / state.facts.image_size, 0, 2 * Math.PI);
+        context.strokeStyle = "#ffffff";
+        context.setLineDash([4, 3]);
+        context.lineWidth = 1.5;
+        context.stroke();
+        context.setLineDash([]);
+      }
+      button.dataset.picture = each.picture;
+      button.dataset.value = each.value;
+      button.classList.toggle("wrong", each.predicted !== each.label);
+      button.classList.toggle("open", state.onBench.has(each.picture));
+      text.textContent = `${Math.round((100 * each.value) / top)}% · ${each.label}`;
+      button.ariaLabel = button.title =
+        `${each.label}${each.predicted !== each.label ? `, taken for ${each.predicted}` : ""}: ${number(each.value)}, ` +
+        `${Math.round((100 * each.value) / top)}% of this feature's maximum, in row ${each.cell[0] + 1}, column ${each.cell[1] + 1}.` +
+        (state.onBench.has(each.picture) ? " Open it on the bench." : " Not on this atlas' bench.");
+    });
+  }
+
+  function closeUp(context, cell) { // a third of the picture, around the cell
+    const { width } = context.canvas, zoom = 224 / 72;
+    const [y, x] = [0, 1].map((k) => Math.min(0, Math.max(width * (1 - zoom), width / 2 - ((cell[k] + 0.5) * width * zoom) / state.facts.grid[k])));
+    context.setTransform(zoom, 0, 0, zoom, x, y);
+  }
+  const HISTOGRAM = { left: 34, right: 284, top: 8, bottom: 92 };
+  function drawHistogram({ counts, top, n_cells }) {
+    const { left, right, top: high, bottom } = HISTOGRAM, most = Math.log10(1 + Math.max(1, ...counts));
+    const bars = counts.map((count, i) => {
+      const y = bottom - ((bottom - high) * Math.log10(1 + count)) / most, width = (right - left) / counts.length;
+      return svg("rect", { x: left + i * width, y, width: Math.max(1, width - 1), height: bottom - y, class: "bar" });
+    });
+    const text = (x, y, anchor, words_) => svg("text", { x, y, "text-anchor": anchor }, words_);
+    ui.marker = svg("line", { y1: high, y2: bottom, class: "marker", visibility: "hidden" });
+    const active = counts.reduce((a, b) => a + b, 0);
+    ui.histogram.replaceChildren(
+      ...bars, svg("line", { x1: left, x2: right, y1: bottom, y2: bottom, class: "axis" }),
+      text(left, bottom + 12, "middle", "0"), text(right, bottom + 12, "end", number(top)),
+      text((left + right) / 2, bottom + 22, "middle", "activation"),
+      text(left - 4, high + 8, "end", Math.max(0, ...counts).toLocaleString("en")), text(left - 4, bottom, "end", "0"), ui.marker,
+    );
+    ui.histogram.setAttribute("aria-label",
+      `Histogram of activation: ${active.toLocaleString("en")} of ${n_cells.toLocaleString("en")} test cells active, up to ${number(top)}; counts on a logarithmic scale`);
+    ui.histogramNote.textContent =
+      `${active.toLocaleString("en")} of ${n_cells.toLocaleString("en")} test cells are active; heights are logarithms of counts.`;
+  }
+  function mark(value) {
+    if (!ui.marker || !state.view) return;
+    const { left, right } = HISTOGRAM, x = left + ((right - left) * value) / state.view.histogram.top;
+    ui.marker.setAttribute("visibility", value === null ? "hidden" : "visible");
+    if (value !== null) { ui.marker.setAttribute("x1", x); ui.marker.setAttribute("x2", x); }
+  }
+
+  const link = (id, text) => (mode === "browser" // the bench alone shows no feature
+    ? h("button", { type: "button", className: "link", title: app.caption(id), onclick: () => show(id) }, `#${id}`, h("small", {}, ` ${text}`))
+    : h("span", {}, `#${id}`, h("small", {}, ` ${text}`)));
+
+  function drawSuggestion() {
+    const id = state.feature, c = columns(), part = c.part && c.part[id], useful = part && (c.part_ap[id] || 0) >= 0.1;
+    ui.suggestion.hidden = !useful || !!ui.label.value;
+    if (useful) ui.suggestion.textContent = `suggestion: ${words(part)} (AP ${fixed(c.part_ap[id], 2)})`;
+    ui.suggestion.onclick = () => { ui.label.value = words(part); app.saveSoon(); };
+  }
+  function drawSuppress() {
+    const there = state.subject && state.subject.active.some((each) => each.feature_id === state.feature);
+    ui.suppress.disabled = !there;
+    ui.suppress.title = there ? "s" : "this feature is not among those of the bench's picture";
+  }
+  function drawFacts() {
+    const id = state.feature, c = columns(), view = state.view;
+    const verdict = c.verdict && c.verdict[id];
+    ui.verdict.textContent = verdict || (state.facts.has_verdicts ? "not tested: not on the frozen list" : "no verdicts yet: run notebook 05");
+    ui.verdict.className = `badge ${verdict && verdict.startsWith("detector") ? "good" : ""}`;
+    ui.verdict.title = (c.why && c.why[id] && `failed: ${c.why[id]}`) || "";
+    const match = c.seed_match && c.seed_match[id];
+    ui.stability.textContent = match === undefined || match === null ? "stability not known" : `other seeds: cosine ${fixed(match, 2)}`;
+    ui.stability.className = `badge ${match >= 0.7 ? "good" : ""}`;
+    ui.why.textContent = (c.why && c.why[id] && `Tests failed: ${c.why[id]}.`) || "";
+    const rows = [
+      ["active in", `${shown("density_cell", c.density_cell[id])}% of cells, ${shown("density_image", c.density_image[id])}% of pictures, of all splits`],
+      ["when active", `mean ${number(c.mean[id])}, maximum ${number(c.max[id])}, of all splits`],
+    ];
+    if (c.suppressed) rows.push(["suppressing it", `moves its pictures' logit by ${fixed(c.suppressed[id])}; a random direction by ${fixed(c.suppressed_random[id])}`]);
+    ui.numbers.replaceChildren(...rows.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]));
+    drawHistogram(view.histogram);
+    ui.selectivity.replaceChildren(...view.selectivity.map((each) => {
+      const low = each.null === null ? 0.5 : Math.max(0, 0.5 - each.null), high = each.null === null ? 0.5 : Math.min(1, 0.5 + each.null);
+      const bar = h("span", { className: "scale" },
+        h("span", { className: "band", style: `left:${100 * low}%;width:${100 * (high - low)}%` }),
+        h("span", { className: "dot", style: `left:${100 * (each.auroc ?? 0.5)}%`, hidden: each.auroc === null }));
+      const told = each.z === null ? "too rare to be tested" : `AUROC ${fixed(each.auroc, 2)}, z ${number(each.z)}`;
+      return h("div", { className: "level" }, h("b", {}, each.level), h("span", {}, each.class ?? "–"), bar, h("small", {}, told));
+    }));
+    const { pushes } = view, signed = ([name, value]) => `${name} ${value > 0 ? "+" : "−"}${fixed(Math.abs(value))}`;
+    ui.pushes.replaceChildren(...(pushes ? [
+      h("p", {}, h("b", {}, "up: "), pushes.up.map(signed).join(", ")), h("p", {}, h("b", {}, "down: "), pushes.down.map(signed).join(", ")),
+      h("p", { className: "quiet" }, `What the feature adds to logits, over the mean of all classes, in ${pushes.n} test pictures in which it is active. 95% of what random directions of equal length add is within ±${fixed(pushes.band)}.`),
+    ] : [h("p", { className: "quiet" }, "Here this takes a forward pass for each picture: the bench says it of one.")]));
+    ui.classes.replaceChildren(...Object.entries(view.classes).map(([level, bars]) => {
+      const most = bars.length ? bars[0][1] : 1;
+      return h("div", { className: "bars" }, h("b", {}, level), ...bars.map(([name, value]) =>
+        h("div", {}, h("span", { className: "fill", style: `width:${(60 * value) / most}%` }), h("small", {}, `${name} ${number(value, 2)}`))));
+    }));
+    ui.parts.replaceChildren(state.facts.has_parts
+      ? table(["part", "AP", "beyond guesses", "goes with it"], view.parts.slice(0, 6).map((each) =>
+        [words(each.part), fixed(each.ap, 2), fixed(each.excess, 2), percent(each.response, 0)]))
+      : h("p", { className: "quiet" }, "These are photographs: without part masks it can't be known which parts a feature follows."));
+    ui.neighbours.replaceChildren(...view.neighbours.map((each) => link(each.feature_id, fixed(each.cosine, 2))));
+    ui.coactive.replaceChildren(...(view.coactive.length
+      ? view.coactive.map((each) => link(each.feature_id, percent(each.share, 0))) : [h("span", { className: "quiet" }, "none beyond chance")]));
+    drawSuppress();
+  }
+
+
+  function buildFeature() { // the gallery, the name, what was measured
+    const { facts } = state;
+    ui.how = h("select", { onchange: () => { state.how = ui.how.value; show(state.feature); } }, ...options(facts.hows.map((how) => [how, HOWS[how]])));
+    ui.heat = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: HEAT, oninput: () => { state.alpha = Number(ui.heat.value); state.heat = state.alpha > 0; app.redraw(); } });
+    ui.field = h("input", { type: "checkbox", onchange: app.redraw, title: "a circle that holds half of the feature's gradient in the picture" });
+    ui.crop = h("input", { type: "checkbox", onchange: app.redraw });
+    ui.wrong = h("input", { type: "checkbox", onchange: () => show(state.feature) });
+    ui.tiles = h("div", { className: "tiles" });
+    ui.empty = h("p", { className: "empty", hidden: true });
+    const centre = h("main", {}, h("div", { className: "row" }, field("show", ui.how), field("heat", ui.heat),
+      source.byClass ? field("misclassified only", ui.wrong) : null,
+      field("close-ups", ui.crop), facts.radius ? field("circle: half of its gradient", ui.field) : null), ui.empty, ui.tiles,
+    h("p", { className: "quiet" }, "One scale for the feature, from 0 to its maximum in any picture of the study. Cyan: the cell that was picked. Red: misclassified. " +
+      (state.onBench.size < facts.n_pictures ? "“bench”: a click puts it there; this atlas has the others' galleries only." : "Click a picture to put it on the bench.")));
+    if (state.onBench.size < facts.n_pictures) ui.tiles.classList.add("some");
+
+    ui.title = h("h2");
+    ui.verdict = h("span", { className: "badge" });
+    ui.stability = h("span", { className: "badge" });
+    ui.why = h("p", { className: "quiet" });
+    ui.label = h("input", { type: "text", maxLength: 200, placeholder: source.label ? "what does it show?" : "not labelled", oninput: app.saveSoon, onchange: app.saveNow, ariaLabel: "label", disabled: !source.label,
+      onkeydown: (event) => { if (event.key === "Enter") { app.saveNow(); root.focus({ preventScroll: true }); } } });
+    ui.rating = h("select", { onchange: app.saveSoon, ariaLabel: "rating", disabled: !source.label }, ...options([[0, "no rating"], ...[1, 2, 3, 4, 5].map((n) => [n, "★".repeat(n)])]));
+    ui.note = h("textarea", { rows: 2, maxLength: 5000, placeholder: source.label ? "notes" : "no notes", oninput: app.saveSoon, onchange: app.saveNow, ariaLabel: "notes", disabled: !source.label });
+    ui.saved = h("small", { className: "saved" });
+    ui.saved.setAttribute("aria-live", "polite");
+    ui.suggestion = h("button", { type: "button", className: "suggestion", hidden: true, disabled: !source.label });
+    ui.numbers = h("dl");
+    ui.histogram = svg("svg", { viewBox: "0 0 290 118", role: "img" });
+    ui.histogramNote = h("p", { className: "quiet" });
+    ui.selectivity = h("div");
+    ui.pushes = h("div");
+    ui.classes = h("div", { className: "three" });
+    ui.parts = h("div", { className: "wide" });
+    ui.neighbours = h("div", { className: "links" });
+    ui.coactive = h("div", { className: "links" });
+    ui.echo = h("p", { className: "told echo" }); // the bench's outcome, where `s` was pressed
+    ui.suppress = h("button", { type: "button", disabled: true, onclick: app.suppressThis, title: "s" }, "Suppress on the bench");
+    const fold = (title, open, ...children) => h("details", { open }, h("summary", {}, title), ...children);
+    const own = h("section", { className: "naming", ariaLabel: "the feature" },
+      h("div", { className: "row" }, ui.title, ui.verdict, ui.stability), columns().why ? ui.why : null,
+      h("div", { className: "row" }, ui.label, ui.rating, ui.saved), facts.has_parts ? ui.suggestion : null, ui.note,
+      h("div", { className: "row" }, ui.suppress, ui.echo));
+    const right = h("aside", {}, ui.numbers,
+      fold("Activation", true, ui.histogram, ui.histogramNote),
+      fold("Classes: AUROC on half B, grey where shuffled labels end up", true, ui.selectivity),
+      fold("Classes that it pushes up and down", true, ui.pushes),
+      fold("Mean of pictures' maxima, by class", false, ui.classes),
+      fold("Parts", true, ui.parts), fold("Nearest decoder directions (cosine)", true, ui.neighbours), fold("Active in the same cells (share)", true, ui.coactive));
+    return { centre, own, right };
+  }
+
+  Object.assign(app, { buildFeature, drawGallery, drawSuggestion, drawSuppress, link, show });
+}
