@@ -28,7 +28,7 @@
 # **Writes** `data/runs/<preset>/dataset` and `…/networks/trained` (found again when they match), the numbers in
 # `data/runs/<preset>/results/01_train_classifier.json` and, of rendered aircraft, `contact_sheet.jpg` beside them.
 #
-# **Runtime** with the default preset on 2 CPU cores: 8 to 13 minutes the first time, less than half a minute after
+# **Runtime** with the default preset on 2 CPU cores: 6 to 9 minutes the first time, less than half a minute after
 # that. The takeaways at the end say what it took on the machine that made this copy.
 
 # %%

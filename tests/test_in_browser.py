@@ -1038,7 +1038,7 @@ def test_ten_thousand_features(chromium, smoke_study, tmp_path):
     page.close()
 
 
-@pytest.mark.parametrize("width", [640, 705, 900, 1500])
+@pytest.mark.parametrize("width", [400, 640, 705, 900, 1500])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_narrow_and_wide_light_and_dark(chromium, smoke_study, width, scheme):
     context = chromium.new_context(viewport={"width": width, "height": 1200}, color_scheme=scheme)

@@ -173,10 +173,11 @@ function featurePart(app) {
       const told = each.z === null ? "too rare to be tested" : `AUROC ${fixed(each.auroc, 2)}, z ${number(each.z)}`;
       return h("div", { className: "level" }, h("b", {}, each.level), h("span", {}, each.class ?? "–"), bar, h("small", {}, told));
     }));
-    const { pushes } = view, signed = ([name, value]) => `${name} ${value > 0 ? "+" : "−"}${fixed(Math.abs(value))}`;
+    const { pushes } = view;
+    const signed = ([name, value]) => `${name} ${value > 0 ? "+" : "−"}${fixed(Math.abs(value))}${Math.abs(value) > pushes.band ? "*" : ""}`;
     ui.pushes.replaceChildren(...(pushes ? [
       h("p", {}, h("b", {}, "up: "), pushes.up.map(signed).join(", ")), h("p", {}, h("b", {}, "down: "), pushes.down.map(signed).join(", ")),
-      h("p", { className: "quiet" }, `What the feature adds to logits, over the mean of all classes, in ${pushes.n} test pictures in which it is active. 95% of what random directions of equal length add is within ±${fixed(pushes.band)}.`),
+      h("p", { className: "quiet" }, `What the feature adds to logits, over the mean of all classes, in ${pushes.n} test pictures in which it is active. Random directions of equal length stay within ±${fixed(pushes.band)} in 95% of cases; * is beyond that.`),
     ] : [h("p", { className: "quiet" }, "Here this takes a forward pass for each picture: the bench says it of one.")]));
     ui.classes.replaceChildren(...Object.entries(view.classes).map(([level, bars]) => {
       const most = bars.length ? bars[0][1] : 1;

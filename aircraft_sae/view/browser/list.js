@@ -70,13 +70,17 @@ function listPart(app) {
   function caption(id) {
     const own = state.labels[id] || {}, c = columns();
     if (own.label) return own.label;
-    const by = state.entrance === "features" && ui.sort ? ui.sort.value : "", tier = state.entrance === "part" ? state.facts.parts[ui.part.value].tier[id] : null;
-    if (tier !== null) return `tier ${tier}`;
-    if (by.includes("/") && c[`${by.split("/")[0]}/class`][id]) return `${c[`${by.split("/")[0]}/class`][id]}?`;
     if (c.verdict && /^(detector|follows)/.test(c.verdict[id])) return c.verdict[id];
-    if (/^part|^response/.test(by) && c.part[id]) return `${words(c.part[id])}?`; // as the list is sorted
-    if (c.placed[id] !== "none") return `${c[`${c.placed[id]}/class`][id]}?`;
-    return "";
+    return c.placed[id] !== "none" ? `${c[`${c.placed[id]}/class`][id]}?` : "";
+  }
+  function captioned(id) { // in the list: as it is sorted
+    const c = columns(), by = state.entrance === "features" ? ui.sort.value : "", level = by.split("/")[0], told = caption(id);
+    if ((state.labels[id] || {}).label) return told;
+    const tier = state.entrance === "part" ? state.facts.parts[ui.part.value].tier[id] : null;
+    if (tier !== null) return tier > 0 ? `tier ${tier}` : "claims it, no tier";
+    if (state.entrance === "part") return "";
+    if (by.includes("/") && c[`${level}/class`][id]) return `${c[`${level}/class`][id]}?`;
+    return /^part|^response/.test(by) && c.part[id] && !/^(detector|follows)/.test(told) ? `${words(c.part[id])}?` : told;
   }
 
   function beside(id) { // the number that the list is sorted by
@@ -111,7 +115,7 @@ function listPart(app) {
       const id = ids[i], button = item.firstChild, [name, text, value] = button.children;
       button.dataset.id = id;
       name.textContent = `#${id}`;
-      text.textContent = caption(id);
+      text.textContent = captioned(id);
       text.title = text.textContent.endsWith("?") ? "a guess from what was measured, nobody's label" : "";
       value.textContent = beside(id);
       button.setAttribute("aria-current", id === state.feature ? "true" : "false");
