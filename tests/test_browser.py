@@ -15,6 +15,7 @@ from PIL import Image
 from test_networks import Plain
 
 from aircraft_sae.config import SAEConfig, StudyConfig
+from aircraft_sae.features.reconstruction import cell_covariance, random_directions
 from aircraft_sae.interventions.suppression import N_TRIED
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import ImageFolder
@@ -385,7 +386,14 @@ def test_what_a_feature_pushes_up_goes_down_without_it(bench, catalogue, often):
     best = max(lost, key=lost.get)
     assert pushes["up"][0] == [best, pytest.approx(lost[best], abs=1e-4)] and pushes["n"] == min(200, len(active))
     assert pushes["down"][0] == [min(lost, key=lost.get), pytest.approx(min(lost.values()), abs=1e-4)]
-    assert 0 < pushes["band"] < 10
+    strength, own = catalogue.trial.strength[:, [often]], catalogue.trial.sae.W_dec.detach()[[often]]
+    random, most = random_directions(own.expand(20, -1), cell_covariance(catalogue.trial.acts), (0, often)), []
+    kept = strength[:, 0] > 0
+    for direction in random:
+        after = catalogue.trial.readout.logits(catalogue.trial.pooled[kept] - strength[kept] * direction)
+        added = (catalogue.trial.readout.logits(catalogue.trial.pooled[kept]) - after).mean(0)
+        most.append(float((added - added.mean()).abs().max()))
+    assert pushes["band"] == pytest.approx(np.quantile(most, 0.95), rel=1e-3)
 
 
 def test_parts_are_told_of_every_feature(catalogue):

@@ -682,6 +682,94 @@ def test_a_large_picture_reaches_the_kernel(page, tmp_path):
     drawn(page, "picture upload")
 
 
+# ---------------------------------------------------------------- the question that everybody has
+def ask_for_landing_gear(page, catalogue):
+    """Find it, suppress it in a picture, against another class: (feature, picture, other class), after four clicks."""
+    part, classes = "main_gear", catalogue.network.classes
+    app(page).focus()
+    page.keyboard.press("/")
+    page.keyboard.type("landing gear")
+    offered = page.locator(".sae-browser nav").get_by_role("button", name="all features by")
+    assert offered.all_inner_texts() == ["all features by nose gear", "all features by main gear"]
+    offered.last.click()  # 1
+    scores = catalogue.parts[catalogue.parts["part"] == part].dropna(subset="ap")
+    best = scores.sort_values(["ap", "feature_id"], ascending=[False, True])["feature_id"].tolist()
+    ap = scores.set_index("feature_id")["ap"].round(3)
+    drawn(page, f"feature {listed(page)[0]}")
+    assert ap[listed(page)].tolist() == ap[best[:50]].tolist()
+    feature_id = listed(page)[0]
+    row = next(
+        tile["picture"] for tile in catalogue.feature(feature_id)[0]["gallery"]
+        if app(page).locator(f'.tile.open[data-picture="{tile["picture"]}"]').count()
+    )  # fmt: skip
+    app(page).locator(f'.tile[data-picture="{row}"]').click()  # 2
+    page.wait_for_selector(f'.sae-browser[data-picture="{row}"][aria-busy=false]')
+    told, other = Bench(catalogue).told(Bench(catalogue).of_row(row), row), None
+    other = next(name for name in reversed(classes) if name not in (told["own"], told["other"]))
+    app(page).get_by_label("class that the margin is against").select_option(other)  # 3
+    drawn(page, f"against {other}")
+    page.keyboard.press("s")  # 4
+    told = "(id) => document.querySelector('.sae-browser .echo').textContent.includes(`#${id} ×0`)"
+    page.wait_for_function(told, arg=feature_id)
+    return feature_id, row, other
+
+
+def margins(page):
+    """What the line beside `s` says of the margin: before, after, with as much of random directions."""
+    text = app(page).locator(".echo").inner_text().partition("Margin")[2]
+    return [float(value) for value in re.findall(r"(?<=: |→ )-?\d+\.\d+", text)]
+
+
+def check_margins(page, catalogue, feature_id, row, other):
+    bench, classes = Bench(catalogue), catalogue.network.classes
+    made, own = bench.change(bench.of_row(row), {feature_id: 0.0}), classes.index(catalogue.label(row))
+    wanted = [float(made[name][own] - made[name][classes.index(other)]) for name in ("before", "after", "random")]
+    assert margins(page) == pytest.approx(wanted, abs=6e-3)
+
+
+def check_reopened(page, catalogue, feature_id, row, other):
+    """A picture that is opened again has the effects on its own margin, not on the one that was chosen before."""
+    classes, told = catalogue.network.classes, Bench(catalogue).told(Bench(catalogue).of_row(row), row)
+    ready = page.evaluate("() => ATLAS.facts.bench_pictures.map((each) => each.picture)")
+    for wanted in (next(each for each in ready if each != row), row):
+        put_on_bench(page, catalogue, wanted)
+    got = {each["feature_id"]: each["effect"] for each in page.evaluate("() => app.state.subject.active")}
+    wanted = {each["feature_id"]: each["effect"] for each in told["active"] if each["feature_id"] in got}
+    assert got == {j: pytest.approx(effect, abs=1e-5) for j, effect in wanted.items()} and other in classes
+
+
+def test_what_is_the_feature_for_landing_gear(page, catalogue):
+    labels = Labels(catalogue.folder, catalogue.key)
+    feature_id, row, other = ask_for_landing_gear(page, catalogue)
+    check_margins(page, catalogue, feature_id, row, other)
+    own = catalogue.label(row)
+    app(page).get_by_role("button", name="In all pictures of these two").click()  # over all pictures, if one asks
+    drawn(page, "effect")
+    told, found = app(page).locator(".levers .links").first.inner_text(), catalogue.effect(feature_id, own, other)
+    for each in (found["effect"], found["random"]):
+        assert f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]" in told
+    assert f"in {found['effect']['n']} test pictures" in told
+    try:
+        app(page).focus()
+        page.keyboard.press("l")
+        page.keyboard.type("landing gear")
+        page.keyboard.press("Enter")
+        until(lambda: labels.all().get(feature_id, {}).get("label"), "landing gear")
+        page.get_by_role("button", name="Copy link").click()  # 5
+        drawn(page, "link")
+        link = app(page).get_by_label("link", exact=True).input_value()
+        place = dict(parse_qsl(re.search(r'at="(.*)"', link)[1]))
+        assert {name: place[name] for name in ("feature", "picture", "against", "x", "part")} == {
+            "feature": str(feature_id), "picture": str(row), "against": other, "x": f"{feature_id}:0",
+            "part": "main_gear",
+        }  # fmt: skip
+    finally:
+        labels.set(feature_id, label="")
+        app(page).get_by_role("button", name="Reset", exact=True).click()
+        page.get_by_role("tab", name="Features").click()
+        page.get_by_role("searchbox", name="search").fill("")
+
+
 def test_a_label_outlives_its_kernel(chromium, lab, page, catalogue):
     often = int(catalogue.table["density_image"].argmax())
     show(page, often)
@@ -734,7 +822,7 @@ def test_the_atlas_shows_features_with_the_network_off(atlas_page, catalogue):
     app(atlas_page).focus()
     atlas_page.keyboard.press("ArrowRight")
     drawn(atlas_page, f"feature {order['feature_id'].iloc[1]}")
-    assert atlas_page.url.endswith(f"#{order['feature_id'].iloc[1]}")
+    assert f"feature={order['feature_id'].iloc[1]}&" in atlas_page.url
     wanted = catalogue.feature(int(order["feature_id"].iloc[1]))[0]["gallery"]
     assert app(atlas_page).locator(".tile:visible").count() == len(wanted)
     atlas_page.get_by_label("show").select_option("random")
@@ -800,85 +888,6 @@ def test_voila_serves_the_notebook_from_the_top_folder(chromium, smoke_study, tm
         process.wait(20)
 
 
-# ---------------------------------------------------------------- the question that everybody has
-def ask_for_landing_gear(page, catalogue):
-    """Find it, suppress it in a picture, against another class: (feature, picture, other class), after four clicks."""
-    part, classes = "main_gear", catalogue.network.classes
-    app(page).focus()
-    page.keyboard.press("/")
-    page.keyboard.type("landing gear")
-    offered = page.locator(".sae-browser nav").get_by_role("button", name="all features by")
-    assert offered.all_inner_texts() == ["all features by nose gear", "all features by main gear"]
-    offered.last.click()  # 1
-    scores = catalogue.parts[catalogue.parts["part"] == part].dropna(subset="ap")
-    best = scores.sort_values(["ap", "feature_id"], ascending=[False, True])["feature_id"].tolist()
-    ap = scores.set_index("feature_id")["ap"].round(3)
-    drawn(page, f"feature {listed(page)[0]}")
-    assert ap[listed(page)].tolist() == ap[best[:50]].tolist()
-    feature_id = listed(page)[0]
-    row = next(
-        tile["picture"] for tile in catalogue.feature(feature_id)[0]["gallery"]
-        if app(page).locator(f'.tile.open[data-picture="{tile["picture"]}"]').count()
-    )  # fmt: skip
-    app(page).locator(f'.tile[data-picture="{row}"]').click()  # 2
-    page.wait_for_selector(f'.sae-browser[data-picture="{row}"][aria-busy=false]')
-    told, other = Bench(catalogue).told(Bench(catalogue).of_row(row), row), None
-    other = next(name for name in reversed(classes) if name not in (told["own"], told["other"]))
-    app(page).get_by_label("class that the margin is against").select_option(other)  # 3
-    drawn(page, f"against {other}")
-    app(page).focus()
-    page.keyboard.press("s")  # 4
-    page.wait_for_function(
-        "(id) => document.querySelector('.sae-browser .echo').textContent.includes('→')", arg=feature_id
-    )
-    return feature_id, row, other
-
-
-def margins(page):
-    """What the line beside `s` says of the margin: before, after, with as much of random directions."""
-    text = app(page).locator(".echo").inner_text().partition("Margin")[2]
-    return [float(value) for value in re.findall(r"(?<=: |→ )-?\d+\.\d+", text)]
-
-
-def check_margins(page, catalogue, feature_id, row, other):
-    bench, classes = Bench(catalogue), catalogue.network.classes
-    made, own = bench.change(bench.of_row(row), {feature_id: 0.0}), classes.index(catalogue.label(row))
-    wanted = [float(made[name][own] - made[name][classes.index(other)]) for name in ("before", "after", "random")]
-    assert margins(page) == pytest.approx(wanted, abs=6e-3)
-
-
-def test_what_is_the_feature_for_landing_gear(page, catalogue):
-    labels = Labels(catalogue.folder, catalogue.key)
-    feature_id, row, other = ask_for_landing_gear(page, catalogue)
-    check_margins(page, catalogue, feature_id, row, other)
-    own = catalogue.label(row)
-    app(page).get_by_role("button", name="In all pictures of these two").click()  # over all pictures, if one asks
-    drawn(page, "effect")
-    told, found = app(page).locator(".levers .links").first.inner_text(), catalogue.effect(feature_id, own, other)
-    for each in (found["effect"], found["random"]):
-        assert f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]" in told
-    assert f"in {found['effect']['n']} test pictures" in told
-    try:
-        app(page).focus()
-        page.keyboard.press("l")
-        page.keyboard.type("landing gear")
-        page.keyboard.press("Enter")
-        until(lambda: labels.all().get(feature_id, {}).get("label"), "landing gear")
-        page.get_by_role("button", name="Copy link").click()  # 5
-        drawn(page, "link")
-        link = app(page).get_by_label("link", exact=True).input_value()
-        place = dict(parse_qsl(re.search(r'at="(.*)"', link)[1]))
-        assert {name: place[name] for name in ("feature", "picture", "against", "x", "part")} == {
-            "feature": str(feature_id), "picture": str(row), "against": other, "x": f"{feature_id}:0",
-            "part": "main_gear",
-        }  # fmt: skip
-    finally:
-        labels.set(feature_id, label="")
-        app(page).get_by_role("button", name="Reset", exact=True).click()
-        page.get_by_role("tab", name="Features").click()
-        page.get_by_role("searchbox", name="search").fill("")
-
-
 def test_the_atlas_answers_it_too_and_a_link_leads_back(atlas_page, catalogue, chromium):
     found = ask_for_landing_gear(atlas_page, catalogue)
     check_margins(atlas_page, catalogue, *found)
@@ -891,14 +900,26 @@ def test_the_atlas_answers_it_too_and_a_link_leads_back(atlas_page, catalogue, c
     drawn(other, "ready")
     assert app(other).get_attribute("data-feature") == str(found[0])
     check_margins(other, catalogue, *found)
+    check_reopened(other, catalogue, *found)
+    other.goto("about:blank")
     other.goto(re.sub("sae=[0-9a-f]+", "sae=0123abcd", link))
-    other.reload()
     other.wait_for_selector(".sae-browser .error:visible")
     assert "of another autoencoder" in app(other).get_by_role("alert").inner_text()
     other.close()
     app(atlas_page).get_by_role("button", name="Reset", exact=True).click()
     atlas_page.get_by_role("tab", name="Features").click()
     atlas_page.get_by_role("searchbox", name="search").fill("")
+
+
+def test_an_atlas_without_its_data_says_so_and_its_zip_is_whole(chromium, smoke_study, tmp_path):
+    index = export_atlas(smoke_study)
+    shutil.unpack_archive(index.parent.with_suffix(".zip"), tmp_path)
+    assert {path.name for path in (tmp_path / "atlas").rglob("*")} == {path.name for path in index.parent.rglob("*")}
+    (tmp_path / "atlas" / "data.js").unlink()
+    page = chromium.new_page()
+    page.goto((tmp_path / "atlas" / "index.html").as_uri())
+    assert "data.js is missing" in page.locator("#told").inner_text()
+    page.close()
 
 
 def test_two_side_by_side_have_states_of_their_own(atlas_page):

@@ -6,6 +6,8 @@ that arithmetic. Elsewhere a picture's features can be switched off one at a tim
 
 import base64
 import json
+import os
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ CHUNK = 20  # features in one file
 
 
 def export_atlas(study: Study, like: str = "main") -> Path:
-    """Make the study's stage `atlas`, and give its index.html: the folder can be copied, and opens from any disk.
+    """Make the study's stage `atlas`, and give its index.html: the folder, or atlas.zip, opens from any disk.
 
     like: the study's "local" autoencoder or its "main" one. Its bench has two test pictures a class up to 60, or one a
     class if that is more. An atlas that is up to date stays, but for its labels, a file of their own.
@@ -40,6 +42,9 @@ def export_atlas(study: Study, like: str = "main") -> Path:
     text = f"ATLAS.labels = {_json(Labels(catalogue.folder, catalogue.key).all())};\n"
     if not (path := folder / "labels.js").is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
+    if not (packed := folder.with_suffix(".zip")).is_file() or packed.stat().st_mtime < path.stat().st_mtime:
+        made = shutil.make_archive(str(folder.with_suffix(".partial")), "zip", folder.parent, folder.name)
+        os.replace(made, packed)
     return folder / "index.html"
 
 

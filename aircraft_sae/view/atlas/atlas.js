@@ -1,6 +1,10 @@
 // The atlas' source: what the front end asks a kernel for, read from the files beside index.html. Scripts in place of
 // fetch, because a page opened from disk may load scripts and nothing else.
 (() => {
+  if (!window.ATLAS) {
+    document.getElementById("told").textContent = "data.js is missing: keep the atlas' files together.";
+    return;
+  }
   const atlas = window.ATLAS, { facts, labels = {} } = atlas, waiting = new Map(), chunks = new Map();
   atlas.got = (path, value) => waiting.get(path)(value);
   function load(path) {
@@ -37,11 +41,11 @@
     pictures: (rows) => Promise.all(rows.map(async (row) => [row, await picture(`pictures/${number(row)}.jpg`)])),
     open: async (row) => {
       const told = await load(`bench/${number(row)}.js`);
-      const subject = { ...told, key: row, bitmap: await picture(`bench/${number(row)}.jpg`) };
+      const subject = { ...told, active: told.active.map((each) => ({ ...each })), key: row, bitmap: await picture(`bench/${number(row)}.jpg`) };
       subjects.set(row, subject);
       if (atlas.facts.switches) { // what forward passes gave of each
-        told.active.forEach((each, i) => Object.assign(each, { after: told.after[i], random: told.random[i] }));
-        return subject;
+        subject.active.forEach((each, i) => Object.assign(each, { after: told.after[i], random: told.random[i] }));
+        return { ...subject };
       }
       if (!head) {
         const { weight, bias, eps, features, decoder, random } = await load("bench/head.js");
@@ -50,7 +54,7 @@
       }
       subject.hidden = floats(told.hidden);
       subject.before = AircraftApp.headLogits(subject.hidden, head);
-      return subject;
+      return { ...subject }; // what is made of it on one bench is not seen on another
     },
     change: async ({ key, multipliers }) => {
       const subject = subjects.get(key);
@@ -71,13 +75,13 @@
     },
     against: async ({ key, name }) => { // the arithmetic that the kernel does
       const subject = subjects.get(key), classes = subject.classes, margin = (logits) => logits[classes.indexOf(subject.own)] - logits[classes.indexOf(name)];
-      for (const each of subject.active) each.effect = margin((await source.change({ key, multipliers: { [each.feature_id]: 0 } })).after) - margin(subject.before);
-      subject.active.sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect));
-      return { active: subject.active, own: subject.own, other: name };
+      const active = await Promise.all(subject.active.map(async (each) =>
+        ({ ...each, effect: margin((await source.change({ key, multipliers: { [each.feature_id]: 0 } })).after) - margin(subject.before) })));
+      return { active: active.sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect)), own: subject.own, other: name };
     },
     link: (place) => `${location.href.split("#")[0]}#${place}`,
     flip: atlas.facts.switches ? undefined : async ({ key }) => subjects.get(key).flip,
-    chosen: (id) => history.replaceState(null, "", `#${id}`),
+    placed: (place) => history.replaceState(null, "", `#${place}`),
   };
   const count = (n) => n.toLocaleString("en");
   const works = facts.switches
@@ -89,7 +93,7 @@
     `${Object.keys(labels).length} are labelled. ${works}, for ${facts.bench_pictures.length} pictures; blurring, pictures ` +
     "of your own and the comparison of two classes need the notebook.";
   const app = AircraftApp.mount(document.getElementById("atlas"), source, "browser");
-  addEventListener("hashchange", () => location.hash !== `#${app.state.feature}` && app.goTo(location.hash.slice(1)));
+  addEventListener("hashchange", () => app.goTo(location.hash.slice(1)));
   window.app = app;
   app.focus(); // nothing else on the page takes keys
 })();

@@ -18,6 +18,8 @@ function mount(el, source, mode = "browser", beside = null) {
   const drawn = (what) => {
     root.dataset.revision = String(Number(root.dataset.revision) + 1);
     root.dataset.drawn = what;
+    if (ui.link && what !== "link") ui.link.hidden = true; // it is of what was before
+    if (state.ready && source.placed) source.placed(place());
     keepFocus();
   };
   // What was clicked may hide, or be made anew: without this the keys would then go nowhere.
@@ -56,7 +58,7 @@ function mount(el, source, mode = "browser", beside = null) {
 
   // ---------------------------------------------------------------- links, and two browsers side by side
   function place() { // what a link holds
-    const pair = state.pair && { pair: `${ui.one.value}|${ui.two.value}` };
+    const pair = state.entrance === "class" && state.pair && { pair: `${ui.one.value}|${ui.two.value}` };
     const part = state.entrance === "part" && { part: ui.part.value };
     return String(new URLSearchParams({ sae: state.facts.key, feature: state.feature, ...app.benchPlace(), ...pair, ...part }));
   }
@@ -69,7 +71,7 @@ function mount(el, source, mode = "browser", beside = null) {
     if (wanted.picture) await app.benchTo(wanted);
   });
   app.copyLink = guarded(async () => {
-    ui.link.value = source.link ? source.link(place()) : place();
+    ui.link.value = source.link ? source.link(place(), state.facts.like) : place();
     ui.link.hidden = false;
     ui.link.select();
     await navigator.clipboard?.writeText(ui.link.value).catch(() => {}); // not on every page: it is selected too
@@ -81,7 +83,7 @@ function mount(el, source, mode = "browser", beside = null) {
     const other = neighbour ? null : h("div", {});
     if (neighbour) el.lastChild.remove(); else el.append(other);
     el.classList.toggle("sae-two", !neighbour);
-    const own = { ...source, chosen: undefined, overview: async () => ({ ...(await source.overview()), feature: state.feature }) };
+    const own = { ...source, chosen: undefined, placed: undefined, overview: async () => ({ ...(await source.overview()), feature: state.feature, at: place() }) };
     neighbour = neighbour ? null : mount(other, own, mode, app);
     drawn("beside");
   };
@@ -130,6 +132,7 @@ function mount(el, source, mode = "browser", beside = null) {
     }
     if (facts.bench_pictures.length) await app.openPicture(facts.bench_pictures[0].picture);
     if (at && mode === "browser") await goTo(at);
+    state.ready = true;
     drawn("ready");
   });
   root.append(ui.error, h("p", { className: "quiet" }, "loading…"));
@@ -137,6 +140,6 @@ function mount(el, source, mode = "browser", beside = null) {
   addEventListener("focus", app.hear);
   root.addEventListener("focusin", (event) => { if (!root.contains(event.relatedTarget)) app.hear(); });
   start();
-  return { goTo, show: guarded(app.show), close: () => { app.saveNow(); removeEventListener("pagehide", app.saveNow); removeEventListener("focus", app.hear); removeEventListener("pointerdown", whose, true); state.closed = true; }, state, focus: () => root.focus({ preventScroll: true }) };
+  return { goTo, show: guarded(app.show), close: () => { if (neighbour) neighbour.close(); app.saveNow(); removeEventListener("pagehide", app.saveNow); removeEventListener("focus", app.hear); removeEventListener("pointerdown", whose, true); state.closed = true; }, state, focus: () => root.focus({ preventScroll: true }) };
 }
 

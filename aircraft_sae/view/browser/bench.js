@@ -57,8 +57,10 @@ function benchPart(app) {
     return Float32Array.from(cells, (cell) => (cell.find(([other]) => other === id) || [0, 0])[1]);
   }
 
-  const against = latest(guarded(async (name) => { // another class for the margin
-    const { subject } = state, told = await source.against({ key: subject.key, name });
+  const against = latest(guarded((name) => working(async () => { // another class for the margin
+    const { subject } = state;
+    ui.against.value = subject.other; // until it is known
+    const told = await source.against({ key: subject.key, name });
     if (state.subject !== subject) return;
     Object.assign(subject, told);
     ui.against.value = subject.other;
@@ -67,20 +69,26 @@ function benchPart(app) {
     drawLogits();
     if (state.entrance === "picture") app.showList();
     drawn(`against ${name}`);
-  }));
+  })));
   const overPictures = guarded(() => working(async () => { // this feature, these two classes, all their pictures
     const { subject, feature } = state, [one, two] = [subject.own, subject.other];
     const found = await source.effect({ feature_id: feature, one, two });
-    if (state.subject !== subject || state.feature !== feature) return;
+    if (state.subject !== subject || state.feature !== feature || subject.other !== two) return;
     const told = ({ value, low, high }) => `${fixed(value)} [${fixed(low)}, ${fixed(high)}]`;
     ui.pairText_.replaceChildren(
       `Suppressing #${feature} changes the margin of the true class over the other of ${one} and ${two} by ${told(found.effect)} in ${found.effect.n} test pictures; ` +
       `as much of a random direction by ${told(found.random)}. It changes most in `,
       ...found.pictures.map(({ picture, label, change }) =>
-        h("button", { type: "button", className: "link", onclick: () => openPicture(picture) }, `${label}, picture ${picture}`, h("small", {}, ` ${fixed(change, 2)}`))),
+        h("button", { type: "button", className: "link", onclick: () => reopen(picture, label === one ? two : one, feature) }, `${label}, picture ${picture}`, h("small", {}, ` ${fixed(change, 2)}`))),
     );
     drawn("effect");
   }));
+
+  async function reopen(picture, other, feature) { // with the feature suppressed, and the list that it was chosen from
+    const kept = [...ui.pairText_.childNodes];
+    await goTo({ picture, against: other, x: `${feature}:0` });
+    ui.pairText_.replaceChildren(...kept);
+  }
 
   function chooseCell(row, column) {
     if (ui.brushOn.checked && source.blur) {
@@ -94,7 +102,11 @@ function benchPart(app) {
     const found = state.subject.cells[row * state.facts.grid[1] + column];
     ui.cellText.replaceChildren(`Row ${row + 1}, column ${column + 1}: `,
       ...(found.length ? found.slice(0, 8).map(([id, value]) => app.link(id, number(value, 2))) : ["no feature is active"]));
-    if (mode === "browser") app.setEntrance("picture");
+    if (mode === "browser") {
+      app.setEntrance("picture");
+      ui.canvas.scrollIntoView({ block: "nearest" });
+      ui.canvas.focus({ preventScroll: true });
+    }
     drawn(`cell ${row},${column}`);
   }
   function paint(cell, stroke) { // and the cells on the way, which a fast hand skips
@@ -179,7 +191,7 @@ function benchPart(app) {
   }));
   function resetBench() {
     if (!state.subject) return;
-    Object.assign(state, { multipliers: new Map(), brush: new Set(), blurred: null });
+    Object.assign(state, { multipliers: new Map(), brush: new Set(), blurred: null, blurring: false, after: { after: state.subject.before, random: state.subject.before } });
     ui.flipText.textContent = "";
     drawPicture();
     drawSliders();
@@ -188,7 +200,7 @@ function benchPart(app) {
   function suppressThis() {
     if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));
     if (!state.subject.active.some((each) => each.feature_id === state.feature)) {
-      return fail(new Error(`feature ${state.feature} is not active in the bench's picture`));
+      return fail(new Error(`feature ${state.feature} is not ${source.upload ? "active in the bench's picture" : "among those that this atlas has of the bench's picture"}`));
     }
     multiply(state.feature, state.multipliers.get(state.feature) === 0 ? 1 : 0);
   }
@@ -223,7 +235,8 @@ function benchPart(app) {
     ui.outcome.classList.toggle("flipped", now !== winner);
     const margin = (logits) => (logits[own] - logits[other]).toFixed(2), changed = state.blurring || state.multipliers.size > 0;
     ui.margin.textContent = `Margin ${classes[own]} − ${classes[other]}: ${margin(subject.before)}` + (changed ? ` → ${margin(made)}${other_ ? `; ${control}: ${margin(other_)}` : ""}.` : ".");
-    if (ui.echo) ui.echo.textContent = changed ? `${ui.outcome.textContent} ${ui.margin.textContent}` : "";
+    const which = state.blurring ? what : [...state.multipliers].slice(0, 4).map(([id, factor]) => `#${id} ×${factor}`).join(", ") + (state.multipliers.size > 4 ? ", …" : "");
+    if (ui.echo) ui.echo.textContent = changed ? `${ui.outcome.textContent.replace(what, which)} ${ui.margin.textContent}` : "";
   }
 
   const flip = guarded(() => working(async () => {
@@ -295,9 +308,12 @@ function benchPart(app) {
     ui.outcome.setAttribute("aria-live", "polite");
     ui.flipText = h("p", { className: "told" });
     ui.margin = h("p", {});
-    ui.against = h("select", { ariaLabel: "class that the margin is against", onchange: () => against(ui.against.value) });
+    ui.against = h("select", { ariaLabel: "class that the margin is against", onchange: () => {
+      root.focus({ preventScroll: true }); // so that `s` is no search in the list of classes
+      against(ui.against.value);
+    } });
     ui.pairText_ = h("p", { className: "links" });
-    ui.over = h("button", { type: "button", onclick: overPictures, hidden: !source.effect || mode === "bench", title: "suppress this feature in all test pictures of the two classes of the margin" }, "In all pictures of these two");
+    ui.over = h("button", { type: "button", onclick: overPictures, hidden: !source.effect || mode === "bench" || !state.facts.level, title: "suppress this feature in all test pictures of the two classes of the margin" }, "In all pictures of these two");
     ui.flip = h("button", { type: "button", onclick: flip, hidden: !source.flip }, "Minimal flip");
     const chooser = h("div", { className: "row" }, field("class", ui.pictureClass), field("picture", ui.pictureChoice),
       source.upload ? field("or your own", ui.upload) : null, ui.busy);
@@ -340,7 +356,10 @@ function benchPart(app) {
     if (state.subject?.picture !== Number(picture)) return;
     if (name && name !== state.subject.other) await against(name);
     if (x) {
-      state.multipliers = new Map(x.split(",").map((each) => each.split(":").map(Number)));
+      const there = new Set(state.subject.active.map((each) => each.feature_id));
+      const given = x.split(",").map((each) => each.split(":").map(Number)), kept = given.filter(([id]) => there.has(id));
+      state.multipliers = new Map(state.facts.switches ? kept.slice(0, 1) : kept);
+      if (kept.length < given.length) fail(new Error("the link changes features that are not among this picture's here: they stay as they are"));
       drawSliders();
       await changeSoon();
     }

@@ -55,6 +55,7 @@ class Catalogue:
     parts: pd.DataFrame | None
     rows: np.ndarray
     images: pd.DataFrame
+    like: str = "main"
 
     @classmethod
     def of(cls, study: Study, like: str = "main") -> "Catalogue":
@@ -80,7 +81,7 @@ class Catalogue:
             if parts is not None and verdicts.parts is not None:
                 tiers = verdicts.parts.groupby(["feature_id", "part"], as_index=False)["tier"].max()
                 parts = parts.merge(tiers, "left", ["feature_id", "part"], validate="1:1")
-        return cls(study.config.name, study.folder, trial, index, table, parts, rows, images)
+        return cls(study.config.name, study.folder, trial, index, table, parts, rows, images, like)
 
     def __post_init__(self):
         self.network, self.levels = self.trial.network, self.trial.pictures.levels
@@ -111,7 +112,7 @@ class Catalogue:
             "level": self.network.level, "colours": colours.ravel().tolist(), "tile": TILE,
             "has_parts": self.parts is not None, "has_verdicts": "verdict" in self.table, "radius": self.radius,
             "image_size": self.network.size, "n_pictures": len(self.images), "hows": list(HOWS), "key": self.key[:8],
-            "parts": self._parts_by_feature(),
+            "like": self.like, "parts": self._parts_by_feature(),
         }  # fmt: skip
 
     def _parts_by_feature(self) -> dict[str, dict[str, list]]:
@@ -198,10 +199,10 @@ class Catalogue:
     def _pushes(self, feature_id: int, n_random: int = 20) -> dict[str, Any] | None:
         """What a feature adds to each class's logit over the mean of all, in pictures in which it is active.
 
-        up, down: the three classes with most and least; band: 95 % of what random directions of equal length add is
-        within this. None without a closed form, or where it is never active.
+        In at most 200. up, down: the three classes with most and least; band: 95 % of random directions of equal length
+        add no more to any class. None without a closed form, or where it is never active.
         """
-        active = np.flatnonzero(self.trial.strength[:, feature_id] > 0)[:200]
+        active = np.random.default_rng(0).permutation(np.flatnonzero(self.trial.strength[:, feature_id] > 0))[:200]
         if (readout := self.trial.readout) is None or not len(active):
             return None
         own, taken = self.trial.sae.W_dec.detach()[[feature_id]], self.trial.strength[active][:, [feature_id]]
@@ -212,7 +213,7 @@ class Catalogue:
         added = (added - added.mean(1, keepdim=True)).numpy()
         order, names = added[0].argsort(kind="stable"), self.network.classes
         up, down = ([[names[i], float(added[0, i])] for i in each] for each in (order[::-1][:3], order[:3]))
-        return {"up": up, "down": down, "band": float(np.quantile(np.abs(added[1:]), 0.95)), "n": len(active)}
+        return {"up": up, "down": down, "band": float(np.quantile(np.abs(added[1:]).max(1), 0.95)), "n": len(active)}
 
     def effect(self, feature_id: int, one: str, two: str, n: int = 6) -> dict[str, Any]:
         """What suppressing a feature does to the margin between two classes in all their test pictures.
@@ -225,8 +226,7 @@ class Catalogue:
         found = {"random": own.suppress([feature_id], directions=own.random[[feature_id]], rival=rival)["margin"][:, 0]}
         found["effect"] = change = own.suppress([feature_id], rival=rival)["margin"][:, 0]
         told = {name: with_interval(each, np.ones(len(each))) for name, each in found.items()}
-        most = np.argsort(-np.abs(change), kind="stable")[:n]
-        rows = self.rows[np.isin(self.trial.labels, pair)]
+        rows, most = self.rows[np.isin(self.trial.labels, pair)], np.argsort(-np.abs(change), kind="stable")[:n]
         said = [(int(rows[i]), self.label(rows[i]), float(change[i])) for i in most if change[i]]
         return told | {"pictures": [dict(zip(("picture", "label", "change"), each, strict=True)) for each in said]}
 
@@ -236,7 +236,9 @@ class Catalogue:
         if one not in classes or two not in classes or one == two:
             raise ValueError(f"a pair is two different classes of {self.network.level}, got {one!r} and {two!r}")
         pair = classes.index(one), classes.index(two)
-        return self.trial[np.isin(self.trial.labels, pair)], pair
+        if not (own := np.isin(self.trial.labels, pair)).any():
+            raise ValueError(f"{one} and {two} have no test pictures")
+        return self.trial[own], pair
 
     def pair(self, one: str, two: str, n: int = 20) -> list[dict[str, Any]]:
         """The features whose suppression moves the margin between two classes most, as `tell_apart` chooses them.

@@ -48,14 +48,17 @@ class Kept extends Map { // forgets what was used longest ago
 
 // Keeps one request under way and remembers only the latest one wanted meanwhile.
 function latest(work) {
-  let busy = false, wanted = null;
-  return async function ask(...given) {
-    if (busy) { wanted = given; return; }
-    busy = true;
+  let running = null, wanted = null;
+  async function run(given) {
     try { await work(...given); } finally {
-      busy = false;
-      if (wanted) { const next = wanted; wanted = null; ask(...next); }
+      const next = wanted;
+      wanted = null;
+      if (next) await run(next); else running = null;
     }
+  }
+  return (...given) => { // settles with the last one wanted
+    if (running) wanted = given; else running = run(given);
+    return running;
   };
 }
 

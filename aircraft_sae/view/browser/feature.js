@@ -29,7 +29,6 @@ function featurePart(app) {
     drawFacts();
     if (state.subject) { app.drawPicture(); app.drawSliders(); } // its heat, and its slider
     ui.live.textContent = `Feature ${id} ${app.caption(id)}`;
-    ui.live.textContent = `Feature ${id} ${app.caption(id)}`;
     root.dataset.feature = id;
     drawn(`feature ${id}`);
     setTimeout(() => { // when it is on the screen
@@ -177,8 +176,9 @@ function featurePart(app) {
     const signed = ([name, value]) => `${name} ${value > 0 ? "+" : "−"}${fixed(Math.abs(value))}${Math.abs(value) > pushes.band ? "*" : ""}`;
     ui.pushes.replaceChildren(...(pushes ? [
       h("p", {}, h("b", {}, "up: "), pushes.up.map(signed).join(", ")), h("p", {}, h("b", {}, "down: "), pushes.down.map(signed).join(", ")),
-      h("p", { className: "quiet" }, `What the feature adds to logits, over the mean of all classes, in ${pushes.n} test pictures in which it is active. Random directions of equal length stay within ±${fixed(pushes.band)} in 95% of cases; * is beyond that.`),
-    ] : [h("p", { className: "quiet" }, "Here this takes a forward pass for each picture: the bench says it of one.")]));
+      h("p", { className: "quiet" }, `What the feature adds to logits, over the mean of all classes, in ${pushes.n} test pictures in which it is active. The class that a random direction of equal length moves most stays within ±${fixed(pushes.band)} for 95% of them; * is beyond that.`),
+    ] : [h("p", { className: "quiet" }, view.histogram.counts.some(Boolean)
+      ? "Here this takes a forward pass for each picture: the bench says it of one." : "Active in no test picture.")]));
     ui.classes.replaceChildren(...Object.entries(view.classes).map(([level, bars]) => {
       const most = bars.length ? bars[0][1] : 1;
       return h("div", { className: "bars" }, h("b", {}, level), ...bars.map(([name, value]) =>

@@ -31,7 +31,12 @@ export default { render({ model, el }) {
   };
   const source = {
     byClass: true, prefetch: true,
-    overview: async () => ({ ...(await ask("overview"))[0], feature: model.get("feature_id"), at: model.get("at") }),
+    overview: async () => {
+      const at = model.get("at");
+      model.set("at", ""); // another view begins where this one is
+      model.save_changes();
+      return { ...(await ask("overview"))[0], feature: model.get("feature_id"), at };
+    },
     feature: async (wanted, known) => {
       const [view, [maps, ...files]] = await ask("feature", { ...wanted, known });
       return { ...view, maps: new Float32Array(bytes(maps)), fresh: await bitmaps(view.fresh, files) };
@@ -43,7 +48,7 @@ export default { render({ model, el }) {
     blur: async (given) => subject(await ask("blur", given)),
     against: async (given) => (await ask("against", given))[0],
     effect: async (given) => (await ask("effect", given))[0],
-    link: (place) => `FeatureBrowser(study, at="${place}")`,
+    link: (place, like) => `FeatureBrowser(study, like="${like}", at="${place}")`,
     flip: async (given) => (await ask("flip", given))[0],
     pair: async (given) => (await ask("pair", given))[0],
     label: async (given) => (await ask("label", given))[0],

@@ -7,7 +7,7 @@ function listPart(app) {
     return {
       feature_id: "number", density_cell: "share of cells, %", density_image: "share of pictures, %", mean: "mean when active",
       max: "maximum", part_ap: "part: average precision", part_excess: "part: AUROC beyond guesses",
-      response: "part: share that goes with it", seed_match: "found by other seeds (cosine)",
+      response: "part: share that goes with it", seed_match: "found by other seeds (cosine)", tier: "tier of the tests",
       suppressed: "effect of suppression", suppressed_random: "effect of a random direction", rating: "your rating",
     }[name] || words(name);
   }
@@ -15,6 +15,7 @@ function listPart(app) {
   const valueOf = (name, id) => (name === "rating" ? (state.labels[id] || {}).rating || null : columns()[name][id]);
 
   const plain = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
+  const has = (text, word) => text.includes(word) || (word.endsWith("s") && text.includes(word.slice(0, -1))); // wheels, too
   const named = (part) => `${words(part)} ${SYNONYMS[part] || ""}`;
   const ofParts = new Map(); // words of the parts that a feature is among the ten best of
   function fillParts() {
@@ -52,7 +53,7 @@ function listPart(app) {
       if (ui.labelled.checked && !(state.labels[id] || {}).label) return false;
       if (search.length) {
         const text = plain(said(id));
-        if (!search.every((word) => text.includes(word))) return false;
+        if (!search.every((word) => has(text, word))) return false;
       }
       return ranges.every(([name, low, high]) => {
         const value = valueOf(name, id), seen = Number(shown(name, value)); // as a person reads it in the list
@@ -164,7 +165,8 @@ function listPart(app) {
       tab.tabIndex = tab.dataset.name === name ? 0 : -1;
     }
     Object.entries(ui.panels).forEach(([own, panel]) => { panel.hidden = own !== name; });
-    ui.panes[name === "picture" ? "before" : "after"](ui.bench); // the picture first, where it is what one chose
+    const first = name === "picture"; // the picture comes first, where it is what one chose
+    if ((ui.bench.nextSibling === ui.panes) !== first) ui.panes[first ? "before" : "after"](ui.bench);
     state.page = 0;
     showList();
     drawn(`entrance ${name}`);
@@ -213,7 +215,7 @@ function listPart(app) {
   }
   function searched() { // parts that the words mean are offered
     const asked = plain(ui.search.value).split(/\s+/).filter((word) => word.length > 2);
-    const meant = asked.length ? Object.keys(state.facts.parts).filter((part) => asked.every((word) => plain(named(part)).includes(word))) : [];
+    const meant = asked.length ? Object.keys(state.facts.parts).filter((part) => asked.every((word) => has(plain(named(part)), word))) : [];
     ui.meant.replaceChildren(...meant.map((part) => h("button", { type: "button", onclick: () => choosePart(part) }, `all features by ${words(part)}`)));
     filtered();
   }
