@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ def export_atlas(study: Study, like: str = "main") -> Path:
     if not (path := folder / "labels.js").is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
     if not (packed := folder.with_suffix(".zip")).is_file() or packed.stat().st_mtime < path.stat().st_mtime:
-        made = shutil.make_archive(str(folder.with_suffix(".partial")), "zip", folder.parent, folder.name)
-        os.replace(made, packed)
+        with suppress(OSError):  # the folder is what counts: it may be on a disk that is only read
+            os.replace(shutil.make_archive(f"{folder}.partial", "zip", folder.parent, folder.name), packed)
     return folder / "index.html"
 
 
@@ -113,8 +114,6 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
             page["random"] = bench.without(subject, some, torch.eye(len(some)), catalogue.trial.random).tolist()
         else:
             page["flip"] = bench.flip(subject)
-            first, others = page["active"][:40], page["active"][40:]
-            page["active"] = first + [each for each in others if each["feature_id"] in page["flip"]["features"]]
             page["hidden"] = _text(subject.pooled[None].numpy())
             used |= {each["feature_id"] for each in page["active"]}
         _script(folder, f"bench/{row:05d}.js", page)

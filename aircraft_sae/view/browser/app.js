@@ -10,7 +10,7 @@ function mount(el, source, mode = "browser", beside = null) {
   const state = {
     facts: null, labels: {}, ids: [], page: 0, feature: null, towards: 1, how: "top", alpha: HEAT, heat: true, view: null,
     entrance: "features", subject: null, multipliers: new Map(), brush: new Set(), after: null, blurred: null, blurring: false, cell: null,
-    pair: null, closed: false,
+    pair: null, closed: false, meant: [],
   };
   const pictures = new Kept(KEPT_PICTURES), views = new Kept(KEPT_VIEWS);
   const ui = {};
@@ -37,7 +37,7 @@ function mount(el, source, mode = "browser", beside = null) {
   for (const kind of ["pointerdown", "focusin", "change"]) root.addEventListener(kind, (event) => { hand = event.target; }, true);
   function fail(error) {
     ((hand.isConnected && hand.closest(".row, .stage, .levers, .naming, nav, main, aside, header")) || root).prepend(ui.error);
-    ui.error.hidden = false;
+    ui.error.hidden = past = false;
     ui.error.replaceChildren(
       h("span", {}, String(error.message || error)),
       h("button", { type: "button", onclick: () => { ui.error.hidden = true; }, ariaLabel: "Dismiss the message" }, "×"),
@@ -45,9 +45,10 @@ function mount(el, source, mode = "browser", beside = null) {
     ui.error.scrollIntoView({ block: "nearest" });
     drawn("error");
   }
-  const settle = (event) => { if (!event.target.closest(".error")) ui.error.hidden = true; }; // what was said is past
-  root.addEventListener("pointerdown", settle);
-  root.addEventListener("input", settle);
+  let past = false; // what was said is past at the next click, and goes after it: what is under the hand stays there
+  root.addEventListener("pointerdown", (event) => { past = !ui.error.hidden && !event.target.closest(".error"); });
+  root.addEventListener("click", () => { if (past) ui.error.hidden = true; past = false; });
+  root.addEventListener("input", (event) => { if (!event.target.closest(".error")) ui.error.hidden = true; });
   const guarded = (work) => async (...given) => {
     try { return await work(...given); } catch (error) { fail(error); }
   };
@@ -123,6 +124,9 @@ function mount(el, source, mode = "browser", beside = null) {
 
   const start = guarded(async () => {
     const { facts, labels, stamp, feature, at } = await source.overview();
+    for (const scores of Object.values(facts.parts)) { // what is not known of any feature comes as an empty list
+      for (const name in scores) if (!scores[name].length) scores[name] = Array(facts.n_features).fill(null);
+    }
     Object.assign(state, { facts, labels, stamp, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });
     build();
     if (mode === "browser") {

@@ -235,8 +235,13 @@ function benchPart(app) {
     ui.outcome.classList.toggle("flipped", now !== winner);
     const margin = (logits) => (logits[own] - logits[other]).toFixed(2), changed = state.blurring || state.multipliers.size > 0;
     ui.margin.textContent = `Margin ${classes[own]} − ${classes[other]}: ${margin(subject.before)}` + (changed ? ` → ${margin(made)}${other_ ? `; ${control}: ${margin(other_)}` : ""}.` : ".");
+    drawEcho();
+  }
+  function drawEcho() { // beside the button for `s`: in the panel of a feature that was changed, not in another's
+    if (!ui.echo) return;
+    const own = state.subject && (state.blurring || state.multipliers.has(state.feature)), what = state.blurring ? "Cells blurred" : "Features changed";
     const which = state.blurring ? what : [...state.multipliers].slice(0, 4).map(([id, factor]) => `#${id} ×${factor}`).join(", ") + (state.multipliers.size > 4 ? ", …" : "");
-    if (ui.echo) ui.echo.textContent = changed ? `${ui.outcome.textContent.replace(what, which)} ${ui.margin.textContent}` : "";
+    ui.echo.textContent = own ? `${ui.outcome.textContent.replace(what, which)} ${ui.margin.textContent}` : "";
   }
 
   const flip = guarded(() => working(async () => {
@@ -315,6 +320,7 @@ function benchPart(app) {
     ui.pairText_ = h("p", { className: "links" });
     ui.over = h("button", { type: "button", onclick: overPictures, hidden: !source.effect || mode === "bench" || !state.facts.level, title: "suppress this feature in all test pictures of the two classes of the margin" }, "In all pictures of these two");
     ui.flip = h("button", { type: "button", onclick: flip, hidden: !source.flip }, "Minimal flip");
+    ui.flip.title = "the fewest features whose suppression changes the prediction, whatever was changed before";
     const chooser = h("div", { className: "row" }, field("class", ui.pictureClass), field("picture", ui.pictureChoice),
       source.upload ? field("or your own", ui.upload) : null, ui.busy);
     const left = h("div", { className: "stage" }, ui.canvas, ui.pictureText, ui.cellText,
@@ -370,5 +376,5 @@ function benchPart(app) {
     }
   }
 
-  Object.assign(app, { benchPlace: place, benchTo: goTo, buildBench, drawPicture, drawSliders, openPicture, resetBench, suppressThis });
+  Object.assign(app, { benchPlace: place, drawEcho, benchTo: goTo, buildBench, drawPicture, drawSliders, openPicture, resetBench, suppressThis });
 }

@@ -116,14 +116,14 @@ class Catalogue:
         }  # fmt: skip
 
     def _parts_by_feature(self) -> dict[str, dict[str, list]]:
-        """{part: {ap, response, tier: a value each feature, None where it is not known}}."""
+        """{part: {ap, response, tier: a value each feature, None where it is not known, or []}}."""
         if self.parts is None:
             return {}
         known, every = self.parts.set_index(["part", "feature_id"]), range(len(self.table))
         return {
             part: {
                 name: [_plain(value) for value in known[name].loc[part].reindex(every).astype(float).round(3)]
-                if name in known else [None] * len(every) for name in ("ap", "response", "tier")
+                if name in known else [] for name in ("ap", "response", "tier")
             }
             for part in self.trial.pictures.region_names
         }  # fmt: skip

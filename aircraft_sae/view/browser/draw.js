@@ -6,6 +6,17 @@ const SYNONYMS = { // what people call parts, for the search
   stabilizer: "tail elevator stabiliser tailplane", wing: "winglet aileron flap", engine: "nacelle turbine jet", propeller: "blade prop",
   cockpit: "windscreen windshield flight deck", window: "cabin porthole", flap_fairing: "flap track fairing", strut: "brace biplane", fuselage: "body hull",
 };
+const WORDS = [
+  ["bench", "below the gallery: one picture, whose features you change"],
+  ["half A, half B", "what a feature follows is chosen on half A of the test pictures, and measured on half B"],
+  ["AP", "average precision: 1 where all cells that show a part come first"],
+  ["tier 1 to 4", "AP above every null's; tells the part from other cells of the same family and place; falls when the part is removed; two other seeds have such a feature for the part"],
+  ["other seeds: cosine", "of this very direction with its partner in other seeds: a claim can replicate where no direction does"],
+  ["beyond guesses", "AUROC less that of guesses from outline, place and class"],
+  ["goes with it", "share of the feature's maximum that goes when the part is removed"],
+  ["random directions", "a random direction as long as the feature's, of which as much is taken out"],
+  ["margin", "logit of the picture's class less that of another, which you choose"],
+];
 const KEYS = [
   ["← →", "previous, next feature"], ["↑ ↓", "in the list: to another feature; Enter shows it"], ["r", "random feature"], ["h", "heat on or off"],
   ["l", "write a label; Enter saves it"], ["s", "suppress this feature in the bench's picture"], ["0", "reset all multipliers"], ["/", "search"],

@@ -43,6 +43,7 @@ function featurePart(app) {
 
   function show(id) {
     if (!Number.isInteger(id) || id < 0 || id >= state.facts.n_features) {
+      ui.go.value = state.feature;
       return fail(new Error(`feature ${id} is not one of 0 .. ${state.facts.n_features - 1}`));
     }
     app.saveNow();
@@ -145,6 +146,7 @@ function featurePart(app) {
   function drawSuppress() {
     const there = state.subject && state.subject.active.some((each) => each.feature_id === state.feature);
     ui.suppress.disabled = !there;
+    app.drawEcho();
     ui.suppress.title = there ? "s" : "this feature is not among those of the bench's picture";
   }
   function drawFacts() {
@@ -232,12 +234,13 @@ function featurePart(app) {
     ui.neighbours = h("div", { className: "links" });
     ui.coactive = h("div", { className: "links" });
     ui.echo = h("p", { className: "told echo" }); // the bench's outcome, where `s` was pressed
+    ui.toBench = h("button", { type: "button", className: "link", onclick: () => ui.bench.scrollIntoView() }, "to the bench");
     ui.suppress = h("button", { type: "button", disabled: true, onclick: app.suppressThis, title: "s" }, "Suppress on the bench");
     const fold = (title, open, ...children) => h("details", { open }, h("summary", {}, title), ...children);
     const own = h("section", { className: "naming", ariaLabel: "the feature" },
       h("div", { className: "row" }, ui.title, ui.verdict, ui.stability), columns().why ? ui.why : null,
       h("div", { className: "row" }, ui.label, ui.rating, ui.saved), facts.has_parts ? ui.suggestion : null, ui.note,
-      h("div", { className: "row" }, ui.suppress, ui.echo));
+      h("div", { className: "row" }, ui.suppress, ui.toBench, ui.echo));
     const right = h("aside", {}, ui.numbers,
       fold("Activation", true, ui.histogram, ui.histogramNote),
       fold("Classes: AUROC on half B, grey where shuffled labels end up", true, ui.selectivity),

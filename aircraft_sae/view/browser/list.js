@@ -12,7 +12,8 @@ function listPart(app) {
     }[name] || words(name);
   }
   const sortable = () => Object.keys(columns()).filter((name) => columns()[name].some((value) => typeof value === "number"));
-  const valueOf = (name, id) => (name === "rating" ? (state.labels[id] || {}).rating || null : columns()[name][id]);
+  const ofMeant = (id) => Math.max(...state.meant.map((part) => state.facts.parts[part].ap[id] ?? -1));
+  const valueOf = (name, id) => name === "part_ap" && state.meant.length ? (ofMeant(id) < 0 ? null : ofMeant(id)) : (name === "rating" ? (state.labels[id] || {}).rating || null : columns()[name][id]);
 
   const plain = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
   const has = (text, word) => text.includes(word) || (word.endsWith("s") && text.includes(word.slice(0, -1))); // wheels, too
@@ -81,10 +82,17 @@ function listPart(app) {
     if (tier !== null) return tier > 0 ? `tier ${tier}` : "claims it, no tier";
     if (state.entrance === "part") return "";
     if (by.includes("/") && c[`${level}/class`][id]) return `${c[`${level}/class`][id]}?`;
+    if (by === "part_ap" && state.meant.length) { // the part that was searched for, where it is not the feature's best
+      const part = state.meant.find((each) => state.facts.parts[each].ap[id] === ofMeant(id));
+      if (part && part !== c.part[id]) return `${words(part)}? (best: ${words(c.part[id])})`;
+    }
     return /^part|^response/.test(by) && c.part[id] && !/^(detector|follows)/.test(told) ? `${words(c.part[id])}?` : told;
   }
 
   function beside(id) { // the number that the list is sorted by
+    if (state.entrance === "picture" && state.subject && state.cell) {
+      return number(state.subject.cells[state.cell[0] * state.facts.grid[1] + state.cell[1]].find(([other]) => other === id)[1]);
+    }
     if (state.entrance === "picture" && state.subject) {
       const own = state.subject.active.find((each) => each.feature_id === id);
       return own ? fixed(own.effect, 2) : "";
@@ -167,7 +175,7 @@ function listPart(app) {
     Object.entries(ui.panels).forEach(([own, panel]) => { panel.hidden = own !== name; });
     const first = name === "picture"; // the picture comes first, where it is what one chose
     if ((ui.bench.nextSibling === ui.panes) !== first) ui.panes[first ? "before" : "after"](ui.bench);
-    state.page = 0;
+    state.page = ui.list.scrollTop = 0;
     showList();
     drawn(`entrance ${name}`);
   }
@@ -216,6 +224,7 @@ function listPart(app) {
   function searched() { // parts that the words mean are offered
     const asked = plain(ui.search.value).split(/\s+/).filter((word) => word.length > 2);
     const meant = asked.length ? Object.keys(state.facts.parts).filter((part) => asked.every((word) => has(plain(named(part)), word))) : [];
+    state.meant = meant;
     ui.meant.replaceChildren(...meant.map((part) => h("button", { type: "button", onclick: () => choosePart(part) }, `all features by ${words(part)}`)));
     filtered();
   }
@@ -235,7 +244,11 @@ function listPart(app) {
     if (parts.length) entrances.splice(1, 0, ["part", "Parts"]);
     if (facts.levels.length) entrances.push(["class", "Classes"]);
     ui.tabs = h("div", { className: "tabs", onkeydown: turn }, ...entrances.map(([name, text]) => {
-      const tab = h("button", { type: "button", id: `${app.id}-${name}-tab`, onclick: () => setEntrance(name) }, text);
+      const tab = h("button", { type: "button", id: `${app.id}-${name}-tab`, onclick: () => {
+        const own = columns().part && columns().part[state.feature];
+        if (name === "part" && own) ui.part.value = own;
+        setEntrance(name);
+      } }, text);
       tab.setAttribute("role", "tab");
       tab.setAttribute("aria-controls", `${app.id}-${name}`);
       tab.dataset.name = name;
@@ -262,6 +275,7 @@ function listPart(app) {
     ui.labelled = h("input", { type: "checkbox", onchange: filtered });
     ui.ranges = h("div", {});
     ui.help = h("dialog", { onclose: () => root.focus({ preventScroll: true }) }, h("h3", {}, "Keys"), table(["key", "what it does"], KEYS.map(([key, text]) => [h("kbd", {}, key), text])),
+      h("h3", {}, "Words"), h("dl", {}, ...WORDS.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])),
       h("button", { type: "button", onclick: () => ui.help.close() }, "Close"));
     const header = h("header", {}, ui.tabs,
       h("button", { type: "button", onclick: () => step(-1), title: "previous (←)" }, "← Previous"),
@@ -287,7 +301,7 @@ function listPart(app) {
       h("button", { type: "button", onclick: () => { ui.ranges.append(range()); } }, "+ filter")), ui.ranges);
     if (parts.length) ui.panels.part = panel("part", field("part", ui.part), field("ranked by", ui.partSort));
     ui.panels.picture = panel("picture", h("p", { className: "quiet" },
-      "Features active in the bench's picture, or in the cell that you click; beside each, the change of the margin when it is suppressed."),
+      "Features active in the bench's picture, and beside each the change of the margin when it is suppressed; or those in the cell that you click, and their activations there."),
       h("button", { type: "button", onclick: () => { state.cell = null; showList(); if (state.subject) app.drawPicture(); drawn("list"); } }, "whole picture"));
     ui.level = h("select", { onchange: () => { fillClasses(); classChosen(); } }, ...options(facts.levels.map((level) => [level, level])));
     ui.className = h("select", { onchange: classChosen });
