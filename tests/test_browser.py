@@ -164,7 +164,7 @@ def test_ten_thousand_features_are_listed_and_shown_quickly(catalogue, tmp_path)
     wide = pd.concat([catalogue.table] * (10_000 // len(catalogue.table) + 1), ignore_index=True).head(10_000)
     wide["feature_id"] = range(10_000)
     facts = replace(catalogue, table=wide).overview()
-    assert facts["n_features"] == 10_000 and len(json.dumps(facts)) < 4e6
+    assert facts["n_features"] == 10_000 and len(json.dumps(facts)) < 6e6  # JupyterLab takes no message over 10 MB
 
 
 # ---------------------------------------------------------------- bench
