@@ -22,7 +22,7 @@
 # **Reads** `data/runs/<preset>/sae` (notebook 03). **Writes** `…/features/<name>` (every cell's codes and one table)
 # and the numbers in `data/runs/<preset>/results/04_inspect_features.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: 7 minutes the first time, one after that. Most of it goes into
+# **Runtime** with the default preset on 2 CPU cores: 5 minutes the first time, one after that. Most of it goes into
 # null dictionaries and scenes without parts, which notebook 05 needs too.
 
 # %%

@@ -23,7 +23,7 @@
 # **Reads** `data/runs/<preset>/features` (notebook 04). **Writes** `…/experiments/<name>` and the numbers in
 # `data/runs/<preset>/results/05_ablate_features.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: 5 minutes the first time, one minute after that. It tests
+# **Runtime** with the default preset on 2 CPU cores: 4 minutes the first time, one minute after that. It tests
 # 40 features on up to 40 pictures each where forward passes are needed, and 70 scenes for each part.
 
 # %%
