@@ -115,6 +115,26 @@ class Scene:
         """The scene with one more `Edit`; ValueError for one that cannot be."""
         return replace(self, edits=(*self.edits, from_dict(Edit, {"kind": kind, "part": part, "value": value})))
 
+    def varied(self, factor: str) -> "Scene":
+        """The scene with one of FACTORS another, by its seed: turned to either side, drawn anew, or moved by a cell.
+
+        Raises: ValueError for another factor.
+        """
+        rng, camera = np.random.default_rng([self.seed, 7]), self.camera
+        side = float(rng.choice([-1, 1]))
+        if factor in TURNS:
+            return replace(self, camera=replace(camera, **{factor: getattr(camera, factor) + side * TURNS[factor]}))
+        made = {
+            "distance": lambda: {"camera": replace(camera, distance=camera.distance * 1.25 ** side)},
+            "place": lambda: {"camera": replace(camera, shift_x=camera.shift_x + side / 7)},
+            "livery": lambda: {"livery": _livery(rng)},
+            "light": lambda: {"light": _light(rng)},
+            "background": lambda: {"background": _background(rng, self.background.kind)},
+        }.get(factor)
+        if made is None:
+            raise ValueError(f"no factor {factor!r} to vary: choose one of {', '.join(FACTORS)}")
+        return replace(self, **made())
+
     def to_json(self) -> str:
         """One line, which `from_json` reads."""
         return json.dumps(asdict(self))
@@ -123,6 +143,11 @@ class Scene:
     def from_json(cls, text: str) -> "Scene":
         """The scene that `to_json` wrote."""
         return from_dict(cls, json.loads(text))
+
+
+TURNS = {"azimuth": np.radians(15), "elevation": np.radians(10), "roll": np.radians(10)}
+FACTORS = ("livery", "light", "background", *TURNS, "distance", "place")
+"""What `Scene.varied` changes, beside the edits of single parts."""
 
 
 def factors(scene: Scene) -> dict[str, float | str | bool]:
