@@ -59,7 +59,6 @@ from aircraft_sae.view.plots import in_words
 # %%
 study = Study.open()
 NAME, results, config = "04_inspect_features", {}, study.config.sae
-N_LOCALISED = {"hangar": 5}.get(study.config.name, 2)  # pictures for each part; one takes a second
 NO_MASKS = (
     "This data set holds photographs: there are no part masks, so what parts features follow can't be known here."
 )
@@ -287,14 +286,13 @@ assert study.config.name != "hangar" or beyond[2] > 0.9
 #
 # In the hangar each pixel's part is known. A cell *shows* a part if the part fills a quarter of the cell, or the cell
 # holds a quarter of the part. *Average precision* (AP) ranks all cells by activation: it is 1 if those that show the
-# part come first, and about their share of all cells if the order is random. *F1* balances precision and recall at one
-# threshold, set on half A. For each part, the feature of largest AP on half A is scored on half B. Beside it: the best
-# feature of each null (the network's own channels and principal components, both with their negatives; random
-# directions; an untrained autoencoder; one with a frozen random decoder; one trained on the network with permuted
-# weights), and a *probe*: one direction fitted to the labels of half A, which shows how far one direction can go. The
-# frozen and the permuted one saw an eighth of the cells in training. The permuted network is scored on every third
-# picture. AP falls with the fineness of the grid by itself, since a smaller cell shows a part more rarely: compare
-# within a figure. First the local autoencoder.
+# part come first, and about their share of all cells if the order is random. For each part, the feature of largest AP
+# on half A is scored on half B. Beside it: the best feature of each null (the network's own channels and principal
+# components, both with their negatives; random directions; an untrained autoencoder; one with a frozen random decoder;
+# one trained on the network with permuted weights), and a *probe*: one direction fitted to the labels of half A, which
+# shows how far one direction can go. The frozen and the permuted one saw an eighth of the cells in training. The
+# permuted network is scored on every third picture. AP falls with the fineness of the grid by itself, since a smaller
+# cell shows a part more rarely: compare within a figure. First the local autoencoder.
 
 # %%
 null_ap, null_results = {}, {}
@@ -310,20 +308,14 @@ for like, (name, null) in ((like, each) for like, own in nulls.items() for each 
 kinds = {}
 if parts:
     for like, own in indexes.items():
-        cells = features.read_cells(study.sae(like), study.activations(LIKES[like]))
-        its_regions, its_scores = features.Regions.of(own, pictures), pd.read_parquet(own.folder / "parts.parquet")
-        ceiling, best_ = features.probe_scores(cells, its_regions).set_index("part"), features.best_matches(its_scores)
-        kinds[like] = {"best feature": best_["ap"], "probe": ceiling["ap"]}
+        at, best_ = study.activations(LIKES[like]), features.best_matches(pd.read_parquet(own.folder / "parts.parquet"))
+        ceiling = features.probe_scores(at.acts[at.rows("test")], features.Regions.of(own, pictures))
+        kinds[like] = {"best feature": best_["ap"], "probe": ceiling}
         kinds[like] |= {name: ap for (site, name), ap in null_ap.items() if site == like}
         kinds[like]["chance"] = best_["prevalence"]
         before = "" if like == "main" else "local/"
-        results[f"{before}probe/mean_part_ap"] = (float(ceiling["ap"].mean()), None, None, int(in_b.sum()))
-        results["ap_over_probe_mean" + "/main" * (like == "main")] = float((best_["ap"] / ceiling["ap"]).mean())
-
-# %%
-if parts:
-    test_acts = acts.acts[acts.rows("test")]
-    probe = features.probe_scores(test_acts, regions).set_index("part")
+        results[f"{before}probe/mean_part_ap"] = (float(ceiling.mean()), None, None, int(in_b.sum()))
+        results["ap_over_probe_mean" + "/main" * (like == "main")] = float((best_["ap"] / ceiling).mean())
 
 # %% tags=["report"]
 display(plots.scores_by_part(kinds["local"]) if parts else Markdown(NO_MASKS))
@@ -337,27 +329,18 @@ if parts:
     local_best, local_regions = features.best_matches(local_scores), features.Regions.of(local_index, pictures)
     drawn = features.best_estimates(local_index, local_regions, local_best)
     results["local/mean_part_ap"] = average(drawn.values()).entry
-    ways = features.ways_to_count(local_index, local_regions, local_best)
-    results |= {f"local/{name}_mean": float(ways[name].mean()) for name in ways}
     chosen = features.best_matches(scores)
     own_ap = chosen["ap"]
 
 # %%
 if parts:
-    drawn, n_b = features.best_estimates(index, regions, chosen), int(in_b.sum())
+    drawn = features.best_estimates(index, regions, chosen)
     drawn = {part: each for part, each in drawn.items() if np.isfinite(each.value)}
     results["mean_part_ap"] = average(drawn.values()).entry
     results["parts_with_ap_0.3"] = (int((own_ap >= 0.3).sum()), None, None, len(own_ap))
-    results["probe/mean_part_ap"] = (float(probe["ap"].mean()), None, None, n_b)
     results |= {f"part_ap/{part}": each.entry for part, each in drawn.items()}
     for (like, name), entry in null_results.items():
         results["local/" * (like == "local") + f"null/{name}/mean_part_ap"] = entry
-    results["mean_part_f1"] = float(chosen["f1"].mean())
-    results["best_excess_mean"] = float(chosen["excess"].mean())
-
-# %%
-if parts:
-    results["probe/mean_f1"] = float(probe["f1"].mean())
 
 # %%
 text = NO_MASKS
@@ -372,14 +355,6 @@ if parts:
     the probe's AP. At {LIKES["main"]}: {in_words(results["mean_part_ap"], percent=False)}, {by_null["main"]},
     {results["probe/mean_part_ap"][0]:.2f} and {results["ap_over_probe_mean/main"]:.2f}."""
 display(Markdown(text))
-
-# %% [markdown]
-# AP of exact cells is a hard measure: it counts silence, and the neighbouring cell, as errors. Of the local features'
-# 50 strongest cells, the share that shows the part (*precision_50*); AP where a neighbouring cell is as good
-# (*ap_near*); and AP of whole pictures that show the part, by the feature's maximum (*ap_picture*):
-
-# %%
-display(ways.round(2) if parts else Markdown(NO_MASKS))
 
 # %% [markdown]
 # Is that more than what one could guess without looking for a part? *Guesses* know the true outline of the aircraft,
@@ -415,7 +390,8 @@ if parts:
 display(Markdown(text))
 
 # %% [markdown]
-# AP counts cells in which a part is shown and the feature silent as misses. A feature that follows an engine seen from
+# AP is a hard measure: it counts a neighbouring cell, and cells in which a part is shown and the feature silent, as
+# errors. A feature that follows an engine seen from
 # the left only is right whenever it speaks and still scores low.
 
 # %% [markdown]
@@ -597,46 +573,6 @@ assert all(-1 <= value <= 1 for each in rows.values() for value in each if np.is
 # %% [markdown]
 # Where channels are more alike down than across, and the aircraft is not, the bands come at least in part from the
 # network. Where features show none, bands do not explain why few of them mark a small part's cells alone.
-
-# %% [markdown]
-# ## Where in the picture, exactly?
-#
-# A cell of the last stage is 32 pixels wide and sees nearly the whole picture. A finer map stands beside the plain one:
-# *gradient × input* of the feature at its peak. For each part its best feature (half A), and the pictures of half B
-# that show the part and in which it is strongest. *Pointing* is how often the map's peak is within 15 pixels of the
-# part, less how often a random pixel is. A feature that is the best match of two parts counts once.
-
-# %%
-if parts:
-    picks = features.part_picks(index, regions, chosen, N_LOCALISED)
-    localised = features.localise(network, sae, pictures, picks)
-
-# %%
-if parts:
-    averaged, pointing = localised.groupby(["kind", "feature_id"], sort=False)["pointing"].mean(), {}
-    for kind in ("cells", "gradient"):
-        each, gain = averaged.loc[kind].dropna(), (averaged.loc[kind] - averaged.loc["cells"]).dropna()
-        pointing[kind] = with_interval(each, np.ones(len(each)))
-        results[f"localisation/{kind}/pointing"] = pointing[kind]
-        if kind != "cells":
-            results[f"localisation/{kind}_beyond_cells/pointing"] = with_interval(gain, np.ones(len(gain)))
-
-# %%
-if parts:
-    radius = with_interval(localised["radius"].dropna(), np.ones(localised["radius"].notna().sum()))
-    results["effective_radius_px"] = radius
-    each = "; ".join(f"{kind} {in_words(entry, percent=False)}" for kind, entry in pointing.items())
-    gain = results["localisation/gradient_beyond_cells/pointing"]
-    better = f"{gain['value']:.2f} ({gain['low']:.2f} to {gain['high']:.2f})"
-    text = f"""**Takeaway.** Pointing beyond chance (n: features): {each}. Beyond the plain map: {better}. Half of a
-    feature's gradient lies within {radius["value"]:.0f} ({radius["low"]:.0f} to {radius["high"]:.0f}) pixels of its
-    cell, of a picture of {network.size}."""
-    display(Markdown(text))
-    assert localised["radius"].dropna().between(0, 2 * network.size).all()
-
-# %% [markdown]
-# The features were chosen for their plain maps, which favours these. A map that points at a part does not show that the
-# part is the cause: that is the next notebook's question.
 
 # %% [markdown]
 # ## Would another seed find them?

@@ -24,7 +24,7 @@
 # `data/runs/<preset>/results/05_ablate_features.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: 4 minutes the first time, one minute after that. It tests
-# 40 features on up to 40 pictures each where forward passes are needed, and 70 scenes for each part.
+# 40 features on up to 80 pictures where forward passes are needed, and 70 scenes for each part.
 
 # %%
 # %matplotlib inline
@@ -35,7 +35,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from IPython.display import Markdown, display
-from scipy.stats import spearmanr, wilcoxon
+from scipy.stats import wilcoxon
 
 from aircraft_sae import features
 from aircraft_sae import interventions as ablation
@@ -44,7 +44,7 @@ from aircraft_sae import interventions as ablation
 from aircraft_sae.activations import see_features
 from aircraft_sae.interventions import experiments
 from aircraft_sae.interventions.experiments import point
-from aircraft_sae.metrics import bootstrap_counts, with_draws, with_interval
+from aircraft_sae.metrics import with_interval
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
 from aircraft_sae.view.browser import InterventionBench
@@ -55,16 +55,13 @@ from aircraft_sae.view.plots import in_words
 #
 # The list of features is the one drawn in notebook 04 before any test; what is claimed of them was chosen on half A of
 # the test pictures, and is tested on half B. Suppression at the last stage covers every feature and picture;
-# experiments that need forward passes cover fewer. `FULL = True` takes the numbers of the full protocol: 100 features,
-# 240 pictures each, about 80,000 forward passes. From the times of this run that is some 20 minutes on 2 CPU cores
-# (extrapolated, not run).
+# experiments that need forward passes cover fewer. `FULL = True` takes 100 features and 240 pictures each.
 
 # %%
 study = Study.open()
 NAME, results, config, FULL = "05_ablate_features", {}, study.config.sae, False
 small = study.config.name == "smoke"
 N_FEATURES, N_IMAGES = (100, 240) if FULL else (3, 4) if small else (40, 40)
-N_MOVED = 240 if FULL else 2 if small else 12
 SIGMA, WINDOW = 8, 64  # pixels of a picture of 224
 NO_MASKS = "This data set holds photographs: parts can't be removed from them, so this can't be known here."
 
@@ -73,10 +70,9 @@ sae, index, acts = study.sae(), study.features(), study.activations()
 pictures, network, table = study.pictures(), study.network(), index.table
 trial = ablation.Trial.of(network, sae, pictures, acts, index)
 half_b, in_b, test = trial[trial.in_b], trial.in_b, index.rows("test")
-rows_b, size, names_b = test[in_b], network.size, index.images["image"].iloc[test[in_b]]
+rows_b, size = test[in_b], network.size
 window, sigma = round(WINDOW * size / 224), SIGMA * size / 224
 parts, editable = list(pictures.region_names), pictures.scenes is not None
-scores = pd.read_parquet(index.folder / "parts.parquet") if parts else None
 
 # %%
 LIKES = {"local": study.config.local.site, "main": config.site}
@@ -344,9 +340,7 @@ plots.picture_grid([heated], [captions])
 # %%
 inputs = {"trial": trial, "index": index, "claims": frozen}
 folder = study.stage("experiments/suppress", experiments.suppress_features, {}, inputs)
-suppressed, own_random, rebuilt = (
-    pd.read_parquet(folder / f"{name}.parquet") for name in ("features", "beyond_random", "reconstruction")
-)
+suppressed, own_random = (pd.read_parquet(folder / f"{name}.parquet") for name in ("features", "beyond_random"))
 often = suppressed[suppressed["often"]]
 paired = often[often["partner"] >= 0]
 
@@ -371,10 +365,6 @@ display(figure)
 # %%
 sized = {name: float(paired[name].median()) for name in ("feature", "random direction", "feature of like density")}
 results |= {f"suppress/{name}/median_abs_specificity": point(value, len(paired)) for name, value in sized.items()}
-to_mean = point(often["feature, to its mean"].median(), len(often))  # not to 0, but to the mean of half A
-results["suppress/feature, to its mean/median_abs_specificity"] = to_mean
-only = rebuilt["specificity"].abs()
-results["suppress/reconstruction_only/mean_abs_specificity"] = with_interval(only, np.ones(len(only)))
 
 # %%
 like_density = sized["feature of like density"]
@@ -436,68 +426,6 @@ if len(tail):
 # network before the head does with a feature.
 
 # %% [markdown]
-# ## Dose and response
-#
-# The same with features multiplied by 0, 0.5, 2 and 4, for the random features of the list and their random
-# directions.
-
-# %%
-doses, inputs = [0.0, 0.5, 1.0, 2.0, 4.0], {"trial": trial}
-folder = study.stage("experiments/dose", experiments.dose_response, {"features": drawn_ids, "doses": doses}, inputs)
-dosed, means = pd.read_parquet(folder / "doses.parquet"), {}
-for name, suffix in (("features", ""), ("random directions", "_random")):
-    own = dosed[dosed["of"] == name]
-    by_dose = own[own["n"] > 0].pivot(index="feature_id", columns="dose", values="logit")
-    rank = [spearmanr(doses, each).statistic for each in by_dose.to_numpy()]
-    results[f"dose/share_monotone{suffix}"] = point((np.abs(rank) > 0.999).mean(), len(rank))
-    sizes = {dose: each["size"].to_numpy() for dose, each in own.groupby("dose")}
-    results |= {f"dose/{name}/x{dose:g}": with_interval(each, np.ones(len(each))) for dose, each in sizes.items()}
-    means[name] = [sizes[dose].mean() for dose in doses]
-
-# %%
-figure, ax = plots.sheet(3.6)
-axes = {"xlabel": "activation multiplied by", "ylabel": "mean |change of the\ntrue class's logit|"}
-pd.DataFrame(means, doses).plot(style=["o-", "s--"], ax=ax, **axes)
-display(figure)
-
-# %%
-four, four_random = (in_words(results[f"dose/{name}/x4"], percent=False, unit=name) for name in means)
-text = f"""**Takeaway.** Four times the activation changes the logit by {four}, as much of a random direction by
-{four_random}. (The logit itself, and the mean over features, not the median: hence larger than above.)"""
-display(Markdown(text))
-
-# %% [markdown]
-# ## Which features tell two variants apart?
-#
-# The two classes most often mistaken for each other on half A, and the features whose suppression lowers the margin
-# (logit of the true class less that of the other) most on half A. On half B: the change of the margin under
-# suppression, less the change that its random direction causes. Negative means that suppressing the feature lowers the
-# margin by more than that.
-
-# %%
-folder = study.stage("experiments/pair", experiments.tell_confused, {}, {"trial": trial})
-told, pair = pd.read_parquet(folder / "features.parquet"), pd.read_parquet(folder / "pair.parquet").iloc[0]
-beyond = told.set_index("feature_id")[[f"beyond_{name}" for name in ("value", "low", "high", "n")]]
-beyond.columns = beyond.columns.str.removeprefix("beyond_")
-pair_rows = {f"feature {j}": dict(entry) for j, entry in beyond.to_dict("index").items()}
-results |= {f"pair/{name}/margin_beyond_random": entry for name, entry in pair_rows.items()}
-
-# %%
-one, two = (network.classes[pair[name]] for name in ("one", "two"))
-text = f"""*{one}* and *{two}*, mistaken for each other in {pair["n_wrong"]} of half A's {pair["n_a"]} pictures of the
-two:"""
-display(Markdown(text))
-plots.dots(pair_rows, "change of the margin when suppressed, less that of a random direction", "", line=0)
-
-# %%
-held = sum(entry["high"] < 0 for entry in pair_rows.values())
-results["pair/features_that_hold"] = point(held, len(pair_rows))
-text = f"""**Takeaway.** {held} of the {len(pair_rows)} features chosen on half A lower the margin on half B by more
-than their random direction does (interval of the difference below 0, n = {pair["n_b"]} pictures; not corrected for
-{len(pair_rows)} tests)."""
-display(Markdown(text))
-
-# %% [markdown]
 # ## Does it hold where a network follows? Stage 3
 #
 # At the stage before the last, a whole stage of the network works on what is left after suppression. The local
@@ -544,322 +472,75 @@ moves it by {results["stage3/median_abs_specificity"]["value"]:.4f}."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Blurring: is what lies under the peak what the feature needs?
+# ## Blurring: does a feature need what lies under its peak?
 #
-# The window is 64 pixels of 224: twice a cell's width, and smaller than the disc that holds half of a feature's
-# gradient (notebook 04). For each feature, half of its pictures are those of half B in which it is strongest, half are
-# any others in which it is active; the window lies around the picture's peak in both. Controls on the same picture, two
-# of these four drawn at random: a window on the aircraft, one anywhere, the window on the aircraft where the feature is
-# lowest (in photographs: anywhere), and the peak of another feature of like density. A control is *matched* if its
-# change in pixels is within a fifth of the target's; only these count (how many, below). The change of the logit is
-# also given beyond that of a control on the same picture, above all of windows on the aircraft (in photographs, where
-# its outline is not known: of those where the feature is lowest). *Mediation*: after blurring, put the feature alone
-# back, and ask which share of the logit's loss returns; control: a random direction.
+# The picture is blurred in a window of 64 pixels of 224, twice a cell's width, around the feature's peak in it. Half of
+# a feature's pictures are those of half B in which it is strongest, half are any others in which it is active. Any
+# direction's maximum falls when its own peak is blurred. So the same is done to random directions, principal components
+# and, where parts are known, probes, each at its own peaks: a feature that needs its patch more than these do loses
+# more than they lose.
 
 # %%
-half = N_FEATURES // 2 if parts else N_FEATURES
-blur_list = pd.Series(drawn_ids).sample(min(half, len(drawn_ids)), random_state=0).tolist()
-matches = [j for j in frozen.query("chosen == 'part'")["feature_id"].drop_duplicates() if j not in blur_list]
-blur_list += matches[: N_FEATURES - len(blur_list)]
-picks = ablation.choose_picks(index, blur_list, rows_b, N_IMAGES)
-settings, inputs = {"sigma": sigma, "window": window}, {"trial": trial, "index": index, "picks": picks}
-folder = study.stage("experiments/blur", experiments.blur_peaks, settings, inputs)
-blur, picked = pd.read_parquet(folder / "blur.parquet"), pd.read_parquet(folder / "suppressed.parquet")
-print(f"{blur['feature_id'].nunique()} features, {len(picks):,} feature-picture pairs, {len(blur):,} forward passes")
+half, blurred = N_FEATURES // 2 if parts else N_FEATURES, set()
+random_some = pd.Series(drawn_ids).sample(min(half, len(drawn_ids)), random_state=0).tolist()
+matches = [j for j in frozen.query("chosen == 'part'")["feature_id"].drop_duplicates() if j not in random_some]
+# a part's best match may be among the random features too
+random_some += [j for j in matches[: N_FEATURES - len(random_some)] if j in drawn_ids]
 
 # %%
-kinds = {"target": "under the peak", "foreground": "on the aircraft", "anywhere": "anywhere"}
-kinds |= {"lowest": "on the aircraft, where it is lowest" if parts else "where it is lowest"}
-kinds |= {"other": "another feature's peak"}
-present = {kind: title for kind, title in kinds.items() if (blur["matched"] & (blur["where"] == kind)).any()}
-lost = {title: ablation.feature_lost(blur, kind) for kind, title in present.items()}
-results |= {f"blur/{title}/feature_lost": entry for title, entry in lost.items()}
-for kind, title in present.items():
-    own = blur[(blur["where"] == kind) & blur["matched"]].groupby("image_row")
-    sums = {name: own[name].agg(["sum", "count"]) for name in ("logit", "margin", "confidence")}
-    results |= {f"blur/{title}/{name}": with_interval(each["sum"], each["count"]) for name, each in sums.items()}
-
-# %%
-beside, short = "foreground" if parts else "lowest", {"foreground": "aircraft"}  # its name in the results
-chosen = {"strongest": "top", "any in which it is active": "random"}
-choices = {"all pictures": blur} | {name: blur[blur["how"] == how] for name, how in chosen.items()}
-beyond = {name: ablation.beyond_controls(each, [beside]) for name, each in choices.items()}
-results |= {f"blur/logit_beyond_{short.get(beside, beside)}/{name}": entry for name, entry in beyond.items()}
-less_at = {kind: ablation.beyond_controls(blur, [kind]) for kind in present if kind != "target"}
-results |= {f"blur/logit_beyond_{short.get(kind, kind)}": entry for kind, entry in less_at.items()}
-at_peak = {name: ablation.feature_lost(each, "target") for name, each in choices.items()}
-results |= {f"blur/under the peak, {name}/feature_lost": entry for name, entry in at_peak.items()}
-results["blur/matched_controls_share"] = float(blur.loc[blur["where"] != "target", "matched"].mean())
-mediation = ablation.mediation(blur)
-results |= {f"mediation/{name}": entry for name, entry in mediation.items()}
-
-# %%
-in_pictures = {"unit": "pictures"}
-logit_beyond = in_words(beyond["all pictures"], percent=False, **in_pictures)
-back, back_random = (in_words(entry, **in_pictures) for entry in mediation.values())
-lost_peak, lost_beside = (in_words(lost[title], **in_pictures) for title in ("under the peak", kinds[beside]))
-matched_share = results["blur/matched_controls_share"]
-text = f"""**Takeaway.** A blur under the peak takes {lost_peak} of the feature's maximum, a matched one {kinds[beside]}
-{lost_beside}. Beyond a matched window of that kind the logit changes by {logit_beyond}. Putting the feature back
-returns {back} of the logit's loss, as much of a random direction {back_random}. Of the controls,
-{matched_share:.0%} are matched."""
-
-# %%
-display(Markdown(text))
-
-# %%
-columns = {
-    "maximum lost": {title: in_words(entry) for title, entry in lost.items()},
-    "change of the logit": {title: in_words(results[f"blur/{title}/logit"], percent=False) for title in lost},
-    "logit under the peak, less here": {kinds[kind]: in_words(each, percent=False) for kind, each in less_at.items()},
-}
-display(pd.DataFrame(columns).fillna("–").rename_axis("blurred window"))
-columns = {
-    "maximum lost under the peak": [in_words(entry) for entry in at_peak.values()],
-    f"logit there, less {kinds[beside]}": [in_words(entry, percent=False) for entry in beyond.values()],
-}
-which = ["all", "in which the feature is strongest", "others in which it is active"]
-pd.DataFrame(columns, pd.Index(which, name="pictures"))
-
-# %% [markdown]
-# Does any direction lose as much when its own peak is blurred? The same for a few random directions, principal
-# components and, where parts are known, probes, each at its own peaks; and beside them the random features alone.
-
-# %%
-nulls = study.nulls()
-dictionaries, lost_by = {name: nulls[name].sae for name in ("random directions", "PCA")}, {}
+dictionaries = {"random features": sae}
+dictionaries |= {name: study.nulls()[name].sae for name in ("random directions", "PCA")}
 if parts:
-    dictionaries["probes"] = probes = features.probe_dictionary(sae, acts, features.Regions.of(acts, pictures))
+    dictionaries["probes"] = features.probe_dictionary(sae, acts, features.Regions.of(acts, pictures))
+where = {name: f"main-null-{name.replace(' ', '-')}" for name in dictionaries} | {"probes": "main-probes"}
+where["random features"], lost_by = "main", {}
+settings, inputs = {"sigma": sigma, "window": window}, {"network": network, "pictures": pictures}
 
 # %%
 for name, one in dictionaries.items():
-    where = f"main-{'' if name == 'probes' else 'null-'}{name.replace(' ', '-')}"
-    its = study.features(where, sae=one, splits=["test"], selectivity=False)
+    own = {} if one is sae else {"sae": one, "splits": ["test"], "selectivity": False}
+    its = study.features(where[name], **own)
     its_b = its.rows("test")[in_b]
     living = pd.Series(np.flatnonzero(its.maxima(its_b).max(0)))
-    few = living.sample(min(max(1, N_FEATURES // 4), len(living)), random_state=0)
-    own = {"index": its, "picks": ablation.choose_picks(its, few, its_b, N_IMAGES)}
-    own["trial"] = ablation.Trial.of(network, one, pictures, acts, its)
-    folder = study.stage(f"experiments/blur-{where}", experiments.blur_peaks, settings, own)
-    lost_by[name] = ablation.feature_lost(pd.read_parquet(folder / "blur.parquet"), "target")
+    some = living.sample(min(max(1, N_FEATURES // 4), len(living)), random_state=0)
+    picks = ablation.choose_picks(its, random_some if one is sae else some, its_b, N_IMAGES)
+    given, blurred = inputs | {"sae": one, "index": its, "picks": picks}, blurred | set(picks["image"])
+    folder = study.stage(f"experiments/blur-{where[name]}", ablation.blur_peaks, settings, given)
+    lost_by[name] = ablation.feature_lost(pd.read_parquet(folder / "blur.parquet"))
 
-# %%
-lost_by = {"random features": ablation.feature_lost(blur[blur["feature_id"].isin(drawn_ids)], "target")} | lost_by
+# %% tags=["report"]
 results |= {f"blur/under the peak, {name}/feature_lost": entry for name, entry in lost_by.items()}
-display(plots.dots(lost_by, "share of the maximum lost under the peak, %", "", 100))
+plots.dots(lost_by, "share of the maximum lost under the peak, %", "", 100)
 
 # %%
-told_lost = ", ".join(f"{name} {in_words(entry, **in_pictures)}" for name, entry in lost_by.items())
+told_lost = ", ".join(f"{name} {in_words(entry, unit='pictures')}" for name, entry in lost_by.items())
 at_random, way = lost_by["random features"], {}
 for name in ("random directions", "PCA"):
     less, more_ = at_random["high"] < lost_by[name]["low"], at_random["low"] > lost_by[name]["high"]
     way[name] = "less than" if less else "more than" if more_ else "as much as"
 alone = "" if set(way.values()) == {"more than"} else " So the loss alone is no evidence of a detector."
 text = f"""**Takeaway.** Lost of the maximum by a blur under its own peak: {told_lost}. Random features lose
-{way["random directions"]} random directions and {way["PCA"]} principal components.{alone} (Intervals are over pictures,
-for these {N_FEATURES // 4} directions of a kind.)"""
+{way["random directions"]} random directions and {way["PCA"]} principal components.{alone}"""
 display(Markdown(text))
 
 # %% [markdown]
-# With less and with more blur, for ten of the features and some of the pictures in which each is strongest, hence more
-# at 8 pixels than above:
-
-# %%
-few_picks = picks[picks["feature_id"].isin(blur_list[:10])].groupby("feature_id").head(max(1, N_IMAGES // 4))
-strengths, inputs = {4: None, SIGMA: blur.merge(few_picks[["feature_id", "image_row"]])}, inputs | {"picks": few_picks}
-for other in (4, 16):
-    settings = {"sigma": sigma * other / SIGMA, "window": window}
-    where = study.stage(f"experiments/blur-{other}", experiments.blur_peaks, settings, inputs)
-    strengths[other] = pd.read_parquet(where / "blur.parquet")
-by_sigma = {f"{other} px": ablation.feature_lost(each, "target") for other, each in strengths.items()}
-results |= {f"blur/sigma {name}/feature_lost": entry for name, entry in by_sigma.items()}
-told_sigma = ", ".join(f"{name} {in_words(entry)}" for name, entry in by_sigma.items())
-display(Markdown(f"Share of the maximum lost under the peak, by the blur's sigma: {told_sigma}."))
+# Intervals are over pictures, for these features and directions. A blurred window is a picture that the network was not
+# trained on, and it changes all features that look there.
 
 # %% [markdown]
-# ## Do blurring and suppression agree?
-#
-# For each feature, over its pictures: does the logit fall most by blurring where it falls most by suppression?
-# Spearman's rank correlation; for the median feature, its interval by drawing features anew, for each feature by
-# drawing its pictures anew. The figure shows the correlations of all features, beside the same with each feature's
-# pictures in random order.
-
-# %%
-shuffled, at_target, rng = blur.copy(), blur["where"] == "target", np.random.default_rng(0)
-in_turn = blur[at_target].groupby("feature_id")["logit"]
-shuffled.loc[at_target, "logit"] = np.concatenate([rng.permutation(each) for _, each in in_turn])
-agree, by_chance = (ablation.agreement(each, picked) for each in (blur, shuffled))
-values, null = (each["spearman"].dropna().to_numpy() for each in (agree, by_chance))
-values, null = (each if len(each) else np.zeros(1) for each in (values, null))
-for end, table_, each in (("", agree, values), ("_shuffled", by_chance, null)):
-    results[f"blur_suppress_spearman_median{end}"] = experiments.median(each)
-    results[f"blur_suppress_same_sign{end}"] = float(table_["same_sign"].mean())
-results["blur_suppress_spearman_above_0"] = ablation.pass_share((agree["low"] > 0).to_numpy())
-over = point(np.nan_to_num(spearmanr(agree["suppressed"], agree["blurred"]).statistic), len(agree))
-results["blur_suppress_spearman_over_features"] = over
-
-# %%
-figure, ax = plots.sheet(3.6)
-both = {"as they are": values, "each feature's pictures in random order": null}
-sns.histplot(both, stat="percent", common_norm=False, bins=np.linspace(-1, 1, 21), element="step", ax=ax)
-ax.set(xlabel="Spearman's rank correlation", ylabel="share of features, %")
-display(figure)
-
-# %%
-median_, chance = (results[f"blur_suppress_spearman_median{end}"] for end in ("", "_shuffled"))
-above_0 = in_words(results["blur_suppress_spearman_above_0"], unit="features")
-same_sign, same_by_chance = (results[f"blur_suppress_same_sign{end}"] for end in ("", "_shuffled"))
-text = f"""**Takeaway.** Over a feature's pictures, the rank correlation is {median_["value"]:.2f} in the median feature
-({median_["low"]:.2f} to {median_["high"]:.2f}, n = {median_["n"]} features of about {N_IMAGES} pictures), and with
-each feature's pictures in random order {chance["value"]:.2f} ({chance["low"]:.2f} to {chance["high"]:.2f}). A
-feature's own interval is above 0 in {above_0}, where 2.5% would be by chance. Blurring and suppression have the same
-sign in {same_sign:.0%} of the pairs of a feature and a picture, with pictures in random order in
-{same_by_chance:.0%}."""
-display(Markdown(text))
-
-# %% [markdown]
-# Blurring a window changes all features that look there, suppression one. Agreement says that the two point the same
-# way, not that the one works through the other; that is what mediation asks.
-
-# %% [markdown]
-# ## Scene edits: does the feature go when the part goes?
-#
-# Once more at the network's end, and now wherever in the picture: scenes of half B, rendered without shadows, then
-# again without one part. The loss is here of the feature's maximum *anywhere*, which another peak can hide; so it
-# differs from R above, which is of the part's own cells. The matrix shows each part's best match (chosen on half A by
-# AP) against every part: a detector would be red on the diagonal alone. A feature can be the best match of several
-# parts; where the loss is negative, it grew.
-
-# %%
-edits = {}
-if editable:
-    hangar = study.config.dataset.hangar
-    scenes = ablation.choose_scenes(pictures, names_b, N_MOVED, hangar.size)
-    settings = {"sites": list(study.config.sites), "parts": parts, "most": N_MOVED}
-    settings |= {"size": hangar.size, "supersampling": hangar.supersampling}
-    inputs = {"networks": {"trained": network}, "scenes": scenes}
-    for kind in ("move", "recolour"):
-        edits[kind] = study.stage(f"experiments/edit-{kind}", ablation.edit_scenes, settings | {"kind": kind}, inputs)
-
-# %% tags=["report"]
-figure = Markdown(NO_MASKS)
-if editable:
-    removal = responses["main"]
-    R, best = removal.response(), features.best_matches(scores)["feature_id"].reindex(parts).dropna().astype(int)
-    grid = {part.replace("_", " "): R[i, best.to_numpy()] for i, part in enumerate(parts)}
-    grid = pd.DataFrame(grid, [f"{part.replace('_', ' ')} ({j})" for part, j in best.items()])
-    (figure, ax), bar = plots.sheet(2 + 0.4 * len(grid)), {"label": "share of the feature's maximum anywhere that goes"}
-    seen_ = grid.map(lambda each: f"{each:.1f}" if abs(each) >= 0.1 else "")
-    sns.heatmap(grid, vmin=-0.8, vmax=0.8, cmap="RdBu_r", annot=seen_, fmt="", cbar_kws=bar, ax=ax)
-    ax.set(xlabel="part removed", ylabel="best match of (feature)")
-display(figure)
-
-# %%
-if editable:
-    shown_pairs, n_scenes = removal.edits["part"].value_counts(), len(removal.before)
-    redrawn, place_ = removal.response(best.to_numpy(), bootstrap_counts(n_scenes, 2000)), np.arange(len(best))
-    at = np.array([parts.index(part) for part in best.index])
-    diagonal, on_diagonal = dict(zip(best.index, R[at, best].tolist(), strict=True)), redrawn[:, at, place_]
-    drawn_of = dict(zip(best.index, on_diagonal.T, strict=True))
-    own = {part: with_draws(value, drawn_of[part], shown_pairs.get(part, 0)) for part, value in diagonal.items()}
-    results |= {f"response/{part}": entry for part, entry in own.items() if np.isfinite(entry["value"])}
-    mean_ = np.nanmean(list(diagonal.values()))
-    results["mean_response_best_match"] = with_draws(mean_, np.nanmean(on_diagonal, axis=1), n_scenes)
-
-# %%
-if editable:
-    apart = best.to_numpy()[None] != best.reindex(parts).to_numpy()[:, None]  # the same removals, other parts' features
-    mean_apart, drawn_apart = np.nanmean(R[:, best.to_numpy()][apart]), np.nanmean(redrawn[:, apart], axis=1)
-    results["mean_response_other_best_matches"] = with_draws(mean_apart, drawn_apart, n_scenes)
-    alive = suppressed.loc[suppressed["often"], "feature_id"].tolist()
-    fires = (half_b.strength[:, alive] > 0).numpy().mean(0)
-    firing = (removal.before > 0).mean(0)[alive] / np.maximum(fires, 1e-9)
-    results["render_firing_ratio_within_2"] = point(((firing > 0.5) & (firing < 2)).mean(), len(alive))
-
-# %%
-if editable:
-    alike = results["render_firing_ratio_within_2"]["value"]
-    whose = "best_match", "other_best_matches"
-    taken, taken_other = (in_words(results[f"mean_response_{name}"], unit="scenes") for name in whose)
-    least, most = (choose(diagonal, key=diagonal.get) for choose in (min, max))
-    ends = [f"{diagonal[part]:.0%} ({part.replace('_', ' ')})" for part in (least, most)]
-    beside_ = R[:, best[most]][np.arange(len(parts)) != parts.index(most)]
-    also = f"{np.nanmax(beside_):.0%} with another part"
-
-# %%
-if editable:
-    text = f"""**Takeaway.** Removing a part takes {taken} of its best match's maximum on average
-    over {len(diagonal)} parts, from {ends[0]} to {ends[1]}, whose feature loses {also}. Other parts' best matches lose
-    {taken_other} by the same removals. A null's loss was not measured here, but above. Of the features, {alike:.0%}
-    fire about as often in these renders (half to twice) as in the data set."""
-    display(Markdown(text))
-
-# %% [markdown]
-# Moving a part up, down, forward or back by 12% of the aircraft's length or span, whichever is longer, asks whether
-# the feature's centre goes along: 100% if as far as the middle of the part's pixels, 0% if it stays. The control is
-# the best matches of the other parts, which should stay. Cells are coarse, so 100% is out of reach: the probes,
-# directions fitted to labels, show how far one can go. Painting the part red or blue asks whether the feature is
-# about its colour.
-
-# %%
-if editable:
-    moved, painted = (ablation.Responses.of(sae, edits[kind]) for kind in ("move", "recolour"))
-    probed = ablation.Responses.of(probes, edits["move"])
-    of_others = [(part, j) for part in best.index for j in set(best) - {best[part]}]
-    shifts = {"best match": pd.concat(moved.moves(part, j) for part, j in best.items())}
-    shifts["best matches of other parts"] = pd.concat(moved.moves(part, j) for part, j in of_others)
-    shifts["probe"] = pd.concat(probed.moves(part, i) for i, part in enumerate(parts))
-
-# %%
-figure = Markdown(NO_MASKS)
-if editable:
-    ours, others, ways = shifts["best match"], shifts["best matches of other parts"], ("down", "across")
-    further = {way: ablation.followed(ours, way, others) for way in ways}
-    results |= {f"move/best match beyond other parts, {way}": entry for way, entry in further.items()}
-    results["move/n_moves"], results["move/n_kept"] = len(moved.edits), len(ours)
-    follows = {f"{name}, {way}": ablation.followed(each, way) for name, each in shifts.items() for way in ways}
-    results |= {f"move/{name}": entry for name, entry in follows.items()}
-
-# %%
-if editable:
-    by_paint = np.abs(painted.response()[:, best.to_numpy()])
-    results["recolour/mean_abs_response_best_match"] = float(np.nanmean(by_paint[at, place_]))
-    results["recolour/mean_abs_response_other_best_matches"] = float(np.nanmean(by_paint[apart]))
-    figure = plots.dots(follows, "share of the part's shift that the centre makes, %", "features", 100, line=0)
-display(figure)
-
-# %%
-text = NO_MASKS
-if editable:
-    told = {name: " and ".join(in_words(follows[f"{name}, {way}"], unit="scenes") for way in ways) for name in shifts}
-    n_moves, n_kept = results["move/n_moves"], results["move/n_kept"]
-    painted_by = [results[f"recolour/mean_abs_response_{each}"] for each in ("best_match", "other_best_matches")]
-    difference = " and ".join(in_words(entry, unit="scenes") for entry in further.values())
-    text = f"""**Takeaway.** Down and across the picture, the best matches' centres make {told["best match"]}
-    of their part's shift, other parts' features {told["best matches of other parts"]}, probes {told["probe"]}.
-    The best matches less the others: {difference}. Of {n_moves} moves, {n_kept} leave the feature
-    active. Painting the part changes its best match's maximum by {painted_by[0]:.1%} in size, on average over parts,
-    other parts' best matches by {painted_by[1]:.1%}."""
-display(Markdown(text))
-
-# %% [markdown]
-# ## Classes, and the first edition's verdict
+# ## Does a feature detect a class?
 #
 # *Detector of a class*, on half B: AUROC is at least 0.9 and above that of the best feature, chosen on half A, of each
 # of four null dictionaries (the permuted network's on a third of the pictures); suppression hurts the class more than
 # the others, and more than 999 random directions do (by rank); and two other seeds have the feature (cosine of decoder
 # and encoder at least 0.7). A random feature's claim is the class that stands out most on half A; tests are at q < 0.05
 # over the list. Beside them each feature's random direction is judged, with the feature's own AUROC.
-#
-# The first edition of this study called a feature the detector of a part only if it beat, by 0.05, what is known from
-# place, outline *and* the picture's class; if R over the whole picture was 0.5; and if two seeds had the feature
-# itself. Of a part that only one class has, none can pass. That *strict* verdict stays beside the tiers: here its sizes
-# alone are asked for, its tests left out, so that no fewer pass than did.
 
 # %%
 verdicts, shares, only, rivals = {}, {}, {"splits": ["test"], "selectivity": False}, []
 for name in ("random directions", "untrained", "frozen decoder", "permuted network"):
-    rivals.append(study.features(f"main-null-{name.replace(' ', '-')}", **nulls[name]._asdict(), **only))
+    null = study.nulls()[name]._asdict()
+    rivals.append(study.features(f"main-null-{name.replace(' ', '-')}", **null, **only))
 
 # %%
 for like, own_sae in {"local": sae3, "main": sae}.items():
@@ -878,20 +559,6 @@ shares["features, no seeds"] = ablation.pass_share(classes["shown"])
 shares["null, random directions, no seeds"] = ablation.pass_share(null_classes["shown"])
 results |= {f"pass_share/class: {name}": entry for name, entry in shares.items()}
 plots.dots(shares, "claims about a class that pass, %", "claims", 100)
-
-# %%
-text = NO_MASKS
-if editable:
-    strict = {like: each.parts for like, each in verdicts.items()}
-    drawn_ = {like: each[each["chosen"] == "random"]["strict"] for like, each in strict.items()}
-    asked = {like: len(claims[like].query("chosen == 'random'")) for like in LIKES}
-    for like, before in {"local": "", "main": "main/"}.items():
-        results[f"{before}strict_parts"] = point(strict[like][strict[like]["strict"]]["part"].nunique(), len(parts))
-        results[f"{before}strict_random"] = point(int(drawn_[like].sum()), asked[like])
-    text = f"""**Takeaway.** By the strict verdict's sizes, {results["strict_parts"]["value"]} of {len(parts)} parts
-    have a detector at {LIKES["local"]}, {results["main/strict_parts"]["value"]} at {LIKES["main"]}; of the random
-    features, {results["strict_random"]["value"]} and {results["main/strict_random"]["value"]} pass."""
-display(Markdown(text))
 
 # %%
 passed, by_class = classes[classes["passes"]], in_words(results["random_pass_share_classes"], unit="features")
@@ -923,8 +590,8 @@ display(bench)
 # All numbers are now written down, and the list below is built from the file.
 
 # %% tags=["nbval-check-output"]
-print("pictures of half A in the claims' tests:", len(set(picks["image_row"]) - set(rows_b)))
-assert set(picks["image_row"]) <= set(rows_b)
+print("pictures of half A in the claims' tests:", len(blurred - set(index.images["image"].iloc[rows_b])))
+assert blurred <= set(index.images["image"].iloc[rows_b])
 
 # %%
 number = {name: entry["value"] if isinstance(entry, dict) else np.ravel(entry)[0] for name, entry in results.items()}
@@ -955,11 +622,9 @@ lines += [
 # %%
 name = "blur/under the peak, {}/feature_lost"
 under = [value[name.format(of)] for of in ("random features", "random directions")]
-returned = [value[f"mediation/{of}"] for of in ("the feature", "a random direction")]
 lines += [
     f"""A blur under the peak takes {under[0]:.0%} of a random feature's maximum and {under[1]:.0%} of a random
-    direction's. Putting the feature back returns {returned[0]:.0%} of the logit's loss, a random direction
-    {returned[1]:.0%}.""",
+    direction's.""",
     f"""As detectors of a class, {in_words(final["random_pass_share_classes"], unit="random features")} pass every
     test.""",
 ]
@@ -973,5 +638,5 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # - **That removal singles features out.** A null's best can lose as much when the part goes; tier 3 stands on tier 2.
 # - **That the classifier uses what a feature shows.** Removing a part and suppressing a feature are separate tests.
 # - **How the classifier computes.** Suppression at the last stage is arithmetic; blurring and edits change more than
-#   one feature; mediation is linear.
-# - **Photographs.** Renders without shadows are not the pictures the network learned from, though features fire alike.
+#   one feature.
+# - **Photographs.** Renders without shadows are not the pictures the network learned from.

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
@@ -18,7 +17,6 @@ from aircraft_sae.devices import device
 from aircraft_sae.features import (
     FeatureIndex,
     Regions,
-    ap_of,
     auroc_in_strata,
     average_precision,
     best_aurocs,
@@ -32,17 +30,14 @@ from aircraft_sae.features import (
     fit_probes,
     guess_scores,
     halves,
-    localise,
     neighbours,
-    part_picks,
     part_scores,
     probe_scores,
     selectivity,
-    ways_to_count,
 )
-from aircraft_sae.features.localisation import effective_radius, gradient_maps, pointing
+from aircraft_sae.features.localisation import effective_radius, gradient_maps
 from aircraft_sae.features.reconstruction import readers
-from aircraft_sae.features.regions import best_parts, ranking_scores
+from aircraft_sae.features.regions import ap_of, average_precisions, best_parts
 from aircraft_sae.features.selectivity import auroc, auroc_p
 from aircraft_sae.metrics import average
 from aircraft_sae.networks import Network
@@ -162,20 +157,14 @@ def test_what_is_not_there_is_refused(index, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_ranking_scores_are_scikit_learns(seed):
+def test_average_precisions_are_scikit_learns(seed):
     rng = np.random.default_rng(seed)
     dense = np.maximum(0, rng.normal(0, 1, 300)).round(1 if seed < 3 else 9)  # ties, or none
     member = rng.random((300, 3)) < [0.1, 0.5, 0.02] + 0.1 * dense[:, None]
     active = np.flatnonzero(dense)
-    got = ranking_scores(dense[active], member[active], member.sum(0), 300)
-    for i in range(3):
-        assert got["ap"][i] == pytest.approx(average_precision_score(member[:, i], dense))
-        assert got["auroc"][i] == pytest.approx(roc_auc_score(member[:, i], dense))
-        f1 = [f1_score(member[:, i], dense >= t) for t in np.unique(dense[active])]
-        assert got["f1"][i] == pytest.approx(max(f1))
-        assert f1_score(member[:, i], dense >= got["threshold"][i]) == pytest.approx(max(f1))
-    silent = ranking_scores(np.zeros(0), np.zeros((0, 1), bool), np.array([30]), 300)
-    assert silent["auroc"][0] == 0.5 and silent["ap"][0] == pytest.approx(0.1) and silent["f1"][0] == 0
+    got = average_precisions(dense[active], member[active], member.sum(0), 300)
+    assert got.tolist() == pytest.approx([average_precision_score(own, dense) for own in member.T])
+    assert average_precisions(np.zeros(0), np.zeros((0, 1), bool), np.array([30]), 300)[0] == pytest.approx(0.1)
 
 
 def ranked(values):
@@ -316,34 +305,18 @@ def planted_parts(tmp_path_factory):
     return index, Regions(PARTS, np.arange(n), labels, aircraft, np.arange(n) % 2 == 1, classes, classes // 2)
 
 
-def test_a_part_reader_passes_and_place_or_outline_readers_do_not(planted_parts):
+def test_part_scores_are_scikit_learns_in_each_half(planted_parts):
     index, regions = planted_parts
-    rows, labels, aircraft, in_b = regions.rows, regions.labels, regions.shown, regions.in_b
     everything = part_scores(*planted_parts)
     table = everything.query("part == 'fuselage'")
-    reader, others = table.iloc[0], table.iloc[1:5]
-    assert reader["ap"] > 0.9 and reader["f1"] > 0.9 and reader["excess"] > 0.2
-    assert (others["excess"] < 0.05).all() and (others["ap"] < 0.3).all()
-    dense = index.maps(2, rows)
-    own, shown = labels[in_b][..., 0].reshape(-1), aircraft[in_b].reshape(-1) >= 0.25
-    assert table.iloc[2]["auroc"] == pytest.approx(roc_auc_score(own, dense[in_b].reshape(-1)))
-    within = roc_auc_score(own[shown], dense[in_b].reshape(-1)[shown])
-    assert table.iloc[2]["auroc_within"] == pytest.approx(within)
-    place = np.broadcast_to(labels[~in_b][..., 0].mean(0), (100, 7, 7)).reshape(-1)
-    assert table.iloc[0]["auroc_place"] == pytest.approx(roc_auc_score(own[shown], place[shown]))
-    assert everything.query("part == 'strut'")[["ap", "excess"]].isna().all().all()  # which nothing shows
-
-
-def test_whoever_knows_the_class_alone_is_no_detector_of_its_part(planted_parts):
-    scores = part_scores(*planted_parts).query("part == 'propeller'").set_index("feature_id")
-    knows, reads = scores.loc[7], scores.loc[8]
-    assert knows["auroc_within"] > knows[["auroc_place", "auroc_outline"]].max() + 0.1  # better than these two
-    assert knows["excess"] < 0.05 and reads["excess"] > 0.1
-    assert knows["excess_a"] < 0.05 and reads["excess_a"] > 0.1
-    everything = part_scores(*planted_parts)
+    assert table.iloc[0]["ap"] > 0.9 and (table.iloc[1:5]["ap"] < 0.3).all()  # place, outline, background, class
+    for name, half in (("ap_a", ~regions.in_b), ("ap", regions.in_b)):
+        own, maps = regions.labels[half][..., 0].ravel(), index.maps(2, regions.rows)[half].ravel()
+        assert table.iloc[2][name] == pytest.approx(average_precision_score(own, maps))
+    assert table.iloc[0]["prevalence"] == pytest.approx(own.mean())
+    assert everything.query("part == 'strut'")[["ap", "ap_a"]].isna().all().all()  # which nothing shows
     best, by_ap = best_parts(everything), everything.loc[everything.groupby("feature_id")["ap_a"].idxmax(), "part"]
     assert best["part"][8] == "propeller" and best["part"][0] == "fuselage"
-    np.testing.assert_allclose(best["part_excess_a"], everything.groupby("feature_id")["excess_a"].max())
     assert (best["part"].to_numpy() != by_ap.to_numpy()).any()  # what is frequent has a high average precision
 
 
@@ -444,24 +417,12 @@ def test_claims_need_more_than_the_best_of_as_many_random_directions(tmp_path):
     assert claims_of(scores, bars.reset_index()).tolist() == ["fin", "wing", None]
 
 
-def test_a_neighbouring_cell_and_a_picture_are_counted_too(tmp_path):
-    labels, dense = np.zeros((6, 4, 4, 1), bool), np.zeros((6, 4, 4, 2))
-    labels[:3, 1, 1, 0] = True
-    dense[:3, 1, 1, 0] = dense[:3, 2, 2, 1] = [3.0, 2.0, 1.0]  # at the part, and one cell beside it
-    index = indexed(dense, tmp_path)
-    regions = Regions(["fin"], np.arange(6), labels, labels[..., 0] * 1.0, np.ones(6, bool), *np.zeros((2, 6), int))
-    at, beside = (ways_to_count(index, regions, pd.DataFrame({"feature_id": [j]}, ["fin"])).loc["fin"] for j in (0, 1))
-    assert at["precision_50"] == 3 / 50
-    assert at["ap_picture"] == beside["ap_picture"] == 1
-    assert beside["ap_near"] > 0.3 and at["ap_near"] == beside["ap_near"]
-
-
 def test_a_probe_is_a_ceiling(planted_parts):
     index, regions = planted_parts
     acts = np.stack([index.maps(j, regions.rows) for j in range(7)], -1) @ np.random.default_rng(0).normal(size=(7, 7))
-    probe = probe_scores(acts, regions).set_index("part")
-    assert probe.loc["fuselage", "ap"] > 0.9 and probe.loc["wing", "f1"] > 0.95 and np.isnan(probe.loc["strut", "ap"])
-    assert part_scores(*planted_parts).query("part == 'wing'")["f1"].max() < 0.85  # two features share it
+    probe = probe_scores(acts, regions)
+    assert probe["fuselage"] > 0.9 and probe["wing"] > 0.95 and np.isnan(probe["strut"])
+    assert part_scores(*planted_parts).query("part == 'wing'")["ap"].max() < 0.85  # two features share it
 
 
 def test_a_probe_fires_where_its_f1_is_best(planted_parts):
@@ -515,31 +476,7 @@ def test_gradients_are_those_of_the_pre_activation(network):
     assert gradient.max() == pytest.approx(sum(moved), rel=0.05)
 
 
-def test_features_are_localised_at_any_site(network):
-    sae, pictures = at_site("stage1", 4), Shapes()
-    picks = pd.DataFrame({
-        "image": ["i0", "i1"], "image_row": [0, 1], "row": [3, 4], "column": [5, 1], "feature_id": [0, 7],
-        "part": ["block", "dot"],
-    })  # fmt: skip
-    found = localise(network, sae, pictures, picks)
-    assert found["kind"].tolist() == ["cells", "gradient"] * 2
-    assert found["part"].tolist() == ["block"] * 2 + ["dot"] * 2
-    x = network.as_input(pictures.picture("i1"))
-    mask = np.repeat(np.repeat(pictures.mask("i1") == 2, 2, 0), 2, 1)
-    product = gaussian_filter(gradient_maps(network, sae, x, 7, (4, 1))[0], 4)
-    assert found.loc[3, "pointing"] == pytest.approx(pointing(product, mask), nan_ok=True)
-    assert found["radius"].notna().tolist() == [False, True] * 2
-
-
-def test_pointing_and_radius_by_hand():
-    mask = np.zeros((56, 56), bool)
-    mask[0:8, 0:8] = True
-    values = np.zeros((7, 7))
-    values[0, 0] = 2.0
-    near = (np.hypot(*(np.maximum(0, np.indices((56, 56)) - 7))) <= 4).mean()
-    assert pointing(values, mask) == pytest.approx(1 - near)
-    assert pointing(values[::-1, ::-1], mask) == pytest.approx(-near)
-    assert np.isnan(pointing(0 * values, mask)) and np.isnan(pointing(values, mask & False))
+def test_radius_by_hand():
     spot = np.zeros((56, 56))
     spot[20, 20] = 1.0
     assert effective_radius(spot, (2, 2), (7, 7)) < 1
@@ -628,8 +565,3 @@ def test_the_order_of_rows_in_the_parts_table_does_not_matter(planted_parts):
     mean = average(drawn.values())
     assert mean.value == pytest.approx(matches["ap"].dropna().mean()) and 0 < mean.error < 0.1
     assert mean.entry["low"] < mean.value < mean.entry["high"] and mean.entry["n"] == 100
-    picks = part_picks(index, regions, matches, 3)
-    shows = regions.labels.any((1, 2))
-    for pick in picks.itertuples():
-        assert regions.in_b[pick.image_row] and shows[pick.image_row, PARTS.index(pick.part)]
-        assert pick.feature_id == matches.at[pick.part, "feature_id"]

@@ -1,6 +1,5 @@
 """Suppression, blurring, scene edits, verdicts: two ways to one number, changes of nothing, effects by hand."""
 
-from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -23,30 +22,26 @@ from aircraft_sae.interventions import (
     Trial,
     Verdicts,
     Window,
-    agreement,
-    beyond_controls,
     blur,
+    blur_peaks,
     choose_picks,
     choose_scenes,
     edit_scenes,
     effects,
     experiments,
     feature_lost,
-    followed,
     frozen_list,
     logits_from,
-    mediation,
     pass_share,
     tell_apart,
     tiers,
     without,
 )
-from aircraft_sae.interventions.blurring import control_windows
 from aircraft_sae.interventions.editing import edited, plain
 from aircraft_sae.interventions.experiments import beyond_random
 from aircraft_sae.interventions.suppression import matched_features
 from aircraft_sae.interventions.tiers import Claimant, Measured, compared, judge_parts, tiered
-from aircraft_sae.interventions.verdicts import N_RANDOM, class_verdicts, strict
+from aircraft_sae.interventions.verdicts import N_RANDOM, class_verdicts
 from aircraft_sae.metrics import Estimate
 from aircraft_sae.networks import Network, PooledReadout, unit
 from aircraft_sae.pictures import Pictures
@@ -240,45 +235,6 @@ def test_windows_stay_inside():
     assert Window.around(3, 3, (7, 7), 224, 64) == Window(80, 80, 64)
 
 
-def shared(one, other):
-    """Share of a window that another of its size covers."""
-    shown = np.zeros((128, 128))
-    shown[one.slices] = 1
-    return shown[other.slices].sum() / one.size**2
-
-
-def test_controls_are_where_they_should_be():
-    rng = np.random.default_rng(0)
-    change = rng.random((128, 128)) * np.repeat(np.linspace(0.5, 1.5, 128)[:, None], 128, 1)
-    foreground = np.zeros((128, 128), bool)
-    foreground[40:120, 20:70] = True
-    feature_map = rng.random((4, 4))
-    target = Window(64, 64, 32)
-    own = change[target.slices].sum()
-    seen = {"foreground": set(), "anywhere": set()}
-    for seed in range(30):
-        found = control_windows(target, change, foreground, feature_map, None, np.random.default_rng(seed))
-        assert set(found) == {"foreground", "anywhere", "lowest"}
-        for name, (window, matched) in found.items():
-            assert matched and abs(change[window.slices].sum() / own - 1) <= 0.2 and shared(target, window) < 0.25
-            assert name == "anywhere" or foreground[window.slices].mean() >= 0.25
-            if name in seen:
-                seen[name].add(window)
-    assert len(seen["foreground"]) > 5 and seen["anywhere"] - seen["foreground"]
-    level = np.kron(feature_map, np.ones((32, 32)))
-    lowest = level[found["lowest"][0].slices].sum()
-    windows = [Window(top, left, 32) for top in range(0, 97, 8) for left in range(0, 97, 8)]
-    allowed = [w for w in windows if shared(target, w) < 0.25 and foreground[w.slices].mean() >= 0.25]
-    allowed = [w for w in allowed if abs(change[w.slices].sum() / own - 1) <= 0.2]
-    assert lowest == pytest.approx(min(level[w.slices].sum() for w in allowed))
-    assert "foreground" not in control_windows(target, change, None, feature_map, None, np.random.default_rng(0))
-    change[:32] *= 100
-    change[target.slices] *= 10  # nothing else changes as much on the foreground: the nearest is taken, and says so
-    unmatched = control_windows(target, change, foreground, feature_map, Window(0, 0, 32), np.random.default_rng(0))
-    assert not unmatched["foreground"][1] and unmatched["other"][0] == Window(0, 0, 32)
-    assert "other" not in control_windows(target, change, foreground, feature_map, target, np.random.default_rng(0))
-
-
 @pytest.fixture(scope="module")
 def index(trial, tmp_path_factory):
     folder = tmp_path_factory.mktemp("index")
@@ -301,41 +257,34 @@ def test_half_of_the_picks_are_where_a_feature_is_strongest(index, picks):
 
 
 def blurred_by(sigma, trial, index, picks, folder):
-    experiments.blur_peaks(folder, trial=trial, index=index, picks=picks, sigma=sigma, window=16)
+    given = {"network": trial.network, "sae": trial.sae, "pictures": trial.pictures, "index": index, "picks": picks}
+    blur_peaks(folder, **given, sigma=sigma, window=16)
     return pd.read_parquet(folder / "blur.parquet")
 
 
-def test_blurring_nothing_changes_nothing(trial, index, picks, tmp_path):
+def test_blurring_nothing_takes_nothing(trial, index, picks, tmp_path):
     table = blurred_by(1e-3, trial, index, picks, tmp_path)
-    assert (table["change"] == 0).all() and len(table) > len(picks)
-    for name in ("feature", "pooled", "logit", "margin", "confidence", "specificity", "restored_logit"):
-        assert (table[name] == 0).all(), name
+    assert len(table) == len(picks) and (table["before"] == table["after"]).all()
+    assert feature_lost(table)["value"] == 0 and np.isnan(feature_lost(table.assign(before=0.0, after=0.0))["value"])
 
 
 @torch.no_grad()
-def test_blur_effects_are_those_of_the_edited_picture(trial, index, picks, tmp_path):
+def test_what_a_blur_takes_is_seen_in_the_edited_picture(trial, index, picks, tmp_path):
     network, sae, site = replace(trial.network, mixed_precision=False), trial.sae, trial.acts.site
     table = blurred_by(4, replace(trial, network=network), index, picks, tmp_path)
-    targets = table[table["where"] == "target"].set_index(["feature_id", "image_row"])
-    assert len(targets) == len(picks) and {"anywhere", "target"} <= set(table["where"])
-    assert "foreground" not in set(table["where"])  # of noise no regions are known
+    rows = table.set_index(["feature_id", "image_row"])
+    assert len(rows) == len(picks) and rows["how"].value_counts().tolist() == picks["how"].value_counts().tolist()
     for pick in picks.itertuples():
         x = network.as_input(trial.pictures.picture(pick.image))
         changed, window = x.clone(), Window.around(pick.row, pick.column, index.grid, SIZE, 16)
         changed[:, *window.slices] = blur(x, 4)[:, *window.slices]
-        whole, after = (network.see(each[None], [site]) for each in (x, changed))
-        codes = [sae.encode(seen.acts[site].flatten(0, 2)).dense()[:, pick.feature_id] for seen in (whole, after)]
-        row = targets.loc[(pick.feature_id, pick.image_row)]
-        assert row["before"] == pytest.approx(codes[0].max().item(), abs=1e-4)
-        assert row["feature"] == pytest.approx((codes[1].max() - codes[0].max()).item(), abs=1e-4)
-        label = int(trial.labels[pick.image_row])
-        assert row["logit"] == pytest.approx((after.logits - whole.logits)[0, label].item(), abs=1e-4)
-        back = after.acts[site] + ((codes[0] - codes[1])[:, None] * sae.W_dec[pick.feature_id]).view(
-            after.acts[site].shape
-        )
-        restored = network.see(changed[None], edits={site: lambda _, back=back: back}).logits - whole.logits
-        assert row["restored_logit"] == pytest.approx(restored[0, label].item(), abs=1e-4)
-    assert targets["logit"].abs().max() > 1e-3
+        for name, each in (("before", x), ("after", changed)):
+            acts = network.see(each[None], [site]).acts[site]
+            wanted = sae.encode(acts.flatten(0, 2)).dense()[:, pick.feature_id].max().item()
+            assert rows.loc[(pick.feature_id, pick.image_row), name] == pytest.approx(wanted, abs=1e-4)
+    lost = feature_lost(table)
+    assert lost["value"] == pytest.approx(1 - table["after"].sum() / table["before"].sum())
+    assert lost["n"] == table["image_row"].nunique() and abs(lost["value"]) > 1e-3
 
 
 def test_blur_keeps_the_mean_and_flattens():
@@ -393,60 +342,6 @@ def test_removals_are_those_of_pictures_without_the_part(smoke_study, scenes, ed
     np.testing.assert_allclose(got.after[e][sure], wanted[sure], atol=near)
     whole, edit = (render(each, 64, 1) for each in (plain(scenes[s]), plain(scenes[s]).edit("remove", part)))
     assert got.edits["changed"][e] == (edit.image != whole.image).any(2).sum() > 0
-    rows, columns = np.nonzero(whole.mask == PARTS.index(part))
-    middle = (rows.mean() + 0.5) / 64, (columns.mean() + 0.5) / 64
-    np.testing.assert_allclose(got.edits.loc[e, ["row", "column"]].astype(float), middle)
-    assert got.edits[["row_after", "column_after"]].isna().all().all()  # it is gone
-    assert got.response(np.array([0, 5])).shape == (12, 2)
-
-
-def test_moved_parts_have_moved(smoke_study, edits):
-    moved = Responses.of(smoke_study.sae(), edits("move"))
-    shift = moved.edits["row_after"] - moved.edits["row"]
-    assert shift.abs().max() > 0.02
-    part = moved.edits["part"][shift.abs().idxmax()]
-    often = int((moved.before > 0).sum(0).argmax())
-    assert np.isfinite(moved.moves(part, often)).all(axis=None) and len(moved.moves(part, often))
-
-
-def test_a_move_is_the_shift_of_part_and_feature():
-    edits = {"scene": [1, 1], "part": ["fin", "wing"], "changed": 9, "row": 0.2, "column": 0.5}
-    edits |= {"row_after": [0.3, 0.9], "column_after": [0.4, 0.9]}
-    centres = np.array([[[0.9, 0.9]], [[0.1, 0.6]]]), np.array([[[0.25, 0.5]], [[np.nan, np.nan]]])
-    made = Responses(["fin", "wing"], pd.DataFrame(edits), np.ones((2, 1)), np.ones((2, 1)), *centres)
-    moves = made.moves("fin", 0)
-    shifts = ["part_down", "part_across", "feature_down", "feature_across"]
-    np.testing.assert_allclose(moves[shifts], [[0.1, -0.1, 0.15, -0.1]])
-    assert moves["scene"].tolist() == [1]
-    assert not len(made.moves("wing", 0))  # the feature is silent afterwards
-
-
-def test_a_feature_that_goes_half_the_way_is_told_from_one_that_stays():
-    rng = np.random.default_rng(0)
-    moves = pd.DataFrame({"scene": np.repeat(np.arange(40), 2), "part_down": rng.normal(0, 0.1, 80)})
-    moves["feature_down"] = 0.5 * moves["part_down"] + rng.normal(0, 0.02, 80)
-    half = followed(moves, "down")
-    assert half["low"] < 0.5 < half["high"] < 0.7 and half["low"] > 0.3 and half["n"] == 40
-    other = moves.assign(feature_down=rng.normal(0, 0.02, 80))
-    stays, beyond = followed(other, "down"), followed(moves, "down", other)
-    assert stays["low"] < 0 < stays["high"] and beyond["low"] > 0.3
-    assert beyond["value"] == pytest.approx(half["value"] - stays["value"])
-    assert half["value"] == pytest.approx(
-        (moves["part_down"] * moves["feature_down"]).sum() / (moves["part_down"] ** 2).sum()
-    )
-
-
-def test_centres_are_those_of_the_activation(smoke_study, edits):
-    got, sae = Responses.of(smoke_study.sae(), edits("nothing")), smoke_study.sae()
-    acts = torch.from_numpy(np.load(edits("nothing") / "trained" / "stage4.npy")[:1]).float()
-    dense = sae.encode(acts.flatten(0, 2)).dense().view(2, 2, -1)
-    often = int(dense.sum((0, 1)).argmax())
-    weights = dense[..., often] / dense[..., often].sum()
-    middle = (
-        float(weights[0].sum() * 0.25 + weights[1].sum() * 0.75),
-        float(weights[:, 0].sum() * 0.25 + weights[:, 1].sum() * 0.75),
-    )
-    np.testing.assert_allclose(got.centres[0, often], middle, rtol=1e-5)
 
 
 def test_edits_stop_where_a_part_has_enough_of_them(smoke_study, scenes, tmp_path):
@@ -468,83 +363,18 @@ def test_scenes_are_chosen_while_a_part_needs_them(smoke_study):
     assert len(chosen) < len(table) and len(chosen) == len(seen)
 
 
-def responding(before, after, edits):
-    return Responses(list(PARTS[2:]), pd.DataFrame(edits), np.asarray(before, float), np.asarray(after, float))
-
-
 def test_responses_by_hand():
-    before = [[2.0, 1.0, 0.0], [4.0, 0.0, 0.0], [6.0, 1.0, 0.0]]
-    edits = {"scene": [0, 1, 2], "part": ["fuselage", "fuselage", "wing"], "changed": [10, 30, 30]}
-    got = responding(before, [[0, 1, 0], [1, 0, 0], [6, 0, 0]], edits)
-    R = got.response()
-    np.testing.assert_allclose(R[:3], [[5 / 6, 0, 0], [0, 1, 0], [np.nan] * 3])
-    drawn = got.response(counts=np.array([[1, 1, 1], [2, 0, 1]]))
-    np.testing.assert_allclose(drawn[:, 0, 0], [5 / 6, 1])
-    np.testing.assert_allclose(got.selectivity(R)[:2], [[5 / 6, -1, 0], [-5 / 6, 1, 0]])
-    larger = responding(before, got.after, edits | {"changed": [10, 10, 30]})
-    np.testing.assert_allclose(larger.selectivity(R)[0], [5 / 6, 0, 0])  # thrice the pixels: no match for the small one
-    np.testing.assert_allclose(larger.selectivity(R)[1], [-5 / 6, 1, 0])
+    edits = pd.DataFrame({"scene": [0, 1, 2], "part": ["fuselage", "fuselage", "wing"], "changed": [10, 30, 30]})
+    before, after = np.array([[2.0, 1, 0], [4, 0, 0], [6, 1, 0]]), np.array([[0.0, 1, 0], [1, 0, 0], [6, 0, 0]])
+    R = Responses(["fuselage", "wing", "fin"], edits, before, after).response()
+    np.testing.assert_allclose(R, [[5 / 6, 0, 0], [0, 1, 0], [np.nan] * 3])
 
 
 def test_edits_of_every_kind(scenes):
     scene = plain(scenes[0])
-    for kind in ("remove", "move", "recolour"):
+    for kind in ("remove", "recolour"):
         assert [(e.kind, e.part) for e in edited(scene, kind, "wing").edits] == [(kind, "wing")]
     assert edited(scene, "nothing", "wing") is scene
-
-
-def blurred(**columns):
-    """Targets and matched controls of two features in four pictures."""
-    table = pd.DataFrame({"feature_id": [0] * 8 + [1] * 8, "image_row": [3, 3, 5, 5, 6, 6, 9, 9] * 2})
-    table["where"], table["matched"] = ["target", "foreground"] * 8, True
-    return table.assign(**columns)
-
-
-def test_what_blurring_does_beyond_matched_controls():
-    table = blurred(logit=[-3, -1, -2, -1, -2, -2, -1, -1] * 2, feature=[-2.0, -1] * 8, before=4.0)
-    assert (
-        beyond_controls(table, ["foreground"])["value"] == -0.75 and beyond_controls(table, ["foreground"])["n"] == 4
-    )  # pictures, not pairs
-    table.loc[1, "matched"] = False  # then one pair has no control
-    assert beyond_controls(table, ["foreground"])["value"] == pytest.approx((-1 - 2 + -1 - 0 - 0 - 0 - 0) / 7)
-    assert feature_lost(table, "target")["value"] == 0.5 and feature_lost(table, "foreground")["value"] == 0.25
-    sky = table.assign(where=table["where"].replace("foreground", "anywhere"))
-    assert beyond_controls(sky, ["anywhere"])["n"] == 4 and not beyond_controls(sky, ["foreground"])["n"]
-
-
-def test_mediation_is_the_share_of_the_loss_that_comes_back():
-    table = blurred(logit=[-2.0, -1] * 8, restored_logit=[-1.5, -1] * 8, random_logit=[-2.0, -1] * 8)
-    table.loc[[0, 8], ["logit", "restored_logit"]] = 1.0  # blurring helped there: nothing to bring back
-    got = mediation(table)
-    assert got["the feature"]["value"] == pytest.approx(0.25) and got["the feature"]["n"] == 3
-    assert got["a random direction"]["value"] == 0
-
-
-def test_blurring_and_suppression_agree_where_they_do():
-    pairs = {"feature_id": [1] * 4 + [0] * 4, "image_row": [3, 5, 6, 9] * 2}  # in another order
-    suppressed = pd.DataFrame(pairs | {"suppressed": [1, 2, 3, 4, -4, -3, -2, 1]})
-    table = blurred(logit=[-8.0, 0, -6, 0, -4, 0, 1, 0] + [-1, 0, -2, 0, -3, 0, -4, 0])
-    got = agreement(table, suppressed)
-    assert got["spearman"].tolist() == pytest.approx([1, -1]) and got["same_sign"].tolist() == [1, 0]
-    assert got["low"].tolist() == pytest.approx([1, -1]) and got["high"].tolist() == pytest.approx([1, -1])
-    assert got["suppressed"].tolist() == [-2, 2.5] and got["blurred"].tolist() == [-4.25, -2.5]
-    assert got["n"].tolist() == [4, 4]
-    flat = agreement(table, suppressed.assign(suppressed=0))
-    assert flat["spearman"].isna().all()
-
-
-def test_the_first_editions_verdict_asks_for_every_size():
-    n = 40
-    edits = pd.DataFrame({"scene": np.tile(np.arange(n), 2), "part": np.repeat(["fin", "engine"], n), "changed": 50})
-    kinds = {"reader": (0.9, 0.0), "weak": (0.4, 0.0), "outline": (0.6, 0.7), "guess": (0.9, 0.0), "seeds": (0.9, 0.0)}
-    before = np.ones((n, 6))
-    after = 1 - np.concatenate([np.full((n, 6), [*(kind[i] for kind in kinds.values()), 0.9]) for i in (0, 1)])
-    before[15:, 5] = 0  # one is active in few scenes
-    responses = responding(before, after, edits)
-    claims = pd.DataFrame({"feature_id": range(6), "part": "fin"})
-    scores = claims.assign(excess=[0.1, 0.1, 0.1, 0.04, 0.1, 0.1])[::-1]  # in whatever order
-    match = np.array([0.8, 0.8, 0.8, 0.8, 0.6, 0.8])
-    assert strict(claims, scores, responses, match).tolist() == [True, *[False] * 5]
 
 
 def linear(directions, codes):
@@ -677,7 +507,6 @@ def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
     found = Verdicts.open(tmp_path)
     assert found.features["feature_id"].tolist() == list(range(sae.d_sae)) and found.features["verdict"].notna().any()
     assert len(found.responses) == 12 * sae.d_sae and len(found.parts) == len(judged) and len(found.classes) == 6
-    assert not found.parts["strict"].any()
     fin = found.responses.query("part == 'fin' and feature_id == 3")["response"].item()
     np.testing.assert_equal(fin, Responses.of(sae, edits("remove")).response()[PARTS.index("fin") - 2, 3])
     assert (tmp_path / "null_classes.parquet").is_file()
@@ -773,25 +602,3 @@ def test_a_feature_with_two_peaks_is_judged_at_the_part_that_is_removed():
     assert np.isnan(silent[0].value) and not len(silent[0].influence)
     large = replace(got, edits=edits.assign(changed=np.repeat([10, 30], n)))
     assert np.isnan(large.at_part("fin", 0)[1].value)  # no other part's edit is of like size
-
-
-def test_doses_confused_classes_and_picks_are_those_of_the_trial(trial, index, picks, tmp_path):
-    half_b, features = trial[trial.in_b], picks["feature_id"].unique().tolist()
-    experiments.dose_response(tmp_path, trial=trial, features=features, doses=[0.0, 1.0])
-    doses = pd.read_parquet(tmp_path / "doses.parquet")
-    assert len(doses) == 4 * len(features) and (doses.loc[doses["dose"] == 1, "size"] < 1e-5).all()
-    own, active = half_b.suppress(features)["logit"], (half_b.strength[:, features] > 0).numpy()
-    means = doses[(doses["dose"] == 0) & (doses["of"] == "features")].set_index("feature_id").loc[features, "logit"]
-    np.testing.assert_allclose(means, experiments.mean_over_active(own, active), atol=1e-6)
-    experiments.tell_confused(tmp_path, trial=trial)
-    pair = pd.read_parquet(tmp_path / "pair.parquet").iloc[0]
-    mistaken = zip(trial.labels.tolist(), trial.scores().argmax(1).tolist(), ~trial.in_b, strict=True)
-    counts = Counter(tuple(sorted(each)) for *each, in_a in mistaken if in_a and each[0] != each[1])
-    assert pair["n_wrong"] == max(counts.values()) == counts[pair["one"], pair["two"]]
-    assert len(pd.read_parquet(tmp_path / "features.parquet")) == 8
-    index = replace(index, images=index.images.assign(split="test"))
-    experiments.blur_peaks(tmp_path, trial=trial, index=index, picks=picks, sigma=2.0, window=16)
-    table = pd.read_parquet(tmp_path / "suppressed.parquet")
-    assert len(table) == len(picks) and table["image_row"].nunique() > 3
-    by_hand = trial.suppress(features)["logit"][table["image_row"], table["feature_id"].map(features.index)]
-    np.testing.assert_allclose(table["suppressed"], by_hand, atol=1e-6)

@@ -199,13 +199,14 @@ def test_features_are_indexed_once_with_all_that_is_measured_of_them(smoke_study
     table, data = index.table, smoke_study.pictures()
     assert index.images["image"].tolist() == data.table["image"].tolist()
     assert table["feature_id"].tolist() == list(range(index.d_sae)) and len(table) == index.d_sae
-    wanted = {"density_cell", "placed", "part", "part_ap", "part_excess"}
+    wanted = {"density_cell", "placed", "part", "part_ap"}
     wanted |= {f"{level}/{name}" for level in data.levels for name in ("class", "auroc", "auroc_z", "auroc_q")}
     assert wanted <= set(table)
     parts = pd.read_parquet(smoke_study.stages["features/main"].folder / "parts.parquet")
-    row = parts[(parts["feature_id"] == 5) & (parts["part"] == table["part"][5])].iloc[0]
-    excess = parts["excess_a"][parts["feature_id"] == 5].fillna(-1)
-    assert row["ap_a"] == table["part_ap_a"][5] and np.nan_to_num(row["excess_a"], nan=-1) == excess.max()
+    own = parts[parts["feature_id"] == 5].set_index("part")
+    assert own["ap_a"][table["part"][5]] == table["part_ap_a"][5]
+    beyond = own["ap_a"] - own["prevalence"]
+    assert beyond[table["part"][5]] == beyond.max()
     control = smoke_study.features("permuted", network="permuted", pictures="every3", batch_size=32)
     assert len(control.images) == len(data.table[::3]) and smoke_study.stages["features/permuted"].made
     smoke_study.features()

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import binary_dilation
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.devices import side_by_side
 from aircraft_sae.features.index import FeatureIndex, encoded
-from aircraft_sae.features.regions import Regions, ap_of, guesses, ranking_scores
+from aircraft_sae.features.regions import Regions, ap_of, average_precisions, guesses
 from aircraft_sae.metrics import FEWEST, Estimate, stratified_auroc
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
@@ -32,7 +31,7 @@ def claim_bars(folder: Path, *, acts: Activations, nulls: Sequence[SparseAutoenc
     def best(null: SparseAutoencoder) -> np.ndarray:
         codes, n_in = encoded(null, acts.blocks(rows)).tocsc(), labels.sum(0)
         ends = zip(codes.indptr, codes.indptr[1:], strict=False)
-        each = (ranking_scores(codes.data[a:b], labels[codes.indices[a:b]], n_in, len(labels))["ap"] for a, b in ends)
+        each = (average_precisions(codes.data[a:b], labels[codes.indices[a:b]], n_in, len(labels)) for a, b in ends)
         return np.nan_to_num(list(each)).max(0)
 
     drawn = list(side_by_side(best, nulls))
@@ -92,25 +91,6 @@ def _in_strata(index: FeatureIndex, regions: Regions, part: str, values: np.ndar
     padded = np.full(in_b.sum(), np.nan if member.any((1, 2)).sum() < FEWEST else 0.0)
     padded[: len(influence)] += influence  # the last pictures may show no aircraft
     return Estimate(value, pd.Series(padded, _names(index, regions)))
-
-
-def ways_to_count(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> pd.DataFrame:
-    """How right features are beyond `average_precision` of exact cells, on half B: a row a part.
-
-    matches: of `best_matches`. precision_50: share of the 50 strongest cells that show the part; ap_near: average
-    precision where a neighbouring cell is as good; ap_picture: of pictures that show the part, by their maximum.
-    """
-    rows, labels, found = regions.rows[regions.in_b], regions.labels[regions.in_b], {}
-    for part, feature_id in matches["feature_id"].items():
-        maps, own = index.maps(int(feature_id), rows), labels[..., regions.names.index(part)]
-        if own.any():
-            strongest = np.argsort(-maps, axis=None, kind="stable")[:50]
-            near = binary_dilation(own, np.ones((1, 3, 3)))
-            found[part] = {
-                "precision_50": own.ravel()[strongest].mean(), "ap_near": ap_of(maps, near)[0],
-                "ap_picture": ap_of(maps.max((1, 2)), own.any((1, 2)))[0],
-            }  # fmt: skip
-    return pd.DataFrame.from_dict(found, "index")
 
 
 def _another(regions: Regions) -> np.ndarray:

@@ -1,16 +1,9 @@
-"""Where in a picture a feature is, finer than its cells: gradient x input; and how well that finds a part."""
+"""What of a picture a feature looks at: its gradient in the pixels, and how far that reaches."""
 
 import numpy as np
-import pandas as pd
 import torch
-from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from aircraft_sae.activations import see_features
-from aircraft_sae.devices import side_by_side
-from aircraft_sae.features.index import FeatureIndex
-from aircraft_sae.features.regions import Regions
 from aircraft_sae.networks import Network
-from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 
 
@@ -39,49 +32,3 @@ def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[in
     order = np.argsort(distance, axis=None)
     within = gradient.reshape(-1)[order].cumsum() >= 0.5 * gradient.sum()
     return float(distance.reshape(-1)[order][within.argmax()])
-
-
-def pointing(values: np.ndarray, mask: np.ndarray) -> float:
-    """1 where a map (rows, columns) peaks within 15 pixels of 224 of mask (size, size), less the share of such pixels.
-
-    nan for a map that is 0 everywhere, or an empty mask.
-    """
-    if not values.max() > 0 or not mask.any():
-        return np.nan
-    spread = values[np.ix_(*(np.arange(len(mask)) * n // len(mask) for n in values.shape))]
-    near = distance_transform_edt(~mask) <= max(1, round(15 / 224 * len(mask)))
-    return float(near[tuple(np.argwhere(spread == spread.max()).mean(0).round().astype(int))] - near.mean())
-
-
-def part_picks(index: FeatureIndex, regions: Regions, matches: pd.DataFrame, n: int) -> pd.DataFrame:
-    """For each part the n pictures of half B that show it and in which its feature is strongest.
-
-    matches: of `best_matches`. Rows of `FeatureIndex.patches`, with feature_id and part.
-    """
-    picks, shows = [], regions.labels.any((1, 2)) & regions.in_b[:, None]
-    for part, feature_id in matches["feature_id"].astype(int).items():
-        found = index.patches(feature_id, "top", n, regions.rows[shows[:, regions.names.index(part)]])
-        picks.append(found.assign(feature_id=feature_id, part=part))
-    return pd.concat(picks, ignore_index=True)
-
-
-def localise(network: Network, sae: SparseAutoencoder, pictures: Pictures, picks: pd.DataFrame) -> pd.DataFrame:
-    """One row for each of `part_picks` and kind of map ("cells", "gradient"), with its `pointing`.
-
-    The gradient is smoothed by 4 pixels; its row has the `effective_radius` in pixels as radius.
-    """
-
-    def of_pick(pick) -> list[dict[str, object]]:
-        x, cell = network.as_input(pictures.picture(pick.image)), (int(pick.row), int(pick.column))
-        mask = pictures.mask(pick.image) == pictures.region_names.index(pick.part) + 1
-        mask = mask[np.ix_(*(np.arange(network.size) * n // network.size for n in mask.shape))]  # the nearest pixels
-        with torch.no_grad():
-            plain = see_features(network, sae, x[None])[1][0, ..., pick.feature_id].numpy()
-        product, gradient = gradient_maps(network, sae, x, pick.feature_id, cell)
-        facts = {"feature_id": pick.feature_id, "part": pick.part, "image_row": pick.image_row}
-        maps = {"cells": plain, "gradient": gaussian_filter(product, 4)}
-        rows = [facts | {"kind": kind, "pointing": pointing(values, mask)} for kind, values in maps.items()]
-        rows[-1]["radius"] = effective_radius(gradient, cell, plain.shape)
-        return rows
-
-    return pd.DataFrame([row for rows in side_by_side(of_pick, picks.itertuples()) for row in rows])

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.linear_model import Ridge
-from sklearn.metrics import f1_score
+from sklearn.metrics import precision_recall_curve
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.features.reconstruction import readers
-from aircraft_sae.features.regions import Regions, ap_of, ranking_scores
+from aircraft_sae.features.regions import Regions, ap_of
 from aircraft_sae.sae import SparseAutoencoder
 
 
@@ -26,10 +26,10 @@ def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarr
     x, own = (x - mean) / spread, regions.labels[~regions.in_b].reshape(len(x), -1)
     weights = Ridge(1e-3 * len(x)).fit(x, own).coef_
     bias, scores = np.zeros(len(weights)), x @ weights.T
-    for i in range(len(bias)):
-        least = scores[:, i].min() - 1  # all positive, as ranking_scores takes what is active alone
-        found = ranking_scores(scores[:, i] - least, own[:, [i]], own[:, [i]].sum(0), len(own))
-        bias[i] = -least - found["threshold"][0]
+    for i in np.flatnonzero(own.any(0)):
+        precision, recall, thresholds = precision_recall_curve(own[:, i], scores[:, i])
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        bias[i] = -thresholds[f1[:-1].argmax()]
     weights = np.where((own.any(0) & ~own.all(0))[:, None], weights, 0) / spread
     return weights, bias - weights @ mean
 
@@ -45,16 +45,12 @@ def read_cells(sae: SparseAutoencoder, acts: Activations) -> np.ndarray:
     return torch.cat(list(acts.blocks(acts.rows("test")))).numpy()
 
 
-def probe_scores(acts: np.ndarray, regions: Regions) -> pd.DataFrame:
-    """What one direction of the activations could do for each part: part, ap, f1 on half B, fitted on half A.
+def probe_scores(acts: np.ndarray, regions: Regions) -> pd.Series:
+    """Average precision on half B, by part, of one direction of the activations that is fitted on half A.
 
     Trained with labels, as no feature was: a ceiling.
     """
     directions, biases = fit_probes(acts, regions)
-    scores, labels, table = np.float64(acts[regions.in_b]) @ directions.T + biases, regions.labels[regions.in_b], []
-    for i, part in enumerate(regions.names):
-        own, score, ap, f1 = labels[..., i].ravel(), scores[..., i].ravel(), np.nan, np.nan
-        if own.any() and directions[i].any():
-            ap, f1 = ap_of(score, own)[0], f1_score(own, score >= -1e-9)
-        table.append({"part": part, "ap": ap, "f1": f1})
-    return pd.DataFrame(table)
+    scores, labels = np.float64(acts[regions.in_b]) @ directions.T + biases, regions.labels[regions.in_b]
+    found = [ap_of(scores[..., i], labels[..., i])[0] for i in range(len(regions.names))]
+    return pd.Series(found, regions.names).where(directions.any(1))

@@ -1,4 +1,4 @@
-"""Which regions of the pictures features follow, cell by cell: scores on half B beside what can be guessed.
+"""Which regions of the pictures features follow, cell by cell, and what can be guessed of them.
 
 A region is whatever the pictures know where to find; tables call it a part, which it is in the hangar. Claims are
 chosen on half A of the pictures and scored on half B.
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
 from aircraft_sae.activations import Activations, OnPictures
 from aircraft_sae.features.index import TABLE, FeatureIndex, build_index
@@ -68,70 +67,39 @@ def shows(coverage: np.ndarray) -> np.ndarray:
     return (coverage >= LEAST) | (coverage >= LEAST * np.maximum(whole, 1e-9))
 
 
-def ranking_scores(values: np.ndarray, member: np.ndarray, n_in: np.ndarray, n_cells: int) -> dict[str, np.ndarray]:
-    """Average precision, AUROC and best F1 of a score that is mostly 0, for several labels at once.
+def average_precisions(values: np.ndarray, member: np.ndarray, n_in: np.ndarray, n_cells: int) -> np.ndarray:
+    """(parts,) average precision of a score that is mostly 0, for several labels at once; nan where no cell has one.
 
     values: (active,) the scores above 0, of n_cells; member: (active, parts) their labels; n_in: (parts,) cells with
-    each label, active or not. Returns ap, auroc, f1 and its threshold, each (parts,); nan where no cell has the label.
-    Ties count as in scikit-learn's average_precision_score and roc_auc_score, which sort all cells for each label.
+    each label, active or not. Ties count as in scikit-learn's, which sorts all cells for each label.
     """
     order = np.argsort(-values, kind="stable")
     ends = np.flatnonzero(np.diff(values[order], append=-1.0))  # the last of each value
     hits = np.vstack([member[order].cumsum(0, dtype=np.float64)[ends], n_in])  # the last threshold takes all cells
     taken = np.append(ends + 1.0, n_cells)[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
-        gained, wrong = np.diff(hits, axis=0, prepend=0), taken - hits
-        ap = (gained * hits / taken).sum(0) / n_in
-        auroc = 1 - (gained * (wrong - np.diff(wrong, axis=0, prepend=0) / 2)).sum(0) / (n_in * (n_cells - n_in))
-        f1 = np.vstack([2 * hits[:-1] / (taken[:-1] + n_in), np.zeros(len(n_in))])  # to take none has 0
-    levels, nan = np.append(values[order][ends], np.inf), np.where(n_in == 0, np.nan, 0)
-    return {"ap": ap + nan, "auroc": auroc + nan, "f1": f1.max(0) + nan, "threshold": levels[f1.argmax(0)]}
+        return (np.diff(hits, axis=0, prepend=0) * hits / taken).sum(0) / n_in
 
 
 def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
-    """One row per feature and part: how well the feature's activation finds the part's cells in half B.
+    """One row per feature and part: how well the feature's activation finds the cells that show the part.
 
-    ap_a, ap, auroc: on A, on B, on B; f1: on B at `threshold`, which is best on A; prevalence: share of B's cells that
-    show the part. Among cells of B that are not background alone: auroc_within, and auroc_<guess> of each of `guesses`;
-    excess: auroc_within less the largest of these; excess_a: the same on A, to choose by.
+    ap_a, ap: average precision on half A, on half B; prevalence: share of B's cells that show the part.
     """
-    a, b = (np.broadcast_to(half[:, None, None], regions.shown.shape) for half in (~regions.in_b, regions.in_b))
-    masks = {"a": a, "b": b, "within_a": a & regions.within, "within": b & regions.within}
-    masks = {name: mask.ravel() for name, mask in masks.items()}
-    labels, n_cells = regions.labels.reshape(-1, len(regions.names)), {name: mask.sum() for name, mask in masks.items()}
+    labels, n_parts = regions.labels.reshape(-1, len(regions.names)), len(regions.names)
+    halves_ = {"ap_a": ~regions.in_b, "ap": regions.in_b}
+    masks = {name: np.repeat(half, index.cells_per_image) for name, half in halves_.items()}
     n_in = {name: labels[mask].sum(0) for name, mask in masks.items()}
-    guessed, best_a = _guessed(regions, regions.in_b), _guessed(regions, ~regions.in_b).max(axis=1).to_numpy()
-    found = []
+    found = {name: np.empty((index.d_sae, n_parts)) for name in masks}
     for feature_id in range(index.d_sae):
         cells, values = index.active_in(feature_id, regions.rows)
-        own, got = labels[cells], {}
         for name, mask in masks.items():
-            active = mask[cells]
-            got[name] = ranking_scores(values[active], own[active], n_in[name], n_cells[name])
-        over = values[:, None] * masks["b"][cells][:, None] >= got["a"]["threshold"]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            f1 = 2 * (over & own).sum(0) / (over.sum(0) + n_in["b"])
-        found.append({
-            "ap_a": got["a"]["ap"], "ap": got["b"]["ap"], "auroc": got["b"]["auroc"], "f1": f1,
-            "threshold": got["a"]["threshold"], "auroc_within": got["within"]["auroc"],
-            "excess_a": got["within_a"]["auroc"] - best_a,
-        })  # fmt: skip
-    columns = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+            own = mask[cells]
+            given = values[own], labels[cells[own]], n_in[name], mask.sum()
+            found[name][feature_id] = average_precisions(*given)
     pairs = pd.MultiIndex.from_product([range(index.d_sae), regions.names], names=["feature_id", "part"])
-    known = guessed.assign(prevalence=n_in["b"] / n_cells["b"])
-    table = pd.DataFrame(columns, pairs).reset_index().join(known, on="part")
-    return table.assign(excess=table["auroc_within"] - table[list(guessed)].max(axis=1))
-
-
-def _guessed(regions: Regions, of: np.ndarray) -> pd.DataFrame:
-    """A row per part: auroc_<guess> of each of `guesses` in cells that are not background; nan for labels all alike."""
-    within = regions.within[of]
-    own, table = regions.labels[of][within], {}
-    mixed = own.any(0) & ~own.all(0)
-    for name, scores in guesses(regions, of).items():
-        columns = zip(own.T, scores[within].T, mixed, strict=True)
-        table[f"auroc_{name}"] = [roc_auc_score(labels, score) if both else np.nan for labels, score, both in columns]
-    return pd.DataFrame(table, regions.names)
+    table = pd.DataFrame({name: each.ravel() for name, each in found.items()}, pairs).reset_index()
+    return table.assign(prevalence=np.tile(n_in["ap"] / masks["ap"].sum(), index.d_sae))
 
 
 def guesses(regions: Regions, of: np.ndarray) -> dict[str, np.ndarray]:
@@ -163,9 +131,10 @@ def guess_scores(regions: Regions) -> pd.DataFrame:
 
 
 def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each feature's part, that of its largest excess on half A: feature_id, part, part_ap, …; features in order."""
-    ranked = scores.sort_values(["excess_a", "part"], ascending=[False, True])  # by ap_a: the part most often seen
-    chosen = ranked.drop_duplicates("feature_id").sort_values("feature_id", ignore_index=True)
+    """Each feature's part, whose average precision on half A is largest beyond prevalence: feature_id, part, …"""
+    beyond = scores["ap_a"] - scores["prevalence"]  # not ap_a itself: that of the part most often seen
+    ranked = scores.assign(beyond=beyond).sort_values(["beyond", "part"], ascending=[False, True])
+    chosen = ranked.drop_duplicates("feature_id").drop(columns="beyond").sort_values("feature_id", ignore_index=True)
     return chosen.rename(columns={c: f"part_{c}" for c in chosen if c not in ("feature_id", "part")})
 
 
@@ -207,7 +176,7 @@ def build_features(
     """The index of the pictures of these splits, and in features.parquet what the test pictures say of each feature.
 
     Columns: those of `build_index`; of `selectivity`, if asked for, on each level that the pictures have; where they
-    have regions, those of `best_parts`, as part, part_ap, part_auroc, …; parts.parquet has all features and parts.
+    have regions, those of `best_parts`, as part, part_ap, …; parts.parquet has all features and parts.
     """
     index = build_index(sae, acts, folder, acts.rows(*splits))
     test, levels = index.rows("test"), pictures.levels

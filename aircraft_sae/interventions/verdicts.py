@@ -1,4 +1,4 @@
-"""The list of what is tested, verdicts about classes, and what the first edition asked of a part's detector."""
+"""The list of what is tested, and verdicts about classes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +8,10 @@ import pandas as pd
 from scipy.stats import binomtest, false_discovery_control
 
 from aircraft_sae.features import claims_of
-from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import Trial
 
-LEAST_EXCESS, LEAST_RESPONSE, LEAST_MATCH, LEAST_AUROC, Q = 0.05, 0.5, 0.7, 0.9, 0.05
-LEAST_SCENES, LEAST_OF_CLASS = 30, 15  # in which a feature is active; pictures of a class, else underpowered
+LEAST_MATCH, LEAST_AUROC, Q = 0.7, 0.9, 0.05
+LEAST_OF_CLASS = 15  # pictures of a class, else underpowered
 N_RANDOM = {True: 999, False: 99}  # directions beside a feature, with and without a closed form
 CLAIM = ["feature_id", "part"]
 
@@ -40,22 +39,6 @@ def frozen_list(
         best = ranked.sort_values("turn", kind="stable").head(n_matched)
         lists.append(best[CLAIM].assign(chosen="part"))
     return pd.concat(lists, ignore_index=True)
-
-
-def strict(claims: pd.DataFrame, scores: pd.DataFrame, responses: Responses, seed_match: np.ndarray) -> pd.Series:
-    """Whether each claim (feature_id, part) has the sizes that the first edition's verdict asked for, tests left out.
-
-    AUROC on half B by 0.05 above what place, outline and class predict; R of at least 0.5 anywhere in the picture, in
-    30 scenes or more in which the feature is active, and more than by any other part's removal; the feature itself in
-    two other seeds. scores: parts.parquet.
-    """
-    excess = claims[CLAIM].merge(scores, "left", CLAIM, validate="m:1")["excess"]
-    features, parts = claims["feature_id"].to_numpy(int), claims["part"].map(responses.parts.index).to_numpy(int)
-    R, active = responses.response(), responses.before > 0
-    n_scenes = [active[responses.of_part(part)[1], j].sum() for j, part in claims[CLAIM].to_numpy()]
-    large = (R[parts, features] >= LEAST_RESPONSE) & (responses.selectivity(R)[parts, features] > 0)
-    passes = large & (np.array(n_scenes) >= LEAST_SCENES) & (seed_match[features] >= LEAST_MATCH)
-    return pd.Series(passes & (excess >= LEAST_EXCESS).to_numpy(), claims.index)
 
 
 def class_verdicts(
