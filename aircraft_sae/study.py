@@ -19,15 +19,17 @@ from aircraft_sae.activations import VIEWS, Activations, extract, site_folder
 from aircraft_sae.config import StudyConfig, change, check_name, preset, with_data_root
 from aircraft_sae.features import PARTS, FeatureIndex, Regions, build_features, claim_bars, halves, probe_dictionary
 from aircraft_sae.features.claims import N_BARS
-from aircraft_sae.features.reconstruction import Null, null_dictionaries, random_dictionaries
+from aircraft_sae.features.reconstruction import Null, null_dictionaries, random_dictionaries, short_training
 from aircraft_sae.hangar.airframes import VARIANTS
 from aircraft_sae.hangar.dataset import render_dataset
 from aircraft_sae.interventions import Claimant, choose_scenes, edit_scenes, frozen_list
 from aircraft_sae.interventions.tiers import judge_parts
-from aircraft_sae.networks import Network, build, check_weights, load, train, weights_digest
+from aircraft_sae.networks import Network, build, check_weights, load, pretrained, train, weights_digest
 from aircraft_sae.pictures import Pictures, note_pictures, open_source
+from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae.training import train_sae
+from aircraft_sae.studies.comparison import profile_network
 
 ENTRY = ("value", "low", "high", "n")
 
@@ -100,14 +102,15 @@ class Study:
     def network(self, name: str | Network = "trained") -> Network:
         """A network, with its `history` and its `predictions` on the test split where it was trained here.
 
-        name: "trained", the config's; "permuted", that with its weights permuted; or a network of your own.
-        Raises: ValueError for another name, for sites of the config that the network does not have.
+        name: "trained", the config's; "permuted", that with its weights permuted; one that `pretrained` knows; or a
+        network of your own. Raises: ValueError for another name, for sites of the config that the trained one lacks.
         """
         if isinstance(name, Network):
             return name
-        if name not in ("trained", "permuted"):
-            raise ValueError(f'no network {name!r}: "trained", "permuted", or a network of your own')
-        if not self._networks:
+        if name not in ("trained", "permuted", *self._networks):
+            self._networks[name] = pretrained(name, self.config.classifier.image_size)
+            return self._networks[name]
+        if "trained" not in self._networks:
             config = self.config.classifier
             check_weights(config)  # before a data set is rendered for them
             pictures = self.pictures()
@@ -224,6 +227,34 @@ class Study:
         inputs = {"networks": {name: self.network(name) for name in ("trained", "permuted")}}
         inputs["scenes"] = choose_scenes(pictures, names, most, hangar.size)
         return self.stage("experiments/edit-remove", edit_scenes, settings, inputs)
+
+    def varied(self, most: int = 40) -> VariedScenes:
+        """Scenes of half B, each as it is and with one thing changed; of each part edits of up to `most` scenes."""
+        pictures, hangar = self.pictures(), self.config.dataset.hangar
+        test = pictures.rows("test")
+        names = test["image"][halves(test[pictures.levels[0]])]
+        settings = {"parts": list(pictures.region_names), "most": most}
+        settings |= {"size": hangar.size, "supersampling": hangar.supersampling}
+        inputs = {"scenes": choose_scenes(pictures, names, most, hangar.size)}
+        return VariedScenes.open(self.stage("experiments/varied", vary_scenes, settings, inputs))
+
+    def profile(self, network: str | Network, site: str, d_sae: int, n_seeds: int = 3) -> Path:
+        """`profile_network` of so many autoencoders that differ in their seeds alone, d_sae features wide.
+
+        They are trained shortly, on the same pictures for every network. Raises: ValueError where d_sae is no multiple
+        of the site's width.
+        """
+        seen, pictures, varied = self.network(network), self.pictures("every1"), self.varied()
+        own, end = self.network() is seen, site_folder(site)
+        if d_sae % (width := seen.shape(site)[2]):
+            raise ValueError(f"d_sae must be a multiple of {width}, the width of {site} of {seen.name}, got {d_sae}")
+        how = {"site": site, "expansion": d_sae // width, "k": 16, "standardise": "channels"}
+        how |= short_training(self.config.sae) | {"network": network, "pictures": "every1"}
+        seeds = {f"seed {i}": self.sae(f"{seen.name}-{end}-{i}", seed=i, **how) for i in range(n_seeds)}
+        acts = self.activations(site, network, "all" if own else "every1")
+        inputs = {"acts": acts, "varied": self.activations(site, network, varied), "pictures": pictures, "saes": seeds}
+        inputs["random"] = random_dictionaries(seeds["seed 0"], acts, (0, 1))
+        return self.stage(f"experiments/profile-{seen.name}-{end}", profile_network, {}, inputs)
 
     def tiers(self, like: str = "main") -> Path:
         """What may be said of features: `judge_parts` of an autoencoder, two other seeds, probes, and nulls of nulls.

@@ -125,7 +125,7 @@ class Scene:
         if factor in TURNS:
             return replace(self, camera=replace(camera, **{factor: getattr(camera, factor) + side * TURNS[factor]}))
         made = {
-            "distance": lambda: {"camera": replace(camera, distance=camera.distance * 1.25 ** side)},
+            "distance": lambda: {"camera": replace(camera, distance=camera.distance * 1.25**side)},
             "place": lambda: {"camera": replace(camera, shift_x=camera.shift_x + side / 7)},
             "livery": lambda: {"livery": _livery(rng)},
             "light": lambda: {"light": _light(rng)},

