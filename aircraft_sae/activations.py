@@ -19,7 +19,7 @@ from aircraft_sae.devices import side_by_side
 from aircraft_sae.networks import BATCH, Edit, Network, Seen
 from aircraft_sae.networks.evaluation import n_workers
 from aircraft_sae.pictures import Pictures, Views, loader, test_transform, train_transform
-from aircraft_sae.sae import SparseAutoencoder, standardised
+from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import META, check_room, digest, read_json, write_json, write_parquet, write_whole
 
 ACTS, IMAGES, DONE = "acts.npy", "images.parquet", "done.json"
@@ -138,7 +138,6 @@ class Activations(OnPictures):
     images: pd.DataFrame
     site: str = ""
     stage: str = ""
-    cellwise: bool = False
 
     @classmethod
     def open(cls, folder: str | Path, site: str) -> "Activations":
@@ -165,8 +164,7 @@ class Activations(OnPictures):
     def blocks(self, rows: np.ndarray, n_images: int = 64) -> Iterator[torch.Tensor]:
         """Acts of these images in order, (at most n_images, rows, columns, d_in) float32 at a time."""
         for start in range(0, len(rows), n_images):
-            block = torch.from_numpy(self.acts[rows[start : start + n_images]]).float()
-            yield standardised(block)[0] if self.cellwise else block
+            yield torch.from_numpy(self.acts[rows[start : start + n_images]]).float()
 
     def moments(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """(mean, variance) of each channel, (d_in,) float64, over all cells of these images."""
@@ -176,11 +174,6 @@ class Activations(OnPictures):
             sums += torch.stack([block.sum(0), block.square().sum(0)])
         mean, squares = sums / (len(rows) * self.cells_per_image)
         return mean, squares - mean.square()
-
-    @property
-    def standardised(self) -> "Activations":
-        """The same, each cell less its mean and over its deviation."""
-        return replace(self, cellwise=True)
 
     def batches(self, rows: np.ndarray, batch_size: int, seed: int, start: int = 0) -> Iterator[torch.Tensor]:
         """Endless shuffled cells (batch_size, d_in) as stored, from batch `start`; a function of (seed, batch) alone.
@@ -208,8 +201,7 @@ class Activations(OnPictures):
                     np.random.default_rng((seed, epoch, group)).shuffle(cells)
                 parts.append(cells[first : first + end - at])
                 at += len(parts[-1])
-            batch = torch.from_numpy(np.concatenate(parts))
-            yield standardised(batch.float())[0] if self.cellwise else batch
+            yield torch.from_numpy(np.concatenate(parts))
 
 
 def see_features(

@@ -320,7 +320,6 @@ CONFIG = [
     field("sites", ("stage3",), "'stage4'", "one of the sites that are kept"),
     field("sae.site", "a/b", "'a/b'", "sae.site must be like stage4"),
     field("sae.k", 4.5, "k must be a valid integer", "4.5"),
-    field("sae.prefixes", (), "rising shares that end with 1", r"\(\)"),
     field("sae.dead_after", 10**9, "dead_after=1000000000", "lower it"),
     field("name", 7, "name must be a valid string", "got 7"),
     *(field("name", name, "a name has letters", re.escape(repr(name))) for name in OUTSIDE),

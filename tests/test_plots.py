@@ -153,19 +153,6 @@ def test_results_in_words():
     assert plots.in_words({"value": 0.1234, "low": None, "high": None, "n": None}, percent=False) == "0.123"
 
 
-def test_a_component_picture_paints_shown_cells_alone():
-    scores, shown = np.zeros((1, 2, 3)), np.array([[True, False]])
-    scores[0, 0] = [1, 0.5, 0.5]
-    painted = plots.component_picture(GREY_PICTURE, scores, np.array([[0, 0, 0], [1, 1, 1]]), shown)
-    assert painted.shape == GREY_PICTURE.shape and (painted[:, 15:] == 190).all()
-    assert np.ptp(painted[:, :15], axis=2).max() <= 2 and painted[:, :15].min() > 210, "light, and no hue"
-    for component, rising in ((1, 2), (2, 0)):  # to blue, to red
-        scores[0, 0] = [0.5, 0.5, 0.5]
-        scores[0, 0, component] = 1
-        painted = plots.component_picture(GREY_PICTURE, scores, np.array([[0, 0, 0], [1, 1, 1]]), shown)
-        assert painted[0, 0].argmax() == rising
-
-
 def test_dots_show_value_and_interval_on_the_scale_that_is_asked_for():
     ax = plots.dots({"a": ENTRY, "b": dict.fromkeys(ENTRY) | {"value": 0.5}}, "share, %", "", 100, line=60).axes[0]
     assert ax.lines[0].get_xdata().tolist() == [85, 94] and ax.lines[2].get_xdata().tolist() == [50, 50]

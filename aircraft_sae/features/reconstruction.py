@@ -14,39 +14,23 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import MiniBatchKMeans
-from sklearn.linear_model import orthogonal_mp_gram
-from torch.nn.functional import cosine_similarity, kl_div, nll_loss, normalize
+from torch.nn.functional import cosine_similarity, kl_div, normalize
 
 from aircraft_sae.activations import Activations, replay
 from aircraft_sae.config import SAEConfig, change
 from aircraft_sae.metrics import with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
-from aircraft_sae.sae import Codes, SparseAutoencoder
+from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae.training import units
 
 OTHER = 100
 """Seeds of nulls that are compared with nulls are so far apart: those of autoencoders lie between."""
-PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0, "tied": False}  # for a config that is given another variant
 
 
 def project(mean: torch.Tensor, basis: torch.Tensor, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
     """mean + (acts - mean) projected on orthonormal rows `basis` (k, d_in): `pca`, or with no rows the mean alone."""
     return mean + (acts - mean) @ basis.t() @ basis, None
-
-
-def nearest(centres: torch.Tensor, acts: torch.Tensor) -> tuple[torch.Tensor, Codes]:
-    """The nearest of `centres` (n_centres, d_in), as one feature a cell."""
-    best = torch.cdist(acts, centres).argmin(1)
-    return centres[best], Codes(torch.ones(len(acts)), best, torch.arange(len(acts) + 1), len(centres))
-
-
-def pursue(mean: torch.Tensor, directions: torch.Tensor, k: int, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
-    """Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad 1993) of acts - mean by k unit rows `directions`."""
-    centred, directions = (acts - mean).numpy(), directions.numpy()
-    codes = orthogonal_mp_gram(directions @ directions.T, directions @ centred.T, n_nonzero_coefs=k)
-    return mean + torch.from_numpy((directions.T @ codes).T).float(), None
 
 
 def pca(acts: Activations, rows: np.ndarray, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,21 +48,12 @@ def covariance(acts: Activations, rows: np.ndarray) -> torch.Tensor:
     return second / (len(rows) * acts.cells_per_image - 1)
 
 
-def k_means(acts: Activations, rows: np.ndarray, n_centres: int) -> torch.Tensor:
-    """(n_centres, d_in) by mini-batch k-means (scikit-learn's) on 20,000 shuffled cells of these images, or all."""
-    n_cells = min(20_000, len(rows) * acts.cells_per_image)
-    cells = next(acts.batches(rows, n_cells, seed=0)).float().numpy()
-    options = dict(init="random", n_init=1, max_iter=5, batch_size=4096, random_state=0)  # k-means++ would take 20 s
-    fitted = MiniBatchKMeans(min(n_centres, n_cells), **options).fit(cells)
-    return torch.from_numpy(fitted.cluster_centers_).float()
-
-
 def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tensor) -> SparseAutoencoder:
     """An autoencoder of sae's site that reconstructs nothing: feature i is directions[i] . x + biases[i] if positive.
 
     directions: (d, d_in) with d at most d_in, biases: (d,); further features never fire.
     """
-    made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, **PLAIN), sae.d_in)
+    made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, tied=False), sae.d_in)
     with torch.no_grad():
         for values, given in ((made.W_enc_rows, directions), (made.b_enc, biases)):
             values.zero_()[: len(given)] = given
@@ -87,7 +62,7 @@ def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tens
 
 def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, scale, directions: torch.Tensor) -> SparseAutoencoder:
     """Directions (a multiple of d_in, d_in) as an autoencoder: of (x - mean) scale the k largest products are kept."""
-    cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, **PLAIN)
+    cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, tied=False)
     made, rows = SparseAutoencoder(cfg, sae.d_in), normalize(directions)
     made.load_state_dict({"W_dec": rows, "W_enc_rows": rows}, strict=False)
     return made.in_units_of(mean, scale)
@@ -102,8 +77,8 @@ def both_signs(directions: torch.Tensor) -> torch.Tensor:
 class Measured:
     """One autoencoder, or baseline, on some images. fired: (d_sae,) each feature's active cells; empty without codes.
 
-    table: a row an image: cells and, summed over them, error, total (squared distance from the mean) and entries
-    (active features), also of foreground and background where these are told apart; pooled_error, …; distinct.
+    table: a row an image: cells, and summed over them error, total (squared distance from the mean) and, with codes,
+    entries (active features).
     """
 
     table: pd.DataFrame
@@ -115,86 +90,55 @@ class Measured:
 
     @cached_property
     def results(self) -> dict[str, dict[str, float | None]]:
-        """fvu and pooled_fvu; with codes l0, distinct_features_per_image, dead_share, dense_share (over 10 %).
-
-        Each is {value, low, high, n}, with the 95 % interval over images.
-        """
+        """fvu; with codes l0, dead_share, dense_share (over 10 %): {value, low, high, n}, intervals over images."""
         table, density = self.table, self.fired / self.n_cells
-        results = {"pooled_fvu": with_interval(table["pooled_error"], table["pooled_total"])}
-        for cells in table.filter(regex="^cells"):
-            own, place = table[table[cells] > 0], cells.removeprefix("cells")  # no fvu of no cells
-            if len(own):
-                results[f"fvu{place}"] = with_interval(own[f"error{place}"], own[f"total{place}"])
-            if len(own) and len(density):
-                results[f"l0{place}"] = with_interval(own[f"entries{place}"], own[cells])
+        results = {"fvu": with_interval(table["error"], table["total"])}
         if len(density):
-            results["distinct_features_per_image"] = with_interval(table["distinct"], np.ones(len(table)))
+            results["l0"] = with_interval(table["entries"], table["cells"])
             results["dead_share"] = with_draws((density == 0).mean(), [], len(density))
             results["dense_share"] = with_draws((density > 0.1).mean(), [], len(density))
         return results
 
 
 @torch.no_grad()
-def measure(reconstruct: Callable, acts: Activations, rows, mean, foreground: np.ndarray | None = None) -> Measured:
-    """Reconstruct all cells of these images. mean: (d_in,) of the training cells, which fvu compares with.
-
-    foreground: (images, rows, columns) bool, to tell these cells from the others.
-    """
-    parts, fired, start, mean = [], [], 0, mean.float()
+def measure(reconstruct: Callable, acts: Activations, rows: np.ndarray, mean: torch.Tensor) -> Measured:
+    """Reconstruct all cells of these images. mean: (d_in,) of the training cells, which fvu compares with."""
+    parts, fired, mean = [], [], mean.float()
     for block in acts.blocks(rows):
         cells, n = block.flatten(0, 2), len(block)
         recon, codes = reconstruct(cells)
         error, total = ((cells - other).view(n, -1, acts.d_in).double() for other in (recon, mean))
-        part = {"pooled_error": error.mean(1).square().sum(1), "pooled_total": total.mean(1).square().sum(1)}
-        by_cell = {"error": error.square().sum(2), "total": total.square().sum(2)}
+        part = {"error": error.square().sum(2).sum(1), "total": total.square().sum(2).sum(1)}
+        part["cells"] = torch.full((n,), acts.cells_per_image)
         if codes is not None:
             codes = codes.where(codes.values > 0)
-            by_cell["entries"] = codes.offsets.diff().view(n, -1)
-            seen = torch.zeros(n, codes.d_sae, dtype=torch.bool)
-            seen[codes.cells // acts.cells_per_image, codes.features] = True
-            part["distinct"] = seen.sum(1)
+            part["entries"] = codes.offsets.diff().view(n, -1).sum(1)
             fired.append(torch.bincount(codes.features, minlength=codes.d_sae))
-        by_cell["cells"] = torch.ones(n, acts.cells_per_image, dtype=torch.int64)
-        part |= {name: values.sum(1) for name, values in by_cell.items()}
-        if foreground is not None:
-            shown = torch.from_numpy(foreground[start : start + n]).view(n, -1)
-            for place, mask in {"foreground": shown, "background": ~shown}.items():
-                part |= {f"{name}_{place}": (values * mask).sum(1) for name, values in by_cell.items()}
         parts.append(pd.DataFrame({name: values.double().numpy() for name, values in part.items()}))
-        start += n
     counts = torch.stack(fired).sum(0).numpy() if fired else np.zeros(0, int)
     return Measured(pd.concat(parts, ignore_index=True), counts)
 
 
 @torch.no_grad()
 def splice(
-    reconstruct: Callable, acts: Activations, rows, labels, network: Network, pictures: Pictures, mean
+    reconstruct: Callable, acts: Activations, rows: np.ndarray, labels: np.ndarray, network: Network, pictures: Pictures
 ) -> dict[str, dict]:
     """What it costs the network to go on from the reconstruction of these images' cells, with intervals over images.
 
     labels: (n_images,) class indices; pictures: those that acts are of. top1_change_points: of accuracy, in percentage
-    points; agreement: share of images with the same prediction; kl_nats: KL(p || p spliced); ce_recovered_zero,
-    ce_recovered_mean: share of the cross-entropy lost with all acts 0, or the mean, that the reconstruction wins back.
+    points; agreement: share of images with the same prediction; kl_nats: KL(p || p spliced).
     """
-    edits = {
-        "own": None,
-        "spliced": lambda block: reconstruct(block.flatten(0, 2))[0].view(block.shape),
-        "zero": torch.zeros_like,
-        "mean": mean.float().expand_as,
-    }
-    logs, losses = {}, {}
+    edits = {"own": None, "spliced": lambda block: reconstruct(block.flatten(0, 2))[0].view(block.shape)}
+    logs = {}
     for name, edit in edits.items():
         logits = torch.cat([seen.logits for seen in replay(network, pictures, acts, rows, edit)])
         logs[name] = logits.double().log_softmax(1)
-        losses[name] = nll_loss(logs[name], torch.from_numpy(labels), reduction="none").numpy()
     before, after = (logs[name].argmax(1).numpy() for name in ("own", "spliced"))
     divergence, ones = kl_div(logs["spliced"], logs["own"], reduction="none", log_target=True), np.ones(len(rows))
     return {
         "top1_change_points": with_interval(100 * ((after == labels) - 1.0 * (before == labels)), ones),
         "agreement": with_interval(before == after, ones),
         "kl_nats": with_interval(divergence.sum(1).numpy(), ones),
-        "ce_recovered_zero": with_interval(losses["zero"] - losses["spliced"], losses["zero"] - losses["own"]),
-        "ce_recovered_mean": with_interval(losses["mean"] - losses["spliced"], losses["mean"] - losses["own"]),
     }
 
 
@@ -280,7 +224,7 @@ def null_dictionaries(
     directions": spread as the cells of validation pictures; "untrained": as training would start; "frozen decoder";
     "permuted network": of the network with permuted weights.
     """
-    acts, few = acts.standardised if sae.cfg.cellwise else acts, short_training(sae.cfg)
+    few = short_training(sae.cfg)
     mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
     stretch = scale if sae.cfg.channelwise else torch.ones(acts.d_in)  # one number for all turns nothing
     nulls = {}
@@ -289,7 +233,7 @@ def null_dictionaries(
         for name, rows in {"channels": torch.eye(acts.d_in), "PCA": torch.linalg.eigh(spread).eigenvectors.t()}.items():
             nulls[name] = Null(dictionary(sae, mean, scale, both_signs(rows.float())))
     nulls["random directions"] = Null(random_dictionaries(sae, acts, (seed,))[0])
-    start = change(sae.cfg, variant="topk", seed=sae.cfg.seed + OTHER * seed, **PLAIN)
+    start = change(sae.cfg, variant="topk", seed=sae.cfg.seed + OTHER * seed, tied=False)
     nulls["untrained"] = Null(SparseAutoencoder(start, acts.d_in).in_units_of(mean, scale))
     few["seed"] = start.seed
     nulls["frozen decoder"] = Null(train("frozen-decoder", frozen_decoder=True, **few))
@@ -299,7 +243,6 @@ def null_dictionaries(
 
 def random_dictionaries(sae: SparseAutoencoder, acts: Activations, seeds: Iterable[int]) -> list[SparseAutoencoder]:
     """For each seed as many random directions as there are features, spread as the cells of validation pictures."""
-    acts = acts.standardised if sae.cfg.cellwise else acts
     mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
     stretch = scale if sae.cfg.channelwise else torch.ones(acts.d_in)
     spread, like = stretch[:, None] * cell_covariance(acts) * stretch, torch.ones(sae.d_sae, acts.d_in)

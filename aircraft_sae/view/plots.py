@@ -167,7 +167,7 @@ def heat(picture: Any, values: np.ndarray, top: float, cell: tuple[int, int] | N
     """
     paler = np.asarray(picture, np.float32) * 0.75 + 45
     share = np.clip(np.nan_to_num(values) / max(top, 1e-12), 0, 1).astype(np.float32)
-    large = resized(share, paler.shape, Image.Resampling.BILINEAR)
+    large = np.asarray(Image.fromarray(share).resize(paler.shape[1::-1], Image.Resampling.BILINEAR))
     strength = 0.75 * np.sqrt(large)[..., None]
     made = Image.fromarray(
         (paler * (1 - strength) + 255 * colormaps["inferno"](large)[..., :3] * strength).astype(np.uint8)
@@ -178,24 +178,6 @@ def heat(picture: Any, values: np.ndarray, top: float, cell: tuple[int, int] | N
         square = [round(x * across), round(y * down), round((x + 1) * across) - 1, round((y + 1) * down) - 1]
         ImageDraw.Draw(made).rectangle(square, outline=(0, 255, 255), width=max(1, made.width // 112))
     return np.asarray(made)
-
-
-def component_picture(picture: Any, scores: np.ndarray, ends: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """The picture (height, width, 3) uint8, pale and grey, with the cells that are `shown` painted by three components.
-
-    The first is lightness, the second blue to yellow, the third green to red: with any colour vision, two can be seen.
-    scores: (rows, columns, 3); ends: (2, 3), lowest and highest of each scale; shown: (rows, columns) bool.
-    """
-    unit = np.clip((scores - ends[0]) / (ends[1] - ends[0]), 0, 1)
-    luma = np.round(unit * [170, 160, 160] + [50, 48, 48]).astype(np.uint8)
-    colours, grey = np.asarray(Image.fromarray(luma, "YCbCr").convert("RGB")), pale(picture)
-    covered = resized(np.uint8(shown), grey.shape).astype(bool)
-    return np.where(covered[..., None], resized(colours, grey.shape), grey).astype(np.uint8)
-
-
-def resized(values: np.ndarray, shape: Sequence[int], how: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
-    """An array (rows, columns) or (rows, columns, 3) as an array with the height and width of `shape`."""
-    return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), how))
 
 
 def pale(picture: Any) -> np.ndarray:
