@@ -87,7 +87,6 @@ class DatasetConfig:
     source: Literal["hangar", "fgvc", "folder"] = "hangar"
     root: str | None = None  # holds (for fgvc: will hold) fgvc-aircraft-2013b, or the images; unused by the hangar
     banner: CountOrZero = 0  # rows cut off the bottom of every picture: 20 in FGVC-Aircraft, 0 elsewhere
-    on_bad_image: Literal["raise", "skip"] = "raise"  # skip leaves unreadable pictures out and records them
     hangar: HangarConfig = field(default_factory=HangarConfig)
 
     @property
