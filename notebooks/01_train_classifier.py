@@ -42,6 +42,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 from scipy.stats import binomtest
+from sklearn.metrics import ConfusionMatrixDisplay
 
 # %%
 from aircraft_sae.hangar.render import render
@@ -372,12 +373,19 @@ assert official[level]["value"] >= promised["accuracy"] and official[level]["n"]
 # ## Which classes does it confuse?
 #
 # If the network sees airframes, its mistakes should stay between aircraft that are built alike. Rows are what the
-# picture shows, columns what the network says; classes are ordered by manufacturer and family, with lines between them.
-# Numbers in the cells count mistaken pictures (for up to 40 classes).
+# picture shows, columns what the network says; classes are ordered by manufacturer and family.
 
 # %%
-order = [data.parents(level, name) for name in reversed(levels[1:])]
-plots.confusion_matrix(confusion, order)
+above = [data.parents(level, name) for name in reversed(levels[1:])]
+order = sorted(confusion, key=lambda name: [groups[name] for groups in above])
+shares = confusion.loc[order, order].div(confusion.loc[order].sum(axis=1), axis=0).fillna(0)
+side = 3 + 0.2 * len(order)
+figure, ax = plots.sheet(side, width=side + 1)
+drawn = ConfusionMatrixDisplay(100 * shares.to_numpy(), display_labels=[plots.literal(name) for name in order])
+drawn.plot(include_values=False, cmap="Blues", xticks_rotation="vertical", ax=ax)
+ax.set(xlabel="predicted", ylabel="actual")
+drawn.im_.colorbar.set_label("share of the actual class's pictures, %")
+display(figure)
 
 # %%
 wrong = network.predictions.query("label != predicted").sort_values("confidence", ascending=False, kind="stable")

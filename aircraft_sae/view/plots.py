@@ -11,7 +11,6 @@ from typing import Any
 import matplotlib.style
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from cycler import cycler
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -85,33 +84,6 @@ def scores_by_part(kinds: Mapping[str, Mapping[str, float]]) -> Figure:
         ax.plot(table[kind], table.index, marker, color=colour, markersize=9, label=kind)
     ax.set(xlabel="average precision on half B", ylabel="part")
     figure.legend(loc="outside lower center", ncols=3)
-    return figure
-
-
-def confusion_matrix(confusion: pd.DataFrame, parents: Sequence[Mapping[str, str]] = ()) -> Figure:
-    """Shares of each actual class's images (rows) by predicted class, in %, ordered by the levels above.
-
-    confusion: counts with class names as index and columns; parents: group of each class, in their order, coarsest
-    level first; lines part groups, thick for the coarsest. Up to 40 classes, mistakes carry their number of images.
-    """
-    keys = {name: tuple(list(level.values()).index(level[name]) for level in parents) for name in confusion.index}
-    order = sorted(confusion.index, key=keys.get)
-    n, counts = len(order), confusion.loc[order, order].to_numpy()
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    mistakes = np.where(counts * ~np.eye(n, dtype=bool), counts, "").astype(object) if n <= 40 else False
-    names, side = [literal(name) for name in order], float(np.clip(0.25 * n + 2, 5, 20))
-    figure, ax = sheet(side, width=side + 1)
-    about = {"label": "share of the actual class's pictures, %", "shrink": 0.6}
-    sns.heatmap(shares, vmin=0, vmax=100, cmap="Blues", annot=mistakes, fmt="", annot_kws={"size": 9}, square=True,
-                xticklabels=names, yticklabels=names, cbar_kws=about, ax=ax)  # fmt: skip
-    for depth in range(len(parents)):
-        look = dict(color=GREY, linewidth=0.5) if depth else dict(color="black", linewidth=1.2)
-        groups = [keys[name][: depth + 1] for name in order]
-        for edge in (k for k in range(1, n) if groups[k] != groups[k - 1]):
-            ax.axhline(edge, **look), ax.axvline(edge, **look)
-    ax.set(xlabel="predicted", ylabel="actual")
-    ax.tick_params("x", rotation=90, labelsize=10 if n <= 72 else 8)
-    ax.tick_params("y", rotation=0, labelsize=10 if n <= 72 else 8)
     return figure
 
 
