@@ -33,18 +33,15 @@ def ratio_of_sums(numerator, denominator, counts=None):
     return (counts @ np.asarray(numerator, float)) / (counts @ np.asarray(denominator, float))
 
 
-def bootstrap_counts(n_images: int, n: int, seed: Any = 0) -> np.ndarray:
-    """(n, n_images) how often each image is in each of n draws with replacement; seed: a number, or a Generator."""
-    drawn = np.random.default_rng(seed).integers(n_images, size=(n, n_images)) + n_images * np.arange(n)[:, None]
-    return np.bincount(drawn.ravel(), minlength=n * n_images).reshape(n, n_images)
-
-
 def bootstrap_draws(metric: Callable, *arguments: Any, n: int = 2000, seed: int = 0) -> np.ndarray:
     """(n,) values of `metric(*arguments)`, each for images drawn anew; the first argument has one entry per image."""
-    rng, n_images = np.random.default_rng(seed), len(arguments[0])
+    rng, n_images, draws = np.random.default_rng(seed), len(arguments[0]), []
     chunk = max(1, 2**22 // n_images)  # draws at a time: about 32 MB of counts
-    counts = (bootstrap_counts(n_images, min(chunk, n - start), rng) for start in range(0, n, chunk))
-    return np.concatenate([metric(*arguments, counts=each) for each in counts])
+    for size in (min(chunk, n - start) for start in range(0, n, chunk)):
+        drawn = rng.integers(n_images, size=(size, n_images)) + n_images * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * n_images).reshape(size, n_images)
+        draws.append(metric(*arguments, counts=counts))
+    return np.concatenate(draws)
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
