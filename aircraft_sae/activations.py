@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from aircraft_sae.devices import side_by_side
 from aircraft_sae.networks import BATCH, Edit, Network, Seen
 from aircraft_sae.networks.evaluation import n_workers
 from aircraft_sae.pictures import Pictures, Views, loader, test_transform, train_transform
-from aircraft_sae.sae import SparseAutoencoder, standardised
+from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import META, check_room, digest, read_json, write_json, write_parquet, write_whole
 
 ACTS, IMAGES, DONE = "acts.npy", "images.parquet", "done.json"
@@ -41,26 +40,15 @@ def extract(
     folder: str | Path, network: Network, pictures: Pictures, sites: Sequence[str],
     augmentation: ClassifierConfig | None = None, n_views: int = 0,
 ) -> None:  # fmt: skip
-    """Write folder/<site>/acts.npy (image, row, column, channel; see `as_stored`) and images.parquet, for each site.
+    """Write folder/<site>/acts.npy (image, row, column, channel; float16) and images.parquet, for each site.
 
     Every picture goes through the network once, in float32 and in the order of the table; then n_views random crops and
     flips, as `augmentation` has them, of each training and validation picture, as split "views" and in mixed precision:
     more cells for autoencoders to learn from. A killed run goes on where it was.
-    Raises: OSError where the disk has no room, ValueError for acts that are not finite (with the image) and for a
+    Raises: OSError where the disk has no room, ValueError for acts that float16 cannot hold (with the image) and for a
     folder that holds those of other pictures.
     """
     folder = Path(folder)
-    while large := _extract(folder, network, pictures, sites, augmentation, n_views):
-        print(f"activations of {large} are beyond float16: kept as float32, and all made again", file=sys.stderr)
-        path = folder / site_folder(large) / ACTS
-        shape = np.load(path, mmap_mode="r").shape
-        check_room(folder, 4 * math.prod(shape), ROOM)
-        write_json(folder / DONE, {"n_images": 0})
-        _reserve(path, shape, np.float32)
-
-
-def _extract(folder, network, pictures, sites, augmentation, n_views) -> str | None:
-    """All of `extract`, or up to acts that their site's file cannot hold: the site."""
     seen = pictures.table[pictures.table["split"].isin(("train", "val"))].assign(split=VIEWS)
     table = pd.concat([pictures.table, *[seen] * n_views], ignore_index=True)
     images, labels = table["image"].tolist(), np.zeros(len(table), np.int64)
@@ -80,14 +68,13 @@ def _extract(folder, network, pictures, sites, augmentation, n_views) -> str | N
             for got in network.stream((batch for batch, _, _ in batches), sites, mixed=mixed):
                 size = len(got.logits)
                 for site, acts in got.acts.items():
-                    if not (finite := acts.isfinite().flatten(1).all(1).numpy()).all():
+                    cells = acts.half()
+                    if not (finite := cells.isfinite().flatten(1).all(1).numpy()).all():
                         raise ValueError(
-                            f"the {site} activations of image {images[n_done + finite.argmin()]} are not finite: "
-                            "look at that picture, or whether the network's training diverged"
+                            f"the {site} activations of image {images[n_done + finite.argmin()]} are not finite in "
+                            "float16, which ends at 65,504: look at that picture, whether the network's training "
+                            "diverged, or choose another site"
                         )
-                    cells = acts if files[site].dtype == np.float32 else as_stored(acts)
-                    if cells.dtype == torch.float32 and files[site].dtype == np.float16:
-                        return site
                     files[site][n_done : n_done + size] = cells.numpy()
                 n_done += size
                 bar.update(size)
@@ -98,13 +85,6 @@ def _extract(folder, network, pictures, sites, augmentation, n_views) -> str | N
                     saved = n_done
     for site in sites:
         write_parquet(table, folder / site_folder(site) / IMAGES)
-    return None
-
-
-def as_stored(acts: torch.Tensor) -> torch.Tensor:
-    """In float16; in float32 where some values are finite in that alone: float16 ends at 65,504."""
-    short = acts.half()
-    return acts if short.isinf().any() and acts.isfinite().all() else short
 
 
 class OnPictures:
@@ -138,7 +118,6 @@ class Activations(OnPictures):
     images: pd.DataFrame
     site: str = ""
     stage: str = ""
-    cellwise: bool = False
 
     @classmethod
     def open(cls, folder: str | Path, site: str) -> "Activations":
@@ -165,8 +144,7 @@ class Activations(OnPictures):
     def blocks(self, rows: np.ndarray, n_images: int = 64) -> Iterator[torch.Tensor]:
         """Acts of these images in order, (at most n_images, rows, columns, d_in) float32 at a time."""
         for start in range(0, len(rows), n_images):
-            block = torch.from_numpy(self.acts[rows[start : start + n_images]]).float()
-            yield standardised(block)[0] if self.cellwise else block
+            yield torch.from_numpy(self.acts[rows[start : start + n_images]]).float()
 
     def moments(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """(mean, variance) of each channel, (d_in,) float64, over all cells of these images."""
@@ -176,11 +154,6 @@ class Activations(OnPictures):
             sums += torch.stack([block.sum(0), block.square().sum(0)])
         mean, squares = sums / (len(rows) * self.cells_per_image)
         return mean, squares - mean.square()
-
-    @property
-    def standardised(self) -> "Activations":
-        """The same, each cell less its mean and over its deviation."""
-        return replace(self, cellwise=True)
 
     def batches(self, rows: np.ndarray, batch_size: int, seed: int, start: int = 0) -> Iterator[torch.Tensor]:
         """Endless shuffled cells (batch_size, d_in) as stored, from batch `start`; a function of (seed, batch) alone.
@@ -208,8 +181,7 @@ class Activations(OnPictures):
                     np.random.default_rng((seed, epoch, group)).shuffle(cells)
                 parts.append(cells[first : first + end - at])
                 at += len(parts[-1])
-            batch = torch.from_numpy(np.concatenate(parts))
-            yield standardised(batch.float())[0] if self.cellwise else batch
+            yield torch.from_numpy(np.concatenate(parts))
 
 
 def see_features(
@@ -242,22 +214,20 @@ def replay(
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """The array of an extraction under way, or a new one: OSError without room on disk."""
-    if not path.is_file():
-        _reserve(path, shape, np.float16)
-    file = np.lib.format.open_memmap(path, "r+")
-    if file.shape != shape:
-        raise ValueError(f"{path} is of shape {file.shape}, these pictures need {shape}: name another folder")
-    return file
+    """The array of an extraction under way, or a new one, whose room on disk is taken at once: OSError without any.
 
-
-def _reserve(path: Path, shape: tuple[int, ...], dtype: type) -> None:
-    """A new array, whose room on disk is taken at once: a full disk would else end the process at some later write."""
+    A full disk would else end the process at some later write.
+    """
 
     def write(temporary: Path) -> None:
-        np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
+        np.lib.format.open_memmap(temporary, "w+", np.float16, shape).flush()
         if hasattr(os, "posix_fallocate"):
             with open(temporary, "rb+") as file:
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
 
-    write_whole(path, write)
+    if not path.is_file():
+        write_whole(path, write)
+    file = np.lib.format.open_memmap(path, "r+")
+    if file.shape != shape:
+        raise ValueError(f"{path} is of shape {file.shape}, these pictures need {shape}: name another folder")
+    return file

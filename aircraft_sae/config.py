@@ -87,7 +87,6 @@ class DatasetConfig:
     source: Literal["hangar", "fgvc", "folder"] = "hangar"
     root: str | None = None  # holds (for fgvc: will hold) fgvc-aircraft-2013b, or the images; unused by the hangar
     banner: CountOrZero = 0  # rows cut off the bottom of every picture: 20 in FGVC-Aircraft, 0 elsewhere
-    on_bad_image: Literal["raise", "skip"] = "raise"  # skip leaves unreadable pictures out and records them
     hangar: HangarConfig = field(default_factory=HangarConfig)
 
     @property
@@ -147,16 +146,14 @@ class SAEConfig:
     """A sparse autoencoder and its training. Lengths are in scaled acts: centred, mean squared norm d_in."""
 
     site: Site = "stage4"
-    variant: Literal["topk", "batchtopk", "matryoshka", "l1"] = "batchtopk"  # matryoshka: batchtopk, nested
-    # what is done to acts first: each cell less its mean and over its deviation, each channel likewise, or both in turn
-    standardise: Literal["nothing", "cells", "channels", "both"] = "nothing"
+    variant: Literal["topk", "batchtopk"] = "batchtopk"
+    standardise: Literal["nothing", "channels"] = (
+        "nothing"  # of acts first: each channel less its mean, over its deviation
+    )
     expansion: Count = 8  # d_sae / d_in
-    k: Count = 32  # features a cell has, exactly or on average; unused by l1
+    k: Count = 32  # features a cell has, exactly or on average
     tied: StrictBool = False  # W_enc is W_dec transposed
-    unit_norm: StrictBool = True  # rows of W_dec keep length 1
     frozen_decoder: StrictBool = False  # W_dec keeps its random directions: a control
-    prefixes: tuple[Positive, ...] = (1.0,)  # shares of d_sae in the mean loss: several, rising, for matryoshka
-    l1_coefficient: PositiveOrZero = 0.0  # loss per mean total activation of a cell
     n_cells: Count = 1_000_000  # cells seen in training, over all epochs
     batch_size: Count = 1024
     learning_rate: Positive = 6e-3
@@ -169,30 +166,20 @@ class SAEConfig:
     seed: CountOrZero = 0
 
     def __post_init__(self):
-        if self.prefixes[-1:] != (1,) or list(self.prefixes) != sorted(set(self.prefixes)):
-            raise ValueError(f"prefixes must be rising shares that end with 1, got {self.prefixes}")
         if self.aux_k and self.dead_after >= self.n_cells:
             raise ValueError(f"dead_after={self.dead_after} is not below n_cells={self.n_cells}: lower it")
         if self.tied and self.frozen_decoder:
             raise ValueError("a tied autoencoder with a frozen decoder would learn nothing but biases")
         if self.tied and self.channelwise:
             raise ValueError("channels cannot be standardised for a tied autoencoder: their scales would untie it")
-        if (len(self.prefixes) > 1) != (self.variant == "matryoshka"):
-            raise ValueError(f"several prefixes are for matryoshka, which needs them: got {self.prefixes}")
-        if (self.l1_coefficient > 0) != (self.variant == "l1"):
-            raise ValueError(f"l1_coefficient is for l1, which needs it: got {self.l1_coefficient} for {self.variant}")
 
     @property
     def n_steps(self) -> int:
         return max(1, self.n_cells // self.batch_size)
 
     @property
-    def cellwise(self) -> bool:
-        return self.standardise in ("cells", "both")
-
-    @property
     def channelwise(self) -> bool:
-        return self.standardise in ("channels", "both")
+        return self.standardise == "channels"
 
 
 @_checked

@@ -27,29 +27,6 @@ def class_averaged_accuracy(labels, predicted, n_classes: int, counts=None):
     return np.nanmean(recall, axis=-1)
 
 
-def top_k_accuracy(labels, probabilities, k: int = 1, counts=None):
-    """Share of images whose class, of labels (n,), is among the k largest of probabilities (n, classes).
-
-    Equal probabilities rank by class index, as in argmax.
-    """
-    counts = np.ones(len(labels)) if counts is None else counts
-    ranked = np.argsort(-np.asarray(probabilities, float), axis=1, kind="stable")[:, :k]
-    return counts @ (ranked == np.asarray(labels)[:, None]).any(axis=1) / len(labels)
-
-
-def expected_calibration_error(probabilities, labels, n_bins: int = 15, counts=None):
-    """How far confidence is from accuracy: sum over bins of |accuracy - confidence| weighted by the bin's share.
-
-    probabilities: (n, classes); labels: (n,). Bins are ((m-1)/M, m/M] of the largest probability, the first closed.
-    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
-    """
-    counts = np.ones(len(labels)) if counts is None else counts
-    confidence = np.max(probabilities, axis=1)
-    bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
-    gap = (np.argmax(probabilities, axis=1) == labels) - confidence  # |B|/n |acc - conf| = |sum of gaps in B| / n
-    return np.abs(counts @ (np.eye(n_bins)[bins] * gap[:, None])).sum(axis=-1) / len(gap)
-
-
 def ratio_of_sums(numerator, denominator, counts=None):
     """Sum of one quantity over images by the sum of another, both (n,): fvu from squared errors and distances."""
     counts = np.ones(len(numerator)) if counts is None else counts

@@ -86,12 +86,12 @@ class Study:
                 say(f"dataset: reading {config.root or self.data_dir / 'downloads'}")
                 found = open_source(config, None, self.data_dir / "downloads")
                 # known by content, so that a moved folder is not checked again
-                if config.on_bad_image == "raise" and not self.finished("dataset", pictures=found):
+                if not self.finished("dataset", pictures=found):
                     found.check_images()
                 if twins := found.twins():
                     few = "; ".join(twins[:5]) + "; …" * (len(twins) > 5)
                     say(f"dataset: {len(twins)} pictures are in several splits, and flatter the test: {few}")
-                self.stage("dataset", note_pictures, {"on_bad_image": config.on_bad_image}, {"pictures": found})
+                self.stage("dataset", note_pictures, {}, {"pictures": found})
             self._pictures = found
         if name == "all":
             return self._pictures

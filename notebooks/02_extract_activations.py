@@ -296,18 +296,14 @@ plots.picture_grid(heated, names=names)
 # the mean whatever they show.
 
 # %%
-chosen = training[:: max(1, len(training) // 500)]  # training pictures, for the colours further down
-aircraft = {site: {} for site in sites}
-for site, acts in sites.items():
-    grid = acts.acts.shape[1:3]
-    for split, rows in (("test", test), ("training", chosen)):
-        everywhere = np.ones((len(rows), *grid), bool)
-        aircraft[site][split] = data.foreground(images["image"].iloc[rows], grid) if data.region_names else everywhere
+aircraft = {}
+if data.region_names:
+    aircraft = {site: data.foreground(images["image"].iloc[test], acts.grid) for site, acts in sites.items()}
 
 # %%
 lines = []
-for site, seen in aircraft.items() if data.region_names else ():
-    for name, mask in (("ratio", seen["test"]), ("null", np.roll(seen["test"], len(test) // 2, axis=0))):
+for site, seen in aircraft.items():
+    for name, mask in (("ratio", seen), ("null", np.roll(seen, len(test) // 2, axis=0))):
         both = mask.any((1, 2)) & ~mask.all((1, 2))
         d, mask = distance[site][both], mask[both]
         pair = (d * mask).sum((1, 2)) / mask.sum((1, 2)), (d * ~mask).sum((1, 2)) / (~mask).sum((1, 2))
@@ -325,44 +321,6 @@ assert all(np.isfinite(d).all() and d.min() >= 0 for d in distance.values())
 # A cell sees far more of the picture than the pixels below it, so the maps are blurred, and a cell beside an aircraft
 # is not "background" to the network. A cell in the picture's own colours is like the average cell, which can also mean
 # halfway between two extremes. Being far from the mean is not being important.
-
-# %% [markdown]
-# ## What do three directions show?
-#
-# Each cell is painted by its place along the three directions in which cells with aircraft differ most (components of
-# such cells of up to 500 training pictures): the first as lightness, the second as blue or yellow, the third as red or
-# green. The scale is the same for all pictures. Where there are masks, cells without aircraft are left out.
-
-# %%
-colours, parts = [pictures], {}
-for site, acts in sites.items():
-    cells = torch.from_numpy(acts.acts[chosen][aircraft[site]["training"]]).float()
-    centre, directions = cells.mean(0), torch.linalg.eigh(torch.cov(cells.t())).eigenvectors[:, -3:].flip(1)
-    directions *= directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()  # else a matter of chance
-    ends = np.quantile((cells - centre) @ directions, [0.02, 0.98], axis=0)
-    scores = torch.cat([(x - centre) @ directions for x in acts.blocks(test)]).numpy()
-    seen, whole = aircraft[site]["test"], [(x - centre).square().sum(3) for x in acts.blocks(test)]
-    parts[site] = [(seen * part).sum((1, 2)) for part in ((scores**2).sum(3), torch.cat(whole).numpy())]
-    colours += [[plots.component_picture(p, scores[i], ends, seen[i]) for i, p in zip(at, pictures, strict=True)]]
-
-# %%
-plots.picture_grid(colours, names=["picture", *sites])
-
-# %%
-which, held = "cells with aircraft" if data.region_names else "all cells", []
-for site, pair in parts.items():
-    pair = [part[pair[1] > 0] for part in pair]  # pictures that have such cells
-    results[f"{site}/three/share"] = with_interval(*pair)
-    held += [f"{in_words(results[f'{site}/three/share'])} at {site}"]
-    assert 3 / sites[site].d_in <= results[f"{site}/three/share"]["value"] <= 1
-text = f"""**Takeaway.** Of the variance of {which}, three components hold {"; ".join(held)}; three random directions
-of {d_in} would hold {3 / d_in:.1%} at {deep}."""
-display(Markdown(text))
-
-# %% [markdown]
-# Where few percent of the variance give the colours, most of what the network knows about a cell is not in this
-# picture. Colours that follow parts of an aircraft are an invitation to look closer, and no evidence: that needs the
-# part masks, and a null.
 
 # %% [markdown]
 # ## Are single channels sparse already?

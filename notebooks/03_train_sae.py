@@ -222,7 +222,7 @@ sweep = pd.DataFrame(rows)
 
 # %%
 frozen = study.nulls()["frozen decoder"].sae
-untrained = SparseAutoencoder(replace(config, variant="topk", prefixes=(1.0,), l1_coefficient=0.0), acts.d_in)
+untrained = SparseAutoencoder(replace(config, variant="topk"), acts.d_in)
 in_training = units(config, acts, train)
 components = {k: evaluation.pca(acts, train, k) for k in sweep["k"].unique()}
 models = {f"PCA, {k} components": (k, partial(evaluation.project, *found)) for k, found in components.items()}

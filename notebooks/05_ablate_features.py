@@ -35,7 +35,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from IPython.display import Markdown, display
-from scipy.stats import wilcoxon
+from scipy.stats import spearmanr, wilcoxon
 
 from aircraft_sae import features
 from aircraft_sae import interventions as ablation
@@ -426,6 +426,37 @@ if len(tail):
 # network before the head does with a feature.
 
 # %% [markdown]
+# ## Dose and response
+#
+# The same with features multiplied by 0, 0.5, 2 and 4, for the random features of the list and their random
+# directions.
+
+# %%
+doses, inputs = [0.0, 0.5, 1.0, 2.0, 4.0], {"trial": trial}
+folder = study.stage("experiments/dose", experiments.dose_response, {"features": drawn_ids, "doses": doses}, inputs)
+dosed, means = pd.read_parquet(folder / "doses.parquet"), {}
+for name, suffix in (("features", ""), ("random directions", "_random")):
+    own = dosed[dosed["of"] == name]
+    by_dose = own[own["n"] > 0].pivot(index="feature_id", columns="dose", values="logit")
+    rank = [spearmanr(doses, each).statistic for each in by_dose.to_numpy()]
+    results[f"dose/share_monotone{suffix}"] = point((np.abs(rank) > 0.999).mean(), len(rank))
+    sizes = {dose: each["size"].to_numpy() for dose, each in own.groupby("dose")}
+    results |= {f"dose/{name}/x{dose:g}": with_interval(each, np.ones(len(each))) for dose, each in sizes.items()}
+    means[name] = [sizes[dose].mean() for dose in doses]
+
+# %%
+figure, ax = plots.sheet(3.6)
+axes = {"xlabel": "activation multiplied by", "ylabel": "mean |change of the\ntrue class's logit|"}
+pd.DataFrame(means, doses).plot(style=["o-", "s--"], ax=ax, **axes)
+display(figure)
+
+# %%
+four, four_random = (in_words(results[f"dose/{name}/x4"], percent=False, unit=name) for name in means)
+text = f"""**Takeaway.** Four times the activation changes the logit by {four}, as much of a random direction by
+{four_random}. (The logit itself, and the mean over features, not the median: hence larger than above.)"""
+display(Markdown(text))
+
+# %% [markdown]
 # ## Does it hold where a network follows? Stage 3
 #
 # At the stage before the last, a whole stage of the network works on what is left after suppression. The local
@@ -472,60 +503,166 @@ moves it by {results["stage3/median_abs_specificity"]["value"]:.4f}."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Blurring: does a feature need what lies under its peak?
+# ## Blurring: is what lies under the peak what the feature needs?
 #
-# The picture is blurred in a window of 64 pixels of 224, twice a cell's width, around the feature's peak in it. Half of
-# a feature's pictures are those of half B in which it is strongest, half are any others in which it is active. Any
-# direction's maximum falls when its own peak is blurred. So the same is done to random directions, principal components
-# and, where parts are known, probes, each at its own peaks: a feature that needs its patch more than these do loses
-# more than they lose.
+# The window is 64 pixels of 224: twice a cell's width, and smaller than the disc that holds half of a feature's
+# gradient (notebook 04). For each feature, half of its pictures are those of half B in which it is strongest, half are
+# any others in which it is active; the window lies around the picture's peak in both. Controls on the same picture, two
+# of these four drawn at random: a window on the aircraft, one anywhere, the window on the aircraft where the feature is
+# lowest (in photographs: anywhere), and the peak of another feature of like density. A control is *matched* if its
+# change in pixels is within a fifth of the target's; only these count (how many, below). The change of the logit is
+# also given beyond that of a control on the same picture, above all of windows on the aircraft (in photographs, where
+# its outline is not known: of those where the feature is lowest). *Mediation*: after blurring, put the feature alone
+# back, and ask which share of the logit's loss returns; control: a random direction.
 
 # %%
-half, blurred = N_FEATURES // 2 if parts else N_FEATURES, set()
-random_some = pd.Series(drawn_ids).sample(min(half, len(drawn_ids)), random_state=0).tolist()
-matches = [j for j in frozen.query("chosen == 'part'")["feature_id"].drop_duplicates() if j not in random_some]
-# a part's best match may be among the random features too
-random_some += [j for j in matches[: N_FEATURES - len(random_some)] if j in drawn_ids]
+half = N_FEATURES // 2 if parts else N_FEATURES
+blur_list = pd.Series(drawn_ids).sample(min(half, len(drawn_ids)), random_state=0).tolist()
+matches = [j for j in frozen.query("chosen == 'part'")["feature_id"].drop_duplicates() if j not in blur_list]
+blur_list += matches[: N_FEATURES - len(blur_list)]
+picks = ablation.choose_picks(index, blur_list, rows_b, N_IMAGES)
+settings, inputs = {"sigma": sigma, "window": window}, {"trial": trial, "index": index, "picks": picks}
+folder = study.stage("experiments/blur", experiments.blur_peaks, settings, inputs)
+blur, picked = pd.read_parquet(folder / "blur.parquet"), pd.read_parquet(folder / "suppressed.parquet")
+print(f"{blur['feature_id'].nunique()} features, {len(picks):,} feature-picture pairs, {len(blur):,} forward passes")
 
 # %%
-dictionaries = {"random features": sae}
-dictionaries |= {name: study.nulls()[name].sae for name in ("random directions", "PCA")}
+kinds = {"target": "under the peak", "foreground": "on the aircraft", "anywhere": "anywhere"}
+kinds |= {"lowest": "on the aircraft, where it is lowest" if parts else "where it is lowest"}
+kinds |= {"other": "another feature's peak"}
+present = {kind: title for kind, title in kinds.items() if (blur["matched"] & (blur["where"] == kind)).any()}
+lost = {title: ablation.feature_lost(blur, kind) for kind, title in present.items()}
+results |= {f"blur/{title}/feature_lost": entry for title, entry in lost.items()}
+for kind, title in present.items():
+    own = blur[(blur["where"] == kind) & blur["matched"]].groupby("image_row")
+    sums = {name: own[name].agg(["sum", "count"]) for name in ("logit", "margin", "confidence")}
+    results |= {f"blur/{title}/{name}": with_interval(each["sum"], each["count"]) for name, each in sums.items()}
+
+# %%
+beside, short = "foreground" if parts else "lowest", {"foreground": "aircraft"}  # its name in the results
+chosen = {"strongest": "top", "any in which it is active": "random"}
+choices = {"all pictures": blur} | {name: blur[blur["how"] == how] for name, how in chosen.items()}
+beyond = {name: ablation.beyond_controls(each, [beside]) for name, each in choices.items()}
+results |= {f"blur/logit_beyond_{short.get(beside, beside)}/{name}": entry for name, entry in beyond.items()}
+less_at = {kind: ablation.beyond_controls(blur, [kind]) for kind in present if kind != "target"}
+results |= {f"blur/logit_beyond_{short.get(kind, kind)}": entry for kind, entry in less_at.items()}
+at_peak = {name: ablation.feature_lost(each, "target") for name, each in choices.items()}
+results |= {f"blur/under the peak, {name}/feature_lost": entry for name, entry in at_peak.items()}
+results["blur/matched_controls_share"] = float(blur.loc[blur["where"] != "target", "matched"].mean())
+mediation = ablation.mediation(blur)
+results |= {f"mediation/{name}": entry for name, entry in mediation.items()}
+
+# %%
+in_pictures = {"unit": "pictures"}
+logit_beyond = in_words(beyond["all pictures"], percent=False, **in_pictures)
+back, back_random = (in_words(entry, **in_pictures) for entry in mediation.values())
+lost_peak, lost_beside = (in_words(lost[title], **in_pictures) for title in ("under the peak", kinds[beside]))
+matched_share = results["blur/matched_controls_share"]
+text = f"""**Takeaway.** A blur under the peak takes {lost_peak} of the feature's maximum, a matched one {kinds[beside]}
+{lost_beside}. Beyond a matched window of that kind the logit changes by {logit_beyond}. Putting the feature back
+returns {back} of the logit's loss, as much of a random direction {back_random}. Of the controls,
+{matched_share:.0%} are matched."""
+
+# %%
+display(Markdown(text))
+
+# %%
+columns = {
+    "maximum lost": {title: in_words(entry) for title, entry in lost.items()},
+    "change of the logit": {title: in_words(results[f"blur/{title}/logit"], percent=False) for title in lost},
+    "logit under the peak, less here": {kinds[kind]: in_words(each, percent=False) for kind, each in less_at.items()},
+}
+display(pd.DataFrame(columns).fillna("–").rename_axis("blurred window"))
+columns = {
+    "maximum lost under the peak": [in_words(entry) for entry in at_peak.values()],
+    f"logit there, less {kinds[beside]}": [in_words(entry, percent=False) for entry in beyond.values()],
+}
+which = ["all", "in which the feature is strongest", "others in which it is active"]
+pd.DataFrame(columns, pd.Index(which, name="pictures"))
+
+# %% [markdown]
+# Does any direction lose as much when its own peak is blurred? The same for a few random directions, principal
+# components and, where parts are known, probes, each at its own peaks; and beside them the random features alone.
+
+# %%
+nulls = study.nulls()
+dictionaries, lost_by = {name: nulls[name].sae for name in ("random directions", "PCA")}, {}
 if parts:
-    dictionaries["probes"] = features.probe_dictionary(sae, acts, features.Regions.of(acts, pictures))
-where = {name: f"main-null-{name.replace(' ', '-')}" for name in dictionaries} | {"probes": "main-probes"}
-where["random features"], lost_by = "main", {}
-settings, inputs = {"sigma": sigma, "window": window}, {"network": network, "pictures": pictures}
+    dictionaries["probes"] = probes = features.probe_dictionary(sae, acts, features.Regions.of(acts, pictures))
 
 # %%
 for name, one in dictionaries.items():
-    own = {} if one is sae else {"sae": one, "splits": ["test"], "selectivity": False}
-    its = study.features(where[name], **own)
+    where = f"main-{'' if name == 'probes' else 'null-'}{name.replace(' ', '-')}"
+    its = study.features(where, sae=one, splits=["test"], selectivity=False)
     its_b = its.rows("test")[in_b]
     living = pd.Series(np.flatnonzero(its.maxima(its_b).max(0)))
-    some = living.sample(min(max(1, N_FEATURES // 4), len(living)), random_state=0)
-    picks = ablation.choose_picks(its, random_some if one is sae else some, its_b, N_IMAGES)
-    given, blurred = inputs | {"sae": one, "index": its, "picks": picks}, blurred | set(picks["image"])
-    folder = study.stage(f"experiments/blur-{where[name]}", ablation.blur_peaks, settings, given)
-    lost_by[name] = ablation.feature_lost(pd.read_parquet(folder / "blur.parquet"))
-
-# %% tags=["report"]
-results |= {f"blur/under the peak, {name}/feature_lost": entry for name, entry in lost_by.items()}
-plots.dots(lost_by, "share of the maximum lost under the peak, %", "", 100)
+    few = living.sample(min(max(1, N_FEATURES // 4), len(living)), random_state=0)
+    own = {"index": its, "picks": ablation.choose_picks(its, few, its_b, N_IMAGES)}
+    own["trial"] = ablation.Trial.of(network, one, pictures, acts, its)
+    folder = study.stage(f"experiments/blur-{where}", experiments.blur_peaks, settings, own)
+    lost_by[name] = ablation.feature_lost(pd.read_parquet(folder / "blur.parquet"), "target")
 
 # %%
-told_lost = ", ".join(f"{name} {in_words(entry, unit='pictures')}" for name, entry in lost_by.items())
+lost_by = {"random features": ablation.feature_lost(blur[blur["feature_id"].isin(drawn_ids)], "target")} | lost_by
+results |= {f"blur/under the peak, {name}/feature_lost": entry for name, entry in lost_by.items()}
+display(plots.dots(lost_by, "share of the maximum lost under the peak, %", "", 100))
+
+# %%
+told_lost = ", ".join(f"{name} {in_words(entry, **in_pictures)}" for name, entry in lost_by.items())
 at_random, way = lost_by["random features"], {}
 for name in ("random directions", "PCA"):
     less, more_ = at_random["high"] < lost_by[name]["low"], at_random["low"] > lost_by[name]["high"]
     way[name] = "less than" if less else "more than" if more_ else "as much as"
 alone = "" if set(way.values()) == {"more than"} else " So the loss alone is no evidence of a detector."
 text = f"""**Takeaway.** Lost of the maximum by a blur under its own peak: {told_lost}. Random features lose
-{way["random directions"]} random directions and {way["PCA"]} principal components.{alone}"""
+{way["random directions"]} random directions and {way["PCA"]} principal components.{alone} (Intervals are over pictures,
+for these {N_FEATURES // 4} directions of a kind.)"""
 display(Markdown(text))
 
 # %% [markdown]
-# Intervals are over pictures, for these features and directions. A blurred window is a picture that the network was not
-# trained on, and it changes all features that look there.
+# ## Do blurring and suppression agree?
+#
+# For each feature, over its pictures: does the logit fall most by blurring where it falls most by suppression?
+# Spearman's rank correlation; for the median feature, its interval by drawing features anew, for each feature by
+# drawing its pictures anew. The figure shows the correlations of all features, beside the same with each feature's
+# pictures in random order.
+
+# %%
+shuffled, at_target, rng = blur.copy(), blur["where"] == "target", np.random.default_rng(0)
+in_turn = blur[at_target].groupby("feature_id")["logit"]
+shuffled.loc[at_target, "logit"] = np.concatenate([rng.permutation(each) for _, each in in_turn])
+agree, by_chance = (ablation.agreement(each, picked) for each in (blur, shuffled))
+values, null = (each["spearman"].dropna().to_numpy() for each in (agree, by_chance))
+values, null = (each if len(each) else np.zeros(1) for each in (values, null))
+for end, table_, each in (("", agree, values), ("_shuffled", by_chance, null)):
+    results[f"blur_suppress_spearman_median{end}"] = experiments.median(each)
+    results[f"blur_suppress_same_sign{end}"] = float(table_["same_sign"].mean())
+results["blur_suppress_spearman_above_0"] = ablation.pass_share((agree["low"] > 0).to_numpy())
+over = point(np.nan_to_num(spearmanr(agree["suppressed"], agree["blurred"]).statistic), len(agree))
+results["blur_suppress_spearman_over_features"] = over
+
+# %%
+figure, ax = plots.sheet(3.6)
+both = {"as they are": values, "each feature's pictures in random order": null}
+sns.histplot(both, stat="percent", common_norm=False, bins=np.linspace(-1, 1, 21), element="step", ax=ax)
+ax.set(xlabel="Spearman's rank correlation", ylabel="share of features, %")
+display(figure)
+
+# %%
+median_, chance = (results[f"blur_suppress_spearman_median{end}"] for end in ("", "_shuffled"))
+above_0 = in_words(results["blur_suppress_spearman_above_0"], unit="features")
+same_sign, same_by_chance = (results[f"blur_suppress_same_sign{end}"] for end in ("", "_shuffled"))
+text = f"""**Takeaway.** Over a feature's pictures, the rank correlation is {median_["value"]:.2f} in the median feature
+({median_["low"]:.2f} to {median_["high"]:.2f}, n = {median_["n"]} features of about {N_IMAGES} pictures), and with
+each feature's pictures in random order {chance["value"]:.2f} ({chance["low"]:.2f} to {chance["high"]:.2f}). A
+feature's own interval is above 0 in {above_0}, where 2.5% would be by chance. Blurring and suppression have the same
+sign in {same_sign:.0%} of the pairs of a feature and a picture, with pictures in random order in
+{same_by_chance:.0%}."""
+display(Markdown(text))
+
+# %% [markdown]
+# Blurring a window changes all features that look there, suppression one. Agreement says that the two point the same
+# way, not that the one works through the other; that is what mediation asks.
 
 # %% [markdown]
 # ## Does a feature detect a class?
@@ -590,8 +727,8 @@ display(bench)
 # All numbers are now written down, and the list below is built from the file.
 
 # %% tags=["nbval-check-output"]
-print("pictures of half A in the claims' tests:", len(blurred - set(index.images["image"].iloc[rows_b])))
-assert blurred <= set(index.images["image"].iloc[rows_b])
+print("pictures of half A in the claims' tests:", len(set(picks["image_row"]) - set(rows_b)))
+assert set(picks["image_row"]) <= set(rows_b)
 
 # %%
 number = {name: entry["value"] if isinstance(entry, dict) else np.ravel(entry)[0] for name, entry in results.items()}
@@ -622,9 +759,11 @@ lines += [
 # %%
 name = "blur/under the peak, {}/feature_lost"
 under = [value[name.format(of)] for of in ("random features", "random directions")]
+returned = [value[f"mediation/{of}"] for of in ("the feature", "a random direction")]
 lines += [
     f"""A blur under the peak takes {under[0]:.0%} of a random feature's maximum and {under[1]:.0%} of a random
-    direction's.""",
+    direction's. Putting the feature back returns {returned[0]:.0%} of the logit's loss, a random direction
+    {returned[1]:.0%}.""",
     f"""As detectors of a class, {in_words(final["random_pass_share_classes"], unit="random features")} pass every
     test.""",
 ]

@@ -83,7 +83,6 @@ def test_change_reaches_nested_fields_and_leaves_the_original():
     ("field", "value"),
     [
         ("dataset.source", "elsewhere"),
-        ("dataset.on_bad_image", "ignore"),
         ("dataset.banner", -1),
         ("dataset.hangar.n_variants", 1),
         ("dataset.hangar.size", 0),

@@ -48,7 +48,7 @@ N_IMAGES, GRID, D = 40, (3, 4), 8
 
 def identity(d):
     """An autoencoder whose features are the positive channels."""
-    sae = SparseAutoencoder(SAEConfig(variant="l1", l1_coefficient=1.0, expansion=1), d)
+    sae = SparseAutoencoder(SAEConfig(k=1, expansion=1), d)
     with torch.no_grad():
         for rows in (sae.W_dec, sae.W_enc_rows):
             rows.copy_(torch.eye(d))
@@ -455,7 +455,7 @@ def network():
 
 def at_site(site, d):
     """An autoencoder of a site with random features."""
-    return SparseAutoencoder(SAEConfig(site=site, variant="l1", l1_coefficient=1.0, expansion=2), d)
+    return SparseAutoencoder(SAEConfig(site=site, k=1, expansion=2), d)
 
 
 def test_gradients_are_those_of_the_pre_activation(network):

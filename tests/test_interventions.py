@@ -22,8 +22,9 @@ from aircraft_sae.interventions import (
     Trial,
     Verdicts,
     Window,
+    agreement,
+    beyond_controls,
     blur,
-    blur_peaks,
     choose_picks,
     choose_scenes,
     edit_scenes,
@@ -32,11 +33,13 @@ from aircraft_sae.interventions import (
     feature_lost,
     frozen_list,
     logits_from,
+    mediation,
     pass_share,
     tell_apart,
     tiers,
     without,
 )
+from aircraft_sae.interventions.blurring import control_windows
 from aircraft_sae.interventions.editing import edited, plain
 from aircraft_sae.interventions.experiments import beyond_random
 from aircraft_sae.interventions.suppression import matched_features
@@ -262,29 +265,132 @@ def blurred_by(sigma, trial, index, picks, folder):
     return pd.read_parquet(folder / "blur.parquet")
 
 
-def test_blurring_nothing_takes_nothing(trial, index, picks, tmp_path):
+def shared(one, other):
+    """Share of a window that another of its size covers."""
+    shown = np.zeros((128, 128))
+    shown[one.slices] = 1
+    return shown[other.slices].sum() / one.size**2
+
+
+def test_controls_are_where_they_should_be():
+    rng = np.random.default_rng(0)
+    change = rng.random((128, 128)) * np.repeat(np.linspace(0.5, 1.5, 128)[:, None], 128, 1)
+    foreground = np.zeros((128, 128), bool)
+    foreground[40:120, 20:70] = True
+    feature_map = rng.random((4, 4))
+    target = Window(64, 64, 32)
+    own = change[target.slices].sum()
+    seen = {"foreground": set(), "anywhere": set()}
+    for seed in range(30):
+        found = control_windows(target, change, foreground, feature_map, None, np.random.default_rng(seed))
+        assert set(found) == {"foreground", "anywhere", "lowest"}
+        for name, (window, matched) in found.items():
+            assert matched and abs(change[window.slices].sum() / own - 1) <= 0.2 and shared(target, window) < 0.25
+            assert name == "anywhere" or foreground[window.slices].mean() >= 0.25
+            if name in seen:
+                seen[name].add(window)
+    assert len(seen["foreground"]) > 5 and seen["anywhere"] - seen["foreground"]
+    level = np.kron(feature_map, np.ones((32, 32)))
+    lowest = level[found["lowest"][0].slices].sum()
+    windows = [Window(top, left, 32) for top in range(0, 97, 8) for left in range(0, 97, 8)]
+    allowed = [w for w in windows if shared(target, w) < 0.25 and foreground[w.slices].mean() >= 0.25]
+    allowed = [w for w in allowed if abs(change[w.slices].sum() / own - 1) <= 0.2]
+    assert lowest == pytest.approx(min(level[w.slices].sum() for w in allowed))
+    assert "foreground" not in control_windows(target, change, None, feature_map, None, np.random.default_rng(0))
+    change[:32] *= 100
+    change[target.slices] *= 10  # nothing else changes as much on the foreground: the nearest is taken, and says so
+    unmatched = control_windows(target, change, foreground, feature_map, Window(0, 0, 32), np.random.default_rng(0))
+    assert not unmatched["foreground"][1] and unmatched["other"][0] == Window(0, 0, 32)
+    assert "other" not in control_windows(target, change, foreground, feature_map, target, np.random.default_rng(0))
+
+
+def test_blurring_nothing_changes_nothing(trial, index, picks, tmp_path):
     table = blurred_by(1e-3, trial, index, picks, tmp_path)
-    assert len(table) == len(picks) and (table["before"] == table["after"]).all()
-    assert feature_lost(table)["value"] == 0 and np.isnan(feature_lost(table.assign(before=0.0, after=0.0))["value"])
+    assert (table["change"] == 0).all() and len(table) > len(picks)
+    for name in ("feature", "pooled", "logit", "margin", "confidence", "specificity", "restored_logit"):
+        assert (table[name] == 0).all(), name
 
 
 @torch.no_grad()
-def test_what_a_blur_takes_is_seen_in_the_edited_picture(trial, index, picks, tmp_path):
+def test_blur_effects_are_those_of_the_edited_picture(trial, index, picks, tmp_path):
     network, sae, site = replace(trial.network, mixed_precision=False), trial.sae, trial.acts.site
     table = blurred_by(4, replace(trial, network=network), index, picks, tmp_path)
-    rows = table.set_index(["feature_id", "image_row"])
-    assert len(rows) == len(picks) and rows["how"].value_counts().tolist() == picks["how"].value_counts().tolist()
+    targets = table[table["where"] == "target"].set_index(["feature_id", "image_row"])
+    assert len(targets) == len(picks) and {"anywhere", "target"} <= set(table["where"])
+    assert "foreground" not in set(table["where"])  # of noise no regions are known
     for pick in picks.itertuples():
         x = network.as_input(trial.pictures.picture(pick.image))
         changed, window = x.clone(), Window.around(pick.row, pick.column, index.grid, SIZE, 16)
         changed[:, *window.slices] = blur(x, 4)[:, *window.slices]
-        for name, each in (("before", x), ("after", changed)):
-            acts = network.see(each[None], [site]).acts[site]
-            wanted = sae.encode(acts.flatten(0, 2)).dense()[:, pick.feature_id].max().item()
-            assert rows.loc[(pick.feature_id, pick.image_row), name] == pytest.approx(wanted, abs=1e-4)
-    lost = feature_lost(table)
-    assert lost["value"] == pytest.approx(1 - table["after"].sum() / table["before"].sum())
-    assert lost["n"] == table["image_row"].nunique() and abs(lost["value"]) > 1e-3
+        whole, after = (network.see(each[None], [site]) for each in (x, changed))
+        codes = [sae.encode(seen.acts[site].flatten(0, 2)).dense()[:, pick.feature_id] for seen in (whole, after)]
+        row = targets.loc[(pick.feature_id, pick.image_row)]
+        assert row["before"] == pytest.approx(codes[0].max().item(), abs=1e-4)
+        assert row["feature"] == pytest.approx((codes[1].max() - codes[0].max()).item(), abs=1e-4)
+        label = int(trial.labels[pick.image_row])
+        assert row["logit"] == pytest.approx((after.logits - whole.logits)[0, label].item(), abs=1e-4)
+        back = after.acts[site] + ((codes[0] - codes[1])[:, None] * sae.W_dec[pick.feature_id]).view(
+            after.acts[site].shape
+        )
+        restored = network.see(changed[None], edits={site: lambda _, back=back: back}).logits - whole.logits
+        assert row["restored_logit"] == pytest.approx(restored[0, label].item(), abs=1e-4)
+    assert targets["logit"].abs().max() > 1e-3
+
+
+def blurred(**columns):
+    """Targets and matched controls of two features in four pictures."""
+    table = pd.DataFrame({"feature_id": [0] * 8 + [1] * 8, "image_row": [3, 3, 5, 5, 6, 6, 9, 9] * 2})
+    table["where"], table["matched"] = ["target", "foreground"] * 8, True
+    return table.assign(**columns)
+
+
+def test_what_blurring_does_beyond_matched_controls():
+    table = blurred(logit=[-3, -1, -2, -1, -2, -2, -1, -1] * 2, feature=[-2.0, -1] * 8, before=4.0)
+    assert (
+        beyond_controls(table, ["foreground"])["value"] == -0.75 and beyond_controls(table, ["foreground"])["n"] == 4
+    )  # pictures, not pairs
+    table.loc[1, "matched"] = False  # then one pair has no control
+    assert beyond_controls(table, ["foreground"])["value"] == pytest.approx((-1 - 2 + -1 - 0 - 0 - 0 - 0) / 7)
+    assert feature_lost(table, "target")["value"] == 0.5 and feature_lost(table, "foreground")["value"] == 0.25
+    sky = table.assign(where=table["where"].replace("foreground", "anywhere"))
+    assert beyond_controls(sky, ["anywhere"])["n"] == 4 and not beyond_controls(sky, ["foreground"])["n"]
+
+
+def test_mediation_is_the_share_of_the_loss_that_comes_back():
+    table = blurred(logit=[-2.0, -1] * 8, restored_logit=[-1.5, -1] * 8, random_logit=[-2.0, -1] * 8)
+    table.loc[[0, 8], ["logit", "restored_logit"]] = 1.0  # blurring helped there: nothing to bring back
+    got = mediation(table)
+    assert got["the feature"]["value"] == pytest.approx(0.25) and got["the feature"]["n"] == 3
+    assert got["a random direction"]["value"] == 0
+
+
+def test_blurring_and_suppression_agree_where_they_do():
+    pairs = {"feature_id": [1] * 4 + [0] * 4, "image_row": [3, 5, 6, 9] * 2}  # in another order
+    suppressed = pd.DataFrame(pairs | {"suppressed": [1, 2, 3, 4, -4, -3, -2, 1]})
+    table = blurred(logit=[-8.0, 0, -6, 0, -4, 0, 1, 0] + [-1, 0, -2, 0, -3, 0, -4, 0])
+    got = agreement(table, suppressed)
+    assert got["spearman"].tolist() == pytest.approx([1, -1]) and got["same_sign"].tolist() == [1, 0]
+    assert got["low"].tolist() == pytest.approx([1, -1]) and got["high"].tolist() == pytest.approx([1, -1])
+    assert got["suppressed"].tolist() == [-2, 2.5] and got["blurred"].tolist() == [-4.25, -2.5]
+    assert got["n"].tolist() == [4, 4]
+    flat = agreement(table, suppressed.assign(suppressed=0))
+    assert flat["spearman"].isna().all()
+
+
+def test_doses_and_picks_are_those_of_the_trial(trial, index, picks, tmp_path):
+    half_b, features = trial[trial.in_b], picks["feature_id"].unique().tolist()
+    experiments.dose_response(tmp_path, trial=trial, features=features, doses=[0.0, 1.0])
+    doses = pd.read_parquet(tmp_path / "doses.parquet")
+    assert len(doses) == 4 * len(features) and (doses.loc[doses["dose"] == 1, "size"] < 1e-5).all()
+    own, active = half_b.suppress(features)["logit"], (half_b.strength[:, features] > 0).numpy()
+    means = doses[(doses["dose"] == 0) & (doses["of"] == "features")].set_index("feature_id").loc[features, "logit"]
+    np.testing.assert_allclose(means, experiments.mean_over_active(own, active), atol=1e-6)
+    index = replace(index, images=index.images.assign(split="test"))
+    experiments.blur_peaks(tmp_path, trial=trial, index=index, picks=picks, sigma=2.0, window=16)
+    table = pd.read_parquet(tmp_path / "suppressed.parquet")
+    assert len(table) == len(picks) and table["image_row"].nunique() > 3
+    by_hand = trial.suppress(features)["logit"][table["image_row"], table["feature_id"].map(features.index)]
+    np.testing.assert_allclose(table["suppressed"], by_hand, atol=1e-6)
 
 
 def test_blur_keeps_the_mean_and_flattens():

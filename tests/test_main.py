@@ -15,7 +15,6 @@ import jupytext
 import nbformat
 import psutil
 import pytest
-from filelock import FileLock
 
 import aircraft_sae.__main__ as command
 from aircraft_sae import runner, store
@@ -60,7 +59,7 @@ def test_a_data_folder_that_is_a_file_is_refused(notebooks, tmp_path, monkeypatc
     notebooks(**{"01_first": GOOD})
     (tmp_path / "f").write_text("mine")
     monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path / "f"))
-    for words in ([], ["info"], ["clean", "--yes"]):
+    for words in ([], ["run"]):
         monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path / "f" / ("below" if words else "")))
         with pytest.raises(SystemExit) as stopped:
             command.main(words)
@@ -355,52 +354,9 @@ def test_notebooks_are_run_by_number(notebooks, tmp_path, capsys):
     report = tmp_path / "data" / "runs" / "smoke" / "report" / "index.html"
     assert 'href="01_n.html"' in report.read_text(), "what an earlier run made still holds"
     assert executed("run", "--all") == []
-    for words, answer in ((["run", "7", "99", "x"], "no notebook 0x, 99: there are 01, 06, 07, 10"),
-                          (["info", "01"], "info takes no notebooks")):  # fmt: skip
-        with pytest.raises(SystemExit):
-            command.main(words)
-        assert answer in capsys.readouterr().err
-
-
-@pytest.fixture
-def stages(tmp_path, monkeypatch):
-    """One made stage, one half-made one."""
-    monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path))
-    folder = tmp_path / "runs" / "smoke"
-    store.make_stage(folder / "dataset", 1, {}, lambda work: (work / "a").write_bytes(b"x" * 10**6), say=lambda _: None)
-    with pytest.raises(KeyError):
-        store.make_stage(folder / "sae" / "first", 1, {}, lambda work: {}["stopped"], say=lambda _: None)
-    return folder
-
-
-def test_info_tells_made_from_half_made_from_not_made(stages, capsys):
-    assert command.main(["info", "--preset", "smoke"]) == 0
-    lines = {words[0]: words[1:] for words in map(str.split, capsys.readouterr().out.splitlines())}
-    assert lines["dataset"][:2] == ["made", "1.0"] and len(lines["dataset"]) == 4
-    assert (lines["sae/first"], lines["networks/trained"]) == (["part", "made"], ["not", "made"])
-
-
-def test_clean_asks_and_removes_the_run_alone(stages, monkeypatch, capsys):
-    neighbour = stages.parents[1] / "results"
-    neighbour.mkdir()
-    monkeypatch.setattr("builtins.input", lambda _: "")
-    assert command.main(["clean", "--preset", "smoke"]) == 1 and stages.is_dir()
-    with FileLock(stages / "dataset.lock"):
-        holder = "from aircraft_sae.__main__ import main; exit(main(['clean', '--preset', 'smoke', '--yes']))"
-        assert subprocess.run([sys.executable, "-c", holder]).returncode == 1 and stages.is_dir()
-    monkeypatch.setattr("builtins.input", lambda _: "y")
-    assert command.main(["clean", "--preset", "smoke"]) == 0 and not stages.exists() and neighbour.is_dir()
-    assert "1.0 MB" in capsys.readouterr().out
-    assert command.main(["clean", "--preset", "smoke", "--yes"]) == 0
-
-
-def test_a_study_that_is_being_run_is_not_removed(notebooks, tmp_path):
-    words = "[sys.executable, '-m', 'aircraft_sae', 'clean', '--preset', 'smoke', '--yes']"
-    script = f"# %%\nimport subprocess, sys\ndone = subprocess.run({words}, capture_output=True, text=True)\n"
-    notebooks(**{"01_a": script + "assert done.returncode == 1 and 'The study is being run' in done.stderr, done"})
-    assert command.main(["run", "--preset", "smoke"]) == 0
-    assert not list(tmp_path.rglob(f"{command.RUNNING}*"))
-    assert command.main(["clean", "--preset", "smoke", "--yes"]) == 0
+    with pytest.raises(SystemExit):
+        command.main(["run", "7", "99", "x"])
+    assert "no notebook 0x, 99: there are 01, 06, 07, 10" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_told_of_before_any_cell(notebooks, tmp_path, monkeypatch, capsys):
@@ -410,19 +366,3 @@ def test_a_folder_that_cannot_be_written_is_told_of_before_any_cell(notebooks, t
     said = capsys.readouterr()
     assert f"{tmp_path} cannot be written to: make it writable" in said.err and "notebooks" not in said.out
     assert not (tmp_path / "data").exists()
-
-
-def test_ctrl_c_at_the_question_removes_nothing(stages, monkeypatch, capsys):
-    def stop(_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("builtins.input", stop)
-    assert command.main(["clean", "--preset", "smoke"]) == 130 and stages.is_dir()
-    assert capsys.readouterr().err.strip() == "Interrupted."
-
-
-def test_clean_keeps_what_was_written_by_hand(stages, capsys):
-    (stages / store.LABELS).write_text("mine")
-    assert command.main(["clean", "--preset", "smoke", "--yes"]) == 0
-    assert [path.name for path in stages.iterdir()] == [store.LABELS]
-    assert (stages / store.LABELS).read_text() == "mine" and store.LABELS in capsys.readouterr().out

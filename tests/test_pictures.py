@@ -97,8 +97,8 @@ REFUSED = {
     "no classes": (remove("variants.txt"), FileNotFoundError, ["variants.txt", "copy"]),
     "no labels": (remove("images_family_test.txt"), FileNotFoundError, ["images_family_test.txt"]),
     "no level": (lambda f: [p.unlink() for p in f.glob("*.txt")], FileNotFoundError, ["images_variant_val.txt"]),
-    "images absent": (remove(*ABSENT), FileNotFoundError, ["7 of 18", *TRAIN[:5], "….", "skip"]),
-    "truncated": (truncate(*TRAIN), ValueError, ["7 of 18", *TRAIN[:5], "truncated", "…", "skip"]),
+    "images absent": (remove(*ABSENT), FileNotFoundError, ["7 of 18", *TRAIN[:5], "….", "Replace"]),
+    "truncated": (truncate(*TRAIN), ValueError, ["7 of 18", *TRAIN[:5], "truncated", "…", "Replace"]),
     "no picture": (put("vval1", b"<html>"), ValueError, ["1 of 18", "vval1.jpg", "identify"]),
     "fractions": (put("vval1", Image.new("F", (9, 9)), "TIFF"), ValueError, ["vval1.jpg", "fractions"]),
     "beyond 16 bits": (put("vval1", Image.new("I", (9, 9), 70000), "TIFF"), ValueError, ["vval1.jpg", "70000"]),
@@ -128,19 +128,6 @@ def test_bad_input_is_refused_with_what_where_and_nothing_changes(folder, case):
         assert word in str(raised.value)
     assert "xtrain5" not in str(raised.value)  # five are named, not six
     assert contents(root) == before
-
-
-def test_bad_images_can_be_skipped_and_are_recorded(folder):
-    remove("images/тtest0.jpg")(folder)
-    truncate("vtest1")(folder)
-    data = FGVCLayout.open(folder, on_bad_image="skip")
-    assert data.skipped["image"].tolist() == ["тtest0", "vtest1"]
-    assert "missing" in data.skipped["reason"][0] and "truncated" in data.skipped["reason"][1]
-    assert data.rows("test")["image"].tolist() == ["xtest2", "тtest3", "vtest4", "xtest5"]
-    data.check_images()
-    truncate("тval0", "vval1", "xval2")(folder)
-    with pytest.raises(ValueError, match=r"val split .* is empty"):
-        FGVCLayout.open(folder, on_bad_image="skip")
 
 
 @pytest.mark.parametrize("level", CLASSES)
@@ -190,7 +177,7 @@ def test_fingerprint_is_of_the_content(clean, folder):
     put("тval0", Image.new("RGB", (24, 16)), "JPEG")(folder)
     fingerprints.append(FGVCLayout.open(folder).fingerprint)
     truncate("тtest0")(folder)
-    fingerprints.append(FGVCLayout.open(folder, on_bad_image="skip").fingerprint)
+    fingerprints.append(FGVCLayout.open(folder).fingerprint)
     assert len(set(fingerprints)) == 6
 
 
@@ -363,7 +350,7 @@ def images(tmp_path):
 
 
 def test_an_image_folder_is_split_by_class_or_as_its_folders_say(images, tmp_path):
-    data = open_source(SimpleNamespace(source="folder", root=str(images), banner=1, on_bad_image="raise"), None)
+    data = open_source(SimpleNamespace(source="folder", root=str(images), banner=1), None)
     assert data.levels == ("class",) and data.classes() == ["a", "b"] and data.picture("b-7").size == (9, 8)
     counts = data.table.groupby(["class", "split"]).size().unstack()
     assert counts.to_dict("records") == [{"test": 4, "train": 7, "val": 1}] * 2
@@ -379,7 +366,6 @@ def test_an_image_folder_is_split_by_class_or_as_its_folders_say(images, tmp_pat
     assert sorted(given["class"]) == sorted(data.table["class"])
     (images / "b/._8.png").write_bytes(b"a system's own")
     (images / "b/7.png").write_bytes(b"<html>")
-    assert ImageFolder.open(images, on_bad_image="skip").skipped["image"].tolist() == ["b-7"]
     with pytest.raises(ValueError, match=r"1 of 24 pictures in .* b/7.png .*identify"):
         ImageFolder.open(images).check_images()
 

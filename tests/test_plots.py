@@ -9,7 +9,6 @@ import sys
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -47,8 +46,6 @@ def shown(figure):
 
 
 CHARTS = {
-    "confusion_matrix": lambda: plots.confusion_matrix(pd.DataFrame([[3, 1], [0, 4]], ["a", "b"], ["a", "b"])),
-    "confusion_matrix of one class": lambda: plots.confusion_matrix(pd.DataFrame([[3]], ["a"], ["a"])),
     "dots": lambda: plots.dots({"a": ENTRY}, "share, %", "names", 100),
 }  # fmt: skip
 
@@ -125,45 +122,10 @@ def test_part_colours_can_be_told_apart(matrix):
     assert distance.min() > 18
 
 
-def test_confusion_is_ordered_by_the_levels_above_and_counts_mistakes():
-    classes = ["x", "y", "z", "unseen"]
-    counts = pd.DataFrame([[2, 0, 3, 0], [0, 5, 0, 0], [1, 0, 3, 0], [0, 0, 0, 0]], classes, classes)
-    maker, family = {"x": "B", "y": "A", "z": "B", "unseen": "B"}, {"x": "b1", "y": "a", "z": "b1", "unseen": "b2"}
-    ax = plots.confusion_matrix(counts, [maker, family]).axes[0]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["x", "z", "unseen", "y"]
-    shares = ax.collections[0].get_array()
-    assert shares[0].tolist() == [40, 60, 0, 0] and shares[2].tolist() == [0, 0, 0, 0]
-    written = {text.get_position(): text.get_text() for text in ax.texts if text.get_text()}
-    assert written == {(1.5, 0.5): "3", (0.5, 1.5): "1"}
-    edges = [(line.get_ydata()[0], line.get_linewidth()) for line in ax.lines[::2]]
-    assert edges == [(3, 1.2), (2, 0.5), (3, 0.5)]
-
-
-def test_confusion_without_mistakes_or_with_many_classes_has_no_counts():
-    many = [f"c{i}" for i in range(41)]
-    for counts in (np.eye(41, dtype=int), np.ones((41, 41), int)):
-        assert not plots.confusion_matrix(pd.DataFrame(counts, many, many)).axes[0].texts
-    few = pd.DataFrame(np.diag([3, 4]), ["a", "b"], ["a", "b"])
-    assert not any(text.get_text() for text in plots.confusion_matrix(few).axes[0].texts)
-
-
 def test_results_in_words():
     assert plots.in_words(ENTRY) == "90.0% (85.0 to 94.0, n = 1,200)"
     assert plots.in_words(ENTRY | {"n": None}) == "90.0% (85.0 to 94.0)"
     assert plots.in_words({"value": 0.1234, "low": None, "high": None, "n": None}, percent=False) == "0.123"
-
-
-def test_a_component_picture_paints_shown_cells_alone():
-    scores, shown = np.zeros((1, 2, 3)), np.array([[True, False]])
-    scores[0, 0] = [1, 0.5, 0.5]
-    painted = plots.component_picture(GREY_PICTURE, scores, np.array([[0, 0, 0], [1, 1, 1]]), shown)
-    assert painted.shape == GREY_PICTURE.shape and (painted[:, 15:] == 190).all()
-    assert np.ptp(painted[:, :15], axis=2).max() <= 2 and painted[:, :15].min() > 210, "light, and no hue"
-    for component, rising in ((1, 2), (2, 0)):  # to blue, to red
-        scores[0, 0] = [0.5, 0.5, 0.5]
-        scores[0, 0, component] = 1
-        painted = plots.component_picture(GREY_PICTURE, scores, np.array([[0, 0, 0], [1, 1, 1]]), shown)
-        assert painted[0, 0].argmax() == rising
 
 
 def test_dots_show_value_and_interval_on_the_scale_that_is_asked_for():

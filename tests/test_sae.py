@@ -1,6 +1,5 @@
 """The autoencoder and its training against a dense reference, a planted dictionary, kills and bad input."""
 
-import copy
 import json
 
 import numpy as np
@@ -10,17 +9,12 @@ import torch
 from torch.nn.functional import normalize
 
 from aircraft_sae.config import SAEConfig
-from aircraft_sae.sae import Codes, SparseAutoencoder, standardised
+from aircraft_sae.sae import Codes, SparseAutoencoder
 from aircraft_sae.sae import training as sae_training
 from aircraft_sae.sae.training import Run, backward, choose, train_sae
 from aircraft_sae.store.checkpoint import CHECKPOINT
 
-VARIANTS = {
-    "topk": {},
-    "batchtopk": {},
-    "matryoshka": {"prefixes": (0.25, 0.5, 1.0)},
-    "l1": {"l1_coefficient": 0.01},
-}
+VARIANTS = "topk", "batchtopk"
 
 
 class Planted:
@@ -39,12 +33,6 @@ class Planted:
         cells = self.cells.double()
         return cells.mean(0), cells.var(0, correction=0)
 
-    @property
-    def standardised(self):
-        made = copy.copy(self)
-        made.cells = standardised(self.cells)[0]
-        return made
-
     def batches(self, rows, batch_size, seed, start=0):
         per_epoch = len(self.cells) // batch_size
         while True:
@@ -61,7 +49,7 @@ def planted():
 
 def small(variant="topk", **values):
     given = {"k": 6, "n_cells": 40_000, "batch_size": 1000, "dead_after": 10_000, "aux_k": 16}
-    return SAEConfig(variant=variant, **VARIANTS[variant] | given | values)
+    return SAEConfig(variant=variant, **given | values)
 
 
 def made(cfg, d_in=48):
@@ -87,16 +75,10 @@ def reference(sae, acts, dead=()):
     positive = pre_acts.relu()
     if cfg.variant == "topk":
         chosen = torch.zeros_like(positive).scatter_(1, pre_acts.topk(cfg.k).indices, 1)
-    elif cfg.variant == "l1":
-        chosen = torch.ones_like(positive)
     else:
         chosen = positive >= positive.flatten().topk(cfg.k * n).values.min()
     features = positive * chosen
-    losses = []
-    for share in cfg.prefixes:
-        end = round(share * sae.d_sae)
-        losses.append((features[:, :end] @ W_dec[:end] + weights["b_dec"] - acts).square().sum() / (n * sae.d_in))
-    loss = sum(losses) / len(losses) + cfg.l1_coefficient * features.sum() / n
+    loss = (features @ W_dec + weights["b_dec"] - acts).square().sum() / (n * sae.d_in)
     if len(dead):
         m = n // 4
         left_over = (acts - features @ W_dec - weights["b_dec"])[:m].detach()
@@ -108,13 +90,11 @@ def reference(sae, acts, dead=()):
     return loss.item(), {name: value.grad for name, value in weights.items()}
 
 
-@pytest.mark.parametrize("crowded", [0, 10**9], ids=["sparse", "dense"])
 @pytest.mark.parametrize("rough", [False, True])
 @pytest.mark.parametrize("with_dead", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, rough, crowded, monkeypatch):
-    monkeypatch.setattr("aircraft_sae.sae.model.CROWDED", crowded)
+def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, rough):
     sae = made(small(variant, tied=tied))
     acts = torch.randn(700, 48, generator=torch.Generator().manual_seed(2))  # more than one block
     dead = torch.tensor([3, 50, 51, 200, *range(300, 330)]) if with_dead else None
@@ -208,38 +188,27 @@ def test_saved_and_loaded_it_gives_the_same(tmp_path, variant, tied):
     torch.testing.assert_close(again, recon / 2.5 + 0.3)
     torch.testing.assert_close(same.dense(), codes.dense() / 2.5)
     facts = json.loads((tmp_path / "cfg.json").read_text())
-    assert facts["architecture"] == {"topk": "topk", "l1": "standard"}.get(variant, "jumprelu")
+    assert facts["architecture"] == {"topk": "topk", "batchtopk": "jumprelu"}[variant]
     assert (facts["d_in"], facts["d_sae"]) == (48, 384)
-
-
-@pytest.mark.parametrize("standardise", ["cells", "channels", "both"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_standardised_acts_are_brought_back(tmp_path, variant, standardise):
-    """By the definition, in float64: cells as they are, cells and channels standardised by hand, and all undone."""
-    generator = torch.Generator().manual_seed(4)
-    acts = torch.randn(50, 48, generator=generator) * torch.linspace(0.5, 3, 50)[:, None] + 2
-    mean, scale = torch.randn(48, generator=generator), torch.rand(48, generator=generator) + 0.5
-    sae = made(small(variant, standardise=standardise))
-    sae.threshold.fill_(0.7)
-    plain = SparseAutoencoder(small(variant), 48)
-    plain.load_state_dict(sae.state_dict())
-    middle, spread = (acts.mean(1, keepdim=True), acts.std(1, keepdim=True)) if standardise != "channels" else (0, 1)
-    gain = scale if standardise != "cells" else 2.5
-    recon, codes = plain.reconstruct(((acts - middle) / spread - mean) * gain)
-    sae.in_units_of(mean, gain).save(tmp_path)
-    again, own = SparseAutoencoder.load(tmp_path).reconstruct(acts)
-    torch.testing.assert_close(again, (recon / gain + mean) * spread + middle, rtol=1e-3, atol=1e-3)
-    dense = codes.dense() * spread / (gain if standardise == "cells" else 1)
-    torch.testing.assert_close(own.dense(), dense, rtol=1e-3, atol=1e-3)
-    facts = json.loads((tmp_path / "cfg.json").read_text())
-    assert facts["normalize_activations"] == ("none" if standardise == "channels" else "layer_norm")
-    taken = acts - own.dense()[:, 3:4] * sae.W_dec.detach()[3]  # in the acts' own units
-    torch.testing.assert_close(again - taken, again - acts + own.dense()[:, 3:4] * sae.W_dec.detach()[3])
 
 
 def test_channels_of_a_tied_autoencoder_are_not_standardised():
     with pytest.raises(ValueError, match="would untie it"):
-        small(tied=True, standardise="both")
+        small(tied=True, standardise="channels")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_standardised_channels_are_folded_into_the_weights(tmp_path, variant):
+    generator = torch.Generator().manual_seed(4)
+    acts = torch.randn(50, 48, generator=generator) * torch.linspace(0.5, 3, 50)[:, None] + 2
+    mean, scale = torch.randn(48, generator=generator), torch.rand(48, generator=generator) + 0.5
+    sae = made(small(variant, standardise="channels"))
+    sae.threshold.fill_(0.7)
+    recon, codes = sae.reconstruct((acts - mean) * scale)
+    sae.in_units_of(mean, scale).save(tmp_path)
+    again, own = SparseAutoencoder.load(tmp_path).reconstruct(acts)
+    torch.testing.assert_close(again, recon / scale + mean, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(own.dense(), codes.dense(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("standardise", ["nothing", "channels"])
@@ -280,19 +249,6 @@ def test_files_open_in_saelens(tmp_path):
             torch.testing.assert_close(theirs(acts).detach(), recon, rtol=1e-5, atol=1e-5)
 
 
-def test_standardised_ones_open_in_saelens(tmp_path):
-    sae_lens = pytest.importorskip("sae_lens")
-    acts = torch.randn(50, 48, generator=torch.Generator().manual_seed(4)) * 3 + 1
-    for variant in VARIANTS:
-        sae = made(small(variant, standardise="cells"))
-        sae.save(tmp_path / variant)
-        theirs = sae_lens.SAE.load_from_disk(str(tmp_path / variant))
-        recon, codes = sae.reconstruct(acts)
-        own = codes.dense() / acts.std(1, keepdim=True)
-        torch.testing.assert_close(theirs.encode(acts).detach(), own, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(theirs(acts).detach(), recon, rtol=1e-4, atol=1e-4)
-
-
 def test_rows_of_length_one_may_be_folded_by_saelens(tmp_path):
     sae = SparseAutoencoder(small("topk"), 48)
     sae.save(tmp_path)
@@ -315,17 +271,12 @@ def test_what_was_not_saved_here_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"variant": "jumprelu"}, "variant must be 'topk', 'batchtopk', 'matryoshka' or 'l1'"),
+        ({"variant": "jumprelu"}, "variant must be 'topk' or 'batchtopk'"),
         ({"k": 0}, "k must be at least 1"),
         ({"learning_rate": 0}, "learning_rate must be greater than 0, got 0"),
         ({"k": 4.5}, "k must be a valid integer, got 4.5"),
         ({"aux_coefficient": -0.1}, "aux_coefficient must be at least 0, got -0.1"),
         ({"decay_share": 1.5}, "decay_share must be less than or equal to 1, got 1.5"),
-        ({"prefixes": (0.5, 0.25, 1.0)}, "rising shares"),
-        ({"prefixes": (0.5, 1.0)}, "for matryoshka"),
-        ({"variant": "matryoshka"}, "for matryoshka"),
-        ({"l1_coefficient": 0.1}, "for l1"),
-        ({"variant": "l1"}, "for l1"),
         ({"tied": True, "frozen_decoder": True}, "nothing but biases"),
         ({"n_cells": 10_000}, "dead_after=100000 is not below n_cells=10000"),
     ],
@@ -346,14 +297,13 @@ def test_what_is_no_cell_or_too_sparse_is_refused():
 
 def test_options_of_the_decoder(planted, tmp_path):
     lengths = {}
-    for name, values in {"unit": {}, "free": {"unit_norm": False}, "frozen": {"frozen_decoder": True}}.items():
+    for name, values in {"unit": {}, "frozen": {"frozen_decoder": True}}.items():
         train_sae(tmp_path / name, small(**values), planted, [0])
         sae = SparseAutoencoder.load(tmp_path / name)
         lengths[name] = sae.W_dec.norm(dim=1).detach()
         untouched = torch.equal(sae.W_dec, SparseAutoencoder(sae.cfg, 32).W_dec)
         assert untouched == (name == "frozen")
     torch.testing.assert_close(lengths["unit"], torch.ones(256))
-    assert lengths["free"].std() > 1e-3
 
 
 def test_codes_by_hand():

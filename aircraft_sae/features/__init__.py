@@ -2,7 +2,7 @@
 
 from aircraft_sae.features.claims import auroc_in_strata, average_precision, best_estimates, claim_bars, claims_of
 from aircraft_sae.features.index import FeatureIndex, build_index, check_features, neighbours
-from aircraft_sae.features.probes import fit_probes, probe_dictionary, probe_scores, read_cells
+from aircraft_sae.features.probes import fit_probes, probe_dictionary, probe_scores
 from aircraft_sae.features.regions import (
     PARTS,
     Regions,

@@ -36,13 +36,7 @@ def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarr
 
 def probe_dictionary(sae: SparseAutoencoder, acts: Activations, regions: Regions) -> SparseAutoencoder:
     """The probes as features 0, 1, … of a dictionary that reads what `sae` reads of its site's acts."""
-    return readers(sae, *map(torch.from_numpy, fit_probes(read_cells(sae, acts), regions)))
-
-
-def read_cells(sae: SparseAutoencoder, acts: Activations) -> np.ndarray:
-    """(n, rows, columns, d_in) of the test pictures, standardised cell by cell where `sae` does so."""
-    acts = acts.standardised if sae.cfg.cellwise else acts
-    return torch.cat(list(acts.blocks(acts.rows("test")))).numpy()
+    return readers(sae, *map(torch.from_numpy, fit_probes(acts.acts[acts.rows("test")], regions)))
 
 
 def probe_scores(acts: np.ndarray, regions: Regions) -> pd.Series:

@@ -28,7 +28,6 @@ from aircraft_sae.sae.training import units
 
 OTHER = 100
 """Seeds of nulls that are compared with nulls are so far apart: those of autoencoders lie between."""
-PLAIN = {"prefixes": (1.0,), "l1_coefficient": 0.0, "tied": False}  # for a config that is given another variant
 
 
 def project(mean: torch.Tensor, basis: torch.Tensor, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -78,7 +77,7 @@ def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tens
 
     directions: (d, d_in) with d at most d_in, biases: (d,); further features never fire.
     """
-    made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, **PLAIN), sae.d_in)
+    made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, tied=False), sae.d_in)
     with torch.no_grad():
         for values, given in ((made.W_enc_rows, directions), (made.b_enc, biases)):
             values.zero_()[: len(given)] = given
@@ -87,7 +86,7 @@ def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tens
 
 def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, scale, directions: torch.Tensor) -> SparseAutoencoder:
     """Directions (a multiple of d_in, d_in) as an autoencoder: of (x - mean) scale the k largest products are kept."""
-    cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, **PLAIN)
+    cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, tied=False)
     made, rows = SparseAutoencoder(cfg, sae.d_in), normalize(directions)
     made.load_state_dict({"W_dec": rows, "W_enc_rows": rows}, strict=False)
     return made.in_units_of(mean, scale)
@@ -280,7 +279,7 @@ def null_dictionaries(
     directions": spread as the cells of validation pictures; "untrained": as training would start; "frozen decoder";
     "permuted network": of the network with permuted weights.
     """
-    acts, few = acts.standardised if sae.cfg.cellwise else acts, short_training(sae.cfg)
+    few = short_training(sae.cfg)
     mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
     stretch = scale if sae.cfg.channelwise else torch.ones(acts.d_in)  # one number for all turns nothing
     nulls = {}
@@ -289,7 +288,7 @@ def null_dictionaries(
         for name, rows in {"channels": torch.eye(acts.d_in), "PCA": torch.linalg.eigh(spread).eigenvectors.t()}.items():
             nulls[name] = Null(dictionary(sae, mean, scale, both_signs(rows.float())))
     nulls["random directions"] = Null(random_dictionaries(sae, acts, (seed,))[0])
-    start = change(sae.cfg, variant="topk", seed=sae.cfg.seed + OTHER * seed, **PLAIN)
+    start = change(sae.cfg, variant="topk", seed=sae.cfg.seed + OTHER * seed, tied=False)
     nulls["untrained"] = Null(SparseAutoencoder(start, acts.d_in).in_units_of(mean, scale))
     few["seed"] = start.seed
     nulls["frozen decoder"] = Null(train("frozen-decoder", frozen_decoder=True, **few))
@@ -299,7 +298,6 @@ def null_dictionaries(
 
 def random_dictionaries(sae: SparseAutoencoder, acts: Activations, seeds: Iterable[int]) -> list[SparseAutoencoder]:
     """For each seed as many random directions as there are features, spread as the cells of validation pictures."""
-    acts = acts.standardised if sae.cfg.cellwise else acts
     mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
     stretch = scale if sae.cfg.channelwise else torch.ones(acts.d_in)
     spread, like = stretch[:, None] * cell_covariance(acts) * stretch, torch.ones(sae.d_sae, acts.d_in)

@@ -1,26 +1,28 @@
-"""Blurring in input space: the patch under a feature's peak, where any direction's own maximum falls too.
+"""Blurring in input space: the patch under a feature's peak, and windows of equal area and equal change beside it.
 
-For a picture x and its blurred copy g, the edit takes g inside one square window and x outside it.
+For a picture x and its blurred copy g, an edit takes g inside one square window and x outside it. Its controls on the
+same picture, two of these drawn at random, are windows whose squared change |x - g|^2 is within a fifth of the
+target's: in the foreground (what shows any region), anywhere, in the foreground where the feature is lowest; and the
+peak of another feature of like density, matched or not.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import rankdata, spearmanr
+from torch.nn.functional import avg_pool2d, interpolate
 from torchvision.transforms.functional import gaussian_blur
-from tqdm import tqdm
 
-from aircraft_sae.activations import see_features
-from aircraft_sae.devices import side_by_side
-from aircraft_sae.features import FeatureIndex, check_features
+from aircraft_sae.features import FeatureIndex
 from aircraft_sae.metrics import with_interval
-from aircraft_sae.networks import BATCH, Network
-from aircraft_sae.pictures import Pictures
-from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.store import write_parquet
+
+STEP = 8  # pixels between windows that are tried as controls
+LIKE_CHANGE = 0.2  # relative difference in squared change at which a control is matched
+MOST_SHARED = 0.25  # share of the target that a control may cover
+PAIR = ["feature_id", "image_row"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,41 @@ def patched(x: torch.Tensor, other: torch.Tensor, window: Window) -> torch.Tenso
     return made
 
 
+def control_windows(
+    target: Window, change: np.ndarray, foreground: np.ndarray | None, feature_map, other: Window | None, rng
+) -> dict[str, tuple[Window, bool]]:
+    """{control: (window, whether its squared change is matched)} of one picture; those that cannot be are left out.
+
+    change: (size, size) squared change of each pixel; foreground: bool picture of any size, None where no regions are
+    known ("foreground" is then left out, and "lowest" is of all windows); feature_map: (rows, columns) activations.
+    """
+    size, own, covered = target.size, max(change[target.slices].sum(), 1e-12), np.zeros_like(change)
+    covered[target.slices] = 1
+
+    def totals(of: np.ndarray) -> np.ndarray:
+        """Sums over all windows of a picture, or of a map whose cells are enlarged to one."""
+        pixels = interpolate(torch.tensor(of)[None, None].double(), len(change), mode="nearest-exact")
+        return avg_pool2d(pixels, size, STEP, divisor_override=1)[0, 0].numpy()
+
+    ratio, level = np.maximum(totals(change), 1e-12) / own, totals(feature_map)
+    free = totals(covered) < MOST_SHARED * size**2
+    shown = free if foreground is None else free & (totals(foreground) >= 0.25 * size**2)
+    pools = {} if foreground is None else {"foreground": shown}
+    distance, found = np.where(np.abs(ratio - 1) <= LIKE_CHANGE, 0, np.abs(np.log(ratio))), {}
+    for name, allowed in (pools | {"anywhere": free, "lowest": shown}).items():
+        if not allowed.any():
+            continue
+        nearest = distance[allowed].min()  # 0 where one is matched
+        pool = allowed & (distance <= nearest + 1e-9)
+        if name == "lowest":
+            pool &= level <= level[pool].min() + 1e-9
+        row, column = rng.choice(np.argwhere(pool))
+        found[name] = Window(STEP * int(row), STEP * int(column), size), bool(nearest == 0)
+    if other is not None and covered[other.slices].sum() < MOST_SHARED * size**2:
+        found["other"] = other, bool(abs(change[other.slices].sum() / own - 1) <= LIKE_CHANGE)
+    return found
+
+
 def choose_picks(index: FeatureIndex, features: Sequence[int], rows: np.ndarray, n: int) -> pd.DataFrame:
     """Up to n pictures of each feature among `rows`, as `FeatureIndex.patches`, with feature_id and how.
 
@@ -71,39 +108,59 @@ def choose_picks(index: FeatureIndex, features: Sequence[int], rows: np.ndarray,
     return pd.concat(picks, ignore_index=True)
 
 
-def blur_peaks(
-    folder: Path, *, network: Network, sae: SparseAutoencoder, pictures: Pictures, index: FeatureIndex,
-    picks: pd.DataFrame, sigma: float, window: int,
-) -> None:  # fmt: skip
-    """Blur under each picked peak, as blur.parquet: feature_id, image_row, how, and the maximum before and after.
+def beyond_controls(blur: pd.DataFrame, kinds: Sequence[str]) -> dict[str, float | None]:
+    """Mean change of the logit under the peak, less that of matched controls of these kinds on the same picture."""
+    target = blur[blur["where"] == "target"].set_index(PAIR)["logit"]
+    controls = blur[blur["where"].isin(kinds) & blur["matched"]].groupby(PAIR)["logit"].mean()
+    pairs = (target - controls).dropna().reset_index()
+    return _over_pictures(pairs.assign(pairs=1), "logit", "pairs")
 
-    picks: of `choose_picks`; sigma, window: in pixels of the network's input.
-    Raises: ValueError for a feature that is not there, and a window larger than the picture.
+
+def feature_lost(blur: pd.DataFrame, where: str) -> dict[str, float | None]:
+    """Share of the features' maxima that blurring takes: under the peak ("target"), or in matched controls."""
+    own = blur[(blur["where"] == where) & blur["matched"]]
+    return _over_pictures(own.assign(lost=-own["feature"]), "lost", "before")
+
+
+def mediation(blur: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """What share of the logit's loss comes back with the feature, and with as much of a random direction.
+
+    Over targets whose blurring lowers the logit.
     """
-    if not 1 <= window <= network.size:
-        raise ValueError(f"window must be 1 to {network.size} pixels, the picture's size, got {window}")
-    check_features(picks["feature_id"], sae.d_sae)
-
-    @torch.no_grad()
-    def of_picture(picked: tuple[str, pd.DataFrame]) -> pd.DataFrame:
-        image, own = picked
-        x = network.as_input(pictures.picture(image))
-        soft = blur(x, sigma)
-        places = [Window.around(pick.row, pick.column, index.grid, network.size, window) for pick in own.itertuples()]
-        versions = torch.stack([x, *(patched(x, soft, place) for place in places)])
-        codes = torch.cat([see_features(network, sae, some, mixed=True)[1] for some in versions.split(BATCH)])
-        maxima = codes[..., torch.tensor(own["feature_id"].to_list())].amax((1, 2))  # (1 + picks, picks)
-        facts = own[["feature_id", "image_row", "how"]]
-        return facts.assign(before=maxima[0].numpy(), after=maxima[1:].diagonal().numpy())
-
-    groups = picks.groupby("image", sort=True)
-    made = tqdm(side_by_side(of_picture, groups), f"blur {sigma:g} px", len(groups), leave=False)
-    write_parquet(pd.concat(list(made), ignore_index=True), folder / "blur.parquet")
+    harmed = blur[(blur["where"] == "target") & (blur["logit"] < 0)]
+    after = {"the feature": harmed["restored_logit"], "a random direction": harmed["random_logit"]}
+    return {k: _over_pictures(harmed.assign(back=harmed["logit"] - v), "back", "logit") for k, v in after.items()}
 
 
-def feature_lost(blurred: pd.DataFrame) -> dict[str, float | None]:
-    """Share of the features' maxima that blurring takes, as a result; pictures are the units of the interval."""
-    sums = blurred.assign(lost=blurred["before"] - blurred["after"]).groupby("image_row")[["lost", "before"]].sum()
-    if not sums["before"].sum():
+def _over_pictures(rows: pd.DataFrame, numerator: str, denominator: str) -> dict[str, float | None]:
+    """Ratio of sums over pairs of a feature and a picture; pictures are the units of the interval. nan for none."""
+    sums = rows.groupby("image_row")[[numerator, denominator]].sum()
+    if not sums[denominator].sum():
         return {"value": np.nan, "low": None, "high": None, "n": 0}
-    return with_interval(sums["lost"], sums["before"])
+    return with_interval(sums[numerator], sums[denominator])
+
+
+def agreement(blur: pd.DataFrame, suppressed: pd.DataFrame) -> pd.DataFrame:
+    """Do blurring under a feature's peak and suppressing it change the logit alike? One row a feature.
+
+    suppressed: feature_id, image_row, suppressed (change of the logit). spearman: rank correlation over the feature's n
+    pictures, nan below 4 or without spread, with its 95 % interval by redrawing these; same_sign: share of them of like
+    sign; suppressed, blurred: means.
+    """
+    both = blur[blur["where"] == "target"].merge(suppressed, on=PAIR, validate="1:1")
+    table, rng = [], np.random.default_rng(0)
+    for feature_id, each in both.groupby("feature_id"):
+        mine, other = each["suppressed"].to_numpy(), each["logit"].to_numpy()
+        spearman = low = high = np.nan
+        if len(each) >= 4 and np.ptp(mine) > 0 and np.ptp(other) > 0:
+            spearman, drawn = spearmanr(mine, other).statistic, rng.integers(len(each), size=(500, len(each)))
+            ranks = [rankdata(values[drawn], axis=1) - (len(each) + 1) / 2 for values in (mine, other)]
+            with np.errstate(invalid="ignore"):
+                norms = np.sqrt((ranks[0] ** 2).sum(1) * (ranks[1] ** 2).sum(1))
+                low, high = np.nanquantile((ranks[0] * ranks[1]).sum(1) / norms, [0.025, 0.975])
+        table.append({
+            "feature_id": feature_id, "spearman": spearman, "low": low, "high": high,
+            "same_sign": (np.sign(mine) == np.sign(other)).mean(), "suppressed": mine.mean(), "blurred": other.mean(),
+            "n": len(each),
+        })  # fmt: skip
+    return pd.DataFrame(table)

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.sparse import csc_array, vstack
 from tqdm import tqdm
 
-from aircraft_sae.activations import as_stored, site_folder
+from aircraft_sae.activations import site_folder
 from aircraft_sae.features.index import encoded
 from aircraft_sae.features.regions import shows
 from aircraft_sae.hangar import PARTS
@@ -105,7 +105,7 @@ def edit_scenes(
         batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
         x = (torch.stack([network.as_input(image) for image in batch]) for batch in batches)
         seen = tqdm(network.stream(x, sites, mixed=True), f"see: {kind}, {name} network", len(batches), leave=False)
-        found = [{site: as_stored(each.acts[site]) for site in sites} | {"logits": each.logits} for each in seen]
+        found = [{site: each.acts[site].half() for site in sites} | {"logits": each.logits} for each in seen]
         for key in found[0]:
             np.save(folder / name / f"{site_folder(key)}.npy", torch.cat([each[key] for each in found]).numpy())
     table = pd.DataFrame(shown, columns=[f"shown_{part}" for part in parts])

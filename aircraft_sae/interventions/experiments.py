@@ -3,19 +3,25 @@
 What is claimed is chosen on half A of the test pictures; tables are of half B.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from tqdm import tqdm
 
-from aircraft_sae.features import FeatureIndex, best_aurocs
+from aircraft_sae.activations import see_features
+from aircraft_sae.devices import side_by_side
+from aircraft_sae.features import FeatureIndex, best_aurocs, check_features
 from aircraft_sae.features.reconstruction import seed_match
+from aircraft_sae.interventions.blurring import PAIR, Window, blur, control_windows, patched
 from aircraft_sae.interventions.editing import Responses
-from aircraft_sae.interventions.suppression import Trial, matched_features
+from aircraft_sae.interventions.suppression import Trial, effects, logits_from, matched_features
 from aircraft_sae.interventions.tiers import said
 from aircraft_sae.interventions.verdicts import class_verdicts
 from aircraft_sae.metrics import with_draws
+from aircraft_sae.networks import BATCH
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
@@ -87,6 +93,23 @@ def _half_b(trial: Trial, most: int | None = None) -> Trial:
     return trial[np.sort(np.random.default_rng(0).permutation(np.flatnonzero(trial.in_b))[:most])]
 
 
+def dose_response(folder: Path, *, trial: Trial, features: Sequence[int], doses: Sequence[float]) -> None:
+    """Features multiplied by each dose, and as much of random directions added or taken out.
+
+    doses.parquet: of ("features" or "random directions"), dose, feature_id, n (pictures of half B in which it is
+    active), and means over these of the change of the true class's logit and of its size.
+    """
+    half_b, features, table = _half_b(trial), list(features), []
+    active = (half_b.strength[:, features] > 0).numpy()
+    for of, directions in (("features", trial.sae.W_dec.detach()), ("random directions", trial.random)):
+        for dose in doses:
+            change = half_b.suppress(features, dose, directions=directions[features])["logit"]
+            means = {"logit": mean_over_active(change, active), "size": mean_over_active(np.abs(change), active)}
+            facts = {"of": of, "dose": dose, "feature_id": features, "n": active.sum(0)}
+            table.append(pd.DataFrame(facts | means))
+    write_parquet(pd.concat(table, ignore_index=True), folder / "doses.parquet")
+
+
 def suppress_some(folder: Path, *, trial: Trial, features: Sequence[int], n_images: int) -> None:
     """Features and random directions suppressed in n_images pictures of half B, drawn at random.
 
@@ -98,6 +121,82 @@ def suppress_some(folder: Path, *, trial: Trial, features: Sequence[int], n_imag
     table = {"feature_id": features, "n": (ours > 0).sum(0)}
     table |= {"feature": mean_over_active(ours, ours > 0), "random": mean_over_active(null, ours > 0)}
     write_parquet(pd.DataFrame(table), folder / "features.parquet")
+
+
+def blur_peaks(
+    folder: Path, *, trial: Trial, index: FeatureIndex, picks: pd.DataFrame, sigma: float, window: int
+) -> None:
+    """Blur under each picked peak and under its controls; and suppress the feature there instead.
+
+    picks: of `choose_picks`; sigma, window: in pixels of the network's input. blur.parquet: a row for each pick and
+    window, with where ("target" or a control), matched, change (mean squared change of a pixel in the window), before
+    (the feature's largest activation), feature (its change), pooled (change of its mean over cells), then logit,
+    margin, confidence, specificity as in `effects`; restored_… : the same with the feature put back into the blurred
+    acts, and random_… : with as much of a random direction of equal length put back; and the pick's how.
+    suppressed.parquet: each pick with the change of the true class's logit when its feature is suppressed.
+    Raises: ValueError for a feature that is not there, and a window larger than the picture.
+    """
+    network, sae, pictures, site = trial.network, trial.sae, trial.pictures, trial.acts.site
+    if not 1 <= window <= network.size:
+        raise ValueError(f"window must be 1 to {network.size} pixels, the picture's size, got {window}")
+    check_features(picks["feature_id"], sae.d_sae)
+    partners = matched_features(index.table)
+    given_back = {"restored_": sae.W_dec.detach(), "random_": trial.random}
+
+    @torch.no_grad()
+    def of_picture(picked: tuple[int, pd.DataFrame]) -> pd.DataFrame:
+        row, group = picked
+        facts = index.images.iloc[row]
+        x = network.as_input(pictures.picture(facts["image"]))
+        soft = blur(x, sigma)
+        change = ((x - soft) * torch.tensor(network.std)[:, None, None]).square().mean(0).double().numpy()
+        foreground = pictures.mask(facts["image"]) > 0 if pictures.region_names else None
+        jobs = pd.DataFrame(_jobs(index, int(row), group, partners, change, foreground, window))
+        x = torch.stack([x, *(patched(x, soft, each) for each in jobs.pop("window"))])
+        features = torch.tensor(jobs["feature_id"].to_numpy())
+        seen = [see_features(network, sae, batch, mixed=True) for batch in x.split(BATCH)]
+        acts = torch.cat([each.acts[site] for each, _ in seen])  # (1 + jobs, rows, columns, d_in)
+        maps = torch.cat([codes[..., features] for _, codes in seen])  # (1 + jobs, rows, columns, jobs)
+        own, whole = maps[1:].diagonal(dim1=0, dim2=3).movedim(2, 0), maps[0].movedim(2, 0)  # (jobs, rows, columns)
+        lost, changed, x = whole - own, acts[1:], x[1:]
+        before = logits_from(network, site, acts[:1].expand_as(changed), x)
+        label = network.classes.index(facts[network.level]) if network.level else int(before[0].argmax())
+        labels = torch.full((len(jobs),), label)
+        peak = whole.amax((1, 2))
+        found = {"before": peak, "feature": own.amax((1, 2)) - peak, "pooled": -lost.mean((1, 2))}
+        edits = {name: lost[..., None] * each[features][:, None, None] for name, each in given_back.items()}
+        for name, back in {"": 0, **edits}.items():
+            made = effects(before, logits_from(network, site, changed + back, x), labels)
+            found |= {name + effect: values for effect, values in made.items()}
+        return jobs.assign(**{name: values.numpy() for name, values in found.items()}, image_row=int(row))
+
+    groups = picks.groupby("image_row", sort=True)
+    made = tqdm(side_by_side(of_picture, groups), f"blur {sigma:g} px", len(groups), leave=False)
+    table = pd.concat(list(made), ignore_index=True).merge(picks[[*PAIR, "how"]], on=PAIR, validate="m:1")
+    write_parquet(table, folder / "blur.parquet")
+    found = []
+    for feature_id, own in picks.groupby("feature_id"):
+        some = trial[np.searchsorted(index.rows("test"), own["image_row"])]
+        found.append(own[PAIR].assign(suppressed=some.suppress([feature_id])["logit"][:, 0]))
+    write_parquet(pd.concat(found, ignore_index=True), folder / "suppressed.parquet")
+
+
+def _jobs(index, row, group, partners, change, foreground, size) -> Iterator[dict[str, object]]:
+    """What to blur in one picture."""
+    for pick in group.itertuples():
+        target, other = Window.around(pick.row, pick.column, index.grid, len(change), size), None
+        if (partner := partners[pick.feature_id]) >= 0:
+            its_map = index.maps(partner, np.array([row]))[0]
+            if its_map.max() > 0:
+                at = np.unravel_index(its_map.argmax(), index.grid)
+                other = Window.around(*at, index.grid, len(change), size)
+        rng = np.random.default_rng((0, int(pick.feature_id), row))
+        own_map = index.maps(pick.feature_id, np.array([row]))[0]
+        controls = control_windows(target, change, foreground, own_map, other, rng)
+        two = sorted(rng.permutation(len(controls))[:2])  # each kind gets its share of pictures
+        for where, (place, matched) in [("target", (target, True)), *(list(controls.items())[i] for i in two)]:
+            facts = {"feature_id": int(pick.feature_id), "where": where, "matched": matched}
+            yield facts | {"change": change[place.slices].mean(), "window": place}
 
 
 def verdict_tables(

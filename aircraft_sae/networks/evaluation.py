@@ -95,9 +95,9 @@ def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.D
     """How good a network's predictions on a split are, and their confusion: counts, rows actual, columns predicted.
 
     The first is {name: {"value", "low", "high", "n"}}, with 95 % intervals over images: 2,000 bootstrap draws.
-    Names are split/level/metric: class_averaged_accuracy (FGVC-Aircraft's official metric), top1_accuracy,
-    top5_accuracy (of all classes where there are fewer) and expected_calibration_error. A coarser level's
-    probabilities are sums over its classes. Raises: ValueError for predictions of other images, or of no `predict`.
+    Names are split/level/metric: class_averaged_accuracy (FGVC-Aircraft's official metric) and top1_accuracy. A coarser
+    level's probabilities are sums over its classes. Raises: ValueError for predictions of other images, or of no
+    `predict`.
     """
     level, classes = network.level or pictures.levels[0], network.classes
     columns = [f"p_{c}" for c in range(len(classes))]
@@ -113,15 +113,11 @@ def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.D
             parent_of = pictures.parents(level, coarse)
             parents = np.array([names.index(parent_of[name]) for name in classes])
         own, n = parents[labels], len(names)
-        p = np.clip(fine @ np.eye(n, dtype=fine.dtype)[parents], 0, 1)  # sums of float32 may end just above 1
-        for name, metric, *given in (
-            ("class_averaged_accuracy", metrics.class_averaged_accuracy, own, p.argmax(1), n),
-            ("top1_accuracy", metrics.top_k_accuracy, own, p, 1),
-            ("top5_accuracy", metrics.top_k_accuracy, own, p, min(5, n)),
-            ("expected_calibration_error", metrics.expected_calibration_error, p, own),
-        ):
-            draws = metrics.bootstrap_draws(metric, *given)
-            results[f"{split}/{coarse}/{name}"] = metrics.with_draws(metric(*given), draws, len(own))
+        predicted = (fine @ np.eye(n, dtype=fine.dtype)[parents]).argmax(1)
+        draws = metrics.bootstrap_draws(metrics.class_averaged_accuracy, own, predicted, n)
+        averaged = metrics.class_averaged_accuracy(own, predicted, n)
+        results[f"{split}/{coarse}/class_averaged_accuracy"] = metrics.with_draws(averaged, draws, len(own))
+        results[f"{split}/{coarse}/top1_accuracy"] = metrics.with_interval(own == predicted, np.ones(len(own)))
     confusion = confusion_matrix(labels, fine.argmax(1), labels=range(len(classes)))
     return results, pd.DataFrame(confusion, pd.Index(classes, name="actual"), pd.Index(classes, name="predicted"))
 

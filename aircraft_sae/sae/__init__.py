@@ -1,3 +1,3 @@
 """Sparse autoencoders: `model` encodes and decodes, `training` trains."""
 
-from aircraft_sae.sae.model import Codes, SparseAutoencoder, standardised
+from aircraft_sae.sae.model import Codes, SparseAutoencoder

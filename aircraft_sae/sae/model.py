@@ -6,14 +6,9 @@ With acts x (n, d_in) and the features' own axes in d_sae:
     feature_acts  = pre_acts where the variant selects them and they are positive, else 0
     recon         = feature_acts W_dec + b_dec
 
-"topk" selects the k largest of each cell (Gao et al. 2024, arXiv 2406.04093, equation 3); "batchtopk" and "matryoshka"
-train on the n k largest of a batch and then use one threshold (Bussmann et al. 2024, arXiv 2412.06410, equation 4);
-"l1" selects all that are positive (Bricken et al. 2023). Tied autoencoders have W_enc = W_dec transposed.
-
-Where cells are standardised, x above is (x - m) / s, with the mean m and the deviation s of the cell's channels;
-feature_acts and recon are then brought back to the units of the acts, s feature_acts and s recon + m, so that to take a
-feature out of a cell is always to subtract feature_acts W_dec. (SAELens, whose "layer_norm" this is, leaves
-feature_acts over s.) Standardised channels need no such words: they are folded into the weights.
+"topk" selects the k largest of each cell (Gao et al. 2024, arXiv 2406.04093, equation 3); "batchtopk" trains on the
+n k largest of a batch and then uses one threshold (Bussmann et al. 2024, arXiv 2412.06410, equation 4). Tied
+autoencoders have W_enc = W_dec transposed. Standardised channels are folded into the weights.
 """
 
 from dataclasses import asdict, dataclass
@@ -30,14 +25,6 @@ from aircraft_sae.store import digest, read_json, write_json, write_whole
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 BLOCK = 512
 """Cells encoded at a time: their pre-activations (12 MB at d_sae 6,144) stay in the cache until they are selected."""
-CROWDED = 7
-"""Where one in so many entries is there, dense products are as fast as sparse ones (2 cores, d_in 768, d_sae 6,144)."""
-
-
-def standardised(acts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(acts (…, d_in) less their cell's mean and over its deviation, means (…, 1), deviations): SAELens' layer_norm."""
-    mean, deviation = acts.mean(-1, keepdim=True), acts.std(-1, keepdim=True)
-    return (acts - mean) / (deviation + 1e-5), mean, deviation
 
 
 @dataclass
@@ -60,21 +47,12 @@ class Codes:
         """(entries,) the cell of each entry."""
         return torch.repeat_interleave(self.offsets.diff(), output_size=len(self.values))
 
-    @property
-    def crowded(self) -> bool:
-        """So many entries that a dense product is faster, as in the first steps of "l1"."""
-        return len(self.values) * CROWDED > len(self) * self.d_sae
-
     def decode(self, table: torch.Tensor) -> torch.Tensor:
         """(n, d) sums of value x table[feature] over each cell's entries; table: (d_sae, d)."""
-        if self.crowded:
-            return self.dense() @ table
         return embedding_bag(self.features, table, self.offsets[:-1], mode="sum", per_sample_weights=self.values)
 
     def dot(self, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """(entries,) table[feature] . rows[cell], the other entries never computed; table (d_sae, d), rows (n, d)."""
-        if self.crowded:
-            return (rows @ table.t())[self.cells, self.features]
         values = torch.ones_like(self.values, dtype=rows.dtype).requires_grad_()
         with torch.enable_grad():  # the gradient of a weighted sum by its weights is just that
             sums = embedding_bag(self.features, table, self.offsets[:-1], mode="sum", per_sample_weights=values)
@@ -86,11 +64,10 @@ class Codes:
         offsets = torch.searchsorted(kept, self.offsets)
         return Codes(self.values.take(kept), self.features.take(kept), offsets, self.d_sae)
 
-    def by_feature(self, start: int = 0, end: int | None = None) -> tuple["Codes", torch.Tensor]:
-        """(the same entries with the roles of cells and features exchanged, their order): all within start to end."""
+    def by_feature(self) -> tuple["Codes", torch.Tensor]:
+        """(the same entries with the roles of cells and features exchanged, their order)."""
         features, order = self.features.sort(stable=True)
-        ids = torch.arange(start, (self.d_sae if end is None else end) + 1, device=features.device)
-        offsets = torch.searchsorted(features, ids)
+        offsets = torch.searchsorted(features, torch.arange(self.d_sae + 1, device=features.device))
         return Codes(self.values.take(order), self.cells.take(order), offsets, len(self)), order
 
     def dense(self) -> torch.Tensor:
@@ -108,7 +85,7 @@ class SparseAutoencoder(nn.Module):
     def __init__(self, cfg: SAEConfig, d_in: int):
         super().__init__()
         self.cfg, self.d_in, self.d_sae = cfg, d_in, cfg.expansion * d_in
-        if cfg.variant != "l1" and cfg.k > self.d_sae:
+        if cfg.k > self.d_sae:
             raise ValueError(f"k={cfg.k} is more than {self.d_sae} features ({cfg.expansion} x {d_in}): lower sae.k")
         generator = torch.Generator().manual_seed(cfg.seed)
         directions = normalize(torch.randn(self.d_sae, d_in, generator=generator))
@@ -130,27 +107,17 @@ class SparseAutoencoder(nn.Module):
     @torch.no_grad()
     def encode(self, acts: torch.Tensor) -> Codes:
         """Codes of acts (n, d_in), batch variants with their threshold; ValueError for what is no such tensor."""
-        return self._encode(acts)[0]
-
-    def _encode(self, acts: torch.Tensor) -> tuple[Codes, torch.Tensor | float, torch.Tensor | float]:
-        """(codes, means of the cells, deviations), the latter 0 and 1 where cells are not standardised."""
         if not isinstance(acts, torch.Tensor) or acts.ndim != 2 or acts.shape[1] != self.d_in:
             got = f"{type(acts).__name__} {getattr(acts, 'shape', '')}"
             remedy = "make it one with torch.from_numpy, and flatten a picture's rows and columns"
             raise ValueError(f"acts must be a tensor (n, {self.d_in}), got {got}: {remedy}")
-        least = 0.0 if self.cfg.variant == "l1" else max(0.0, self.threshold.item())
-        if not self.cfg.cellwise:
-            return self.select(acts - self.b_dec, least), 0.0, 1.0
-        cells, mean, deviation = standardised(acts)
-        codes = self.select(cells - self.b_dec, least)
-        codes.values *= deviation[codes.cells, 0]
-        return codes, mean, deviation
+        return self.select(acts - self.b_dec, max(0.0, self.threshold.item()))
 
     @torch.no_grad()
     def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, Codes]:
         """(recon, codes) of acts (n, d_in); ValueError as in `encode`."""
-        codes, mean, deviation = self._encode(acts)
-        return codes.decode(self.W_dec).add_(self.b_dec * deviation + mean), codes
+        codes = self.encode(acts)
+        return codes.decode(self.W_dec).add_(self.b_dec), codes
 
     def select(self, centred: torch.Tensor, least: float, rough: bool = False) -> Codes:
         """Codes of acts - b_dec: for "topk" the k largest of each cell, else all above `least`.
@@ -203,13 +170,12 @@ class SparseAutoencoder(nn.Module):
         """Write sae_weights.safetensors and cfg.json, which `sae_lens.SAE.load_from_disk` opens too."""
         folder = Path(folder)
         state = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
-        kind = {"topk": "topk", "l1": "standard"}.get(self.cfg.variant, "jumprelu")
+        kind = "topk" if self.cfg.variant == "topk" else "jumprelu"
         if kind == "jumprelu":
             state["threshold"] = self.threshold.clamp(min=0).expand(self.d_sae)
-        norm = "layer_norm" if self.cfg.cellwise else "none"
         saelens = {
             "architecture": kind, "d_in": self.d_in, "d_sae": self.d_sae, "dtype": "float32", "device": "cpu",
-            "apply_b_dec_to_input": True, "normalize_activations": norm, "reshape_activations": "none",
+            "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
             "metadata": {},
         }  # fmt: skip
         if kind == "topk":  # rows of length 1 change nothing by being rescaled, and may then be folded
@@ -229,8 +195,7 @@ class SparseAutoencoder(nn.Module):
             facts, state = read_json(folder / CONFIG), safetensors.torch.load_file(folder / WEIGHTS)
             cfg = from_dict(SAEConfig, facts["aircraft_sae"])
             state["W_enc_rows"] = state.pop("W_enc").t().contiguous()
-            batch = cfg.variant in ("batchtopk", "matryoshka")
-            state["threshold"] = state["threshold"][0] if batch else torch.zeros(())
+            state["threshold"] = state["threshold"][0] if cfg.variant == "batchtopk" else torch.zeros(())
             with torch.device("meta"):  # nothing is made of a size that the weights do not have
                 sae = cls(cfg, facts["d_in"])
             sae.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)

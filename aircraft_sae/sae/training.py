@@ -2,10 +2,10 @@
 
 In scaled acts (centred, mean squared norm d_in) the loss of n cells is
 
-    mean over prefixes of ||recon - x||^2 / (n d_in)  +  l1_coefficient sum of feature_acts / n  +  AuxK
+    ||recon - x||^2 / (n d_in)  +  AuxK
 
-so that for one prefix its first term is the batch's squared error as a share of the training cells' variance.
-AuxK: Gao et al. 2024, arXiv 2406.04093, appendix A.2. Matryoshka: Bussmann et al. 2025, arXiv 2503.17547.
+so that its first term is the batch's squared error as a share of the training cells' variance.
+AuxK: Gao et al. 2024, arXiv 2406.04093, appendix A.2.
 """
 
 import math
@@ -34,11 +34,11 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 
 
 def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = False) -> tuple[Codes, float]:
-    """(codes in training of acts - b_dec, the least value chosen): for batch variants the n k largest of the batch.
+    """(codes in training of acts - b_dec, the least value chosen): for "batchtopk" the n k largest of the batch.
 
     Only values above `floor` are collected, and the search is repeated with a lower one where they are too few.
     """
-    if sae.cfg.variant in ("topk", "l1"):
+    if sae.cfg.variant == "topk":
         return sae.select(centred, 0.0, rough), 0.0
     wanted = len(centred) * sae.cfg.k
     if floor == 0 and len(centred) > BLOCK:  # half of all pre-activations are positive: too many to collect
@@ -60,13 +60,9 @@ def backward(sae: SparseAutoencoder, centred: Tensor, codes: Codes, dead: Tensor
     dead: ids of dead features, for AuxK on the first quarter of the cells.
     """
     cfg = sae.cfg
-    if len(cfg.prefixes) > 1:
-        loss, error, upstream, gradients = matryoshka(sae, centred, codes)
-    else:
-        error = codes.decode(sae.W_dec).sub_(centred)
-        loss, upstream = mean_square(error), error * (2 / error.numel())
-        gradients = of_features(sae, centred, codes, upstream)
-    loss += cfg.l1_coefficient * codes.values.sum().item() / len(centred)
+    error = codes.decode(sae.W_dec).sub_(centred)
+    loss, upstream = mean_square(error), error * (2 / error.numel())
+    gradients = of_features(sae, centred, codes, upstream)
     if dead is not None and len(dead):
         loss += aux(sae, centred, error, dead, gradients)
     W_dec, W_enc_rows, sae.b_enc.grad = gradients
@@ -82,31 +78,14 @@ def mean_square(error: Tensor) -> float:
     return torch.linalg.vector_norm(error).item() ** 2 / error.numel()
 
 
-def of_features(sae: SparseAutoencoder, centred: Tensor, codes: Codes, upstream: Tensor, *bounds: int) -> Gradients:
-    """Gradients for the features within bounds, all unless given, from that of recon, upstream (n, d_in)."""
-    of_values = codes.dot(sae.W_dec, upstream).add_(sae.cfg.l1_coefficient / len(centred)).mul_(codes.values > 0)
-    turned, order = codes.by_feature(*bounds)
+def of_features(sae: SparseAutoencoder, centred: Tensor, codes: Codes, upstream: Tensor) -> Gradients:
+    """Gradients for the features, from that of recon, upstream (n, d_in)."""
+    of_values = codes.dot(sae.W_dec, upstream).mul_(codes.values > 0)
+    turned, order = codes.by_feature()
     W_dec = turned.decode(upstream)
     turned.values = of_values.take(order)
     b_enc = torch.segment_reduce(turned.values, "sum", offsets=turned.offsets, unsafe=True)
     return W_dec, turned.decode(centred), b_enc
-
-
-def matryoshka(sae: SparseAutoencoder, centred: Tensor, codes: Codes) -> tuple[float, Tensor, Tensor, Gradients]:
-    """(loss, error of the whole, gradient of recon, gradients): a feature learns from every prefix that has it."""
-    ends = [round(share * sae.d_sae) for share in sae.cfg.prefixes]
-    slices = list(zip([0, *ends], ends, strict=False))
-    pieces = [codes.where((codes.features >= start) & (codes.features < end)) for start, end in slices]
-    error, errors = centred.neg(), []
-    for piece in pieces:
-        error = error + piece.decode(sae.W_dec)
-        errors.append(error)
-    loss = sum(mean_square(error) for error in errors) / len(errors)
-    upstream, parts = torch.zeros_like(error), []
-    for bounds, piece, error in zip(reversed(slices), reversed(pieces), reversed(errors), strict=True):
-        upstream.add_(error, alpha=2 / (error.numel() * len(errors)))
-        parts.insert(0, of_features(sae, centred, piece, upstream, *bounds))
-    return loss, errors[-1], upstream, tuple(torch.cat(rows) for rows in zip(*parts, strict=True))
 
 
 def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gradients: Gradients) -> float:
@@ -145,7 +124,6 @@ def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    acts = acts.standardised if cfg.cellwise else acts
     run = Run(folder, cfg, acts, rows)
     run.resume()
     batches = islice(acts.batches(rows, cfg.batch_size, cfg.seed, run.step), cfg.n_steps - run.step)
@@ -210,14 +188,14 @@ class Run(checkpoint.Training):
             self.stop(f"the loss is {loss}", self.step)
         if cfg.frozen_decoder:
             sae.W_dec.grad = None
-        elif cfg.unit_norm:  # only what turns a row changes anything: its length is set again after the step
+        else:  # only what turns a row changes anything: its length is set again after the step
             along = torch.bmm(sae.W_dec.grad[:, None], sae.W_dec[:, :, None])[:, 0]
             sae.W_dec.grad.addcmul_(sae.W_dec, along, value=-1)
         self.optimizer.step()
         self.optimizer.zero_grad()  # not kept beside the next ones
-        if cfg.unit_norm and not cfg.frozen_decoder:
+        if not cfg.frozen_decoder:
             normalize(sae.W_dec, out=sae.W_dec)
-        if cfg.variant in ("batchtopk", "matryoshka"):
+        if cfg.variant == "batchtopk":
             decay = min(0.99, self.step / (self.step + 1))  # at first the plain mean
             sae.threshold.mul_(decay).add_(least * (1 - decay))
             self.floor = FLOOR * least

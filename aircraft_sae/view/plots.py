@@ -11,7 +11,6 @@ from typing import Any
 import matplotlib.style
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from cycler import cycler
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -88,33 +87,6 @@ def scores_by_part(kinds: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def confusion_matrix(confusion: pd.DataFrame, parents: Sequence[Mapping[str, str]] = ()) -> Figure:
-    """Shares of each actual class's images (rows) by predicted class, in %, ordered by the levels above.
-
-    confusion: counts with class names as index and columns; parents: group of each class, in their order, coarsest
-    level first; lines part groups, thick for the coarsest. Up to 40 classes, mistakes carry their number of images.
-    """
-    keys = {name: tuple(list(level.values()).index(level[name]) for level in parents) for name in confusion.index}
-    order = sorted(confusion.index, key=keys.get)
-    n, counts = len(order), confusion.loc[order, order].to_numpy()
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    mistakes = np.where(counts * ~np.eye(n, dtype=bool), counts, "").astype(object) if n <= 40 else False
-    names, side = [literal(name) for name in order], float(np.clip(0.25 * n + 2, 5, 20))
-    figure, ax = sheet(side, width=side + 1)
-    about = {"label": "share of the actual class's pictures, %", "shrink": 0.6}
-    sns.heatmap(shares, vmin=0, vmax=100, cmap="Blues", annot=mistakes, fmt="", annot_kws={"size": 9}, square=True,
-                xticklabels=names, yticklabels=names, cbar_kws=about, ax=ax)  # fmt: skip
-    for depth in range(len(parents)):
-        look = dict(color=GREY, linewidth=0.5) if depth else dict(color="black", linewidth=1.2)
-        groups = [keys[name][: depth + 1] for name in order]
-        for edge in (k for k in range(1, n) if groups[k] != groups[k - 1]):
-            ax.axhline(edge, **look), ax.axvline(edge, **look)
-    ax.set(xlabel="predicted", ylabel="actual")
-    ax.tick_params("x", rotation=90, labelsize=10 if n <= 72 else 8)
-    ax.tick_params("y", rotation=0, labelsize=10 if n <= 72 else 8)
-    return figure
-
-
 def picture_grid(
     rows: Grid, captions: Grid | None = None, names: Sequence[str] = (), marks: Grid | None = None, empty: str = ""
 ) -> Figure:
@@ -167,7 +139,7 @@ def heat(picture: Any, values: np.ndarray, top: float, cell: tuple[int, int] | N
     """
     paler = np.asarray(picture, np.float32) * 0.75 + 45
     share = np.clip(np.nan_to_num(values) / max(top, 1e-12), 0, 1).astype(np.float32)
-    large = resized(share, paler.shape, Image.Resampling.BILINEAR)
+    large = np.asarray(Image.fromarray(share).resize(paler.shape[1::-1], Image.Resampling.BILINEAR))
     strength = 0.75 * np.sqrt(large)[..., None]
     made = Image.fromarray(
         (paler * (1 - strength) + 255 * colormaps["inferno"](large)[..., :3] * strength).astype(np.uint8)
@@ -178,24 +150,6 @@ def heat(picture: Any, values: np.ndarray, top: float, cell: tuple[int, int] | N
         square = [round(x * across), round(y * down), round((x + 1) * across) - 1, round((y + 1) * down) - 1]
         ImageDraw.Draw(made).rectangle(square, outline=(0, 255, 255), width=max(1, made.width // 112))
     return np.asarray(made)
-
-
-def component_picture(picture: Any, scores: np.ndarray, ends: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """The picture (height, width, 3) uint8, pale and grey, with the cells that are `shown` painted by three components.
-
-    The first is lightness, the second blue to yellow, the third green to red: with any colour vision, two can be seen.
-    scores: (rows, columns, 3); ends: (2, 3), lowest and highest of each scale; shown: (rows, columns) bool.
-    """
-    unit = np.clip((scores - ends[0]) / (ends[1] - ends[0]), 0, 1)
-    luma = np.round(unit * [170, 160, 160] + [50, 48, 48]).astype(np.uint8)
-    colours, grey = np.asarray(Image.fromarray(luma, "YCbCr").convert("RGB")), pale(picture)
-    covered = resized(np.uint8(shown), grey.shape).astype(bool)
-    return np.where(covered[..., None], resized(colours, grey.shape), grey).astype(np.uint8)
-
-
-def resized(values: np.ndarray, shape: Sequence[int], how: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
-    """An array (rows, columns) or (rows, columns, 3) as an array with the height and width of `shape`."""
-    return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), how))
 
 
 def pale(picture: Any) -> np.ndarray:

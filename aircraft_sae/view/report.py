@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page with the answer, headline numbers, figures, links, time and memory, versions."""
+"""The report of a run: one HTML page with the answer, figures, links, time and memory, versions."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from aircraft_sae.config import StudyConfig
 from aircraft_sae.store import META, read_json, stage_metas, write_text
 
 HERE = Path(__file__).parent
-SAID = tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))  # sentences of the answer, and headlines
+SAID = tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))  # sentences of the answer
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 RECORD = "aircraft_sae"  # the entry of a notebook's metadata that holds what the runner knows of it
 
@@ -35,7 +35,7 @@ def write_report(
         links.append(("../atlas/index.html", "The atlas", "every feature, and sliders that work without a kernel"))
     page = Template((HERE / "report.html").read_text(encoding="utf-8"), autoescape=True).render(
         name=config.name, failure=ANSI.sub("", failure),
-        verdict=answer(numbers, "verdict"), answer=answer(numbers), headlines=headlines(numbers),
+        verdict=answer(numbers, "verdict"), answer=answer(numbers),
         figures=[figure for name, notebook in notebooks.items() for figure in _figures(name, notebook)],
         links=links, seconds=seconds, settings=json.dumps(asdict(config), indent=2),
         notebooks=[(name, each.get("seconds", 0), each.get("peak_memory_bytes", 0)) for name, each in records.items()],
@@ -81,19 +81,6 @@ def answer(numbers: Mapping, which: str = "answer") -> list[str]:
     """The sentences ("answer", or "verdict" in short) for which there are numbers, as `read_numbers` gives them."""
     known = [each for each in SAID[which] if all(key in numbers for key in each["numbers"])]
     return [each["text"].format(*(numbers[key]["value"] for key in each["numbers"])) for each in known]
-
-
-def headlines(numbers: Mapping) -> list[tuple[str, str, str, str]]:
-    """(value, what it is of, its interval and n, its control) of the headlines for which there are numbers."""
-    tiles = []
-    for each in (each for each in SAID["headline"] if each["number"] in numbers):
-        entry, control = numbers[each["number"]], numbers.get(each["control_number"])
-        value, *ends = (each["form"].format(entry[key]) for key in ("value", "low", "high") if entry[key] is not None)
-        about = [" to ".join(ends)] if ends else []
-        about += [f"n = {entry['n']:,}"] if entry["n"] else []
-        beside = each["control"].format(control["value"]) if control else ""
-        tiles.append((value, each["what"], ", ".join(about), beside))
-    return tiles
 
 
 def _figures(name: str, notebook) -> Iterator[tuple[str, str, str, str]]:

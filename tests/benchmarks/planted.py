@@ -27,8 +27,8 @@ def main() -> None:
     """Print the share found by each variant."""
     planted = Planted(200_000, 256, 1024, 6)
     shared = dict(k=6, expansion=8, n_cells=1_500_000, batch_size=1000, learning_rate=3e-3, dead_after=50_000, aux_k=64)
-    for variant, own in VARIANTS.items():
-        cfg = SAEConfig(variant=variant, **shared | own)
+    for variant in VARIANTS:
+        cfg = SAEConfig(variant=variant, **shared)
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             train_sae(folder, cfg, planted, [0])

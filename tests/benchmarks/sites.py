@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("sites", nargs="*", default=SITES)
     parser.add_argument("--k", type=int, nargs="*", default=(8, 16, 32))
     parser.add_argument("--width", type=int, nargs="*", default=(640, 1280), help="features")
-    parser.add_argument("--ways", nargs="*", default=("nothing", "cells", "channels", "both"), help="to standardise")
+    parser.add_argument("--ways", nargs="*", default=("nothing", "channels"), help="to standardise")
     parser.add_argument("--to", type=Path, default=Path("sites.csv"))
     given, study, rows = parser.parse_args(), Study.open("hangar"), []
     for site in given.sites:
