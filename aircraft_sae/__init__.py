@@ -4,9 +4,9 @@ A map, from the ground up: `config` (what a study is), `devices` (CPU or GPU), `
 checkpoints, digests), `metrics` (pure functions); `hangar` (rendered aircraft with exact part masks); `sae`
 (sparse autoencoders and their training); `pictures` (sets of pictures); `networks` (built, trained, opened at sites);
 `activations` (of any sites, on disk); `features` (what each feature fires on, how good a reconstruction is);
-`interventions` (what it does: suppression, blurring, scene edits); `study` (the front door: Study.open("hangar") loads
-or runs each stage); `view` (figures, browser, atlas, report); `runner` (runs notebooks), `__main__` (the command).
-An import goes only down this list. The notebooks tell the story; nothing imports them.
+`interventions` (what it does: suppression, blurring, scene edits); `studies` (of the further notebooks: networks
+compared); `study` (the front door: Study.open("hangar") loads or runs each stage); `view` (figures, browser, atlas,
+report); `runner` (runs notebooks), `__main__` (the command). An import goes only down this list. The notebooks tell the story; nothing imports them.
 """
 
 __version__ = "0.1.0"

@@ -1,7 +1,6 @@
 """The front door: `Study.open("hangar")` loads each stage from disk, or runs it once."""
 
 import json
-import math
 import os
 import re
 import shutil
@@ -30,8 +29,6 @@ from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae.training import train_sae
 from aircraft_sae.studies.comparison import profile_network
-
-ENTRY = ("value", "low", "high", "n")
 
 
 def say(text: str) -> None:
@@ -335,19 +332,9 @@ class Study:
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:
         """Write all of a notebook's numbers, in place of those of its last run.
 
-        Each is a value, or (value, low, high, n) or a dict of these, with None where low, high or n mean nothing.
-        Raises: ValueError for what is not that, or not finite.
+        Each is what `store.entries` takes. Raises: ValueError for what is not that, or not finite.
         """
-        flat = {}
-        for name, given in results.items():
-            if isinstance(given, tuple) and len(given) == len(ENTRY):
-                given = dict(zip(ENTRY, given, strict=True))
-            elif not isinstance(given, dict):
-                given = dict.fromkeys(ENTRY) | {"value": given}
-            if set(given) != set(ENTRY):
-                raise ValueError(f"{name} must have {', '.join(ENTRY)}, got {', '.join(given)}")
-            flat[name] = {key: _number(f"{name} ({key})", given[key], key != "value") for key in ENTRY}
-        store.write_json(path := self._results_file(notebook), flat)
+        store.write_json(path := self._results_file(notebook), store.entries(results))
         return path
 
     def results(self, notebook: str) -> dict[str, dict[str, float | None]]:
@@ -360,13 +347,3 @@ class Study:
     def _results_file(self, notebook: str) -> Path:
         check_name(notebook)
         return self.folder / "results" / f"{notebook}.json"
-
-
-def _number(name: str, value: Any, optional: bool) -> float | int | None:
-    """A plain number of six significant digits: further ones differ between machines."""
-    if value is None and optional:
-        return None
-    value = value.item() if hasattr(value, "item") else value
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-    return value if isinstance(value, int) else float(f"{value:.6g}")

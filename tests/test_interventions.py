@@ -260,8 +260,7 @@ def test_half_of_the_picks_are_where_a_feature_is_strongest(index, picks):
 
 
 def blurred_by(sigma, trial, index, picks, folder):
-    given = {"network": trial.network, "sae": trial.sae, "pictures": trial.pictures, "index": index, "picks": picks}
-    blur_peaks(folder, **given, sigma=sigma, window=16)
+    experiments.blur_peaks(folder, trial=trial, index=index, picks=picks, sigma=sigma, window=16)
     return pd.read_parquet(folder / "blur.parquet")
 
 

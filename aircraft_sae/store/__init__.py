@@ -14,4 +14,5 @@ from aircraft_sae.store.files import (
     write_text,
     write_whole,
 )
+from aircraft_sae.store.results import entries
 from aircraft_sae.store.stages import PROGRESS, Stage, load_meta, make_stage, stage_metas, watched

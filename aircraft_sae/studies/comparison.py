@@ -263,6 +263,7 @@ def correlations(a: csr_array, b: csr_array) -> np.ndarray:
 
 
 def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    """The value below which half of the weight lies."""
     order = np.argsort(values)
     return float(values[order][np.searchsorted(weights[order].cumsum(), weights.sum() / 2)])
 
