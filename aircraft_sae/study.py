@@ -235,23 +235,24 @@ class Study:
         inputs = {"scenes": choose_scenes(pictures, names, most, hangar.size)}
         return VariedScenes.open(self.stage("experiments/varied", vary_scenes, settings, inputs))
 
-    def profile(self, network: str | Network, site: str, d_sae: int, n_seeds: int = 3) -> Path:
-        """`profile_network` of so many autoencoders that differ in their seeds alone, d_sae features wide.
-
-        They are trained shortly, on the same pictures for every network. Raises: ValueError where d_sae is no multiple
-        of the site's width.
+    def seeds(self, network: str | Network, site: str, d_sae: int, n: int = 3) -> dict[str, SparseAutoencoder]:
+        """Autoencoders of d_sae features that differ in their seed alone, trained shortly, on the same pictures for all
+        networks: {"seed 0": …}. Raises: ValueError where d_sae is no multiple of the site's width.
         """
-        seen, pictures, varied = self.network(network), self.pictures("every1"), self.varied()
-        own, end = self.network() is seen, site_folder(site)
+        seen = self.network(network)
         if d_sae % (width := seen.shape(site)[2]):
             raise ValueError(f"d_sae must be a multiple of {width}, the width of {site} of {seen.name}, got {d_sae}")
         how = {"site": site, "expansion": d_sae // width, "k": 16, "standardise": "channels"}
         how |= short_training(self.config.sae) | {"network": network, "pictures": "every1"}
-        seeds = {f"seed {i}": self.sae(f"{seen.name}-{end}-{i}", seed=i, **how) for i in range(n_seeds)}
-        acts = self.activations(site, network, "all" if own else "every1")
-        inputs = {"acts": acts, "varied": self.activations(site, network, varied), "pictures": pictures, "saes": seeds}
-        inputs["random"] = random_dictionaries(seeds["seed 0"], acts, (0, 1))
-        return self.stage(f"experiments/profile-{seen.name}-{end}", profile_network, {}, inputs)
+        return {f"seed {i}": self.sae(f"{seen.name}-{site_folder(site)}-{i}", seed=i, **how) for i in range(n)}
+
+    def profile(self, network: str | Network, site: str, saes: Mapping[str, SparseAutoencoder]) -> Path:
+        """`profile_network` of the autoencoders that `seeds` gives."""
+        seen, pictures = self.network(network), self.pictures("every1")
+        acts = self.activations(site, network, self._shown_to(network, "every1"))
+        inputs = {"acts": acts, "varied": self.activations(site, network, self.varied()), "pictures": pictures}
+        inputs |= {"saes": saes, "random": random_dictionaries(next(iter(saes.values())), acts, (0, 1))}
+        return self.stage(f"experiments/profile-{seen.name}-{site_folder(site)}", profile_network, {}, inputs)
 
     def tiers(self, like: str = "main") -> Path:
         """What may be said of features: `judge_parts` of an autoencoder, two other seeds, probes, and nulls of nulls.

@@ -10,6 +10,7 @@ directions respond too, and more to large changes of the picture; so each profil
 them, and a feature is *about* a factor only where that has a larger share in its responses than in 99.5 % of theirs.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -20,13 +21,14 @@ import pandas as pd
 from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.features import FeatureIndex, Regions, best_aurocs, best_estimates, best_matches, halves, part_scores
 from aircraft_sae.features.index import encoded
 from aircraft_sae.features.reconstruction import pca, seed_agreement
 from aircraft_sae.hangar.scene import FACTORS
-from aircraft_sae.metrics import average, bootstrap_counts, with_draws
+from aircraft_sae.metrics import average, bootstrap_counts, with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.pictures.scenes import EDITS
@@ -136,10 +138,13 @@ def profile_network(
     acts: of `pictures`; varied: of `VariedScenes`; saes: of several seeds, by name; random: two dictionaries of random
     directions, the first of which says what is beyond chance.
     features.parquet: dictionary, feature_id, mass (share of all activation on test pictures), a column a factor,
-    part, about. profile.parquet: dictionary and `Sensitivity.profile`. scores.parquet: dictionary, measure, value, low,
-    high, n: mean_ap and n_parts (best features of parts, and how many beat those of the first random directions),
-    auroc_<level> (mean over classes of the best feature), probe_<k> (mean over classes of the coarser level), dead.
+    removed and painted (the part), about. typical.parquet: of the first seed the most active feature about each factor
+    (factor, feature_id) and its nine strongest patches, as of `FeatureIndex.patches`. profile.parquet: dictionary and
+    `Sensitivity.profile`. scores.parquet: dictionary, measure, value, low, high, n: mean_ap and n_parts (best features
+    of parts, and how many beat those of the first random directions), auroc_<level> (mean over classes of the best
+    feature), probe_<k> (mean over classes of the second level), dead, seed_agreement.
     """
+    first, *others = saes.values()
     parts, dictionaries = list(pictures.region_names), {"null": random[0], **saes, RANDOM: random[1]}
     tables, profiles, scores, null = [], [], [], {}
     for name, sae in dictionaries.items():
@@ -158,7 +163,14 @@ def profile_network(
             mass=mass, about=about(found.response, null["response"])
         )
         table["removed"], table["painted"] = (np.array(parts)[each] for each in found.part)
-        tables.append(table.rename_axis("feature_id").reset_index().assign(dictionary=name))
+        table = table.rename_axis("feature_id").reset_index()
+        tables.append(table.assign(dictionary=name))
+        if sae is first:
+            best = table[table["about"] != ""].sort_values("mass", ascending=False).drop_duplicates("about")
+            typical = [index.patches(j, "top", 9).assign(factor=factor, feature_id=j)
+                       for factor, j in zip(best["about"], best["feature_id"], strict=True)]  # fmt: skip
+            columns = ["factor", "feature_id", "image", "row", "column", "value"]
+            write_parquet(pd.concat([pd.DataFrame(columns=columns), *typical])[columns], folder / "typical.parquet")
         profiles.append(found.profile(mass).assign(dictionary=name))
         better = sum((estimates[p] - null["estimates"][p]).interval[0] > 0 for p in estimates)
         own = {"mean_ap": average(list(estimates.values())).entry, "n_parts": with_draws(better, [], len(estimates)),
@@ -172,7 +184,6 @@ def profile_network(
         scores.append(pd.DataFrame.from_dict(own, "index").rename_axis("measure").reset_index().assign(dictionary=name))
     scores += [pd.DataFrame.from_dict(each, "index").rename_axis("measure").reset_index().assign(dictionary=name)
                for name, each in baselines(acts, pictures).items()]  # fmt: skip
-    first, *others = saes.values()
     agreement = [seed_agreement(first.W_dec, other.W_dec)["agreement"] for other in others]
     scores.append(
         pd.DataFrame(
@@ -274,3 +285,22 @@ def sites_at(network: Network, strides: Sequence[int] = (16, 32)) -> list[str]:
     if lacking := [stride for stride in strides if stride not in found]:
         raise ValueError(f"{network.name} has no site of stride {lacking[0]}: it has {', '.join(map(str, found))}")
     return [found[stride] for stride in strides]
+
+
+def common_width(widths: Sequence[int], least: int = 1000) -> int:
+    """The smallest multiple of all these widths that is no smaller than `least`: as many features for each network."""
+    step = math.lcm(*widths)
+    return step * -(-least // step)
+
+
+def neighbours_agree(acts: Activations, level: str, k: int = 10) -> dict[str, float | None]:
+    """Share of test pictures whose class is that of most of their k nearest training pictures, by pooled acts.
+
+    Acts are pooled over cells, each channel standardised; nearest by cosine. {value, low, high, n}.
+    """
+    rows, labels = [acts.rows(split) for split in ("train", "test")], acts.images[level].to_numpy()
+    train, test = (np.concatenate([block.mean((1, 2)).numpy() for block in acts.blocks(each)]) for each in rows)
+    mean, deviation = train.mean(0), np.maximum(train.std(0), 1e-6)
+    fitted = KNeighborsClassifier(min(k, len(train)), metric="cosine").fit((train - mean) / deviation, labels[rows[0]])
+    right = fitted.predict((test - mean) / deviation) == labels[rows[1]]
+    return with_interval(right, np.ones(len(right)))

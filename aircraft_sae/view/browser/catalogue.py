@@ -296,21 +296,27 @@ def patches_figure(
 ) -> Figure:
     """For each title and feature a row of the n patches in which it is strongest, as crops around the peaks.
 
-    One a picture, of these rows of the index; a crop is 72 pixels of a picture of 224.
+    One a picture, of these rows of the index.
     """
+    picks = {title: index.patches(feature_id, "top", n, rows) for title, feature_id in features.items()}
+    return crops_figure(picks, pictures, index.grid)
+
+
+def crops_figure(picks: Mapping[str, pd.DataFrame], pictures: Pictures, grid: tuple[int, int]) -> Figure:
+    """A row for each title: crops around cells (image, row, column) of a grid, of 72 pixels of a picture of 224."""
     from aircraft_sae.view.plots import picture_grid  # as above
 
     shown, share = [], 72 / 224
-    for feature_id in features.values():
+    for own in picks.values():
         crops = []
-        for pick in index.patches(feature_id, "top", n, rows).itertuples():
+        for pick in own.itertuples():
             picture = pictures.picture(pick.image)
             sides = np.array(picture.size)
-            middle = np.divide([pick.column + 0.5, pick.row + 0.5], index.grid[::-1]) * sides
+            middle = np.divide([pick.column + 0.5, pick.row + 0.5], grid[::-1]) * sides
             start = np.clip(middle - sides * share / 2, 0, sides * (1 - share))
             crops.append(picture.crop([*start.round(), *(start + sides * share).round()]).resize((72, 72), BICUBIC))
         shown.append(crops)
-    return picture_grid(shown, names=list(features), empty="never active in these pictures")
+    return picture_grid(shown, names=list(picks), empty="never active in these pictures")
 
 
 def as_jpeg(picture: Image.Image, size: int) -> bytes:
