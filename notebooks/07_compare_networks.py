@@ -142,19 +142,12 @@ plots.profiles(
 )
 
 # %%
-apart, same = [], []
-for stride, factor in product(STRIDES, comparison.ALL):
-    own = profiles.query("stride == @stride and factor == @factor").dropna().sort_values("value")
-    if len(own) and own["low"].iloc[-1] > own["high"].iloc[0]:
-        words = own["network"].iloc[[-1, 0]].tolist(), own["value"].iloc[[-1, 0]].tolist()
-        apart.append(
-            (
-                words[1][0] - words[1][1],
-                f"{factor}, {stride} pixels: {words[0][0]} {words[1][0]:.2f}, {words[0][1]} {words[1][1]:.2f}",
-            )
-        )
-    else:
-        same.append(factor)
+apart = []
+for (stride, factor), own in profiles.dropna().groupby(["stride", "factor"]):
+    least, most = (own.loc[own["value"].agg(which)] for which in ("idxmin", "idxmax"))
+    if most["low"] > least["high"]:
+        words = f"{most['network']} {most['value']:.2f}, {least['network']} {least['value']:.2f}"
+        apart.append((most["value"] - least["value"], f"{factor}, {stride} pixels: {words}"))
 
 # %%
 largest = "; ".join(text for _, text in sorted(apart, reverse=True)[:2]) or "none"
@@ -272,9 +265,10 @@ for row in shared.itertuples():
 # %%
 pairs = shared.sort_values("share", ascending=False)
 most, least = pairs.iloc[0], pairs.iloc[-1]
+typical = f"median correlation {most['correlation']:.2f}, by chance {most['chance']:.2f}"
 text = f"""**Takeaway.** Most is shared of *{most["first"]}* with *{most["second"]}*: features with
-{most["share"]:.0%} of its activation have a partner beyond chance (median correlation {most["correlation"]:.2f}, by chance
-{most["chance"]:.2f}). Least of *{least["first"]}* with *{least["second"]}*, {least["share"]:.0%}."""
+{most["share"]:.0%} of its activation have a partner beyond chance ({typical}). Least of *{least["first"]}* with
+*{least["second"]}*, {least["share"]:.0%}."""
 display(Markdown(text))
 
 # %% [markdown]
