@@ -524,7 +524,8 @@ def trial(w):
 
 def blur(w, feature_id, window):
     picks = w.index.patches(0).assign(feature_id=feature_id)
-    experiments.blur_peaks(w.tmp, trial=trial(w), index=w.index, picks=picks, sigma=8.0, window=window)
+    given = dict(network=w.trained, sae=w.sae, pictures=w.data, index=w.index, picks=picks)
+    interventions.blur_peaks(w.tmp, **given, sigma=8.0, window=window)
 
 
 FEATURES = [
@@ -587,11 +588,10 @@ BROWSER = [
 ]  # fmt: skip
 
 COMMANDS = [
-    case("word", command("fly"), "'fly'", "'run', 'info', 'clean'|run, info, clean"),
+    case("word", command("fly"), "'fly'", "choose from '?run"),
     case("option", command("--fast"), "--fast", "usage"),
     case("number of a notebook", command("run", "99"), "no notebook 99", "there are 01, 02"),
     case("preset of the command", command("--preset", "../../x"), re.escape("'../../x'"), "choose one of"),
-    case("clean another folder", command("clean", "--preset", "..", "--yes"), r"'\.\.'", "choose one of"),
     case("data root of the command", command("--preset", "smoke", "--data-root", "x"), "smoke", "only fgvc, photos do"),
     case("no data root of the command", command("--preset", "photos"), "photos", "--data-root"),
     case("data root is none", command("--preset", "photos", "--data-root", "/not/there"), "/not/there is not a folder"),
