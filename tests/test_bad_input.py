@@ -24,7 +24,6 @@ from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig, StudyConfig
 from aircraft_sae.features import FeatureIndex
 from aircraft_sae.hangar.dataset import render_dataset
-from aircraft_sae.interventions import experiments
 from aircraft_sae.networks import load, training
 from aircraft_sae.pictures import FGVCLayout
 from aircraft_sae.sae import SparseAutoencoder
