@@ -441,8 +441,8 @@ assert number["n_test"] == len(test) and len(lines) <= 5
 # %% [markdown]
 # ## What this does not show
 #
-# - **What any direction means.** Distances, ranks and colours describe a cloud of points; the notebooks that follow ask
-#   what its directions respond to, and what they do.
+# - **What any direction means.** Distances and ranks describe a cloud of points; the notebooks that follow ask what its
+#   directions respond to, and what they do.
 # - **What matters to the network.** A direction with much variance may be ignored by all that follows, and one with
 #   little may decide.
 # - **That sparse features exist**, or that there is one right set of them: a cloud that is not Gaussian is no evidence

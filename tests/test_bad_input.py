@@ -24,7 +24,6 @@ from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig, StudyConfig
 from aircraft_sae.features import FeatureIndex
 from aircraft_sae.hangar.dataset import render_dataset
-from aircraft_sae.interventions import experiments
 from aircraft_sae.networks import load, training
 from aircraft_sae.pictures import FGVCLayout
 from aircraft_sae.sae import SparseAutoencoder
@@ -524,7 +523,8 @@ def trial(w):
 
 def blur(w, feature_id, window):
     picks = w.index.patches(0).assign(feature_id=feature_id)
-    experiments.blur_peaks(w.tmp, trial=trial(w), index=w.index, picks=picks, sigma=8.0, window=window)
+    given = dict(network=w.trained, sae=w.sae, pictures=w.data, index=w.index, picks=picks)
+    interventions.blur_peaks(w.tmp, **given, sigma=8.0, window=window)
 
 
 FEATURES = [
@@ -587,11 +587,10 @@ BROWSER = [
 ]  # fmt: skip
 
 COMMANDS = [
-    case("word", command("fly"), "'fly'", "'run', 'info', 'clean'|run, info, clean"),
+    case("word", command("fly"), "'fly'", "choose from '?run"),
     case("option", command("--fast"), "--fast", "usage"),
     case("number of a notebook", command("run", "99"), "no notebook 99", "there are 01, 02"),
     case("preset of the command", command("--preset", "../../x"), re.escape("'../../x'"), "choose one of"),
-    case("clean another folder", command("clean", "--preset", "..", "--yes"), r"'\.\.'", "choose one of"),
     case("data root of the command", command("--preset", "smoke", "--data-root", "x"), "smoke", "only fgvc, photos do"),
     case("no data root of the command", command("--preset", "photos"), "photos", "--data-root"),
     case("data root is none", command("--preset", "photos", "--data-root", "/not/there"), "/not/there is not a folder"),

@@ -90,11 +90,13 @@ def reference(sae, acts, dead=()):
     return loss.item(), {name: value.grad for name, value in weights.items()}
 
 
+@pytest.mark.parametrize("crowded", [0, 10**9], ids=["sparse", "dense"])
 @pytest.mark.parametrize("rough", [False, True])
 @pytest.mark.parametrize("with_dead", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, rough):
+def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, rough, crowded, monkeypatch):
+    monkeypatch.setattr("aircraft_sae.sae.model.CROWDED", crowded)
     sae = made(small(variant, tied=tied))
     acts = torch.randn(700, 48, generator=torch.Generator().manual_seed(2))  # more than one block
     dead = torch.tensor([3, 50, 51, 200, *range(300, 330)]) if with_dead else None

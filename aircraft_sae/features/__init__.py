@@ -1,14 +1,7 @@
-"""What features are: the index of every cell's codes, class selectivity, the parts they follow, and where they look."""
+"""What features are: the index of every cell's codes, class selectivity, and the parts they follow."""
 
 from aircraft_sae.features.claims import auroc_in_strata, average_precision, best_estimates, claim_bars, claims_of
 from aircraft_sae.features.index import FeatureIndex, build_index, check_features, neighbours
 from aircraft_sae.features.probes import fit_probes, probe_dictionary, probe_scores
-from aircraft_sae.features.regions import (
-    PARTS,
-    Regions,
-    best_matches,
-    build_features,
-    guess_scores,
-    part_scores,
-)
+from aircraft_sae.features.regions import PARTS, Regions, best_matches, build_features, guess_scores, part_scores
 from aircraft_sae.features.selectivity import best_aurocs, halves, selectivity
