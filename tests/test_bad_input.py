@@ -543,7 +543,6 @@ FEATURES = [
     case("suppress True", lambda w: trial(w).suppress([True]), "feature True"),
     case("blur window", lambda w: blur(w, 0, 99), "1 to 64 pixels", "got 99"),
     case("blur feature", lambda w: blur(w, 256, 9), "feature 256", r"0 \.\. 255"),
-    case("edit kind", lambda w: interventions.editing.edited(None, "paint", "wing"), "'paint'", '"recolour"'),
     case("edit no scenes", lambda w: interventions.edit_scenes(w.tmp, **EDITS), "at least one"),
     case("edit site", lambda w: interventions.edit_scenes(w.tmp, **EDITS | {"networks": {"a": w.trained}, "sites": [
          "stage5"], "scenes": w.data.scenes["scene"].tolist()[:1]}), "'stage5'", "did you mean"),

@@ -40,7 +40,7 @@ from aircraft_sae.interventions import (
     without,
 )
 from aircraft_sae.interventions.blurring import control_windows
-from aircraft_sae.interventions.editing import edited, plain
+from aircraft_sae.interventions.editing import plain
 from aircraft_sae.interventions.experiments import beyond_random
 from aircraft_sae.interventions.suppression import matched_features
 from aircraft_sae.interventions.tiers import Claimant, Measured, compared, judge_parts, tiered
@@ -451,7 +451,7 @@ def test_removals_are_those_of_pictures_without_the_part(smoke_study, scenes, ed
 
 def test_edits_stop_where_a_part_has_enough_of_them(smoke_study, scenes, tmp_path):
     given = dict(networks={"trained": smoke_study.network()}, sites=("stage4",), parts=PARTS[2:], size=64)
-    edit_scenes(tmp_path, **given, scenes=scenes, kind="recolour", most=2, supersampling=1)
+    edit_scenes(tmp_path, **given, scenes=scenes, kind="remove", most=2, supersampling=1)
     table = pd.read_parquet(tmp_path / "edits.parquet")
     assert table["part"].value_counts().max() == 2 and (table["changed"] > 0).any()
 
@@ -473,13 +473,6 @@ def test_responses_by_hand():
     before, after = np.array([[2.0, 1, 0], [4, 0, 0], [6, 1, 0]]), np.array([[0.0, 1, 0], [1, 0, 0], [6, 0, 0]])
     R = Responses(["fuselage", "wing", "fin"], edits, before, after).response()
     np.testing.assert_allclose(R, [[5 / 6, 0, 0], [0, 1, 0], [np.nan] * 3])
-
-
-def test_edits_of_every_kind(scenes):
-    scene = plain(scenes[0])
-    for kind in ("remove", "recolour"):
-        assert [(e.kind, e.part) for e in edited(scene, kind, "wing").edits] == [(kind, "wing")]
-    assert edited(scene, "nothing", "wing") is scene
 
 
 def linear(directions, codes):

@@ -1,4 +1,4 @@
-"""Scene edits: one region of a rendered picture taken away or recoloured, every other pixel as it was."""
+"""Scene edits: one region of a rendered picture taken away, every other pixel as it was."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -29,18 +29,6 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
 LEAST_PIXELS = 30 / 224**2  # of a part that a scene must show, as a share of the picture
-RED, BLUE = (0.85, 0.1, 0.1), (0.1, 0.2, 0.85)
-
-
-def edited(scene: Scene, kind: str, part: str) -> Scene:
-    """The scene with one edit; "nothing" leaves it as it is. ValueError for another kind."""
-    if kind == "nothing":
-        return scene
-    if kind == "remove":
-        return scene.edit("remove", part)
-    if kind == "recolour":
-        return scene.edit("recolour", part, RED if scene.seed % 2 else BLUE)
-    raise ValueError(f'kind must be "remove", "recolour" or "nothing", got {kind!r}')
 
 
 def plain(scene: str) -> Scene:
@@ -72,16 +60,16 @@ def edit_scenes(
 ) -> None:  # fmt: skip
     """Render each scene (JSON), then with each part that it shows edited, and write what the networks make of them.
 
-    parts: names of regions; most: edits of one part, at most; scenes come in their order.
+    kind: "remove", or "nothing" as a control; parts: names of regions; most: edits of one part, at most; scenes come in
+    their order.
     Into `folder`: scenes.parquet (scene as JSON, shown_<part> pixels), masks.npy (of the scenes: 0, or i + 1 where
     parts[i] is seen), edits.parquet (scene, part, changed pixels) and, for each network, <network>/<site>.npy (scenes
     then edits) and <network>/logits.npy.
-    Raises: ValueError for another kind of edit, another site, or no scenes.
+    Raises: ValueError for another site, or no scenes.
     """
     if not scenes:
         raise ValueError("edit_scenes needs at least one scene")
     views, ids = [plain(scene) for scene in scenes], [PARTS.index(part) for part in parts]
-    edited(views[0], kind, parts[0])  # refuses another kind before any work
     for network, site in product(networks.values(), sites):
         network.check_site(site)  # and another site
     # all is rendered before the networks see any of it: beside each other, their threads would wait
@@ -95,7 +83,7 @@ def edit_scenes(
         enough = shown >= LEAST_PIXELS * size**2
         jobs, rows = np.argwhere(enough & (enough.cumsum(0) <= most)).tolist(), []
         images = [_saved(picture.image, view) for picture, view in zip(whole, views, strict=True)]
-        edits = rendered([edited(views[s], kind, parts[p]) for s, p in jobs])
+        edits = rendered([views[s] if kind == "nothing" else views[s].edit(kind, parts[p]) for s, p in jobs])
         for (s, p), picture in zip(jobs, tqdm(edits, f"render: {kind}", len(jobs), leave=False), strict=True):
             changed = (picture.image != whole[s].image).any(2).sum()
             rows.append((s, parts[p], changed))
