@@ -242,10 +242,12 @@ def test_keys_work_after_every_click_and_labels_stay_with_their_feature(page, ca
         page.keyboard.press("ArrowRight")
         drawn(page, f"feature {order[1]}")
         page.get_by_role("searchbox", name="search").fill("")
-        app(page).get_by_label("labelled only").check()
+        app(page).get_by_text("Filters", exact=True).click()
+        app(page).get_by_label("filter by label").select_option("some")
         drawn(page, "list")
         assert set(listed(page)) == set(order[:2])
-        app(page).get_by_label("labelled only").uncheck()
+        app(page).get_by_label("filter by label").select_option("")
+        app(page).get_by_text("Filters", exact=True).click()
     finally:
         for feature_id in list(labels.all()):
             labels.set(feature_id, label="", note="", rating=0)
@@ -383,7 +385,7 @@ def test_the_brush_blurs_and_a_flip_flips(page, catalogue):
     app(page).get_by_role("button", name="Minimal flip").click()
     drawn(page, "flip")
     found = bench.flip(subject)
-    text = app(page).locator(".levers").inner_text()
+    text = app(page).locator(".bench").inner_text()
     if found["features"]:
         assert f"turns {found['before']} into {found['after']}" in text and "agrees" in text
         assert f"Features changed: {found['after']}, no longer {found['before']}; random directions: " in text
@@ -745,7 +747,7 @@ def test_what_is_the_feature_for_landing_gear(page, catalogue):
     own = catalogue.label(row)
     app(page).get_by_role("button", name="In all pictures of these two").click()  # over all pictures, if one asks
     drawn(page, "effect")
-    told, found = app(page).locator(".levers .links").first.inner_text(), catalogue.effect(feature_id, own, other)
+    told, found = app(page).locator(".effect").inner_text(), catalogue.effect(feature_id, own, other)
     for each in (found["effect"], found["random"]):
         assert f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]" in told
     assert f"in {found['effect']['n']} test pictures" in told
@@ -968,7 +970,7 @@ def test_an_atlas_without_a_closed_form_has_switches_for_one_feature_at_a_time(c
     page.goto(export_atlas(study).as_uri())
     drawn(page, "ready")
     assert "one feature at a time" in page.locator("#told").inner_text()
-    assert "Switch one off at a time" in app(page).locator(".levers").inner_text()
+    assert "Switch one off at a time" in app(page).locator(".bench").inner_text()
     assert app(page).get_by_role("tab").count() == (3 if bench.catalogue.levels else 2)
     assert not app(page).get_by_role("button", name="Minimal flip").is_visible()
     subject, rows = bench.of_row(int(app(page).get_attribute("data-picture"))), app(page).locator(".slider:visible")

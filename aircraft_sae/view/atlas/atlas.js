@@ -28,7 +28,7 @@
   }
   const number = (n) => String(n).padStart(5, "0");
   const subjects = new Map();
-  let head = null;
+  let head = null, stepped = 0;
 
   const source = {
     overview: async () => ({ facts: atlas.facts, labels, at: location.hash.slice(1) }),
@@ -81,7 +81,12 @@
     },
     link: (place) => `${location.href.split("#")[0]}#${place}`,
     flip: atlas.facts.switches ? undefined : async ({ key }) => subjects.get(key).flip,
-    placed: (place) => history.replaceState(null, "", `#${place}`),
+    placed: (place, step) => { // Back undoes a step; of steps in a row, the last
+      if (`#${place}` === location.hash) return;
+      const now = Date.now();
+      history[step && now - stepped > 600 ? "pushState" : "replaceState"](null, "", `#${place}`);
+      if (step) stepped = now;
+    },
   };
   const count = (n) => n.toLocaleString("en");
   const works = facts.switches
@@ -93,7 +98,7 @@
     `${Object.keys(labels).length} are labelled. ${works}, for ${facts.bench_pictures.length} pictures; blurring, pictures ` +
     "of your own and the comparison of two classes need the notebook.";
   const app = AircraftApp.mount(document.getElementById("atlas"), source, "browser");
-  addEventListener("hashchange", () => app.goTo(location.hash.slice(1)));
+  addEventListener("popstate", () => app.goTo(location.hash.slice(1)));
   window.app = app;
   app.focus(); // nothing else on the page takes keys
 })();

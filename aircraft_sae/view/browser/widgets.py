@@ -19,8 +19,9 @@ from aircraft_sae.view.browser.catalogue import Catalogue, as_jpeg, catalogue_of
 from aircraft_sae.view.browser.labels import Labels
 
 HERE = Path(__file__).parent
-_PARTS = [(HERE / f"{name}.js").read_text("utf-8") for name in ("draw", "list", "feature", "naming", "bench", "app")]
-SCRIPT = f"const AircraftApp = (() => {{\n{''.join(_PARTS)}return {{ mount, softmax, headLogits }};\n}})();\n"
+_PARTS = "draw", "filters", "list", "feature", "naming", "levers", "bench", "app"
+_JOINED = "".join((HERE / f"{name}.js").read_text("utf-8") for name in _PARTS)
+SCRIPT = f"const AircraftApp = (() => {{\n{_JOINED}return {{ mount, softmax, headLogits }};\n}})();\n"
 STYLE = (HERE / "app.css").read_text("utf-8")
 BENCH_PICTURE, MOST_SUBJECTS = 448, 32  # pixels of the picture on the bench; pictures kept, 2 MB each
 
