@@ -147,8 +147,8 @@ function mount(el, source, mode = "browser", beside = null) {
 
   const start = guarded(async () => {
     const { facts, labels, stamp, feature, at } = await source.overview();
-    for (const scores of Object.values(facts.parts)) { // what is not known of any feature comes as an empty list
-      for (const name in scores) if (!scores[name].length) scores[name] = Array(facts.n_features).fill(null);
+    for (const scores of Object.values(facts.parts)) { // what is not known of any feature
+      for (const name of ["ap", "response", "tier"]) scores[name] ??= Array(facts.n_features).fill(null);
     }
     Object.assign(state, { facts, labels, stamp, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });
     build();
