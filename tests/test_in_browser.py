@@ -765,7 +765,7 @@ def test_a_button_exports_the_atlas_and_shows_how_far_it_is(page, catalogue):
     page.evaluate(
         """() => { window.shares = [];
         const header = document.querySelector('.sae-browser header');
-        const seen = () => { const bar = header.querySelector('progress:not([hidden])'); if (bar) shares.push(bar.value); };
+        const bar = header.querySelector('progress'), seen = () => { if (!bar.hidden) shares.push(bar.value); };
         new MutationObserver(seen).observe(header, { subtree: true, attributes: true }); }"""
     )
     button = app(page).get_by_role("button", name="Export the atlas")

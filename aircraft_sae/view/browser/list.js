@@ -252,12 +252,11 @@ function listPart(app) {
     ui.help = h("dialog", { onclose: () => root.focus({ preventScroll: true }) }, h("h3", {}, "Keys"), table(["key", "what it does"], KEYS.map(([key, text]) => [h("kbd", {}, key), text])),
       h("h3", {}, "Words"), h("dl", {}, ...WORDS.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])),
       h("button", { type: "button", onclick: () => ui.help.close() }, "Close"));
-    ui.exported = h("p", { className: "quiet", hidden: true });
     const bar = h("progress", { ariaLabel: "share of the atlas that is written" }), told = h("span", {});
+    ui.exported = h("p", { className: "quiet", hidden: true }, bar, told);
     const exporting = guarded(async (event) => {
       const button = event.target;
       button.disabled = true;
-      ui.exported.replaceChildren(bar, told);
       ui.exported.hidden = false;
       Object.assign(bar, { value: 0, hidden: false });
       told.textContent = " The atlas is being written. The kernel does nothing else meanwhile.";
