@@ -811,7 +811,7 @@ CONTRAST = """(root) => { const canvas = document.createElement('canvas').getCon
     return (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05); }); }"""
 
 
-@pytest.mark.parametrize("theme", ["JupyterLab Dark", "no theme", "JupyterLab Light"])
+@pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light", "no theme"])
 def test_axe_finds_nothing_serious_in_jupyterlabs_themes(page, theme):
     """No theme: colours of a light one, color-scheme dark, and nothing that says which, as in VS Code and Colab."""
     if theme == "no theme":
