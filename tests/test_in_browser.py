@@ -24,6 +24,7 @@ from PIL import Image
 from test_browser import elsewhere  # noqa: F401 a fixture
 
 from aircraft_sae.__main__ import NOTEBOOKS
+from aircraft_sae.metrics import bootstrap_draws, ratio_of_sums
 from aircraft_sae.view.atlas import export_atlas
 from aircraft_sae.view.browser import Bench, Labels
 from aircraft_sae.view.browser.catalogue import as_jpeg, catalogue_of
@@ -242,10 +243,12 @@ def test_keys_work_after_every_click_and_labels_stay_with_their_feature(page, ca
         page.keyboard.press("ArrowRight")
         drawn(page, f"feature {order[1]}")
         page.get_by_role("searchbox", name="search").fill("")
-        app(page).get_by_label("labelled only").check()
+        app(page).get_by_text("Filters", exact=True).click()
+        app(page).get_by_label("filter by label").select_option("some")
         drawn(page, "list")
         assert set(listed(page)) == set(order[:2])
-        app(page).get_by_label("labelled only").uncheck()
+        app(page).get_by_label("filter by label").select_option("")
+        app(page).get_by_text("Filters", exact=True).click()
     finally:
         for feature_id in list(labels.all()):
             labels.set(feature_id, label="", note="", rating=0)
@@ -383,7 +386,7 @@ def test_the_brush_blurs_and_a_flip_flips(page, catalogue):
     app(page).get_by_role("button", name="Minimal flip").click()
     drawn(page, "flip")
     found = bench.flip(subject)
-    text = app(page).locator(".levers").inner_text()
+    text = app(page).locator(".bench").inner_text()
     if found["features"]:
         assert f"turns {found['before']} into {found['after']}" in text and "agrees" in text
         assert f"Features changed: {found['after']}, no longer {found['before']}; random directions: " in text
@@ -682,16 +685,175 @@ def test_a_large_picture_reaches_the_kernel(page, tmp_path):
     drawn(page, "picture upload")
 
 
+ON_BENCH = ".stage canvas", ".outcome", ".bench p.margin"
+
+
+def check_bench_stays(page, kind="browser"):
+    """The picture, the outcome and the margin are on the screen, whichever slider is moved."""
+    sliders = app(page, kind).locator(".slider:visible input")
+    for i in (0, sliders.count() // 2, sliders.count() - 1):
+        sliders.nth(i).press("ArrowRight")  # which scrolls to it
+        drawn(page, "logits", kind)
+        playwright.expect(sliders.nth(i)).to_be_in_viewport(ratio=1)
+        for name in ON_BENCH:
+            playwright.expect(app(page, kind).locator(name)).to_be_in_viewport(ratio=1)
+        assert "Features changed" in app(page, kind).locator(".outcome").inner_text()
+    app(page, kind).get_by_role("button", name="Reset", exact=True).click()
+
+
+@pytest.mark.parametrize("kind", ["browser", "bench"])
+def test_the_bench_is_on_the_screen_while_sliders_move(page, catalogue, kind):
+    """In JupyterLab, whose output areas catch `position: sticky`."""
+    page.set_viewport_size({"width": 1400, "height": 1000})
+    try:
+        app(page, kind).locator(".bench").scroll_into_view_if_needed()
+        check_bench_stays(page, kind)
+        if kind == "browser":  # nor does it leave when the gallery or the list scrolls
+            show(page, int(catalogue.table["density_image"].argmax()))
+            for name in (".tile:visible", ".list li:visible"):
+                app(page).locator(name).last.scroll_into_view_if_needed()
+                for name in ON_BENCH:
+                    playwright.expect(app(page).locator(name)).to_be_in_viewport(ratio=1)
+            page.get_by_role("tab", name="Picture").click()
+            drawn(page, "entrance picture")
+            box, panes = (app(page).locator(name).first.bounding_box() for name in (".stage canvas", ".panes"))
+            assert 0 <= box["y"] and box["y"] + box["height"] <= panes["y"] < 1000  # the picture, and then the gallery
+            page.get_by_role("tab", name="Features").click()
+    finally:
+        page.set_viewport_size({"width": 1500, "height": 1300})
+
+
+def test_names_keep_still_however_the_list_is_sorted(page, catalogue):
+    def names():
+        rows = page.locator(".sae-browser .list li:visible")
+        return dict(zip(listed(page), rows.locator("span").all_inner_texts(), strict=True))
+
+    first, compared = names(), set()
+    sorts = page.get_by_label("sort by").locator("option").evaluate_all("all => all.map((each) => each.value)")
+    for by in sorts:
+        page.get_by_label("sort by").select_option(by)
+        drawn(page, "list")
+        assert {j: name for j, name in names().items() if j in first} == {j: first[j] for j in names() if j in first}
+        compared |= set(names()) & set(first)
+        first |= names()
+    page.get_by_role("tab", name="Parts").click()
+    drawn(page, "entrance part")
+    assert all(first.get(j, name) == name for j, name in names().items()) and compared
+    assert any(name.endswith("?") for name in first.values())
+    page.get_by_role("tab", name="Features").click()
+    page.get_by_label("sort by").select_option("part_ap")
+
+
+def test_the_circle_is_seen_in_close_ups(page, catalogue):
+    show(page, int(catalogue.table["density_image"].argmax()))
+    app(page).get_by_label("close-ups").check()
+    drawn(page, "gallery")
+    pixels = """() => [...document.querySelectorAll('.sae-browser .tile:not([hidden]) canvas')].map((canvas) => {
+      const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+      return data.filter((_, i) => i % 4 === 0 && data[i] > 250 && data[i + 1] > 250 && data[i + 2] > 250).length; })"""
+    app(page).get_by_label("circle").check()
+    with_circle = page.evaluate(pixels)
+    app(page).get_by_label("circle").uncheck()
+    without = page.evaluate(pixels)
+    app(page).get_by_label("close-ups").uncheck()
+    assert catalogue.radius and all(a - b > 30 for a, b in zip(with_circle, without, strict=True))
+
+
+def test_a_button_exports_the_atlas_and_shows_how_far_it_is(page, catalogue):
+    folder = catalogue.folder / "atlas"
+    shutil.rmtree(folder, ignore_errors=True)
+    page.evaluate(
+        """() => { window.shares = [];
+        const header = document.querySelector('.sae-browser header');
+        const bar = header.querySelector('progress'), seen = () => { if (!bar.hidden) shares.push(bar.value); };
+        new MutationObserver(seen).observe(header, { subtree: true, attributes: true }); }"""
+    )
+    button = app(page).get_by_role("button", name="Export the atlas")
+    button.click()
+    assert app(page).get_by_text("The atlas is being written.").is_visible() and button.is_disabled()
+    drawn(page, "exported")
+    assert f"The atlas is in {folder}." in app(page).locator("header").inner_text() and button.is_enabled()
+    shares = page.evaluate("() => shares")
+    assert len(set(shares)) > 5 and shares == sorted(shares) and 0 <= shares[0] < shares[-1] <= 1
+    assert not app(page).locator("progress").is_visible()
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
+    assert folder / "index.html" in written and folder.with_suffix(".zip").is_file()
+    labels, often = Labels(catalogue.folder, catalogue.key), int(catalogue.table["density_image"].argmax())
+    labels.set(often, label="an exported label")
+    try:
+        button.click()
+        app(page).get_by_text("The atlas is being written.").wait_for(state="hidden")
+        until(lambda: "an exported label" in (folder / "labels.js").read_text(), True)
+        drawn(page, "exported")
+        changed = {path.name for path in folder.rglob("*.*") if written.get(path) != path.stat().st_mtime_ns}
+        assert changed == {"labels.js"}  # one small file
+    finally:
+        labels.set(often, label="")
+
+
+def serious(page, kind="browser"):
+    """What axe-core finds serious, less what is not ours."""
+    found = Axe().run(page, f".sae-{kind}").response["violations"]
+    return [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")]
+
+
+CONTRAST = """(root) => { const canvas = document.createElement('canvas').getContext('2d');
+  const over = (colour, ground) => {
+    for (const each of [ground, colour]) { canvas.fillStyle = each; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((v) => v / 255)
+      .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+      .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0); };
+  const under = getComputedStyle(root).backgroundColor, ground = over(under, 'white');
+  const names = ['.quiet', '.list span', '.link', '.told', 'td small', '.field > span'];
+  const seen = names.map((name) => root.querySelector(name));
+  return seen.filter(Boolean).map((node) => {
+    const ink = over(getComputedStyle(node).color, under);
+    return (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05); }); }"""
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light", "no theme"])
+def test_axe_finds_nothing_serious_in_jupyterlabs_themes(page, theme):
+    """No theme: colours of a light one, color-scheme dark, and nothing that says which, as in VS Code and Colab."""
+    if theme == "no theme":
+        page.evaluate("document.body.removeAttribute('data-jp-theme-light'); document.body.style.colorScheme = 'dark'")
+    else:
+        page.get_by_role("menuitem", name="Settings", exact=True).click()
+        for name, act in (("Theme", "hover"), (theme, "click")):
+            getattr(page.locator(".lm-Menu-itemLabel").get_by_text(name, exact=True), act)()
+        told = "(dark) => document.body.dataset.jpThemeLight === String(!dark)"
+        page.wait_for_function(told, arg=theme.endswith("Dark"))
+    try:
+        for kind in ("browser", "bench"):
+            app(page, kind).scroll_into_view_if_needed()
+            assert not serious(page, kind)
+            assert (
+                min(
+                    app(page, kind).evaluate(
+                        CONTRAST.replace("'.list span', ", "" if kind == "bench" else "'.list span', ")
+                    )
+                )
+                >= 4.5
+            )
+        keep(page, theme)
+    finally:
+        page.evaluate("document.body.dataset.jpThemeLight = 'true'; document.body.style.colorScheme = ''")
+
+
 # ---------------------------------------------------------------- the question that everybody has
+COUNT = """() => { window.acted = [];
+  for (const kind of ['click', 'keydown']) {
+    addEventListener(kind, (event) => event.isTrusted && acted.push(event.key || kind), true); } }"""
+
+
 def ask_for_landing_gear(page, catalogue):
-    """Find it, suppress it in a picture, against another class: (feature, picture, other class), after four clicks."""
-    part, classes = "main_gear", catalogue.network.classes
-    app(page).focus()
-    page.keyboard.press("/")
-    page.keyboard.type("landing gear")
+    """Find it, suppress it in a picture, against another class: (feature, picture, other class)."""
+    part, typed = "main_gear", "landing gear"
+    page.evaluate(COUNT)
+    page.get_by_role("searchbox", name="search").click()
+    page.keyboard.type(typed)
     offered = page.locator(".sae-browser nav").get_by_role("button", name="all features by")
     assert offered.all_inner_texts() == ["all features by nose gear", "all features by main gear"]
-    offered.last.click()  # 1
+    offered.last.click()
     scores = catalogue.parts[catalogue.parts["part"] == part].dropna(subset="ap")
     best = scores.sort_values(["ap", "feature_id"], ascending=[False, True])["feature_id"].tolist()
     ap = scores.set_index("feature_id")["ap"].round(3)
@@ -702,16 +864,20 @@ def ask_for_landing_gear(page, catalogue):
         tile["picture"] for tile in catalogue.feature(feature_id)[0]["gallery"]
         if app(page).locator(f'.tile.open[data-picture="{tile["picture"]}"]').count()
     )  # fmt: skip
-    app(page).locator(f'.tile[data-picture="{row}"]').click()  # 2
+    app(page).locator(f'.tile[data-picture="{row}"]').click()
     page.wait_for_selector(f'.sae-browser[data-picture="{row}"][aria-busy=false]')
-    told, other = Bench(catalogue).told(Bench(catalogue).of_row(row), row), None
-    other = next(name for name in reversed(classes) if name not in (told["own"], told["other"]))
-    app(page).get_by_label("class that the margin is against").select_option(other)  # 3
-    drawn(page, f"against {other}")
-    page.keyboard.press("s")  # 4
+    other = app(page).locator(".logits th button").last  # a class of the table
+    name = other.inner_text()
+    other.click()
+    drawn(page, f"against {name}")
+    page.keyboard.press("s")
     told = "(id) => document.querySelector('.sae-browser .echo').textContent.includes(`#${id} ×0`)"
     page.wait_for_function(told, arg=feature_id)
-    return feature_id, row, other
+    acted = page.evaluate("() => acted")
+    assert len(acted) - len(typed) <= 5 and acted.count("click") == 4, acted
+    for each in (*ON_BENCH, ".echo"):  # where the answer is read
+        playwright.expect(app(page).locator(each)).to_be_in_viewport(ratio=1)
+    return feature_id, row, name
 
 
 def margins(page):
@@ -725,6 +891,21 @@ def check_margins(page, catalogue, feature_id, row, other):
     made, own = bench.change(bench.of_row(row), {feature_id: 0.0}), classes.index(catalogue.label(row))
     wanted = [float(made[name][own] - made[name][classes.index(other)]) for name in ("before", "after", "random")]
     assert margins(page) == pytest.approx(wanted, abs=6e-3)
+
+
+def check_effect(page, catalogue, feature_id, row, other):
+    """Over all test pictures of the two classes: the means are Python's, the intervals are of other draws."""
+    app(page).get_by_role("button", name="In all pictures of these two").click()
+    drawn(page, "effect")
+    own = catalogue.label(row)
+    found = catalogue.effect(feature_id, own, other)
+    said = re.findall(r"(-?\d+\.\d+) \[(-?\d+\.\d+), (-?\d+\.\d+)\]", app(page).locator(".effect").inner_text())
+    for name, told in zip(("effect", "random"), said, strict=True):
+        value, low, high = (found[name][each] for each in ("value", "low", "high"))
+        assert float(told[0]) == pytest.approx(value, abs=6e-4)
+        assert [float(each) for each in told[1:]] == pytest.approx([low, high], abs=0.25 * (high - low) + 6e-4)
+    assert f"in {found['effect']['n']} test pictures" in app(page).locator(".effect").inner_text()
+    assert any(found["effect"][end] for end in ("value", "low"))
 
 
 def check_reopened(page, catalogue, row):
@@ -745,17 +926,18 @@ def test_what_is_the_feature_for_landing_gear(page, catalogue):
     own = catalogue.label(row)
     app(page).get_by_role("button", name="In all pictures of these two").click()  # over all pictures, if one asks
     drawn(page, "effect")
-    told, found = app(page).locator(".levers .links").first.inner_text(), catalogue.effect(feature_id, own, other)
+    told, found = app(page).locator(".effect").inner_text(), catalogue.effect(feature_id, own, other)
     for each in (found["effect"], found["random"]):
         assert f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]" in told
     assert f"in {found['effect']['n']} test pictures" in told
+    playwright.expect(app(page).locator(".effect")).to_be_in_viewport()
     try:
         app(page).focus()
         page.keyboard.press("l")
         page.keyboard.type("landing gear")
         page.keyboard.press("Enter")
         until(lambda: labels.all().get(feature_id, {}).get("label"), "landing gear")
-        page.get_by_role("button", name="Copy link").click()  # 5
+        page.get_by_role("button", name="Copy link").click()
         drawn(page, "link")
         link = app(page).get_by_label("link", exact=True).input_value()
         place = dict(parse_qsl(re.search(r'at="(.*)"', link)[1]))
@@ -864,6 +1046,36 @@ def test_the_atlas_sliders_give_pytorchs_logits(atlas_page, catalogue):
     app(atlas_page).get_by_role("button", name="Reset", exact=True).click()
 
 
+def test_the_atlas_has_the_effect_of_any_feature_on_any_pair(atlas_page, catalogue):
+    classes, features = catalogue.network.classes, catalogue.table["density_image"].nlargest(3).index.tolist()
+    told = atlas_page.evaluate(
+        """(all) => Promise.all(all.map(([feature_id, one, two]) => app.source.effect({ feature_id, one, two })))""",
+        asked := [(j, classes[0], name) for j in features for name in classes[1:4]],
+    )
+    for each, (feature_id, one, two) in zip(told, asked, strict=True):
+        found = catalogue.effect(feature_id, one, two)
+        for name in ("effect", "random"):
+            assert each[name]["value"] == pytest.approx(found[name]["value"], abs=1e-5)
+            assert each[name]["n"] == found[name]["n"]
+            own, pair = catalogue._of_pair(one, two)
+            rival = torch.where(own.labels == pair[0], pair[1], pair[0])
+            along = own.random[[feature_id]] if name == "random" else None
+            changes = own.suppress([feature_id], directions=along, rival=rival)["margin"][:, 0]
+            draws = bootstrap_draws(ratio_of_sums, changes, np.ones(len(changes)), n=20_000, seed=1)
+            for end, rank in (("low", 0.025), ("high", 0.975)):  # of 2,000 other draws
+                least, most = np.quantile(draws, [rank - 0.012, rank + 0.012])
+                assert least - 1e-5 <= each[name][end] <= most + 1e-5
+        assert [tile["picture"] for tile in each["pictures"]] == [tile["picture"] for tile in found["pictures"]]
+        changes = [tile["change"] for tile in found["pictures"]]
+        assert [tile["change"] for tile in each["pictures"]] == pytest.approx(changes, abs=1e-5)
+    assert max(abs(each["effect"]["value"]) for each in told) > 1e-3
+    dead = int(catalogue.table["density_cell"].argmin())
+    none = atlas_page.evaluate(
+        "(given) => app.source.effect(given)", {"feature_id": dead, "one": classes[0], "two": classes[1]}
+    )
+    assert none["effect"]["value"] == 0 and none["pictures"] == []
+
+
 def test_voila_serves_the_notebook_from_the_top_folder(chromium, smoke_study, tmp_path):
     with socket.socket() as free:
         free.bind(("", 0))
@@ -891,6 +1103,7 @@ def test_voila_serves_the_notebook_from_the_top_folder(chromium, smoke_study, tm
 def test_the_atlas_answers_it_too_and_a_link_leads_back(atlas_page, catalogue, chromium):
     found = ask_for_landing_gear(atlas_page, catalogue)
     check_margins(atlas_page, catalogue, *found)
+    check_effect(atlas_page, catalogue, *found)
     atlas_page.get_by_role("button", name="Copy link").click()
     drawn(atlas_page, "link")
     link = app(atlas_page).get_by_label("link", exact=True).input_value()
@@ -968,7 +1181,7 @@ def test_an_atlas_without_a_closed_form_has_switches_for_one_feature_at_a_time(c
     page.goto(export_atlas(study).as_uri())
     drawn(page, "ready")
     assert "one feature at a time" in page.locator("#told").inner_text()
-    assert "Switch one off at a time" in app(page).locator(".levers").inner_text()
+    assert "Switch one off at a time" in app(page).locator(".bench").inner_text()
     assert app(page).get_by_role("tab").count() == (3 if bench.catalogue.levels else 2)
     assert not app(page).get_by_role("button", name="Minimal flip").is_visible()
     subject, rows = bench.of_row(int(app(page).get_attribute("data-picture"))), app(page).locator(".slider:visible")
@@ -1086,3 +1299,197 @@ def test_it_fits_narrow_and_wide_light_and_dark(chromium, smoke_study, width, sc
     assert min(ratio for _, ratio in contrast) >= 4.5, contrast  # WCAG AA
     keep(page, f"atlas_{width}_{scheme}")
     context.close()
+
+
+@pytest.fixture
+def fresh(chromium, smoke_study):
+    """The atlas, opened anew."""
+    context = chromium.new_context(viewport={"width": 1400, "height": 1000}, offline=True)
+    page = context.new_page()
+    page.goto(export_atlas(smoke_study).as_uri())
+    drawn(page, "ready")
+    yield page
+    context.close()
+
+
+def test_the_atlas_bench_is_on_the_screen_while_sliders_move(fresh):
+    for size in ({"width": 1400, "height": 1000}, {"width": 900, "height": 1000}, {"width": 400, "height": 900}):
+        fresh.set_viewport_size(size)
+        fresh.wait_for_timeout(100)
+        check_bench_stays(fresh)
+        if size["width"] > 640:  # nor does it leave when the gallery scrolls; one column has no room for both
+            app(fresh).locator(".tile:visible").last.scroll_into_view_if_needed()
+            for name in ON_BENCH:
+                playwright.expect(app(fresh).locator(name)).to_be_in_viewport(ratio=1)
+
+
+def test_back_undoes_steps_and_stays_in_the_atlas(fresh):
+    def shown():
+        return app(fresh).get_attribute("data-feature"), app(fresh).get_attribute("data-picture")
+
+    places = [shown()]
+    for _ in range(2):
+        app(fresh).focus()
+        fresh.wait_for_timeout(700)  # quicker ones are one step
+        fresh.keyboard.press("ArrowRight")
+        until(lambda: shown() != places[-1], True)
+        places.append(shown())
+    fresh.wait_for_timeout(700)
+    app(fresh).locator(".tile.open:visible").first.click()
+    until(lambda: shown() != places[-1], True)
+    places.append(shown())
+    for _ in range(5):  # what is no step
+        app(fresh).locator(".slider:visible input").first.press("ArrowRight")
+    app(fresh).get_by_label("close-ups").check()
+    for wanted in places[-2::-1]:
+        fresh.go_back()
+        until(shown, wanted)
+        assert fresh.url.startswith("file:") and "index.html#" in fresh.url
+    fresh.go_forward()
+    until(shown, places[1])
+
+
+def test_a_link_holds_filters_close_ups_and_two_panes(fresh, catalogue, chromium):
+    often = int(catalogue.table["density_image"].argmax())
+    part = catalogue.table["part"].dropna().mode()[0]
+    app(fresh).get_by_text("Filters", exact=True).click()
+    app(fresh).get_by_label("filter by part").select_option(part)
+    app(fresh).get_by_label("filter by label").select_option("none")
+    app(fresh).get_by_label("sort by").select_option("max")
+    app(fresh).get_by_label("smallest first").check()
+    fresh.get_by_role("button", name="+ filter").click()
+    app(fresh).get_by_label("at least").fill("0.5")
+    show(fresh, often)
+    fresh.get_by_label("show").select_option("random")
+    app(fresh).get_by_label("close-ups").check()
+    app(fresh).get_by_label("circle").check()
+    drawn(fresh, "gallery")
+    fresh.get_by_role("button", name="Side by side").click()
+    second = fresh.locator(".sae-two .sae-browser").nth(1)
+    second.and_(fresh.locator("[data-drawn=ready]")).wait_for()
+    second.get_by_role("tab", name="Parts").click()
+    second.focus()
+    fresh.keyboard.press("ArrowRight")
+    until(lambda: second.get_attribute("data-feature") != str(often), True)
+    state = """() => [...document.querySelectorAll('.sae-browser')].map((root) => [
+      root.dataset.feature, root.dataset.picture, root.dataset.entrance,
+      [...root.querySelectorAll('.panes select, .panes input')].map((each) => [
+        each.ariaLabel || each.labels[0]?.innerText, each.type === 'checkbox' ? each.checked : each.value]),
+      root.querySelector('.pager span').innerText.split(' of ')[1]])"""
+    wanted = fresh.evaluate(state)
+    assert len(wanted) == 2 and wanted[0][:3] != wanted[1][:3]
+    fresh.get_by_role("button", name="Copy link").first.click()
+    link = app(fresh).first.get_by_label("link", exact=True).input_value()
+    other = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    other.goto(link)
+    other.wait_for_selector(".sae-two .sae-browser:nth-child(1)[data-drawn=ready], .sae-two")
+    until(lambda: other.evaluate(state), wanted)
+    other.close()
+
+
+@pytest.fixture(scope="module")
+def tiers(smoke_study, catalogue, tmp_path_factory):
+    """(an atlas in which features have tiers and labels, by part, labels): as if notebook 05 had run."""
+    folder, rng = tmp_path_factory.mktemp("tiers") / "atlas", np.random.default_rng(0)
+    shutil.copytree(export_atlas(smoke_study).parent, folder)
+    atlas = json.loads((folder / "data.js").read_text().removeprefix("window.ATLAS = ").rstrip(";\n"))
+    n, facts = atlas["facts"]["n_features"], atlas["facts"]
+    for scores in facts["parts"].values():
+        scores["tier"] = [int(value) if value >= 0 else None for value in rng.integers(-6, 5, n)]
+    columns = np.array([[-1 if v is None else v for v in scores["tier"]] for scores in facts["parts"].values()])
+    facts["columns"]["tier"] = [int(value) if value >= 0 else None for value in columns.max(0)]
+    (folder / "data.js").write_text(f"window.ATLAS = {json.dumps(atlas)};")
+    labels = {j: {"label": f"name {j}", "note": "", "rating": 0} for j in range(0, n, 3)}
+    (folder / "labels.js").write_text(f"ATLAS.labels = {json.dumps(labels)};")
+    return (folder / "index.html").as_uri(), facts, labels
+
+
+def test_features_are_filtered_by_part_class_tier_and_label_at_every_entrance(chromium, tiers, catalogue):
+    address, facts, labels = tiers
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(address)
+    drawn(page, "ready")
+    columns, n = facts["columns"], facts["n_features"]
+    level = catalogue.level
+    names = [
+        name for name, placed in zip(columns[f"{level}/class"], columns["placed"], strict=True) if placed != "none"
+    ]
+    part, name = "main_gear", max(set(names), key=names.count) if names else None
+
+    def passes(j, which):
+        tier = (facts["parts"][part]["tier"] if "part" in which else columns["tier"])[j]
+        return all([
+            "part" not in which or columns["part"][j] == part or facts["parts"][part]["tier"][j] is not None,
+            "class" not in which or (columns[f"{level}/class"][j] == name and columns["placed"][j] != "none"),
+            "tier" not in which or (tier or 0) >= which["tier"],
+            "label" not in which or (j in labels) == (which["label"] == "some"),
+        ])  # fmt: skip
+
+    app(page).get_by_text("Filters", exact=True).click()
+    page.get_by_label("hide dead").uncheck()
+    asked = [
+        {},
+        {"part": part},
+        {"tier": 2},
+        {"part": part, "tier": 1},
+        {"label": "none"},
+        {"label": "some", "tier": 3},
+    ]
+    asked += [{"class": f"{level}|{name}"}] if name else []
+    for tab in ("Features", "Parts", "Picture", "Classes"):
+        page.get_by_role("tab", name=tab).click()
+        for filter_ in ("part", "class", "tier", "label"):
+            app(page).get_by_label(f"filter by {filter_}").select_option("")
+        everything = page.evaluate("() => app.state.ids")
+        for which in asked:
+            for filter_ in ("part", "class", "tier", "label"):
+                app(page).get_by_label(f"filter by {filter_}").select_option(str(which.get(filter_, "")))
+            kept = [j for j in everything if passes(j, which)]
+            assert page.evaluate("() => app.state.ids") == kept
+            left_out = f"Filters: {len(everything) - len(kept)} left out" if which else "Filters"
+            assert app(page).locator(".filters summary").inner_text() == left_out
+        assert tab == "Classes" or len(everything) > len(kept) > 0
+    assert len(everything) <= n
+    page.close()
+
+
+FITS = """(nav) => { const context = document.createElement('canvas').getContext('2d');
+  const box = nav.getBoundingClientRect(), fields = [...nav.querySelectorAll('select, input:not([type=checkbox])')];
+  return fields.filter((each) => each.checkVisibility()).map((each) => {
+    const style = getComputedStyle(each), own = each.getBoundingClientRect(), choice = each.tagName === 'SELECT';
+    context.font = style.font;
+    const text = choice ? each.selectedOptions[0]?.text ?? '' : each.placeholder;
+    const room = each.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    const needed = context.measureText(text).width + (choice ? 18 : 0); // its arrow
+    return [text, needed <= room && own.left >= box.left - 1 && own.right <= box.right + 1];
+  }).filter(([, fits]) => !fits); }"""
+
+
+@pytest.mark.parametrize("width", [400, 640, 705, 900, 1100, 1500])
+def test_no_field_is_cut_off_at_any_width(chromium, tiers, width):
+    page = chromium.new_page(viewport={"width": width, "height": 1000})
+    page.goto(tiers[0])
+    drawn(page, "ready")
+    app(page).get_by_text("Filters", exact=True).click()
+    page.get_by_role("button", name="+ filter").click()
+    app(page).get_by_label("filter by part").select_option("main_gear")
+    app(page).get_by_label("filter by tier").select_option("3")
+    for tab in ("Features", "Parts", "Picture", "Classes"):
+        page.get_by_role("tab", name=tab).click()
+        assert not app(page).locator("nav").evaluate(FITS)
+    page.close()
+
+
+@pytest.mark.parametrize("width", [400, 1900])
+def test_a_wide_table_says_so_where_it_is(chromium, smoke_study, width):
+    page = chromium.new_page(viewport={"width": width, "height": 1000})
+    page.goto(export_atlas(smoke_study).as_uri())
+    drawn(page, "ready")
+    box = app(page).locator(".details .wide")
+    over = box.evaluate("(box) => box.scrollWidth > box.clientWidth")
+    assert over == (width == 400)
+    assert app(page).locator(".details").get_by_text("scroll it sideways").is_visible() == over
+    assert box.get_attribute("tabindex") == ("0" if over else None)  # and arrow keys scroll it
+    page.set_viewport_size({"width": 2300 - width, "height": 1000})
+    playwright.expect(app(page).locator(".details").get_by_text("scroll it sideways")).to_be_visible(visible=not over)
+    page.close()

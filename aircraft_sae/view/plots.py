@@ -148,7 +148,7 @@ def part_masks(
     for j, (above, below) in enumerate(axes.T):
         show(above, pictures[j], captions[j])
         show(below, masks[j], cmap=ListedColormap(colours), vmin=-0.5, vmax=len(names) + 0.5, interpolation="nearest")
-    named = zip(colours, spaced(["outside", *names]), strict=True)
+    named = zip(colours, [literal(name).replace("_", " ") for name in ("outside", *names)], strict=True)
     keys = [Patch(facecolor=colour, edgecolor=GREY, label=name) for colour, name in named]
     figure.legend(handles=keys, loc="outside lower center", ncols=min(5, 2 * len(pictures)))
     return figure
@@ -163,12 +163,10 @@ def heat(picture: Any, values: np.ndarray, top: float, cell: tuple[int, int] | N
     share = np.clip(np.nan_to_num(values) / max(top, 1e-12), 0, 1).astype(np.float32)
     large = np.asarray(Image.fromarray(share).resize(paler.shape[1::-1], Image.Resampling.BILINEAR))
     strength = 0.75 * np.sqrt(large)[..., None]
-    made = Image.fromarray(
-        (paler * (1 - strength) + 255 * colormaps["inferno"](large)[..., :3] * strength).astype(np.uint8)
-    )
+    mixed = paler * (1 - strength) + 255 * colormaps["inferno"](large)[..., :3] * strength
+    made = Image.fromarray(mixed.astype(np.uint8))
     if cell is not None:
-        down, across = made.height / len(values), made.width / len(values[0])
-        y, x = cell
+        (y, x), down, across = cell, made.height / len(values), made.width / len(values[0])
         square = [round(x * across), round(y * down), round((x + 1) * across) - 1, round((y + 1) * down) - 1]
         ImageDraw.Draw(made).rectangle(square, outline=(0, 255, 255), width=max(1, made.width // 112))
     return np.asarray(made)
@@ -202,8 +200,3 @@ def message(text: str) -> Figure:
 def literal(text: Any) -> str:
     """A name as matplotlib is to write it: two dollars in it are no formula."""
     return str(text).replace("$", r"\$")
-
-
-def spaced(names: Sequence[Any]) -> list[str]:
-    """Names of regions and of other things with blanks in place of underscores."""
-    return [literal(name).replace("_", " ") for name in names]

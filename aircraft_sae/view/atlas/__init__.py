@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,20 @@ from aircraft_sae.view.browser.widgets import BENCH_PICTURE, SCRIPT, STYLE
 
 HERE = Path(__file__).parent
 CHUNK = 20  # features in one file
+_heard: list[Callable[[float], None]] = []
 
 
-def export_atlas(study: Study, like: str = "main") -> Path:
+def export_atlas(study: Study, like: str = "main", told: Callable[[float], None] | None = None) -> Path:
     """Make the study's stage `atlas`, and give its index.html: the folder, or atlas.zip, opens from any disk.
 
-    like: the study's "local" autoencoder or its "main" one. Its bench has two test pictures a class up to 60, or one a
-    class if that is more. An atlas that is up to date stays, but for its labels, a file of their own.
+    like: the study's "local" autoencoder or its "main" one; told: hears the share that is done. Its bench has two test
+    pictures a class up to 60, or one a class if that is more. An atlas that is up to date stays, but for its labels.
     """
     catalogue = catalogue_of(study, like)
-    n_classes = catalogue.images["label"].nunique()
-    settings = {"n_pictures": max(n_classes, min(2 * n_classes, 60))}
-    pages = {name: (HERE / name).read_text(encoding="utf-8") for name in ("index.html", "atlas.js")}
+    settings = {"n_pictures": max(n_classes := catalogue.images["label"].nunique(), min(2 * n_classes, 60))}
+    pages = {name: (HERE / name).read_text("utf-8") for name in ("index.html", "atlas.js")}
     pages |= {"app.js": SCRIPT, "app.css": STYLE}
+    _heard[:] = [told] if told else []
     folder = study.stage("atlas", write_atlas, settings, {"catalogue": catalogue, "pages": pages})
     text = f"ATLAS.labels = {_json(Labels(catalogue.folder, catalogue.key).all())};\n"
     if not (path := folder / "labels.js").is_file() or path.read_text(encoding="utf-8") != text:
@@ -51,12 +53,12 @@ def export_atlas(study: Study, like: str = "main") -> Path:
 
 def write_atlas(folder: Path, *, catalogue: Catalogue, pages: dict[str, str], n_pictures: int) -> None:
     """All files of the atlas; pages: the front end, by name."""
-    for name in ("features", "pictures", "bench"):
+    for name in ("features", "pictures", "bench", "classes"):
         (folder / name).mkdir(exist_ok=True)
     for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8")
     shown = _features(catalogue, folder)
-    for row in tqdm(sorted(shown), "atlas: pictures", leave=False):
+    for row in _steps(sorted(shown), "pictures", 0.6, 0.8):
         (folder / "pictures" / f"{row:05d}.jpg").write_bytes(catalogue.thumbnail(row))
     pictures = _bench(catalogue, _chosen(catalogue, shown, n_pictures), folder)
     facts = catalogue.overview() | {"bench_pictures": pictures, "switches": catalogue.trial.readout is None}
@@ -66,7 +68,7 @@ def write_atlas(folder: Path, *, catalogue: Catalogue, pages: dict[str, str], n_
 def _features(catalogue: Catalogue, folder: Path) -> dict[int, set[int]]:
     """Write all features' pages; gives {row of each picture shown: the features that have it among their top}."""
     shown: dict[int, set[int]] = defaultdict(set)
-    for first in tqdm(range(0, len(catalogue.table), CHUNK), "atlas: features", leave=False):
+    for first in _steps(range(0, len(catalogue.table), CHUNK), "features", 0, 0.6):
         pages = []
         for feature_id in range(first, min(first + CHUNK, len(catalogue.table))):
             galleries = {}
@@ -103,28 +105,44 @@ def _chosen(catalogue: Catalogue, shown: dict[int, set[int]], n: int) -> list[in
 
 def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[str, Any]]:
     """Write the pictures of the bench and what its arithmetic needs, and give the list of pictures."""
-    bench, readout, used = Bench(catalogue), catalogue.trial.readout, set()
-    for row in tqdm(sorted(chosen), "atlas: bench", leave=False):
+    bench, trial, readout = Bench(catalogue), catalogue.trial, catalogue.trial.readout
+    used = set(trial.strength.any(0).nonzero()[:, 0].tolist())
+    for row in _steps(sorted(chosen), "bench", 0.8, 1):
         subject = bench.of_row(row)
         page = bench.told(subject, row)
         if readout is None:  # what a switch gives was worked out here
             page["active"] = [each for each in page["active"] if each["effect"] is not None]
             some = [each["feature_id"] for each in page["active"]]
             page["after"] = bench.each(subject, some, []).tolist()
-            page["random"] = bench.without(subject, some, torch.eye(len(some)), catalogue.trial.random).tolist()
+            page["random"] = bench.without(subject, some, torch.eye(len(some)), trial.random).tolist()
         else:
             page["flip"] = bench.flip(subject)
-            page["hidden"] = _text(subject.pooled[None].numpy())
             used |= {each["feature_id"] for each in page["active"]}
+            page["hidden"] = _text(subject.acts.mean((0, 1)).numpy())
         _script(folder, f"bench/{row:05d}.js", page)
         (folder / "bench" / f"{row:05d}.jpg").write_bytes(as_jpeg(subject.picture, BENCH_PICTURE))
     if readout is not None:
-        features = sorted(used)
-        decoder, random = (rows[features] for rows in (bench.W_dec, catalogue.trial.random))
+        features, classes = sorted(used), catalogue.network.classes
+        decoder, random = (rows[features] for rows in (bench.W_dec, trial.random))
         arrays = {"weight": readout.weight, "bias": readout.bias, "decoder": decoder, "random": random}
         packed = {name: _text(each.numpy().astype("<f4")) for name, each in arrays.items()}
-        _script(folder, "bench/head.js", packed | {"eps": readout.eps, "features": features})
+        _script(folder, "bench/head.js", packed | {"eps": readout.eps, "features": features, "classes": classes})
+        for k in range(len(classes)):  # what the effect of any feature on a class's test pictures follows from
+            own = trial.labels == k
+            strength, hidden = (each[own].numpy() for each in (trial.strength, trial.pooled))
+            features = strength.nonzero()[1].astype(np.min_scalar_type(strength.shape[1]))  # in as few bytes as do
+            arrays = {"features": features, "strength": strength[strength > 0], "hidden": hidden}
+            page = {"rows": catalogue.rows[own].tolist(), "counts": (strength > 0).sum(1).tolist()}
+            _script(folder, f"classes/{k:05d}.js", page | {name: _text(each) for name, each in arrays.items()})
     return catalogue.on_bench(np.array(sorted(chosen)))
+
+
+def _steps(items: Sequence, name: str, start: float, end: float) -> Iterator:
+    """The items, with a bar and a word to who hears: they are the share of all work from `start` to `end`."""
+    for i, item in enumerate(tqdm(items, f"atlas: {name}", leave=False)):
+        for told in _heard:
+            told(start + (end - start) * i / len(items))
+        yield item
 
 
 def _text(values: np.ndarray) -> str:

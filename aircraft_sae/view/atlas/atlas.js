@@ -28,7 +28,31 @@
   }
   const number = (n) => String(n).padStart(5, "0");
   const subjects = new Map();
-  let head = null;
+  let head = null, stepped = 0;
+
+  async function readHead() {
+    if (head) return;
+    const { weight, bias, eps, features, decoder, random, classes } = await load("bench/head.js");
+    head = { weight: floats(weight), bias: floats(bias), eps, decoder: floats(decoder), random: floats(random), classes };
+    head.at = new Map(features.map((id, i) => [id, i]));
+  }
+  function without(hidden, taken, rows) { // logits with as much as is told [feature, amount] of some rows taken out
+    const left = Float64Array.from(hidden), d = left.length;
+    for (const [id, amount] of taken) for (let c = 0, at = head.at.get(id) * d; c < d; c++) left[c] -= amount * rows[at + c];
+    return AircraftApp.headLogits(left, head);
+  }
+  function withInterval(values) { // their mean, and what holds 95 % of the means of 2,000 bootstrap draws
+    const n = values.length, mean = (of) => of.reduce((a, b) => a + b, 0) / n;
+    let seed = 1;
+    const uniform = () => { // mulberry32: the same interval each time
+      seed = (seed + 0x6d2b79f5) | 0;
+      let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+      t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+      return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+    };
+    const draws = Float64Array.from({ length: 2000 }, () => mean(values.map(() => values[Math.floor(uniform() * n)]))).sort();
+    return { value: mean(values), low: draws[49], high: draws[1949], n };
+  }
 
   const source = {
     overview: async () => ({ facts: atlas.facts, labels, at: location.hash.slice(1) }),
@@ -47,11 +71,7 @@
         subject.active.forEach((each, i) => Object.assign(each, { after: told.after[i], random: told.random[i] }));
         return { ...subject };
       }
-      if (!head) {
-        const { weight, bias, eps, features, decoder, random } = await load("bench/head.js");
-        head = { weight: floats(weight), bias: floats(bias), eps, decoder: floats(decoder), random: floats(random) };
-        head.at = new Map(features.map((id, i) => [id, i]));
-      }
+      await readHead();
       subject.hidden = floats(told.hidden);
       subject.before = AircraftApp.headLogits(subject.hidden, head);
       return { ...subject }; // what is made of it on one bench is not seen on another
@@ -62,16 +82,31 @@
         const off = subject.active.find((each) => multipliers[each.feature_id] === 0);
         return off || { after: subject.before, random: subject.before };
       }
-      const d = subject.hidden.length, made = {};
-      for (const [name, rows] of [["after", head.decoder], ["random", head.random]]) {
-        const h = Float64Array.from(subject.hidden);
-        for (const [id, factor] of Object.entries(multipliers)) {
-          const own = subject.active.find((each) => each.feature_id === Number(id)), at = head.at.get(Number(id)) * d;
-          for (let c = 0; c < d; c++) h[c] -= (1 - factor) * own.strength * rows[at + c];
-        }
-        made[name] = AircraftApp.headLogits(h, head);
+      const taken = Object.entries(multipliers).map(([id, factor]) =>
+        [Number(id), (1 - factor) * subject.active.find((each) => each.feature_id === Number(id)).strength]);
+      return { after: without(subject.hidden, taken, head.decoder), random: without(subject.hidden, taken, head.random) };
+    },
+    effect: facts.switches || !facts.level ? undefined : async ({ feature_id, one, two }) => { // in all test pictures of two classes
+      await readHead();
+      const pair = [one, two].map((name) => head.classes.indexOf(name)), found = [];
+      for (const [k, label] of [one, two].entries()) {
+        const own = await load(`classes/${number(pair[k])}.js`), hidden = floats(own.hidden), d = hidden.length / own.rows.length;
+        const strength = floats(own.strength), packed = bytes(own.features);
+        const features = new ({ 1: Uint8Array, 2: Uint16Array, 4: Uint32Array }[packed.length / strength.length || 1])(packed.buffer);
+        let end = 0; // of a picture's active features
+        const taken = own.counts.map((n) => {
+          const at = features.subarray(end, (end += n)).indexOf(feature_id);
+          return at < 0 ? 0 : strength[end - n + at];
+        });
+        const margin = (logits) => logits[pair[k]] - logits[pair[1 - k]];
+        own.rows.forEach((row, i) => {
+          const pooled = hidden.subarray(i * d, (i + 1) * d), before = taken[i] && margin(AircraftApp.headLogits(pooled, head));
+          const [change, random] = [head.decoder, head.random].map((rows) => taken[i] && margin(without(pooled, [[feature_id, taken[i]]], rows)) - before);
+          found.push({ picture: row, label, change, random });
+        });
       }
-      return made;
+      const pictures = found.filter((each) => each.change).sort((a, b) => Math.abs(b.change) - Math.abs(a.change) || a.picture - b.picture).slice(0, 6);
+      return { effect: withInterval(found.map((each) => each.change)), random: withInterval(found.map((each) => each.random)), pictures };
     },
     against: async ({ key, name }) => { // the arithmetic that the kernel does
       const subject = subjects.get(key), classes = subject.classes, margin = (logits) => logits[classes.indexOf(subject.own)] - logits[classes.indexOf(name)];
@@ -81,7 +116,12 @@
     },
     link: (place) => `${location.href.split("#")[0]}#${place}`,
     flip: atlas.facts.switches ? undefined : async ({ key }) => subjects.get(key).flip,
-    placed: (place) => history.replaceState(null, "", `#${place}`),
+    placed: (place, step) => { // Back undoes a step; of steps in a row, the last
+      if (`#${place}` === location.hash) return;
+      const now = Date.now();
+      history[step && now - stepped > 600 ? "pushState" : "replaceState"](null, "", `#${place}`);
+      if (step) stepped = now;
+    },
   };
   const count = (n) => n.toLocaleString("en");
   const works = facts.switches
@@ -93,7 +133,7 @@
     `${Object.keys(labels).length} are labelled. ${works}, for ${facts.bench_pictures.length} pictures; blurring, pictures ` +
     "of your own and the comparison of two classes need the notebook.";
   const app = AircraftApp.mount(document.getElementById("atlas"), source, "browser");
-  addEventListener("hashchange", () => app.goTo(location.hash.slice(1)));
-  window.app = app;
+  addEventListener("popstate", () => app.goTo(location.hash.slice(1)));
+  window.app = Object.assign(app, { source });
   app.focus(); // nothing else on the page takes keys
 })();

@@ -19,7 +19,7 @@ function mount(el, source, mode = "browser", beside = null) {
     root.dataset.revision = String(Number(root.dataset.revision) + 1);
     root.dataset.drawn = what;
     if (ui.link && what !== "link") ui.link.hidden = true; // it is of what was before
-    if (state.ready && source.placed) source.placed(place());
+    if (state.ready && source.placed && !state.going) told();
     keepFocus();
   };
   // What was clicked may hide, or be made anew: without this the keys would then go nowhere.
@@ -36,7 +36,7 @@ function mount(el, source, mode = "browser", beside = null) {
   let hand = root; // what was last used: the message goes there, since in JupyterLab the page's top may be far away
   for (const kind of ["pointerdown", "focusin", "change"]) root.addEventListener(kind, (event) => { hand = event.target; }, true);
   function fail(error) {
-    ((hand.isConnected && hand.closest(".row, .stage, .levers, .naming, nav, main, aside, header")) || root).prepend(ui.error);
+    ((hand.isConnected && hand.closest(".row, .notes, .outcomes, .details, .naming, nav, main, aside, header")) || root).prepend(ui.error);
     ui.error.hidden = past = false;
     ui.error.replaceChildren(
       h("span", {}, String(error.message || error)),
@@ -53,38 +53,61 @@ function mount(el, source, mode = "browser", beside = null) {
     try { return await work(...given); } catch (error) { fail(error); }
   };
 
+  let underWay = 0;
+  async function working(work) { // shown while it lasts
+    const busy = () => { ui.busy.hidden = !underWay; root.setAttribute("aria-busy", String(underWay > 0)); };
+    underWay++;
+    busy();
+    try { return await work(); } finally { underWay--; busy(); }
+  }
   const columns = () => state.facts.columns;
-  const app = { id: `sae${Math.random().toString(36).slice(2, 8)}`, mode, root, source, state, ui, pictures, views, drawn, fail, guarded, columns };
-  for (const part of [listPart, featurePart, namingPart, benchPart]) part(app);
+  const app = { id: `sae${Math.random().toString(36).slice(2, 8)}`, mode, root, source, state, ui, pictures, views, drawn, fail, guarded, columns, working };
+  for (const part of [filtersPart, listPart, featurePart, namingPart, leversPart, benchPart]) part(app);
 
   // ---------------------------------------------------------------- links, and two browsers side by side
-  function place() { // what a link holds
-    const pair = state.entrance === "class" && state.pair && { pair: `${ui.one.value}|${ui.two.value}` };
-    const part = state.entrance === "part" && { part: ui.part.value };
-    return String(new URLSearchParams({ sae: state.facts.key, feature: state.feature, ...app.benchPlace(), ...pair, ...part }));
+  const whole = () => { // what a link holds
+    const two = neighbour && neighbour.state.ready && { two: neighbour.place() };
+    return String(new URLSearchParams({ sae: state.facts.key, feature: state.feature, ...app.benchPlace(), ...app.listPlace(), ...app.galleryPlace(), ...two }));
+  };
+  let spot = "";
+  function told() { // another feature, picture or entrance is a step, which Back undoes
+    const now = [state.entrance, state.feature, root.dataset.picture].join(" ");
+    source.placed(whole(), spot !== "" && now !== spot);
+    spot = now;
   }
-  const goTo = guarded(async (text) => {
+  const going = async (text) => {
     const wanted = Object.fromEntries(new URLSearchParams(/^\d+$/.test(text) ? `feature=${text}` : text)), { facts } = state;
     if (wanted.sae && wanted.sae !== facts.key) throw new Error("this link is of another autoencoder: open that one, or the atlas that it came with");
-    if (wanted.part && facts.parts[wanted.part]) { ui.part.value = wanted.part; app.setEntrance("part"); }
-    if (wanted.pair && source.pair) await app.comparePair(...wanted.pair.split("|"));
+    app.galleryTo(wanted);
+    await app.listTo(wanted);
     if (wanted.feature) await app.show(Number(wanted.feature));
     if (wanted.picture) await app.benchTo(wanted);
-  });
+    if (wanted.two && neighbour) await neighbour.goTo(wanted.two);
+    else if (app.beside && Boolean(wanted.two) !== Boolean(neighbour)) app.beside(wanted.two);
+  };
+  const goTo = latest(guarded(async (text) => { // on the way, no address is changed
+    const { ready } = state;
+    state.going = true;
+    try { await going(text); } finally {
+      state.going = false;
+      spot = "";
+      if (ready && source.placed) told();
+    }
+  }));
   app.copyLink = guarded(async () => {
-    ui.link.value = source.link ? source.link(place(), state.facts.like) : place();
+    ui.link.value = source.link ? source.link(whole(), state.facts.like) : whole();
     ui.link.hidden = false;
     ui.link.select();
     await navigator.clipboard?.writeText(ui.link.value).catch(() => {}); // not on every page: it is selected too
     drawn("link");
   });
   let neighbour = null;
-  app.beside = beside ? null : () => {
+  app.beside = beside ? null : (at = whole()) => {
     if (neighbour) neighbour.close();
     const other = neighbour ? null : h("div", {});
     if (neighbour) el.lastChild.remove(); else el.append(other);
     el.classList.toggle("sae-two", !neighbour);
-    const own = { ...source, chosen: undefined, placed: undefined, overview: async () => ({ ...(await source.overview()), feature: state.feature, at: place() }) };
+    const own = { ...source, chosen: undefined, placed: source.placed && (() => drawn("beside")), overview: async () => ({ ...(await source.overview()), feature: state.feature, at }) };
     neighbour = neighbour ? null : mount(other, own, mode, app);
     drawn("beside");
   };
@@ -124,8 +147,8 @@ function mount(el, source, mode = "browser", beside = null) {
 
   const start = guarded(async () => {
     const { facts, labels, stamp, feature, at } = await source.overview();
-    for (const scores of Object.values(facts.parts)) { // what is not known of any feature comes as an empty list
-      for (const name in scores) if (!scores[name].length) scores[name] = Array(facts.n_features).fill(null);
+    for (const scores of Object.values(facts.parts)) { // what is not known of any feature
+      for (const name of ["ap", "response", "tier"]) scores[name] ??= Array(facts.n_features).fill(null);
     }
     Object.assign(state, { facts, labels, stamp, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });
     build();
@@ -144,6 +167,6 @@ function mount(el, source, mode = "browser", beside = null) {
   addEventListener("focus", app.hear);
   root.addEventListener("focusin", (event) => { if (!root.contains(event.relatedTarget)) app.hear(); });
   start();
-  return { goTo, show: guarded(app.show), close: () => { if (neighbour) neighbour.close(); app.saveNow(); removeEventListener("pagehide", app.saveNow); removeEventListener("focus", app.hear); removeEventListener("pointerdown", whose, true); state.closed = true; }, state, focus: () => root.focus({ preventScroll: true }) };
+  return { goTo, place: whole, show: guarded(app.show), close: () => { if (neighbour) neighbour.close(); app.saveNow(); removeEventListener("pagehide", app.saveNow); removeEventListener("focus", app.hear); removeEventListener("pointerdown", whose, true); state.closed = true; }, state, focus: () => root.focus({ preventScroll: true }) };
 }
 

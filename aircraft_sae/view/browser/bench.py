@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from aircraft_sae.activations import see_features
@@ -28,23 +29,19 @@ from aircraft_sae.view.browser.catalogue import Catalogue
 class Subject:
     """A picture as the network sees it.
 
-    x: (3, size, size); acts: (rows, columns, d_in); codes: (rows, columns, d_sae); logits: (classes,); aircraft: bool
-    (rows, columns), all where nothing tells which cells show it.
+    x: (3, size, size); acts: (rows, columns, d_in); codes: (rows, columns, d_sae); logits: (classes,); aircraft:
+    (rows, columns) bool, which cells show it, all where nothing tells.
     """
 
     picture: Image.Image
-    x: torch.Tensor
-    acts: torch.Tensor
-    codes: torch.Tensor
-    logits: torch.Tensor
+    x: Tensor
+    acts: Tensor
+    codes: Tensor
+    logits: Tensor
     aircraft: np.ndarray
 
     @property
-    def pooled(self) -> torch.Tensor:
-        return self.acts.mean((0, 1))
-
-    @property
-    def strength(self) -> torch.Tensor:
+    def strength(self) -> Tensor:
         """(d_sae,) features' activations averaged over cells."""
         return self.codes.mean((0, 1))
 
@@ -72,7 +69,7 @@ class Bench:
             raise ValueError(f"{error}: give a JPEG or PNG file") from error
         return self.look(picture)
 
-    def look(self, picture: Image.Image, x: torch.Tensor | None = None) -> Subject:
+    def look(self, picture: Image.Image, x: Tensor | None = None) -> Subject:
         """What the network and the autoencoder make of a picture of any size; x: as the network takes it."""
         x = self.network.as_input(picture) if x is None else x
         with torch.no_grad():
@@ -80,40 +77,37 @@ class Bench:
         acts = seen.acts[self.sae.cfg.site][0]
         return Subject(picture, x, acts, codes[0], seen.logits[0], np.ones(acts.shape[:2], bool))
 
-    def change(self, subject: Subject, multipliers: Mapping[int, float]) -> dict[str, torch.Tensor]:
+    def change(self, subject: Subject, multipliers: Mapping[int, float]) -> dict[str, Tensor]:
         """Logits (classes,) "before" and "after" multiplying, and with as much of "random" directions of equal length.
 
         Raises: ValueError for a feature or a factor out of range.
         """
-        for feature_id, factor in multipliers.items():
-            check_features([feature_id], self.sae.d_sae)
-            if not 0 <= factor <= 4:
-                raise ValueError(f"a multiplier must be from 0 to 4, got {factor}")
+        check_features(list(multipliers), self.sae.d_sae)
+        if odd := [factor for factor in multipliers.values() if not 0 <= factor <= 4]:
+            raise ValueError(f"a multiplier must be from 0 to 4, got {odd[0]}")
         features, gone = list(multipliers), 1 - torch.tensor([[float(m) for m in multipliers.values()]])
         after, random = (self.without(subject, features, gone, rows)[0] for rows in (None, self.catalogue.trial.random))
         return {"before": subject.logits, "after": after, "random": random}
 
     @torch.no_grad()
-    def without(
-        self, subject: Subject, features: list[int], gone: torch.Tensor, directions: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def without(self, subject: Subject, features: list[int], gone: Tensor, directions: Tensor | None = None) -> Tensor:
         """(n, classes) logits with shares `gone` (n, len(features)) of features taken out, all of a row at once.
 
         directions: (d_sae, d_in) to take out as much of, in place of the decoder's rows.
         """
         rows = (self.W_dec if directions is None else directions)[features]
         if self.readout is not None:
-            return self.readout.logits(subject.pooled - (gone * subject.strength[features]) @ rows)
+            return self.readout.logits(subject.acts.mean((0, 1)) - (gone * subject.strength[features]) @ rows)
         acts = subject.acts - (gone[:, None, None] * subject.codes[..., features]) @ rows
         return logits_from(self.network, self.sae.cfg.site, acts, subject.x.expand(len(acts), -1, -1, -1))
 
-    def each(self, subject: Subject, features: list[int], besides: list[int]) -> torch.Tensor:
+    def each(self, subject: Subject, features: list[int], besides: list[int]) -> Tensor:
         """(len(features), classes) logits with one of the features taken out at a time, and all of `besides` always."""
         gone = torch.cat([torch.eye(len(features)), torch.ones(len(features), len(besides))], 1)
         return self.without(subject, features + besides, gone)
 
     @torch.no_grad()
-    def reconstruction(self, subject: Subject) -> torch.Tensor:
+    def reconstruction(self, subject: Subject) -> Tensor:
         """Logits (classes,) with nothing multiplied, but what the autoencoder does not explain left out."""
         recon = subject.codes @ self.W_dec + self.sae.b_dec.detach()
         return logits_from(self.network, self.sae.cfg.site, recon[None], subject.x[None])[0]
@@ -166,7 +160,7 @@ class Bench:
             x[:, down, across] = soft[:, down, across]
         return self.look(Image.fromarray(self.network.as_picture(x)), x)
 
-    def _soft(self, subject: Subject, sigma: float) -> torch.Tensor:
+    def _soft(self, subject: Subject, sigma: float) -> Tensor:
         return blur(subject.x, max(0.5, sigma * subject.x.shape[1] / 224))
 
     def elsewhere(self, subject: Subject, cells: Sequence[tuple[int, int]], sigma: float = 8.0) -> np.ndarray:
@@ -181,9 +175,8 @@ class Bench:
     def flip(self, subject: Subject) -> dict[str, Any]:
         """The smallest set of features found whose suppression changes the prediction, and a forward pass of it.
 
-        features: their ids, [] where none is found; before, after: predicted classes; verified: whether the whole
-        network, with the features taken out of its activations, says so too; needed: whether putting any one of them
-        back brings the old prediction back.
+        features: their ids, [] where none is found; before, after: predicted classes; verified: whether the network
+        without them says so too; needed: whether putting any one of them back brings the old prediction back.
         """
         before, classes = int(subject.logits.argmax()), self.network.classes
         chosen = self._smallest(subject, before)
@@ -201,11 +194,9 @@ class Bench:
     def _smallest(self, subject: Subject, before: int) -> list[int]:
         """Single features and pairs of those that matter most are searched through, larger sets grown, then thinned."""
 
-        def margins(logits: torch.Tensor) -> torch.Tensor:
+        def margins(logits: Tensor) -> Tensor:
             """Of the old prediction to the best other class; below 0 it has flipped."""
-            others = logits.clone()
-            others[:, before] = -torch.inf
-            return logits[:, before] - others.amax(1)
+            return logits[:, before] - logits.index_fill(1, torch.tensor(before), -torch.inf).amax(1)
 
         left, chosen = self.tried(subject), []
         if not left:
@@ -236,6 +227,5 @@ class Bench:
 def in_cells(subject: Subject) -> list[list[list[float]]]:
     """For each cell, row by row, [feature, activation] of those active there, the strongest first."""
     values, features = subject.codes.flatten(0, 1).sort(descending=True, stable=True)
-    counts = (values > 0).sum(1).tolist()
-    cells = ((features[i, :n].tolist(), values[i, :n].tolist()) for i, n in enumerate(counts))
+    cells = ((features[i, :n].tolist(), values[i, :n].tolist()) for i, n in enumerate((values > 0).sum(1).tolist()))
     return [[[j, round(v, 5)] for j, v in zip(*cell, strict=True)] for cell in cells]

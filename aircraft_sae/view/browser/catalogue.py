@@ -27,8 +27,7 @@ from aircraft_sae.store import digest
 from aircraft_sae.study import Study
 
 BICUBIC, TILE = Image.Resampling.BICUBIC, 160  # pixels of a thumbnail
-HOWS = {"top": "strongest", "interval": "whole range", "random": "any"}
-"""Choices of patches for a gallery, as in `FeatureIndex.patches`, and their titles."""
+HOWS = {"top": "strongest", "interval": "whole range", "random": "any"}  # as in `FeatureIndex.patches`, and titles
 LISTED = ("feature_id", "density_cell", "density_image", "mean", "max", "placed", "part", "part_ap", "part_excess")
 
 
@@ -116,25 +115,22 @@ class Catalogue:
         }  # fmt: skip
 
     def _parts_by_feature(self) -> dict[str, dict[str, list]]:
-        """{part: {ap, response, tier: a value each feature, None where it is not known, or []}}."""
+        """{part: {ap, response, tier, as far as they are known: a value each feature, None where it is not}}."""
         if self.parts is None:
             return {}
-        known, every = self.parts.set_index(["part", "feature_id"]), range(len(self.table))
+        known = self.parts.set_index(["part", "feature_id"]).filter(["ap", "response", "tier"]).astype(float).round(3)
+        every = known.unstack("part").reindex(range(len(self.table)))
         return {
-            part: {
-                name: [_plain(value) for value in known[name].loc[part].reindex(every).astype(float).round(3)]
-                if name in known else [] for name in ("ap", "response", "tier")
-            }
+            part: {name: [_plain(value) for value in every[name, part]] for name in known}
             for part in self.trial.pictures.region_names
-        }  # fmt: skip
+        }
 
     def on_bench(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """What a list of pictures to choose from says of these, in order of their classes."""
         shown = self.images.set_index(self.rows).loc[rows].sort_values("label", kind="stable")
-        return [
-            {"picture": int(row.Index), "name": row.image, "label": row.label, "right": row.predicted == row.label}
-            for row in shown.itertuples()
-        ]
+        right = shown["predicted"] == shown["label"]
+        names = {"picture": shown.index, "name": shown["image"], "label": shown["label"], "right": right}
+        return pd.DataFrame(names).to_dict("records")
 
     def feature(
         self, feature_id: int, how: str = "top", n: int = 24, level: str = "", name: str = "", wrong: bool = False
@@ -227,8 +223,8 @@ class Catalogue:
         found["effect"] = change = own.suppress([feature_id], rival=rival)["margin"][:, 0]
         told = {name: with_interval(each, np.ones(len(each))) for name, each in found.items()}
         rows, most = self.rows[np.isin(self.trial.labels, pair)], np.argsort(-np.abs(change), kind="stable")[:n]
-        said = [(int(rows[i]), self.label(rows[i]), float(change[i])) for i in most if change[i]]
-        return told | {"pictures": [dict(zip(("picture", "label", "change"), each, strict=True)) for each in said]}
+        said = ({"picture": int(rows[i]), "label": self.label(rows[i]), "change": float(change[i])} for i in most)
+        return told | {"pictures": [each for each in said if each["change"]]}
 
     def _of_pair(self, one: str, two: str) -> tuple[Trial, tuple[int, int]]:
         """(the test pictures of two classes, their numbers). ValueError where they are not two of the network's."""
@@ -291,9 +287,7 @@ def gallery_figure(index: FeatureIndex, pictures: Pictures, feature_id: int, row
     return picture_grid(shown, captions, list(HOWS.values()), empty="never active in these pictures")
 
 
-def patches_figure(
-    index: FeatureIndex, pictures: Pictures, features: Mapping[str, int], rows: np.ndarray, n: int = 9
-) -> Figure:
+def patches_figure(index: FeatureIndex, pictures: Pictures, features: Mapping, rows: np.ndarray, n: int = 9) -> Figure:
     """For each title and feature a row of the n patches in which it is strongest, as crops around the peaks.
 
     One a picture, of these rows of the index.

@@ -43,6 +43,19 @@ const SHARES = new Set(["density_cell", "density_image"]); // shown, and filtere
 const shown = (name, value) => (SHARES.has(name) && value !== null ? number(100 * value) : number(value));
 const fixed = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 
+// What of some controls {name: [control, value at first]} is not as it was at first, for a link; and back to what a link holds.
+const current = (control) => (control.type === "checkbox" ? control.checked : control.value);
+const placed = (controls) => Object.fromEntries(Object.entries(controls)
+  .filter(([, [control, first]]) => control && current(control) !== first).map(([name, [control]]) => [name, String(current(control))]));
+function place(controls, wanted) {
+  for (const [name, [control, first]] of Object.entries(controls)) {
+    if (!control) continue;
+    const value = wanted[name] ?? String(first);
+    if (control.type === "checkbox") control.checked = value === "true"; else control.value = value;
+    if (control.selectedIndex === -1) control.value = first; // a link of another study
+  }
+}
+
 class Kept extends Map { // forgets what was used longest ago
   constructor(most) { super(); this.most = most; }
   get(key) {
@@ -155,6 +168,17 @@ function svg(tag, attributes, ...children) {
   Object.entries(attributes).forEach(([name, value]) => node.setAttribute(name, value));
   node.append(...children);
   return node;
+}
+// What may be wider than its place: then it says so, and takes the focus, so that arrow keys scroll it.
+function wide(...children) {
+  const box = h("div", { className: "wide" }, ...children), told = h("p", { className: "quiet", hidden: true }, "Wider than its place: scroll it sideways.");
+  const seen = new ResizeObserver(() => {
+    const over = box.scrollWidth > box.clientWidth + 1;
+    told.hidden = !over;
+    over ? Object.assign(box, { tabIndex: 0, role: "group", ariaLabel: "a wide table" }) : ["tabindex", "role", "aria-label"].forEach((name) => box.removeAttribute(name));
+  });
+  [box, ...children].forEach((each) => seen.observe(each));
+  return h("div", {}, told, box);
 }
 function table(head, rows) {
   return h("table", {}, h("thead", {}, h("tr", {}, ...head.map((text) => h("th", { scope: "col" }, text)))),

@@ -74,17 +74,19 @@ function featurePart(app) {
       button.hidden = i >= gallery.length;
       if (button.hidden) return;
       const each = gallery[i], [canvas, text] = button.children, context = canvas.getContext("2d", { willReadFrequently: true });
-      if (ui.crop.checked) closeUp(context, each.cell); else context.resetTransform();
+      const reach = ui.field.checked && state.facts.radius ? (state.facts.radius * tile) / state.facts.image_size : 0;
+      const zoom = !ui.crop.checked ? 1 : reach ? Math.max(1, Math.min(CLOSE, (tile / 2 - 4) / reach)) : CLOSE; // all of the circle is seen
+      closeUp(context, each.cell, zoom);
       const map = maps.subarray(i * cells, (i + 1) * cells), alpha = state.heat ? state.alpha : 0;
       drawHeat(context, pictures.get(each.picture), map, state.facts.grid, top, alpha, state.facts.colours);
       if (state.heat) outline(context, each.cell, state.facts.grid);
-      if (ui.field.checked && state.facts.radius) {
+      if (reach) {
         context.beginPath();
         const [y, x] = [0, 1].map((k) => ((each.cell[k] + 0.5) * tile) / state.facts.grid[k]);
-        context.arc(x, y, (state.facts.radius * tile) / state.facts.image_size, 0, 2 * Math.PI);
+        context.arc(x, y, reach, 0, 2 * Math.PI);
         context.strokeStyle = "#ffffff";
-        context.setLineDash([4, 3]);
-        context.lineWidth = 1.5;
+        context.setLineDash([4 / zoom, 3 / zoom]);
+        context.lineWidth = 1.5 / zoom;
         context.stroke();
         context.setLineDash([]);
       }
@@ -100,8 +102,9 @@ function featurePart(app) {
     });
   }
 
-  function closeUp(context, cell) { // a third of the picture, around the cell
-    const { width } = context.canvas, zoom = 224 / 72;
+  const CLOSE = 224 / 72;
+  function closeUp(context, cell, zoom) { // a third of the picture, around the cell
+    const { width } = context.canvas;
     const [y, x] = [0, 1].map((k) => Math.min(0, Math.max(width * (1 - zoom), width / 2 - ((cell[k] + 0.5) * width * zoom) / state.facts.grid[k])));
     context.setTransform(zoom, 0, 0, zoom, x, y);
   }
@@ -187,8 +190,8 @@ function featurePart(app) {
         h("div", {}, h("span", { className: "fill", style: `width:${(60 * value) / most}%` }), h("small", {}, `${name} ${number(value, 2)}`))));
     }));
     ui.parts.replaceChildren(state.facts.has_parts
-      ? table(["part", "AP", "beyond guesses", "goes with it"], view.parts.slice(0, 6).map((each) =>
-        [words(each.part), fixed(each.ap, 2), fixed(each.excess, 2), percent(each.response, 0)]))
+      ? wide(table(["part", "AP", "beyond guesses", "goes with it"], view.parts.slice(0, 6).map((each) =>
+        [words(each.part), fixed(each.ap, 2), fixed(each.excess, 2), percent(each.response, 0)])))
       : h("p", { className: "quiet" }, "These are photographs: without part masks it can't be known which parts a feature follows."));
     ui.neighbours.replaceChildren(...view.neighbours.map((each) => link(each.feature_id, fixed(each.cosine, 2))));
     ui.coactive.replaceChildren(...(view.coactive.length
@@ -230,17 +233,16 @@ function featurePart(app) {
     ui.selectivity = h("div");
     ui.pushes = h("div");
     ui.classes = h("div", { className: "three" });
-    ui.parts = h("div", { className: "wide" });
+    ui.parts = h("div", {});
     ui.neighbours = h("div", { className: "links" });
     ui.coactive = h("div", { className: "links" });
     ui.echo = h("p", { className: "told echo" }); // the bench's outcome, where `s` was pressed
-    ui.toBench = h("button", { type: "button", className: "link", onclick: () => ui.bench.scrollIntoView() }, "to the bench");
     ui.suppress = h("button", { type: "button", disabled: true, onclick: app.suppressThis, title: "s" }, "Suppress on the bench");
     const fold = (title, open, ...children) => h("details", { open }, h("summary", {}, title), ...children);
     const own = h("section", { className: "naming", ariaLabel: "the feature" },
       h("div", { className: "row" }, ui.title, ui.verdict, ui.stability), columns().why ? ui.why : null,
       h("div", { className: "row" }, ui.label, ui.rating, ui.saved), facts.has_parts ? ui.suggestion : null, ui.note,
-      h("div", { className: "row" }, ui.suppress, ui.toBench, ui.echo));
+      h("div", { className: "row" }, ui.suppress, ui.echo));
     const right = h("aside", {}, ui.numbers,
       fold("Activation", true, ui.histogram, ui.histogramNote),
       fold("Classes: AUROC on half B, grey where shuffled labels end up", true, ui.selectivity),
@@ -250,5 +252,15 @@ function featurePart(app) {
     return { centre, own, right };
   }
 
-  Object.assign(app, { buildFeature, drawGallery, drawSuggestion, drawSuppress, link, show });
+  // How the gallery is shown, and back to it: for links.
+  const controls = () => ({ show: [ui.how, "top"], heat: [ui.heat, String(HEAT)], wrong: [ui.wrong, false], close: [ui.crop, false], circle: [ui.field, false] });
+  const galleryPlace = () => ({ ...placed(controls()), ...(!state.heat && { heat: "0" }) });
+  function galleryTo(wanted) {
+    place(controls(), wanted);
+    state.how = ui.how.value;
+    if (state.heat !== (wanted.heat !== "0")) state.heat = !state.heat;
+    state.alpha = Number(ui.heat.value) || HEAT;
+  }
+
+  Object.assign(app, { galleryPlace, galleryTo, buildFeature, drawGallery, drawSuggestion, drawSuppress, link, show });
 }

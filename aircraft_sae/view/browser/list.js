@@ -1,17 +1,6 @@
 // What there is to choose from: the list of features, its filters, and its entrances by part, by picture and by class.
 function listPart(app) {
-  const { root, source, state, ui, drawn, guarded, columns } = app;
-  function titled(name) {
-    const [level, what] = name.includes("/") ? name.split("/") : [null, name];
-    if (level) return { auroc: `AUROC of its ${level}`, z: `selectivity for a ${level} (z)`, class: level }[what];
-    return {
-      feature_id: "number", density_cell: "share of cells, %", density_image: "share of pictures, %", mean: "mean when active",
-      max: "maximum", part_ap: "part: average precision", part_excess: "part: AUROC beyond guesses",
-      response: "part: share that goes with it", seed_match: "found by other seeds (cosine)", tier: "tier of the tests",
-      suppressed: "effect of suppression", suppressed_random: "effect of a random direction", rating: "your rating",
-    }[name] || words(name);
-  }
-  const sortable = () => Object.keys(columns()).filter((name) => columns()[name].some((value) => typeof value === "number"));
+  const { root, source, state, ui, drawn, guarded, columns, chosen, passes, sortable, titled } = app;
   const ofMeant = (id) => Math.max(...state.meant.map((part) => state.facts.parts[part].ap[id] ?? -1));
   const valueOf = (name, id) => name === "part_ap" && state.meant.length ? (ofMeant(id) < 0 ? null : ofMeant(id)) : (name === "rating" ? (state.labels[id] || {}).rating || null : columns()[name][id]);
 
@@ -31,7 +20,12 @@ function listPart(app) {
     return parts.concat(state.facts.levels.map((level) => c[`${level}/class`][id])).filter(Boolean).join(" ");
   }
 
-  function listed() {
+  const listed = () => {
+    const all = entered(), kept = chosen() ? all.filter(passes) : all;
+    state.hidden = all.length - kept.length;
+    return kept;
+  };
+  function entered() {
     const c = columns();
     if (state.entrance === "picture" && state.subject) {
       const at = state.cell && state.subject.cells[state.cell[0] * state.facts.grid[1] + state.cell[1]];
@@ -51,7 +45,6 @@ function listPart(app) {
     const search = plain(ui.search.value).split(/\s+/).filter(Boolean), ranges = [...ui.ranges.children].map((row) => row.range());
     const kept = state.all.filter((id) => {
       if (ui.alive.checked && !c.density_cell[id]) return false;
-      if (ui.labelled.checked && !(state.labels[id] || {}).label) return false;
       if (search.length) {
         const text = plain(said(id));
         if (!search.every((word) => has(text, word))) return false;
@@ -69,26 +62,13 @@ function listPart(app) {
     });
   }
 
-  function caption(id) {
+  function caption(id) { // the same wherever it stands, however the list is sorted
     const own = state.labels[id] || {}, c = columns();
     if (own.label) return own.label;
     if (c.verdict && /^(detector|follows)/.test(c.verdict[id])) return c.verdict[id];
+    if (c.part && c.part[id] && c.part_ap[id] >= 0.1) return `${words(c.part[id])}?`;
     return c.placed[id] !== "none" ? `${c[`${c.placed[id]}/class`][id]}?` : "";
   }
-  function captioned(id) { // in the list: as it is sorted
-    const c = columns(), by = state.entrance === "features" ? ui.sort.value : "", level = by.split("/")[0], told = caption(id);
-    if ((state.labels[id] || {}).label) return told;
-    const tier = state.entrance === "part" ? state.facts.parts[ui.part.value].tier[id] : null;
-    if (tier !== null) return tier > 0 ? `tier ${tier}` : "claims it, no tier";
-    if (state.entrance === "part") return "";
-    if (by.includes("/") && c[`${level}/class`][id]) return `${c[`${level}/class`][id]}?`;
-    if (by === "part_ap" && state.meant.length) { // the part that was searched for, where it is not the feature's best
-      const part = state.meant.find((each) => state.facts.parts[each].ap[id] === ofMeant(id));
-      if (part && part !== c.part[id]) return `${words(part)}? (best: ${words(c.part[id])})`;
-    }
-    return /^part|^response/.test(by) && c.part[id] && !/^(detector|follows)/.test(told) ? `${words(c.part[id])}?` : told;
-  }
-
   function beside(id) { // the number that the list is sorted by
     if (state.entrance === "picture" && state.subject && state.cell) {
       return number(state.subject.cells[state.cell[0] * state.facts.grid[1] + state.cell[1]].find(([other]) => other === id)[1]);
@@ -98,12 +78,14 @@ function listPart(app) {
       return own ? fixed(own.effect, 2) : "";
     }
     if (state.entrance === "part") {
-      const value = state.facts.parts[ui.part.value][ui.partSort.value][id];
-      return ui.partSort.value === "response" ? percent(value, 0) : fixed(value, ui.partSort.value === "tier" ? 0 : 2);
+      const own = state.facts.parts[ui.part.value], by = ui.partSort.value, value = own[by][id];
+      if (by === "tier") return `tier ${value}`;
+      return `${by === "response" ? percent(value, 0) : fixed(value, 2)}${own.tier[id] > 0 ? `, tier ${own.tier[id]}` : ""}`;
     }
     if (state.entrance === "class" && state.pair) return fixed(state.pair.find((each) => each.feature_id === id).value, 3);
     if (state.entrance === "class") return `z ${number(columns()[`${ui.level.value}/z`][id])}`;
-    return shown(ui.sort.value, valueOf(ui.sort.value, id));
+    const part = ui.sort.value === "part_ap" && state.meant.find((each) => state.facts.parts[each].ap[id] === ofMeant(id));
+    return `${part ? `${words(part)} ` : ""}${shown(ui.sort.value, valueOf(ui.sort.value, id))}`;
   }
 
   function showList(keepPage = false) {
@@ -124,7 +106,7 @@ function listPart(app) {
       const id = ids[i], button = item.firstChild, [name, text, value] = button.children;
       button.dataset.id = id;
       name.textContent = `#${id}`;
-      text.textContent = captioned(id);
+      text.textContent = caption(id);
       text.title = text.textContent.endsWith("?") ? "a guess from what was measured, nobody's label" : "";
       value.textContent = beside(id);
       button.setAttribute("aria-current", id === state.feature ? "true" : "false");
@@ -135,10 +117,11 @@ function listPart(app) {
       const { offsetTop: top, offsetHeight: tall } = current, { scrollTop, clientHeight } = ui.list;
       if (top < scrollTop || top + tall > scrollTop + clientHeight) ui.list.scrollTop = top - clientHeight / 2;
     }
-    const more = state.entrance === "picture" && state.subject && !state.cell && state.subject.n_active > state.ids.length;
+    const more = state.entrance === "picture" && state.subject && !state.cell && state.subject.n_active > state.ids.length + state.hidden;
+    ui.filtered.textContent = chosen() ? `Filters: ${state.hidden.toLocaleString("en")} left out` : "Filters";
     ui.count.textContent = state.ids.length
       ? `${state.page * PAGE + 1}–${state.page * PAGE + ids.length} of ${state.ids.length.toLocaleString("en")}${more ? `, of ${state.subject.n_active} active` : ""}`
-      : state.entrance === "part" ? "no feature was scored so" : state.entrance === "class" ? "no feature is selective for it" : `no feature is like that${ui.alive.checked && state.entrance === "features" ? ", dead ones left out" : ""}`;
+      : state.hidden ? "none passes the filters" : state.entrance === "part" ? "no feature was scored so" : state.entrance === "class" ? "no feature is selective for it" : `no feature is like that${ui.alive.checked && state.entrance === "features" ? ", dead ones left out" : ""}`;
     ui.back.disabled = state.page === 0;
     ui.forth.disabled = state.page >= n - 1;
   }
@@ -196,8 +179,8 @@ function listPart(app) {
     Object.assign(ui.two, { value: two });
     if (state.entrance !== "class") setEntrance("class");
     state.pair = await source.pair({ one, two });
-    ui.pairText.replaceChildren(table(["feature", "margin", "interval", "random"], state.pair.map((each) =>
-      [app.link(each.feature_id, ""), fixed(each.value, 3), `${fixed(each.low, 3)} to ${fixed(each.high, 3)}`, fixed(each.random, 3)])),
+    ui.pairText.replaceChildren(wide(table(["feature", "margin", "interval", "random"], state.pair.map((each) =>
+      [app.link(each.feature_id, ""), fixed(each.value, 3), `${fixed(each.low, 3)} to ${fixed(each.high, 3)}`, fixed(each.random, 3)]))),
     h("button", { type: "button", onclick: classChosen }, "back to the class"),
     h("p", { className: "quiet" }, `Change of the true class's logit less the other's when the feature is suppressed: chosen on half A, measured on ${state.pair.length ? state.pair[0].n : 0} pictures of half B; random: as much of a random direction.`));
     state.page = 0;
@@ -205,15 +188,6 @@ function listPart(app) {
     drawn("pair");
   });
 
-  function range() {
-    const name = h("select", { ariaLabel: "filter by" }, ...options(sortable().map((column) => [column, titled(column)])));
-    name.value = "density_cell";
-    const [low, high] = ["at least", "at most"].map((text) => h("input", { type: "number", step: "any", placeholder: text, ariaLabel: text }));
-    const row = h("div", { className: "range" }, name, low, high, h("button", { type: "button", ariaLabel: "remove this filter", onclick: () => { row.remove(); filtered(); } }, "×"));
-    row.range = () => [name.value, low.value === "" ? null : Number(low.value), high.value === "" ? null : Number(high.value)];
-    [name, low, high].forEach((control) => control.addEventListener("input", filtered));
-    return row;
-  }
   const filtered = () => { state.page = 0; showList(true); drawn("list"); };
   const redraw = () => { if (state.view) { app.drawGallery(); drawn("gallery"); } if (state.subject) app.drawPicture(); };
   function choosePart(part) {
@@ -257,7 +231,7 @@ function listPart(app) {
     ui.tabs.setAttribute("role", "tablist");
     ui.go = h("input", { type: "number", min: 0, max: facts.n_features - 1, ariaLabel: "feature number", placeholder: "number",
       onchange: () => { if (ui.go.value !== "") { app.show(Number(ui.go.value)); root.focus({ preventScroll: true }); } } });
-    ui.search = h("input", { type: "search", placeholder: "search labels, classes, parts", ariaLabel: "search", oninput: searched, onsearch: searched,
+    ui.search = h("input", { type: "search", placeholder: "label, class or part", ariaLabel: "search", oninput: searched, onsearch: searched,
       onkeydown: (event) => {
         if (event.key !== "Enter") return;
         root.focus({ preventScroll: true });
@@ -270,20 +244,39 @@ function listPart(app) {
     ui.partSort = h("select", { onchange: () => choosePart() }, ...options(known));
     ui.sort = h("select", { ariaLabel: "sort by", onchange: filtered }, ...options([...sortable(), "rating"].map((name) => [name, titled(name)])));
     ui.sort.value = ["part_ap", `${facts.level}/z`, "density_image"].find((name) => sortable().includes(name));
+    ui.firstSort = ui.sort.value;
     ui.up = h("input", { type: "checkbox", onchange: filtered });
     ui.alive = h("input", { type: "checkbox", checked: true, onchange: filtered });
-    ui.labelled = h("input", { type: "checkbox", onchange: filtered });
+    app.buildFilters();
     ui.ranges = h("div", {});
     ui.help = h("dialog", { onclose: () => root.focus({ preventScroll: true }) }, h("h3", {}, "Keys"), table(["key", "what it does"], KEYS.map(([key, text]) => [h("kbd", {}, key), text])),
       h("h3", {}, "Words"), h("dl", {}, ...WORDS.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])),
       h("button", { type: "button", onclick: () => ui.help.close() }, "Close"));
+    const bar = h("progress", { ariaLabel: "share of the atlas that is written" }), told = h("span", {});
+    ui.exported = h("p", { className: "quiet", hidden: true }, bar, told);
+    const exporting = guarded(async (event) => {
+      const button = event.target;
+      button.disabled = true;
+      ui.exported.hidden = false;
+      Object.assign(bar, { value: 0, hidden: false });
+      told.textContent = " The atlas is being written. The kernel does nothing else meanwhile.";
+      try {
+        const { path } = await source.export((done) => { bar.value = done; });
+        told.textContent = `The atlas is in ${path}. Open its index.html, or send ${path}.zip.`;
+      } catch (error) {
+        told.textContent = "The atlas was not written.";
+        throw error;
+      } finally { bar.hidden = true; button.disabled = false; }
+      drawn("exported");
+    });
     const header = h("header", {}, ui.tabs,
       h("button", { type: "button", onclick: () => step(-1), title: "previous (←)" }, "← Previous"),
       h("button", { type: "button", onclick: () => step(1), title: "next (→)" }, "Next →"),
       h("button", { type: "button", onclick: random, title: "random (r)" }, "Random"), field("go to", ui.go),
       h("button", { type: "button", onclick: app.copyLink, title: "to this feature, picture and bench" }, "Copy link"),
-      app.beside ? h("button", { type: "button", onclick: app.beside, title: "a second browser beside this one" }, "Side by side") : null,
-      h("button", { type: "button", onclick: () => ui.help.showModal(), title: "keys (?)", ariaLabel: "keys" }, "?"));
+      source.export ? h("button", { type: "button", onclick: exporting, title: "write all features and this bench as a folder of pages that need no kernel" }, "Export the atlas") : null,
+      app.beside ? h("button", { type: "button", onclick: () => app.beside(), title: "a second browser beside this one" }, "Side by side") : null,
+      h("button", { type: "button", onclick: () => ui.help.showModal(), title: "keys (?)", ariaLabel: "keys" }, "?"), ui.exported);
 
     ui.list = h("ul", { className: "list", onkeydown: roam });
     ui.count = h("span", {});
@@ -297,8 +290,8 @@ function listPart(app) {
     };
     ui.panels = {};
     ui.panels.features = panel("features", ui.search, ui.meant, field("sort by", ui.sort), h("div", { className: "row" },
-      field("smallest first", ui.up), field("hide dead", ui.alive), field("labelled only", ui.labelled),
-      h("button", { type: "button", onclick: () => { ui.ranges.append(range()); } }, "+ filter")), ui.ranges);
+      field("smallest first", ui.up), field("hide dead", ui.alive),
+      h("button", { type: "button", onclick: () => { ui.ranges.append(app.range()); } }, "+ filter")), ui.ranges);
     if (parts.length) ui.panels.part = panel("part", field("part", ui.part), field("ranked by", ui.partSort));
     ui.panels.picture = panel("picture", h("p", { className: "quiet" },
       "Features active in the bench's picture, and beside each the change of the margin when it is suppressed; or those in the cell that you click, and their activations there."),
@@ -312,16 +305,16 @@ function listPart(app) {
     ui.two = h("select", { ariaLabel: "second class", onchange: repaired }, ...options(pairs));
     if (pairs.length > 1) ui.two.value = pairs[1][0];
     ui.compare = h("button", { type: "button", onclick: () => comparePair(), disabled: pairs.length < 2 }, "What tells them apart?");
-    ui.pairText = h("div", { className: "wide pair" });
+    ui.pairText = h("div", { className: "pair" });
     if (facts.levels.length) ui.panels.class = panel("class", field("level", ui.level), field("class", ui.className),
       source.byClass ? field("gallery of this class only", ui.only) : null,
       source.pair ? h("div", { className: "row", hidden: pairs.length < 2 }, ui.one, h("span", {}, "or"), ui.two, ui.compare) : null, ui.pairText);
-    const left = h("nav", { ariaLabel: "list of features" }, ...Object.values(ui.panels),
+    const left = h("nav", { ariaLabel: "list of features" }, ...Object.values(ui.panels), ui.filters,
       h("div", { className: "row pager" }, ui.back, ui.count, ui.forth), ui.list);
     fillParts();
     fillClasses();
     return { header, left };
   }
 
-  Object.assign(app, { buildList, caption, choosePart, comparePair, random, redraw, setEntrance, showList, step });
+  Object.assign(app, { buildList, caption, choosePart, comparePair, fillClasses, filtered, noPair, random, redraw, searched, setEntrance, showList, step });
 }

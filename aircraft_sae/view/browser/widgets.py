@@ -3,7 +3,7 @@
 import base64
 import io
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from aircraft_sae.view.browser.catalogue import Catalogue, as_jpeg, catalogue_of
 from aircraft_sae.view.browser.labels import Labels
 
 HERE = Path(__file__).parent
-_PARTS = [(HERE / f"{name}.js").read_text("utf-8") for name in ("draw", "list", "feature", "naming", "bench", "app")]
-SCRIPT = f"const AircraftApp = (() => {{\n{''.join(_PARTS)}return {{ mount, softmax, headLogits }};\n}})();\n"
+_PARTS = "draw", "filters", "list", "feature", "naming", "levers", "bench", "app"
+_JOINED = "".join((HERE / f"{name}.js").read_text("utf-8") for name in _PARTS)
+SCRIPT = f"const AircraftApp = (() => {{\n{_JOINED}return {{ mount, softmax, headLogits }};\n}})();\n"
 STYLE = (HERE / "app.css").read_text("utf-8")
 BENCH_PICTURE, MOST_SUBJECTS = 448, 32  # pixels of the picture on the bench; pictures kept, 2 MB each
 
@@ -28,8 +29,8 @@ BENCH_PICTURE, MOST_SUBJECTS = 448, 32  # pixels of the picture on the bench; pi
 class Answers:
     """What a front end may ask, without one: each method gives (JSON values, buffers)."""
 
-    def __init__(self, catalogue: Catalogue):
-        self.catalogue, self.bench = catalogue, Bench(catalogue)
+    def __init__(self, catalogue: Catalogue, study: Study | None = None, told: Callable[[float], None] | None = None):
+        self.catalogue, self.bench, self.study, self.told = catalogue, Bench(catalogue), study, told
         self.labels = Labels(catalogue.folder, catalogue.key)
         self.subjects: dict[int | str, Subject] = {}  # the last MOST_SUBJECTS, whichever view opened them
 
@@ -90,6 +91,12 @@ class Answers:
         """The features that tell two classes apart."""
         return self.catalogue.pair(one, two), []
 
+    def export(self) -> tuple[dict, list]:
+        """Write the atlas; `told` hears how far that is."""
+        from aircraft_sae.view.atlas import export_atlas  # which has this module's front end
+
+        return {"path": str(export_atlas(self.study, self.catalogue.like, self.told).parent)}, []
+
     def label(self, feature_id: int, **said: Any) -> tuple[dict, list]:
         """Save what a person says of a feature; all labels, with those that others wrote meanwhile."""
         self.labels.set(feature_id, **said)
@@ -119,7 +126,8 @@ class Application(anywidget.AnyWidget):
     mode = traitlets.Unicode("browser").tag(sync=True)
 
     def __init__(self, study: Study, like: str = "main", **traits: Any):
-        self.answers, self.errors = Answers(catalogue_of(study, like)), []
+        self.answers = Answers(catalogue_of(study, like), study, lambda done: self.send({"done": done}))
+        self.errors = []
         super().__init__(**traits)
         self.on_msg(self._answer)
 

@@ -1,0 +1,199 @@
+// What is done to the bench's picture: its features multiplied, the class that the margin is against, the fewest features
+// that flip it; and what the network makes of that, beside its controls.
+function leversPart(app) {
+  const { mode, root, source, state, ui, drawn, fail, guarded, working } = app;
+  const against = latest(guarded((name) => working(async () => { // another class for the margin
+    const { subject } = state;
+    ui.against.value = subject.other; // until it is known
+    const told = await source.against({ key: subject.key, name });
+    if (state.subject !== subject) return;
+    Object.assign(subject, told);
+    ui.against.value = subject.other;
+    ui.effectText.replaceChildren();
+    drawSliders();
+    drawLogits();
+    if (state.entrance === "picture") app.showList();
+    drawn(`against ${name}`);
+  })));
+  const overPictures = guarded(() => working(async () => { // this feature, these two classes, all their pictures
+    const { subject, feature } = state, [one, two] = [subject.own, subject.other];
+    const found = await source.effect({ feature_id: feature, one, two });
+    if (state.subject !== subject || state.feature !== feature || subject.other !== two) return;
+    const told = ({ value, low, high }) => `${fixed(value)} [${fixed(low)}, ${fixed(high)}]`;
+    ui.effectText.replaceChildren(
+      `Suppressing #${feature} changes the margin of the true class over the other of ${one} and ${two} by ${told(found.effect)} in ${found.effect.n} test pictures; ` +
+      `as much of a random direction by ${told(found.random)}. It changes most in `,
+      ...found.pictures.map(({ picture, label, change }) => {
+        const said = [`${label}, picture ${picture}`, h("small", {}, ` ${fixed(change, 2)}`)], other = label === one ? two : one;
+        return state.onBench.has(picture) ? h("button", { type: "button", className: "link", onclick: () => reopen(picture, other, feature) }, ...said) : h("span", {}, ...said, " ");
+      }),
+    );
+    drawn("effect");
+  }));
+
+  async function reopen(picture, other, feature) { // with the feature suppressed, and the list that it was chosen from
+    const kept = [...ui.effectText.childNodes];
+    await app.benchTo({ picture, against: other, x: `${feature}:0` });
+    ui.effectText.replaceChildren(...kept);
+  }
+
+  function sliderRow() {
+    const slider = h("input", { type: "range", min: 0, ...(state.facts.switches ? { max: 1, step: 1 } : { max: 4, step: 0.05 }), value: 1 });
+    const value = h("output"), name = mode === "browser" ? h("button", { type: "button", className: "link" }) : h("span");
+    const off = h("button", { type: "button", title: "suppress: multiply by 0" }, "0"), back = h("button", { type: "button", title: "unchanged: multiply by 1" }, "1");
+    const row = h("div", { className: "slider" }, name, h("small"), slider, value, off, back);
+    const set = (factor) => multiply(Number(row.dataset.id), factor);
+    slider.addEventListener("input", () => set(Number(slider.value)));
+    off.addEventListener("click", () => set(0));
+    back.addEventListener("click", () => set(1));
+    if (mode === "browser") name.addEventListener("click", () => app.show(Number(row.dataset.id)));
+    return row;
+  }
+  function sliderIds() {
+    const active = state.subject.active.map((each) => each.feature_id), first = active.slice(0, MOST_SLIDERS);
+    const extra = [...state.multipliers.keys(), state.feature].filter((id) => active.includes(id) && !first.includes(id));
+    return [...new Set([...extra, ...first])];
+  }
+  function drawSliders() {
+    const ids = sliderIds();
+    while (ui.sliders.children.length < ids.length) ui.sliders.append(sliderRow());
+    [...ui.sliders.children].forEach((row, i) => {
+      row.hidden = i >= ids.length;
+      if (row.hidden) return;
+      const own = state.subject.active.find((each) => each.feature_id === ids[i]), [name, text, slider, , off, back] = row.children;
+      row.dataset.id = own.feature_id;
+      name.textContent = `#${own.feature_id}`;
+      text.textContent = app.caption(own.feature_id) || `peak ${number(own.peak, 2)}`;
+      slider.ariaLabel = `multiplier of feature ${own.feature_id}`;
+      off.ariaLabel = `suppress feature ${own.feature_id}`;
+      back.ariaLabel = `leave feature ${own.feature_id} as it is`;
+    });
+    setSliders();
+    const n = state.subject.n_active, most = Math.min(MOST_SLIDERS, state.subject.active.length);
+    ui.slidersText.textContent = n
+      ? `${n} feature${n > 1 ? "s are" : " is"} active here${n > most ? `; below the ${most} whose suppression moves the margin most${ids.length > most ? ", after those in hand" : ""}` : ""}.` +
+        (state.facts.switches ? " Switch one off at a time: forward passes gave what then comes out." : "")
+      : "No feature is active in this picture.";
+  }
+  function setSliders() { // rows stay where they are: one of them may be under the hand
+    for (const row of ui.sliders.children) {
+      const [, , slider, value] = row.children, factor = state.multipliers.get(Number(row.dataset.id)) ?? 1;
+      slider.value = factor;
+      value.textContent = `×${factor.toFixed(2)}`;
+      row.classList.toggle("changed", factor !== 1);
+    }
+  }
+  function multiply(id, factor) {
+    if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));
+    ui.flipText.textContent = "";
+    if (state.facts.switches) state.multipliers.clear(); // one at a time
+    factor === 1 ? state.multipliers.delete(id) : state.multipliers.set(id, factor);
+    setSliders();
+    return changeSoon();
+  }
+  const changeSoon = latest(guarded(async () => {
+    const { subject } = state, after = await source.change({ key: subject.key, multipliers: Object.fromEntries(state.multipliers) });
+    if (state.subject !== subject) return; // another picture meanwhile
+    Object.assign(state, { after, blurring: false });
+    drawLogits();
+    drawn("logits");
+  }));
+  function resetBench() {
+    if (!state.subject) return;
+    Object.assign(state, { multipliers: new Map(), brush: new Set(), blurred: null, blurring: false, after: { after: state.subject.before, random: state.subject.before } });
+    ui.flipText.textContent = "";
+    app.drawPicture();
+    drawSliders();
+    changeSoon();
+  }
+  function suppressThis() {
+    if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));
+    if (!state.subject.active.some((each) => each.feature_id === state.feature)) {
+      return fail(new Error(`feature ${state.feature} is not ${source.upload ? "active in the bench's picture" : "among those that this atlas has of the bench's picture"}`));
+    }
+    multiply(state.feature, state.multipliers.get(state.feature) === 0 ? 1 : 0);
+  }
+
+  function drawLogits() {
+    const { subject, after, blurred } = state, classes = subject.classes;
+    const kinds = [["as it is", subject.before], ["features changed", after.after], ["random directions", after.random],
+      ["reconstruction only", subject.reconstruction]];
+    if (source.blur) kinds.push(["cells blurred", blurred && blurred.logits], ["as much blurred elsewhere", blurred && blurred.elsewhere]);
+    // rows and outcome are of what was changed last
+    const [what, made, control, other_] = state.blurring ? ["Cells blurred", blurred.logits, "as much elsewhere", blurred.elsewhere]
+      : ["Features changed", after.after, "random directions", after.random];
+    const best = (logits) => logits.map((value, i) => [value, i]).sort((a, b) => b[0] - a[0]).map(([, i]) => i);
+    const true_ = subject.label ? classes.indexOf(subject.label) : -1, [winner] = best(subject.before);
+    const own = classes.indexOf(subject.own), other = classes.indexOf(subject.other);
+    const shown = [...new Set([winner, own, other, ...best(made).slice(0, 3), ...best(subject.before).slice(0, 4)])].slice(0, 6);
+    const head = h("tr", {}, h("th", { scope: "col" }, "class"), ...kinds.map(([name]) => h("th", { scope: "col" }, name)));
+    const probabilities = kinds.map(([, logits]) => logits && softmax(logits));
+    const rows = shown.map((i) => h("tr", { className: i === own ? "own" : "" },
+      h("th", { scope: "row" }, i === own || i === other ? classes[i] : h("button", { type: "button", className: "link", title: "the margin against this class", onclick: () => chooseOther(classes[i]) }, classes[i]), i === true_ ? " ✓" : ""),
+      ...kinds.map(([name, logits], k) => {
+        const cell = h("td", {}, logits ? h("b", {}, logits[i].toFixed(3)) : "–", logits ? h("small", {}, ` ${percent(probabilities[k][i])}`) : "");
+        if (logits) { cell.dataset.logit = logits[i]; cell.dataset.kind = name; cell.dataset.class = classes[i]; }
+        return cell;
+      })));
+    rows.push(h("tr", { className: "margin" }, h("th", { scope: "row" }, `margin: ${classes[own]} − ${classes[other]}`),
+      ...kinds.map(([, logits]) => h("td", {}, logits ? (logits[own] - logits[other]).toFixed(3) : "–"))));
+    ui.logits.replaceChildren(h("thead", {}, head), h("tbody", {}, ...rows));
+    const now = best(made)[0], beside = other_ && best(other_)[0];
+    ui.outcome.textContent = !state.blurring && !state.multipliers.size ? `Predicted: ${classes[winner]}.`
+      : `${what}: ${classes[now]}, ${now === winner ? "still" : `no longer ${classes[winner]}`}` + (other_ ? `; ${control}: ${classes[beside]}.` : ".");
+    ui.outcome.classList.toggle("flipped", now !== winner);
+    const margin = (logits) => (logits[own] - logits[other]).toFixed(2), changed = state.blurring || state.multipliers.size > 0;
+    ui.margin.textContent = `Margin ${classes[own]} − ${classes[other]}: ${margin(subject.before)}` + (changed ? ` → ${margin(made)}${other_ ? `; ${control}: ${margin(other_)}` : ""}.` : ".");
+    drawEcho();
+  }
+  function drawEcho() { // beside the button for `s`: in the panel of a feature that was changed, not in another's
+    if (!ui.echo) return;
+    const own = state.subject && (state.blurring || state.multipliers.has(state.feature)), what = state.blurring ? "Cells blurred" : "Features changed";
+    const which = state.blurring ? what : [...state.multipliers].slice(0, 4).map(([id, factor]) => `#${id} ×${factor}`).join(", ") + (state.multipliers.size > 4 ? ", …" : "");
+    ui.echo.textContent = own ? `${ui.outcome.textContent.replace(what, which)} ${ui.margin.textContent}` : "";
+  }
+
+  const flip = guarded(() => working(async () => {
+    const { subject } = state;
+    if (!subject) throw new Error("open a picture on the bench first: click one in the gallery");
+    const found = await source.flip({ key: subject.key }), n = found.features.length;
+    if (state.subject !== subject) return;
+    if (n) {
+      state.multipliers = new Map(found.features.map((id) => [id, 0]));
+      drawSliders();
+      await changeSoon();
+    }
+    ui.flipText.textContent = n
+      ? `Suppressing ${n} feature${n > 1 ? "s" : ""} (${found.features.map((id) => `#${id}`).join(", ")}) turns ${found.before} into ` +
+        `${found.after}. A forward pass of the whole network ${found.verified ? "agrees" : "disagrees"}` +
+        `${found.needed ? `; putting ${n > 1 ? "any of them" : "it"} back undoes it.` : "."}`
+      : "No set of features was found whose suppression changes the prediction.";
+    drawn("flip");
+  }));
+
+  function buildLevers() { // {buttons, told: what came out, details: sliders and the table}
+    ui.sliders = h("div", { className: "sliders" });
+    ui.slidersText = h("p", { className: "quiet" });
+    ui.logits = h("table", { className: "logits" });
+    ui.outcome = h("p", { className: "told outcome" });
+    ui.outcome.setAttribute("aria-live", "polite");
+    ui.flipText = h("p", { className: "told" });
+    ui.margin = h("p", { className: "margin" });
+    ui.against = h("select", { ariaLabel: "class that the margin is against", onchange: () => chooseOther(ui.against.value) });
+    ui.effectText = h("p", { className: "effect" });
+    ui.over = h("button", { type: "button", onclick: overPictures, hidden: !source.effect || mode === "bench" || !state.facts.level, title: "suppress this feature in all test pictures of the two classes of the margin" }, "In all pictures of these two");
+    ui.flip = h("button", { type: "button", onclick: flip, hidden: !source.flip }, "Minimal flip");
+    ui.flip.title = "the fewest features whose suppression changes the prediction, whatever was changed before";
+    return {
+      buttons: [ui.flip, h("button", { type: "button", onclick: resetBench }, "Reset"), field("margin against", ui.against), ui.over],
+      told: h("div", { className: "outcomes" }, ui.outcome, ui.margin, ui.flipText, ui.effectText),
+      details: h("div", { className: "details" }, h("div", {}, ui.slidersText, ui.sliders), wide(ui.logits)),
+    };
+  }
+  function chooseOther(name) {
+    root.focus({ preventScroll: true }); // so that `s` is no search in the list of classes
+    return against(name);
+  }
+
+  Object.assign(app, { against, buildLevers, changeSoon, drawEcho, drawLogits, drawSliders, multiply, resetBench, suppressThis });
+}
