@@ -195,8 +195,8 @@ activation {chance:.0%} is about any factor."""
 display(Markdown(text))
 
 # %% [markdown]
-# For each factor the feature of each network in which it stands out most, as the patches of half B in which it is
-# strongest. They are the tail, chosen by their responses and not by their looks:
+# For each factor the feature of each network that is about it and most active, as the patches of test pictures in which
+# it is strongest. They were chosen by their responses, not by their looks:
 
 # %%
 grid = study.network().shape(sites["class labels"][16])[:2]

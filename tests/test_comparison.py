@@ -130,7 +130,8 @@ def test_networks_share_features_beyond_chance():
 
 def test_a_profile_stands_beside_random_directions(smoke_study):
     """All tables of one network at one site, for each seed and for random directions; a changed seed count is new."""
-    folder = smoke_study.profile("trained", "stage4", 4 * smoke_study.network().shape("stage4")[2], n_seeds=2)
+    width = smoke_study.network().shape("stage4")[2]
+    folder = smoke_study.profile("trained", "stage4", smoke_study.seeds("trained", "stage4", 4 * width, 2))
     profile, scores, features = (pd.read_parquet(folder / f"{n}.parquet") for n in ("profile", "scores", "features"))
     names = {"seed 0", "seed 1", comparison.RANDOM}
     assert set(profile["dictionary"]) == names == set(features["dictionary"])
@@ -138,7 +139,7 @@ def test_a_profile_stands_beside_random_directions(smoke_study):
     assert {"mean_ap", "n_parts", "probe_1", "probe_5", "dead", "seed_agreement"} < set(scores["measure"])
     assert {"channels", "PCA"} < set(scores["dictionary"])
     with pytest.raises(ValueError, match="multiple"):
-        smoke_study.profile("trained", "stage4", 1001)
+        smoke_study.seeds("trained", "stage4", 1001)
 
 
 def test_networks_by_name(smoke_study, monkeypatch):

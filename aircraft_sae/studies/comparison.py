@@ -146,52 +146,51 @@ def profile_network(
     """
     first, *others = saes.values()
     parts, dictionaries = list(pictures.region_names), {"null": random[0], **saes, RANDOM: random[1]}
-    tables, profiles, scores, null = [], [], [], {}
+    tables, profiles, scores, null = [], [], {"all": {}}, {}
     for name, sae in dictionaries.items():
-        index = in_memory(sae, acts, acts.rows("test"))
+        index, changed = (in_memory(sae, each, each.rows("test")) for each in (acts, varied))
         mass, top = np.asarray(index.by_cell.sum(axis=0)).ravel(), index.by_cell.max(axis=0).toarray().ravel()
-        mass = mass / mass.sum()
-        changed = in_memory(sae, varied, varied.rows("test"))
         found = Sensitivity.of(changed.maxima(changed.rows("test")), varied.images, top, parts)
-        estimates = best_estimates(
-            index, regions := Regions.of(index, pictures), best_matches(part_scores(index, regions))
-        )
+        regions = Regions.of(index, pictures)
+        estimates = best_estimates(index, regions, best_matches(part_scores(index, regions)))
         if name == "null":
             null = {"response": found.response, "estimates": estimates}
             continue
-        table = pd.DataFrame(found.response, columns=ALL).assign(
-            mass=mass, about=about(found.response, null["response"])
-        )
+        table = pd.DataFrame(found.response, columns=ALL).rename_axis("feature_id").reset_index()
+        table = table.assign(mass=mass / mass.sum(), about=about(found.response, null["response"]), dictionary=name)
         table["removed"], table["painted"] = (np.array(parts)[each] for each in found.part)
-        table = table.rename_axis("feature_id").reset_index()
-        tables.append(table.assign(dictionary=name))
-        if sae is first:
-            best = table[table["about"] != ""].sort_values("mass", ascending=False).drop_duplicates("about")
-            typical = [index.patches(j, "top", 9).assign(factor=factor, feature_id=j)
-                       for factor, j in zip(best["about"], best["feature_id"], strict=True)]  # fmt: skip
-            columns = ["factor", "feature_id", "image", "row", "column", "value"]
-            write_parquet(pd.concat([pd.DataFrame(columns=columns), *typical])[columns], folder / "typical.parquet")
+        tables.append(table)
         profiles.append(found.profile(mass).assign(dictionary=name))
-        better = sum((estimates[p] - null["estimates"][p]).interval[0] > 0 for p in estimates)
-        own = {"mean_ap": average(list(estimates.values())).entry, "n_parts": with_draws(better, [], len(estimates)),
-               "dead": with_draws((mass == 0).mean(), [], len(mass))}  # fmt: skip
-        maxima, labels = index.maxima(index.rows("test")), index.images.loc[:, list(pictures.levels)]
-        classes = best_aurocs(maxima, labels)
-        own |= {
-            f"auroc_{level}": with_draws(classes[level].mean(), [], len(classes[level])) for level in pictures.levels
+        better = sum((estimates[part] - null["estimates"][part]).interval[0] > 0 for part in estimates)
+        scores[name] = {
+            "mean_ap": average(list(estimates.values())).entry,
+            "n_parts": with_draws(better, [], len(parts)),
         }
-        own |= probed(maxima, labels)
-        scores.append(pd.DataFrame.from_dict(own, "index").rename_axis("measure").reset_index().assign(dictionary=name))
-    scores += [pd.DataFrame.from_dict(each, "index").rename_axis("measure").reset_index().assign(dictionary=name)
-               for name, each in baselines(acts, pictures).items()]  # fmt: skip
+        scores[name]["dead"] = with_draws((mass == 0).mean(), [], len(mass))
+        maxima, labels = index.maxima(index.rows("test")), index.images.loc[:, list(pictures.levels)]
+        for level, areas in best_aurocs(maxima, labels).groupby(level=0):
+            scores[name][f"auroc_{level}"] = with_draws(areas.mean(), [], len(areas))
+        scores[name] |= probed(maxima, labels)
+        if sae is first:
+            write_parquet(typical(table, index), folder / "typical.parquet")
     agreement = [seed_agreement(first.W_dec, other.W_dec)["agreement"] for other in others]
-    scores.append(
-        pd.DataFrame(
-            [{"measure": "seed_agreement", "value": np.mean(agreement), "n": len(agreement), "dictionary": "all"}]
-        )
-    )
-    for made, file in ((tables, "features"), (profiles, "profile"), (scores, "scores")):
+    scores["all"]["seed_agreement"] = with_draws(np.mean(agreement), [], len(agreement))
+    scores |= baselines(acts, pictures)
+    rows = [{"dictionary": name, "measure": each} | own[each] for name, own in scores.items() for each in own]
+    write_parquet(pd.DataFrame(rows), folder / "scores.parquet")
+    for made, file in ((tables, "features"), (profiles, "profile")):
         write_parquet(pd.concat(made, ignore_index=True), folder / f"{file}.parquet")
+
+
+def typical(table: pd.DataFrame, index: FeatureIndex) -> pd.DataFrame:
+    """The most active feature about each factor, and its nine strongest patches."""
+    best = table[table["about"] != ""].sort_values("mass", ascending=False).drop_duplicates("about")
+    columns = ["factor", "feature_id", "image", "row", "column", "value"]
+    found = [
+        index.patches(j, "top", 9).assign(factor=factor, feature_id=j)
+        for factor, j in zip(best["about"], best["feature_id"], strict=True)
+    ]
+    return pd.concat([pd.DataFrame(columns=columns), *found])[columns]
 
 
 def in_memory(sae: SparseAutoencoder, acts: Activations, rows: np.ndarray) -> FeatureIndex:
@@ -258,7 +257,8 @@ def shared(codes: Mapping[str, csr_array], shift: int) -> pd.DataFrame:
         best, chance = (correlations(a, other).max(1)[live] for other in (b, moved))
         beyond = np.average(best > np.quantile(chance, BEYOND), weights=mass[live])
         facts = {"first": first, "second": second, "n": int(live.sum()), "share": beyond}
-        medians = (weighted_median(each, mass[live]) for each in (best, chance))
+        how = {"weights": mass[live], "method": "inverted_cdf"}
+        medians = (float(np.quantile(each, 0.5, **how)) for each in (best, chance))
         rows.append(facts | dict(zip(("correlation", "chance"), medians, strict=True)))
     return pd.DataFrame(rows)
 
@@ -271,12 +271,6 @@ def correlations(a: csr_array, b: csr_array) -> np.ndarray:
     covariance = (a.T @ b).toarray() / n - np.outer(sums[0], sums[1]) / n**2
     scale_ = np.outer(*deviations)
     return np.divide(covariance, scale_, out=np.zeros_like(scale_), where=scale_ > 0)
-
-
-def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
-    """The value below which half of the weight lies."""
-    order = np.argsort(values)
-    return float(values[order][np.searchsorted(weights[order].cumsum(), weights.sum() / 2)])
 
 
 def sites_at(network: Network, strides: Sequence[int] = (16, 32)) -> list[str]:
