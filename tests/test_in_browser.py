@@ -759,6 +759,12 @@ def test_the_circle_is_seen_in_close_ups(page, catalogue):
     assert catalogue.radius and all(a - b > 30 for a, b in zip(with_circle, without, strict=True))
 
 
+def test_no_picture_passes_for_the_widget(page):
+    """This run's gallery stands where there is no kernel, and nothing beside the widget where there is one."""
+    assert page.locator(".jp-Notebook .sae-app").count() == 2
+    assert page.locator(".jp-Notebook").locator(".jp-OutputArea img, .jp-MarkdownCell img").count() == 0
+
+
 def test_a_button_exports_the_atlas_and_shows_how_far_it_is(page, catalogue):
     folder = catalogue.folder / "atlas"
     shutil.rmtree(folder, ignore_errors=True)

@@ -61,10 +61,10 @@ def in_kernel(catalogue: Catalogue) -> Rows:
     rows.append(("picture opened on the bench", timed(answers.open, map(int, catalogue.rows[:N_SLOW]))))
     answers.open(picture)
     factors = [{str(active[i % len(active)]["feature_id"]): 0.05 * (i % 80)} for i in range(N_SLIDES)]
-    rows.append(("slider", timed(answers.change, factors)))
+    rows.append(("slider", timed(lambda given: answers.change(picture, given), factors)))
     n_columns = catalogue.index.grid[1]
-    rows.append(("blur of a cell", timed(lambda i: answers.blur([[0, i % n_columns]], 8.0), range(N_SLOW))))
-    rows.append(("minimal flip", timed(lambda _: answers.flip(), range(N_SLOW))))
+    rows.append(("blur of a cell", timed(lambda i: answers.blur(picture, [[0, i % n_columns]], 8.0), range(N_SLOW))))
+    rows.append(("minimal flip", timed(lambda _: answers.flip(picture), range(N_SLOW))))
     for feature_id in alive:  # every thumbnail has been asked for
         show(feature_id)
     before = memory().rss

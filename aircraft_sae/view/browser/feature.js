@@ -190,8 +190,8 @@ function featurePart(app) {
         h("div", {}, h("span", { className: "fill", style: `width:${(60 * value) / most}%` }), h("small", {}, `${name} ${number(value, 2)}`))));
     }));
     ui.parts.replaceChildren(state.facts.has_parts
-      ? wide(table(["part", "AP", "beyond guesses", "goes with it"], view.parts.slice(0, 6).map((each) =>
-        [words(each.part), fixed(each.ap, 2), fixed(each.excess, 2), percent(each.response, 0)])))
+      ? table(["part", "AP", "beyond guesses", "goes with it"], view.parts.slice(0, 6).map((each) =>
+        [words(each.part), fixed(each.ap, 2), fixed(each.excess, 2), percent(each.response, 0)]))
       : h("p", { className: "quiet" }, "These are photographs: without part masks it can't be known which parts a feature follows."));
     ui.neighbours.replaceChildren(...view.neighbours.map((each) => link(each.feature_id, fixed(each.cosine, 2))));
     ui.coactive.replaceChildren(...(view.coactive.length
@@ -233,7 +233,7 @@ function featurePart(app) {
     ui.selectivity = h("div");
     ui.pushes = h("div");
     ui.classes = h("div", { className: "three" });
-    ui.parts = h("div", {});
+    ui.parts = h("div", { className: "fitted" });
     ui.neighbours = h("div", { className: "links" });
     ui.coactive = h("div", { className: "links" });
     ui.echo = h("p", { className: "told echo" }); // the bench's outcome, where `s` was pressed
@@ -248,7 +248,7 @@ function featurePart(app) {
       fold("Classes: AUROC on half B, grey where shuffled labels end up", true, ui.selectivity),
       fold("Classes that it pushes up and down", true, ui.pushes),
       fold("Mean of pictures' maxima, by class", false, ui.classes),
-      fold("Parts", true, ui.parts), fold("Nearest decoder directions (cosine)", true, ui.neighbours), fold("Active in the same cells (share)", true, ui.coactive));
+      fold("Parts", true, facts.has_parts ? wide(ui.parts) : ui.parts), fold("Nearest decoder directions (cosine)", true, ui.neighbours), fold("Active in the same cells (share)", true, ui.coactive));
     return { centre, own, right };
   }
 
