@@ -28,7 +28,7 @@ from aircraft_sae.study import Study
 
 BICUBIC, TILE = Image.Resampling.BICUBIC, 160  # pixels of a thumbnail
 HOWS = {"top": "strongest", "interval": "whole range", "random": "any"}  # as in `FeatureIndex.patches`, and titles
-LISTED = ("feature_id", "density_cell", "density_image", "mean", "max", "placed", "part", "part_ap", "part_excess")
+LISTED = ("feature_id", "density_cell", "density_image", "mean", "max", "placed", "part", "part_ap")
 
 
 @lru_cache(maxsize=2)
@@ -179,7 +179,7 @@ class Catalogue:
         parts = []
         if self.parts is not None:
             own = self.parts[self.parts["feature_id"] == feature_id].sort_values("ap", ascending=False)
-            parts = _records(own[[name for name in ("part", "ap", "excess", "prevalence", "response") if name in own]])
+            parts = _records(own[[name for name in ("part", "ap", "prevalence", "response") if name in own]])
         return {
             "histogram": {"counts": counts.tolist(), "top": float(edges[-1]), "n_cells": int(maxima.size)},
             "selectivity": selectivity, "classes": bars, "parts": parts, "pushes": self._pushes(feature_id),

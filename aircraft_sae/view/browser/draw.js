@@ -12,7 +12,7 @@ const WORDS = [
   ["AP", "average precision: 1 where all cells that show a part come first"],
   ["tier 1 to 4", "AP above every null's; tells the part from other cells of the same family and place; falls when the part is removed; two other seeds have such a feature for the part"],
   ["other seeds: cosine", "of this very direction with its partner in other seeds: a claim can replicate where no direction does"],
-  ["beyond guesses", "AUROC less that of guesses from outline, place and class"],
+  ["chance", "the share of cells that show the part: what a random order reaches"],
   ["goes with it", "share of the feature's maximum that goes when the part is removed"],
   ["random directions", "a random direction as long as the feature's, of which as much is taken out"],
   ["margin", "logit of the picture's class less that of another, which you choose"],

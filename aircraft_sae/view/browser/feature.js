@@ -190,8 +190,8 @@ function featurePart(app) {
         h("div", {}, h("span", { className: "fill", style: `width:${(60 * value) / most}%` }), h("small", {}, `${name} ${number(value, 2)}`))));
     }));
     ui.parts.replaceChildren(state.facts.has_parts
-      ? table(["part", "AP", "beyond guesses", "goes with it"], view.parts.slice(0, 6).map((each) =>
-        [words(each.part), fixed(each.ap, 2), fixed(each.excess, 2), percent(each.response, 0)]))
+      ? table(["part", "AP", "chance", "goes with it"], view.parts.slice(0, 6).map((each) =>
+        [words(each.part), fixed(each.ap, 2), fixed(each.prevalence, 2), percent(each.response, 0)]))
       : h("p", { className: "quiet" }, "These are photographs: without part masks it can't be known which parts a feature follows."));
     ui.neighbours.replaceChildren(...view.neighbours.map((each) => link(each.feature_id, fixed(each.cosine, 2))));
     ui.coactive.replaceChildren(...(view.coactive.length

@@ -6,7 +6,7 @@ function filtersPart(app) {
     if (level) return { auroc: `AUROC of its ${level}`, z: `selectivity for a ${level} (z)`, class: level }[what];
     return {
       feature_id: "number", density_cell: "share of cells, %", density_image: "share of pictures, %", mean: "mean when active",
-      max: "maximum", part_ap: "part: average precision", part_excess: "part: AUROC beyond guesses",
+      max: "maximum", part_ap: "part: average precision",
       response: "part: share that goes with it", seed_match: "found by other seeds (cosine)", tier: "tier of the tests",
       suppressed: "effect of suppression", suppressed_random: "effect of a random direction", rating: "your rating",
     }[name] || words(name);
