@@ -119,11 +119,8 @@ class Catalogue:
         if self.parts is None:
             return {}
         known = self.parts.set_index(["part", "feature_id"]).filter(["ap", "response", "tier"]).astype(float).round(3)
-        every = known.unstack("part").reindex(range(len(self.table)))
-        return {
-            part: {name: [_plain(value) for value in every[name, part]] for name in known}
-            for part in self.trial.pictures.region_names
-        }
+        wide, parts = known.unstack("part").reindex(range(len(self.table))), self.trial.pictures.region_names
+        return {part: {name: [*map(_plain, wide[name, part])] for name in known} for part in parts}
 
     def on_bench(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """What a list of pictures to choose from says of these, in order of their classes."""
