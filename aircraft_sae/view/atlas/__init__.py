@@ -127,7 +127,7 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
         arrays = {"weight": readout.weight, "bias": readout.bias, "decoder": decoder, "random": random}
         packed = {name: _text(each.numpy().astype("<f4")) for name, each in arrays.items()}
         _script(folder, "bench/head.js", packed | {"eps": readout.eps, "features": features, "classes": classes})
-        for k in range(len(classes)):  # what the effect of any feature on a class's test pictures follows from
+        for k in range(len(classes) if catalogue.network.level else 0):  # for the effect in all of a class
             own = trial.labels == k
             strength, hidden = (each[own].numpy() for each in (trial.strength, trial.pooled))
             features = strength.nonzero()[1].astype(np.min_scalar_type(strength.shape[1]))  # in as few bytes as do

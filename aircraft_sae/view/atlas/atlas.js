@@ -28,7 +28,13 @@
   }
   const number = (n) => String(n).padStart(5, "0");
   const subjects = new Map();
-  let head = null, stepped = 0;
+  let head = null, stepped = 0, later = null, pause = 0;
+  const write = (how, place) => { try { history[how](null, "", `#${place}`); } catch { /* browsers refuse many in a row */ } };
+  const settle = () => {
+    clearTimeout(pause);
+    if (later !== null) write("replaceState", later);
+    later = null;
+  };
 
   async function readHead() {
     if (head) return;
@@ -117,23 +123,26 @@
     link: (place) => `${location.href.split("#")[0]}#${place}`,
     flip: atlas.facts.switches ? undefined : async ({ key }) => subjects.get(key).flip,
     placed: (place, step) => { // Back undoes a step; of steps in a row, the last
-      if (`#${place}` === location.hash) return;
-      const now = Date.now();
-      history[step && now - stepped > 600 ? "pushState" : "replaceState"](null, "", `#${place}`);
+      const now = Date.now(), pushed = step && now - stepped > 600;
       if (step) stepped = now;
+      if (pushed) { settle(); write("pushState", place); return; }
+      clearTimeout(pause);
+      later = `#${place}` === location.hash ? null : place;
+      if (later !== null) pause = setTimeout(settle, 250);
     },
   };
-  const count = (n) => n.toLocaleString("en");
+  const count = (n) => n.toLocaleString("en"), named = Object.keys(labels).length;
   const works = facts.switches
     ? "This network's logits are no function of the mean over cells, so that the atlas has no sliders: on the bench one " +
       "feature at a time can be switched off, and what then comes out was worked out by forward passes"
     : "Sliders on the bench work";
   document.getElementById("told").textContent =
     `${count(facts.n_features)} features of the study ${facts.name}, on ${count(facts.n_pictures)} test pictures. ` +
-    `${Object.keys(labels).length} are labelled. ${works}, for ${facts.bench_pictures.length} pictures; blurring, pictures ` +
+    `${count(named)} ${named === 1 ? "is" : "are"} labelled. ${works}, for ${facts.bench_pictures.length} pictures; blurring, pictures ` +
     "of your own and the comparison of two classes need the notebook.";
   const app = AircraftApp.mount(document.getElementById("atlas"), source, "browser");
-  addEventListener("popstate", () => app.goTo(location.hash.slice(1)));
+  addEventListener("popstate", () => { later = null; app.goTo(location.hash.slice(1)); });
+  addEventListener("pagehide", settle);
   window.app = Object.assign(app, { source });
   app.focus(); // nothing else on the page takes keys
 })();

@@ -10,7 +10,7 @@ function mount(el, source, mode = "browser", beside = null) {
   const state = {
     facts: null, labels: {}, ids: [], page: 0, feature: null, towards: 1, how: "top", alpha: HEAT, heat: true, view: null,
     entrance: "features", subject: null, multipliers: new Map(), brush: new Set(), after: null, blurred: null, blurring: false, cell: null,
-    pair: null, closed: false, meant: [],
+    pair: null, closed: false, meant: [], at: 0, last: null,
   };
   const pictures = new Kept(KEPT_PICTURES), views = new Kept(KEPT_VIEWS);
   const ui = {};
@@ -36,7 +36,8 @@ function mount(el, source, mode = "browser", beside = null) {
   let hand = root; // what was last used: the message goes there, since in JupyterLab the page's top may be far away
   for (const kind of ["pointerdown", "focusin", "change"]) root.addEventListener(kind, (event) => { hand = event.target; }, true);
   function fail(error) {
-    ((hand.isConnected && hand.closest(".row, .notes, .outcomes, .details, .naming, nav, main, aside, header")) || root).prepend(ui.error);
+    const near = hand.closest(".row, .notes, .outcomes, .details, .naming, .bench, nav, main, aside, header");
+    (root.contains(near) ? near : root).prepend(ui.error); // not into what the page around has of these
     ui.error.hidden = past = false;
     ui.error.replaceChildren(
       h("span", {}, String(error.message || error)),
@@ -66,14 +67,15 @@ function mount(el, source, mode = "browser", beside = null) {
 
   // ---------------------------------------------------------------- links, and two browsers side by side
   const whole = () => { // what a link holds
-    const two = neighbour && neighbour.state.ready && { two: neighbour.place() };
+    const two = neighbour && { two: neighbour.state.ready ? neighbour.place() : neighbour.at };
     return String(new URLSearchParams({ sae: state.facts.key, feature: state.feature, ...app.benchPlace(), ...app.listPlace(), ...app.galleryPlace(), ...two }));
   };
-  let spot = "";
-  function told() { // another feature, picture or entrance is a step, which Back undoes
-    const now = [state.entrance, state.feature, root.dataset.picture].join(" ");
-    source.placed(whole(), spot !== "" && now !== spot);
-    spot = now;
+  const spotOf = () => [state.entrance, state.feature, root.dataset.picture].join(" ");
+  let spots = [];
+  function told() { // another feature, picture or entrance in either browser is a step, which Back undoes
+    const now = [spotOf(), neighbour && neighbour.state.ready && neighbour.spotOf()];
+    source.placed(whole(), now.some((spot, i) => spot && spots[i] && spot !== spots[i]));
+    spots = now;
   }
   const going = async (text) => {
     const wanted = Object.fromEntries(new URLSearchParams(/^\d+$/.test(text) ? `feature=${text}` : text)), { facts } = state;
@@ -90,7 +92,7 @@ function mount(el, source, mode = "browser", beside = null) {
     state.going = true;
     try { await going(text); } finally {
       state.going = false;
-      spot = "";
+      spots = [];
       if (ready && source.placed) told();
     }
   }));
@@ -108,7 +110,7 @@ function mount(el, source, mode = "browser", beside = null) {
     if (neighbour) el.lastChild.remove(); else el.append(other);
     el.classList.toggle("sae-two", !neighbour);
     const own = { ...source, chosen: undefined, placed: source.placed && (() => drawn("beside")), overview: async () => ({ ...(await source.overview()), feature: state.feature, at }) };
-    neighbour = neighbour ? null : mount(other, own, mode, app);
+    neighbour = neighbour ? null : Object.assign(mount(other, own, mode, app), { at });
     drawn("beside");
   };
 
@@ -167,6 +169,6 @@ function mount(el, source, mode = "browser", beside = null) {
   addEventListener("focus", app.hear);
   root.addEventListener("focusin", (event) => { if (!root.contains(event.relatedTarget)) app.hear(); });
   start();
-  return { goTo, place: whole, show: guarded(app.show), close: () => { if (neighbour) neighbour.close(); app.saveNow(); removeEventListener("pagehide", app.saveNow); removeEventListener("focus", app.hear); removeEventListener("pointerdown", whose, true); state.closed = true; }, state, focus: () => root.focus({ preventScroll: true }) };
+  return { goTo, place: whole, spotOf, show: guarded(app.show), close: () => { if (neighbour) neighbour.close(); app.saveNow(); removeEventListener("pagehide", app.saveNow); removeEventListener("focus", app.hear); removeEventListener("pointerdown", whose, true); state.closed = true; }, state, focus: () => root.focus({ preventScroll: true }) };
 }
 

@@ -51,6 +51,13 @@ function benchPart(app) {
     return Float32Array.from(cells, (cell) => (cell.find(([other]) => other === id) || [0, 0])[1]);
   }
 
+  function tellCell(row, column) {
+    state.cell = [row, column];
+    drawPicture();
+    const found = state.subject.cells[row * state.facts.grid[1] + column];
+    ui.cellText.replaceChildren(`Row ${row + 1}, column ${column + 1}: `,
+      ...(found.length ? found.slice(0, 8).map(([id, value]) => app.link(id, number(value, 2))) : ["no feature is active"]));
+  }
   function chooseCell(row, column) {
     if (ui.brushOn.checked && source.blur) {
       const key = `${row},${column}`;
@@ -58,11 +65,7 @@ function benchPart(app) {
       drawPicture();
       return blurSoon();
     }
-    state.cell = [row, column];
-    drawPicture();
-    const found = state.subject.cells[row * state.facts.grid[1] + column];
-    ui.cellText.replaceChildren(`Row ${row + 1}, column ${column + 1}: `,
-      ...(found.length ? found.slice(0, 8).map(([id, value]) => app.link(id, number(value, 2))) : ["no feature is active"]));
+    tellCell(row, column);
     if (mode === "browser") {
       app.setEntrance("picture");
       ui.canvas.scrollIntoView({ block: "nearest" });
@@ -163,18 +166,20 @@ function benchPart(app) {
     const { subject } = state, all = [...state.multipliers];
     return subject && subject.picture !== null && subject.picture !== undefined ? {
       picture: subject.picture, against: subject.other, ...(all.length && { x: all.map((each) => each.join(":")).join(",") }),
-      ...(state.brush.size && { blur: [...state.brush].join(";"), sigma: ui.sigma.value }),
+      ...(state.brush.size && { blur: [...state.brush].join(";"), sigma: ui.sigma.value, ...(!state.blurring && { last: "features" }) }),
+      ...(state.cell && { cell: state.cell.join(",") }),
     } : {};
   };
-  async function goTo({ picture, against: name, x, blur, sigma }) {
+  async function goTo({ picture, against: name, x, blur, sigma, last, cell }) {
     await openPicture(Number(picture));
     if (state.subject?.picture !== Number(picture)) return;
+    const lost = [];
     if (name && name !== state.subject.other) await app.against(name);
     if (x) {
       const there = new Set(state.subject.active.map((each) => each.feature_id));
       const given = x.split(",").map((each) => each.split(":").map(Number)), kept = given.filter(([id]) => there.has(id));
       state.multipliers = new Map(state.facts.switches ? kept.slice(0, 1) : kept);
-      if (kept.length < given.length) fail(new Error("the link changes features that are not among this picture's here: they stay as they are"));
+      if (kept.length < given.length) lost.push("the link changes features that are not among this picture's here: they stay as they are");
       app.drawSliders();
       await app.changeSoon();
     }
@@ -182,7 +187,14 @@ function benchPart(app) {
       ui.sigma.value = sigma || "8";
       state.brush = new Set(blur.split(";"));
       await blurSoon();
+      if (last === "features") { state.blurring = false; app.drawLogits(); }
+    } else if (blur) lost.push("the link blurs cells, which takes the notebook: here they stay as they are");
+    const at = cell ? cell.split(",").map(Number) : [];
+    if (at.length === 2 && at.every((each, k) => Number.isInteger(each) && each >= 0 && each < state.facts.grid[k])) {
+      tellCell(...at);
+      if (state.entrance === "picture") app.showList();
     }
+    if (lost.length) fail(new Error(lost.join("; ")));
   }
 
   Object.assign(app, { benchPlace: place, benchTo: goTo, buildBench, drawPicture, openPicture });

@@ -7,7 +7,8 @@ const SYNONYMS = { // what people call parts, for the search
   cockpit: "windscreen windshield flight deck", window: "cabin porthole", flap_fairing: "flap track fairing", strut: "brace biplane", fuselage: "body hull",
 };
 const WORDS = [
-  ["bench", "below the gallery: one picture, whose features you change"],
+  ["bench", "one picture, whose features you change"],
+  ["circle: what the cell sees", "around the cell, it holds half of the gradient of the feature's activation there"],
   ["half A, half B", "what a feature follows is chosen on half A of the test pictures, and measured on half B"],
   ["AP", "average precision: 1 where all cells that show a part come first"],
   ["tier 1 to 4", "AP above every null's; tells the part from other cells of the same family and place; falls when the part is removed; two other seeds have such a feature for the part"],

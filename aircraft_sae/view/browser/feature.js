@@ -211,7 +211,7 @@ function featurePart(app) {
     ui.empty = h("p", { className: "empty", hidden: true });
     const centre = h("main", {}, h("div", { className: "row" }, field("show", ui.how), field("heat", ui.heat),
       source.byClass ? field("misclassified only", ui.wrong) : null,
-      field("close-ups", ui.crop), facts.radius ? field("circle: half of its gradient", ui.field) : null), ui.empty, ui.tiles,
+      field("close-ups", ui.crop), facts.radius ? field("circle: what the cell sees", ui.field) : null), ui.empty, ui.tiles,
     h("p", { className: "quiet" }, "One scale for the feature, from 0 to its maximum in any picture of the study. Cyan: the cell that was picked. Red: misclassified. " +
       (state.onBench.size < facts.n_pictures ? "“bench”: a click puts it there; this atlas has the others' galleries only." : "Click a picture to put it on the bench.")));
     if (state.onBench.size < facts.n_pictures) ui.tiles.classList.add("some");
@@ -232,7 +232,7 @@ function featurePart(app) {
     ui.histogramNote = h("p", { className: "quiet" });
     ui.selectivity = h("div");
     ui.pushes = h("div");
-    ui.classes = h("div", { className: "three" });
+    ui.classes = h("div");
     ui.parts = h("div", { className: "fitted" });
     ui.neighbours = h("div", { className: "links" });
     ui.coactive = h("div", { className: "links" });
@@ -254,12 +254,12 @@ function featurePart(app) {
 
   // How the gallery is shown, and back to it: for links.
   const controls = () => ({ show: [ui.how, "top"], heat: [ui.heat, String(HEAT)], wrong: [ui.wrong, false], close: [ui.crop, false], circle: [ui.field, false] });
-  const galleryPlace = () => ({ ...placed(controls()), ...(!state.heat && { heat: "0" }) });
+  const galleryPlace = () => ({ ...placed(controls()), ...(!state.heat && { plain: "1" }) });
   function galleryTo(wanted) {
     place(controls(), wanted);
     state.how = ui.how.value;
-    if (state.heat !== (wanted.heat !== "0")) state.heat = !state.heat;
-    state.alpha = Number(ui.heat.value) || HEAT;
+    state.heat = wanted.plain !== "1";
+    state.alpha = Number(ui.heat.value);
   }
 
   Object.assign(app, { galleryPlace, galleryTo, buildFeature, drawGallery, drawSuggestion, drawSuppress, link, show });

@@ -11,8 +11,12 @@ function filtersPart(app) {
       suppressed: "effect of suppression", suppressed_random: "effect of a random direction", rating: "your rating",
     }[name] || words(name);
   }
+  const TIERS = [...[1, 2, 3].map((n) => [n, `tier ${n} or higher`]), [4, "tier 4"], [0, "none reached, or not tested"]];
   const sortable = () => Object.keys(columns()).filter((name) => columns()[name].some((value) => typeof value === "number"));
-  const tierOf = (id) => (ui.ofPart.value ? state.facts.parts[ui.ofPart.value].tier[id] : (columns().tier || [])[id]) ?? null;
+  const tierOf = (id) => { // of the part that is filtered by, or chosen in the entrance by parts
+    const of = ui.ofPart.value || (state.entrance === "part" && ui.part.value);
+    return (of ? state.facts.parts[of].tier[id] : (columns().tier || [])[id]) ?? null;
+  };
   function passes(id) { // the filters, which stand beside every entrance
     const c = columns(), part = ui.ofPart.value, [level, ...name] = ui.ofClass.value.split("|"), tier = ui.ofTier.value, label = ui.ofLabel.value;
     if (part && c.part[id] !== part && state.facts.parts[part].tier[id] === null) return false;
@@ -38,7 +42,7 @@ function filtersPart(app) {
     ui.ofPart = filter("part", [["", "any part"], ...parts.map((part) => [part, words(part)])], !parts.length);
     ui.ofClass = filter("class", [["", "any class"]], !facts.levels.length);
     ui.ofClass.append(...facts.levels.map((level) => h("optgroup", { label: level }, ...options(facts.classes[level].map((name) => [`${level}|${name}`, name])))));
-    ui.ofTier = filter("tier", [["", "any tier"], ...[1, 2, 3].map((n) => [n, `tier ${n} or higher`]), [4, "tier 4"], [0, "no tier"]], !tiers);
+    ui.ofTier = filter("tier", [["", "any tier"], ...(tiers ? TIERS : [])], !tiers);
     ui.ofLabel = filter("label", [["", "labelled or not"], ["some", "labelled"], ["none", "not labelled"]]);
     ui.filtered = h("summary", {}, "Filters");
     ui.filters = h("details", { className: "filters" }, ui.filtered, ui.ofPart, ui.ofClass, ui.ofTier, ui.ofLabel);
@@ -60,8 +64,14 @@ function filtersPart(app) {
   async function listTo(wanted) {
     const has = (select, value) => [...(select?.options ?? [])].some((each) => each.value === value);
     place(controls(), wanted);
+    const differs = ([name, [control]]) => wanted[name] !== undefined && String(current(control)) !== wanted[name];
+    const lost = Object.entries(controls()).filter(differs).map(([, [control]]) => control.ariaLabel), known = sortable();
+    const ranges = (wanted.ranges ? wanted.ranges.split("|") : []).filter((text) => {
+      const [name] = text.split("~");
+      return known.includes(name) || void lost.push(`filter by ${titled(name)}`);
+    });
     ui.filters.open = ui.filters.open || chosen() > 0;
-    ui.ranges.replaceChildren(...(wanted.ranges ? wanted.ranges.split("|") : []).map((text) => {
+    ui.ranges.replaceChildren(...ranges.map((text) => {
       const row = range();
       text.split("~").forEach((value, i) => { row.controls[i].value = value; });
       return row;
@@ -75,6 +85,7 @@ function filtersPart(app) {
     const entrance = wanted.in || (wanted.pair || wanted.class ? "class" : wanted.part ? "part" : "features");
     app.setEntrance(ui.panels[entrance] ? entrance : "features");
     if (wanted.pair && source.pair) await app.comparePair(...wanted.pair.split("|"));
+    if (lost.length) app.fail(new Error(`left out of the link, since this study lacks it: ${lost.join(", ")}`));
   }
 
   Object.assign(app, { buildFilters, chosen, listPlace, listTo, passes, range, sortable, titled });

@@ -181,7 +181,7 @@ function leversPart(app) {
     ui.margin = h("p", { className: "margin" });
     ui.against = h("select", { ariaLabel: "class that the margin is against", onchange: () => chooseOther(ui.against.value) });
     ui.effectText = h("p", { className: "effect" });
-    ui.over = h("button", { type: "button", onclick: overPictures, hidden: !source.effect || mode === "bench" || !state.facts.level, title: "suppress this feature in all test pictures of the two classes of the margin" }, "In all pictures of these two");
+    ui.over = h("button", { type: "button", onclick: overPictures, hidden: !source.effect || mode === "bench" || !state.facts.level, title: "suppress this feature in all test pictures of the two classes of the margin" }, "In all pictures of both classes");
     ui.flip = h("button", { type: "button", onclick: flip, hidden: !source.flip }, "Minimal flip");
     ui.flip.title = "the fewest features whose suppression changes the prediction, whatever was changed before";
     return {
@@ -195,5 +195,5 @@ function leversPart(app) {
     return against(name);
   }
 
-  Object.assign(app, { against, buildLevers, changeSoon, drawEcho, drawLogits, drawSliders, multiply, resetBench, suppressThis });
+  Object.assign(app, { against, buildLevers, changeSoon, drawEcho, drawLogits, drawSliders, resetBench, suppressThis });
 }

@@ -92,6 +92,7 @@ function listPart(app) {
     state.ids = listed();
     const n = Math.max(1, Math.ceil(state.ids.length / PAGE)), at = state.ids.indexOf(state.feature);
     if (!keepPage && at >= 0) state.page = Math.floor(at / PAGE);
+    if (at >= 0) Object.assign(state, { at, last: state.feature });
     state.page = Math.min(n - 1, Math.max(0, state.page));
     const ids = state.ids.slice(state.page * PAGE, (state.page + 1) * PAGE);
     while (ui.list.children.length < ids.length) {
@@ -142,9 +143,9 @@ function listPart(app) {
   function step(by) {
     if (!state.ids.length) return;
     state.towards = by;
-    const at = state.ids.indexOf(state.feature);
-    const next = at < 0 ? 0 : (at + by + state.ids.length) % state.ids.length;
-    return app.show(state.ids[next]);
+    const n = state.ids.length, at = state.ids.indexOf(state.feature), left = state.ids[state.at] !== state.last;
+    const from = at < 0 ? state.at - (by > 0 && left ? 1 : 0) : at; // where one left the list, the next one stands
+    return app.show(state.ids[(from + by + n) % n]);
   }
   const random = () => state.ids.length && app.show(state.ids[Math.floor(Math.random() * state.ids.length)]);
 
@@ -158,7 +159,7 @@ function listPart(app) {
     Object.entries(ui.panels).forEach(([own, panel]) => { panel.hidden = own !== name; });
     const first = name === "picture"; // the picture comes first, where it is what one chose
     if ((ui.bench.nextSibling === ui.panes) !== first) ui.panes[first ? "before" : "after"](ui.bench);
-    state.page = ui.list.scrollTop = 0;
+    state.page = state.at = ui.list.scrollTop = 0;
     showList();
     drawn(`entrance ${name}`);
   }
@@ -166,7 +167,7 @@ function listPart(app) {
     ui.className.replaceChildren(...options((state.facts.classes[ui.level.value] || []).map((name) => [name, name])));
   }
   const noPair = () => {
-    Object.assign(state, { pair: null, page: 0 });
+    Object.assign(state, { pair: null, page: 0, at: 0 });
     ui.pairText.replaceChildren();
   };
   const classChosen = () => {
@@ -188,7 +189,7 @@ function listPart(app) {
     drawn("pair");
   });
 
-  const filtered = () => { state.page = 0; showList(true); drawn("list"); };
+  const filtered = () => { state.page = state.at = 0; showList(true); drawn("list"); };
   const redraw = () => { if (state.view) { app.drawGallery(); drawn("gallery"); } if (state.subject) app.drawPicture(); };
   function choosePart(part) {
     if (part) ui.part.value = part;
@@ -316,5 +317,5 @@ function listPart(app) {
     return { header, left };
   }
 
-  Object.assign(app, { buildList, caption, choosePart, comparePair, fillClasses, filtered, noPair, random, redraw, searched, setEntrance, showList, step });
+  Object.assign(app, { buildList, caption, comparePair, fillClasses, filtered, noPair, random, redraw, searched, setEntrance, showList, step });
 }
