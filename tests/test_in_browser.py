@@ -1410,6 +1410,23 @@ def test_a_link_says_what_is_left_out_of_it(fresh, catalogue):
     assert place["cell"] == cells and place["plain"] == "1" and place["heat"] == "0.5" and "ranges" not in place
     fresh.evaluate("() => app.goTo('of-tier=2&ranges=no_column~1~2')")
     playwright.expect(app(fresh).get_by_role("alert")).to_contain_text("filter by tier, filter by no column")
+    app(fresh).get_by_role("button", name="Dismiss the message").click()
+    fresh.evaluate(  # as a kernel would, and a browser that refuses
+        """() => { app.source.blur = async () => { const { cells, before } = app.state.subject;
+          return { cells, logits: before, elsewhere: before }; };
+        history.replaceState = history.pushState = () => { throw new Error('too many calls'); }; }"""
+    )
+    feature_id = fresh.evaluate("() => app.state.subject.active[0].feature_id")
+    both = f"picture={picture}&x={feature_id}:0&blur=0,0&sigma=4"
+    for link, outcome in ((both, "Cells blurred"), (f"{both}&last=features", "Features changed")):
+        fresh.evaluate("(link) => app.goTo(link)", link)
+        assert outcome in app(fresh).locator(".outcome").inner_text()
+        place = dict(parse_qsl(fresh.evaluate("() => app.place()")))
+        assert {name: place.get(name) for name in ("blur", "sigma", "last")} == {
+            "blur": "0,0", "sigma": "4", "last": dict(parse_qsl(link)).get("last"),
+        }  # fmt: skip
+    fresh.wait_for_timeout(400)  # the address is written late
+    assert not app(fresh).get_by_role("alert").is_visible()
 
 
 def test_a_link_holds_filters_close_ups_and_two_panes(fresh, catalogue, chromium):
