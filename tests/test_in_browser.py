@@ -1403,7 +1403,8 @@ def test_a_link_says_what_is_left_out_of_it(fresh, catalogue):
     fresh.goto(f"{address}#{wanted}")
     drawn(fresh, "ready")
     said = app(fresh).get_by_role("alert").inner_text()
-    assert "blurs cells" in said and app(fresh).locator(".range").count() == 0
+    assert "blurs cells" in said and "filter by tier, filter by no column" in said
+    assert app(fresh).locator(".range").count() == 0
     assert fresh.evaluate("() => [app.state.cell.join(), app.state.heat, app.state.alpha]") == [cells, False, 0.5]
     assert app(fresh).get_by_label("filter by tier", exact=True).input_value() == ""
     place = dict(parse_qsl(fresh.evaluate("() => app.place()")))

@@ -81,9 +81,10 @@ function mount(el, source, mode = "browser", beside = null) {
     const wanted = Object.fromEntries(new URLSearchParams(/^\d+$/.test(text) ? `feature=${text}` : text)), { facts } = state;
     if (wanted.sae && wanted.sae !== facts.key) throw new Error("this link is of another autoencoder: open that one, or the atlas that it came with");
     app.galleryTo(wanted);
-    await app.listTo(wanted);
+    const lost = await app.listTo(wanted);
+    if (lost.length) fail(new Error(lost[0]));
     if (wanted.feature) await app.show(Number(wanted.feature));
-    if (wanted.picture) await app.benchTo(wanted);
+    if (wanted.picture) await app.benchTo(wanted, lost);
     if (wanted.two && neighbour) await neighbour.goTo(wanted.two);
     else if (app.beside && Boolean(wanted.two) !== Boolean(neighbour)) app.beside(wanted.two);
   };

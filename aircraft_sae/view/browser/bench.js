@@ -170,10 +170,9 @@ function benchPart(app) {
       ...(state.cell && { cell: state.cell.join(",") }),
     } : {};
   };
-  async function goTo({ picture, against: name, x, blur, sigma, last, cell }) {
+  async function goTo({ picture, against: name, x, blur, sigma, last, cell }, lost = []) {
     await openPicture(Number(picture));
     if (state.subject?.picture !== Number(picture)) return;
-    const lost = [];
     if (name && name !== state.subject.other) await app.against(name);
     if (x) {
       const there = new Set(state.subject.active.map((each) => each.feature_id));
@@ -194,7 +193,7 @@ function benchPart(app) {
       tellCell(...at);
       if (state.entrance === "picture") app.showList();
     }
-    if (lost.length) fail(new Error(lost.join("; ")));
+    if (lost.length) fail(new Error(lost.join("; "))); // all that was left out of a link
   }
 
   Object.assign(app, { benchPlace: place, benchTo: goTo, buildBench, drawPicture, openPicture });

@@ -85,7 +85,7 @@ function filtersPart(app) {
     const entrance = wanted.in || (wanted.pair || wanted.class ? "class" : wanted.part ? "part" : "features");
     app.setEntrance(ui.panels[entrance] ? entrance : "features");
     if (wanted.pair && source.pair) await app.comparePair(...wanted.pair.split("|"));
-    if (lost.length) app.fail(new Error(`left out of the link, since this study lacks it: ${lost.join(", ")}`));
+    return lost.length ? [`left out of the link, since this study lacks it: ${lost.join(", ")}`] : [];
   }
 
   Object.assign(app, { buildFilters, chosen, listPlace, listTo, passes, range, sortable, titled });
