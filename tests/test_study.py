@@ -201,7 +201,8 @@ def test_features_are_indexed_once_with_all_that_is_measured_of_them(smoke_study
     parts = pd.read_parquet(smoke_study.stages["features/main"].folder / "parts.parquet")
     own = parts[parts["feature_id"] == 5].set_index("part")
     assert own["ap_a"][table["part"][5]] == table["part_ap_a"][5]
-    beyond = own["ap_a"] - own["prevalence"]
+    share = own["prevalence"]
+    beyond = (own["ap_a"] - share) / np.sqrt(share * (1 - share))
     assert beyond[table["part"][5]] == beyond.max()
     control = smoke_study.features("permuted", network="permuted", pictures="every3", batch_size=32)
     assert len(control.images) == len(data.table[::3]) and smoke_study.stages["features/permuted"].made

@@ -131,8 +131,9 @@ def guess_scores(regions: Regions) -> pd.DataFrame:
 
 
 def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each feature's part, whose average precision on half A is largest beyond prevalence: feature_id, part, …"""
-    beyond = scores["ap_a"] - scores["prevalence"]  # not ap_a itself: that of the part most often seen
+    """Each feature's part, whose average precision on half A is furthest beyond prevalence: feature_id, part, …"""
+    prevalence = scores["prevalence"]  # in deviations of a cell's label, else it were the part most often seen
+    beyond = (scores["ap_a"] - prevalence) / np.sqrt(prevalence * (1 - prevalence)).clip(lower=1e-9)
     ranked = scores.assign(beyond=beyond).sort_values(["beyond", "part"], ascending=[False, True])
     chosen = ranked.drop_duplicates("feature_id").drop(columns="beyond").sort_values("feature_id", ignore_index=True)
     return chosen.rename(columns={c: f"part_{c}" for c in chosen if c not in ("feature_id", "part")})
