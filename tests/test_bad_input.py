@@ -24,6 +24,7 @@ from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig, StudyConfig
 from aircraft_sae.features import FeatureIndex
 from aircraft_sae.hangar.dataset import render_dataset
+from aircraft_sae.interventions import experiments
 from aircraft_sae.networks import load, training
 from aircraft_sae.pictures import FGVCLayout
 from aircraft_sae.sae import SparseAutoencoder
@@ -523,8 +524,7 @@ def trial(w):
 
 def blur(w, feature_id, window):
     picks = w.index.patches(0).assign(feature_id=feature_id)
-    given = dict(network=w.trained, sae=w.sae, pictures=w.data, index=w.index, picks=picks)
-    interventions.blur_peaks(w.tmp, **given, sigma=8.0, window=window)
+    experiments.blur_peaks(w.tmp, trial=trial(w), index=w.index, picks=picks, sigma=8.0, window=window)
 
 
 FEATURES = [

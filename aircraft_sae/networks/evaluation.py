@@ -55,7 +55,8 @@ def pretrained(name: str, size: int) -> Network:
     facts, hub = read_json(FOLDER / f"{name}.json"), name in timm.list_pretrained()
     if not facts and not hub and name not in PACKAGED:
         shipped = ", ".join(sorted([*PACKAGED, *(file.stem for file in FOLDER.glob("*.safetensors"))]))
-        raise ValueError(f"no network {name!r}: trained, permuted, {shipped}, or a name of timm's hub, arch.weights")
+        own = "a name of timm's hub (arch.weights), or a network of your own"
+        raise ValueError(f"no network {name!r}: trained, permuted, {shipped}, {own}")
     arch = facts.get("arch") or PACKAGED.get(name, (None, name))[1]
     classes = facts.get("classes", [])
     n_classes = len(classes) or timm.get_pretrained_cfg(arch).num_classes
