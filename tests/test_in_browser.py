@@ -1395,6 +1395,39 @@ def test_back_undoes_the_last_step_in_either_pane(fresh):
     until(shown, places[1])
 
 
+def test_another_picture_of_the_class_keeps_the_comparison_and_a_link_the_effect(fresh):
+    against = app(fresh).get_by_label("class that the margin is against")
+    choice = app(fresh).get_by_label("picture", exact=True)
+    first, second = (each.get_attribute("value") for each in choice.locator("option").all()[:2])
+    fresh.evaluate("(picture) => app.goTo(`picture=${picture}`)", first)
+    other = against.locator("option").last.get_attribute("value")
+    against.select_option(other)
+    drawn(fresh, f"against {other}")
+    active = fresh.evaluate("() => app.state.subject.active.map((each) => each.feature_id)")
+    fresh.evaluate("(id) => app.show(id)", active[0])
+    fresh.keyboard.press("s")
+    drawn(fresh, "logits")
+    choice.select_option(second)
+    fresh.wait_for_function(
+        "(picture) => String(app.state.subject.picture) === picture && !app.state.going", arg=second
+    )
+    until(against.input_value, other)
+    there = fresh.evaluate("(id) => app.state.subject.active.some((each) => each.feature_id === id)", active[0])
+    until(lambda: fresh.evaluate("() => [...app.state.multipliers]"), [[active[0], 0]] if there else [])
+    app(fresh).get_by_role("button", name="In all pictures of both classes").click()
+    drawn(fresh, "effect")
+    said, address = app(fresh).locator(".effect").inner_text(), fresh.url.split("#")[0]
+    link = fresh.evaluate("() => app.place()")
+    assert "wholly" in said and f"all={active[0]}" in link
+    fresh.goto("about:blank")
+    fresh.goto(f"{address}#{link}")
+    drawn(fresh, "ready")
+    assert app(fresh).locator(".effect").inner_text() == said
+    fresh.goto("about:blank")
+    fresh.goto(f"{address}#sae=another&feature=1")
+    assert app(fresh).get_by_role("alert").bounding_box()["height"] < 80  # and the rest of the page is there
+
+
 def test_a_link_says_what_is_left_out_of_it(fresh, catalogue):
     address, cells = fresh.url.split("#")[0], "0,1"
     picture = fresh.evaluate("() => app.state.subject.picture")

@@ -139,7 +139,7 @@
   document.getElementById("told").textContent =
     `${count(facts.n_features)} features of the study ${facts.name}, on ${count(facts.n_pictures)} test pictures. ` +
     `${count(named)} ${named === 1 ? "is" : "are"} labelled. ${works}, for ${facts.bench_pictures.length} pictures; blurring, pictures ` +
-    "of your own and the comparison of two classes need the notebook.";
+    "of your own and the search for features that tell two classes apart need the notebook.";
   const app = AircraftApp.mount(document.getElementById("atlas"), source, "browser");
   addEventListener("popstate", () => { later = null; app.goTo(location.hash.slice(1)); });
   addEventListener("pagehide", settle);

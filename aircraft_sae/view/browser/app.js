@@ -10,7 +10,7 @@ function mount(el, source, mode = "browser", beside = null) {
   const state = {
     facts: null, labels: {}, ids: [], page: 0, feature: null, towards: 1, how: "top", alpha: HEAT, heat: true, view: null,
     entrance: "features", subject: null, multipliers: new Map(), brush: new Set(), after: null, blurred: null, blurring: false, cell: null,
-    pair: null, closed: false, meant: [], at: 0, last: null,
+    pair: null, closed: false, meant: [], at: 0, last: null, told: null,
   };
   const pictures = new Kept(KEPT_PICTURES), views = new Kept(KEPT_VIEWS);
   const ui = {};
@@ -72,8 +72,8 @@ function mount(el, source, mode = "browser", beside = null) {
   };
   const spotOf = () => [state.entrance, state.feature, root.dataset.picture].join(" ");
   let spots = [];
-  function told() { // another feature, picture or entrance in either browser is a step, which Back undoes
-    const now = [spotOf(), neighbour && neighbour.state.ready && neighbour.spotOf()];
+  function told() { // another feature, picture or entrance in either browser, or a second one, is a step, which Back undoes
+    const now = [spotOf(), neighbour && neighbour.state.ready && neighbour.spotOf(), `two: ${Boolean(neighbour)}`];
     source.placed(whole(), now.some((spot, i) => spot && spots[i] && spot !== spots[i]));
     spots = now;
   }

@@ -6,11 +6,19 @@ function benchPart(app) {
     if (state.onBench.has(row)) return bring(() => source.open(row));
     fail(new Error("this picture is not on the bench: an atlas has only those of the bench's list, the notebook has all"));
   }
+  async function another(row) { // of the same class: the comparison stays, and what was multiplied, where it is active
+    const { subject: before, multipliers } = state;
+    await openPicture(row);
+    const { subject } = state, active = new Set(subject && subject.active.map((each) => each.feature_id));
+    if (!before || !subject || subject.picture !== row || subject === before || subject.own !== before.own) return;
+    const x = [...multipliers].filter(([id]) => active.has(id)).map((each) => each.join(":")).join(",");
+    await restore({ against: before.other, x });
+  }
   function openSubject(subject) {
     Object.assign(state, { subject, multipliers: new Map(), brush: new Set(), blurred: null, blurring: false, cell: null });
     state.after = { after: subject.before, random: subject.before };
     ui.flipText.textContent = "";
-    ui.effectText.replaceChildren();
+    app.tellEffect();
     ui.against.replaceChildren(...options(subject.classes.filter((name) => name !== subject.own).map((name) => [name, name])));
     ui.against.value = subject.other;
     ui.cellText.textContent = "Click a cell to see which features are active there.";
@@ -130,7 +138,7 @@ function benchPart(app) {
     ui.sigma.value = "8";
     ui.busy = h("span", { className: "busy", hidden: true }, "working…");
     ui.pictureClass = h("select", { ariaLabel: "class of the picture" });
-    ui.pictureChoice = h("select", { ariaLabel: "picture", onchange: () => openPicture(Number(ui.pictureChoice.value)) });
+    ui.pictureChoice = h("select", { ariaLabel: "picture", onchange: guarded(() => another(Number(ui.pictureChoice.value))) });
     ui.upload = h("input", { type: "file", accept: "image/*", ariaLabel: "a picture of your own", onchange: guarded(async () => {
       const file = ui.upload.files[0];
       if (file) await bring(() => source.upload(file));
@@ -167,12 +175,16 @@ function benchPart(app) {
     return subject && subject.picture !== null && subject.picture !== undefined ? {
       picture: subject.picture, against: subject.other, ...(all.length && { x: all.map((each) => each.join(":")).join(",") }),
       ...(state.brush.size && { blur: [...state.brush].join(";"), sigma: ui.sigma.value, ...(!state.blurring && { last: "features" }) }),
-      ...(state.cell && { cell: state.cell.join(",") }),
+      ...(state.cell && { cell: state.cell.join(",") }), ...(state.told !== null && { all: state.told }),
     } : {};
   };
-  async function goTo({ picture, against: name, x, blur, sigma, last, cell }, lost = []) {
-    await openPicture(Number(picture));
-    if (state.subject?.picture !== Number(picture)) return;
+  async function goTo(wanted, lost = []) {
+    await openPicture(Number(wanted.picture));
+    if (state.subject?.picture !== Number(wanted.picture)) return;
+    await restore(wanted, lost);
+    if (lost.length) fail(new Error(lost.join("; "))); // all that was left out of a link
+  }
+  async function restore({ against: name, x, blur, sigma, last, cell, all }, lost = []) {
     if (name && name !== state.subject.other) await app.against(name);
     if (x) {
       const there = new Set(state.subject.active.map((each) => each.feature_id));
@@ -193,7 +205,7 @@ function benchPart(app) {
       tellCell(...at);
       if (state.entrance === "picture") app.showList();
     }
-    if (lost.length) fail(new Error(lost.join("; "))); // all that was left out of a link
+    if (all && Number(all) === state.feature && source.effect) await app.overPictures();
   }
 
   Object.assign(app, { benchPlace: place, benchTo: goTo, buildBench, drawPicture, openPicture });

@@ -9,7 +9,7 @@ function leversPart(app) {
     if (state.subject !== subject) return;
     Object.assign(subject, told);
     ui.against.value = subject.other;
-    ui.effectText.replaceChildren();
+    tellEffect();
     drawSliders();
     drawLogits();
     if (state.entrance === "picture") app.showList();
@@ -20,21 +20,26 @@ function leversPart(app) {
     const found = await source.effect({ feature_id: feature, one, two });
     if (state.subject !== subject || state.feature !== feature || subject.other !== two) return;
     const told = ({ value, low, high }) => `${fixed(value)} [${fixed(low)}, ${fixed(high)}]`;
-    ui.effectText.replaceChildren(
-      `Suppressing #${feature} changes the margin of the true class over the other of ${one} and ${two} by ${told(found.effect)} in ${found.effect.n} test pictures; ` +
+    tellEffect(feature,
+      `Suppressing #${feature} wholly, whatever the sliders say, changes the margin of the true class over the other of ${one} and ${two} by ${told(found.effect)} in ${found.effect.n} test pictures; ` +
       `as much of a random direction by ${told(found.random)}. It changes most in `,
-      ...found.pictures.map(({ picture, label, change }) => {
+      ...found.pictures.flatMap(({ picture, label, change }, i) => {
         const said = [`${label}, picture ${picture}`, h("small", {}, ` ${fixed(change, 2)}`)], other = label === one ? two : one;
-        return state.onBench.has(picture) ? h("button", { type: "button", className: "link", onclick: () => reopen(picture, other, feature) }, ...said) : h("span", {}, ...said, " ");
+        return [i ? "; " : "", state.onBench.has(picture) ? h("button", { type: "button", className: "link", onclick: () => reopen(picture, other, feature) }, ...said)
+          : h("span", { title: "not among the bench's pictures here" }, ...said)];
       }),
     );
     drawn("effect");
   }));
 
+  function tellEffect(feature = null, ...said) { // of which feature it is, for links
+    state.told = feature;
+    ui.effectText.replaceChildren(...said);
+  }
   async function reopen(picture, other, feature) { // with the feature suppressed, and the list that it was chosen from
     const kept = [...ui.effectText.childNodes];
     await app.benchTo({ picture, against: other, x: `${feature}:0` });
-    ui.effectText.replaceChildren(...kept);
+    tellEffect(feature, ...kept);
   }
 
   function sliderRow() {
@@ -195,5 +200,5 @@ function leversPart(app) {
     return against(name);
   }
 
-  Object.assign(app, { against, buildLevers, changeSoon, drawEcho, drawLogits, drawSliders, resetBench, suppressThis });
+  Object.assign(app, { against, buildLevers, changeSoon, drawEcho, drawLogits, drawSliders, overPictures, resetBench, suppressThis, tellEffect });
 }
