@@ -7,12 +7,13 @@ function benchPart(app) {
     fail(new Error("this picture is not on the bench: an atlas has only those of the bench's list, the notebook has all"));
   }
   async function another(row) { // of the same class: the comparison stays, and what was multiplied, where it is active
-    const { subject: before, multipliers } = state;
+    const before = state.subject, kept = [...state.multipliers]; // not what is pressed while it opens
     await openPicture(row);
     const { subject } = state, active = new Set(subject && subject.active.map((each) => each.feature_id));
     if (!before || !subject || subject.picture !== row || subject === before || subject.own !== before.own) return;
-    const x = [...multipliers].filter(([id]) => active.has(id)).map((each) => each.join(":")).join(",");
+    const x = kept.filter(([id]) => active.has(id)).map((each) => each.join(":")).join(",");
     await restore({ against: before.other, x });
+    drawn(`picture ${row}`);
   }
   function openSubject(subject) {
     Object.assign(state, { subject, multipliers: new Map(), brush: new Set(), blurred: null, blurring: false, cell: null });
