@@ -155,7 +155,10 @@ def test_networks_by_name(smoke_study, monkeypatch):
         sites_at(network)
 
 
-@pytest.mark.parametrize("name", ["convnext_tiny.fb_in22k", "convnextv2_tiny.fcmae", "convnext_base.clip_laion2b"])
+HUB = ("convnext_tiny.fb_in22k", "convnextv2_tiny.fcmae", "convnext_tiny.dinov3_lvd1689m", "convnext_base.clip_laion2b")
+
+
+@pytest.mark.parametrize("name", HUB)
 def test_names_of_the_hub_make_a_network(name, monkeypatch):
     """With random weights in place of the hub's, which cannot be reached here."""
     import timm
