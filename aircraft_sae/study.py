@@ -215,25 +215,25 @@ class Study:
 
     def removals(self, most: int = 70) -> Path:
         """Scenes of half B of which each part is removed, up to `most` of each, as all networks see them."""
-        pictures, hangar = self.pictures(), self.config.dataset.hangar
-        test = pictures.rows("test")
-        names = test["image"][halves(test[pictures.levels[0]])]
-        settings = {"kind": "remove", "most": most, "size": hangar.size, "supersampling": hangar.supersampling}
+        scenes, settings = self._scenes(most)
         sites = dict.fromkeys([self.config.local.site, *self.config.sites])
-        settings |= {"sites": list(sites), "parts": list(pictures.region_names)}
-        inputs = {"networks": {name: self.network(name) for name in ("trained", "permuted")}}
-        inputs["scenes"] = choose_scenes(pictures, names, most, hangar.size)
+        inputs = {"networks": {name: self.network(name) for name in ("trained", "permuted")}, "scenes": scenes}
+        settings |= {"kind": "remove", "sites": list(sites)}
         return self.stage("experiments/edit-remove", edit_scenes, settings, inputs)
 
     def varied(self, most: int = 40) -> VariedScenes:
         """Scenes of half B, each as it is and with one thing changed; of each part edits of up to `most` scenes."""
+        scenes, settings = self._scenes(most)
+        return VariedScenes.open(self.stage("experiments/varied", vary_scenes, settings, {"scenes": scenes}))
+
+    def _scenes(self, most: int) -> tuple[list[str], dict[str, Any]]:
+        """(scenes of half B that have each part `most` times, as far as there are so many; how they are rendered)."""
         pictures, hangar = self.pictures(), self.config.dataset.hangar
         test = pictures.rows("test")
         names = test["image"][halves(test[pictures.levels[0]])]
         settings = {"parts": list(pictures.region_names), "most": most}
         settings |= {"size": hangar.size, "supersampling": hangar.supersampling}
-        inputs = {"scenes": choose_scenes(pictures, names, most, hangar.size)}
-        return VariedScenes.open(self.stage("experiments/varied", vary_scenes, settings, inputs))
+        return choose_scenes(pictures, names, most, hangar.size), settings
 
     def seeds(self, network: str | Network, site: str, d_sae: int, n: int = 3) -> dict[str, SparseAutoencoder]:
         """Autoencoders of d_sae features that differ in their seed alone, trained shortly, on the same pictures for all

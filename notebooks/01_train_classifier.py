@@ -468,7 +468,7 @@ text = f"""**Takeaway.** Mistakes made with more than 90% confidence: {results["
 display(Markdown(text))
 
 # %% [markdown]
-# Label smoothing holds confidence down in training, so that few mistakes are this sure.
+# Label smoothing holds confidence down in training; how many mistakes there would be without it was not tried.
 
 # %% [markdown]
 # ## Takeaways

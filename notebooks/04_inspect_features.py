@@ -391,8 +391,7 @@ display(Markdown(text))
 
 # %% [markdown]
 # AP is a hard measure: it counts a neighbouring cell, and cells in which a part is shown and the feature silent, as
-# errors. A feature that follows an engine seen from
-# the left only is right whenever it speaks and still scores low.
+# errors. A feature that follows an engine seen from the left only is right whenever it speaks and still scores low.
 
 # %% [markdown]
 # ## Does a feature have one meaning?

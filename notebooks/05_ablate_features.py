@@ -505,15 +505,14 @@ display(Markdown(text))
 # %% [markdown]
 # ## Blurring: is what lies under the peak what the feature needs?
 #
-# The window is 64 pixels of 224: twice a cell's width, and smaller than the disc that holds half of a feature's
-# gradient (notebook 04). For each feature, half of its pictures are those of half B in which it is strongest, half are
-# any others in which it is active; the window lies around the picture's peak in both. Controls on the same picture, two
-# of these four drawn at random: a window on the aircraft, one anywhere, the window on the aircraft where the feature is
-# lowest (in photographs: anywhere), and the peak of another feature of like density. A control is *matched* if its
-# change in pixels is within a fifth of the target's; only these count (how many, below). The change of the logit is
-# also given beyond that of a control on the same picture, above all of windows on the aircraft (in photographs, where
-# its outline is not known: of those where the feature is lowest). *Mediation*: after blurring, put the feature alone
-# back, and ask which share of the logit's loss returns; control: a random direction.
+# The window is 64 pixels of 224, twice a cell's width. For each feature, half of its pictures are those of half B in
+# which it is strongest, half are any others in which it is active; the window lies around the picture's peak in both.
+# Controls on the same picture, two of these four drawn at random: a window on the aircraft, one anywhere, the window on
+# the aircraft where the feature is lowest (in photographs: anywhere), and the peak of another feature of like density.
+# A control is *matched* if its change in pixels is within a fifth of the target's; only these count (how many, below).
+# The change of the logit is also given beyond that of a control on the same picture, above all of windows on the
+# aircraft (in photographs, where its outline is not known: of those where the feature is lowest). *Mediation*: after
+# blurring, put the feature alone back, and ask which share of the logit's loss returns; control: a random direction.
 
 # %%
 half = N_FEATURES // 2 if parts else N_FEATURES

@@ -129,7 +129,7 @@ def test_networks_share_features_beyond_chance():
 
 
 def test_a_profile_stands_beside_random_directions(smoke_study):
-    """All tables of one network at one site, for each seed and for random directions; a changed seed count is new."""
+    """All tables of one network at one site, for each seed and for random directions; another width is refused."""
     width = smoke_study.network().shape("stage4")[2]
     folder = smoke_study.profile("trained", "stage4", smoke_study.seeds("trained", "stage4", 4 * width, 2))
     profile, scores, features = (pd.read_parquet(folder / f"{n}.parquet") for n in ("profile", "scores", "features"))
@@ -150,7 +150,7 @@ def test_networks_by_name(smoke_study, monkeypatch):
     assert sites_at(smoke_study.network()) == ["stages.2", "stages.3"]
     with pytest.raises(ValueError, match=r"no network 'resnet51'.*hangar_pretrained"):
         smoke_study.network("resnet51")
-    monkeypatch.setattr(sites_at(network) and network.model, "feature_info", [])
+    monkeypatch.setattr(network.model, "feature_info", [])
     with pytest.raises(ValueError, match="stride 16"):
         sites_at(network)
 

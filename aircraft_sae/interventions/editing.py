@@ -25,10 +25,9 @@ from aircraft_sae.metrics import Estimate, ratio
 from aircraft_sae.networks import BATCH, Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.pictures.base import coverage
+from aircraft_sae.pictures.scenes import LEAST_PIXELS
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
-
-LEAST_PIXELS = 30 / 224**2  # of a part that a scene must show, as a share of the picture
 
 
 def plain(scene: str) -> Scene:

@@ -18,6 +18,7 @@ from aircraft_sae.hangar.scene import FACTORS, Scene
 from aircraft_sae.pictures.base import PictureFiles
 from aircraft_sae.store import write_parquet
 
+LEAST_PIXELS = 30 / 224**2  # of a part that a scene must show, as a share of the picture
 RED, BLUE = (0.85, 0.1, 0.1), (0.1, 0.2, 0.85)
 EDITS = ("part", "paint")
 """Of single parts: taken away, and painted red or blue."""
@@ -42,7 +43,7 @@ def vary_scenes(
         pixels = list(tqdm(mapped(draw, [_named(*job) for job in jobs]), "vary scenes", len(jobs), leave=False))
         shown = np.stack([n for n, job in zip(pixels, jobs, strict=True) if not job[1]])
         for part in parts:
-            enough = np.flatnonzero(shown[:, PARTS.index(part)] >= 30 / 224**2 * size**2)[:most]
+            enough = np.flatnonzero(shown[:, PARTS.index(part)] >= LEAST_PIXELS * size**2)[:most]
             jobs += [(n, "part", part, views[n].edit("remove", part)) for n in enough]
             jobs += [(n, "paint", part, views[n].edit("recolour", part, RED if n % 2 else BLUE)) for n in enough]
         rest = jobs[len(pixels) :]
@@ -60,9 +61,12 @@ def _draw(job: tuple[str, Scene], folder: Path, size: int, supersampling: int) -
     """Render one scene into the folder; the pixels of each part in it."""
     (name, scene), temporary = job, folder / f".{os.getpid()}.tmp"
     picture = render(scene, size, supersampling)
-    for pixels, kind, how in ((picture.image, "images", "jpg"), (picture.mask, "masks", "png")):
-        Image.fromarray(pixels).save(temporary, {"jpg": "JPEG", "png": "PNG"}[how], quality=scene.finish.quality)
-        temporary.replace(folder / kind / f"{name}.{how}")
+    for pixels, path, kind in (
+        (picture.image, f"images/{name}.jpg", "JPEG"),
+        (picture.mask, f"masks/{name}.png", "PNG"),
+    ):
+        Image.fromarray(pixels).save(temporary, kind, quality=scene.finish.quality)
+        temporary.replace(folder / path)
     return np.bincount(picture.mask.ravel(), minlength=len(PARTS))
 
 

@@ -99,9 +99,8 @@ class Sensitivity:
             weight, change, known = mass[own], np.nan_to_num(change[:, own]), known[:, own].astype(float)
             counts = np.vstack([np.ones(len(known)), bootstrap_counts(len(known), n_draws)])
             with np.errstate(invalid="ignore"):
-                draws = np.ma.average(np.ma.masked_invalid(counts @ change / (counts @ known)), 1, weight).filled(
-                    np.nan
-                )
+                drawn = np.ma.masked_invalid(counts @ change / (counts @ known))
+            draws = np.ma.average(drawn, 1, weight).filled(np.nan)
             rows.append({"factor": factor} | with_draws(draws[0], draws[1:], int(known.any(1).sum())))
         return pd.DataFrame(rows)
 
@@ -227,7 +226,7 @@ def baselines(acts: Activations, pictures: Pictures) -> dict[str, dict[str, dict
     rows = acts.rows("test")
     mean, directions = pca(acts, acts.rows("train", "val"), acts.d_in)
     blocks = [block.flatten(1, 2) for block in acts.blocks(rows)]
-    made = {"channels": [block for block in blocks], "PCA": [(block - mean) @ directions.t() for block in blocks]}
+    made = {"channels": blocks, "PCA": [(block - mean) @ directions.t() for block in blocks]}
     labels = acts.images.iloc[rows].loc[:, list(pictures.levels)]
     return {
         name: probed(np.concatenate([np.hstack([each.amax(1), (-each).amax(1)]) for each in of]), labels)
