@@ -7,6 +7,7 @@ import signal
 import tempfile
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 # Set for the whole session, so that nothing is written into the repository. The notebooks' conftest does the same, and
 # whichever is loaded first decides, also for the worker processes of pytest-xdist.
@@ -21,6 +22,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # of two processes with two threads on two cores, one waits for the other
 # where a shell starts pytest in the background, Ctrl-C is ignored, and would be by the commands under test too
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class OneBrowser(LoadFileScheduling):
+    """A file a process, but one process for all files that write the smoke study's labels."""
+
+    def _split_scope(self, nodeid):
+        name = super()._split_scope(nodeid)
+        return "browser" if "browser" in name else name
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return OneBrowser(config, log)
 
 
 @pytest.fixture(scope="session")
