@@ -29,6 +29,7 @@ from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae.training import train_sae
 from aircraft_sae.studies.comparison import profile_network
+from aircraft_sae.studies.manipulation import segment
 
 
 def say(text: str) -> None:
@@ -253,6 +254,11 @@ class Study:
         inputs = {"acts": acts, "varied": self.activations(site, network, self.varied()), "pictures": pictures}
         inputs |= {"saes": saes, "random": random_dictionaries(next(iter(saes.values())), acts, (0, 1))}
         return self.stage(f"experiments/profile-{seen.name}-{site_folder(site)}", profile_network, {}, inputs)
+
+    def segmentation(self, like: str = "main") -> Path:
+        """`segment` at the site of the config's "main" or "local" autoencoder: the head that says what a cell shows."""
+        inputs = {"acts": self.activations(self.sae(like).cfg.site), "pictures": self.pictures()}
+        return self.stage(f"experiments/segmentation-{like}", segment, {}, inputs)
 
     def tiers(self, like: str = "main") -> Path:
         """What may be said of features: `judge_parts` of an autoencoder, two other seeds, probes, and nulls of nulls.

@@ -41,9 +41,19 @@ def _openness(a: Airframe) -> np.ndarray:
     return 1 - blocked.reshape(-1, n).mean(1).astype(np.float32)
 
 
+def _airframe(scene: Scene) -> Airframe:
+    """The variant's, with the engines that edits add."""
+    airframe = VARIANTS[scene.variant]
+    for _ in filter(lambda edit: edit.kind == "add", scene.edits):
+        where = "wing_props" if airframe.wing_props else "wing_jets"
+        own = getattr(airframe, where)
+        airframe = replace(airframe, **{where: (*own, max(own, default=0.1) + 0.24)})
+    return airframe
+
+
 def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
     """The airframe as the scene has it: its faces, and vertices and normals in the world."""
-    airframe = VARIANTS[scene.variant]
+    airframe = _airframe(scene)
     mesh = build(airframe)
     vertices, normals = mesh.vertices.astype(float), mesh.normals.astype(float)
     turn = Rotation.from_euler("x", scene.propeller_turn).as_matrix()
@@ -150,7 +160,7 @@ def _cast(scene, mesh, vertices, normals, bvh, position, directions, sun):
     flat = hit["Ng"][rays] / (np.linalg.norm(hit["Ng"][rays], axis=1, keepdims=True) + 1e-12)
     flat *= np.sign(np.einsum("nc,nc->n", flat, view))[:, None]
     normal *= np.where(np.einsum("nc,nc->n", normal, flat) < 0, -1, 1)[:, None]
-    open_ = np.einsum("nk,nk->n", weights, _openness(VARIANTS[scene.variant])[corners])
+    open_ = np.einsum("nk,nk->n", weights, _openness(_airframe(scene))[corners])
     point = np.einsum("nk,nkc->nc", weights, vertices[corners])
 
     lit = np.clip(normal @ sun, 0, 1)

@@ -80,11 +80,13 @@ class Finish:
 class Edit:
     """A change of one part of the aircraft; everything else in the scene stays as it is."""
 
-    kind: Literal["remove", "recolour", "move"]
+    kind: Literal["remove", "recolour", "move", "add"]  # add: a pair of engines under the wings, further out
     part: str
-    value: tuple[float, ...] = ()  # recolour: a colour; move: how far forward, left and up; remove: nothing
+    value: tuple[float, ...] = ()  # recolour: a colour; move: how far forward, left and up; else nothing
 
     def __post_init__(self):
+        if self.kind == "add" and self.part != "engine":
+            raise ValueError(f"no {self.part} can be added, only engine")
         if self.part not in PARTS[2:]:
             raise ValueError(f"no part {self.part!r} to {self.kind}: choose one of {', '.join(PARTS[2:])}")
 
