@@ -231,13 +231,14 @@ def compare_edits(
     scenes: what `edit_scenes` wrote; acts: of the study, for random directions; everywhere: in all cells, or in those
     named the part. cells.parquet: a row an edited scene: part, scene, target (cells named the part), turned (of these,
     by the feature), edited (by the scene edit), same (turned to what the edited scene is named there), chance (of that,
-    were the names shuffled over turned cells), others, others_turned. logits.parquet: part, scene, how ("scene
+    were the names shuffled over turned cells), others, others_turned. named.npy: (edited scenes, 3, rows, columns) what
+    the head names: as it is, turned, edited. logits.parquet: part, scene, how ("scene
     edit", "feature", "random direction 0", …) and the change of each class's logit.
     Raises: ValueError for a network that cannot go on from the site.
     """
     head, table = CellHead.open(segmentation), pd.read_parquet(knobs / "knobs.parquet")
     table, site = table[table["arm"] == "feature"].set_index("part"), sae.cfg.site
-    edits, cells, logits = pd.read_parquet(scenes / "edits.parquet"), [], []
+    edits, cells, logits, maps = pd.read_parquet(scenes / "edits.parquet"), [], [], []
     stored = torch.from_numpy(np.load(scenes / network.name / f"{site_folder(site)}.npy")).float()
 
     def see(given: torch.Tensor) -> np.ndarray:
@@ -245,7 +246,7 @@ def compare_edits(
 
     for part, own in edits.groupby("part", sort=False):
         i, j, top = head.names.index(part), int(table.at[part, "feature_id"]), float(table.at[part, "top"])
-        whole, edited = stored[own["scene"].to_numpy()], stored[len(stored) - len(edits) + own.index.to_numpy()]
+        whole, edited = stored[own["scene"].tolist()], stored[(len(stored) - len(edits) + own.index).tolist()]
         activation = torch.from_numpy(encoded(sae, [whole])[:, [j]].toarray()).view(*whole.shape[:3], 1)
         before, after = (head.logits(each).argmax(-1) for each in (whole, edited))
         target = before == i
@@ -255,6 +256,7 @@ def compare_edits(
         ways = {"feature": direction} | {f"random direction {n}": each for n, each in enumerate(drawn)}
         seen = {"scene edit": edited} | {how: whole + amount * each for how, each in ways.items()}
         named = head.logits(seen["feature"]).argmax(-1)
+        maps.append(torch.stack([before, named, after], 1).byte().numpy())
         for s, scene in enumerate(own["scene"]):
             turned, others = target[s] & (named[s] != i), ~target[s]
             new, there = named[s][turned], after[s][turned]
@@ -269,6 +271,7 @@ def compare_edits(
         for how, each in seen.items():
             facts = pd.DataFrame({"part": part, "scene": own["scene"].to_numpy(), "how": how})
             logits.append(facts.join(pd.DataFrame(see(each) - plain, columns=network.classes)))
+    np.save(folder / "named.npy", np.concatenate(maps))
     write_parquet(pd.DataFrame(cells), folder / "cells.parquet")
     write_parquet(pd.concat(logits, ignore_index=True), folder / "logits.parquet")
 

@@ -1,0 +1,214 @@
+"""Features as knobs in a second task: planted knobs, slow loops, and edits of scenes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.sparse import csr_array
+from sklearn.metrics import f1_score, jaccard_score
+
+from aircraft_sae.activations import Activations
+from aircraft_sae.config import SAEConfig
+from aircraft_sae.features.reconstruction import dictionary
+from aircraft_sae.hangar import PARTS
+from aircraft_sae.hangar.render import render
+from aircraft_sae.hangar.scene import Scene, sample
+from aircraft_sae.pictures.scenes import LEAST_PIXELS
+from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.studies import manipulation
+from aircraft_sae.studies.manipulation import CellHead, agreement, cell_regions, choose_knobs, ious, macro
+
+GRID, D, PARTS_HERE = (4, 4), 8, ("fin", "wing", "engine")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures of which each cell shows one region; fingerprint: for digests."""
+
+    shown: dict
+    region_names: tuple = PARTS_HERE
+    levels: tuple = ("variant",)
+    fingerprint: str = "drawn"
+
+    def classes(self, level):
+        return ["a", "b"]
+
+    def regions(self, image, grid):
+        return np.eye(4, dtype=np.float32)[self.shown[image]][..., 1:]
+
+    __hash__ = object.__hash__
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[Activations, Drawn]:
+    """80 pictures of random cells: channel i > 0 of a cell is 3 where it shows region i, under noise of all channels."""
+    rng = np.random.default_rng(0)
+    images = pd.DataFrame({"image": [f"{i:03d}" for i in range(80)]})
+    images["split"] = ["train"] * 30 + ["val"] * 10 + ["test"] * 40
+    images["variant"] = np.where(np.arange(80) % 2, "a", "b")
+    shown = {name: rng.choice(4, GRID, p=[0.4, 0.2, 0.2, 0.2]) for name in images["image"]}
+    acts = rng.normal(0, 0.15, (80, *GRID, D))
+    for i, name in enumerate(images["image"]):
+        acts[i, ..., :4] += 3 * np.eye(4)[shown[name]] * [0, 1, 1, 1]
+    return Activations(np.float16(acts), images, "site"), Drawn(shown)
+
+
+def planted(directions: torch.Tensor, seed: int = 0) -> SparseAutoencoder:
+    """A dictionary of these rows and noise, two features of which are active in a cell."""
+    rows = torch.randn(2 * D, D, generator=torch.Generator().manual_seed(seed))
+    rows[: len(directions)] = directions
+    cfg = SAEConfig(site="site", variant="topk", k=2, expansion=2, standardise="channels", aux_k=2)
+    return dictionary(SparseAutoencoder(cfg, D), torch.zeros(D), torch.ones(D), rows)
+
+
+@pytest.fixture(scope="module")
+def made(drawn, tmp_path_factory):
+    """A head, and knobs of which the first three are planted, turned beside an untrained dictionary's."""
+    acts, pictures = drawn
+    folder = tmp_path_factory.mktemp("manipulation")
+    saes = {"feature": planted(torch.eye(D)[1:4]), "untrained": planted(torch.zeros(0, D), 1)}
+    for name in ("segmentation", "knobs"):
+        (folder / name).mkdir()
+    manipulation.segment(folder / "segmentation", acts=acts, pictures=pictures)
+    given = {"segmentation": folder / "segmentation", "acts": acts, "pictures": pictures, "saes": saes}
+    manipulation.turn_knobs(folder / "knobs", **given)
+    return folder, saes
+
+
+def test_a_cell_is_of_the_part_that_fills_most_of_it_and_else_background():
+    coverage = np.array([[0.2, 0.04], [0.1, 0.3], [0.0, 0.0], [0.5, 0.5]])
+    assert cell_regions(coverage).tolist() == [0, 2, 0, 1]
+
+
+def test_iou_is_scikit_learns(drawn, made):
+    """Of whole cells; and drawing each picture once changes nothing."""
+    acts, pictures = drawn
+    rows = acts.rows("test")
+    truth = np.stack([pictures.shown[name] for name in acts.images["image"].iloc[rows]]).ravel()
+    head = CellHead.open(made[0] / "segmentation")
+    named = head.logits(torch.from_numpy(np.float32(acts.acts[rows]))).argmax(-1).numpy().ravel()
+    own, ceiling = np.load(made[0] / "segmentation" / "confusion.npy")
+    np.testing.assert_allclose(ious(own), jaccard_score(truth, named, average=None), atol=1e-6)
+    np.testing.assert_allclose(ious(own, np.ones((2, 40))), np.stack([ious(own)] * 2))
+    assert (ious(ceiling) == 1).all() and head.names == ["background", *PARTS_HERE]
+    scores = manipulation.segmentation_scores(made[0] / "segmentation")
+    assert scores["miou"]["value"] == pytest.approx(ious(own).mean()) and scores["miou_of_grid_ceiling"]["value"] > 0.95
+    assert scores["miou"]["low"] <= scores["miou"]["value"] <= scores["miou"]["high"] <= 1
+
+
+def test_knobs_have_the_best_f1_of_all_features_and_thresholds():
+    rng = np.random.default_rng(0)
+    codes = rng.random((200, 6)) * (rng.random((200, 6)) < 0.4)
+    shows = rng.random((200, 3)) < 0.2
+    codes[:, 4] = np.where(shows[:, 1], 0.5 + 0.4 * rng.random(200), 0.2 * rng.random(200))
+    found, top = choose_knobs(csr_array(codes), shows), codes.max(0)
+    for part, row in found.iterrows():
+        f1 = {(j, t): f1_score(shows[:, part], (codes[:, j] > 0) & (codes[:, j] >= t * top[j]))
+              for j in range(6) for t in manipulation.THRESHOLDS}  # fmt: skip
+        assert row["f1"] == pytest.approx(max(f1.values())) == pytest.approx(f1[row["feature_id"], row["threshold"]])
+        assert row["top"] == pytest.approx(top[int(row["feature_id"])])
+    assert found["feature_id"][1] == 4 and found["threshold"][1] == 0.3
+
+
+def test_planted_knobs_are_found_and_turn_their_part_alone(made):
+    folder, _ = made
+    knobs, turned = (pd.read_parquet(folder / "knobs" / f"{name}.parquet") for name in ("knobs", "turned"))
+    own = knobs[knobs["arm"] == "feature"]
+    assert own["feature_id"].tolist() == [0, 1, 2] and own["part"].tolist() == [*PARTS_HERE] and (own["f1"] > 0.9).all()
+    share = {arm: macro(turned, arm, 0.0)[0]["value"] for arm in turned["arm"].unique()}
+    assert share["feature"] > 0.95 and macro(turned, "feature", 0.0, "other")[0]["value"] < 0.02
+    assert share["probe"] > 0.95 and all(share[each] < 0.5 for each in ("random direction", "isotropic direction"))
+    assert share["untrained"] < 0.8
+    assert macro(turned, "feature", 1.0)[0]["value"] < 0.02 < 0.3 < macro(turned, "feature", 1.0, "other")[0]["value"]
+
+
+def test_a_turned_knob_is_the_head_on_edited_acts(drawn, made):
+    """Picture by picture, by the slow way; and the macro mean is a mean of means."""
+    (acts, _), (folder, saes) = drawn, made
+    head, turned = CellHead.open(folder / "segmentation"), pd.read_parquet(folder / "knobs" / "turned.parquet")
+    knobs = pd.read_parquet(folder / "knobs" / "knobs.parquet")
+    means = []
+    for i, knob in enumerate(knobs[knobs["arm"] == "feature"].itertuples(), 1):
+        own = turned[(turned["arm"] == "feature") & (turned["part"] == knob.part) & (turned["dose"] == -2)]
+        shares = []
+        for row in own.itertuples():
+            x = torch.from_numpy(np.float32(acts.acts[acts.images["image"] == row.image])).view(-1, D)
+            f = saes["feature"].encode(x).dense()[:, knob.feature_id]
+            edited = x + (-2 * knob.top - f)[:, None] * saes["feature"].W_dec[knob.feature_id].detach()
+            before, after = (head.logits(each).argmax(1) for each in (x, edited))
+            for which, where in {"target": before == i, "other": before != i}.items():
+                changed = (before != after)[where].float()
+                assert getattr(row, which) == pytest.approx(changed.mean().item(), abs=1e-6, nan_ok=True)
+            shares.append(row.target)
+        means.append(np.nanmean(shares))
+    assert macro(turned, "feature", -2.0)[0]["value"] == pytest.approx(np.mean(means)) and len(shares) == 20
+
+
+def test_agreement_tells_own_parts_from_others():
+    """Planted: a feature moves the logits that its own part's scene edit moves; a random direction does not."""
+    rng, rows = np.random.default_rng(0), []
+    for part in range(6):
+        effect = rng.normal(size=30)
+        for scene in range(12):
+            for how in ("scene edit", "feature", "random direction 0", "random direction 1"):
+                own = rng.normal(size=30) if how.startswith("random") else effect
+                rows.append([str(part), scene, how, *(own + rng.normal(0, 0.5, 30))])
+    table = pd.DataFrame(rows, columns=["part", "scene", "how", *map(str, range(30))])
+    found = agreement(table)
+    assert found["own"]["value"] > 0.9 > 0.3 > abs(found["random direction"]["value"])
+    assert abs(found["other parts"]["value"]) < 0.3 and found["beyond other parts"]["low"] > 0.5
+    silent = table.copy()
+    silent.loc[silent["how"] == "feature", silent.columns[3:]] = 0.0
+    assert agreement(silent)["own"]["value"] == 0
+
+
+def test_pictures_without_regions_have_nothing_to_name(drawn, tmp_path):
+    acts, pictures = drawn
+    with pytest.raises(ValueError, match="no regions"):
+        manipulation.segment(tmp_path, acts=acts, pictures=Drawn(pictures.shown, ()))
+
+
+def test_edits_of_scenes_and_of_features_are_compared(smoke_study, tmp_path):
+    """An edit of no strength changes nothing; one of a scene is that of the network on the rendered scene."""
+    study, site = smoke_study, smoke_study.config.local.site
+    head, acts = study.segmentation("local"), study.activations(site)
+    saes, scenes = {"feature": study.sae("local")}, study.removals()
+    given = {"segmentation": head, "acts": acts}
+    for name in ("knobs", "compared", "nothing"):
+        (tmp_path / name).mkdir()
+    manipulation.turn_knobs(tmp_path / "knobs", pictures=study.pictures(), saes=saes, **given)
+    given |= {"network": study.network(), "sae": saes["feature"], "scenes": scenes, "dose": 0.0}
+    manipulation.compare_edits(tmp_path / "compared", knobs=tmp_path / "knobs", everywhere=True, **given)
+    logits = pd.read_parquet(tmp_path / "compared" / "logits.parquet")
+    edits, stored = pd.read_parquet(scenes / "edits.parquet"), np.load(scenes / "trained" / "logits.npy")
+    expected = stored[len(stored) - len(edits) :] - stored[edits["scene"]]
+    order = edits.groupby("part", sort=False).ngroup().argsort(kind="stable")
+    own = logits[logits["how"] == "scene edit"].drop(columns=["part", "scene", "how"]).to_numpy()
+    np.testing.assert_allclose(own, expected[order], atol=0.05)  # kept as float16
+    cells = pd.read_parquet(tmp_path / "compared" / "cells.parquet")
+    assert (cells["turned"] <= cells["target"]).all() and (cells["same"] <= cells["turned"]).all()
+    assert (cells["target"] + cells["others"] == acts.cells_per_image).all()
+    assert len(np.load(tmp_path / "compared" / "named.npy")) == len(cells) == len(edits)
+    silent = pd.read_parquet(tmp_path / "knobs" / "knobs.parquet").assign(top=0.0)
+    never = int(np.flatnonzero(study.features("local").table["density_cell"] == 0)[0])
+    silent.assign(feature_id=never).to_parquet(tmp_path / "nothing" / "knobs.parquet")
+    manipulation.compare_edits(tmp_path / "nothing", knobs=tmp_path / "nothing", everywhere=True, **given)
+    logits = pd.read_parquet(tmp_path / "nothing" / "logits.parquet").set_index("how")
+    assert (logits.drop(index="scene edit").drop(columns=["part", "scene"]) == 0).all(axis=None)
+    assert (pd.read_parquet(tmp_path / "nothing" / "cells.parquet")[["turned", "others_turned"]] == 0).all(axis=None)
+
+
+def test_engines_can_be_added_and_nothing_else():
+    """Another pair under the wings: more pixels of engine, none lost elsewhere but to it; read back as it was."""
+    number = next(n for n in range(99) if abs(abs(sample("Hauler 2", 1, n).camera.azimuth) - 0.8) < 0.5)
+    scene = sample("Hauler 2", 1, number)
+    more = scene.edit("add", "engine")
+    assert Scene.from_json(more.to_json()) == more
+    before, after = (render(each, 128, 1).mask for each in (scene, more))
+    engine = [PARTS.index("engine"), PARTS.index("propeller")]
+    assert np.isin(after, engine).sum() > np.isin(before, engine).sum() + LEAST_PIXELS * 128**2
+    assert np.isin(after[after != before], engine).mean() > 0.9
+    with pytest.raises(ValueError, match="no fin can be added"):
+        scene.edit("add", "fin")
