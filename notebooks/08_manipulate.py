@@ -218,13 +218,11 @@ display(Markdown(text))
 # %%
 chosen, hangar = fin.nlargest(3, "target"), study.config.dataset.hangar
 records = pd.read_parquet(removed["scenes"] / "scenes.parquet")["scene"][chosen["scene"]]
-edited = [
-    [without(scene, part, hangar.size, hangar.supersampling) for part in (None, None, "fin")] for scene in records
-]
+views = [without(scene, part, hangar.size, hangar.supersampling) for scene in records for part in (None, None, "fin")]
 maps = np.load(folder / "named.npy")[chosen.index].reshape(-1, *acts.grid)
 blocks = [np.kron(each, np.ones((hangar.size // len(each),) * 2, int)) for each in maps]
-captions = ["as it is", "fin feature suppressed", "scene without a fin"] * len(edited)
-plots.part_masks(sum(edited, []), blocks, head.names[1:], captions, "no scene shows a fin")
+captions = ["as it is", "fin feature suppressed", "scene without a fin"] * len(records)
+plots.part_masks(views, blocks, head.names[1:], captions, "no scene shows a fin")
 
 # %% [markdown]
 # ### Second: more engines
