@@ -158,7 +158,7 @@ def test_agreement_tells_own_parts_from_others():
     table = pd.DataFrame(rows, columns=["part", "scene", "how", *map(str, range(30))])
     found = agreement(table)
     assert found["own"]["value"] > 0.9 > 0.3 > abs(found["random direction"]["value"])
-    assert abs(found["other parts"]["value"]) < 0.3 and found["beyond other parts"]["low"] > 0.5
+    assert abs(found["other parts"]["value"]) < 0.1 and found["beyond other parts"]["low"] > 0.5
     silent = table.copy()
     silent.loc[silent["how"] == "feature", silent.columns[3:]] = 0.0
     assert agreement(silent)["own"]["value"] == 0
@@ -191,6 +191,11 @@ def test_edits_of_scenes_and_of_features_are_compared(smoke_study, tmp_path):
     assert (cells["turned"] <= cells["target"]).all() and (cells["same"] <= cells["turned"]).all()
     assert (cells["target"] + cells["others"] == acts.cells_per_image).all()
     assert len(np.load(tmp_path / "compared" / "named.npy")) == len(cells) == len(edits)
+    for everywhere in (True, False):  # an edit of cells that are named the part leaves the others as they are
+        pushed = given | {"dose": -2.0, "everywhere": everywhere}
+        manipulation.compare_edits(tmp_path / "compared", knobs=tmp_path / "knobs", **pushed)
+        cells = pd.read_parquet(tmp_path / "compared" / "cells.parquet")
+        assert cells["turned"].sum() > 0 and (cells["others_turned"].sum() > 0) == everywhere
     silent = pd.read_parquet(tmp_path / "knobs" / "knobs.parquet").assign(top=0.0)
     never = int(np.flatnonzero(study.features("local").table["density_cell"] == 0)[0])
     silent.assign(feature_id=never).to_parquet(tmp_path / "nothing" / "knobs.parquet")
