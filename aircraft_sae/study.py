@@ -19,7 +19,7 @@ from aircraft_sae.config import StudyConfig, change, check_name, preset, with_da
 from aircraft_sae.features import PARTS, FeatureIndex, Regions, build_features, claim_bars, halves, probe_dictionary
 from aircraft_sae.features.claims import N_BARS
 from aircraft_sae.features.reconstruction import Null, null_dictionaries, random_dictionaries, short_training
-from aircraft_sae.hangar.airframes import VARIANTS
+from aircraft_sae.hangar import VARIANTS
 from aircraft_sae.hangar.dataset import render_dataset
 from aircraft_sae.interventions import Claimant, choose_scenes, edit_scenes, frozen_list
 from aircraft_sae.interventions.tiers import judge_parts

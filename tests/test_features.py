@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
-from aircraft_sae.activations import Activations
+from aircraft_sae.activations import Activations, effective_radius, gradient_maps
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.devices import device
 from aircraft_sae.features import (
@@ -35,7 +35,6 @@ from aircraft_sae.features import (
     probe_scores,
     selectivity,
 )
-from aircraft_sae.features.localisation import effective_radius, gradient_maps
 from aircraft_sae.features.reconstruction import readers
 from aircraft_sae.features.regions import ap_of, average_precisions, best_parts
 from aircraft_sae.features.selectivity import auroc, auroc_p

@@ -18,8 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from aircraft_sae.config import LEVELS, NAMES_FILES, SPLITS, HangarConfig
-from aircraft_sae.hangar import PARTS
-from aircraft_sae.hangar.airframes import VARIANTS, Airframe
+from aircraft_sae.hangar import PARTS, VARIANTS, Airframe
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import factors, sample
 from aircraft_sae.store import write_text

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 import trimesh
 
-from aircraft_sae.hangar.airframes import Airframe
+from aircraft_sae.hangar import Airframe
 from aircraft_sae.hangar.solids import Builder, Mesh, jet, propeller, quads, spindle, surface
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
 from aircraft_sae.config import ClassifierConfig, DatasetConfig, HangarConfig, StudyConfig
-from aircraft_sae.hangar.airframes import ARCHETYPES, VARIANTS, Airframe
+from aircraft_sae.hangar import ARCHETYPES, VARIANTS, Airframe
 from aircraft_sae.networks import training
 from aircraft_sae.networks.weights import find_weights, load_weights
 from aircraft_sae.store import data_folder

@@ -17,8 +17,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
+from aircraft_sae.activations import effective_radius, gradient_maps
 from aircraft_sae.features import PARTS, FeatureIndex, check_features, neighbours
-from aircraft_sae.features.localisation import effective_radius, gradient_maps
 from aircraft_sae.features.reconstruction import cell_covariance, random_directions
 from aircraft_sae.interventions import Trial, Verdicts, tell_apart
 from aircraft_sae.metrics import with_interval
