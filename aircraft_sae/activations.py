@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.devices import side_by_side
-from aircraft_sae.networks import BATCH, Edit, Network, Seen
-from aircraft_sae.networks.evaluation import n_workers
+from aircraft_sae.networks import BATCH, Edit, Network, Seen, n_workers
 from aircraft_sae.pictures import Pictures, Views, loader, test_transform, train_transform
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import META, check_room, digest, read_json, write_json, write_parquet, write_whole

@@ -65,6 +65,17 @@ def with_draws(value: float, draws, n: int) -> dict[str, float | None]:
     return {"value": float(value), "low": low, "high": high, "n": int(n)}
 
 
+def point(value: float, n: int) -> dict[str, float | None]:
+    """A result without an interval."""
+    return {"value": value if isinstance(value, int) else float(value), "low": None, "high": None, "n": int(n)}
+
+
+def median(values: np.ndarray) -> dict[str, float | None]:
+    """The median as a result, with the 95 % interval by drawing the values anew."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
+    return with_draws(np.median(values), np.median(values[drawn], axis=1), len(values))
+
+
 FEWEST = 10
 
 

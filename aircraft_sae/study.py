@@ -22,7 +22,7 @@ from aircraft_sae.features.reconstruction import Null, null_dictionaries, random
 from aircraft_sae.hangar import VARIANTS
 from aircraft_sae.hangar.dataset import render_dataset
 from aircraft_sae.interventions import Claimant, choose_scenes, edit_scenes, frozen_list
-from aircraft_sae.interventions.tiers import judge_parts
+from aircraft_sae.interventions.verdicts import judge_parts
 from aircraft_sae.networks import Network, build, check_weights, load, pretrained, train, weights_digest
 from aircraft_sae.pictures import Pictures, note_pictures, open_source
 from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
