@@ -240,10 +240,7 @@ def replay(
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """The array of an extraction under way, or a new one, whose room on disk is taken at once: OSError without any.
-
-    A full disk would else end the process at some later write.
-    """
+    """An extraction's array, or a new one whose room on disk is taken at once: OSError now, not in some later write."""
 
     def write(temporary: Path) -> None:
         np.lib.format.open_memmap(temporary, "w+", np.float16, shape).flush()

@@ -210,10 +210,7 @@ def preset(name: str) -> StudyConfig:
 
 
 def with_data_root(config: StudyConfig, data_root: str | None) -> StudyConfig:
-    """A copy that reads its pictures from `data_root`, or the same where that is empty.
-
-    Raises: ValueError where the source takes no folder, or needs one and has none.
-    """
+    """A copy with this data root, if any; ValueError where the source takes no folder, or needs one and has none."""
     if data_root and config.dataset.rendered:
         takers = ", ".join(name for name, known in PRESETS.items() if not known.dataset.rendered)
         raise ValueError(f"{config.name} renders its own pictures and takes no data root: only {takers} do")

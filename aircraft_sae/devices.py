@@ -27,10 +27,7 @@ def has_bfloat16(where: torch.device) -> bool:
 
 @cache
 def _pool(at_once: int, threads: int) -> ThreadPoolExecutor:
-    """Kept: new threads for each batch would be given heaps of their own, which hold gigabytes after some hundreds.
-
-    One for each number of torch's threads, so that what runs in one never waits for its own.
-    """
+    """Kept, one a number of torch's threads: new threads for each batch would have heaps that hold gigabytes."""
     return ThreadPoolExecutor(at_once)
 
 

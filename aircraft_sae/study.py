@@ -331,10 +331,7 @@ class Study:
         return folder if same else None
 
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:
-        """Write all of a notebook's numbers, in place of those of its last run.
-
-        Each is what `store.entries` takes. Raises: ValueError for what is not that, or not finite.
-        """
+        """Write all of a notebook's numbers, as `store.entries` takes them, in place of those of its last run."""
         store.write_json(path := self._results_file(notebook), store.entries(results))
         return path
 

@@ -48,10 +48,7 @@ def claim_bars(folder: Path, *, acts: Activations, nulls: Sequence[SparseAutoenc
 
 
 def claims_of(scores: pd.DataFrame, bars: pd.DataFrame) -> pd.Series:
-    """The part that each feature claims, by feature_id: where ap_a is furthest above the bar; None where it is nowhere.
-
-    scores: of `part_scores`; bars: of `claim_bars`.
-    """
+    """The part, or None, that each feature claims: where ap_a of `part_scores` is furthest above the bar, if it is."""
     over = scores["ap_a"] - scores["part"].map(bars.set_index("part")["bar"])
     claimed = scores.assign(over=over)[over > 0].sort_values(["over", "part"], ascending=[False, True])
     parts = claimed.drop_duplicates("feature_id").set_index("feature_id")["part"]
@@ -75,10 +72,7 @@ def best_estimates(index: FeatureIndex, regions: Regions, matches: pd.DataFrame)
 
 
 def auroc_in_strata(index: FeatureIndex, regions: Regions, feature_id: int, part: str) -> Estimate:
-    """AUROC of a feature for a part among aircraft cells of half B, within strata of family and cell position.
-
-    0.5 for whoever knows family and place alone.
-    """
+    """AUROC for a part among half B's aircraft cells, in strata of family and cell: 0.5 for who knows these alone."""
     return _in_strata(index, regions, part, index.maps(feature_id, regions.rows[regions.in_b]))
 
 
@@ -138,10 +132,7 @@ def probe_dictionary(sae: SparseAutoencoder, acts: Activations, regions: Regions
 
 
 def probe_scores(acts: np.ndarray, regions: Regions) -> pd.Series:
-    """Average precision on half B, by part, of one direction of the activations that is fitted on half A.
-
-    Trained with labels, as no feature was: a ceiling.
-    """
+    """Average precision on half B, by part, of probes fitted on half A: a ceiling, for no feature has seen labels."""
     directions, biases = fit_probes(acts, regions)
     scores, labels = np.float64(acts[regions.in_b]) @ directions.T + biases, regions.labels[regions.in_b]
     found = [ap_of(scores[..., i], labels[..., i])[0] for i in range(len(regions.names))]

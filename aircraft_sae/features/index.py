@@ -185,10 +185,7 @@ def check_features(features: Sequence[int], d_sae: int) -> None:
 
 
 def neighbours(W_dec: torch.Tensor, feature_id: int, n: int = 8) -> pd.DataFrame:
-    """The n features whose decoder rows are nearest in cosine: feature_id, cosine. W_dec: (d_sae, d_in).
-
-    Raises: ValueError for a feature that is not there.
-    """
+    """The n features of nearest decoder rows W_dec (d_sae, d_in): feature_id, cosine. ValueError for no feature."""
     check_features([feature_id], len(W_dec))
     cosines = normalize(W_dec.detach()) @ normalize(W_dec[feature_id].detach(), dim=0)
     cosines[feature_id] = -2

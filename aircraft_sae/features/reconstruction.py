@@ -114,10 +114,7 @@ class Measured:
 
     @cached_property
     def results(self) -> dict[str, dict[str, float | None]]:
-        """fvu and pooled_fvu; with codes l0, distinct_features_per_image, dead_share, dense_share (over 10 %).
-
-        Each is {value, low, high, n}, with the 95 % interval over images.
-        """
+        """fvu, pooled_fvu; with codes l0, distinct_features_per_image, dead_share, dense_share (over 10 %)."""
         table, density = self.table, self.fired / self.n_cells
         results = {"pooled_fvu": with_interval(table["pooled_error"], table["pooled_total"])}
         for cells in table.filter(regex="^cells"):

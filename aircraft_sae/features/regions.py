@@ -82,10 +82,7 @@ def average_precisions(values: np.ndarray, member: np.ndarray, n_in: np.ndarray,
 
 
 def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
-    """One row per feature and part: how well the feature's activation finds the cells that show the part.
-
-    ap_a, ap: average precision on half A, on half B; prevalence: share of B's cells that show the part.
-    """
+    """A row a feature and part: average precision on half A (ap_a), on B (ap); prevalence, of cells with it, on B."""
     labels, n_parts = regions.labels.reshape(-1, len(regions.names)), len(regions.names)
     halves_ = {"ap_a": ~regions.in_b, "ap": regions.in_b}
     masks = {name: np.repeat(half, index.cells_per_image) for name, half in halves_.items()}

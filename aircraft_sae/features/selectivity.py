@@ -16,10 +16,7 @@ N_ORDERS = 9999  # permutations for the p of AUROC
 
 
 def halves(classes: Sequence) -> np.ndarray:
-    """(n,) True for half B: every second image of each class, so that both halves have all classes of two or more.
-
-    Which half has the first image alternates from class to class.
-    """
+    """(n,) True for half B: every second image of each class, starting with the first or second from class to class."""
     number = pd.factorize(np.asarray(classes))[0]
     return (pd.Series(number).groupby(number).cumcount().to_numpy() + number) % 2 == 1
 

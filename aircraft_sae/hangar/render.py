@@ -207,10 +207,7 @@ def _finish(scene, image, size):
 
 
 def surface(vertices: np.ndarray, faces: np.ndarray):
-    """What rays are cast at, by Embree: through embreex, or libigl where that has no wheel (Linux on ARM).
-
-    Loads a library, which photographs can do without.
-    """
+    """What rays are cast at, by embreex, or libigl where that has no wheel (Linux on ARM): photographs need neither."""
     try:
         from embreex.mesh_construction import TriangleMesh
         from embreex.rtcore_scene import EmbreeScene

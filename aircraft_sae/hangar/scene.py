@@ -116,10 +116,7 @@ class Scene:
         return replace(self, edits=(*self.edits, from_dict(Edit, {"kind": kind, "part": part, "value": value})))
 
     def varied(self, factor: str) -> "Scene":
-        """The scene with one of FACTORS another, by its seed: turned to either side, drawn anew, or moved by a cell.
-
-        Raises: ValueError for another factor.
-        """
+        """The scene with one of FACTORS another, by its seed: turned, drawn anew or moved. ValueError for no factor."""
         rng, camera = np.random.default_rng([self.seed, 7]), self.camera
         side = float(rng.choice([-1, 1]))
         if factor in TURNS:

@@ -102,10 +102,7 @@ def control_windows(
 
 
 def choose_picks(index: FeatureIndex, features: Sequence[int], rows: np.ndarray, n: int) -> pd.DataFrame:
-    """Up to n pictures of each feature among `rows`, as `FeatureIndex.patches`, with feature_id and how.
-
-    how: "top" for the half in which it is strongest, "random" for others in which it is active.
-    """
+    """Up to n of each feature's patches in `rows`, with feature_id and how: the "top" half, "random" ones of others."""
     picks = []
     for j in features:
         peaks = index.patches(int(j), "top", len(rows), rows)
@@ -130,10 +127,7 @@ def feature_lost(blur: pd.DataFrame, where: str) -> dict[str, float | None]:
 
 
 def mediation(blur: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """What share of the logit's loss comes back with the feature, and with as much of a random direction.
-
-    Over targets whose blurring lowers the logit.
-    """
+    """Share of the logit's loss by blurring that comes back with the feature, or with as much of a random direction."""
     harmed = blur[(blur["where"] == "target") & (blur["logit"] < 0)]
     after = {"the feature": harmed["restored_logit"], "a random direction": harmed["random_logit"]}
     return {k: _over_pictures(harmed.assign(back=harmed["logit"] - v), "back", "logit") for k, v in after.items()}

@@ -165,10 +165,7 @@ class Trial:
         return {name: torch.stack([part[name] for part in parts], 1).numpy() for name in parts[0]}
 
     def beside_random(self, feature_id: int, n_random: int, direction: Tensor | None = None):
-        """Specificity of suppressing a feature (n,), and of taking out as much of random directions (n, n_random).
-
-        direction: (d_in,) to go along in place of the decoder's row.
-        """
+        """Specificity of suppressing a feature or `direction` (n,), and as much of random ones (n, n_random)."""
         own = (self.sae.W_dec.detach()[feature_id] if direction is None else direction)[None]
         random = random_directions(own.expand(n_random, -1), cell_covariance(self.acts), (0, feature_id))
         found = self.suppress([feature_id] * (n_random + 1), directions=torch.cat([own, random]))["specificity"]
@@ -177,10 +174,7 @@ class Trial:
 
 @torch.no_grad()
 def logits_from(network: Network, site: str, acts: Tensor, x: Tensor | None) -> Tensor:
-    """(n, classes) from a site's acts (n, rows, columns, d_in): in closed form, or by going on from there.
-
-    x: (n, 3, size, size) the pictures, needed where the network cannot start at the site.
-    """
+    """(n, classes) from a site's acts (n, rows, columns, d_in); x: pictures, where the network cannot start there."""
     if readout := network.readout(site):
         return readout.logits(acts.mean((1, 2)))
     x = None if network.can_start(site) else x

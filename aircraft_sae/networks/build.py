@@ -86,10 +86,7 @@ def keep_depthwise_in_float32(model: nn.Module) -> None:
 
 
 def freeze(model: nn.Module, n_stages: int) -> list[nn.Module]:
-    """Take the stem and `n_stages` stages, as timm groups them, out of training, and return their modules; none for 0.
-
-    Raises: ValueError for a network without so many.
-    """
+    """Freeze the stem and `n_stages` stages, as timm groups them, and return their modules; ValueError for too few."""
     if n_stages == 0:
         return []
     groups = group_modules(model, model.group_matcher(coarse=True)) if hasattr(model, "group_matcher") else {}

@@ -36,10 +36,7 @@ def unit(site: str, channel: int) -> Callable[["Seen"], torch.Tensor]:
 
 @dataclass(frozen=True)
 class PooledReadout:
-    """Logits from pooled acts (n, d_in) in closed form.
-
-    weight: (classes, d_in) with LayerNorm's gain in it; bias: (classes,); eps: LayerNorm's, None without one.
-    """
+    """Logits from pooled acts: weight (classes, d_in), LayerNorm's gain in it; bias (classes,); its eps, or None."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -53,10 +50,7 @@ class PooledReadout:
         return h @ self.weight.t() / (h.square().mean(1, keepdim=True) + self.eps).sqrt() + self.bias
 
     def edited(self, pooled: torch.Tensor, removed: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-        """(n, d, classes) logits of pooled - removed[:, j] directions[j], for every j: one edit at a time.
-
-        pooled: (n, d_in); removed: (n, d); directions: (d, d_in).
-        """
+        """(n, d, classes) logits of pooled (n, d_in) less removed (n, d) of directions (d, d_in), one at a time."""
         h, d = pooled, directions
         if self.eps is not None:
             h, d = h - h.mean(1, keepdim=True), d - d.mean(1, keepdim=True)

@@ -213,10 +213,7 @@ class Run(checkpoint.Training):
 
 
 def load(folder: str | Path, name: str = "trained") -> Network:
-    """The network that `train` wrote in `folder`, on the GPU where there is one.
-
-    Raises: FileNotFoundError where it has not, ValueError for files that are damaged or do not fit each other.
-    """
+    """What `train` wrote, on the GPU if any; FileNotFoundError where it has not, ValueError for damaged files."""
     folder = Path(folder)
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"{folder / 'model.safetensors'} is not there: train a network into it first")

@@ -124,10 +124,7 @@ class Pictures:
 
 
 class PictureFiles(Pictures):
-    """Pictures that are files, less a banner of so many rows at the bottom of each.
-
-    A subclass gives read(root): the folder, the path of each image, the table and the classes of each level.
-    """
+    """Pictures in files, less a banner. A subclass gives read(root): folder, path by image, table, classes by level."""
 
     def __init__(self, folder: Path, paths: dict[str, Path], table: pd.DataFrame, classes: dict, banner: int):
         super().__init__(table, classes)
@@ -136,11 +133,7 @@ class PictureFiles(Pictures):
 
     @classmethod
     def open(cls, root: str | Path, *, banner: int = 0) -> Self:
-        """The pictures in a folder, which `check_images` reads.
-
-        Raises: FileNotFoundError for an absent folder or file; ValueError for folders or annotations that contradict
-        themselves, and for an empty split.
-        """
+        """The pictures in a folder. FileNotFoundError for what is absent, ValueError for what contradicts itself."""
         data = cls(*cls.read(Path(root).expanduser()), banner)
         absent = data.table["image"][[not data.paths[image].is_file() for image in data.table["image"]]]
         refuse(absent, f"of {len(data.table)} listed images are not in {data.folder}", REPLACE, FileNotFoundError)

@@ -131,10 +131,7 @@ class SparseAutoencoder(nn.Module):
         return codes.decode(self.W_dec).add_(self.b_dec), codes
 
     def select(self, centred: torch.Tensor, least: float, rough: bool = False) -> Codes:
-        """Codes of acts - b_dec: for "topk" the k largest of each cell, else all above `least`.
-
-        rough: search in bfloat16, with a margin, and compute only what was found in float32.
-        """
+        """Codes of acts - b_dec: a cell's k largest ("topk"), or all above `least`; rough: looked for in bfloat16."""
         k, topk, kind = self.cfg.k, self.cfg.variant == "topk", torch.bfloat16 if rough else torch.float32
         wanted, bar = (min(self.d_sae, k + max(8, k // 4)), least - 0.05 - least / 64) if rough else (k, least)
         weights, found = (self.W_enc_rows.to(kind), self.b_enc.to(kind)), []

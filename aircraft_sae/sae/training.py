@@ -55,10 +55,7 @@ def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = 
 
 @torch.no_grad()
 def backward(sae: SparseAutoencoder, centred: Tensor, codes: Codes, dead: Tensor | None = None) -> tuple[float, float]:
-    """Write the loss's gradients for acts - b_dec (n, d_in), with these codes, into .grad; returns (loss, fvu).
-
-    dead: ids of dead features, for AuxK on the first quarter of the cells.
-    """
+    """Write the loss's gradients for acts - b_dec (n, d_in); (loss, fvu). dead: ids, for AuxK on a quarter of these."""
     cfg = sae.cfg
     error = codes.decode(sae.W_dec).sub_(centred)
     loss, upstream = mean_square(error), error * (2 / error.numel())

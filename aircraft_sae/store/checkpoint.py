@@ -46,10 +46,7 @@ class Training:
         return time.monotonic() - self.saved > seconds
 
     def resume(self) -> None:
-        """Go back to the checkpoint, if there is one; a damaged one is passed over, which is said.
-
-        Raises: ValueError for another file, or the checkpoint of another run.
-        """
+        """Go back to the checkpoint, if any; a damaged one is passed over. ValueError for none, or another run's."""
         path, self.saved = self.folder / CHECKPOINT, time.monotonic()
         if not path.is_file():
             return

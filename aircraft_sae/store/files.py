@@ -24,10 +24,7 @@ def shipped(name: str) -> Path:
 
 
 def data_folder(chosen: str | Path | None = None) -> Path:
-    """The absolute path of `chosen`, else of AIRCRAFT_SAE_DATA_DIR, else of data/ in the checkout or where Python runs.
-
-    Raises: ValueError for a file, and for a path below one.
-    """
+    """`chosen`, else AIRCRAFT_SAE_DATA_DIR, else data/ of the checkout or where Python runs; ValueError for a file."""
     if not (chosen := chosen or os.environ.get("AIRCRAFT_SAE_DATA_DIR")):
         checkout = Path(__file__).resolve().parents[2]
         chosen = (checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()) / "data"

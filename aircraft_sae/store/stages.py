@@ -103,10 +103,7 @@ def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say:
 
 @contextmanager
 def watched(note: dict[str, Any], path: Path | None = None) -> Iterator[None]:
-    """Add seconds and peak memory (bytes) of this process and its children to `note`, and write it to `path` if any.
-
-    A kill loses one heartbeat, and a process that waits finds the pid.
-    """
+    """Add seconds and peak memory (bytes), children's too, to `note`, and write it, with the pid, to `path` if any."""
     stop = threading.Event()
     began = time.monotonic() - note.get("seconds", 0)
 

@@ -234,10 +234,7 @@ class Catalogue:
         return self.trial[own], pair
 
     def pair(self, one: str, two: str, n: int = 20) -> list[dict[str, Any]]:
-        """The features whose suppression moves the margin between two classes most, as `tell_apart` chooses them.
-
-        Raises: ValueError for classes that are not two of the network's.
-        """
+        """The features that move the margin between two classes most, by `tell_apart`; ValueError for no such two."""
         own, pair = self._of_pair(one, two)
         if not own.in_b.any() or own.in_b.all():
             raise ValueError(f"{one} and {two} have too few test pictures for two halves")
@@ -285,10 +282,7 @@ def gallery_figure(index: FeatureIndex, pictures: Pictures, feature_id: int, row
 
 
 def patches_figure(index: FeatureIndex, pictures: Pictures, features: Mapping, rows: np.ndarray, n: int = 9) -> Figure:
-    """For each title and feature a row of the n patches in which it is strongest, as crops around the peaks.
-
-    One a picture, of these rows of the index.
-    """
+    """For each title and feature a row of its n strongest patches, one a picture of these rows, as crops."""
     picks = {title: index.patches(feature_id, "top", n, rows) for title, feature_id in features.items()}
     return crops_figure(picks, pictures, index.grid)
 

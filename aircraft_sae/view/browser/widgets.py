@@ -127,10 +127,7 @@ class Answers:
 
 
 class Labels:
-    """Labels, notes and ratings (1 to 5, 0 for none) of one autoencoder's features, in `folder`/labels.csv.
-
-    Rows of other autoencoders stay in the file and are not shown.
-    """
+    """Labels, notes and ratings (1 to 5, 0: none) of one autoencoder's features; others' rows stay in the file."""
 
     def __init__(self, folder: str | Path, autoencoder: str):
         self.path, self.autoencoder = Path(folder) / LABELS, autoencoder
@@ -145,11 +142,7 @@ class Labels:
         return digest(self.path if self.path.is_file() else None)
 
     def set(self, feature_id: int, **said: str | int) -> dict[str, str | int]:
-        """Change some of label, note and rating, and write all to disk; what others wrote meanwhile is kept.
-
-        Raises: ValueError for another word, a rating that is not 0 to 5, or a text that is too long or holds control
-        characters.
-        """
+        """Change some of label, note and rating on disk, others' changes kept; ValueError for a wrong word or value."""
         if not _whole(feature_id) or feature_id < 0:
             raise ValueError(f"a feature is a whole number from 0, got {feature_id!r}")
         said = {name: _checked(name, value) for name, value in said.items()}
