@@ -23,8 +23,7 @@ import psutil
 from aircraft_sae import config, store
 from aircraft_sae.view.report import ANSI, RECORD, write_report
 
-MAIN = "06"
-"""The last notebook that is run unless others are named."""
+MAIN = "06"  # the last notebook that is run unless others are named
 NOTEBOOKS = store.shipped("notebooks")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "matplotlib", "scikit-learn", "pillow")

@@ -21,10 +21,8 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import META, check_room, digest, read_json, write_json, write_parquet, write_whole
 
 ACTS, IMAGES, DONE = "acts.npy", "images.parquet", "done.json"
-VIEWS = "views"
-"""The split of random crops and flips of training and validation pictures."""
-SAVE_EVERY = 512
-"""Images between two notes of how far an extraction has come."""
+VIEWS = "views"  # the split of random crops and flips of training and validation pictures
+SAVE_EVERY = 512  # images between two notes of how far an extraction has come
 ROOM = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
 GROUP_BYTES = 2**25
 """Images that are shuffled together: read whole and in order, so that a disk never seeks for single cells."""

@@ -22,8 +22,7 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
-N_BARS = 20
-"""Null dictionaries whose best features a claim has to beat: 95 % of them."""
+N_BARS = 20  # null dictionaries whose best features a claim has to beat: 95 % of them
 
 
 def claim_bars(folder: Path, *, acts: Activations, nulls: Sequence[SparseAutoencoder], pictures: Pictures) -> None:

@@ -26,8 +26,7 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import Codes, SparseAutoencoder
 from aircraft_sae.sae.training import units
 
-OTHER = 100
-"""Seeds of nulls that are compared with nulls are so far apart: those of autoencoders lie between."""
+OTHER = 100  # seeds of nulls that are compared with nulls are so far apart: those of autoencoders lie between
 
 
 def project(mean: torch.Tensor, basis: torch.Tensor, acts: torch.Tensor) -> tuple[torch.Tensor, None]:

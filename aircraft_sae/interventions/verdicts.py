@@ -37,8 +37,7 @@ N_RANDOM = {True: 999, False: 99}  # directions beside a feature, with and witho
 CLAIM = ["feature_id", "part"]
 WORDS = {1: "suggestive", 2: "specific", 3: "causal in the scene", 4: "replicated"}
 LEAST_GAIN, LEAST_LOSS = 0.05, 0.3
-WIDE = 0.2
-"""A claim is imprecise where the interval of its AUROC or of its R is wider, or is none."""
+WIDE = 0.2  # a claim is imprecise where the interval of its AUROC or of its R is wider, or is none
 
 
 def frozen_list(

@@ -20,8 +20,7 @@ from torch import nn
 if TYPE_CHECKING:
     from aircraft_sae.networks.network import Network, Seen
 
-same = partial(torch.allclose, rtol=1e-3, atol=1e-4)
-"""Whether two ways led to the same numbers."""
+same = partial(torch.allclose, rtol=1e-3, atol=1e-4)  # whether two ways led to the same numbers
 
 
 def logits(seen: "Seen") -> torch.Tensor:

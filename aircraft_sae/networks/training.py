@@ -33,8 +33,7 @@ from aircraft_sae.networks.weights import FOLDER, PACKAGED, load_weights, write_
 from aircraft_sae.pictures import Loader, Pictures, loader, test_transform, train_transform
 from aircraft_sae.store import checkpoint, fingerprint, read_json, write_json, write_parquet, write_text
 
-CHECKPOINT_SECONDS = 60.0
-"""Between two checkpoints inside an epoch; there is one after every epoch too."""
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints inside an epoch; there is one after every epoch too
 ORTHOGONALISE = muon.zeropower_via_newtonschulz
 """Muon's own iteration, which it calls in bfloat16 and leaves no way to say otherwise."""
 

@@ -20,8 +20,7 @@ from aircraft_sae.store import write_parquet
 
 LEAST_PIXELS = 30 / 224**2  # of a part that a scene must show, as a share of the picture
 RED, BLUE = (0.85, 0.1, 0.1), (0.1, 0.2, 0.85)
-EDITS = ("part", "paint")
-"""Of single parts: taken away, and painted red or blue."""
+EDITS = ("part", "paint")  # of single parts: taken away, and painted red or blue
 
 
 def vary_scenes(

@@ -27,10 +27,8 @@ from aircraft_sae.sae.model import BLOCK, Codes, SparseAutoencoder
 from aircraft_sae.store import checkpoint, fingerprint, write_text
 
 CHECKPOINT_SECONDS = 20.0
-FLOOR = 0.9
-"""A batch's threshold is looked for above this share of the last one."""
-Gradients = tuple[Tensor, Tensor, Tensor]
-"""Of W_dec, W_enc_rows and b_enc."""
+FLOOR = 0.9  # a batch's threshold is looked for above this share of the last one
+Gradients = tuple[Tensor, Tensor, Tensor]  # of W_dec, W_enc_rows and b_enc
 
 
 def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = False) -> tuple[Codes, float]:
