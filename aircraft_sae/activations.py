@@ -24,8 +24,7 @@ ACTS, IMAGES, DONE = "acts.npy", "images.parquet", "done.json"
 VIEWS = "views"  # the split of random crops and flips of training and validation pictures
 SAVE_EVERY = 512  # images between two notes of how far an extraction has come
 ROOM = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
-GROUP_BYTES = 2**25
-"""Images that are shuffled together: read whole and in order, so that a disk never seeks for single cells."""
+GROUP_BYTES = 2**25  # of images shuffled together, read whole and in order: a disk never seeks for single cells
 
 
 def site_folder(site: str) -> str:

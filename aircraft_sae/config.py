@@ -93,10 +93,6 @@ class DatasetConfig:
     def rendered(self) -> bool:
         return self.source == "hangar"
 
-    @property
-    def needs_root(self) -> bool:
-        return self.source == "folder"
-
 
 @_checked
 class ClassifierConfig:
@@ -147,9 +143,7 @@ class SAEConfig:
 
     site: Site = "stage4"
     variant: Literal["topk", "batchtopk"] = "batchtopk"
-    standardise: Literal["nothing", "channels"] = (
-        "nothing"  # of acts first: each channel less its mean, over its deviation
-    )
+    standardise: Literal["nothing", "channels"] = "nothing"  # of acts first: channels less their mean, over deviations
     expansion: Count = 8  # d_sae / d_in
     k: Count = 32  # features a cell has, exactly or on average
     tied: StrictBool = False  # W_enc is W_dec transposed
@@ -216,7 +210,7 @@ def with_data_root(config: StudyConfig, data_root: str | None) -> StudyConfig:
         raise ValueError(f"{config.name} renders its own pictures and takes no data root: only {takers} do")
     if data_root:
         config = change(config, **{"dataset.root": str(data_root)})
-    if config.dataset.needs_root and not config.dataset.root:
+    if config.dataset.source == "folder" and not config.dataset.root:
         remedy = "name it with --data-root, data_root=... or AIRCRAFT_SAE_DATA_ROOT"
         raise ValueError(f"{config.name} needs a folder of pictures, or the one above fgvc-aircraft-2013b: {remedy}")
     return config

@@ -40,10 +40,8 @@ def claim_bars(folder: Path, *, acts: Activations, nulls: Sequence[SparseAutoenc
         each = (average_precisions(codes.data[a:b], labels[codes.indices[a:b]], n_in, len(labels)) for a, b in ends)
         return np.nan_to_num(list(each)).max(0)
 
-    drawn = list(side_by_side(best, nulls))
-    write_parquet(
-        pd.DataFrame({"part": regions.names, "bar": np.quantile(drawn, 0.95, axis=0)}), folder / "bars.parquet"
-    )
+    bars = np.quantile(list(side_by_side(best, nulls)), 0.95, axis=0)
+    write_parquet(pd.DataFrame({"part": regions.names, "bar": bars}), folder / "bars.parquet")
 
 
 def claims_of(scores: pd.DataFrame, bars: pd.DataFrame) -> pd.Series:

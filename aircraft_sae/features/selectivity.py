@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control, rankdata, tiecorrect
+from scipy.stats import rankdata, tiecorrect
+
+from aircraft_sae.metrics import adjusted
 
 N_ORDERS = 9999  # permutations for the p of AUROC
 
@@ -94,9 +96,7 @@ def selectivity(maxima: np.ndarray, labels: Mapping[str, tuple], in_b: np.ndarra
             "auroc_p": np.where(tested, auroc_p(ranks_b, ours.sum(1)[chosen[0]], area), np.nan),
         }  # fmt: skip
         table |= {f"{level}/{name}": column for name, column in found.items()}
-    p = np.stack([table[f"{level}/auroc_p"] for level in labels])
-    q = np.full(p.shape, np.nan)
-    q[np.isfinite(p)] = false_discovery_control(p[np.isfinite(p)])
+    q = adjusted(np.stack([table[f"{level}/auroc_p"] for level in labels]))
     table |= {f"{level}/auroc_q": row for level, row in zip(labels, q, strict=True)}
     level = np.argmax(z_a, axis=0)
     names = np.asarray(list(labels), object)[level]

@@ -232,9 +232,7 @@ class _Libigl:
         try:
             from igl.embree import EmbreeIntersector
         except ImportError:
-            raise ImportError(
-                "rendering needs embreex, or libigl where embreex has no wheel: pip install libigl"
-            ) from None
+            raise ImportError("rendering needs embreex, or libigl where it has no wheel: pip install libigl") from None
         self.corners = vertices.astype(np.float32)[faces]
         self.scene = EmbreeIntersector()
         self.scene.init(np.asfortranarray(vertices, np.float32), np.asfortranarray(faces, np.int32))

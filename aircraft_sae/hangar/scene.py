@@ -164,10 +164,7 @@ def sample(variant: str, seed: int, number: int) -> Scene:
     return Scene(
         variant=variant, seed=int(rng.integers(2**31)),
         camera=_camera(rng, ground), light=_light(rng), livery=_livery(rng), background=_background(rng, kind),
-        finish=Finish(
-            exposure=rng.uniform(0.85, 1.2), blur=rng.uniform(0, 0.7), noise=rng.uniform(0, 0.02),
-            quality=int(rng.integers(70, 96)),
-        ),
+        finish=Finish(rng.uniform(0.85, 1.2), rng.uniform(0, 0.7), rng.uniform(0, 0.02), int(rng.integers(70, 96))),
         gear_down=ground or rng.random() < 0.45, propeller_turn=rng.uniform(0, 2 * np.pi), pitch=pitch, bank=bank,
     )  # fmt: skip
 

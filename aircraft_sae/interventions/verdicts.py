@@ -19,14 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, false_discovery_control
+from scipy.stats import binomtest
 
 from aircraft_sae.features import FeatureIndex, Regions, best_aurocs, claims_of
 from aircraft_sae.features.claims import auroc_in_strata, average_precision, guessed_in_strata
 from aircraft_sae.features.reconstruction import seed_match
 from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import Trial
-from aircraft_sae.metrics import Estimate
+from aircraft_sae.metrics import Estimate, adjusted
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
@@ -125,13 +125,6 @@ class Verdicts:
         """What is in the folder of that stage."""
         paths = [Path(folder) / f"{name}.parquet" for name in ("features", "responses", "parts", "classes")]
         return cls(*(pd.read_parquet(path) if path.is_file() else None for path in paths))
-
-
-def adjusted(p: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg's q of the tests that could be made; nan for the others."""
-    q, made = np.full(len(p), np.nan), np.isfinite(p)
-    q[made] = false_discovery_control(p[made])
-    return q
 
 
 def pass_share(passes: np.ndarray) -> dict[str, float | int]:
@@ -270,9 +263,8 @@ def said(parts: pd.DataFrame | None, classes: pd.DataFrame | None) -> pd.DataFra
         facts = {"tier": tier, "verdict": words.where(tier >= 2, "not shown"), "why": why}
         tables.append(parts[["feature_id"]].assign(**facts, order=np.where(tier >= 2, tier, -1)))
     if classes is not None:
-        tables.append(
-            classes[["feature_id", "verdict", "why"]].assign(tier=0, order=np.where(classes["passes"], 1, -2))
-        )
+        words = classes[["feature_id", "verdict", "why"]]
+        tables.append(words.assign(tier=0, order=np.where(classes["passes"], 1, -2)))
     best = pd.concat(tables).sort_values("order", ascending=False, kind="stable").drop_duplicates("feature_id")
     return best.drop(columns="order")
 

