@@ -39,10 +39,9 @@ def extract(
     """Write folder/<site>/acts.npy (image, row, column, channel; float16) and images.parquet, for each site.
 
     Every picture goes through the network once, in float32 and in the order of the table; then n_views random crops and
-    flips, as `augmentation` has them, of each training and validation picture, as split "views" and in mixed precision:
-    more cells for autoencoders to learn from. A killed run goes on where it was.
-    Raises: OSError where the disk has no room, ValueError for acts that float16 cannot hold (with the image) and for a
-    folder that holds those of other pictures.
+    flips (`augmentation`) of each training and validation picture, as split "views" and in mixed precision. A killed
+    run goes on where it was.
+    Raises: OSError where the disk has no room, ValueError for acts beyond float16 and for a folder of other pictures.
     """
     folder = Path(folder)
     seen = pictures.table[pictures.table["split"].isin(("train", "val"))].assign(split=VIEWS)

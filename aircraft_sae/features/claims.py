@@ -28,8 +28,7 @@ N_BARS = 20  # null dictionaries whose best features a claim has to beat: 95 % o
 def claim_bars(folder: Path, *, acts: Activations, nulls: Sequence[SparseAutoencoder], pictures: Pictures) -> None:
     """What a feature needs to claim a part, in bars.parquet: part, bar.
 
-    bar: 95th percentile over the nulls (random directions, as many as there are features) of the largest average
-    precision on half A that any of their features has.
+    bar: 95th percentile, over nulls of random directions, of their features' largest average precision on half A.
     """
     regions = Regions.of(acts, pictures)
     rows, labels = regions.rows[~regions.in_b], regions.labels[~regions.in_b].reshape(-1, len(regions.names))
@@ -107,8 +106,8 @@ def _names(index: FeatureIndex, regions: Regions) -> pd.Index:
 def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
     """(directions (parts, d_in), biases (parts,)): a cell is said to show part i where acts . direction + bias >= 0.
 
-    Fitted on half A: ridge regression of the labels on standardised channels, with 0.001 times the cells as penalty;
-    the bias has the best F1 there. No direction where all or no cells show the part: zeros.
+    Fitted on half A: ridge regression on standardised channels, penalty 0.001 times the cells; the bias has the best F1.
+    No direction where all or no cells show the part: zeros.
     """
     x = np.float64(acts[~regions.in_b]).reshape(-1, acts.shape[-1])
     mean, spread = x.mean(0), x.std(0) + 1e-9

@@ -271,9 +271,8 @@ def null_dictionaries(
     """The nulls of an autoencoder, by name: the same ones for the same seed, as wide and sparse as it is.
 
     acts: of its site; train(kind, network, pictures, **changes) trains the last two (short, "frozen-decoder" and
-    "permuted") or loads them, as `Study.nulls` does. "channels", "PCA": both signs, for seed 0 alone; "random
-    directions": spread as the cells of validation pictures; "untrained": as training would start; "frozen decoder";
-    "permuted network": of the network with permuted weights.
+    "permuted") or loads them. "channels", "PCA": both signs, for seed 0 alone; "random directions": spread as the cells
+    of validation pictures; "untrained"; "frozen decoder"; "permuted network": of the network with permuted weights.
     """
     few = short_training(sae.cfg)
     mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))

@@ -1,7 +1,6 @@
 """Which regions of the pictures features follow, cell by cell, and what can be guessed of them.
 
-A region is whatever the pictures know where to find; tables call it a part, which it is in the hangar. Claims are
-chosen on half A of the pictures and scored on half B.
+A region is a part in the hangar, and in tables. Claims are chosen on half A of the pictures and scored on half B.
 """
 
 from dataclasses import dataclass
@@ -83,17 +82,15 @@ def average_precisions(values: np.ndarray, member: np.ndarray, n_in: np.ndarray,
 
 def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
     """A row a feature and part: average precision on half A (ap_a), on B (ap); prevalence, of cells with it, on B."""
-    labels, n_parts = regions.labels.reshape(-1, len(regions.names)), len(regions.names)
-    halves_ = {"ap_a": ~regions.in_b, "ap": regions.in_b}
-    masks = {name: np.repeat(half, index.cells_per_image) for name, half in halves_.items()}
+    labels, in_b = regions.labels.reshape(-1, len(regions.names)), np.repeat(regions.in_b, index.cells_per_image)
+    masks = {"ap_a": ~in_b, "ap": in_b}
     n_in = {name: labels[mask].sum(0) for name, mask in masks.items()}
-    found = {name: np.empty((index.d_sae, n_parts)) for name in masks}
+    found = {name: np.empty((index.d_sae, len(regions.names))) for name in masks}
     for feature_id in range(index.d_sae):
         cells, values = index.active_in(feature_id, regions.rows)
         for name, mask in masks.items():
             own = mask[cells]
-            given = values[own], labels[cells[own]], n_in[name], mask.sum()
-            found[name][feature_id] = average_precisions(*given)
+            found[name][feature_id] = average_precisions(values[own], labels[cells[own]], n_in[name], mask.sum())
     pairs = pd.MultiIndex.from_product([range(index.d_sae), regions.names], names=["feature_id", "part"])
     table = pd.DataFrame({name: each.ravel() for name, each in found.items()}, pairs).reset_index()
     return table.assign(prevalence=np.tile(n_in["ap"] / masks["ap"].sum(), index.d_sae))
@@ -119,11 +116,8 @@ def guess_scores(regions: Regions) -> pd.DataFrame:
         "outline": known["outline"], "outline, place": known["outline"] * known["place"],
         "outline, class": known["class_outline"], "outline, place, class": known["class_outline"] * known["place"],
     }  # fmt: skip
-    found = [
-        (name, part, ap_of(score[..., i], own[..., i])[0])
-        for name, score in made.items()
-        for i, part in enumerate(regions.names)
-    ]
+    parts = list(enumerate(regions.names))
+    found = [(name, part, ap_of(made[name][..., i], own[..., i])[0]) for name in made for i, part in parts]
     return pd.DataFrame(found, columns=["guess", "part", "ap"])
 
 

@@ -59,12 +59,10 @@ def edit_scenes(
 ) -> None:  # fmt: skip
     """Render each scene (JSON), then with each part that it shows edited, and write what the networks make of them.
 
-    kind: "remove", or "nothing" as a control; parts: names of regions; most: edits of one part, at most; scenes come in
-    their order.
+    kind: "remove", or "nothing" as a control; parts: names of regions; most: edits of one part, in the scenes' order.
     Into `folder`: scenes.parquet (scene as JSON, shown_<part> pixels), masks.npy (of the scenes: 0, or i + 1 where
     parts[i] is seen), edits.parquet (scene, part, changed pixels) and, for each network, <network>/<site>.npy (scenes
-    then edits) and <network>/logits.npy.
-    Raises: ValueError for another site, or no scenes.
+    then edits) and <network>/logits.npy. Raises: ValueError for another site, or no scenes.
     """
     if not scenes:
         raise ValueError("edit_scenes needs at least one scene")

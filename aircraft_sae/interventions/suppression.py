@@ -1,10 +1,9 @@
 """Suppression in feature space: take a feature out of the activations, and see what a read-out makes of the rest.
 
 An edit replaces acts x by x - ((1 - factor) f - to) d in every cell: f is the feature's activation, d its decoder row.
-The part of x that the autoencoder does not explain stays, so that changing nothing changes nothing.
-
-Where the network goes on from the site by a mean over cells (`Network.readout`), the effect of each feature on each
-picture follows from the means in closed form; elsewhere a forward pass of each pair gives it.
+The part of x that the autoencoder does not explain stays, so that changing nothing changes nothing. Where the network
+goes on from the site by a mean over cells (`Network.readout`), each effect follows from the means in closed form;
+elsewhere a forward pass of each feature and picture gives it.
 """
 
 from collections.abc import Callable, Sequence
@@ -232,9 +231,9 @@ def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims
     """What the network loses with each feature, and with what is taken out in its place: the controls.
 
     features.parquet: feature_id, n (pictures in which it is active), often (in enough of them for a median), partner
-    (-1 for none), and the mean absolute specificity of "feature", "random direction" and "feature of like density".
-    Without a closed form: the claims' features alone, in 140 pictures of half B.
-    beyond_random.parquet: of the claims drawn at random. claims: of `frozen_list`.
+    (-1 for none), and the mean absolute specificity of "feature", "random direction" and "feature of like density";
+    without a closed form of the features of `claims` alone, in 140 pictures of half B. beyond_random.parquet: of the
+    claims drawn at random.
     """
     half_b, features, W_dec = _half_b(trial), np.arange(trial.sae.d_sae), trial.sae.W_dec.detach()
     if trial.readout is None:
@@ -299,8 +298,7 @@ def dose_response(folder: Path, *, trial: Trial, features: Sequence[int], doses:
 def suppress_some(folder: Path, *, trial: Trial, features: Sequence[int], n_images: int) -> None:
     """Features and random directions suppressed in n_images pictures of half B, drawn at random.
 
-    features.parquet: feature_id, n (pictures in which it matters), feature and random (mean absolute specificity there:
-    where it is silent, nothing is taken out).
+    features.parquet: feature_id, n (pictures in which it matters), feature, random (mean absolute specificity there).
     """
     half_b, random = _half_b(trial, n_images), trial.random[features]
     ours, null = (np.abs(half_b.suppress(features, directions=each)["specificity"]) for each in (None, random))

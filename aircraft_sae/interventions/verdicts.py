@@ -95,20 +95,19 @@ def class_verdicts(
     tests = {
         "AUROC": (made["auroc"] >= LEAST_AUROC) & (made["auroc_q"] < Q) & ~(made["auroc"] <= made["null_auroc"]),
         "suppression": (made["specificity"] < 0) & (made["q"] < Q),
+        "other seeds": ~(made["seed_match"] < LEAST_MATCH),
     }
     made["shown"] = tests["AUROC"] & tests["suppression"]
-    seeds, few = made["seed_match"], made["n"] < LEAST_OF_CLASS
-    made["passes"] = made["shown"] & (seeds >= LEAST_MATCH)
-    otherwise = np.where(few, "underpowered", "not shown")
+    made["passes"] = made["shown"] & (made["seed_match"] >= LEAST_MATCH)
+    otherwise = np.where(made["n"] < LEAST_OF_CLASS, "underpowered", "not shown")
     made["verdict"] = np.where(made["passes"], "detector of " + made["class"].astype(str), otherwise)
-    tests |= {"other seeds": ~(seeds < LEAST_MATCH)}
     made["why"] = ["; ".join(name for name, passed in tests.items() if not passed[i]) for i in made.index]
     return made
 
 
 @dataclass
 class Verdicts:
-    """What `experiments.verdict_tables` found: without regions, scenes or classes some of it is None.
+    """What `verdict_tables` found: without regions, scenes or classes some of it is None.
 
     features: one row a feature: feature_id; seed_match, the cosine with its partners in other seeds; suppressed and
     suppressed_random, mean absolute specificity of suppressing it and as much of a random direction; verdict and why,
@@ -251,8 +250,7 @@ def tiered(table: pd.DataFrame) -> pd.DataFrame:
 def said(parts: pd.DataFrame | None, classes: pd.DataFrame | None) -> pd.DataFrame:
     """What a person is told of each feature that was tested: feature_id, tier, verdict, why (the test that failed).
 
-    parts: of `judge_parts`, claims of one claimant; classes: of `class_verdicts`. A part of tier 2 or more comes first,
-    then a class that passes.
+    parts: of `judge_parts`; classes: of `class_verdicts`. A part of tier 2 or more comes first, then a passing class.
     """
     tables = []
     if parts is not None:
@@ -277,9 +275,8 @@ def verdict_tables(
     """What may be said of the features: the tables that `Verdicts` opens, and null_classes.parquet.
 
     claims: of `frozen_list`; others: autoencoders of other seeds; suppressed: features.parquet of `suppress_features`,
-    None to leave classes out; nulls: indexes of dictionaries that learned nothing; tiers, removals: of `judge_parts`
-    and `edit_scenes`, None where scenes cannot be edited.
-    null_classes: the claims about classes, with a random direction in each feature's place.
+    None for no classes; nulls: indexes of what learned nothing; tiers, removals: of `judge_parts` and `edit_scenes`, or
+    None. null_classes: the claims about classes, with a random direction in each feature's place.
     """
     match, found = seed_match(trial.sae, others), {}
     table = pd.DataFrame({"feature_id": range(trial.sae.d_sae), "seed_match": match})

@@ -17,8 +17,7 @@ from aircraft_sae.store import digest
 def build(cfg: ClassifierConfig, n_classes: int) -> nn.Module:
     """A network with `n_classes` logits in channels-last memory; the same cfg (and seed) gives the same weights.
 
-    Raises: ValueError for an arch that timm cannot build, or weights that do not fit it; FileNotFoundError for weights
-    that are not there or cannot be fetched.
+    Raises: ValueError for an arch or weights that do not fit; FileNotFoundError for weights that cannot be had.
     """
     known = [*timm.list_models(), *timm.list_pretrained()]
     if cfg.arch not in known and ("." in cfg.arch or not timm.is_model(cfg.arch)):  # its old names are not listed

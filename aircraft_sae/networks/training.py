@@ -37,17 +37,13 @@ CHECKPOINT_SECONDS = 60.0  # between two checkpoints inside an epoch; there is o
 ORTHOGONALISE = muon.zeropower_via_newtonschulz  # Muon's own, which it calls in bfloat16: there is no option
 
 
-def train(folder: str | Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None) -> None:
-    """Train into `folder`: model.safetensors (averaged weights), config.json, history.csv, predictions.parquet.
+def train(folder: Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None) -> None:
+    """Train into `folder`: model.safetensors (averaged weights), config.json, history.csv, predictions.parquet (test).
 
     A checkpoint that a killed run of the same cfg and pictures left there is resumed: on a CPU to the same bits, since
-    order and augmentation depend on (seed, epoch, row) alone. predictions are of the test split.
-    weights: the digest of those it starts from, where it is known already.
-    Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept),
-    and what `build` and the pictures raise.
+    order and augmentation depend on (seed, epoch, row) alone. weights: the digest of those it starts from, if known.
+    Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept).
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     run = Run(cfg, pictures, folder, weights or weights_digest(cfg))
     run.resume()
     n_seen = run.epoch * run.n_images + run.n_seen
@@ -279,10 +275,9 @@ def predict(network: Network, pictures: Pictures, split: str = "test") -> pd.Dat
 def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame]:
     """How good a network's predictions on a split are, and their confusion: counts, rows actual, columns predicted.
 
-    The first is {name: {"value", "low", "high", "n"}}, with 95 % intervals over images: 2,000 bootstrap draws.
-    Names are split/level/metric: class_averaged_accuracy (FGVC-Aircraft's official metric) and top1_accuracy. A coarser
-    level's probabilities are sums over its classes. Raises: ValueError for predictions of other images, or of no
-    `predict`.
+    The first is {split/level/metric: {"value", "low", "high", "n"}}, with 95 % intervals by 2,000 bootstrap draws of
+    images: class_averaged_accuracy (FGVC-Aircraft's official metric) and top1_accuracy. A coarser level's probabilities
+    are sums over its classes. Raises: ValueError for predictions of other images, or of no `predict`.
     """
     level, classes = network.level or pictures.levels[0], network.classes
     columns = [f"p_{c}" for c in range(len(classes))]

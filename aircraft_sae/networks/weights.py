@@ -79,7 +79,8 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
     if odd := [name for name, value in state.items() if name in own and not value.float().isfinite().all()]:
         raise ValueError(f"{path}: {odd[0]} is not finite. Did its training diverge? {remedy or 'Name other weights.'}")
     head = [name for name in own if name.rpartition(".")[0] in np.atleast_1d(model.pretrained_cfg["classifier"])]
-    if not remedy and head and all(name not in state or _other_rows(state[name], own[name]) for name in head):
+    shapes = [(state[name].shape, own[name].shape) for name in head if name in state]
+    if not remedy and head and all(a != b and len(a) == len(b) and a[1:] == b[1:] for a, b in shapes):
         state |= {name: own[name] for name in head}
         if not tried:
             print(f"{path.name}: it has no head for these classes: the head starts anew", file=sys.stderr)
@@ -109,10 +110,6 @@ def _unwrapped(state: dict[str, torch.Tensor], own: list[str]) -> dict[str, torc
     if "_conv_stem.weight" in state:  # EfficientNet-PyTorch, whose order is timm's
         state = dict(zip(own, state.values(), strict=False))
     return state
-
-
-def _other_rows(given: torch.Tensor, own: torch.Tensor) -> bool:
-    return given.ndim == own.ndim and given.shape != own.shape and given.shape[1:] == own.shape[1:]
 
 
 def _facts(path: Path) -> Facts:

@@ -46,13 +46,11 @@ def check_occupied(table: pd.DataFrame, classes: dict[str, list[str]], where: st
 class Pictures:
     """A set of pictures.
 
-    A subclass gives picture(image), in RGB, contents(), a text for each picture of the table that says what it is made
-    of, and mask(image) where regions are known.
-    name: "all", or what `subset` was told.
-    table: one row an image: image (its unique name), split (train, val or test), a column a level, known factors.
-    levels: class columns of the table, finest first.
-    region_names: what masks show, () where there are none.
-    scenes: image, scene (JSON) and pixels_<region> of pictures that can be rendered again, else None.
+    A subclass gives picture(image), in RGB, contents(), a text for each picture that says what it is made of, and
+    mask(image) where regions are known. name: "all", or what `subset` was told. table: one row an image: image (its
+    unique name), split (train, val or test), a column a level, known factors. levels: its class columns, finest first.
+    region_names: what masks show, () for none. scenes: image, scene (JSON) and pixels_<region> of pictures that can be
+    rendered again, else None.
     """
 
     name = "all"

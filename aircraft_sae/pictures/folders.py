@@ -78,9 +78,8 @@ class FGVCLayout(PictureFiles):
 
 def _read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """(table of image, split, a column a level; class names by level, in order). All files of a level may be absent."""
-    needed = {
-        level: [NAMES_FILES[level], *(f"images_{level}_{split}.txt" for split in DISJOINT_SPLITS)] for level in LEVELS
-    }
+    lists = {level: [f"images_{level}_{split}.txt" for split in DISJOINT_SPLITS] for level in LEVELS}
+    needed = {level: [NAMES_FILES[level], *lists[level]] for level in LEVELS}
     levels = [level for level in LEVELS if any((folder / name).is_file() for name in needed[level])] or ["variant"]
     if missing := [name for level in levels for name in needed[level] if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} lacks the annotation files {', '.join(missing)}: copy them there.")

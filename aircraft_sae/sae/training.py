@@ -111,14 +111,12 @@ def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
     return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.channelwise else whole
 
 
-def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows) -> None:
+def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
     """Train on the cells of the images `rows` into `folder`: sae_weights.safetensors, cfg.json, history.csv.
 
-    A checkpoint that a killed run of the same cfg and acts left there is resumed, on a CPU to the same bits.
-    Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept).
+    A killed run's checkpoint of the same cfg and acts is resumed, on a CPU to the same bits; ValueError for another run's,
+    or a loss that is not finite (the last checkpoint is kept).
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder, cfg, acts, rows)
     run.resume()
     batches = islice(acts.batches(rows, cfg.batch_size, cfg.seed, run.step), cfg.n_steps - run.step)

@@ -44,8 +44,7 @@ def source_digest(function: Callable) -> str:
     """16 hex digits for the source of a function's module, less comments, docstrings and layout.
 
     The modules that it imports from its own room (aircraft_sae.features, say) count with it, and what these import.
-    Raises: ValueError for a notebook's function, a lambda, an inner function or a partial, which the source does not
-    tell, and for a module that was changed after it was loaded.
+    Raises: ValueError for a function that the source does not tell (a notebook's, inner, …) and for a changed module.
     """
     name, module = getattr(function, "__qualname__", repr(function)), inspect.getmodule(function)
     path = getattr(module, "__file__", None)

@@ -108,8 +108,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def entries(results: Mapping[str, Any]) -> dict[str, dict[str, float | int | None]]:
     """{name: {value, low, high, n}} of six significant digits: further ones differ between machines.
 
-    Each is given as a value, or (value, low, high, n) or a dict of these, with None where low, high or n mean nothing.
-    Raises: ValueError for what is not that, or not finite.
+    Each is given as a value, (value, low, high, n) or a dict of these. Raises: ValueError for others, or not finite.
     """
     flat = {}
     for name, given in results.items():

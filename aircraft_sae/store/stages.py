@@ -43,8 +43,7 @@ def make_stage(
 ) -> Stage:
     """Load the stage in `folder`, or make it with `make(work)`; work holds what an earlier, killed make left there.
 
-    config: a dataclass or plain JSON value; inputs: digests of what the stage is made from; say: what tells a line of
-    text; name: what to call the stage, if not as its folder.
+    config: plain JSON or a dataclass; inputs: digests of what it is made from; say: tells a line; name: if another.
     Raises: what make raises, OSError for a full disk, PermissionError.
     """
     name = name or folder.name
@@ -93,12 +92,10 @@ def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say:
         left_over.unlink()
     progress.pop("pid")
     files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != PROGRESS)
-    return progress | {
-        "versions": {p: version(p) for p in ("torch", "timm", "numpy")} | {"python": platform.python_version()},
-        "files": {
-            path.relative_to(work).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
-        },
-    }
+    versions = {p: version(p) for p in ("torch", "timm", "numpy")} | {"python": platform.python_version()}
+    facts = ({"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files)
+    names = (path.relative_to(work).as_posix() for path in files)
+    return progress | {"versions": versions, "files": dict(zip(names, facts, strict=True))}
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Figures: each function returns a matplotlib Figure and opens no window; `in_words` is a result as prose.
 
-Sizes are chosen so that a figure of a notebook's width is still readable at half of it, colours so that the
-colour-blind tell them apart.
+They are readable at half of a notebook's width, and in colours that the colour-blind tell apart.
 """
 
 import textwrap

@@ -147,13 +147,9 @@ class Catalogue:
             kept = kept[kept["predicted"] != kept["label"]]
         picks = self.index.patches(feature_id, how, n, self.rows[kept.index])
         maps = self.index.maps(feature_id, picks["image_row"].to_numpy())
-        at = np.searchsorted(self.rows, picks["image_row"])
-        said = (self.images[column].to_numpy()[at].tolist() for column in ("label", "predicted"))
-        found = (picks[column].tolist() for column in ("image_row", "row", "column", "value"))
-        gallery = [
-            {"picture": picture, "cell": [i, j], "value": value, "label": label, "predicted": predicted}
-            for picture, i, j, value, label, predicted in zip(*found, *said, strict=True)
-        ]
+        shown = picks.join(self.images[["label", "predicted"]].set_axis(self.rows), on="image_row")
+        shown = shown.assign(picture=shown["image_row"], cell=shown[["row", "column"]].to_numpy().tolist())
+        gallery = shown[["picture", "cell", "value", "label", "predicted"]].to_dict("records")
         return {"feature_id": int(feature_id), "how": how, "gallery": gallery} | self.about(feature_id), maps
 
     @lru_cache(maxsize=64)  # noqa: B019 a catalogue lives as long as its kernel
