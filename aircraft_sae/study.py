@@ -21,13 +21,11 @@ from aircraft_sae.features.claims import N_BARS
 from aircraft_sae.features.reconstruction import Null, null_dictionaries, random_dictionaries, short_training
 from aircraft_sae.hangar import VARIANTS
 from aircraft_sae.hangar.dataset import render_dataset
-from aircraft_sae.interventions import Claimant, choose_scenes, edit_scenes, frozen_list
-from aircraft_sae.interventions.verdicts import judge_parts
+from aircraft_sae.interventions import Claimant, choose_scenes, edit_scenes, frozen_list, judge_parts
 from aircraft_sae.networks import Network, build, check_weights, load, pretrained, train, weights_digest
 from aircraft_sae.pictures import Pictures, note_pictures, open_source
 from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
-from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.sae.training import train_sae
+from aircraft_sae.sae import SparseAutoencoder, train_sae
 from aircraft_sae.studies.comparison import profile_network
 
 

@@ -6,5 +6,6 @@ from aircraft_sae.features.claims import (
     probe_scores,
 )  # fmt: skip
 from aircraft_sae.features.index import FeatureIndex, build_index, check_features, neighbours
+from aircraft_sae.features.reconstruction import cell_covariance, random_directions, seed_match
 from aircraft_sae.features.regions import PARTS, Regions, best_matches, build_features, guess_scores, part_scores
 from aircraft_sae.features.selectivity import best_aurocs, halves, selectivity

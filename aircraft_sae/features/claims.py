@@ -106,7 +106,7 @@ def _names(index: FeatureIndex, regions: Regions) -> pd.Index:
 def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
     """(directions (parts, d_in), biases (parts,)): a cell is said to show part i where acts . direction + bias >= 0.
 
-    Fitted on half A: ridge regression on standardised channels, penalty 0.001 times the cells; the bias has the best F1.
+    Fitted on half A: ridge regression on standardised channels, penalty 0.001 times the cells; biases of best F1.
     No direction where all or no cells show the part: zeros.
     """
     x = np.float64(acts[~regions.in_b]).reshape(-1, acts.shape[-1])

@@ -23,8 +23,7 @@ from aircraft_sae.config import SAEConfig, change
 from aircraft_sae.metrics import with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
-from aircraft_sae.sae import Codes, SparseAutoencoder
-from aircraft_sae.sae.training import units
+from aircraft_sae.sae import Codes, SparseAutoencoder, units
 
 OTHER = 100  # seeds of nulls that are compared with nulls are so far apart: those of autoencoders lie between
 

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from aircraft_sae.activations import Activations, replay
 from aircraft_sae.devices import side_by_side
-from aircraft_sae.features import FeatureIndex, check_features, halves
-from aircraft_sae.features.reconstruction import cell_covariance, random_directions
+from aircraft_sae.features import FeatureIndex, cell_covariance, check_features, halves, random_directions
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.networks import BATCH, Network, PooledReadout, Seen, logits
 from aircraft_sae.pictures import Pictures

@@ -21,9 +21,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from aircraft_sae.features import FeatureIndex, Regions, best_aurocs, claims_of
+from aircraft_sae.features import FeatureIndex, Regions, best_aurocs, claims_of, seed_match
 from aircraft_sae.features.claims import auroc_in_strata, average_precision, guessed_in_strata
-from aircraft_sae.features.reconstruction import seed_match
 from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import Trial
 from aircraft_sae.metrics import Estimate, adjusted

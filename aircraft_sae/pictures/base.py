@@ -14,8 +14,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from aircraft_sae.config import SPLITS
 from aircraft_sae.pictures.loading import Views
-from aircraft_sae.store import write_parquet
-from aircraft_sae.store.digests import digest, sha256
+from aircraft_sae.store import digest, sha256, write_parquet
 
 DISJOINT_SPLITS = ("train", "val", "test")
 BAR = {"unit": " pictures", "leave": False, "delay": 1, "max_workers": cpu_count()}  # decoding lets go of the lock

@@ -114,8 +114,8 @@ def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
 def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
     """Train on the cells of the images `rows` into `folder`: sae_weights.safetensors, cfg.json, history.csv.
 
-    A killed run's checkpoint of the same cfg and acts is resumed, on a CPU to the same bits; ValueError for another run's,
-    or a loss that is not finite (the last checkpoint is kept).
+    A killed run's checkpoint of the same cfg and acts is resumed, on a CPU to the same bits; ValueError for another
+    run's, or a loss that is not finite (the last checkpoint is kept).
     """
     run = Run(folder, cfg, acts, rows)
     run.resume()

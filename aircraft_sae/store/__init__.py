@@ -1,7 +1,7 @@
 """What is on disk: stage folders, files written whole or not at all, checkpoints of trainings, digests of all of it."""
 
 # ruff: noqa: I001
-from aircraft_sae.store.digests import digest, fingerprint, source_digest
+from aircraft_sae.store.digests import digest, fingerprint, sha256, source_digest
 from aircraft_sae.store.files import (
     ENTRY, LABELS, META, check_room, data_folder, entries, make_parents, read_json, shipped, write_json, write_parquet,
     write_text, write_whole,

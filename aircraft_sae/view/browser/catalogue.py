@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from aircraft_sae.activations import effective_radius, gradient_maps
-from aircraft_sae.features import PARTS, FeatureIndex, check_features, neighbours
-from aircraft_sae.features.reconstruction import cell_covariance, random_directions
+from aircraft_sae.features import PARTS, FeatureIndex, cell_covariance, check_features, neighbours, random_directions
 from aircraft_sae.interventions import Trial, Verdicts, tell_apart
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.pictures import Pictures
