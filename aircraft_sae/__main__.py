@@ -108,14 +108,10 @@ class Runner:
         try:
             notebook = read_notebook(self.report / f"{path.stem}.ipynb")
             record = notebook.metadata[RECORD]
-            same = (
-                self.trusted
-                and record["key"] == self._key(read_notebook(path))
-                and record["cells"] == store.digest(notebook.cells)
-                and record["outside"] == self._outside(path.stem, notebook)
-                and all(self.load_meta(self.folder / name, wanted) for name, wanted in record["stages"].items())
-            )
-            return notebook if same else None
+            now = self._key(read_notebook(path)), store.digest(notebook.cells), self._outside(path.stem, notebook)
+            same = self.trusted and now == (record["key"], record["cells"], record["outside"])
+            whole = same and all(self.load_meta(self.folder / name, key) for name, key in record["stages"].items())
+            return notebook if whole else None
         except Exception:  # not there, or damaged in whatever way
             return None
 

@@ -65,11 +65,9 @@ def extract(
                 for site, acts in got.acts.items():
                     cells = acts.half()
                     if not (finite := cells.isfinite().flatten(1).all(1).numpy()).all():
-                        raise ValueError(
-                            f"the {site} activations of image {images[n_done + finite.argmin()]} are not finite in "
-                            "float16, which ends at 65,504: look at that picture, whether the network's training "
-                            "diverged, or choose another site"
-                        )
+                        odd = f"the {site} activations of image {images[n_done + finite.argmin()]} are not finite"
+                        remedy = "look at that picture, whether the network's training diverged, or choose another site"
+                        raise ValueError(f"{odd} in float16, which ends at 65,504: {remedy}")
                     files[site][n_done : n_done + size] = cells.numpy()
                 n_done += size
                 bar.update(size)

@@ -117,7 +117,6 @@ class ClassifierConfig:
     frozen_stages: Annotated[CountOrZero, Field(le=4)] = 2  # the stem and this many stages keep their loaded weights
     crop_scale: tuple[Positive, Positive] = (0.7, 1.0)  # area share of the random crop; (1, 1) only resizes
     flip: StrictBool = True
-    rotate: Annotated[PositiveOrZero, Field(le=45)] = 0.0  # degrees to either side at most, about the middle
     colour_jitter: PositiveOrZero = 0.2
     mixed_precision: StrictBool = True  # bfloat16 autocast on a GPU, and on a CPU that has it in hardware
     seed: CountOrZero = 0

@@ -63,35 +63,29 @@ class PooledReadout:
 
 def find_readout(network: "Network", site: str) -> PooledReadout | None:
     """Logits from the mean over a site's cells: found by the last layers, accepted by a forward pass of random acts."""
-    kept: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+    kept: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}  # what went into and came out of them at last
 
     def keep(module, given, out):
         kept[module] = given[0].flatten(1).cpu(), out.flatten(1).cpu()
 
-    acts = torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))  # refuses what is no site
-    last = [module for module in network.model.modules() if isinstance(module, nn.Linear | nn.LayerNorm)]
-    hooks = [module.register_forward_hook(keep) for module in last]
-    try:
-        return _closed_form(network, site, acts, kept)
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _closed_form(network: "Network", site: str, acts: torch.Tensor, kept: dict) -> PooledReadout | None:
-    """Of random acts at the site; kept: what went into and came out of the last layers in the last pass."""
-
     def through(acts: torch.Tensor, light: float = 0.0) -> torch.Tensor:
-        return network.see(torch.full((len(acts), 3, network.size, network.size), light), given={site: acts}).logits
-
-    logits = through(acts)
-    if not same(through(acts, 1.0), logits):  # what else the picture adds, beside a branch, say
-        return None
+        last = [module for module in network.model.modules() if isinstance(module, nn.Linear | nn.LayerNorm)]
+        hooks = [module.register_forward_hook(keep) for module in last]
+        try:
+            x = torch.full((len(acts), 3, network.size, network.size), light)
+            return network.see(x, given={site: acts}).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def gives(kind: type[nn.Module], wanted: torch.Tensor) -> nn.Module | None:
         found = [m for m, (_, out) in kept.items() if isinstance(m, kind) and out.shape == wanted.shape]
         return next((module for module in reversed(found) if same(kept[module][1], wanted)), None)
 
+    acts = torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))  # refuses what is no site
+    logits = through(acts)
+    if not same(through(acts, 1.0), logits):  # what else the picture adds, beside a branch, say
+        return None
     linear = gives(nn.Linear, logits)
     if linear is None:
         return None

@@ -88,11 +88,9 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
         model.load_state_dict(state, assign=tried)  # else copied into the model's own float32
     except RuntimeError as problem:
         given, wanted = ({name: tuple(value.shape) for name, value in each.items()} for each in (state, own))
-        differ = [name for name in {**wanted, **given} if given.get(name) != wanted.get(name)]
-        odd, lacking = (
-            ", ".join([f"{name} {shapes[name]}" for name in differ if name in shapes][:3]) or "no more"
-            for shapes in (given, wanted)
-        )
+        pairs = (given, wanted), (wanted, given)
+        differ = ([f"{name} {shape}" for name, shape in a.items() if b.get(name) != shape] for a, b in pairs)
+        odd, lacking = (", ".join(each[:3]) or "no more" for each in differ)
         whose = " These names are torchvision's: use the file of timm's network." * ("features.0.0.weight" in given)
         remedy = remedy or f"Set classifier.arch to {facts.arch or 'that of the file'}."
         arch = model.pretrained_cfg["architecture"]
