@@ -171,11 +171,9 @@ def splice(
     ce_recovered_mean: share of the cross-entropy lost with all acts 0, or the mean, that the reconstruction wins back.
     """
     edits = {
-        "own": None,
-        "spliced": lambda block: reconstruct(block.flatten(0, 2))[0].view(block.shape),
-        "zero": torch.zeros_like,
-        "mean": mean.float().expand_as,
-    }
+        "own": None, "spliced": lambda block: reconstruct(block.flatten(0, 2))[0].view(block.shape),
+        "zero": torch.zeros_like, "mean": mean.float().expand_as,
+    }  # fmt: skip
     logs, losses = {}, {}
     for name, edit in edits.items():
         logits = torch.cat([seen.logits for seen in replay(network, pictures, acts, rows, edit)])

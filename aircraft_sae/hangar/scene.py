@@ -229,13 +229,11 @@ def _livery(rng: np.random.Generator) -> Livery:
     fin = body if rng.random() < 0.2 else _vivid(rng) if rng.random() < 0.8 else paint(0.3)
     engine = body if rng.random() < 0.4 else paint(0.25)
     # glass, tyres and propellers vary too, or their share of the pixels would tell the class
-    window, cockpit = (
-        _grey(rng, 0.05, 0.3) if rng.random() < 0.7 else tuple(c * 0.6 for c in _vivid(rng)) for _ in range(2)
-    )
+    glass = [_grey(rng, 0.05, 0.3) if rng.random() < 0.7 else tuple(c * 0.6 for c in _vivid(rng)) for _ in range(2)]
     rubber, metal, propeller = _grey(rng, 0.06, 0.25), _grey(rng, 0.3, 0.8), _grey(rng, 0.08, 0.8)
     striped = rng.random() < 0.55
     return Livery(
-        colours=(body, wing, fin, engine, window, cockpit, rubber, metal, propeller),  # in MATERIALS' order
+        colours=(body, wing, fin, engine, *glass, rubber, metal, propeller),  # in MATERIALS' order
         belly=paint(0.2) if rng.random() < 0.4 else body, belly_height=rng.uniform(-0.6, 0.0),
         stripe=_vivid(rng), stripe_height=rng.uniform(-0.4, 0.5),
         stripe_width=rng.uniform(0.05, 0.22) if striped else 0.0,

@@ -15,16 +15,14 @@ from scipy.sparse import csc_array, vstack
 from tqdm import tqdm
 
 from aircraft_sae.activations import site_folder
-from aircraft_sae.features.index import encoded
-from aircraft_sae.features.regions import shows
+from aircraft_sae.features import encoded, shows
 from aircraft_sae.hangar import PARTS
 from aircraft_sae.hangar.dataset import mapper
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.metrics import Estimate, ratio
 from aircraft_sae.networks import BATCH, Network
-from aircraft_sae.pictures import Pictures
-from aircraft_sae.pictures.base import coverage
+from aircraft_sae.pictures import Pictures, coverage
 from aircraft_sae.pictures.scenes import LEAST_PIXELS
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet

@@ -240,16 +240,13 @@ def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims
     partner = matched_features(index.table)
     swapped = W_dec[np.where(partner >= 0, partner, 0)]
     like = swapped * (W_dec.norm(dim=1) / swapped.norm(dim=1))[:, None]
-    edits = {
-        "feature": {},
-        "random direction": {"directions": trial.random[features]},
-        "feature of like density": {"directions": like[features]},
-    }
+    edits = {"feature": None, "random direction": trial.random[features], "feature of like density": like[features]}
     active = (half_b.strength[:, features] > 0).numpy()
     table = pd.DataFrame({"feature_id": features, "n": active.sum(0), "partner": partner[features]})
     table["often"] = table["n"] >= min(8, len(active) // 4)
-    for name, how in edits.items():
-        table[name] = mean_over_active(np.abs(half_b.suppress(features, **how)["specificity"]), active)
+    for name, directions in edits.items():
+        found = half_b.suppress(features, directions=directions)["specificity"]
+        table[name] = mean_over_active(np.abs(found), active)
     write_parquet(table, folder / "features.parquet")
     drawn = claims.loc[claims["chosen"] == "random", "feature_id"].tolist()
     write_parquet(beyond_random(half_b, drawn), folder / "beyond_random.parquet")

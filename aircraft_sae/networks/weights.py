@@ -67,10 +67,9 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
             raise ValueError("it holds no tensors by name")
     except Exception as problem:  # safetensors, zipfile and pickle have errors of their own
         said = str(problem).splitlines()[0].split(". ")[0][:200]
-        raise ValueError(
-            f"{path} cannot be read as tensors only: it is damaged, or holds objects that could run code ({said}). "
-            "Save model.state_dict() alone, best as .safetensors."
-        ) from problem
+        what = f"it is damaged, or holds objects that could run code ({said})"
+        way = "Save model.state_dict() alone, best as .safetensors."
+        raise ValueError(f"{path} cannot be read as tensors only: {what}. {way}") from problem
     facts = _facts(path.with_suffix(".json"))
     state = _unwrapped(state, list(model.state_dict()))
     with suppress(AttributeError, KeyError, RuntimeError):  # timm knows no other names, or the error below says more

@@ -206,10 +206,8 @@ class SparseAutoencoder(nn.Module):
                 sae = cls(cfg, facts["d_in"])
             sae.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
         except Exception as problem:  # every library has errors of its own
-            raise ValueError(
-                f"{folder} holds a damaged autoencoder, or another maker's ({type(problem).__name__}: {problem}): "
-                f"train one into it anew, or bring {CONFIG} and {WEIGHTS} of one"
-            ) from problem
+            what = f"{folder} holds a damaged autoencoder, or another maker's ({type(problem).__name__}: {problem})"
+            raise ValueError(f"{what}: train one into it anew, or bring {CONFIG} and {WEIGHTS} of one") from problem
         if cfg.tied:
             sae.W_enc_rows = sae.W_dec
         return sae
