@@ -186,7 +186,7 @@ class Study:
         if sae.d_in != acts.d_in:
             raise ValueError(f"the dictionary {name} is for acts of width {sae.d_in}, {sae.cfg.site} has "
                              f"{acts.d_in}: make it of this study's acts")  # fmt: skip
-        settings = {"splits": list(splits), "selectivity": selectivity}
+        settings = {"splits": list(splits), "by_class": selectivity}
         inputs = {"sae": sae, "acts": acts, "pictures": self.pictures(shown)}
         return FeatureIndex.open(self.stage(f"features/{name}", build_features, settings, inputs))
 

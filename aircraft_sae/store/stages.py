@@ -22,8 +22,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from aircraft_sae.store.digests import fingerprint, sha256
-from aircraft_sae.store.files import META, full_disk_named, make_parents, read_json, write_json
+from aircraft_sae.store.files import META, fingerprint, full_disk_named, make_parents, read_json, sha256, write_json
 
 PROGRESS = ".making.json"  # in a partial folder: its fingerprint, the process that makes it, seconds and memory so far
 HEARTBEAT = 3.0  # seconds between two samples of time and memory, which cost 50 ms each
