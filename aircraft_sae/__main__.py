@@ -1,7 +1,4 @@
-"""The command: `python -m aircraft_sae [run]`. It imports nothing heavy: the kernels do the work.
-
-Notebooks run in order, each in a kernel of its own; one that would come out the same is kept from the last run.
-"""
+"""The command: `python -m aircraft_sae [run]`. It imports nothing heavy: each notebook has a kernel of its own."""
 
 import argparse
 import atexit

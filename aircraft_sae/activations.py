@@ -81,10 +81,7 @@ def extract(
 
 
 class OnPictures:
-    """What is known of the cells of pictures. images: their table; grid: (rows, columns) of a picture's cells.
-
-    stage: the fingerprint of its stage when it was opened; "" for none.
-    """
+    """What is known of pictures' cells: images (a table), grid (rows, columns), stage (its fingerprint, or "")."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -190,10 +187,7 @@ def see_features(
 def gradient_maps(
     network: Network, sae: SparseAutoencoder, x: torch.Tensor, feature_id: int, cell: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """((size, size) gradient x input, (size, size) absolute gradient) of a feature's pre-activation in one cell.
-
-    Both are summed over colours, the first where positive. x: (3, size, size).
-    """
+    """(gradient x input, absolute gradient), (size, size) each, of a feature in one cell of x (3, size, size)."""
     x = x.clone().requires_grad_()
     with torch.enable_grad():
         acts = network.see(x[None], [sae.cfg.site]).acts[sae.cfg.site]
@@ -202,10 +196,7 @@ def gradient_maps(
 
 
 def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[int, int]) -> float:
-    """Radius in pixels of the disc around a cell's centre that holds half of an absolute gradient (size, size).
-
-    Source: Luo et al. 2016, "Understanding the effective receptive field", with the radius as its summary.
-    """
+    """Pixels around a cell that hold half of an absolute gradient (size, size): Luo et al. 2016, arXiv 1701.04128."""
     centre = [(at + 0.5) * size / n - 0.5 for at, size, n in zip(cell, gradient.shape, grid, strict=True)]
     down, across = (np.arange(size) - c for size, c in zip(gradient.shape, centre, strict=True))
     distance = np.hypot(down[:, None], across[None])
@@ -218,10 +209,7 @@ def replay(
     network: Network, pictures: Pictures, acts: Activations, rows: np.ndarray,
     edit: Edit | None = None, sites: Sequence[str] = (),
 ) -> Iterator[Seen]:  # fmt: skip
-    """What the network makes of stored acts of these rows, BATCH at a time and in order; `edit` changes them before.
-
-    It goes on from the site, where it can start there, else from the pictures, with their acts put in at the site.
-    """
+    """What the network makes of stored acts of these rows, in order, after `edit`: from the site, else from pictures."""
     starts, images = network.can_start(acts.site), acts.images["image"].to_numpy()
 
     @torch.no_grad()

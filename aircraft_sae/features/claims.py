@@ -1,7 +1,4 @@
-"""What a feature claims to show, and how well it does on half B: each value with every picture's influence on it.
-
-Probes, directions fitted to labels, stand beside it; their acts are (n, rows, columns, d_in) of the regions' pictures.
-"""
+"""What a feature claims to show, and a probe fitted to labels, and how well they do on half B, picture by picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,8 +103,8 @@ def _names(index: FeatureIndex, regions: Regions) -> pd.Index:
 def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
     """(directions (parts, d_in), biases (parts,)): a cell is said to show part i where acts . direction + bias >= 0.
 
-    Fitted on half A: ridge regression on standardised channels, penalty 0.001 times the cells; biases of best F1.
-    No direction where all or no cells show the part: zeros.
+    acts: (n, rows, columns, d_in) of the regions' pictures. Fitted on half A: ridge regression on channels standardised,
+    penalty 0.001 times the cells; biases of best F1. No direction where all or no cells show the part: zeros.
     """
     x = np.float64(acts[~regions.in_b]).reshape(-1, acts.shape[-1])
     mean, spread = x.mean(0), x.std(0) + 1e-9

@@ -71,10 +71,7 @@ def k_means(acts: Activations, rows: np.ndarray, n_centres: int) -> torch.Tensor
 
 
 def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tensor) -> SparseAutoencoder:
-    """An autoencoder of sae's site that reconstructs nothing: feature i is directions[i] . x + biases[i] if positive.
-
-    directions: (d, d_in) with d at most d_in, biases: (d,); further features never fire.
-    """
+    """Of sae's site, reconstructing nothing: feature i is directions[i] . x + biases[i] if positive, i below d_in."""
     made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, tied=False), sae.d_in)
     with torch.no_grad():
         for values, given in ((made.W_enc_rows, directions), (made.b_enc, biases)):
@@ -130,10 +127,7 @@ class Measured:
 
 @torch.no_grad()
 def measure(reconstruct: Callable, acts: Activations, rows, mean, foreground: np.ndarray | None = None) -> Measured:
-    """Reconstruct all cells of these images. mean: (d_in,) of the training cells, which fvu compares with.
-
-    foreground: (images, rows, columns) bool, to tell these cells from the others.
-    """
+    """Reconstruct these images' cells. mean: (d_in,), for fvu; foreground: (images, rows, columns), to tell apart."""
     parts, fired, start, mean = [], [], 0, mean.float()
     for block in acts.blocks(rows):
         cells, n = block.flatten(0, 2), len(block)
@@ -201,10 +195,7 @@ def seed_agreement(first: torch.Tensor, second: torch.Tensor) -> dict[str, float
 
 
 def mixtures(rows: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """As many directions (n, d) that mean nothing and are spread as `rows` are: sums of all with random weights.
-
-    Isotropic ones would be too weak a chance: rows that share a few dimensions are alike by that alone.
-    """
+    """(n, d) directions without meaning, spread as `rows` (isotropic ones are not): sums of all, weighted at random."""
     weights = torch.randn(len(rows), len(rows), generator=torch.Generator().manual_seed(seed))
     return weights @ rows.detach() / len(rows) ** 0.5
 

@@ -206,10 +206,7 @@ def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
 
 
 def matched_features(table: pd.DataFrame) -> np.ndarray:
-    """(d_sae,) for each feature another one, drawn at random among those of like density and strength; -1 for none.
-
-    table: features.parquet. Like: at most a quarter more or less; strength: mean activation times decoder norm.
-    """
+    """(d_sae,) for each feature a random one of density and strength within a quarter of its own; -1 for none."""
     density, rng = table["density_cell"].to_numpy(), np.random.default_rng(0)
     strength, partner = (table["mean"] * table["norm"]).fillna(0).to_numpy(), np.full(len(density), -1)
     for j in np.flatnonzero(density > 0):

@@ -1,7 +1,4 @@
-"""Training, by Muon or AdamW: cosine with warm-up, averaged weights, phases of size; a killed run goes on unchanged.
-
-And trained networks: their files, their predictions on a split, and how good these are on each level of the taxonomy.
-"""
+"""Training (Muon or AdamW, cosine with warm-up, averaged weights, phases of size), trained networks and their scores."""
 
 import json
 import math
@@ -255,10 +252,7 @@ def save(network: Network, cfg: ClassifierConfig, folder: Path) -> None:
 
 
 def predict(network: Network, pictures: Pictures, split: str = "test") -> pd.DataFrame:
-    """One row an image: image, label, predicted (class names), confidence, and p_0, p_1, … (float32).
-
-    In float32, so that probabilities agree with the sites' activations. ValueError where pictures have other classes.
-    """
+    """A row an image: image, label, predicted, confidence, p_0, …, in float32 as acts; ValueError for other classes."""
     level = network.level or pictures.levels[0]
     if pictures.classes(level) != network.classes:
         raise ValueError(f"{pictures.name} has other {level} classes than this network was trained on")

@@ -32,10 +32,7 @@ Gradients = tuple[Tensor, Tensor, Tensor]  # of W_dec, W_enc_rows and b_enc
 
 
 def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = False) -> tuple[Codes, float]:
-    """(codes in training of acts - b_dec, the least value chosen): for "batchtopk" the n k largest of the batch.
-
-    Only values above `floor` are collected, and the search is repeated with a lower one where they are too few.
-    """
+    """(codes of acts - b_dec, least value chosen): "batchtopk"'s n k largest of a batch; too high a floor is lowered."""
     if sae.cfg.variant == "topk":
         return sae.select(centred, 0.0, rough), 0.0
     wanted = len(centred) * sae.cfg.k
@@ -102,10 +99,7 @@ def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gr
 
 
 def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
-    """(mean (d_in,), scale): an autoencoder of cfg learns from (x - mean) scale, of the cells x of these images.
-
-    scale: (d_in,) where channels are standardised, else one number.
-    """
+    """(mean (d_in,), scale): cfg learns from (x - mean) scale of cells x; scale: a number, (d_in,) where channelwise."""
     mean, variance = acts.moments(rows)
     whole = math.sqrt(acts.d_in / variance.sum())
     return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.channelwise else whole

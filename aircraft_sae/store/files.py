@@ -1,7 +1,4 @@
-"""Files that are written whole or not at all, the folder they go to, and digests of whatever results are made from.
-
-A digest is what a value holds, or a function's module says, in 16 hex digits that are the same on any machine.
-"""
+"""Files written whole or not at all, where they go, and digests: 16 hex digits for content, the same on any machine."""
 
 import ast
 import errno

@@ -1,7 +1,4 @@
-"""What there is to show of a study, as plain values: the list of features, one feature, a class, a pair of classes.
-
-The browser asks for these through a widget, the atlas writes them down, and tests call them: one way for all three.
-"""
+"""What there is to show of a study, as plain values: widgets ask for these, the atlas writes them, tests call them."""
 
 import io
 from collections.abc import Mapping

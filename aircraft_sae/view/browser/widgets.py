@@ -1,7 +1,4 @@
-"""The browser and the bench as widgets: a front end (app.js) and the kernel that answers what it asks (kernel.js).
-
-What a person says of features is a small table on disk, shared by all who have it open.
-"""
+"""The browser and the bench as widgets: a front end, the kernel's answers to it, and what a person says of features."""
 
 import base64
 import io
