@@ -209,7 +209,7 @@ def replay(
     network: Network, pictures: Pictures, acts: Activations, rows: np.ndarray,
     edit: Edit | None = None, sites: Sequence[str] = (),
 ) -> Iterator[Seen]:  # fmt: skip
-    """What the network makes of stored acts of these rows, in order, after `edit`: from the site, else from pictures."""
+    """What the network makes of stored acts of these rows, in order, after `edit`: from the site, or from pictures."""
     starts, images = network.can_start(acts.site), acts.images["image"].to_numpy()
 
     @torch.no_grad()

@@ -103,7 +103,7 @@ def _names(index: FeatureIndex, regions: Regions) -> pd.Index:
 def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
     """(directions (parts, d_in), biases (parts,)): a cell is said to show part i where acts . direction + bias >= 0.
 
-    acts: (n, rows, columns, d_in) of the regions' pictures. Fitted on half A: ridge regression on channels standardised,
+    acts: (n, rows, columns, d_in) of the regions' pictures. Fitted on half A: ridge regression, channels standardised,
     penalty 0.001 times the cells; biases of best F1. No direction where all or no cells show the part: zeros.
     """
     x = np.float64(acts[~regions.in_b]).reshape(-1, acts.shape[-1])

@@ -1,4 +1,4 @@
-"""Read-outs: functions from what was seen to scores (n, …), and the closed form of networks that end in a mean.
+"""Read-outs: functions from what was seen (`Seen`) to scores (n, …), and the closed form of networks that end in a mean.
 
 Where only a mean over cells, (a LayerNorm) and one linear layer follow a site, the logits are a function of the mean p
 of its acts. With tildes centred over the D channels, v their variance and W' the layer's weight times LayerNorm's gain,
@@ -12,23 +12,19 @@ That is exact arithmetic about the end of the network, no evidence of what comes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from aircraft_sae.networks.network import Network, Seen
-
 same = partial(torch.allclose, rtol=1e-3, atol=1e-4)  # whether two ways led to the same numbers
 
 
-def logits(seen: "Seen") -> torch.Tensor:
+def logits(seen) -> torch.Tensor:
     """(n, classes)."""
     return seen.logits
 
 
-def unit(site: str, channel: int) -> Callable[["Seen"], torch.Tensor]:
+def unit(site: str, channel: int) -> Callable[..., torch.Tensor]:
     """The largest activation of one channel of a site that is looked at, as a read-out (n, 1)."""
     return lambda seen: seen.acts[site][..., channel].amax((1, 2))[:, None]
 
@@ -61,7 +57,7 @@ class PooledReadout:
         return top / (variance.clamp(min=0) + self.eps).sqrt()[:, :, None] + self.bias
 
 
-def find_readout(network: "Network", site: str) -> PooledReadout | None:
+def find_readout(network, site: str) -> PooledReadout | None:
     """Logits from the mean over a site's cells: found by the last layers, accepted by a forward pass of random acts."""
     kept: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}  # what went into and came out of them at last
 

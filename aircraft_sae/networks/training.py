@@ -1,4 +1,4 @@
-"""Training (Muon or AdamW, cosine with warm-up, averaged weights, phases of size), trained networks and their scores."""
+"""Training (Muon or AdamW, cosine with warm-up, averaged weights, phases of size), trained networks, their scores."""
 
 import json
 import math

@@ -32,7 +32,7 @@ Gradients = tuple[Tensor, Tensor, Tensor]  # of W_dec, W_enc_rows and b_enc
 
 
 def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = False) -> tuple[Codes, float]:
-    """(codes of acts - b_dec, least value chosen): "batchtopk"'s n k largest of a batch; too high a floor is lowered."""
+    """(codes of acts - b_dec, least value chosen): "batchtopk"'s n k largest of a batch; too high a floor is cut."""
     if sae.cfg.variant == "topk":
         return sae.select(centred, 0.0, rough), 0.0
     wanted = len(centred) * sae.cfg.k
@@ -99,7 +99,7 @@ def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gr
 
 
 def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
-    """(mean (d_in,), scale): cfg learns from (x - mean) scale of cells x; scale: a number, (d_in,) where channelwise."""
+    """(mean (d_in,), scale): cfg learns from (x - mean) scale of cells x; scale: one, (d_in,) where channelwise."""
     mean, variance = acts.moments(rows)
     whole = math.sqrt(acts.d_in / variance.sum())
     return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.channelwise else whole
