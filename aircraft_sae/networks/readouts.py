@@ -1,4 +1,4 @@
-"""Read-outs: functions from what was seen (`Seen`) to scores (n, …), and the closed form of networks that end in a mean.
+"""Read-outs: functions from what was `Seen` to scores (n, …), and the closed form of networks that end in a mean.
 
 Where only a mean over cells, (a LayerNorm) and one linear layer follow a site, the logits are a function of the mean p
 of its acts. With tildes centred over the D channels, v their variance and W' the layer's weight times LayerNorm's gain,
