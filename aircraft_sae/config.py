@@ -163,16 +163,12 @@ class SAEConfig:
             raise ValueError(f"dead_after={self.dead_after} is not below n_cells={self.n_cells}: lower it")
         if self.tied and self.frozen_decoder:
             raise ValueError("a tied autoencoder with a frozen decoder would learn nothing but biases")
-        if self.tied and self.channelwise:
+        if self.tied and self.standardise == "channels":
             raise ValueError("channels cannot be standardised for a tied autoencoder: their scales would untie it")
 
     @property
     def n_steps(self) -> int:
         return max(1, self.n_cells // self.batch_size)
-
-    @property
-    def channelwise(self) -> bool:
-        return self.standardise == "channels"
 
 
 @_checked

@@ -23,10 +23,7 @@ N_BARS = 20  # null dictionaries whose best features a claim has to beat: 95 % o
 
 
 def claim_bars(folder: Path, *, acts: Activations, nulls: Sequence[SparseAutoencoder], pictures: Pictures) -> None:
-    """What a feature needs to claim a part, in bars.parquet: part, bar.
-
-    bar: 95th percentile, over nulls of random directions, of their features' largest average precision on half A.
-    """
+    """What it takes to claim a part, in bars.parquet: part, bar (95th percentile of nulls' largest ap_a, on half A)."""
     regions = Regions.of(acts, pictures)
     rows, labels = regions.rows[~regions.in_b], regions.labels[~regions.in_b].reshape(-1, len(regions.names))
 

@@ -264,7 +264,7 @@ def null_dictionaries(
     """
     few = short_training(sae.cfg)
     mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
-    stretch = scale if sae.cfg.channelwise else torch.ones(acts.d_in)  # one number for all turns nothing
+    stretch = torch.ones(acts.d_in) if isinstance(scale, float) else scale  # one number for all turns nothing
     nulls = {}
     if seed == 0:
         spread = stretch[:, None] * covariance(acts, acts.rows("train")) * stretch
@@ -282,6 +282,6 @@ def null_dictionaries(
 def random_dictionaries(sae: SparseAutoencoder, acts: Activations, seeds: Iterable[int]) -> list[SparseAutoencoder]:
     """For each seed as many random directions as there are features, spread as the cells of validation pictures."""
     mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
-    stretch = scale if sae.cfg.channelwise else torch.ones(acts.d_in)
+    stretch = torch.ones(acts.d_in) if isinstance(scale, float) else scale
     spread, like = stretch[:, None] * cell_covariance(acts) * stretch, torch.ones(sae.d_sae, acts.d_in)
     return [dictionary(sae, mean, scale, random_directions(like, spread, seed)) for seed in seeds]

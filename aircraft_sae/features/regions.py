@@ -50,10 +50,7 @@ def auroc(ranks: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def best_aurocs(maxima: np.ndarray, labels: pd.DataFrame) -> pd.Series:
-    """AUROC on half B, by (level, class), of the feature that ranks the class's images highest on half A.
-
-    nan where a half has none of them. maxima: (n, d); labels: a row an image, a column a level, finest first.
-    """
+    """AUROC on half B, by (level, class), of the column of maxima (n, d) best on half A; labels: a column a level."""
     in_b, found = halves(labels.iloc[:, 0]), {}
     ranks_a, ranks_b = (rankdata(maxima[half], axis=0) for half in (~in_b, in_b))
     for level in labels:

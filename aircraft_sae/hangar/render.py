@@ -1,7 +1,7 @@
 """Ray casting: from a scene to pixels and to the part that each of them shows."""
 
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
@@ -213,16 +213,9 @@ def surface(vertices: np.ndarray, faces: np.ndarray):
         from embreex.rtcore_scene import EmbreeScene
     except ImportError:
         return _Libigl(vertices, faces)
-    scene = EmbreeScene(_device())
+    scene = EmbreeScene()
     TriangleMesh(scene, vertices.astype(np.float32), faces.astype(np.int32))
     return scene
-
-
-@cache
-def _device():
-    from embreex.rtcore import EmbreeDevice
-
-    return EmbreeDevice()
 
 
 class _Libigl:

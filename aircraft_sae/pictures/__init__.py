@@ -1,7 +1,4 @@
-"""Sets of pictures behind one interface: tables, pictures, and where they are known regions, scenes and factors.
-
-`base` says what every set offers, `folders` are those on disk (the hangar's too), `loading` feeds a network.
-"""
+"""Sets of pictures behind one interface: `base` is what all offer, `folders` those on disk, `loading` feeds them."""
 
 from aircraft_sae.pictures.base import Pictures, coverage, decode, note_pictures
 from aircraft_sae.pictures.folders import FGVCLayout, ImageFolder, download, open_source

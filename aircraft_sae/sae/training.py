@@ -99,10 +99,10 @@ def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gr
 
 
 def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
-    """(mean (d_in,), scale): cfg learns from (x - mean) scale of cells x; scale: one, (d_in,) where channelwise."""
+    """(mean (d_in,), scale): cfg learns from (x - mean) scale of cells x; scale: a number, or (d_in,) of channels."""
     mean, variance = acts.moments(rows)
     whole = math.sqrt(acts.d_in / variance.sum())
-    return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.channelwise else whole
+    return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.standardise == "channels" else whole
 
 
 def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:

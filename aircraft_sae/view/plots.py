@@ -1,7 +1,4 @@
-"""Figures: each function returns a matplotlib Figure and opens no window; `in_words` is a result as prose.
-
-They are readable at half of a notebook's width, and in colours that the colour-blind tell apart.
-"""
+"""Figures that open no window, readable at half of a notebook's width, in colours that the colour-blind tell apart."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
