@@ -65,11 +65,7 @@ class Study:
         return cls(config, store.data_folder(data_dir), network, pictures)
 
     def pictures(self, name: str | Pictures = "all") -> Pictures:
-        """The study's pictures: rendered for the hangar, else found (or downloaded) and checked once.
-
-        name: "all", "every3" (every third image, and so on) or pictures of your own, which are handed back.
-        Raises: ValueError for another name.
-        """
+        """The study's pictures, rendered or found, and checked once: "all", "every3" (each third) or your own."""
         if isinstance(name, Pictures):
             return name
         if self._pictures is None:
@@ -253,10 +249,7 @@ class Study:
         return self.stage(f"experiments/profile-{seen.name}-{site_folder(site)}", profile_network, {}, inputs)
 
     def tiers(self, like: str = "main") -> Path:
-        """What may be said of features: `judge_parts` of an autoencoder, two other seeds, probes, and nulls of nulls.
-
-        Raises: ValueError for pictures without regions, or that are not rendered.
-        """
+        """What may be said of features: `judge_parts` of three seeds, probes and nulls; ValueError for no scenes."""
         pictures, own, names = self.pictures(), self.sae(like), [like, f"{like}-seed1", f"{like}-seed2"]
         if not pictures.region_names or pictures.scenes is None:
             raise ValueError(f"{self.config.name} has no scenes from which parts can be taken: nothing can be judged")
@@ -316,10 +309,8 @@ class Study:
         """ValueError where rendered pictures, which are read when they are needed, are not those that were opened."""
         opened = self.stages.get("dataset") if self.config.dataset.rendered else None
         if opened and store.read_json(opened.folder / store.META).get("fingerprint") != opened.meta["fingerprint"]:
-            raise ValueError(
-                f"{opened.folder} was removed, or made anew by another study of the same name with another config: "
-                "open this one again, and give one of the two another name"
-            )
+            what = f"{opened.folder} was removed, or made anew by another study of the same name with another config"
+            raise ValueError(f"{what}: open this one again, and give one of the two another name")
 
     def finished(self, name: str, **inputs: Any) -> Path | None:
         """The folder of a stage that is there and was made from these inputs, whatever else it was made from."""

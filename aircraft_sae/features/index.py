@@ -162,10 +162,7 @@ class FeatureIndex(OnPictures):
         return table.drop_duplicates("image_row").head(n).reset_index(drop=True)
 
     def coactive(self, feature_id: int, n: int) -> pd.DataFrame:
-        """The n features most often active in the same cell, by share - density where above 0: feature_id, share, lift.
-
-        share: of this feature's cells (of up to 4,096 of them, evenly spaced); lift: share / the other's density.
-        """
+        """The n features most often active in this one's cells, above chance: feature_id, share, lift."""
         cells, _ = self.firings(feature_id)
         cells = cells[:: max(1, -(-len(cells) // 4096))]
         share = np.bincount(self.by_cell[cells].indices, minlength=self.d_sae) / max(1, len(cells))

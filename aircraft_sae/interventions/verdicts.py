@@ -247,10 +247,7 @@ def tiered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def said(parts: pd.DataFrame | None, classes: pd.DataFrame | None) -> pd.DataFrame:
-    """What a person is told of each feature that was tested: feature_id, tier, verdict, why (the test that failed).
-
-    parts: of `judge_parts`; classes: of `class_verdicts`. A part of tier 2 or more comes first, then a passing class.
-    """
+    """What is told of each tested feature: feature_id, tier, verdict, why not more; a part of tier 2 goes first."""
     tables = []
     if parts is not None:
         named, tier = parts["part"].str.replace("_", " "), parts["tier"].astype(int)

@@ -49,10 +49,8 @@ def find_weights(weights: str) -> Path:
 def unreachable(problem: str) -> FileNotFoundError:
     """The error for weights that cannot be had: it names the places they may come from."""
     names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.safetensors")))
-    return FileNotFoundError(
-        f'{problem}. Set classifier.weights to "timm" where its hub can be reached, to a local .safetensors or .pth '
-        f"file, to a name in data/weights ({names}), or to None, which trains from scratch."
-    )
+    places = f'to "timm" where its hub can be reached, to a local .safetensors or .pth file, to a name ({names})'
+    return FileNotFoundError(f"{problem}. Set classifier.weights {places}, or to None, which trains from scratch.")
 
 
 def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
@@ -87,9 +85,9 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
         model.load_state_dict(state, assign=tried)  # else copied into the model's own float32
     except RuntimeError as problem:
         given, wanted = ({name: tuple(value.shape) for name, value in each.items()} for each in (state, own))
-        pairs = (given, wanted), (wanted, given)
-        differ = ([f"{name} {shape}" for name, shape in a.items() if b.get(name) != shape] for a, b in pairs)
-        odd, lacking = (", ".join(each[:3]) or "no more" for each in differ)
+        differ = [name for name in {**wanted, **given} if given.get(name) != wanted.get(name)]
+        told = ([f"{name} {shapes[name]}" for name in differ if name in shapes][:3] for shapes in (given, wanted))
+        odd, lacking = (", ".join(each) or "no more" for each in told)
         whose = " These names are torchvision's: use the file of timm's network." * ("features.0.0.weight" in given)
         remedy = remedy or f"Set classifier.arch to {facts.arch or 'that of the file'}."
         arch = model.pretrained_cfg["architecture"]

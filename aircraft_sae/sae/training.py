@@ -136,10 +136,7 @@ def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
 
 
 class Run(checkpoint.Training):
-    """One training run: the autoencoder of scaled acts, and the steps that change it.
-
-    idle: cells since each feature fired; floor: below the next batch's threshold, most likely; history: of each step.
-    """
+    """A run on scaled acts; idle: cells since each feature fired; floor: below the next threshold; history: by step."""
 
     noted, other = ("idle", "floor", "history"), "config or other activations"
     remedy = "sae.learning_rate (a third)"

@@ -119,10 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def entries(results: Mapping[str, Any]) -> dict[str, dict[str, float | int | None]]:
-    """{name: {value, low, high, n}} of six significant digits: further ones differ between machines.
-
-    Each is given as a value, (value, low, high, n) or a dict of these. Raises: ValueError for others, or not finite.
-    """
+    """{name: {value, low, high, n}} of six digits, from values, tuples or dicts; ValueError for others, not finite."""
     flat = {}
     for name, given in results.items():
         if isinstance(given, tuple) and len(given) == len(ENTRY):
