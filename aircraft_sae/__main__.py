@@ -262,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         study, data_dir = config.preset(name), store.data_folder()
         study = config.with_data_root(study, root)
-        if study.dataset.source == "folder" and not Path(root).is_dir():
+        if study.dataset.needs_root and not Path(root).is_dir():
             raise ValueError(f"the data root {root} is not a folder")
         if options.in_place and not study.dataset.rendered:
             raise ValueError(f"--in-place would put the photographs of {name} into notebooks/: run without it")

@@ -93,6 +93,10 @@ class DatasetConfig:
     def rendered(self) -> bool:
         return self.source == "hangar"
 
+    @property
+    def needs_root(self) -> bool:
+        return self.source == "folder"
+
 
 @_checked
 class ClassifierConfig:
@@ -205,7 +209,7 @@ def with_data_root(config: StudyConfig, data_root: str | None) -> StudyConfig:
         raise ValueError(f"{config.name} renders its own pictures and takes no data root: only {takers} do")
     if data_root:
         config = change(config, **{"dataset.root": str(data_root)})
-    if config.dataset.source == "folder" and not config.dataset.root:
+    if config.dataset.needs_root and not config.dataset.root:
         remedy = "name it with --data-root, data_root=... or AIRCRAFT_SAE_DATA_ROOT"
         raise ValueError(f"{config.name} needs a folder of pictures, or the one above fgvc-aircraft-2013b: {remedy}")
     return config

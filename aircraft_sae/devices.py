@@ -36,7 +36,7 @@ def side_by_side(function: Callable[[Any], Any], items: Iterable) -> Iterator[An
 
     Side by side, small forward passes or trainings take a quarter to a third less time. At most two items for each one
     at work are taken ahead. Threads have their own grad mode and autocast: `function` sets them. Ctrl-C waits for what
-    is under way; a second one does not. Raises: what `function` raises, for the first such item.
+    is under way, a second one does not. The first item's error is raised.
     """
     n = torch.get_num_threads()
     at_once = min(n, MOST_AT_ONCE, len(items) if isinstance(items, Sized) else n)

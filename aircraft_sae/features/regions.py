@@ -82,10 +82,9 @@ def selectivity(maxima: np.ndarray, labels: Mapping[str, tuple], in_b: np.ndarra
 
     maxima: (n, d) image maxima; labels: level -> ((n,) indices, class names); in_b: (n,) half B.
     class: largest AUROC on half A. On half B, of that class against the rest: auroc, auroc_z (in standard deviations of
-    the null), auroc_p, auroc_q (Benjamini-Hochberg over features and levels). z, p and q are nan for features
-    that are active in fewer than 8 images of half B, or whose null has no spread.
-    level: the one whose class stands out most on half A (AUROC in standard deviations of its null); placed: that level
-    where auroc_q on half B is below 0.05, else "none".
+    the null), auroc_p, auroc_q (Benjamini-Hochberg over features and levels): nan for features that are active in fewer
+    than 8 images of half B, or whose null has no spread.
+    level: the one whose class stands out most on half A, in deviations; placed: that level where auroc_q is below 0.05.
     """
     own, values = np.arange(maxima.shape[1]), maxima[in_b]
     ranks_a, ranks_b = (np.float32(rankdata(maxima[half], axis=0)) for half in (~in_b, in_b))

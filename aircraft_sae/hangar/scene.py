@@ -143,8 +143,7 @@ class Scene:
 
 
 TURNS = {"azimuth": np.radians(15), "elevation": np.radians(10), "roll": np.radians(10)}
-FACTORS = ("livery", "light", "background", *TURNS, "distance", "place")
-"""What `Scene.varied` changes, beside the edits of single parts."""
+FACTORS = ("livery", "light", "background", *TURNS, "distance", "place")  # what `Scene.varied` changes
 
 
 def factors(scene: Scene) -> dict[str, float | str | bool]:

@@ -70,11 +70,10 @@ def class_verdicts(
     """One row a claim (feature_id) about the class that half A chose, on the level that half A chose.
 
     table: features.parquet; trial: half B's pictures; labels: a row a picture, a column a level; seed_match: (d_sae,);
-    null_auroc: of every null's best feature for the class, by (level, class); directions: (d_sae, d_in) to take out in
-    place of the decoder's rows.
+    null_auroc: of every null's best feature for the class, by (level, class); directions: (d_sae, d_in) to take out.
     A feature passes if its AUROC on B is at least 0.9 (q < 0.05) and above null_auroc, and suppressing it hurts its
-    class's pictures, more than the other classes' logits and more than N_RANDOM random directions of equal length do
-    (p: its rank among these, q < 0.05), and two seeds have it.
+    class's pictures, more than other classes' logits and than N_RANDOM random directions of equal length do (p: its
+    rank among these, q < 0.05), and two seeds have it.
     """
     n_random = N_RANDOM[trial.readout is not None]
     table, rows = table.set_index("feature_id", drop=False), []
@@ -134,10 +133,7 @@ def pass_share(passes: np.ndarray) -> dict[str, float | int]:
 
 @dataclass
 class Claimant:
-    """A dictionary whose claims are judged, or that stands for nothing learned. claims: feature_id, chosen, part.
-
-    network: whose answers to scene edits its features read; seeds: the other claimants that have to replicate.
-    """
+    """A dictionary whose claims are judged; network: that its edited scenes are seen by; seeds: that have to agree."""
 
     sae: SparseAutoencoder
     index: FeatureIndex

