@@ -6,7 +6,7 @@ checkpoints, digests), `metrics` (pure functions); `hangar` (rendered aircraft w
 `activations` (of any sites, on disk); `features` (what each feature fires on, how good a reconstruction is);
 `interventions` (what it does: suppression, blurring, scene edits); `studies` (of the further notebooks: networks
 compared); `study` (the front door: Study.open("hangar") loads or runs each stage); `view` (figures, browser, atlas,
-report); `runner` (runs notebooks), `__main__` (the command). An import goes only down this list. The notebooks tell the
+report); `__main__` (the command, which runs notebooks). An import goes only down this list. The notebooks tell the
 story; nothing imports them.
 """
 

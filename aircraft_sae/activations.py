@@ -15,20 +15,16 @@ from tqdm import tqdm
 
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.devices import side_by_side
-from aircraft_sae.networks import BATCH, Edit, Network, Seen
-from aircraft_sae.networks.evaluation import n_workers
+from aircraft_sae.networks import BATCH, Edit, Network, Seen, n_workers
 from aircraft_sae.pictures import Pictures, Views, loader, test_transform, train_transform
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import META, check_room, digest, read_json, write_json, write_parquet, write_whole
 
 ACTS, IMAGES, DONE = "acts.npy", "images.parquet", "done.json"
-VIEWS = "views"
-"""The split of random crops and flips of training and validation pictures."""
-SAVE_EVERY = 512
-"""Images between two notes of how far an extraction has come."""
+VIEWS = "views"  # the split of random crops and flips of training and validation pictures
+SAVE_EVERY = 512  # images between two notes of how far an extraction has come
 ROOM = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
-GROUP_BYTES = 2**25
-"""Images that are shuffled together: read whole and in order, so that a disk never seeks for single cells."""
+GROUP_BYTES = 2**25  # of images shuffled together, read whole and in order: a disk never seeks for single cells
 
 
 def site_folder(site: str) -> str:
@@ -43,10 +39,9 @@ def extract(
     """Write folder/<site>/acts.npy (image, row, column, channel; float16) and images.parquet, for each site.
 
     Every picture goes through the network once, in float32 and in the order of the table; then n_views random crops and
-    flips, as `augmentation` has them, of each training and validation picture, as split "views" and in mixed precision:
-    more cells for autoencoders to learn from. A killed run goes on where it was.
-    Raises: OSError where the disk has no room, ValueError for acts that float16 cannot hold (with the image) and for a
-    folder that holds those of other pictures.
+    flips (`augmentation`) of each training and validation picture, as split "views" and in mixed precision. A killed
+    run goes on where it was.
+    Raises: OSError where the disk has no room, ValueError for acts beyond float16 and for a folder of other pictures.
     """
     folder = Path(folder)
     seen = pictures.table[pictures.table["split"].isin(("train", "val"))].assign(split=VIEWS)
@@ -70,11 +65,9 @@ def extract(
                 for site, acts in got.acts.items():
                     cells = acts.half()
                     if not (finite := cells.isfinite().flatten(1).all(1).numpy()).all():
-                        raise ValueError(
-                            f"the {site} activations of image {images[n_done + finite.argmin()]} are not finite in "
-                            "float16, which ends at 65,504: look at that picture, whether the network's training "
-                            "diverged, or choose another site"
-                        )
+                        odd = f"the {site} activations of image {images[n_done + finite.argmin()]} are not finite"
+                        remedy = "look at that picture, whether the network's training diverged, or choose another site"
+                        raise ValueError(f"{odd} in float16, which ends at 65,504: {remedy}")
                     files[site][n_done : n_done + size] = cells.numpy()
                 n_done += size
                 bar.update(size)
@@ -88,10 +81,7 @@ def extract(
 
 
 class OnPictures:
-    """What is known of the cells of pictures. images: their table; grid: (rows, columns) of a picture's cells.
-
-    stage: the fingerprint of its stage when it was opened; "" for none.
-    """
+    """What is known of pictures' cells: images (a table), grid (rows, columns), stage (its fingerprint, or "")."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -194,14 +184,32 @@ def see_features(
         return seen, sae.encode(acts.flatten(0, 2)).dense().view(*acts.shape[:3], -1)
 
 
+def gradient_maps(
+    network: Network, sae: SparseAutoencoder, x: torch.Tensor, feature_id: int, cell: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(gradient x input, absolute gradient), (size, size) each, of a feature in one cell of x (3, size, size)."""
+    x = x.clone().requires_grad_()
+    with torch.enable_grad():
+        acts = network.see(x[None], [sae.cfg.site]).acts[sae.cfg.site]
+        (gradient,) = torch.autograd.grad(acts[0, cell[0], cell[1]] @ sae.W_enc_rows[feature_id].detach(), x)
+    return (gradient * x.detach()).sum(0).relu().numpy(), gradient.abs().sum(0).numpy()
+
+
+def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[int, int]) -> float:
+    """Pixels around a cell that hold half of an absolute gradient (size, size): Luo et al. 2016, arXiv 1701.04128."""
+    centre = [(at + 0.5) * size / n - 0.5 for at, size, n in zip(cell, gradient.shape, grid, strict=True)]
+    down, across = (np.arange(size) - c for size, c in zip(gradient.shape, centre, strict=True))
+    distance = np.hypot(down[:, None], across[None])
+    order = np.argsort(distance, axis=None)
+    within = gradient.reshape(-1)[order].cumsum() >= 0.5 * gradient.sum()
+    return float(distance.reshape(-1)[order][within.argmax()])
+
+
 def replay(
     network: Network, pictures: Pictures, acts: Activations, rows: np.ndarray,
     edit: Edit | None = None, sites: Sequence[str] = (),
 ) -> Iterator[Seen]:  # fmt: skip
-    """What the network makes of stored acts of these rows, BATCH at a time and in order; `edit` changes them before.
-
-    It goes on from the site, where it can start there, else from the pictures, with their acts put in at the site.
-    """
+    """What the network makes of stored acts of these rows, in order, after `edit`: from the site, or from pictures."""
     starts, images = network.can_start(acts.site), acts.images["image"].to_numpy()
 
     @torch.no_grad()
@@ -214,10 +222,7 @@ def replay(
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """The array of an extraction under way, or a new one, whose room on disk is taken at once: OSError without any.
-
-    A full disk would else end the process at some later write.
-    """
+    """An extraction's array, or a new one whose room on disk is taken at once: OSError now, not in some later write."""
 
     def write(temporary: Path) -> None:
         np.lib.format.open_memmap(temporary, "w+", np.float16, shape).flush()

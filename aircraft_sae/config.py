@@ -121,7 +121,6 @@ class ClassifierConfig:
     frozen_stages: Annotated[CountOrZero, Field(le=4)] = 2  # the stem and this many stages keep their loaded weights
     crop_scale: tuple[Positive, Positive] = (0.7, 1.0)  # area share of the random crop; (1, 1) only resizes
     flip: StrictBool = True
-    rotate: Annotated[PositiveOrZero, Field(le=45)] = 0.0  # degrees to either side at most, about the middle
     colour_jitter: PositiveOrZero = 0.2
     mixed_precision: StrictBool = True  # bfloat16 autocast on a GPU, and on a CPU that has it in hardware
     seed: CountOrZero = 0
@@ -147,9 +146,7 @@ class SAEConfig:
 
     site: Site = "stage4"
     variant: Literal["topk", "batchtopk"] = "batchtopk"
-    standardise: Literal["nothing", "channels"] = (
-        "nothing"  # of acts first: each channel less its mean, over its deviation
-    )
+    standardise: Literal["nothing", "channels"] = "nothing"  # of acts first: channels less their mean, over deviations
     expansion: Count = 8  # d_sae / d_in
     k: Count = 32  # features a cell has, exactly or on average
     tied: StrictBool = False  # W_enc is W_dec transposed
@@ -170,16 +167,12 @@ class SAEConfig:
             raise ValueError(f"dead_after={self.dead_after} is not below n_cells={self.n_cells}: lower it")
         if self.tied and self.frozen_decoder:
             raise ValueError("a tied autoencoder with a frozen decoder would learn nothing but biases")
-        if self.tied and self.channelwise:
+        if self.tied and self.standardise == "channels":
             raise ValueError("channels cannot be standardised for a tied autoencoder: their scales would untie it")
 
     @property
     def n_steps(self) -> int:
         return max(1, self.n_cells // self.batch_size)
-
-    @property
-    def channelwise(self) -> bool:
-        return self.standardise == "channels"
 
 
 @_checked
@@ -210,10 +203,7 @@ def preset(name: str) -> StudyConfig:
 
 
 def with_data_root(config: StudyConfig, data_root: str | None) -> StudyConfig:
-    """A copy that reads its pictures from `data_root`, or the same where that is empty.
-
-    Raises: ValueError where the source takes no folder, or needs one and has none.
-    """
+    """A copy with this data root, if any; ValueError where the source takes no folder, or needs one and has none."""
     if data_root and config.dataset.rendered:
         takers = ", ".join(name for name, known in PRESETS.items() if not known.dataset.rendered)
         raise ValueError(f"{config.name} renders its own pictures and takes no data root: only {takers} do")

@@ -27,10 +27,7 @@ def has_bfloat16(where: torch.device) -> bool:
 
 @cache
 def _pool(at_once: int, threads: int) -> ThreadPoolExecutor:
-    """Kept: new threads for each batch would be given heaps of their own, which hold gigabytes after some hundreds.
-
-    One for each number of torch's threads, so that what runs in one never waits for its own.
-    """
+    """Kept, one a number of torch's threads: new threads for each batch would have heaps that hold gigabytes."""
     return ThreadPoolExecutor(at_once)
 
 
@@ -39,7 +36,7 @@ def side_by_side(function: Callable[[Any], Any], items: Iterable) -> Iterator[An
 
     Side by side, small forward passes or trainings take a quarter to a third less time. At most two items for each one
     at work are taken ahead. Threads have their own grad mode and autocast: `function` sets them. Ctrl-C waits for what
-    is under way; a second one does not. Raises: what `function` raises, for the first such item.
+    is under way, a second one does not. The first item's error is raised.
     """
     n = torch.get_num_threads()
     at_once = min(n, MOST_AT_ONCE, len(items) if isinstance(items, Sized) else n)

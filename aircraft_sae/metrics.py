@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.stats import false_discovery_control, norm
 
 
 def class_averaged_accuracy(labels, predicted, n_classes: int, counts=None):
@@ -63,6 +63,24 @@ def with_draws(value: float, draws, n: int) -> dict[str, float | None]:
     seen = np.asarray(draws, float)[np.isfinite(draws)]
     low, high = interval(seen) if len(seen) else (None, None)
     return {"value": float(value), "low": low, "high": high, "n": int(n)}
+
+
+def point(value: float, n: int) -> dict[str, float | None]:
+    """A result without an interval."""
+    return {"value": value if isinstance(value, int) else float(value), "low": None, "high": None, "n": int(n)}
+
+
+def median(values: np.ndarray) -> dict[str, float | None]:
+    """The median as a result, with the 95 % interval by drawing the values anew."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
+    return with_draws(np.median(values), np.median(values[drawn], axis=1), len(values))
+
+
+def adjusted(p: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg's q of the tests that could be made; nan for the others."""
+    q, made = np.full(p.shape, np.nan), np.isfinite(p)
+    q[made] = false_discovery_control(p[made])
+    return q
 
 
 FEWEST = 10
@@ -132,10 +150,7 @@ def stratified_auroc(score, member, strata, groups) -> tuple[float, np.ndarray]:
     kinds = np.stack([~member[order], member[order]]).astype(float)
     first = np.flatnonzero(np.diff(strata, prepend=-1))  # of each stratum, in order of score
     tied = np.flatnonzero((np.diff(strata, prepend=-1) != 0) | (np.diff(score, prepend=np.nan) != 0))  # of equal scores
-    own, same = (
-        np.cumsum(np.isin(np.arange(len(score)), first)) - 1,
-        np.searchsorted(tied, np.arange(len(score)), "right") - 1,
-    )
+    own, same = (np.searchsorted(starts, np.arange(len(score)), "right") - 1 for starts in (first, tied))
     before = np.cumsum(kinds, axis=1) - kinds
     total, equal = np.add.reduceat(kinds, first, axis=1)[:, own], np.add.reduceat(kinds, tied, axis=1)[:, same]
     below = (before[:, tied] - before[:, first[own[tied]]])[:, same] + equal / 2  # of each kind, in the own stratum

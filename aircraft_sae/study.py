@@ -19,15 +19,13 @@ from aircraft_sae.config import StudyConfig, change, check_name, preset, with_da
 from aircraft_sae.features import PARTS, FeatureIndex, Regions, build_features, claim_bars, halves, probe_dictionary
 from aircraft_sae.features.claims import N_BARS
 from aircraft_sae.features.reconstruction import Null, null_dictionaries, random_dictionaries, short_training
-from aircraft_sae.hangar.airframes import VARIANTS
+from aircraft_sae.hangar import VARIANTS
 from aircraft_sae.hangar.dataset import render_dataset
-from aircraft_sae.interventions import Claimant, choose_scenes, edit_scenes, frozen_list
-from aircraft_sae.interventions.tiers import judge_parts
+from aircraft_sae.interventions import Claimant, choose_scenes, edit_scenes, frozen_list, judge_parts
 from aircraft_sae.networks import Network, build, check_weights, load, pretrained, train, weights_digest
 from aircraft_sae.pictures import Pictures, note_pictures, open_source
 from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
-from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.sae.training import train_sae
+from aircraft_sae.sae import SparseAutoencoder, train_sae
 from aircraft_sae.studies.comparison import profile_network
 from aircraft_sae.studies.manipulation import segment
 
@@ -68,11 +66,7 @@ class Study:
         return cls(config, store.data_folder(data_dir), network, pictures)
 
     def pictures(self, name: str | Pictures = "all") -> Pictures:
-        """The study's pictures: rendered for the hangar, else found (or downloaded) and checked once.
-
-        name: "all", "every3" (every third image, and so on) or pictures of your own, which are handed back.
-        Raises: ValueError for another name.
-        """
+        """The study's pictures, rendered or found, and checked once: "all", "every3" (each third) or your own."""
         if isinstance(name, Pictures):
             return name
         if self._pictures is None:
@@ -189,7 +183,7 @@ class Study:
         if sae.d_in != acts.d_in:
             raise ValueError(f"the dictionary {name} is for acts of width {sae.d_in}, {sae.cfg.site} has "
                              f"{acts.d_in}: make it of this study's acts")  # fmt: skip
-        settings = {"splits": list(splits), "selectivity": selectivity}
+        settings = {"splits": list(splits), "by_class": selectivity}
         inputs = {"sae": sae, "acts": acts, "pictures": self.pictures(shown)}
         return FeatureIndex.open(self.stage(f"features/{name}", build_features, settings, inputs))
 
@@ -261,10 +255,7 @@ class Study:
         return self.stage(f"experiments/segmentation-{like}", segment, {}, inputs)
 
     def tiers(self, like: str = "main") -> Path:
-        """What may be said of features: `judge_parts` of an autoencoder, two other seeds, probes, and nulls of nulls.
-
-        Raises: ValueError for pictures without regions, or that are not rendered.
-        """
+        """What may be said of features: `judge_parts` of three seeds, probes and nulls; ValueError for no scenes."""
         pictures, own, names = self.pictures(), self.sae(like), [like, f"{like}-seed1", f"{like}-seed2"]
         if not pictures.region_names or pictures.scenes is None:
             raise ValueError(f"{self.config.name} has no scenes from which parts can be taken: nothing can be judged")
@@ -324,10 +315,8 @@ class Study:
         """ValueError where rendered pictures, which are read when they are needed, are not those that were opened."""
         opened = self.stages.get("dataset") if self.config.dataset.rendered else None
         if opened and store.read_json(opened.folder / store.META).get("fingerprint") != opened.meta["fingerprint"]:
-            raise ValueError(
-                f"{opened.folder} was removed, or made anew by another study of the same name with another config: "
-                "open this one again, and give one of the two another name"
-            )
+            what = f"{opened.folder} was removed, or made anew by another study of the same name with another config"
+            raise ValueError(f"{what}: open this one again, and give one of the two another name")
 
     def finished(self, name: str, **inputs: Any) -> Path | None:
         """The folder of a stage that is there and was made from these inputs, whatever else it was made from."""
@@ -337,10 +326,7 @@ class Study:
         return folder if same else None
 
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:
-        """Write all of a notebook's numbers, in place of those of its last run.
-
-        Each is what `store.entries` takes. Raises: ValueError for what is not that, or not finite.
-        """
+        """Write all of a notebook's numbers, as `store.entries` takes them, in place of those of its last run."""
         store.write_json(path := self._results_file(notebook), store.entries(results))
         return path
 

@@ -42,7 +42,7 @@ from scipy.stats import binomtest
 from aircraft_sae.activations import replay
 from aircraft_sae.features.reconstruction import pca
 from aircraft_sae.metrics import with_interval
-from aircraft_sae.store.results import ENTRY
+from aircraft_sae.store import ENTRY
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
 from aircraft_sae.view.plots import in_words

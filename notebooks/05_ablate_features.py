@@ -42,9 +42,7 @@ from aircraft_sae import interventions as ablation
 
 # %%
 from aircraft_sae.activations import see_features
-from aircraft_sae.interventions import experiments
-from aircraft_sae.interventions.experiments import point
-from aircraft_sae.metrics import with_interval
+from aircraft_sae.metrics import median, point, with_interval
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
 from aircraft_sae.view.browser import InterventionBench
@@ -339,7 +337,7 @@ plots.picture_grid([heated], [captions])
 
 # %%
 inputs = {"trial": trial, "index": index, "claims": frozen}
-folder = study.stage("experiments/suppress", experiments.suppress_features, {}, inputs)
+folder = study.stage("experiments/suppress", ablation.suppress_features, {}, inputs)
 suppressed, own_random = (pd.read_parquet(folder / f"{name}.parquet") for name in ("features", "beyond_random"))
 often = suppressed[suppressed["often"]]
 paired = often[often["partner"] >= 0]
@@ -393,7 +391,7 @@ rare = active_a.sum(0) < min(8, len(active_a) // 4)
 kinds = {"features": sae.W_dec.detach(), "random directions": trial.random} if trial.readout else {}
 for of, directions in kinds.items():
     by_all = half_a.suppress(range(sae.d_sae), directions=directions)["specificity"]
-    on_a = np.where(rare, 0, experiments.mean_over_active(np.abs(by_all), active_a))
+    on_a = np.where(rare, 0, ablation.mean_over_active(np.abs(by_all), active_a))
     for j in on_a.argsort()[::-1][: min(20, (on_a > 0).sum())].tolist():
         top = half_b.strength[:, j].topk(min(16, len(half_b.rows)))
         some = half_b[top.indices[top.values > 0].numpy()]
@@ -433,7 +431,7 @@ if len(tail):
 
 # %%
 doses, inputs = [0.0, 0.5, 1.0, 2.0, 4.0], {"trial": trial}
-folder = study.stage("experiments/dose", experiments.dose_response, {"features": drawn_ids, "doses": doses}, inputs)
+folder = study.stage("experiments/dose", ablation.dose_response, {"features": drawn_ids, "doses": doses}, inputs)
 dosed, means = pd.read_parquet(folder / "doses.parquet"), {}
 for name, suffix in (("features", ""), ("random directions", "_random")):
     own = dosed[dosed["of"] == name]
@@ -470,13 +468,13 @@ acts3, frozen3 = study.activations(site3), claims["local"]
 drawn3 = frozen3.query("chosen == 'random'")["feature_id"].sample(N_FEATURES, random_state=0).tolist()
 trial3 = ablation.Trial.of(network, sae3, pictures, acts3, index3)
 settings = {"features": drawn3, "n_images": 2 * N_IMAGES}
-folder = study.stage("experiments/suppress-local", experiments.suppress_some, settings, {"trial": trial3})
+folder = study.stage("experiments/suppress-local", ablation.suppress_some, settings, {"trial": trial3})
 effect3 = pd.read_parquet(folder / "features.parquet")
 
 # %%
 both3 = effect3[(effect3["feature"] > 0) & (effect3["random"] > 0)]
 ratios = np.log(both3["feature"] / both3["random"]).to_numpy() if len(both3) else np.zeros(1)
-entry = experiments.median(ratios)
+entry = median(ratios)
 entry |= {name: float(np.exp(entry[name])) for name in ("value", "low", "high")}
 results["stage3/median_effect_over_random_direction"] = entry
 results["stage3/median_abs_specificity"] = point(effect3["feature"].median(), len(drawn3))
@@ -521,7 +519,7 @@ matches = [j for j in frozen.query("chosen == 'part'")["feature_id"].drop_duplic
 blur_list += matches[: N_FEATURES - len(blur_list)]
 picks = ablation.choose_picks(index, blur_list, rows_b, N_IMAGES)
 settings, inputs = {"sigma": sigma, "window": window}, {"trial": trial, "index": index, "picks": picks}
-folder = study.stage("experiments/blur", experiments.blur_peaks, settings, inputs)
+folder = study.stage("experiments/blur", ablation.blur_peaks, settings, inputs)
 blur, picked = pd.read_parquet(folder / "blur.parquet"), pd.read_parquet(folder / "suppressed.parquet")
 print(f"{blur['feature_id'].nunique()} features, {len(picks):,} feature-picture pairs, {len(blur):,} forward passes")
 
@@ -598,7 +596,7 @@ for name, one in dictionaries.items():
     few = living.sample(min(max(1, N_FEATURES // 4), len(living)), random_state=0)
     own = {"index": its, "picks": ablation.choose_picks(its, few, its_b, N_IMAGES)}
     own["trial"] = ablation.Trial.of(network, one, pictures, acts, its)
-    folder = study.stage(f"experiments/blur-{where}", experiments.blur_peaks, settings, own)
+    folder = study.stage(f"experiments/blur-{where}", ablation.blur_peaks, settings, own)
     lost_by[name] = ablation.feature_lost(pd.read_parquet(folder / "blur.parquet"), "target")
 
 # %%
@@ -634,7 +632,7 @@ agree, by_chance = (ablation.agreement(each, picked) for each in (blur, shuffled
 values, null = (each["spearman"].dropna().to_numpy() for each in (agree, by_chance))
 values, null = (each if len(each) else np.zeros(1) for each in (values, null))
 for end, table_, each in (("", agree, values), ("_shuffled", by_chance, null)):
-    results[f"blur_suppress_spearman_median{end}"] = experiments.median(each)
+    results[f"blur_suppress_spearman_median{end}"] = median(each)
     results[f"blur_suppress_same_sign{end}"] = float(table_["same_sign"].mean())
 results["blur_suppress_spearman_above_0"] = ablation.pass_share((agree["low"] > 0).to_numpy())
 over = point(np.nan_to_num(spearmanr(agree["suppressed"], agree["blurred"]).statistic), len(agree))
@@ -685,7 +683,7 @@ for like, own_sae in {"local": sae3, "main": sae}.items():
     given = {"trial": its_trial, "index": study.features(like), "claims": claims[like], "others": others}
     given |= {"suppressed": suppressed if like == "main" else None, "removals": removals}
     given |= {"tiers": study.tiers(like) if editable else None, "nulls": rivals if like == "main" else []}
-    folder = study.stage(f"experiments/verdicts-{like}", experiments.verdict_tables, {}, given)
+    folder = study.stage(f"experiments/verdicts-{like}", ablation.verdict_tables, {}, given)
     verdicts[like] = ablation.Verdicts.open(folder)
 classes, null_classes = verdicts["main"].classes, pd.read_parquet(folder / "null_classes.parquet")
 

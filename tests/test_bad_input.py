@@ -24,7 +24,6 @@ from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig, StudyConfig
 from aircraft_sae.features import FeatureIndex
 from aircraft_sae.hangar.dataset import render_dataset
-from aircraft_sae.interventions import experiments
 from aircraft_sae.networks import load, training
 from aircraft_sae.pictures import FGVCLayout
 from aircraft_sae.sae import SparseAutoencoder
@@ -524,7 +523,7 @@ def trial(w):
 
 def blur(w, feature_id, window):
     picks = w.index.patches(0).assign(feature_id=feature_id)
-    experiments.blur_peaks(w.tmp, trial=trial(w), index=w.index, picks=picks, sigma=8.0, window=window)
+    interventions.blur_peaks(w.tmp, trial=trial(w), index=w.index, picks=picks, sigma=8.0, window=window)
 
 
 FEATURES = [

@@ -423,7 +423,7 @@ def test_labels_are_on_disk_at_once_and_shared(tmp_path):
 
 
 def test_two_processes_lose_no_label(tmp_path):
-    code = "import sys; from aircraft_sae.view.browser.labels import Labels\n"
+    code = "import sys; from aircraft_sae.view.browser import Labels\n"
     code += "for i in range(15): Labels(sys.argv[1], 'abc').set(int(sys.argv[2]) + i, label=f'of {sys.argv[2]}')"
     running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(first)]) for first in (0, 100)]
     assert [process.wait() for process in running] == [0, 0]

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
-from aircraft_sae.activations import Activations
+from aircraft_sae.activations import Activations, effective_radius, gradient_maps
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.devices import device
 from aircraft_sae.features import (
@@ -35,10 +35,8 @@ from aircraft_sae.features import (
     probe_scores,
     selectivity,
 )
-from aircraft_sae.features.localisation import effective_radius, gradient_maps
 from aircraft_sae.features.reconstruction import readers
-from aircraft_sae.features.regions import ap_of, average_precisions, best_parts
-from aircraft_sae.features.selectivity import auroc, auroc_p
+from aircraft_sae.features.regions import ap_of, auroc, auroc_p, average_precisions, best_parts
 from aircraft_sae.metrics import average
 from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
@@ -538,13 +536,13 @@ def test_cells_of_small_regions_count_by_the_regions_own_pixels(tmp_path):
 @pytest.mark.parametrize("names", [("block", "dot"), ()])
 def test_features_are_described_as_far_as_the_pictures_go(tmp_path, levels, names):
     pictures = Shapes(levels=levels, region_names=names)
-    build_features(tmp_path, identity(4), shaped(pictures), pictures, ["train", "test"], selectivity=True)
+    build_features(tmp_path, identity(4), shaped(pictures), pictures, ["train", "test"], by_class=True)
     table = FeatureIndex.open(tmp_path).table
     assert ("placed" in table) == bool(levels) and ("part" in table) == bool(names)
     assert (tmp_path / "parts.parquet").is_file() == bool(names) and len(table) == 4
     if names:
         assert table["part"][:2].tolist() == ["block", "dot"]
-    build_features(tmp_path, identity(4), shaped(pictures), pictures, ["test"], selectivity=False)
+    build_features(tmp_path, identity(4), shaped(pictures), pictures, ["test"], by_class=False)
     assert "placed" not in FeatureIndex.open(tmp_path).table
 
 

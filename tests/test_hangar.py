@@ -19,8 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from torchvision.datasets import FGVCAircraft
 
 from aircraft_sae.config import HangarConfig
-from aircraft_sae.hangar import PARTS
-from aircraft_sae.hangar.airframes import VARIANTS
+from aircraft_sae.hangar import PARTS, VARIANTS
 from aircraft_sae.hangar.dataset import _splits, render_dataset
 from aircraft_sae.hangar.meshes import build
 from aircraft_sae.hangar.render import _openness, render

@@ -25,26 +25,36 @@ from aircraft_sae.interventions import (
     agreement,
     beyond_controls,
     blur,
+    blur_peaks,
     choose_picks,
     choose_scenes,
+    dose_response,
     edit_scenes,
     effects,
-    experiments,
     feature_lost,
     frozen_list,
     logits_from,
+    mean_over_active,
     mediation,
     pass_share,
+    suppress_features,
     tell_apart,
-    tiers,
+    verdict_tables,
+    verdicts,
     without,
 )
 from aircraft_sae.interventions.blurring import control_windows
 from aircraft_sae.interventions.editing import plain
-from aircraft_sae.interventions.experiments import beyond_random
-from aircraft_sae.interventions.suppression import matched_features
-from aircraft_sae.interventions.tiers import Claimant, Measured, compared, judge_parts, tiered
-from aircraft_sae.interventions.verdicts import N_RANDOM, class_verdicts
+from aircraft_sae.interventions.suppression import beyond_random, matched_features
+from aircraft_sae.interventions.verdicts import (
+    N_RANDOM,
+    Claimant,
+    Measured,
+    class_verdicts,
+    compared,
+    judge_parts,
+    tiered,
+)
 from aircraft_sae.metrics import Estimate
 from aircraft_sae.networks import Network, PooledReadout, unit
 from aircraft_sae.pictures import Pictures
@@ -260,7 +270,7 @@ def test_half_of_the_picks_are_where_a_feature_is_strongest(index, picks):
 
 
 def blurred_by(sigma, trial, index, picks, folder):
-    experiments.blur_peaks(folder, trial=trial, index=index, picks=picks, sigma=sigma, window=16)
+    blur_peaks(folder, trial=trial, index=index, picks=picks, sigma=sigma, window=16)
     return pd.read_parquet(folder / "blur.parquet")
 
 
@@ -378,14 +388,14 @@ def test_blurring_and_suppression_agree_where_they_do():
 
 def test_doses_and_picks_are_those_of_the_trial(trial, index, picks, tmp_path):
     half_b, features = trial[trial.in_b], picks["feature_id"].unique().tolist()
-    experiments.dose_response(tmp_path, trial=trial, features=features, doses=[0.0, 1.0])
+    dose_response(tmp_path, trial=trial, features=features, doses=[0.0, 1.0])
     doses = pd.read_parquet(tmp_path / "doses.parquet")
     assert len(doses) == 4 * len(features) and (doses.loc[doses["dose"] == 1, "size"] < 1e-5).all()
     own, active = half_b.suppress(features)["logit"], (half_b.strength[:, features] > 0).numpy()
     means = doses[(doses["dose"] == 0) & (doses["of"] == "features")].set_index("feature_id").loc[features, "logit"]
-    np.testing.assert_allclose(means, experiments.mean_over_active(own, active), atol=1e-6)
+    np.testing.assert_allclose(means, mean_over_active(own, active), atol=1e-6)
     index = replace(index, images=index.images.assign(split="test"))
-    experiments.blur_peaks(tmp_path, trial=trial, index=index, picks=picks, sigma=2.0, window=16)
+    blur_peaks(tmp_path, trial=trial, index=index, picks=picks, sigma=2.0, window=16)
     table = pd.read_parquet(tmp_path / "suppressed.parquet")
     assert len(table) == len(picks) and table["image_row"].nunique() > 3
     by_hand = trial.suppress(features)["logit"][table["image_row"], table["feature_id"].map(features.index)]
@@ -578,7 +588,7 @@ def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
     claims = frozen_list(index.table, scores, scores[["part"]].drop_duplicates().assign(bar=0.05), 4)
     claims = pd.concat([claims.head(6), claims.tail(4)], ignore_index=True)
     claims.loc[:1, "part"] = None, claims["part"].iloc[-1]
-    experiments.suppress_features(tmp_path, trial=trial, index=index, claims=claims)
+    suppress_features(tmp_path, trial=trial, index=index, claims=claims)
     suppressed = pd.read_parquet(tmp_path / "features.parquet")
     assert len(suppressed) == sae.d_sae and (suppressed.loc[suppressed["n"] == 0, "feature"] == 0).all()
     own = trial[trial.in_b].suppress([int(suppressed["n"].idxmax())])["specificity"]
@@ -586,7 +596,7 @@ def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
     assert suppressed["feature"][suppressed["n"].idxmax()] == pytest.approx(np.abs(own[active]).mean(), rel=1e-4)
     forward = replace(trial, read=lambda seen: seen.logits)[trial.in_b]
     (tmp_path / "forward").mkdir()
-    experiments.suppress_features(tmp_path / "forward", trial=forward, index=index, claims=claims)
+    suppress_features(tmp_path / "forward", trial=forward, index=index, claims=claims)
     both = suppressed.merge(pd.read_parquet(tmp_path / "forward" / "features.parquet"), on="feature_id")
     assert set(both["feature_id"]) == set(claims["feature_id"])
     np.testing.assert_allclose(both["feature_x"], both["feature_y"], atol=1e-5)
@@ -601,7 +611,7 @@ def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
     rivals = pd.read_parquet(tmp_path / "tiers" / "nulls.parquet").set_index("part")["feature_id"]
     best = claims[claims["chosen"] == "part"].drop_duplicates("part").set_index("part")["feature_id"]
     assert rivals.to_dict() == best.to_dict()  # and no random feature, whether or not it claims the part
-    experiments.verdict_tables(tmp_path, **given, tiers=tmp_path / "tiers", removals=edits("remove"))
+    verdict_tables(tmp_path, **given, tiers=tmp_path / "tiers", removals=edits("remove"))
     found = Verdicts.open(tmp_path)
     assert found.features["feature_id"].tolist() == list(range(sae.d_sae)) and found.features["verdict"].notna().any()
     assert len(found.responses) == 12 * sae.d_sae and len(found.parts) == len(judged) and len(found.classes) == 6
@@ -609,7 +619,7 @@ def test_experiments_write_what_is_read_of_them(smoke_study, edits, tmp_path):
     np.testing.assert_equal(fin, Responses.of(sae, edits("remove")).response()[PARTS.index("fin") - 2, 3])
     assert (tmp_path / "null_classes.parquet").is_file()
     (tmp_path / "photographs").mkdir()
-    experiments.verdict_tables(tmp_path / "photographs", **given | {"nulls": []})  # nothing to be compared with
+    verdict_tables(tmp_path / "photographs", **given | {"nulls": []})  # nothing to be compared with
     alone = Verdicts.open(tmp_path / "photographs")
     assert alone.parts is None and alone.responses is None and alone.features["verdict"].notna().sum() == 6
 
@@ -659,16 +669,16 @@ def test_differences_of_estimates_are_paired():
 
 def test_two_other_seeds_have_to_reach_tier_3(monkeypatch, tmp_path):
     tiers_of = {"main": {"fin": 3, "wing": 3, "engine": 2}, "one": {"fin": 3, "wing": 3}, "two": {"fin": 3, "wing": 2}}
-    monkeypatch.setattr(tiers, "measured", lambda claimant, claims, removals: [claimant.network] * len(claims))
-    monkeypatch.setattr(tiers, "compared", lambda own, nulls: {"name": own})
-    monkeypatch.setattr(tiers, "guessed_in_strata", lambda index, regions, part: 0.5)
-    monkeypatch.setattr(tiers.Regions, "of", lambda index, pictures: None)
+    monkeypatch.setattr(verdicts, "measured", lambda claimant, claims, removals: [claimant.network] * len(claims))
+    monkeypatch.setattr(verdicts, "compared", lambda own, nulls: {"name": own})
+    monkeypatch.setattr(verdicts, "guessed_in_strata", lambda index, regions, part: 0.5)
+    monkeypatch.setattr(verdicts.Regions, "of", lambda index, pictures: None)
 
     def planted_tiers(table):
         found = [tiers_of[name].get(part, 0) for name, part in zip(table["name"], table["part"], strict=True)]
         return table.assign(tier=found)
 
-    monkeypatch.setattr(tiers, "tiered", planted_tiers)
+    monkeypatch.setattr(verdicts, "tiered", planted_tiers)
     claims = pd.DataFrame({"feature_id": [0, 1, 2, 7], "chosen": "part", "part": ["fin", "wing", "engine", "fin"]})
     names = list(tiers_of)
     claimants = {

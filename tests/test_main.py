@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import aircraft_sae.__main__ as command
-from aircraft_sae import runner, store
+from aircraft_sae import store
 
 GOOD = """# %% [markdown]
 # # Question
@@ -79,7 +79,7 @@ def test_a_home_that_cannot_be_written_is_done_without(notebooks, monkeypatch, c
 
 
 def test_run_shows_progress_and_writes_notebooks_and_one_offline_report(notebooks, tmp_path, monkeypatch, capfd):
-    shown = {runner.WIDGET_VIEW: {"model_id": "x"}, "text/plain": "a widget", "image/png": "iVBORw0KGgo="}
+    shown = {command.WIDGET_VIEW: {"model_id": "x"}, "text/plain": "a widget", "image/png": "iVBORw0KGgo="}
     last = f"# %%\n'the last one'\n# %%\nfrom IPython.display import display\ndisplay({shown}, raw=True)"
     folder = notebooks(**{"02_last": last, "01_first": GOOD})
     (tmp_path / "jupyter" / "kernels" / "python3").mkdir(parents=True)
@@ -156,7 +156,7 @@ def test_a_notebook_is_executed_again_only_where_something_changed(notebooks, tm
     assert executed() == ["01_a"], "an executed notebook that was changed by hand"
     (data / "runs" / "smoke" / store.LABELS).write_text("a label")
     assert executed() == [], "neither shows labels"
-    monkeypatch.setattr(runner, "version", lambda name: "0")
+    monkeypatch.setattr(command, "version", lambda name: "0")
     assert executed() == both, "a library"
 
 
@@ -164,8 +164,8 @@ def test_pictures_of_the_users_own_are_looked_at_each_time(notebooks, tmp_path):
     notebooks(**{name: COUNTS.replace("DATA", repr(str(tmp_path))).replace("NAME", name) for name in ("01_a", "02_b")})
     for wanted in (["01_a", "02_b"], ["01_a"]):
         (tmp_path / "executed").unlink(missing_ok=True)
-        own = runner.Runner(tmp_path / "runs" / "smoke", {}, rendered=False)
-        for path in runner.find(tmp_path / "notebooks").values():
+        own = command.Runner(tmp_path / "runs" / "smoke", {}, rendered=False)
+        for path in command.find(tmp_path / "notebooks").values():
             own.run(path)
         assert (tmp_path / "executed").read_text().split() == wanted
 
@@ -315,13 +315,13 @@ def test_words_it_does_not_understand_end_with_2(notebooks, capsys, words, answe
 
 def test_notebooks_out_of_step_are_said_and_never_written(notebooks, capsys):
     folder = notebooks(**{"01_a": "# %%\n1"})
-    assert runner.find(folder) == {"01": folder / "01_a.py"}
-    runner.check_pair(folder / "01_a.py", in_place=True)
+    assert command.find(folder) == {"01": folder / "01_a.py"}
+    command.check_pair(folder / "01_a.py", in_place=True)
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), folder / "01_a.ipynb")
-    assert runner.find(folder) == {"01": folder / "01_a.ipynb"}
-    runner.check_pair(folder / "01_a.ipynb", in_place=True)
+    assert command.find(folder) == {"01": folder / "01_a.ipynb"}
+    command.check_pair(folder / "01_a.ipynb", in_place=True)
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("2")]), folder / "01_a.ipynb")
-    runner.check_pair(folder / "01_a.ipynb", in_place=False)
+    command.check_pair(folder / "01_a.ipynb", in_place=False)
     assert "01_a.ipynb differs from 01_a.py" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command.main(["--in-place"])
@@ -333,7 +333,7 @@ def test_copies_of_notebooks_are_named_and_left(notebooks, capsys):
     for name in copies:
         (folder / f"{name}.ipynb").write_text("{")
     (folder / "notes.ipynb").write_text("{")
-    assert runner.find(folder) == {"01": folder / "01_a.py", "02": folder / "02_b.py"}
+    assert command.find(folder) == {"01": folder / "01_a.py", "02": folder / "02_b.py"}
     said = capsys.readouterr().err
     assert all(f"{name} is taken for a copy, and not run" in said for name in (*copies, "01_a-Copy1", "01_ab"))
 

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from jupytext.cli import jupytext
 
-from aircraft_sae.runner import NOTEBOOKS, WIDGET_VIEW
+from aircraft_sae.__main__ import NOTEBOOKS, WIDGET_VIEW
 
 PATHS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:home|root|tmp|work|Users|opt|usr|mnt)/|\b[A-Za-z]:\\\w")

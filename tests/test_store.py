@@ -434,7 +434,7 @@ def test_data_dir_comes_from_the_environment_or_the_checkout(tmp_path, monkeypat
 def test_one_thread_at_a_time_parses_a_source(monkeypatch):
     from aircraft_sae.features import build_features
 
-    store.digests._parsed.cache_clear()
+    store.files._parsed.cache_clear()
     inside, together, parse = [], [], ast.parse
 
     def slow(*given):
@@ -444,7 +444,7 @@ def test_one_thread_at_a_time_parses_a_source(monkeypatch):
         inside.pop()
         return parse(*given)
 
-    monkeypatch.setattr(store.digests.ast, "parse", slow)
+    monkeypatch.setattr(store.files.ast, "parse", slow)
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(store.source_digest, [build_features] * 16))) == 1
     assert max(together) == 1
@@ -461,8 +461,8 @@ def test_a_source_that_python_fails_to_parse_is_parsed_again(monkeypatch):
             raise SystemError("AST constructor recursion depth mismatch (before=39, after=37)")
         return parse(source)
 
-    store.digests._parsed.cache_clear()
-    monkeypatch.setattr(store.digests.ast, "parse", failing)
+    store.files._parsed.cache_clear()
+    monkeypatch.setattr(store.files.ast, "parse", failing)
     assert store.source_digest(build_features) == known and len(tries) > 3
     n = len(tries)
     assert store.source_digest(build_features) == known and len(tries) == n, "each source is parsed once"

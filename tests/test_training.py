@@ -32,6 +32,7 @@ PER_SPLIT = {"train": 18, "val": 6, "test": 9}
 
 CHILD = """
 import os, signal, sys
+from pathlib import Path
 from aircraft_sae.networks import training
 from aircraft_sae.config import ClassifierConfig, from_dict
 from aircraft_sae.pictures import ImageFolder
@@ -44,7 +45,7 @@ def step(self, *batch, whole=training.Run.train_step):
 
 training.Run.train_step = step
 config, data, folder = sys.argv[1:]
-training.train(folder, from_dict(ClassifierConfig, json.loads(config)), ImageFolder.open(data))
+training.train(Path(folder), from_dict(ClassifierConfig, json.loads(config)), ImageFolder.open(data))
 """
 
 

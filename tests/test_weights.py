@@ -14,7 +14,7 @@ from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.networks import Network, build, check_weights, load, weights_digest
 from aircraft_sae.networks import weights as module
 from aircraft_sae.networks.build import freeze
-from aircraft_sae.networks.evaluation import save
+from aircraft_sae.networks.training import save
 from aircraft_sae.networks.weights import write_safetensors
 
 CFG = ClassifierConfig(arch="test_convnext", weights=None, layer_scale=0.1, sizes=(32,), epochs=(1,), frozen_stages=0)

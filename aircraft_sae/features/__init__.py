@@ -1,7 +1,12 @@
 """What features are: the index of every cell's codes, class selectivity, and the parts they follow."""
 
-from aircraft_sae.features.claims import auroc_in_strata, average_precision, best_estimates, claim_bars, claims_of
-from aircraft_sae.features.index import FeatureIndex, build_index, check_features, neighbours
-from aircraft_sae.features.probes import fit_probes, probe_dictionary, probe_scores
-from aircraft_sae.features.regions import PARTS, Regions, best_matches, build_features, guess_scores, part_scores
-from aircraft_sae.features.selectivity import best_aurocs, halves, selectivity
+# ruff: noqa: I001
+from aircraft_sae.features.claims import (
+    auroc_in_strata, average_precision, best_estimates, claim_bars, claims_of, fit_probes, probe_dictionary,
+    probe_scores,
+)  # fmt: skip
+from aircraft_sae.features.index import FeatureIndex, build_index, check_features, encoded, neighbours
+from aircraft_sae.features.reconstruction import cell_covariance, random_directions, seed_match
+from aircraft_sae.features.regions import (
+    PARTS, Regions, best_aurocs, best_matches, build_features, guess_scores, halves, part_scores, selectivity, shows,
+)  # fmt: skip

@@ -162,10 +162,7 @@ class FeatureIndex(OnPictures):
         return table.drop_duplicates("image_row").head(n).reset_index(drop=True)
 
     def coactive(self, feature_id: int, n: int) -> pd.DataFrame:
-        """The n features most often active in the same cell, by share - density where above 0: feature_id, share, lift.
-
-        share: of this feature's cells (of up to 4,096 of them, evenly spaced); lift: share / the other's density.
-        """
+        """The n features most often active in this one's cells, above chance: feature_id, share, lift."""
         cells, _ = self.firings(feature_id)
         cells = cells[:: max(1, -(-len(cells) // 4096))]
         share = np.bincount(self.by_cell[cells].indices, minlength=self.d_sae) / max(1, len(cells))
@@ -185,10 +182,7 @@ def check_features(features: Sequence[int], d_sae: int) -> None:
 
 
 def neighbours(W_dec: torch.Tensor, feature_id: int, n: int = 8) -> pd.DataFrame:
-    """The n features whose decoder rows are nearest in cosine: feature_id, cosine. W_dec: (d_sae, d_in).
-
-    Raises: ValueError for a feature that is not there.
-    """
+    """The n features of nearest decoder rows W_dec (d_sae, d_in): feature_id, cosine. ValueError for no feature."""
     check_features([feature_id], len(W_dec))
     cosines = normalize(W_dec.detach()) @ normalize(W_dec[feature_id].detach(), dim=0)
     cosines[feature_id] = -2

@@ -23,11 +23,9 @@ from aircraft_sae.config import SAEConfig, change
 from aircraft_sae.metrics import with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
-from aircraft_sae.sae import Codes, SparseAutoencoder
-from aircraft_sae.sae.training import units
+from aircraft_sae.sae import Codes, SparseAutoencoder, units
 
-OTHER = 100
-"""Seeds of nulls that are compared with nulls are so far apart: those of autoencoders lie between."""
+OTHER = 100  # seeds of nulls that are compared with nulls are so far apart: those of autoencoders lie between
 
 
 def project(mean: torch.Tensor, basis: torch.Tensor, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -73,10 +71,7 @@ def k_means(acts: Activations, rows: np.ndarray, n_centres: int) -> torch.Tensor
 
 
 def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tensor) -> SparseAutoencoder:
-    """An autoencoder of sae's site that reconstructs nothing: feature i is directions[i] . x + biases[i] if positive.
-
-    directions: (d, d_in) with d at most d_in, biases: (d,); further features never fire.
-    """
+    """Of sae's site, reconstructing nothing: feature i is directions[i] . x + biases[i] if positive, i below d_in."""
     made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, tied=False), sae.d_in)
     with torch.no_grad():
         for values, given in ((made.W_enc_rows, directions), (made.b_enc, biases)):
@@ -114,10 +109,7 @@ class Measured:
 
     @cached_property
     def results(self) -> dict[str, dict[str, float | None]]:
-        """fvu and pooled_fvu; with codes l0, distinct_features_per_image, dead_share, dense_share (over 10 %).
-
-        Each is {value, low, high, n}, with the 95 % interval over images.
-        """
+        """fvu, pooled_fvu; with codes l0, distinct_features_per_image, dead_share, dense_share (over 10 %)."""
         table, density = self.table, self.fired / self.n_cells
         results = {"pooled_fvu": with_interval(table["pooled_error"], table["pooled_total"])}
         for cells in table.filter(regex="^cells"):
@@ -135,10 +127,7 @@ class Measured:
 
 @torch.no_grad()
 def measure(reconstruct: Callable, acts: Activations, rows, mean, foreground: np.ndarray | None = None) -> Measured:
-    """Reconstruct all cells of these images. mean: (d_in,) of the training cells, which fvu compares with.
-
-    foreground: (images, rows, columns) bool, to tell these cells from the others.
-    """
+    """Reconstruct these images' cells. mean: (d_in,), for fvu; foreground: (images, rows, columns), to tell apart."""
     parts, fired, start, mean = [], [], 0, mean.float()
     for block in acts.blocks(rows):
         cells, n = block.flatten(0, 2), len(block)
@@ -176,11 +165,9 @@ def splice(
     ce_recovered_mean: share of the cross-entropy lost with all acts 0, or the mean, that the reconstruction wins back.
     """
     edits = {
-        "own": None,
-        "spliced": lambda block: reconstruct(block.flatten(0, 2))[0].view(block.shape),
-        "zero": torch.zeros_like,
-        "mean": mean.float().expand_as,
-    }
+        "own": None, "spliced": lambda block: reconstruct(block.flatten(0, 2))[0].view(block.shape),
+        "zero": torch.zeros_like, "mean": mean.float().expand_as,
+    }  # fmt: skip
     logs, losses = {}, {}
     for name, edit in edits.items():
         logits = torch.cat([seen.logits for seen in replay(network, pictures, acts, rows, edit)])
@@ -208,10 +195,7 @@ def seed_agreement(first: torch.Tensor, second: torch.Tensor) -> dict[str, float
 
 
 def mixtures(rows: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """As many directions (n, d) that mean nothing and are spread as `rows` are: sums of all with random weights.
-
-    Isotropic ones would be too weak a chance: rows that share a few dimensions are alike by that alone.
-    """
+    """(n, d) directions without meaning, spread as `rows` (isotropic ones are not): sums of all, weighted at random."""
     weights = torch.randn(len(rows), len(rows), generator=torch.Generator().manual_seed(seed))
     return weights @ rows.detach() / len(rows) ** 0.5
 
@@ -275,13 +259,12 @@ def null_dictionaries(
     """The nulls of an autoencoder, by name: the same ones for the same seed, as wide and sparse as it is.
 
     acts: of its site; train(kind, network, pictures, **changes) trains the last two (short, "frozen-decoder" and
-    "permuted") or loads them, as `Study.nulls` does. "channels", "PCA": both signs, for seed 0 alone; "random
-    directions": spread as the cells of validation pictures; "untrained": as training would start; "frozen decoder";
-    "permuted network": of the network with permuted weights.
+    "permuted") or loads them. "channels", "PCA": both signs, for seed 0 alone; "random directions": spread as the cells
+    of validation pictures; "untrained"; "frozen decoder"; "permuted network": of the network with permuted weights.
     """
     few = short_training(sae.cfg)
     mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
-    stretch = scale if sae.cfg.channelwise else torch.ones(acts.d_in)  # one number for all turns nothing
+    stretch = torch.ones(acts.d_in) if isinstance(scale, float) else scale  # one number for all turns nothing
     nulls = {}
     if seed == 0:
         spread = stretch[:, None] * covariance(acts, acts.rows("train")) * stretch
@@ -299,6 +282,6 @@ def null_dictionaries(
 def random_dictionaries(sae: SparseAutoencoder, acts: Activations, seeds: Iterable[int]) -> list[SparseAutoencoder]:
     """For each seed as many random directions as there are features, spread as the cells of validation pictures."""
     mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
-    stretch = scale if sae.cfg.channelwise else torch.ones(acts.d_in)
+    stretch = torch.ones(acts.d_in) if isinstance(scale, float) else scale
     spread, like = stretch[:, None] * cell_covariance(acts) * stretch, torch.ones(sae.d_sae, acts.d_in)
     return [dictionary(sae, mean, scale, random_directions(like, spread, seed)) for seed in seeds]

@@ -18,10 +18,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from aircraft_sae.config import LEVELS, NAMES_FILES, SPLITS, HangarConfig
-from aircraft_sae.hangar import PARTS
-from aircraft_sae.hangar.airframes import VARIANTS, Airframe
+from aircraft_sae.hangar import PARTS, VARIANTS, Airframe
 from aircraft_sae.hangar.render import render
-from aircraft_sae.hangar.scene import factors, sample
+from aircraft_sae.hangar.scene import Scene, factors, sample
 from aircraft_sae.store import write_text
 
 
@@ -96,10 +95,7 @@ def _draw(job: tuple[int, tuple[str, str]], config: HangarConfig, data: Path) ->
         Image.open(image).load()
         labels = np.asarray(Image.open(mask))
     except (OSError, SyntaxError):  # which a damaged PNG raises
-        picture = render(scene, config.size, config.supersampling)
-        labels = picture.mask
-        _save(Image.fromarray(labels), mask, format="PNG")
-        _save(Image.fromarray(picture.image), image, format="JPEG", quality=scene.finish.quality)
+        labels = draw(scene, data, name, config.size, config.supersampling)
     pixels = np.bincount(labels.ravel(), minlength=len(PARTS))
     left, top, right, bottom = Image.fromarray(labels >= 2).getbbox() or (0, 0, *labels.shape)
     row = {"image": name, "split": split} | {level: getattr(VARIANTS[variant], level) for level in LEVELS}
@@ -108,7 +104,11 @@ def _draw(job: tuple[int, tuple[str, str]], config: HangarConfig, data: Path) ->
     return row | {"scene": scene.to_json()}
 
 
-def _save(image: Image.Image, path: Path, **options) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    image.save(temporary, **options)
-    temporary.replace(path)
+def draw(scene: Scene, folder: Path, name: str, size: int, supersampling: int) -> np.ndarray:
+    """Render a scene into masks/<name>.png and images/<name>.jpg, each whole or not at all; its mask."""
+    picture, temporary = render(scene, size, supersampling), folder / f".{name}.{os.getpid()}.tmp"
+    files = (picture.mask, f"masks/{name}.png", "PNG"), (picture.image, f"images/{name}.jpg", "JPEG")
+    for pixels, path, kind in files:
+        Image.fromarray(pixels).save(temporary, kind, quality=scene.finish.quality)
+        temporary.replace(folder / path)
+    return picture.mask

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 import trimesh
 
-from aircraft_sae.hangar.airframes import Airframe
+from aircraft_sae.hangar import Airframe
 from aircraft_sae.hangar.solids import Builder, Mesh, jet, propeller, quads, spindle, surface
 
 
@@ -43,12 +43,7 @@ class _Fuselage:
     def patch(self, builder, s, angle, part, out, n):
         """A piece of skin between two stations and two angles, lifted a little: a window or a windscreen pane."""
         p = self.point(np.linspace(*s, n[0])[:, None], np.linspace(*angle, n[1]), out).reshape(-1, 3)
-        faces = quads(np.arange(len(p)).reshape(n))
-        normal = np.cross(p[faces[0, 1]] - p[faces[0, 0]], p[faces[0, 2]] - p[faces[0, 0]])
-        centre = np.array([p[0, 0], 0, self.frame(np.mean(s))[2]])
-        if normal @ (p[faces[0, 0]] - centre) < 0:
-            faces = faces[:, ::-1]
-        builder.add(p, faces, part, part)
+        builder.add(p, quads(np.arange(len(p)).reshape(n)), part, part)
 
 
 def _wing(b, a: Airframe, height, span, leading, chord):

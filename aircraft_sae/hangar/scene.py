@@ -118,10 +118,7 @@ class Scene:
         return replace(self, edits=(*self.edits, from_dict(Edit, {"kind": kind, "part": part, "value": value})))
 
     def varied(self, factor: str) -> "Scene":
-        """The scene with one of FACTORS another, by its seed: turned to either side, drawn anew, or moved by a cell.
-
-        Raises: ValueError for another factor.
-        """
+        """The scene with one of FACTORS another, by its seed: turned, drawn anew or moved. ValueError for no factor."""
         rng, camera = np.random.default_rng([self.seed, 7]), self.camera
         side = float(rng.choice([-1, 1]))
         if factor in TURNS:
@@ -148,8 +145,7 @@ class Scene:
 
 
 TURNS = {"azimuth": np.radians(15), "elevation": np.radians(10), "roll": np.radians(10)}
-FACTORS = ("livery", "light", "background", *TURNS, "distance", "place")
-"""What `Scene.varied` changes, beside the edits of single parts."""
+FACTORS = ("livery", "light", "background", *TURNS, "distance", "place")  # what `Scene.varied` changes
 
 
 def factors(scene: Scene) -> dict[str, float | str | bool]:
@@ -169,10 +165,7 @@ def sample(variant: str, seed: int, number: int) -> Scene:
     return Scene(
         variant=variant, seed=int(rng.integers(2**31)),
         camera=_camera(rng, ground), light=_light(rng), livery=_livery(rng), background=_background(rng, kind),
-        finish=Finish(
-            exposure=rng.uniform(0.85, 1.2), blur=rng.uniform(0, 0.7), noise=rng.uniform(0, 0.02),
-            quality=int(rng.integers(70, 96)),
-        ),
+        finish=Finish(rng.uniform(0.85, 1.2), rng.uniform(0, 0.7), rng.uniform(0, 0.02), int(rng.integers(70, 96))),
         gear_down=ground or rng.random() < 0.45, propeller_turn=rng.uniform(0, 2 * np.pi), pitch=pitch, bank=bank,
     )  # fmt: skip
 
@@ -237,13 +230,11 @@ def _livery(rng: np.random.Generator) -> Livery:
     fin = body if rng.random() < 0.2 else _vivid(rng) if rng.random() < 0.8 else paint(0.3)
     engine = body if rng.random() < 0.4 else paint(0.25)
     # glass, tyres and propellers vary too, or their share of the pixels would tell the class
-    window, cockpit = (
-        _grey(rng, 0.05, 0.3) if rng.random() < 0.7 else tuple(c * 0.6 for c in _vivid(rng)) for _ in range(2)
-    )
+    glass = [_grey(rng, 0.05, 0.3) if rng.random() < 0.7 else tuple(c * 0.6 for c in _vivid(rng)) for _ in range(2)]
     rubber, metal, propeller = _grey(rng, 0.06, 0.25), _grey(rng, 0.3, 0.8), _grey(rng, 0.08, 0.8)
     striped = rng.random() < 0.55
     return Livery(
-        colours=(body, wing, fin, engine, window, cockpit, rubber, metal, propeller),  # in MATERIALS' order
+        colours=(body, wing, fin, engine, *glass, rubber, metal, propeller),  # in MATERIALS' order
         belly=paint(0.2) if rng.random() < 0.4 else body, belly_height=rng.uniform(-0.6, 0.0),
         stripe=_vivid(rng), stripe_height=rng.uniform(-0.4, 0.5),
         stripe_width=rng.uniform(0.05, 0.22) if striped else 0.0,

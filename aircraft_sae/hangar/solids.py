@@ -1,7 +1,4 @@
-"""Solids that airframes are made of: lofts, tubes, bodies of revolution, wheels and lifting surfaces.
-
-Axes: x forward, y to the left wing, z up. Each triangle knows its part and its material.
-"""
+"""Solids that airframes are made of: lofts, tubes, revolved bodies, wheels, lifting surfaces. Axes: see `meshes`."""
 
 from dataclasses import dataclass
 

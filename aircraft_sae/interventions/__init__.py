@@ -2,9 +2,10 @@
 
 # ruff: noqa: I001
 from aircraft_sae.interventions.blurring import (
-    Window, agreement, beyond_controls, blur, choose_picks, feature_lost, mediation, patched,
+    Window, agreement, beyond_controls, blur, blur_peaks, choose_picks, feature_lost, mediation, patched,
 )  # fmt: skip
 from aircraft_sae.interventions.editing import Responses, choose_scenes, edit_scenes, without
-from aircraft_sae.interventions.suppression import Trial, effects, logits_from, tell_apart
-from aircraft_sae.interventions.tiers import Claimant
-from aircraft_sae.interventions.verdicts import Verdicts, frozen_list, pass_share
+from aircraft_sae.interventions.suppression import (
+    Trial, dose_response, effects, logits_from, mean_over_active, suppress_features, suppress_some, tell_apart,
+)  # fmt: skip
+from aircraft_sae.interventions.verdicts import Claimant, Verdicts, frozen_list, judge_parts, pass_share, verdict_tables

@@ -6,8 +6,9 @@ target's: in the foreground (what shows any region), anywhere, in the foreground
 peak of another feature of like density, matched or not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,15 @@ import torch
 from scipy.stats import rankdata, spearmanr
 from torch.nn.functional import avg_pool2d, interpolate
 from torchvision.transforms.functional import gaussian_blur
+from tqdm import tqdm
 
-from aircraft_sae.features import FeatureIndex
+from aircraft_sae.activations import see_features
+from aircraft_sae.devices import side_by_side
+from aircraft_sae.features import FeatureIndex, check_features
+from aircraft_sae.interventions.suppression import Trial, effects, logits_from, matched_features
 from aircraft_sae.metrics import with_interval
+from aircraft_sae.networks import BATCH
+from aircraft_sae.store import write_parquet
 
 STEP = 8  # pixels between windows that are tried as controls
 LIKE_CHANGE = 0.2  # relative difference in squared change at which a control is matched
@@ -95,10 +102,7 @@ def control_windows(
 
 
 def choose_picks(index: FeatureIndex, features: Sequence[int], rows: np.ndarray, n: int) -> pd.DataFrame:
-    """Up to n pictures of each feature among `rows`, as `FeatureIndex.patches`, with feature_id and how.
-
-    how: "top" for the half in which it is strongest, "random" for others in which it is active.
-    """
+    """Up to n of each feature's patches in `rows`, with feature_id and how: the "top" half, "random" ones of others."""
     picks = []
     for j in features:
         peaks = index.patches(int(j), "top", len(rows), rows)
@@ -123,10 +127,7 @@ def feature_lost(blur: pd.DataFrame, where: str) -> dict[str, float | None]:
 
 
 def mediation(blur: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """What share of the logit's loss comes back with the feature, and with as much of a random direction.
-
-    Over targets whose blurring lowers the logit.
-    """
+    """Share of the logit's loss by blurring that comes back with the feature, or with as much of a random direction."""
     harmed = blur[(blur["where"] == "target") & (blur["logit"] < 0)]
     after = {"the feature": harmed["restored_logit"], "a random direction": harmed["random_logit"]}
     return {k: _over_pictures(harmed.assign(back=harmed["logit"] - v), "back", "logit") for k, v in after.items()}
@@ -164,3 +165,79 @@ def agreement(blur: pd.DataFrame, suppressed: pd.DataFrame) -> pd.DataFrame:
             "n": len(each),
         })  # fmt: skip
     return pd.DataFrame(table)
+
+
+def blur_peaks(
+    folder: Path, *, trial: Trial, index: FeatureIndex, picks: pd.DataFrame, sigma: float, window: int
+) -> None:
+    """Blur under each picked peak and under its controls; and suppress the feature there instead.
+
+    picks: of `choose_picks`; sigma, window: in pixels of the network's input. blur.parquet: a row for each pick and
+    window, with where ("target" or a control), matched, change (mean squared change of a pixel in the window), before
+    (the feature's largest activation), feature (its change), pooled (change of its mean over cells), then logit,
+    margin, confidence, specificity as in `effects`; restored_… : the same with the feature put back into the blurred
+    acts, and random_… : with as much of a random direction of equal length put back; and the pick's how.
+    suppressed.parquet: each pick with the change of the true class's logit when its feature is suppressed.
+    Raises: ValueError for a feature that is not there, and a window larger than the picture.
+    """
+    network, sae, pictures, site = trial.network, trial.sae, trial.pictures, trial.acts.site
+    if not 1 <= window <= network.size:
+        raise ValueError(f"window must be 1 to {network.size} pixels, the picture's size, got {window}")
+    check_features(picks["feature_id"], sae.d_sae)
+    partners = matched_features(index.table)
+    given_back = {"restored_": sae.W_dec.detach(), "random_": trial.random}
+
+    @torch.no_grad()
+    def of_picture(picked: tuple[int, pd.DataFrame]) -> pd.DataFrame:
+        row, group = picked
+        facts = index.images.iloc[row]
+        x = network.as_input(pictures.picture(facts["image"]))
+        soft = blur(x, sigma)
+        change = ((x - soft) * torch.tensor(network.std)[:, None, None]).square().mean(0).double().numpy()
+        foreground = pictures.mask(facts["image"]) > 0 if pictures.region_names else None
+        jobs = pd.DataFrame(_jobs(index, int(row), group, partners, change, foreground, window))
+        x = torch.stack([x, *(patched(x, soft, each) for each in jobs.pop("window"))])
+        features = torch.tensor(jobs["feature_id"].to_numpy())
+        seen = [see_features(network, sae, batch, mixed=True) for batch in x.split(BATCH)]
+        acts = torch.cat([each.acts[site] for each, _ in seen])  # (1 + jobs, rows, columns, d_in)
+        maps = torch.cat([codes[..., features] for _, codes in seen])  # (1 + jobs, rows, columns, jobs)
+        own, whole = maps[1:].diagonal(dim1=0, dim2=3).movedim(2, 0), maps[0].movedim(2, 0)  # (jobs, rows, columns)
+        lost, changed, x = whole - own, acts[1:], x[1:]
+        before = logits_from(network, site, acts[:1].expand_as(changed), x)
+        label = network.classes.index(facts[network.level]) if network.level else int(before[0].argmax())
+        labels = torch.full((len(jobs),), label)
+        peak = whole.amax((1, 2))
+        found = {"before": peak, "feature": own.amax((1, 2)) - peak, "pooled": -lost.mean((1, 2))}
+        edits = {name: lost[..., None] * each[features][:, None, None] for name, each in given_back.items()}
+        for name, back in {"": 0, **edits}.items():
+            made = effects(before, logits_from(network, site, changed + back, x), labels)
+            found |= {name + effect: values for effect, values in made.items()}
+        return jobs.assign(**{name: values.numpy() for name, values in found.items()}, image_row=int(row))
+
+    groups = picks.groupby("image_row", sort=True)
+    made = tqdm(side_by_side(of_picture, groups), f"blur {sigma:g} px", len(groups), leave=False)
+    table = pd.concat(list(made), ignore_index=True).merge(picks[[*PAIR, "how"]], on=PAIR, validate="m:1")
+    write_parquet(table, folder / "blur.parquet")
+    found = []
+    for feature_id, own in picks.groupby("feature_id"):
+        some = trial[np.searchsorted(index.rows("test"), own["image_row"])]
+        found.append(own[PAIR].assign(suppressed=some.suppress([feature_id])["logit"][:, 0]))
+    write_parquet(pd.concat(found, ignore_index=True), folder / "suppressed.parquet")
+
+
+def _jobs(index, row, group, partners, change, foreground, size) -> Iterator[dict[str, object]]:
+    """What to blur in one picture."""
+    for pick in group.itertuples():
+        target, other = Window.around(pick.row, pick.column, index.grid, len(change), size), None
+        if (partner := partners[pick.feature_id]) >= 0:
+            its_map = index.maps(partner, np.array([row]))[0]
+            if its_map.max() > 0:
+                at = np.unravel_index(its_map.argmax(), index.grid)
+                other = Window.around(*at, index.grid, len(change), size)
+        rng = np.random.default_rng((0, int(pick.feature_id), row))
+        own_map = index.maps(pick.feature_id, np.array([row]))[0]
+        controls = control_windows(target, change, foreground, own_map, other, rng)
+        two = sorted(rng.permutation(len(controls))[:2])  # each kind gets its share of pictures
+        for where, (place, matched) in [("target", (target, True)), *(list(controls.items())[i] for i in two)]:
+            facts = {"feature_id": int(pick.feature_id), "where": where, "matched": matched}
+            yield facts | {"change": change[place.slices].mean(), "window": place}

@@ -15,16 +15,14 @@ from scipy.sparse import csc_array, vstack
 from tqdm import tqdm
 
 from aircraft_sae.activations import site_folder
-from aircraft_sae.features.index import encoded
-from aircraft_sae.features.regions import shows
+from aircraft_sae.features import encoded, shows
 from aircraft_sae.hangar import PARTS
 from aircraft_sae.hangar.dataset import mapper
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.metrics import Estimate, ratio
 from aircraft_sae.networks import BATCH, Network
-from aircraft_sae.pictures import Pictures
-from aircraft_sae.pictures.base import coverage
+from aircraft_sae.pictures import Pictures, coverage
 from aircraft_sae.pictures.scenes import LEAST_PIXELS
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
@@ -59,12 +57,10 @@ def edit_scenes(
 ) -> None:  # fmt: skip
     """Render each scene (JSON), then with each part that it shows edited, and write what the networks make of them.
 
-    kind: "remove", or "nothing" as a control; parts: names of regions; most: edits of one part, at most; scenes come in
-    their order.
+    kind: "remove", or "nothing" as a control; parts: names of regions; most: edits of one part, in the scenes' order.
     Into `folder`: scenes.parquet (scene as JSON, shown_<part> pixels), masks.npy (of the scenes: 0, or i + 1 where
     parts[i] is seen), edits.parquet (scene, part, changed pixels) and, for each network, <network>/<site>.npy (scenes
-    then edits) and <network>/logits.npy.
-    Raises: ValueError for another site, or no scenes.
+    then edits) and <network>/logits.npy. Raises: ValueError for another site, or no scenes.
     """
     if not scenes:
         raise ValueError("edit_scenes needs at least one scene")

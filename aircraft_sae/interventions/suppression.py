@@ -1,15 +1,15 @@
 """Suppression in feature space: take a feature out of the activations, and see what a read-out makes of the rest.
 
 An edit replaces acts x by x - ((1 - factor) f - to) d in every cell: f is the feature's activation, d its decoder row.
-The part of x that the autoencoder does not explain stays, so that changing nothing changes nothing.
-
-Where the network goes on from the site by a mean over cells (`Network.readout`), the effect of each feature on each
-picture follows from the means in closed form; elsewhere a forward pass of each pair gives it.
+The part of x that the autoencoder does not explain stays, so that changing nothing changes nothing. Where the network
+goes on from the site by a mean over cells (`Network.readout`), each effect follows from the means in closed form;
+elsewhere a forward pass of each feature and picture gives it.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,12 @@ from torch import Tensor
 
 from aircraft_sae.activations import Activations, replay
 from aircraft_sae.devices import side_by_side
-from aircraft_sae.features import FeatureIndex, check_features, halves
-from aircraft_sae.features.reconstruction import cell_covariance, random_directions
+from aircraft_sae.features import FeatureIndex, cell_covariance, check_features, halves, random_directions
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.networks import BATCH, Network, PooledReadout, Seen, logits
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.store import digest
+from aircraft_sae.store import digest, write_parquet
 
 N_TRIED = 20  # features tried where each costs a forward pass
 
@@ -164,10 +163,7 @@ class Trial:
         return {name: torch.stack([part[name] for part in parts], 1).numpy() for name in parts[0]}
 
     def beside_random(self, feature_id: int, n_random: int, direction: Tensor | None = None):
-        """Specificity of suppressing a feature (n,), and of taking out as much of random directions (n, n_random).
-
-        direction: (d_in,) to go along in place of the decoder's row.
-        """
+        """Specificity of suppressing a feature or `direction` (n,), and as much of random ones (n, n_random)."""
         own = (self.sae.W_dec.detach()[feature_id] if direction is None else direction)[None]
         random = random_directions(own.expand(n_random, -1), cell_covariance(self.acts), (0, feature_id))
         found = self.suppress([feature_id] * (n_random + 1), directions=torch.cat([own, random]))["specificity"]
@@ -176,10 +172,7 @@ class Trial:
 
 @torch.no_grad()
 def logits_from(network: Network, site: str, acts: Tensor, x: Tensor | None) -> Tensor:
-    """(n, classes) from a site's acts (n, rows, columns, d_in): in closed form, or by going on from there.
-
-    x: (n, 3, size, size) the pictures, needed where the network cannot start at the site.
-    """
+    """(n, classes) from a site's acts (n, rows, columns, d_in); x: pictures, where the network cannot start there."""
     if readout := network.readout(site):
         return readout.logits(acts.mean((1, 2)))
     x = None if network.can_start(site) else x
@@ -213,10 +206,7 @@ def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
 
 
 def matched_features(table: pd.DataFrame) -> np.ndarray:
-    """(d_sae,) for each feature another one, drawn at random among those of like density and strength; -1 for none.
-
-    table: features.parquet. Like: at most a quarter more or less; strength: mean activation times decoder norm.
-    """
+    """(d_sae,) for each feature a random one of density and strength within a quarter of its own; -1 for none."""
     density, rng = table["density_cell"].to_numpy(), np.random.default_rng(0)
     strength, partner = (table["mean"] * table["norm"]).fillna(0).to_numpy(), np.full(len(density), -1)
     for j in np.flatnonzero(density > 0):
@@ -226,3 +216,85 @@ def matched_features(table: pd.DataFrame) -> np.ndarray:
         if like.any():
             partner[j] = rng.choice(np.flatnonzero(like))
     return partner
+
+
+def mean_over_active(values: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """(d,) mean of values (n, d) over the pictures in which each feature is active; 0 where there are none."""
+    return (values * active).sum(0) / np.maximum(active.sum(0), 1)
+
+
+def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims: pd.DataFrame) -> None:
+    """What the network loses with each feature, and with what is taken out in its place: the controls.
+
+    features.parquet: feature_id, n (pictures in which it is active), often (in enough of them for a median), partner
+    (-1 for none), and the mean absolute specificity of "feature", "random direction" and "feature of like density";
+    without a closed form of the features of `claims` alone, in 140 pictures of half B. beyond_random.parquet: of the
+    claims drawn at random.
+    """
+    half_b, features, W_dec = _half_b(trial), np.arange(trial.sae.d_sae), trial.sae.W_dec.detach()
+    if trial.readout is None:
+        features = np.unique(claims["feature_id"])
+    partner = matched_features(index.table)
+    swapped = W_dec[np.where(partner >= 0, partner, 0)]
+    like = swapped * (W_dec.norm(dim=1) / swapped.norm(dim=1))[:, None]
+    edits = {"feature": None, "random direction": trial.random[features], "feature of like density": like[features]}
+    active = (half_b.strength[:, features] > 0).numpy()
+    table = pd.DataFrame({"feature_id": features, "n": active.sum(0), "partner": partner[features]})
+    table["often"] = table["n"] >= min(8, len(active) // 4)
+    for name, directions in edits.items():
+        found = half_b.suppress(features, directions=directions)["specificity"]
+        table[name] = mean_over_active(np.abs(found), active)
+    write_parquet(table, folder / "features.parquet")
+    drawn = claims.loc[claims["chosen"] == "random", "feature_id"].tolist()
+    write_parquet(beyond_random(half_b, drawn), folder / "beyond_random.parquet")
+
+
+def beyond_random(trial: Trial, features: Sequence[int]) -> pd.DataFrame:
+    """Is a feature's effect beyond that of as much of random directions of its length? One row a feature.
+
+    effect: mean absolute specificity over the pictures in which the feature is active; random: the median of its random
+    directions; beyond: whether it is above 95 % of these; n: pictures. Features that are active in none are left out.
+    """
+    table, n_random = [], 19 if trial.readout is None else 99  # 19 are the fewest for a test at 5 %
+    for j in features:
+        active = (trial.strength[:, j] > 0).numpy()
+        if active.any():
+            ours, null = (np.abs(each).mean(0) for each in trial[active].beside_random(j, n_random))
+            beyond = bool((null >= ours).sum() + 1 <= 0.05 * (len(null) + 1))
+            table.append((j, ours, np.median(null), beyond, int(active.sum())))
+    return pd.DataFrame(table, columns=["feature_id", "effect", "random", "beyond", "n"])
+
+
+def _half_b(trial: Trial, most: int | None = None) -> Trial:
+    """Half B of the pictures, or `most` of it, drawn at random: 140 where each effect costs a forward pass."""
+    most = 140 if most is None and trial.readout is None else most
+    return trial[np.sort(np.random.default_rng(0).permutation(np.flatnonzero(trial.in_b))[:most])]
+
+
+def dose_response(folder: Path, *, trial: Trial, features: Sequence[int], doses: Sequence[float]) -> None:
+    """Features multiplied by each dose, and as much of random directions added or taken out.
+
+    doses.parquet: of ("features" or "random directions"), dose, feature_id, n (pictures of half B in which it is
+    active), and means over these of the change of the true class's logit and of its size.
+    """
+    half_b, features, table = _half_b(trial), list(features), []
+    active = (half_b.strength[:, features] > 0).numpy()
+    for of, directions in (("features", trial.sae.W_dec.detach()), ("random directions", trial.random)):
+        for dose in doses:
+            change = half_b.suppress(features, dose, directions=directions[features])["logit"]
+            means = {"logit": mean_over_active(change, active), "size": mean_over_active(np.abs(change), active)}
+            facts = {"of": of, "dose": dose, "feature_id": features, "n": active.sum(0)}
+            table.append(pd.DataFrame(facts | means))
+    write_parquet(pd.concat(table, ignore_index=True), folder / "doses.parquet")
+
+
+def suppress_some(folder: Path, *, trial: Trial, features: Sequence[int], n_images: int) -> None:
+    """Features and random directions suppressed in n_images pictures of half B, drawn at random.
+
+    features.parquet: feature_id, n (pictures in which it matters), feature, random (mean absolute specificity there).
+    """
+    half_b, random = _half_b(trial, n_images), trial.random[features]
+    ours, null = (np.abs(half_b.suppress(features, directions=each)["specificity"]) for each in (None, random))
+    table = {"feature_id": features, "n": (ours > 0).sum(0)}
+    table |= {"feature": mean_over_active(ours, ours > 0), "random": mean_over_active(null, ours > 0)}
+    write_parquet(pd.DataFrame(table), folder / "features.parquet")

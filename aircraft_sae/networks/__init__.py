@@ -1,7 +1,6 @@
 """Any CNN behind one interface: built, trained, evaluated, looked at and changed at any site."""
 
 from aircraft_sae.networks.build import build, check_weights, weights_digest
-from aircraft_sae.networks.evaluation import evaluate, load, predict, pretrained
 from aircraft_sae.networks.network import BATCH, Edit, Network, Seen
 from aircraft_sae.networks.readouts import PooledReadout, logits, unit
-from aircraft_sae.networks.training import train
+from aircraft_sae.networks.training import evaluate, load, n_workers, predict, pretrained, train

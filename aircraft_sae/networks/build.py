@@ -15,11 +15,7 @@ from aircraft_sae.store import digest
 
 
 def build(cfg: ClassifierConfig, n_classes: int) -> nn.Module:
-    """A network with `n_classes` logits in channels-last memory; the same cfg (and seed) gives the same weights.
-
-    Raises: ValueError for an arch that timm cannot build, or weights that do not fit it; FileNotFoundError for weights
-    that are not there or cannot be fetched.
-    """
+    """A network with n_classes logits, the same for the same cfg; ValueError, FileNotFoundError for what cannot be."""
     known = [*timm.list_models(), *timm.list_pretrained()]
     if cfg.arch not in known and ("." in cfg.arch or not timm.is_model(cfg.arch)):  # its old names are not listed
         close = difflib.get_close_matches(cfg.arch, known, n=3, cutoff=0.3) or ["convnext_atto"]
@@ -86,10 +82,7 @@ def keep_depthwise_in_float32(model: nn.Module) -> None:
 
 
 def freeze(model: nn.Module, n_stages: int) -> list[nn.Module]:
-    """Take the stem and `n_stages` stages, as timm groups them, out of training, and return their modules; none for 0.
-
-    Raises: ValueError for a network without so many.
-    """
+    """Freeze the stem and `n_stages` stages, as timm groups them, and return their modules; ValueError for too few."""
     if n_stages == 0:
         return []
     groups = group_modules(model, model.group_matcher(coarse=True)) if hasattr(model, "group_matcher") else {}

@@ -1,4 +1,4 @@
-"""Read-outs: functions from what was seen to scores (n, …), and the closed form of networks that end in a mean.
+"""Read-outs: functions from what was `Seen` to scores (n, …), and the closed form of networks that end in a mean.
 
 Where only a mean over cells, (a LayerNorm) and one linear layer follow a site, the logits are a function of the mean p
 of its acts. With tildes centred over the D channels, v their variance and W' the layer's weight times LayerNorm's gain,
@@ -12,34 +12,26 @@ That is exact arithmetic about the end of the network, no evidence of what comes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from aircraft_sae.networks.network import Network, Seen
-
-same = partial(torch.allclose, rtol=1e-3, atol=1e-4)
-"""Whether two ways led to the same numbers."""
+same = partial(torch.allclose, rtol=1e-3, atol=1e-4)  # whether two ways led to the same numbers
 
 
-def logits(seen: "Seen") -> torch.Tensor:
+def logits(seen) -> torch.Tensor:
     """(n, classes)."""
     return seen.logits
 
 
-def unit(site: str, channel: int) -> Callable[["Seen"], torch.Tensor]:
+def unit(site: str, channel: int) -> Callable[..., torch.Tensor]:
     """The largest activation of one channel of a site that is looked at, as a read-out (n, 1)."""
     return lambda seen: seen.acts[site][..., channel].amax((1, 2))[:, None]
 
 
 @dataclass(frozen=True)
 class PooledReadout:
-    """Logits from pooled acts (n, d_in) in closed form.
-
-    weight: (classes, d_in) with LayerNorm's gain in it; bias: (classes,); eps: LayerNorm's, None without one.
-    """
+    """Logits from pooled acts: weight (classes, d_in), LayerNorm's gain in it; bias (classes,); its eps, or None."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -53,10 +45,7 @@ class PooledReadout:
         return h @ self.weight.t() / (h.square().mean(1, keepdim=True) + self.eps).sqrt() + self.bias
 
     def edited(self, pooled: torch.Tensor, removed: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-        """(n, d, classes) logits of pooled - removed[:, j] directions[j], for every j: one edit at a time.
-
-        pooled: (n, d_in); removed: (n, d); directions: (d, d_in).
-        """
+        """(n, d, classes) logits of pooled (n, d_in) less removed (n, d) of directions (d, d_in), one at a time."""
         h, d = pooled, directions
         if self.eps is not None:
             h, d = h - h.mean(1, keepdim=True), d - d.mean(1, keepdim=True)
@@ -68,37 +57,31 @@ class PooledReadout:
         return top / (variance.clamp(min=0) + self.eps).sqrt()[:, :, None] + self.bias
 
 
-def find_readout(network: "Network", site: str) -> PooledReadout | None:
+def find_readout(network, site: str) -> PooledReadout | None:
     """Logits from the mean over a site's cells: found by the last layers, accepted by a forward pass of random acts."""
-    kept: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+    kept: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}  # what went into and came out of them at last
 
     def keep(module, given, out):
         kept[module] = given[0].flatten(1).cpu(), out.flatten(1).cpu()
 
-    acts = torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))  # refuses what is no site
-    last = [module for module in network.model.modules() if isinstance(module, nn.Linear | nn.LayerNorm)]
-    hooks = [module.register_forward_hook(keep) for module in last]
-    try:
-        return _closed_form(network, site, acts, kept)
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _closed_form(network: "Network", site: str, acts: torch.Tensor, kept: dict) -> PooledReadout | None:
-    """Of random acts at the site; kept: what went into and came out of the last layers in the last pass."""
-
     def through(acts: torch.Tensor, light: float = 0.0) -> torch.Tensor:
-        return network.see(torch.full((len(acts), 3, network.size, network.size), light), given={site: acts}).logits
-
-    logits = through(acts)
-    if not same(through(acts, 1.0), logits):  # what else the picture adds, beside a branch, say
-        return None
+        last = [module for module in network.model.modules() if isinstance(module, nn.Linear | nn.LayerNorm)]
+        hooks = [module.register_forward_hook(keep) for module in last]
+        try:
+            x = torch.full((len(acts), 3, network.size, network.size), light)
+            return network.see(x, given={site: acts}).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def gives(kind: type[nn.Module], wanted: torch.Tensor) -> nn.Module | None:
         found = [m for m, (_, out) in kept.items() if isinstance(m, kind) and out.shape == wanted.shape]
         return next((module for module in reversed(found) if same(kept[module][1], wanted)), None)
 
+    acts = torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))  # refuses what is no site
+    logits = through(acts)
+    if not same(through(acts, 1.0), logits):  # what else the picture adds, beside a branch, say
+        return None
     linear = gives(nn.Linear, logits)
     if linear is None:
         return None

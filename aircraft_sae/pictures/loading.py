@@ -32,23 +32,6 @@ class RandomSquashedCrop(v2.RandomResizedCrop):
         return {"top": top, "left": left, "height": max(1, round(bottom) - top), "width": max(1, round(right) - left)}
 
 
-class RandomTurn(v2.Transform):
-    """A turn about the middle by up to so many degrees; corners show the picture's mirror image."""
-
-    def __init__(self, degrees: float):
-        super().__init__()
-        self.degrees = degrees
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        return {"angle": float(torch.empty(()).uniform_(-self.degrees, self.degrees))}
-
-    def transform(self, picture: Any, params: dict[str, Any]) -> Any:
-        height, width = v2.functional.get_size(picture)
-        wide = v2.functional.pad(picture, [width // 3, height // 3], padding_mode="reflect")
-        turned = v2.functional.rotate(wide, params["angle"], v2.InterpolationMode.BILINEAR)
-        return v2.functional.center_crop(turned, [height, width])
-
-
 class PictureTransform(v2.Compose):
     """From a picture to (3, size, size) uint8; `normalise` makes a batch of these what the network takes."""
 
@@ -64,10 +47,8 @@ class PictureTransform(v2.Compose):
 
 
 def train_transform(size: int, mean: Sequence[float], std: Sequence[float], cfg: ClassifierConfig) -> PictureTransform:
-    """A random crop, turn, flip and colour jitter (brightness, contrast, saturation) of the squashed picture."""
+    """A random crop, flip and colour jitter (brightness, contrast, saturation) of the squashed picture."""
     steps = [RandomSquashedCrop(size, scale=cfg.crop_scale, interpolation=BICUBIC)]
-    if cfg.rotate:
-        steps.append(RandomTurn(cfg.rotate))
     if cfg.flip:
         steps.append(v2.RandomHorizontalFlip())
     if cfg.colour_jitter:

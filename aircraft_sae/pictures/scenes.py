@@ -1,6 +1,5 @@
 """Rendered scenes of which one thing is changed, as a set of pictures: what a feature responds to, seen by itself."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,20 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
 from aircraft_sae.hangar import PARTS
-from aircraft_sae.hangar.dataset import mapper
-from aircraft_sae.hangar.render import render
+from aircraft_sae.hangar.dataset import draw, mapper
 from aircraft_sae.hangar.scene import FACTORS, Scene
 from aircraft_sae.pictures.base import PictureFiles
 from aircraft_sae.store import write_parquet
 
 LEAST_PIXELS = 30 / 224**2  # of a part that a scene must show, as a share of the picture
 RED, BLUE = (0.85, 0.1, 0.1), (0.1, 0.2, 0.85)
-EDITS = ("part", "paint")
-"""Of single parts: taken away, and painted red or blue."""
+EDITS = ("part", "paint")  # of single parts: taken away, and painted red or blue
 
 
 def vary_scenes(
@@ -38,36 +34,28 @@ def vary_scenes(
     views = [replace(Scene.from_json(scene), shadows=False) for scene in scenes]
     jobs = [(n, factor, "", view.varied(factor) if factor else view)
             for n, view in enumerate(views) for factor in ("", *FACTORS)]  # fmt: skip
-    draw = partial(_draw, folder=folder, size=size, supersampling=supersampling)
+    count = partial(_draw, folder=folder, size=size, supersampling=supersampling)
     with mapper(2 * len(jobs)) as mapped:
-        pixels = list(tqdm(mapped(draw, [_named(*job) for job in jobs]), "vary scenes", len(jobs), leave=False))
+        pixels = list(tqdm(mapped(count, jobs), "vary scenes", len(jobs), leave=False))
         shown = np.stack([n for n, job in zip(pixels, jobs, strict=True) if not job[1]])
         for part in parts:
             enough = np.flatnonzero(shown[:, PARTS.index(part)] >= LEAST_PIXELS * size**2)[:most]
             jobs += [(n, "part", part, views[n].edit("remove", part)) for n in enough]
             jobs += [(n, "paint", part, views[n].edit("recolour", part, RED if n % 2 else BLUE)) for n in enough]
         rest = jobs[len(pixels) :]
-        list(tqdm(mapped(draw, [_named(*job) for job in rest]), "edit parts", len(rest), leave=False))
+        list(tqdm(mapped(count, rest), "edit parts", len(rest), leave=False))
     table = pd.DataFrame([job[:3] for job in jobs], columns=["number", "factor", "part"])
-    table.insert(0, "image", [_named(*job)[0] for job in jobs])
+    table.insert(0, "image", list(map(_named, jobs)))
     write_parquet(table.assign(split="test"), folder / "table.parquet")
 
 
-def _named(number: int, factor: str, part: str, scene: Scene) -> tuple[str, Scene]:
-    return "-".join([f"{number:03d}", factor, part]).rstrip("-"), scene
+def _named(job: tuple[int, str, str, Scene]) -> str:
+    return "-".join([f"{job[0]:03d}", *job[1:3]]).rstrip("-")
 
 
-def _draw(job: tuple[str, Scene], folder: Path, size: int, supersampling: int) -> np.ndarray:
+def _draw(job: tuple[int, str, str, Scene], folder: Path, size: int, supersampling: int) -> np.ndarray:
     """Render one scene into the folder; the pixels of each part in it."""
-    (name, scene), temporary = job, folder / f".{os.getpid()}.tmp"
-    picture = render(scene, size, supersampling)
-    for pixels, path, kind in (
-        (picture.image, f"images/{name}.jpg", "JPEG"),
-        (picture.mask, f"masks/{name}.png", "PNG"),
-    ):
-        Image.fromarray(pixels).save(temporary, kind, quality=scene.finish.quality)
-        temporary.replace(folder / path)
-    return np.bincount(picture.mask.ravel(), minlength=len(PARTS))
+    return np.bincount(draw(job[3], folder, _named(job), size, supersampling).ravel(), minlength=len(PARTS))
 
 
 class VariedScenes(PictureFiles):

@@ -23,10 +23,8 @@ from aircraft_sae.config import SAEConfig, from_dict
 from aircraft_sae.store import digest, read_json, write_json, write_whole
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
-BLOCK = 512
-"""Cells encoded at a time: their pre-activations (12 MB at d_sae 6,144) stay in the cache until they are selected."""
-CROWDED = 7
-"""Where one in so many entries is there, dense products are as fast as sparse ones (2 cores, d_in 768, d_sae 6,144)."""
+BLOCK = 512  # cells encoded at a time: their pre-activations (12 MB at d_sae 6,144) stay in the cache
+CROWDED = 7  # where one in so many entries is there, dense products are as fast (2 cores, d_in 768, d_sae 6,144)
 
 
 @dataclass
@@ -131,10 +129,7 @@ class SparseAutoencoder(nn.Module):
         return codes.decode(self.W_dec).add_(self.b_dec), codes
 
     def select(self, centred: torch.Tensor, least: float, rough: bool = False) -> Codes:
-        """Codes of acts - b_dec: for "topk" the k largest of each cell, else all above `least`.
-
-        rough: search in bfloat16, with a margin, and compute only what was found in float32.
-        """
+        """Codes of acts - b_dec: a cell's k largest ("topk"), or all above `least`; rough: looked for in bfloat16."""
         k, topk, kind = self.cfg.k, self.cfg.variant == "topk", torch.bfloat16 if rough else torch.float32
         wanted, bar = (min(self.d_sae, k + max(8, k // 4)), least - 0.05 - least / 64) if rough else (k, least)
         weights, found = (self.W_enc_rows.to(kind), self.b_enc.to(kind)), []
@@ -211,10 +206,8 @@ class SparseAutoencoder(nn.Module):
                 sae = cls(cfg, facts["d_in"])
             sae.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
         except Exception as problem:  # every library has errors of its own
-            raise ValueError(
-                f"{folder} holds a damaged autoencoder, or another maker's ({type(problem).__name__}: {problem}): "
-                f"train one into it anew, or bring {CONFIG} and {WEIGHTS} of one"
-            ) from problem
+            what = f"{folder} holds a damaged autoencoder, or another maker's ({type(problem).__name__}: {problem})"
+            raise ValueError(f"{what}: train one into it anew, or bring {CONFIG} and {WEIGHTS} of one") from problem
         if cfg.tied:
             sae.W_enc_rows = sae.W_dec
         return sae

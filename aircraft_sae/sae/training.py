@@ -27,17 +27,12 @@ from aircraft_sae.sae.model import BLOCK, Codes, SparseAutoencoder
 from aircraft_sae.store import checkpoint, fingerprint, write_text
 
 CHECKPOINT_SECONDS = 20.0
-FLOOR = 0.9
-"""A batch's threshold is looked for above this share of the last one."""
-Gradients = tuple[Tensor, Tensor, Tensor]
-"""Of W_dec, W_enc_rows and b_enc."""
+FLOOR = 0.9  # a batch's threshold is looked for above this share of the last one
+Gradients = tuple[Tensor, Tensor, Tensor]  # of W_dec, W_enc_rows and b_enc
 
 
 def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = False) -> tuple[Codes, float]:
-    """(codes in training of acts - b_dec, the least value chosen): for "batchtopk" the n k largest of the batch.
-
-    Only values above `floor` are collected, and the search is repeated with a lower one where they are too few.
-    """
+    """(codes of acts - b_dec, least value chosen): "batchtopk"'s n k largest of a batch; too high a floor is cut."""
     if sae.cfg.variant == "topk":
         return sae.select(centred, 0.0, rough), 0.0
     wanted = len(centred) * sae.cfg.k
@@ -55,10 +50,7 @@ def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = 
 
 @torch.no_grad()
 def backward(sae: SparseAutoencoder, centred: Tensor, codes: Codes, dead: Tensor | None = None) -> tuple[float, float]:
-    """Write the loss's gradients for acts - b_dec (n, d_in), with these codes, into .grad; returns (loss, fvu).
-
-    dead: ids of dead features, for AuxK on the first quarter of the cells.
-    """
+    """Write the loss's gradients for acts - b_dec (n, d_in); (loss, fvu). dead: ids, for AuxK on a quarter of these."""
     cfg = sae.cfg
     error = codes.decode(sae.W_dec).sub_(centred)
     loss, upstream = mean_square(error), error * (2 / error.numel())
@@ -107,23 +99,18 @@ def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gr
 
 
 def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
-    """(mean (d_in,), scale): an autoencoder of cfg learns from (x - mean) scale, of the cells x of these images.
-
-    scale: (d_in,) where channels are standardised, else one number.
-    """
+    """(mean (d_in,), scale): cfg learns from (x - mean) scale of cells x; scale: a number, or (d_in,) of channels."""
     mean, variance = acts.moments(rows)
     whole = math.sqrt(acts.d_in / variance.sum())
-    return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.channelwise else whole
+    return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.standardise == "channels" else whole
 
 
-def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows) -> None:
+def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
     """Train on the cells of the images `rows` into `folder`: sae_weights.safetensors, cfg.json, history.csv.
 
-    A checkpoint that a killed run of the same cfg and acts left there is resumed, on a CPU to the same bits.
-    Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept).
+    A killed run's checkpoint of the same cfg and acts is resumed, on a CPU to the same bits; ValueError for another
+    run's, or a loss that is not finite (the last checkpoint is kept).
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder, cfg, acts, rows)
     run.resume()
     batches = islice(acts.batches(rows, cfg.batch_size, cfg.seed, run.step), cfg.n_steps - run.step)
@@ -149,10 +136,7 @@ def train_sae(folder: str | Path, cfg: SAEConfig, acts, rows) -> None:
 
 
 class Run(checkpoint.Training):
-    """One training run: the autoencoder of scaled acts, and the steps that change it.
-
-    idle: cells since each feature fired; floor: below the next batch's threshold, most likely; history: of each step.
-    """
+    """A run on scaled acts; idle: cells since each feature fired; floor: below the next threshold; history: by step."""
 
     noted, other = ("idle", "floor", "history"), "config or other activations"
     remedy = "sae.learning_rate (a third)"

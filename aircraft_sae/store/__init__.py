@@ -1,18 +1,8 @@
 """What is on disk: stage folders, files written whole or not at all, checkpoints of trainings, digests of all of it."""
 
-from aircraft_sae.store.digests import digest, fingerprint, source_digest
+# ruff: noqa: I001
 from aircraft_sae.store.files import (
-    LABELS,
-    META,
-    check_room,
-    data_folder,
-    make_parents,
-    read_json,
-    shipped,
-    write_json,
-    write_parquet,
-    write_text,
-    write_whole,
-)
-from aircraft_sae.store.results import entries
+    ENTRY, LABELS, META, check_room, data_folder, digest, entries, fingerprint, make_parents, read_json, sha256,
+    shipped, source_digest, write_json, write_parquet, write_text, write_whole,
+)  # fmt: skip
 from aircraft_sae.store.stages import PROGRESS, Stage, load_meta, make_stage, stage_metas, watched

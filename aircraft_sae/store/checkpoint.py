@@ -3,8 +3,7 @@
 import math
 import sys
 import time
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 from zipfile import ZipFile
 
 import torch
@@ -22,16 +21,7 @@ class Training:
     what a foreign checkpoint is said to be of; remedy: what to lower where a run diverges; place: said before the step.
     """
 
-    folder: Path
-    device: torch.device
-    identity: str
-    parts: dict[str, Any]
-    noted: tuple[str, ...]
-    other: str
-    remedy: str
-    place = ""
-    step: int
-    saved = -math.inf
+    place, saved = "", -math.inf
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all; ValueError for a weight that is not finite."""
@@ -46,10 +36,7 @@ class Training:
         return time.monotonic() - self.saved > seconds
 
     def resume(self) -> None:
-        """Go back to the checkpoint, if there is one; a damaged one is passed over, which is said.
-
-        Raises: ValueError for another file, or the checkpoint of another run.
-        """
+        """Go back to the checkpoint, if any; a damaged one is passed over. ValueError for none, or another run's."""
         path, self.saved = self.folder / CHECKPOINT, time.monotonic()
         if not path.is_file():
             return

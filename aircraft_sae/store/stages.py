@@ -22,8 +22,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from aircraft_sae.store.digests import fingerprint, sha256
-from aircraft_sae.store.files import META, full_disk_named, make_parents, read_json, write_json
+from aircraft_sae.store.files import META, fingerprint, full_disk_named, make_parents, read_json, sha256, write_json
 
 PROGRESS = ".making.json"  # in a partial folder: its fingerprint, the process that makes it, seconds and memory so far
 HEARTBEAT = 3.0  # seconds between two samples of time and memory, which cost 50 ms each
@@ -43,8 +42,7 @@ def make_stage(
 ) -> Stage:
     """Load the stage in `folder`, or make it with `make(work)`; work holds what an earlier, killed make left there.
 
-    config: a dataclass or plain JSON value; inputs: digests of what the stage is made from; say: what tells a line of
-    text; name: what to call the stage, if not as its folder.
+    config: plain JSON or a dataclass; inputs: digests of what it is made from; say: tells a line; name: if another.
     Raises: what make raises, OSError for a full disk, PermissionError.
     """
     name = name or folder.name
@@ -93,20 +91,15 @@ def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say:
         left_over.unlink()
     progress.pop("pid")
     files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != PROGRESS)
-    return progress | {
-        "versions": {p: version(p) for p in ("torch", "timm", "numpy")} | {"python": platform.python_version()},
-        "files": {
-            path.relative_to(work).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
-        },
-    }
+    versions = {p: version(p) for p in ("torch", "timm", "numpy")} | {"python": platform.python_version()}
+    facts = ({"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files)
+    names = (path.relative_to(work).as_posix() for path in files)
+    return progress | {"versions": versions, "files": dict(zip(names, facts, strict=True))}
 
 
 @contextmanager
 def watched(note: dict[str, Any], path: Path | None = None) -> Iterator[None]:
-    """Add seconds and peak memory (bytes) of this process and its children to `note`, and write it to `path` if any.
-
-    A kill loses one heartbeat, and a process that waits finds the pid.
-    """
+    """Add seconds and peak memory (bytes), children's too, to `note`, and write it, with the pid, to `path` if any."""
     stop = threading.Event()
     began = time.monotonic() - note.get("seconds", 0)
 

@@ -1,8 +1,4 @@
-"""Figures: each function returns a matplotlib Figure and opens no window; `in_words` is a result as prose.
-
-Sizes are chosen so that a figure of a notebook's width is still readable at half of it, colours so that the
-colour-blind tell them apart.
-"""
+"""Figures that open no window, readable at half of a notebook's width, in colours that the colour-blind tell apart."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -133,10 +129,7 @@ def part_masks(
 
 
 def heat(picture: Any, values: np.ndarray, top: float, cell: tuple[int, int] | None = None) -> np.ndarray:
-    """A picture (h, w, 3) with a map (rows, columns) over it, `top` being the scale's end, and one cell outlined.
-
-    What is 0 stays as it is, paler; stronger cells go from dark to yellow.
-    """
+    """A picture (h, w, 3), paler where a map (rows, columns) is 0, dark to yellow up to `top`; one cell is outlined."""
     paler = np.asarray(picture, np.float32) * 0.75 + 45
     share = np.clip(np.nan_to_num(values) / max(top, 1e-12), 0, 1).astype(np.float32)
     large = np.asarray(Image.fromarray(share).resize(paler.shape[1::-1], Image.Resampling.BILINEAR))

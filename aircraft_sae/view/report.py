@@ -22,8 +22,7 @@ def write_report(
 ) -> Path:
     """Write report/index.html of the study in `folder`, and a page for each executed notebook; returns the index.
 
-    results: the folder of numbers; notebooks: {name: executed notebook}, the failed one last; seconds: of this run;
-    failure: why it stopped.
+    results: the folder of numbers; notebooks: {name: executed notebook}, a failed one last; failure: why it stopped.
     """
     from jinja2 import Template
 

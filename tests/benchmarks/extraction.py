@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from aircraft_sae.activations import extract
-from aircraft_sae.networks import BATCH, Network
-from aircraft_sae.networks.evaluation import n_workers
+from aircraft_sae.networks import BATCH, Network, n_workers
 from aircraft_sae.pictures import Pictures, Views, loader, test_transform
 from aircraft_sae.study import Study
 

@@ -81,7 +81,7 @@ def _edit(study):
 def write_labels(data_dir, n=30):
     """A person's labels, each told of once it is on disk."""
     from aircraft_sae import study
-    from aircraft_sae.view.browser.labels import Labels
+    from aircraft_sae.view.browser import Labels
 
     labels = Labels(Path(data_dir) / "runs" / "smoke", "own")
     study.say("labels: making")
@@ -368,7 +368,7 @@ def kill_trial(unbroken, stage, n_kills, rng):
 
 def label_trial(folder, rng):
     """Kill a process that writes labels, and look at the file: all that was told of is there."""
-    from aircraft_sae.view.browser.labels import Labels
+    from aircraft_sae.view.browser import Labels
 
     shutil.rmtree(folder, ignore_errors=True)
     other = Labels(folder / "runs" / "smoke", "another")

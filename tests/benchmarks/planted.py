@@ -31,7 +31,7 @@ def main() -> None:
         cfg = SAEConfig(variant=variant, **shared)
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            train_sae(folder, cfg, planted, [0])
+            train_sae(Path(folder), cfg, planted, [0])
             trained = SparseAutoencoder.load(folder)
         seconds = time.perf_counter() - began
         best = [best_cosines(sae, planted) for sae in (trained, SparseAutoencoder(cfg, 256))]

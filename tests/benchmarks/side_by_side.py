@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -46,7 +47,7 @@ def works(study: Study) -> dict[str, tuple[Callable, list]]:
 
     def training(seed: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            train_sae(folder, change(short, seed=seed), acts, rows)
+            train_sae(Path(folder), change(short, seed=seed), acts, rows)
 
     return made | {"4 autoencoders": (training, [0, 1, 2, 3])}
 

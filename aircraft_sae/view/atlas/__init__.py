@@ -22,8 +22,7 @@ from aircraft_sae.store import write_text
 from aircraft_sae.study import Study
 from aircraft_sae.view.browser.bench import Bench
 from aircraft_sae.view.browser.catalogue import HOWS, Catalogue, as_jpeg, catalogue_of
-from aircraft_sae.view.browser.labels import Labels
-from aircraft_sae.view.browser.widgets import BENCH_PICTURE, SCRIPT, STYLE
+from aircraft_sae.view.browser.widgets import BENCH_PICTURE, SCRIPT, STYLE, Labels
 
 HERE = Path(__file__).parent
 CHUNK = 20  # features in one file

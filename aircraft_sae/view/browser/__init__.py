@@ -2,5 +2,4 @@
 
 from aircraft_sae.view.browser.bench import Bench
 from aircraft_sae.view.browser.catalogue import Catalogue, gallery_figure, patches_figure
-from aircraft_sae.view.browser.labels import Labels
-from aircraft_sae.view.browser.widgets import FeatureBrowser, InterventionBench
+from aircraft_sae.view.browser.widgets import FeatureBrowser, InterventionBench, Labels

@@ -78,10 +78,7 @@ class Bench:
         return Subject(picture, x, acts, codes[0], seen.logits[0], np.ones(acts.shape[:2], bool))
 
     def change(self, subject: Subject, multipliers: Mapping[int, float]) -> dict[str, Tensor]:
-        """Logits (classes,) "before" and "after" multiplying, and with as much of "random" directions of equal length.
-
-        Raises: ValueError for a feature or a factor out of range.
-        """
+        """Logits "before", "after" and with as much of "random" directions; ValueError for what is out of range."""
         check_features(list(multipliers), self.sae.d_sae)
         if odd := [factor for factor in multipliers.values() if not 0 <= factor <= 4]:
             raise ValueError(f"a multiplier must be from 0 to 4, got {odd[0]}")
@@ -91,10 +88,7 @@ class Bench:
 
     @torch.no_grad()
     def without(self, subject: Subject, features: list[int], gone: Tensor, directions: Tensor | None = None) -> Tensor:
-        """(n, classes) logits with shares `gone` (n, len(features)) of features taken out, all of a row at once.
-
-        directions: (d_sae, d_in) to take out as much of, in place of the decoder's rows.
-        """
+        """(n, classes) logits less shares `gone` (n, len(features)) of features at once, or of `directions`."""
         rows = (self.W_dec if directions is None else directions)[features]
         if self.readout is not None:
             return self.readout.logits(subject.acts.mean((0, 1)) - (gone * subject.strength[features]) @ rows)
@@ -145,10 +139,7 @@ class Bench:
         }  # fmt: skip
 
     def blurred(self, subject: Subject, cells: Sequence[tuple[int, int]], sigma: float = 8.0) -> Subject:
-        """The picture with some cells' squares blurred, seen again. sigma: pixels of a picture of 224.
-
-        Raises: ValueError for no cell, or one that is not there.
-        """
+        """The picture with cells blurred (sigma: pixels of 224), seen again; ValueError for none, or an absent one."""
         if not cells:
             raise ValueError("choose at least one cell to blur")
         (rows, columns), size = subject.acts.shape[:2], subject.x.shape[1]

@@ -1,7 +1,4 @@
-"""What there is to show of a study, as plain values: the list of features, one feature, a class, a pair of classes.
-
-The browser asks for these through a widget, the atlas writes them down, and tests call them: one way for all three.
-"""
+"""What there is to show of a study, as plain values: widgets ask for these, the atlas writes them, tests call them."""
 
 import io
 from collections.abc import Mapping
@@ -17,9 +14,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from aircraft_sae.features import PARTS, FeatureIndex, check_features, neighbours
-from aircraft_sae.features.localisation import effective_radius, gradient_maps
-from aircraft_sae.features.reconstruction import cell_covariance, random_directions
+from aircraft_sae.activations import effective_radius, gradient_maps
+from aircraft_sae.features import PARTS, FeatureIndex, cell_covariance, check_features, neighbours, random_directions
 from aircraft_sae.interventions import Trial, Verdicts, tell_apart
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.pictures import Pictures
@@ -147,13 +143,9 @@ class Catalogue:
             kept = kept[kept["predicted"] != kept["label"]]
         picks = self.index.patches(feature_id, how, n, self.rows[kept.index])
         maps = self.index.maps(feature_id, picks["image_row"].to_numpy())
-        at = np.searchsorted(self.rows, picks["image_row"])
-        said = (self.images[column].to_numpy()[at].tolist() for column in ("label", "predicted"))
-        found = (picks[column].tolist() for column in ("image_row", "row", "column", "value"))
-        gallery = [
-            {"picture": picture, "cell": [i, j], "value": value, "label": label, "predicted": predicted}
-            for picture, i, j, value, label, predicted in zip(*found, *said, strict=True)
-        ]
+        shown = picks.join(self.images[["label", "predicted"]].set_axis(self.rows), on="image_row")
+        shown = shown.assign(picture=shown["image_row"], cell=shown[["row", "column"]].to_numpy().tolist())
+        gallery = shown[["picture", "cell", "value", "label", "predicted"]].to_dict("records")
         return {"feature_id": int(feature_id), "how": how, "gallery": gallery} | self.about(feature_id), maps
 
     @lru_cache(maxsize=64)  # noqa: B019 a catalogue lives as long as its kernel
@@ -234,10 +226,7 @@ class Catalogue:
         return self.trial[own], pair
 
     def pair(self, one: str, two: str, n: int = 20) -> list[dict[str, Any]]:
-        """The features whose suppression moves the margin between two classes most, as `tell_apart` chooses them.
-
-        Raises: ValueError for classes that are not two of the network's.
-        """
+        """The features that move the margin between two classes most, by `tell_apart`; ValueError for no such two."""
         own, pair = self._of_pair(one, two)
         if not own.in_b.any() or own.in_b.all():
             raise ValueError(f"{one} and {two} have too few test pictures for two halves")
@@ -285,10 +274,7 @@ def gallery_figure(index: FeatureIndex, pictures: Pictures, feature_id: int, row
 
 
 def patches_figure(index: FeatureIndex, pictures: Pictures, features: Mapping, rows: np.ndarray, n: int = 9) -> Figure:
-    """For each title and feature a row of the n patches in which it is strongest, as crops around the peaks.
-
-    One a picture, of these rows of the index.
-    """
+    """For each title and feature a row of its n strongest patches, one a picture of these rows, as crops."""
     picks = {title: index.patches(feature_id, "top", n, rows) for title, feature_id in features.items()}
     return crops_figure(picks, pictures, index.grid)
 

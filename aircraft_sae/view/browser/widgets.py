@@ -1,28 +1,35 @@
-"""The browser and the bench as widgets: a front end (app.js) and the kernel that answers what it asks (kernel.js)."""
+"""The browser and the bench as widgets: a front end, the kernel's answers to it, and what a person says of features."""
 
 import base64
 import io
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import anywidget
 import numpy as np
+import pandas as pd
 import traitlets
+from filelock import FileLock
 
 from aircraft_sae.features import check_features
-from aircraft_sae.store import digest
+from aircraft_sae.store import LABELS, digest, write_text
 from aircraft_sae.study import Study
 from aircraft_sae.view.browser.bench import Bench, Subject, in_cells
 from aircraft_sae.view.browser.catalogue import Catalogue, as_jpeg, catalogue_of, gallery_figure
-from aircraft_sae.view.browser.labels import Labels
 
 HERE = Path(__file__).parent
 _PARTS = "draw", "filters", "list", "feature", "naming", "levers", "bench", "app"
 _JOINED = "".join((HERE / f"{name}.js").read_text("utf-8") for name in _PARTS)
 SCRIPT = f"const AircraftApp = (() => {{\n{_JOINED}return {{ mount, softmax, headLogits }};\n}})();\n"
 STYLE = (HERE / "app.css").read_text("utf-8")
+COLUMNS = {"autoencoder": str, "feature_id": int, "label": str, "note": str, "rating": int, "changed": str}
+MOST = {"label": 200, "note": 5000}  # characters
+NOTHING = {"label": "", "note": "", "rating": 0}
 BENCH_PICTURE, MOST_SUBJECTS = 448, 32  # pixels of the picture on the bench; pictures kept, 2 MB each
 
 
@@ -114,6 +121,67 @@ class Answers:
         kept = subject or self.subjects.pop(key, None) or self.bench.of_row(key)
         self.subjects = dict([*self.subjects.items(), (key, kept)][-MOST_SUBJECTS:])
         return kept
+
+
+class Labels:
+    """Labels, notes and ratings (1 to 5, 0: none) of one autoencoder's features; others' rows stay in the file."""
+
+    def __init__(self, folder: str | Path, autoencoder: str):
+        self.path, self.autoencoder = Path(folder) / LABELS, autoencoder
+
+    def all(self) -> dict[int, dict[str, str | int]]:
+        """{feature_id: {label, note, rating}} as on disk now. ValueError where the file is no such table."""
+        table = self._read()
+        return table[table["autoencoder"] == self.autoencoder].set_index("feature_id")[[*NOTHING]].to_dict("index")
+
+    def stamp(self) -> str:
+        """Differs once the file holds something else."""
+        return digest(self.path if self.path.is_file() else None)
+
+    def set(self, feature_id: int, **said: str | int) -> dict[str, str | int]:
+        """Change some of label, note and rating on disk, others' changes kept; ValueError for a wrong word or value."""
+        if not _whole(feature_id) or feature_id < 0:
+            raise ValueError(f"a feature is a whole number from 0, got {feature_id!r}")
+        said = {name: _checked(name, value) for name, value in said.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock"):
+            table = self._read()
+            own = (table["autoencoder"] == self.autoencoder) & (table["feature_id"] == feature_id)
+            now = self.all().get(feature_id, NOTHING) | said
+            table = table[~own]
+            if any(now.values()):
+                changed = datetime.now(UTC).isoformat(timespec="seconds")
+                row = [self.autoencoder, int(feature_id), *now.values(), changed]
+                table = pd.concat([table, pd.DataFrame([row], columns=[*COLUMNS])])
+            write_text(self.path, table.to_csv(index=False))
+        return now
+
+    def _read(self) -> pd.DataFrame:
+        if not self.path.is_file():
+            return pd.DataFrame(columns=[*COLUMNS])
+        try:
+            return pd.read_csv(self.path, dtype=COLUMNS, keep_default_na=False)[[*COLUMNS]]
+        except (KeyError, ValueError) as error:  # of a column, of text that is no UTF-8
+            raise ValueError(f"{self.path} is no table of labels ({error}): mend it, or move it away") from error
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _checked(name: str, value: str | int) -> str | int:
+    if name not in NOTHING:
+        raise ValueError(f"a feature has a label, a note and a rating, no {name!r}")
+    if name == "rating":
+        if not _whole(value) or not 0 <= value <= 5:
+            raise ValueError(f"rating must be a whole number from 0 (none) to 5, got {value!r}")
+        return int(value)
+    if not isinstance(value, str) or len(value) > MOST[name]:
+        raise ValueError(f"{name} must be a text of at most {MOST[name]} characters, got {str(value)[:40]!r} …")
+    value = value.replace("\r\n", "\n").replace("\r", "\n")  # a lone carriage return would make a table of no use
+    if odd := [c for c in value if category(c) in ("Cc", "Cs") and c not in "\n\t"]:
+        raise ValueError(f"{name} holds the control character {odd[0]!r}: take it out")
+    return value
 
 
 class Application(anywidget.AnyWidget):
