@@ -43,7 +43,7 @@ class Drawn:
 
 @pytest.fixture(scope="module")
 def drawn() -> tuple[Activations, Drawn]:
-    """80 pictures of random cells: channel i > 0 of a cell is 3 where it shows region i, under noise of all channels."""
+    """80 pictures of random cells: channel i > 0 is 3 where a cell shows region i, under noise of all channels."""
     rng = np.random.default_rng(0)
     images = pd.DataFrame({"image": [f"{i:03d}" for i in range(80)]})
     images["split"] = ["train"] * 30 + ["val"] * 10 + ["test"] * 40
