@@ -154,8 +154,8 @@ def turn_knobs(
     """Turn the best feature of each part, and what is turned in its place, in all cells of half B's test pictures.
 
     saes: the autoencoder as "feature", and others by name, whose own best features are controls. knobs.parquet: arm,
-    part, feature_id, threshold, f1, top (the feature's maximum on half A). turned.parquet: arm, part, dose, image,
-    target (share of cells named the part whose name changes; nan without any) and other (share of the other cells).
+    part, feature_id, threshold, f1, top (the feature's maximum on half A). turned.parquet: arm, part, dose, image, n
+    (cells named the part), target (share of these whose name changes; nan without any) and other (of the other cells).
     Arms beside `saes`, of as much in each cell along another direction of equal length: "random direction" (the mean of
     N_RANDOM, spread as the cells are), "isotropic direction" (the same, spread evenly), "random feature" (of like
     density and strength; left out where there is none), "probe" (the head's own row for the part, less the mean row).
@@ -190,7 +190,7 @@ def turn_knobs(
                     with np.errstate(invalid="ignore"):
                         shares = {name: (changed * where).sum(1) / where.sum(1)
                                   for name, where in {"target": target, "other": ~target}.items()}  # fmt: skip
-                    facts = {"arm": way, "part": head.names[i], "dose": dose, "image": images}
+                    facts = {"arm": way, "part": head.names[i], "dose": dose, "image": images, "n": target.sum(1)}
                     turned.append(pd.DataFrame(facts | shares))
     write_parquet(pd.concat(knobs, ignore_index=True), folder / "knobs.parquet")
     write_parquet(pd.concat(turned, ignore_index=True), folder / "turned.parquet")
