@@ -182,8 +182,8 @@ by_part = turned[turned["dose"] == 0].groupby(["part", "arm"], sort=False)[["tar
 #
 # Each case says what should happen if the feature is what it seems, what did, and what would have counted against it.
 # The predictions were written before these cells first ran; for the first and the third, a pilot on the same pictures
-# had been seen by then. Scenes are of half B; "the scene edit" is the renderer's, which takes the part away, or adds one,
-# and leaves every other pixel as it was.
+# had been seen by then. Scenes are of half B; "the scene edit" is the renderer's, which takes the part away, or adds
+# one, and leaves every other pixel as it was.
 
 # %% [markdown]
 # ### First: suppress the fin
