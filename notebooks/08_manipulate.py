@@ -93,7 +93,7 @@ views, masks = [], []
 for name, own in zip(shown, cells, strict=True):
     views += [pictures.picture(name)] * 2
     masks += [pictures.mask(name), np.kron(own, np.ones((network.size // len(own),) * 2, int))]
-plots.part_masks(views, masks, head.names[1:], ["what is shown", "what the head names"] * 3, "no test pictures")
+plots.part_masks(views, masks, head.names[1:], ["shown", "named"] * 3, "no test pictures")
 
 # %% [markdown]
 # ## A knob for each part
