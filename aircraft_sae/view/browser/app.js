@@ -14,6 +14,7 @@ function mount(el, source, mode = "browser", beside = null) {
   };
   const pictures = new Kept(KEPT_PICTURES), views = new Kept(KEPT_VIEWS);
   const ui = {};
+  root.state = state; // for a console, and tests
   root.dataset.revision = "0";
   const drawn = (what) => {
     root.dataset.revision = String(Number(root.dataset.revision) + 1);

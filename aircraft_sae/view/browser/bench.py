@@ -3,7 +3,7 @@
 Features j with multipliers m change the acts x of every cell to x - sum over j of (1 - m_j) f_j d_j: what the
 autoencoder does not explain is kept, so that all multipliers at 1 leave the logits as they are. Where the logits follow
 from the mean over cells (`Network.readout`), so do those of any multipliers; elsewhere each choice is a forward pass.
-The head that names the part that a cell shows is linear in its acts: what it makes of any multipliers, a page works out.
+The head that names a cell's part is linear in its acts: what it makes of any multipliers, a page works out.
 """
 
 import io
@@ -159,7 +159,7 @@ class Bench:
         return [[round(v, 5) for v in cell] for cell in head.logits(subject.acts).flatten(0, 1).tolist()]
 
     def pushes(self) -> list[np.ndarray]:
-        """[of each feature, of its random direction]: (d_sae, regions) float32 that a unit adds to the head's logits."""
+        """Of each feature, and of its random direction: (d_sae, regions) that a unit adds to the head's logits."""
         both, weight = (self.W_dec, self.catalogue.trial.random), self.catalogue.head.weight
         return [(rows @ weight.t()).numpy().astype("<f4") for rows in both]
 
