@@ -1646,8 +1646,8 @@ def test_a_link_says_what_is_left_out_of_it(fresh, catalogue):
     playwright.expect(app(fresh).get_by_role("alert")).to_contain_text(lost)
     app(fresh).get_by_role("button", name="Dismiss the message").click()
     fresh.evaluate(  # as a kernel would, and a browser that refuses
-        """() => { app.source.blur = async () => { const { cells, before } = app.state.subject;
-          return { cells, logits: before, elsewhere: before }; };
+        """() => { app.source.blur = async () => { const { cells, regions, before } = app.state.subject;
+          return { cells, regions, logits: before, elsewhere: before }; };
         history.replaceState = history.pushState = () => { throw new Error('too many calls'); }; }"""
     )
     feature_id = fresh.evaluate("() => app.state.subject.active[0].feature_id")
