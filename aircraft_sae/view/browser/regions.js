@@ -30,7 +30,7 @@ function regionsPart(app) {
     state.regions = { before: subject.regions, after, random };
     const names = Object.values(state.regions).map(named), n = multipliers.size;
     const text = blurred && n ? "blurred, changed" : blurred ? "cells blurred" : "features changed";
-    [["as it is", subject.bitmap], [text, (blurred || subject).bitmap]].forEach(([title, bitmap], k) => {
+    [["as it is", subject.bitmap], [text, blurred?.bitmap || subject.bitmap]].forEach(([title, bitmap], k) => {
       const { canvas, caption } = ui.regions[k];
       caption.textContent = title;
       canvas.ariaLabel = `Parts that the head names in each cell, ${title}: arrow keys move.`;
