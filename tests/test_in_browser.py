@@ -999,17 +999,18 @@ def edited(catalogue, subject, multipliers, cells=None, directions=None):
     return catalogue.head.logits(acts).flatten(0, 1).double()
 
 
-def spread(catalogue, rows):
-    """(picture, two features, a cell): the first of which is active there and elsewhere, and so is the second."""
+def turned(catalogue, rows):
+    """(picture, two features, a cell) where the first one, active elsewhere too, turns the cell into another part."""
     for row in map(int, rows):
-        codes = Bench(catalogue).of_row(row).codes
-        often = ((codes > 0).sum((0, 1)) > 1).nonzero()[:, 0].tolist()
-        for one in often:
-            cell = divmod(int(codes[..., one].argmax()), codes.shape[1])
-            for two in often:
-                if two != one and codes[*cell, two] > 0:
+        subject = Bench(catalogue).of_row(row)
+        before = catalogue.head.logits(subject.acts).argmax(-1)
+        for one in ((subject.codes > 0).sum((0, 1)) > 1).nonzero()[:, 0].tolist():
+            cell = divmod(int(subject.codes[..., one].argmax()), subject.codes.shape[1])
+            for two in (subject.codes[cell] > 0).nonzero()[:, 0].tolist():
+                after = edited(catalogue, subject, {one: 4.0, two: 0.0}).view(*before.shape, -1).argmax(-1)
+                if two != one and after[cell] != before[cell]:
                     return row, [one, two], cell
-    raise AssertionError("no two features are active together in two cells of a picture")
+    raise AssertionError("no feature turns a cell of these pictures into another part")
 
 
 def close(got, wanted):
@@ -1021,7 +1022,7 @@ def close(got, wanted):
 
 def check_segmentation(page, catalogue, rows, largest):
     """Sliders in all cells, then in one: cells' regions and classes' logits are PyTorch's; `largest` hears how well."""
-    row, (one, two), cell = spread(catalogue, rows)
+    row, (one, two), cell = turned(catalogue, rows)
     put_on_bench(page, catalogue, row)
     bench, multipliers = Bench(catalogue), {one: 4.0, two: 0.0}
     subject, random = bench.of_row(row), catalogue.trial.random
@@ -1045,7 +1046,8 @@ def check_segmentation(page, catalogue, rows, largest):
         largest.append(close(got["random"], edited(catalogue, subject, multipliers, cells, random)))
         changed = (got["after"] != got["before"]).any(1).view(subject.acts.shape[:2]).nonzero().tolist()
         assert [*cell] in changed and (changed == [[*cell]]) == bool(cells)
-        assert (wanted - edited(catalogue, subject, {})).abs().max() > 0.01
+        at = cell[0] * subject.acts.shape[1] + cell[1]
+        assert got["after"][at].argmax() != got["before"][at].argmax()
         made = bench.change(subject, multipliers, cells)
         until(
             lambda made=made: (
@@ -1066,21 +1068,28 @@ def check_segmentation(page, catalogue, rows, largest):
 
 
 def told_of_cells(page, catalogue):
-    """What is told of the first cell by pointing at it, and by keys of each of two."""
-    names = [each.replace("_", " ") for each in catalogue.head.names]
-    got, columns = segmented(page), catalogue.index.grid[1]
+    """What is told of the first cell by pointing at it, and of those around by keys, on either map."""
+    names, got, seen = [each.replace("_", " ") for each in catalogue.head.names], segmented(page), set()
+    around = {None: (0, 0), "ArrowRight": (0, 1), "ArrowDown": (1, 1), "ArrowLeft": (1, 0)}
     for canvas in app(page).locator(".regions canvas").all():
         canvas.hover(position={"x": 3, "y": 3})
-        for i, key in enumerate((None, "ArrowRight", "ArrowDown")):
+        for key, (row, column) in around.items():
             if key:
-                canvas.focus()
-                page.keyboard.press(key)
-            at = (0, columns + 1)[i == 2] if i != 1 else 1
-            before, after = (names[int(got[name][at].argmax())] for name in ("before", "after"))
+                canvas.press(key)
+            logits = (got[name].view(*catalogue.index.grid, -1)[row, column] for name in ("before", "after"))
+            before, after = (names[int(each.argmax())] for each in logits)
             said = f"{before}, unchanged" if before == after else f"{before}, now {after}"
-            where = f"Row {at // columns + 1}, column {at % columns + 1}"
-            assert app(page).locator(".regions p").inner_text() == f"{where}: {said}."
+            assert app(page).locator(".regions p").inner_text() == f"Row {row + 1}, column {column + 1}: {said}."
+            seen.add(before == after)
         app(page).locator(".stage canvas").focus()
+    assert seen == {True, False}
+
+
+COLOURED = """([row, column]) => { const { grid } = document.querySelector('.sae-browser').state.facts;
+  return [...document.querySelectorAll('.sae-browser .regions canvas')].map((canvas) => {
+    const [y, x] = [row, column].map((at, k) => Math.floor(((at + 0.5) * canvas.width) / grid[k]));
+    const [r, g, b] = canvas.getContext('2d').getImageData(x, y, 1, 1).data;
+    return Math.max(r, g, b) - Math.min(r, g, b) > 20; }); }"""
 
 
 def test_the_head_names_cells_as_pytorch_does_while_sliders_move(page, catalogue, record_property):
@@ -1088,6 +1097,9 @@ def test_the_head_names_cells_as_pytorch_does_while_sliders_move(page, catalogue
     row, cell = check_segmentation(page, catalogue, catalogue.rows, largest)
     record_property("largest difference", max(largest))
     told_of_cells(page, catalogue)
+    before, after = (segmented(page)[name].argmax(1).view(catalogue.index.grid) for name in ("before", "after"))
+    for at in np.ndindex(*before.shape):  # background is grey, a part has a colour
+        assert page.evaluate(COLOURED, at) == [bool(before[at]), bool(after[at])]
     keep(page, "segmentation")
     page.get_by_role("button", name="Copy link").click()
     drawn(page, "link")
