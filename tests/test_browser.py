@@ -188,6 +188,63 @@ def test_several_multipliers_are_the_forward_pass_of_edited_acts(bench, subject,
     assert (got["random"] - got["after"]).abs().max() > 1e-5
 
 
+def in_some_cells(bench, subject, multipliers, cells, directions):
+    """Logits of a forward pass whose hook multiplies features in these cells, one by one."""
+
+    def edit(acts):
+        acts = acts.clone()
+        for row, column in cells:
+            for j, factor in multipliers.items():
+                acts[:, row, column] += (factor - 1) * subject.codes[row, column, j] * directions[j]
+        return acts
+
+    with torch.no_grad():
+        return bench.network.see(subject.x[None], edits={bench.sae.cfg.site: edit}).logits[0]
+
+
+def check_some_cells(bench, subject):
+    """Of several features in one column; and that it is not what all cells give."""
+    active = subject.codes[:, 0].sum(0).topk(3).indices.tolist()
+    multipliers, cells = dict(zip(active, (0.0, 2.5, 4.0), strict=True)), [(i, 0) for i in range(len(subject.acts))]
+    made = bench.change(subject, multipliers, cells)
+    for name, directions in (("after", bench.W_dec), ("random", bench.catalogue.trial.random)):
+        wanted = in_some_cells(bench, subject, multipliers, cells, directions)
+        torch.testing.assert_close(made[name], wanted, atol=1e-5, rtol=1e-5)
+    everywhere = bench.change(subject, multipliers, list(np.ndindex(*subject.acts.shape[:2])))["after"]
+    torch.testing.assert_close(everywhere, bench.change(subject, multipliers)["after"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(bench.change(subject, multipliers, [])["after"], everywhere, atol=1e-5, rtol=1e-5)
+    assert (made["after"] - made["before"]).abs().max() > 5e-4 < (made["after"] - everywhere).abs().max()
+    with pytest.raises(ValueError, match="cell 0, 99 is not in the grid"):
+        bench.change(subject, multipliers, [(0, 99)])
+
+
+def test_features_are_multiplied_in_chosen_cells_alone(bench, subject):
+    check_some_cells(bench, subject)
+
+
+def test_a_cells_regions_follow_from_what_the_page_has(bench, subject, catalogue, smoke_study):
+    """Multipliers in closed form, from the answer and the pushes alone, are the head's logits of edited acts."""
+    page, answers = bench.told(subject), FeatureBrowser(smoke_study).answers
+    names, files = answers.regions()
+    assert (
+        names["names"] == ["background", *catalogue.trial.pictures.region_names] and catalogue.overview()["has_regions"]
+    )
+    n, multipliers = len(names["names"]), {each["feature_id"]: 3.0 * (i % 2) for i, each in enumerate(page["active"])}
+    for file, directions in zip(files, (bench.W_dec, catalogue.trial.random), strict=True):
+        adds, got = np.frombuffer(file, "<f4").reshape(-1, n), np.array(page["regions"])
+        for i, cell in enumerate(page["cells"]):
+            for j, value in cell:
+                got[i] += (multipliers[j] - 1) * value * adds[j]
+        acts = subject.acts + sum((m - 1) * subject.codes[..., j, None] * directions[j] for j, m in multipliers.items())
+        wanted = catalogue.head.logits(acts).flatten(0, 1)
+        np.testing.assert_allclose(got, wanted, atol=1e-3)
+        assert np.abs(got - page["regions"]).max() > 0.1
+    row = int(catalogue.rows[0])
+    blurred = answers.blur(row, [[0, 1]], 8.0)[0]["regions"]
+    seen = bench.blurred(bench.of_row(row), [(0, 1)])
+    np.testing.assert_allclose(blurred, catalogue.head.logits(seen.acts).flatten(0, 1), atol=1e-4)
+
+
 def test_the_reconstruction_is_the_autoencoders_own(bench, subject, catalogue):
     recon = catalogue.trial.sae.reconstruct(subject.acts.flatten(0, 1))[0].detach().mean(0, keepdim=True)
     wanted = catalogue.trial.readout.logits(recon)[0]
@@ -737,6 +794,12 @@ def test_without_a_closed_form_the_bench_goes_by_forward_passes(elsewhere):
 
 
 @pytest.mark.parametrize("elsewhere", [True], indirect=True)
+def test_without_a_closed_form_features_are_multiplied_in_chosen_cells_alone(elsewhere):
+    _, catalogue, bench = elsewhere
+    check_some_cells(bench, bench.of_row(int(catalogue.rows[0])))
+
+
+@pytest.mark.parametrize("elsewhere", [True], indirect=True)
 def test_without_a_closed_form_a_pair_is_compared_by_forward_passes(elsewhere):
     _, catalogue, bench = elsewhere
     first = catalogue.pair("green", "red", n=2)[0]
@@ -760,3 +823,5 @@ def test_without_a_closed_form_the_atlas_stores_what_each_switch_gives(elsewhere
     wanted = forward(bench, subject, [page["active"][0]["feature_id"]])
     torch.testing.assert_close(torch.tensor(page["after"][0]), wanted, atol=1e-4, rtol=1e-4)
     assert not (folder / "bench" / "head.js").exists()
+    assert not data["facts"]["has_regions"] and page["regions"] is None  # nor have these pictures parts
+    assert not (folder / "bench" / "regions.js").exists()

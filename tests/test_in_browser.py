@@ -980,6 +980,174 @@ def test_what_is_the_feature_for_landing_gear(page, catalogue):
         page.get_by_role("searchbox", name="search").fill("")
 
 
+# ---------------------------------------------------------------- the second task: which part does a cell show?
+def segmented(page, kind="browser"):
+    """What the page makes of each cell: {before, after, random: (cells, regions) logits}."""
+    made = app(page, kind).evaluate(
+        "({ state }) => Object.entries(state.regions).map(([name, cells]) => [name, cells.map((each) => [...each])])"
+    )
+    return {name: torch.tensor(cells, dtype=torch.float64) for name, cells in made}
+
+
+def edited(catalogue, subject, multipliers, cells=None, directions=None):
+    """PyTorch's: the acts of the cells (rows, columns) edited, and the head applied to all."""
+    directions = catalogue.trial.sae.W_dec.detach() if directions is None else directions
+    acts = subject.acts.clone()
+    for row, column in cells or np.ndindex(*acts.shape[:2]):
+        for j, factor in multipliers.items():
+            acts[row, column] += (factor - 1) * subject.codes[row, column, j] * directions[j]
+    return catalogue.head.logits(acts).flatten(0, 1).double()
+
+
+def turned(catalogue, rows):
+    """(picture, two features, a cell) where the first one, active elsewhere too, turns the cell into another part."""
+    for row in map(int, rows):
+        subject = Bench(catalogue).of_row(row)
+        before = catalogue.head.logits(subject.acts).argmax(-1)
+        for one in ((subject.codes > 0).sum((0, 1)) > 1).nonzero()[:, 0].tolist():
+            cell = divmod(int(subject.codes[..., one].argmax()), subject.codes.shape[1])
+            for two in (subject.codes[cell] > 0).nonzero()[:, 0].tolist():
+                after = edited(catalogue, subject, {one: 4.0, two: 0.0}).view(*before.shape, -1).argmax(-1)
+                if two != one and after[cell] != before[cell]:
+                    return row, [one, two], cell
+    raise AssertionError("no feature turns a cell of these pictures into another part")
+
+
+def close(got, wanted):
+    """The largest difference, which must be below 1e-3."""
+    largest = float((torch.as_tensor(got).double() - torch.as_tensor(wanted).double()).abs().max())
+    assert largest < 1e-3
+    return largest
+
+
+def check_segmentation(page, catalogue, rows, largest):
+    """Sliders in all cells, then in one: cells' regions and classes' logits are PyTorch's; `largest` hears how well."""
+    row, (one, two), cell = turned(catalogue, rows)
+    put_on_bench(page, catalogue, row)
+    bench, multipliers = Bench(catalogue), {one: 4.0, two: 0.0}
+    subject, random = bench.of_row(row), catalogue.trial.random
+    largest += [close(segmented(page)[name], edited(catalogue, subject, {})) for name in ("before", "after", "random")]
+    for feature_id, key in ((one, "End"), (two, "Home")):
+        show(page, feature_id)  # which gives it a slider
+        app(page).locator(f'.slider[data-id="{feature_id}"]:visible input').press(key)
+    until(lambda: app(page).evaluate("({ state }) => [...state.multipliers]"), [[one, 4], [two, 0]])
+    for cells in (None, [cell]):
+        if cells:
+            app(page).get_by_label("sliders in chosen cells only").check()
+            app(page).locator(".stage canvas").focus()
+            for key, n in (("ArrowUp", 9), ("ArrowLeft", 9), ("ArrowDown", cell[0]), ("ArrowRight", cell[1])):
+                for _ in range(n):
+                    page.keyboard.press(key)
+            page.keyboard.press("Enter")
+            told = app(page).locator(".outcome")
+            playwright.expect(told).to_contain_text("Features changed in 1 cell: ")
+        got, wanted = segmented(page), edited(catalogue, subject, multipliers, cells)
+        largest.append(close(got["after"], wanted))
+        largest.append(close(got["random"], edited(catalogue, subject, multipliers, cells, random)))
+        changed = (got["after"] != got["before"]).any(1).view(subject.acts.shape[:2]).nonzero().tolist()
+        assert [*cell] in changed and (changed == [[*cell]]) == bool(cells)
+        at = cell[0] * subject.acts.shape[1] + cell[1]
+        assert got["after"][at].argmax() != got["before"][at].argmax()
+        made = bench.change(subject, multipliers, cells)
+        until(
+            lambda made=made: (
+                abs(app(page).evaluate("({ state }) => state.after.after[0]") - float(made["after"][0])) < 1e-3
+            ),
+            True,
+        )
+        for name in ("after", "random"):
+            largest.append(close(app(page).evaluate("({ state }, name) => state.after[name]", name), made[name]))
+        counts = {name: np.bincount(each.argmax(1), minlength=len(catalogue.head.names)) for name, each in got.items()}
+        rows_ = [
+            [name.replace("_", " "), *(str(counts[each][i]) for each in ("before", "after", "random"))]
+            for i, name in enumerate(catalogue.head.names) if any(each[i] for each in counts.values())
+        ]  # fmt: skip
+        shown = app(page).locator(".counts tbody tr").all()
+        assert [each.locator("td").all_inner_texts() for each in shown] == rows_
+    return row, cell
+
+
+def told_of_cells(page, catalogue):
+    """What is told of the first cell by pointing at it, and of those around by keys, on either map."""
+    names, got, seen = [each.replace("_", " ") for each in catalogue.head.names], segmented(page), set()
+    around = {None: (0, 0), "ArrowRight": (0, 1), "ArrowDown": (1, 1), "ArrowLeft": (1, 0)}
+    for canvas in app(page).locator(".regions canvas").all():
+        canvas.hover(position={"x": 3, "y": 3})
+        for key, (row, column) in around.items():
+            if key:
+                canvas.press(key)
+            logits = (got[name].view(*catalogue.index.grid, -1)[row, column] for name in ("before", "after"))
+            before, after = (names[int(each.argmax())] for each in logits)
+            said = f"{before}, unchanged" if before == after else f"{before}, now {after}"
+            assert app(page).locator(".regions p").inner_text() == f"Row {row + 1}, column {column + 1}: {said}."
+            seen.add(before == after)
+        app(page).locator(".stage canvas").focus()
+    assert seen == {True, False}
+
+
+COLOURED = """([row, column]) => { const { grid } = document.querySelector('.sae-browser').state.facts;
+  return [...document.querySelectorAll('.sae-browser .regions canvas')].map((canvas) => {
+    const [y, x] = [row, column].map((at, k) => Math.floor(((at + 0.5) * canvas.width) / grid[k]));
+    const [r, g, b] = canvas.getContext('2d').getImageData(x, y, 1, 1).data;
+    return Math.max(r, g, b) - Math.min(r, g, b) > 20; }); }"""
+
+
+def test_the_head_names_cells_as_pytorch_does_while_sliders_move(page, catalogue, record_property):
+    largest = []
+    row, cell = check_segmentation(page, catalogue, catalogue.rows, largest)
+    record_property("largest difference", max(largest))
+    told_of_cells(page, catalogue)
+    before, after = (segmented(page)[name].argmax(1).view(catalogue.index.grid) for name in ("before", "after"))
+    for at in np.ndindex(*before.shape):  # background is grey, a part has a colour
+        assert page.evaluate(COLOURED, at) == [bool(before[at]), bool(after[at])]
+    keep(page, "segmentation")
+    page.get_by_role("button", name="Copy link").click()
+    drawn(page, "link")
+    link = app(page).get_by_label("link", exact=True).input_value()
+    assert dict(parse_qsl(re.search(r'at="(.*)"', link)[1]))["limit"] == f"{cell[0]},{cell[1]}"
+    app(page).get_by_label("sliders in chosen cells only").uncheck()
+    playwright.expect(app(page).locator(".outcome")).to_contain_text("Features changed: ")
+    subject, multipliers = (
+        Bench(catalogue).of_row(row),
+        dict(app(page).evaluate("({ state }) => [...state.multipliers]")),
+    )
+    close(segmented(page)["after"], edited(catalogue, subject, multipliers))  # of all cells again
+    app(page).get_by_role("button", name="Reset", exact=True).click()
+
+
+def test_what_is_not_changed_is_named_as_it_is(page):
+    slider = app(page).locator(".slider:visible input").first
+    slider.press("End")
+    assert not torch.equal(segmented(page)["after"], segmented(page)["before"])
+    feature_id = app(page).locator(".slider:visible").first.get_attribute("data-id")
+    app(page).get_by_role("button", name=f"leave feature {feature_id} as it is", exact=True).click()
+    got = segmented(page)
+    assert torch.equal(got["after"], got["before"]) and torch.equal(got["random"], got["before"])
+
+
+def test_a_blurred_picture_is_named_anew(page, catalogue):
+    bench, row = Bench(catalogue), int(app(page).get_attribute("data-picture"))
+    subject = bench.of_row(row)
+    app(page).get_by_label("sliders in chosen cells only").check()
+    app(page).get_by_label("blur brush").check()  # one brush at a time
+    assert not app(page).get_by_label("sliders in chosen cells only").is_checked()
+    app(page).locator(".stage canvas").focus()
+    page.keyboard.press("Enter")
+    drawn(page, "blur 1")
+    cell = app(page).evaluate("({ state }) => [...state.brush][0].split(',').map(Number)")
+    seen = bench.blurred(subject, [cell])
+    got = segmented(page)
+    close(got["before"], edited(catalogue, subject, {}))
+    close(got["after"], edited(catalogue, seen, {}))
+    feature_id = int(app(page).locator(".slider:visible").first.get_attribute("data-id"))
+    app(page).locator(".slider:visible input").first.press("End")
+    close(segmented(page)["after"], edited(catalogue, seen, {feature_id: 4.0}))
+    assert (got["after"] - got["before"]).abs().max() > 0.01
+    app(page).get_by_label("blur brush").uncheck()
+    app(page).get_by_role("button", name="Reset", exact=True).click()
+    close(segmented(page)["after"], edited(catalogue, subject, {}))
+
+
 def test_a_label_outlives_its_kernel(chromium, lab, page, catalogue):
     often = int(catalogue.table["density_image"].argmax())
     show(page, often)
@@ -1208,6 +1376,8 @@ def test_an_atlas_without_a_closed_form_has_switches_for_one_feature_at_a_time(c
     assert "Switch one off at a time" in app(page).locator(".bench").inner_text()
     assert app(page).get_by_role("tab").count() == (3 if bench.catalogue.levels else 2)
     assert not app(page).get_by_role("button", name="Minimal flip").is_visible()
+    assert app(page).locator(".regions").count() == 0  # these pictures have no parts, so that there is no head
+    assert not app(page).get_by_label("sliders in chosen cells only").count()
     subject, rows = bench.of_row(int(app(page).get_attribute("data-picture"))), app(page).locator(".slider:visible")
     for i in (0, 1):  # the second one brings the first one back
         feature_id = int(rows.nth(i).get_attribute("data-id"))
@@ -1347,6 +1517,45 @@ def test_the_atlas_bench_is_on_the_screen_while_sliders_move(fresh):
                 playwright.expect(app(fresh).locator(name)).to_be_in_viewport(ratio=0.98)
 
 
+def test_the_atlas_names_cells_as_pytorch_does_and_a_link_keeps_the_chosen_ones(fresh, catalogue, record_property):
+    rows, largest = fresh.evaluate("() => ATLAS.facts.bench_pictures.map((each) => each.picture)"), []
+    row, cell = check_segmentation(fresh, catalogue, rows, largest)
+    record_property("largest difference", max(largest))
+    told_of_cells(fresh, catalogue)
+    keep(fresh, "segmentation_atlas")
+    wanted, address = segmented(fresh), fresh.url.split("#")[0]
+    link = fresh.evaluate("() => app.place()")
+    assert dict(parse_qsl(link))["limit"] == f"{cell[0]},{cell[1]}"
+    for more in ("", ";99,0;x"):  # what is no cell is left out
+        fresh.goto("about:blank")
+        fresh.goto(f"{address}#{re.sub('limit=[^&]*', f'limit={cell[0]},{cell[1]}{more}', link)}")
+        drawn(fresh, "ready")
+        assert all(torch.equal(each, wanted[name]) for name, each in segmented(fresh).items())
+        assert fresh.evaluate("() => [...app.state.limit]") == [f"{cell[0]},{cell[1]}"]
+    app(fresh).get_by_role("button", name="Minimal flip").click()  # which is of all cells
+    drawn(fresh, "flip")
+    flip = Bench(catalogue).flip(Bench(catalogue).of_row(row))["features"]
+    assert app(fresh).get_by_label("sliders in chosen cells only").is_checked() != bool(flip)
+    app(fresh).get_by_role("button", name="Reset", exact=True).click()
+    assert fresh.evaluate("() => app.state.limit.size") == 0 and "limit" not in fresh.evaluate("() => app.place()")
+
+
+def test_cells_are_chosen_by_painting_and_a_second_stroke_takes_them_back(fresh):
+    app(fresh).get_by_label("sliders in chosen cells only").check()
+    app(fresh).locator(".stage canvas").scroll_into_view_if_needed()
+    box, (rows, columns) = (
+        app(fresh).locator(".stage canvas").bounding_box(),
+        fresh.evaluate("() => app.state.facts.grid"),
+    )
+    for wanted in ([f"0,{i}" for i in range(columns)], []):  # along the first row
+        fresh.mouse.move(box["x"] + 5, box["y"] + 5)
+        fresh.mouse.down()
+        fresh.mouse.move(box["x"] + box["width"] - 5, box["y"] + 5)
+        fresh.mouse.up()
+        assert fresh.evaluate("() => [...app.state.limit]") == wanted
+    assert rows > 1
+
+
 def test_back_undoes_steps_and_stays_in_the_atlas(fresh):
     def shown():
         return app(fresh).get_attribute("data-feature"), app(fresh).get_attribute("data-picture")
@@ -1449,8 +1658,8 @@ def test_a_link_says_what_is_left_out_of_it(fresh, catalogue):
     playwright.expect(app(fresh).get_by_role("alert")).to_contain_text(lost)
     app(fresh).get_by_role("button", name="Dismiss the message").click()
     fresh.evaluate(  # as a kernel would, and a browser that refuses
-        """() => { app.source.blur = async () => { const { cells, before } = app.state.subject;
-          return { cells, logits: before, elsewhere: before }; };
+        """() => { app.source.blur = async () => { const { cells, regions, before } = app.state.subject;
+          return { cells, regions, logits: before, elsewhere: before }; };
         history.replaceState = history.pushState = () => { throw new Error('too many calls'); }; }"""
     )
     feature_id = fresh.evaluate("() => app.state.subject.active[0].feature_id")

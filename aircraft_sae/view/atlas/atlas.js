@@ -82,14 +82,20 @@
       subject.before = AircraftApp.headLogits(subject.hidden, head);
       return { ...subject }; // what is made of it on one bench is not seen on another
     },
-    change: async ({ key, multipliers }) => {
+    regions: async () => {
+      const { names, features, random } = await load("bench/regions.js");
+      return { names, features: floats(features), random: floats(random) };
+    },
+    change: async ({ key, multipliers, cells }) => {
       const subject = subjects.get(key);
       if (atlas.facts.switches) { // what forward passes gave, of the one feature that is off
         const off = subject.active.find((each) => multipliers[each.feature_id] === 0);
         return off || { after: subject.before, random: subject.before };
       }
-      const taken = Object.entries(multipliers).map(([id, factor]) =>
-        [Number(id), (1 - factor) * subject.active.find((each) => each.feature_id === Number(id)).strength]);
+      const inCells = (id) => // its activation there, averaged over all cells
+        cells.reduce((sum, [row, column]) => sum + (subject.cells[row * facts.grid[1] + column].find(([other]) => other === id) || [0, 0])[1], 0) / subject.cells.length;
+      const strength = (id) => (cells ? inCells(id) : subject.active.find((each) => each.feature_id === id).strength);
+      const taken = Object.entries(multipliers).map(([id, factor]) => [Number(id), (1 - factor) * strength(Number(id))]);
       return { after: without(subject.hidden, taken, head.decoder), random: without(subject.hidden, taken, head.random) };
     },
     effect: facts.switches || !facts.level ? undefined : async ({ feature_id, one, two }) => { // in all test pictures of two classes

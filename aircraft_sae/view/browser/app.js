@@ -9,11 +9,12 @@ function mount(el, source, mode = "browser", beside = null) {
   el.replaceChildren(root);
   const state = {
     facts: null, labels: {}, ids: [], page: 0, feature: null, towards: 1, how: "top", alpha: HEAT, heat: true, view: null,
-    entrance: "features", subject: null, multipliers: new Map(), brush: new Set(), after: null, blurred: null, blurring: false, cell: null,
+    entrance: "features", subject: null, multipliers: new Map(), brush: new Set(), limit: new Set(), after: null, blurred: null, blurring: false, cell: null,
     pair: null, closed: false, meant: [], at: 0, last: null, told: null,
   };
   const pictures = new Kept(KEPT_PICTURES), views = new Kept(KEPT_VIEWS);
   const ui = {};
+  root.state = state; // for a console, and tests
   root.dataset.revision = "0";
   const drawn = (what) => {
     root.dataset.revision = String(Number(root.dataset.revision) + 1);
@@ -63,7 +64,7 @@ function mount(el, source, mode = "browser", beside = null) {
   }
   const columns = () => state.facts.columns;
   const app = { id: `sae${Math.random().toString(36).slice(2, 8)}`, mode, root, source, state, ui, pictures, views, drawn, fail, guarded, columns, working };
-  for (const part of [filtersPart, listPart, featurePart, namingPart, leversPart, benchPart]) part(app);
+  for (const part of [filtersPart, listPart, featurePart, namingPart, leversPart, regionsPart, benchPart]) part(app);
 
   // ---------------------------------------------------------------- links, and two browsers side by side
   const whole = () => { // what a link holds
@@ -154,6 +155,7 @@ function mount(el, source, mode = "browser", beside = null) {
       for (const name of ["ap", "response", "tier"]) scores[name] ??= Array(facts.n_features).fill(null);
     }
     Object.assign(state, { facts, labels, stamp, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });
+    state.head = facts.has_regions ? await source.regions() : null;
     build();
     if (mode === "browser") {
       app.setEntrance("features");

@@ -16,7 +16,7 @@ function benchPart(app) {
     drawn(`picture ${row}`);
   }
   function openSubject(subject) {
-    Object.assign(state, { subject, multipliers: new Map(), brush: new Set(), blurred: null, blurring: false, cell: null });
+    Object.assign(state, { subject, multipliers: new Map(), brush: new Set(), limit: new Set(), blurred: null, blurring: false, cell: null });
     state.after = { after: subject.before, random: subject.before };
     ui.flipText.textContent = "";
     app.tellEffect();
@@ -45,6 +45,7 @@ function benchPart(app) {
     for (let i = 1; i < grid[1]; i++) line(context, (i * size) / grid[1], 0, (i * size) / grid[1], size);
     if (state.cell) outline(context, state.cell, grid);
     state.brush.forEach((key) => outline(context, key.split(",").map(Number), grid, "#ff9500"));
+    limited().forEach((key) => outline(context, key.split(",").map(Number), grid, "#ff4dff"));
     const { label, predicted } = subject;
     ui.pictureText.textContent = `${label ? `${label}. ` : ""}Predicted: ${predicted}${subject.classes.includes(label) && label !== predicted ? " (wrong)" : ""}`;
     ui.canvas.ariaLabel = `${ui.pictureText.textContent}. A grid of ${grid[0]} by ${grid[1]} cells: arrow keys move, Enter chooses.`;
@@ -67,12 +68,21 @@ function benchPart(app) {
     ui.cellText.replaceChildren(`Row ${row + 1}, column ${column + 1}: `,
       ...(found.length ? found.slice(0, 8).map(([id, value]) => app.link(id, number(value, 2))) : ["no feature is active"]));
   }
+  // What is painted: cells to blur, or those in which alone sliders act.
+  const painted = () => (ui.limitOn.checked ? state.limit : ui.brushOn.checked && source.blur ? state.brush : null);
+  const limited = () => (ui.limitOn.checked ? [...state.limit] : []);
+  const paintedSoon = () => (ui.limitOn.checked ? limitSoon() : blurSoon());
+  function limitSoon() {
+    drawPicture();
+    app.drawRegions();
+    return app.changeSoon();
+  }
   function chooseCell(row, column) {
-    if (ui.brushOn.checked && source.blur) {
-      const key = `${row},${column}`;
-      state.brush.has(key) ? state.brush.delete(key) : state.brush.add(key);
+    const key = `${row},${column}`, cells = painted();
+    if (cells) {
+      cells.has(key) ? cells.delete(key) : cells.add(key);
       drawPicture();
-      return blurSoon();
+      return paintedSoon();
     }
     tellCell(row, column);
     if (mode === "browser") {
@@ -86,10 +96,11 @@ function benchPart(app) {
     const n = Math.max(1, ...cell.map((at, k) => Math.abs(at - stroke.last[k])));
     for (let i = 0; i <= n; i++) {
       const key = String(cell.map((at, k) => Math.round(stroke.last[k] + ((at - stroke.last[k]) * i) / n)));
-      stroke.add ? state.brush.add(key) : state.brush.delete(key);
+      stroke.add ? stroke.cells.add(key) : stroke.cells.delete(key);
     }
     stroke.last = cell;
     drawPicture();
+    if (stroke.cells === state.limit) app.drawRegions();
   }
   const blurSoon = latest(guarded(() => working(async () => {
     const { brush, subject } = state, cells = [...brush].map((key) => key.split(",").map(Number));
@@ -97,44 +108,50 @@ function benchPart(app) {
     if (state.brush !== brush) return; // reset, or another picture, meanwhile
     Object.assign(state, { blurred, blurring: blurred !== null });
     drawPicture();
+    app.drawRegions();
     app.drawLogits();
     drawn(cells.length ? `blur ${cells.length}` : "blur none");
   })));
+
+  const under = (canvas, { clientX, clientY }) => { // the cell there, or the nearest
+    const box = canvas.getBoundingClientRect();
+    return [(clientY - box.top) / box.height, (clientX - box.left) / box.width].map((share, k) =>
+      Math.min(state.facts.grid[k] - 1, Math.max(0, Math.floor(share * state.facts.grid[k]))));
+  };
+  const moved = (cell, move) => cell.map((at, k) => Math.min(state.facts.grid[k] - 1, Math.max(0, at + move[k])));
+  function arrows(event, go, enter = null) {
+    const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!state.subject || (!move && (event.key !== "Enter" || !enter))) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (move) go(move); else enter();
+  }
 
   function buildBench() {
     ui.canvas = h("canvas", { width: 336, height: 336, tabIndex: 0 });
     ui.canvas.setAttribute("role", "img");
     let cursor = [0, 0], stroke = null;
-    const under = ({ clientX, clientY }) => { // the cell there, or the nearest
-      const box = ui.canvas.getBoundingClientRect();
-      return [(clientY - box.top) / box.height, (clientX - box.left) / box.width].map((share, k) =>
-        Math.min(state.facts.grid[k] - 1, Math.max(0, Math.floor(share * state.facts.grid[k]))));
-    };
-    const brushing = () => ui.brushOn.checked && source.blur;
-    ui.canvas.addEventListener("click", (event) => { if (state.subject && !brushing()) chooseCell(...under(event)); });
+    ui.canvas.addEventListener("click", (event) => { if (state.subject && !painted()) chooseCell(...under(ui.canvas, event)); });
     ui.canvas.addEventListener("pointerdown", (event) => {
-      if (!state.subject || !brushing() || event.button) return;
-      const cell = under(event);
-      stroke = { last: cell, add: !state.brush.has(String(cell)) }; // from a blurred cell, it takes blur away
+      const cells = painted();
+      if (!state.subject || !cells || event.button) return;
+      const cell = under(ui.canvas, event);
+      stroke = { cells, last: cell, add: !cells.has(String(cell)) }; // from a painted cell, it takes paint away
       ui.canvas.setPointerCapture(event.pointerId);
       paint(cell, stroke);
     });
-    ui.canvas.addEventListener("pointermove", (event) => { if (stroke) paint(under(event), stroke); });
-    ui.canvas.addEventListener("lostpointercapture", () => { if (stroke) { stroke = null; blurSoon(); } }); // once a stroke
-    ui.canvas.addEventListener("keydown", (event) => {
-      const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-      if (!state.subject || (!move && event.key !== "Enter")) return;
-      event.preventDefault();
-      event.stopPropagation();
-      if (!move) return chooseCell(...cursor);
-      cursor = cursor.map((at, k) => Math.min(state.facts.grid[k] - 1, Math.max(0, at + move[k])));
+    ui.canvas.addEventListener("pointermove", (event) => { if (stroke) paint(under(ui.canvas, event), stroke); });
+    ui.canvas.addEventListener("lostpointercapture", () => { if (stroke) { stroke = null; paintedSoon(); } }); // once a stroke
+    ui.canvas.addEventListener("keydown", (event) => arrows(event, (move) => {
+      cursor = moved(cursor, move);
       drawPicture();
       outline(ui.canvas.getContext("2d"), cursor, state.facts.grid, "#ffffff");
-    });
+    }, () => chooseCell(...cursor)));
     ui.pictureText = h("p", { className: "told" });
     ui.cellText = h("p", { className: "links" }, "Click a cell to see which features are active there.");
     ui.overlay = h("input", { type: "checkbox", checked: mode === "browser", onchange: () => { if (state.subject) { drawPicture(); drawn("picture"); } } });
-    ui.brushOn = h("input", { type: "checkbox", onchange: () => ui.canvas.classList.toggle("brush", ui.brushOn.checked) });
+    ui.brushOn = h("input", { type: "checkbox", onchange: () => paintWith(ui.brushOn) });
+    ui.limitOn = h("input", { type: "checkbox", onchange: () => paintWith(ui.limitOn) });
     ui.sigma = h("select", { onchange: () => state.brush.size && blurSoon() }, ...options([[4, "4"], [8, "8"], [16, "16"]]));
     ui.sigma.value = "8";
     ui.busy = h("span", { className: "busy", hidden: true }, "working…");
@@ -148,7 +165,7 @@ function benchPart(app) {
     const { buttons, told, details } = app.buildLevers();
     const notes = h("div", { className: "notes" }, ui.pictureText, ui.cellText,
       h("div", { className: "row" }, mode === "browser" ? field("heat", ui.overlay) : null,
-        source.blur ? field("blur brush", ui.brushOn) : null, source.blur ? field("blur, px", ui.sigma) : null));
+        state.facts.switches ? null : field("sliders in chosen cells only", ui.limitOn), source.blur ? field("blur brush", ui.brushOn) : null, source.blur ? field("blur, px", ui.sigma) : null));
     const classes = [...new Set(state.facts.bench_pictures.map((each) => each.label))];
     ui.pictureClass.replaceChildren(...options(classes.map((name) => [name, name || "any"])));
     ui.pictureClass.addEventListener("change", () => { fillPictures(); openPicture(Number(ui.pictureChoice.value)); });
@@ -156,9 +173,15 @@ function benchPart(app) {
     return h("section", { className: "bench", ariaLabel: "bench" },
       h("div", { className: "row" }, h("h3", { title: "change one picture's features" }, "Bench"), field("class", ui.pictureClass), field("picture", ui.pictureChoice),
         source.upload ? field("or your own", ui.upload) : null, ...buttons, ui.busy),
-      h("div", { className: "stage" }, h("div", { className: "strip" }, ui.canvas, told), notes, details));
+      h("div", { className: "stage" }, h("div", { className: "strip" }, ui.canvas, told), notes, details), app.buildRegions() || "");
   }
 
+  function paintWith(one) { // one brush at a time; without that for cells, sliders act in all
+    const limited = one === ui.limitOn || ui.limitOn.checked;
+    for (const other of [ui.brushOn, ui.limitOn]) other.checked &&= other === one;
+    ui.canvas.classList.toggle("brush", one.checked);
+    if (limited && state.subject) limitSoon();
+  }
   function fillPictures() {
     const own = state.facts.bench_pictures.filter((each) => each.label === ui.pictureClass.value);
     ui.pictureChoice.replaceChildren(...options(own.map((each) => [each.picture, `${each.name}${each.right ? "" : " (misclassified)"}`])));
@@ -175,7 +198,7 @@ function benchPart(app) {
     const { subject } = state, all = [...state.multipliers];
     return subject && subject.picture !== null && subject.picture !== undefined ? {
       picture: subject.picture, against: subject.other, ...(all.length && { x: all.map((each) => each.join(":")).join(",") }),
-      ...(state.brush.size && { blur: [...state.brush].join(";"), sigma: ui.sigma.value, ...(!state.blurring && { last: "features" }) }),
+      ...(limited().length && { limit: limited().join(";") }), ...(state.brush.size && { blur: [...state.brush].join(";"), sigma: ui.sigma.value, ...(!state.blurring && { last: "features" }) }),
       ...(state.cell && { cell: state.cell.join(",") }), ...(state.told !== null && { all: state.told }),
     } : {};
   };
@@ -185,8 +208,17 @@ function benchPart(app) {
     await restore(wanted, lost);
     if (lost.length) fail(new Error(lost.join("; "))); // all that was left out of a link
   }
-  async function restore({ against: name, x, blur, sigma, last, cell, all }, lost = []) {
+  const inGrid = (key) => {
+    const at = (key || "").split(",").map(Number);
+    return at.length === 2 && at.every((each, k) => Number.isInteger(each) && each >= 0 && each < state.facts.grid[k]);
+  };
+  async function restore({ against: name, x, limit, blur, sigma, last, cell, all }, lost = []) {
     if (name && name !== state.subject.other) await app.against(name);
+    if (limit && !state.facts.switches) {
+      Object.assign(ui.limitOn, { checked: true });
+      state.limit = new Set(limit.split(";").filter(inGrid));
+      paintWith(ui.limitOn);
+    } else if (limit) lost.push("the link changes features in some cells alone, which takes the notebook: here it does so in all");
     if (x) {
       const there = new Set(state.subject.active.map((each) => each.feature_id));
       const given = x.split(",").map((each) => each.split(":").map(Number)), kept = given.filter(([id]) => there.has(id));
@@ -201,13 +233,12 @@ function benchPart(app) {
       await blurSoon();
       if (last === "features") { state.blurring = false; app.drawLogits(); }
     } else if (blur) lost.push("the link blurs cells, which takes the notebook: here they stay as they are");
-    const at = cell ? cell.split(",").map(Number) : [];
-    if (at.length === 2 && at.every((each, k) => Number.isInteger(each) && each >= 0 && each < state.facts.grid[k])) {
-      tellCell(...at);
+    if (inGrid(cell)) {
+      tellCell(...cell.split(",").map(Number));
       if (state.entrance === "picture") app.showList();
     }
     if (all && Number(all) === state.feature && source.effect) await app.overPictures();
   }
 
-  Object.assign(app, { benchPlace: place, benchTo: goTo, buildBench, drawPicture, openPicture });
+  Object.assign(app, { arrows, benchPlace: place, benchTo: goTo, buildBench, drawPicture, limited, moved, openPicture, under });
 }

@@ -3,6 +3,7 @@
 Features j with multipliers m change the acts x of every cell to x - sum over j of (1 - m_j) f_j d_j: what the
 autoencoder does not explain is kept, so that all multipliers at 1 leave the logits as they are. Where the logits follow
 from the mean over cells (`Network.readout`), so do those of any multipliers; elsewhere each choice is a forward pass.
+The head that names a cell's part is linear in its acts: what it makes of any multipliers, a page works out.
 """
 
 import io
@@ -77,11 +78,19 @@ class Bench:
         acts = seen.acts[self.sae.cfg.site][0]
         return Subject(picture, x, acts, codes[0], seen.logits[0], np.ones(acts.shape[:2], bool))
 
-    def change(self, subject: Subject, multipliers: Mapping[int, float]) -> dict[str, Tensor]:
-        """Logits "before", "after" and with as much of "random" directions; ValueError for what is out of range."""
+    def change(
+        self, subject: Subject, multipliers: Mapping[int, float], cells: Sequence[tuple[int, int]] | None = None
+    ) -> dict[str, Tensor]:
+        """Logits "before", "after" and with as much of "random" directions; ValueError for what is out of range.
+
+        cells: (row, column) of those alone in which features are multiplied; all where there are none.
+        """
         check_features(list(multipliers), self.sae.d_sae)
         if odd := [factor for factor in multipliers.values() if not 0 <= factor <= 4]:
             raise ValueError(f"a multiplier must be from 0 to 4, got {odd[0]}")
+        if cells:
+            kept = self._mask(subject, cells)[..., None]
+            subject = replace(subject, codes=subject.codes * kept)
         features, gone = list(multipliers), 1 - torch.tensor([[float(m) for m in multipliers.values()]])
         after, random = (self.without(subject, features, gone, rows)[0] for rows in (None, self.catalogue.trial.random))
         return {"before": subject.logits, "after": after, "random": random}
@@ -136,7 +145,19 @@ class Bench:
             "picture": row, "label": label, "predicted": classes[winner], "own": classes[own], "other": classes[other],
             "n_active": len(active), "active": active, "classes": classes, "before": subject.logits.tolist(),
             "reconstruction": self.reconstruction(subject).tolist(), "cells": in_cells(subject),
+            "regions": self.regions(subject),
         }  # fmt: skip
+
+    def regions(self, subject: Subject) -> list[list[float]] | None:
+        """For each cell, row by row, the head's logits of its regions; None without a head."""
+        if (head := self.catalogue.head) is None:
+            return None
+        return [[round(v, 5) for v in cell] for cell in head.logits(subject.acts).flatten(0, 1).tolist()]
+
+    def pushes(self) -> list[np.ndarray]:
+        """Of each feature, and of its random direction: (d_sae, regions) that a unit adds to the head's logits."""
+        both, weight = (self.W_dec, self.catalogue.trial.random), self.catalogue.head.weight
+        return [(rows @ weight.t()).numpy().astype("<f4") for rows in both]
 
     def blurred(self, subject: Subject, cells: Sequence[tuple[int, int]], sigma: float = 8.0) -> Subject:
         """The picture with cells blurred (sigma: pixels of 224), seen again; ValueError for none, or an absent one."""
@@ -144,12 +165,20 @@ class Bench:
             raise ValueError("choose at least one cell to blur")
         (rows, columns), size = subject.acts.shape[:2], subject.x.shape[1]
         x, soft = subject.x.clone(), self._soft(subject, sigma)
-        for row, column in cells:
-            if not (0 <= row < rows and 0 <= column < columns):
-                raise ValueError(f"cell {row}, {column} is not in the grid of {rows} x {columns}")
+        for row, column in self._mask(subject, cells).nonzero().tolist():
             down, across = (slice(at * size // n, (at + 1) * size // n) for at, n in ((row, rows), (column, columns)))
             x[:, down, across] = soft[:, down, across]
         return self.look(Image.fromarray(self.network.as_picture(x)), x)
+
+    @staticmethod
+    def _mask(subject: Subject, cells: Sequence[tuple[int, int]]) -> Tensor:
+        """(rows, columns) bool, which cells these are; ValueError for one that is not there."""
+        mask = torch.zeros(subject.acts.shape[:2], dtype=torch.bool)
+        for row, column in cells:
+            if not (0 <= row < len(mask) and 0 <= column < mask.shape[1]):
+                raise ValueError(f"cell {row}, {column} is not in the grid of {len(mask)} x {mask.shape[1]}")
+            mask[row, column] = True
+        return mask
 
     def _soft(self, subject: Subject, sigma: float) -> Tensor:
         return blur(subject.x, max(0.5, sigma * subject.x.shape[1] / 224))

@@ -20,6 +20,7 @@ from aircraft_sae.interventions import Trial, Verdicts, tell_apart
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.store import digest
+from aircraft_sae.studies.manipulation import CellHead
 from aircraft_sae.study import Study
 
 BICUBIC, TILE = Image.Resampling.BICUBIC, 160  # pixels of a thumbnail
@@ -39,7 +40,8 @@ class Catalogue:
 
     trial: the test pictures; table: one row a feature, with the columns of `LISTED`, as far as they are known, and
     <level>/class, <level>/auroc, <level>/z; parts: one row a feature and part; rows: the test pictures, as rows of the
-    index; images: their table, with label (the class) and predicted, which is the label where nothing is known.
+    index; images: their table, with label (the class) and predicted, which is the label where nothing is known; head:
+    names the part that a cell shows, None for pictures without parts.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Catalogue:
     rows: np.ndarray
     images: pd.DataFrame
     like: str = "main"
+    head: CellHead | None = None
 
     @classmethod
     def of(cls, study: Study, like: str = "main") -> "Catalogue":
@@ -76,7 +79,8 @@ class Catalogue:
             if parts is not None and verdicts.parts is not None:
                 tiers = verdicts.parts.groupby(["feature_id", "part"], as_index=False)["tier"].max()
                 parts = parts.merge(tiers, "left", ["feature_id", "part"], validate="1:1")
-        return cls(study.config.name, study.folder, trial, index, table, parts, rows, images, like)
+        head = CellHead.open(study.segmentation(like)) if pictures.region_names else None
+        return cls(study.config.name, study.folder, trial, index, table, parts, rows, images, like, head)
 
     def __post_init__(self):
         self.network, self.levels = self.trial.network, self.trial.pictures.levels
@@ -95,7 +99,7 @@ class Catalogue:
     @cached_property
     def fingerprint(self) -> str:
         """Known by what it shows."""
-        return digest([self.name, self.index, self.trial, self.table, self.parts, self.images])
+        return digest([self.name, self.index, self.trial, self.table, self.parts, self.images, self.head])
 
     def overview(self) -> dict[str, Any]:
         """All that a front end needs once: the table by columns, names of classes and parts, colours of heat."""
@@ -107,7 +111,7 @@ class Catalogue:
             "level": self.network.level, "colours": colours.ravel().tolist(), "tile": TILE,
             "has_parts": self.parts is not None, "has_verdicts": "verdict" in self.table, "radius": self.radius,
             "image_size": self.network.size, "n_pictures": len(self.images), "hows": list(HOWS), "key": self.key[:8],
-            "like": self.like, "parts": self._parts_by_feature(),
+            "like": self.like, "parts": self._parts_by_feature(), "has_regions": self.head is not None,
         }  # fmt: skip
 
     def _parts_by_feature(self) -> dict[str, dict[str, list]]:

@@ -16,6 +16,7 @@ const WORDS = [
   ["chance", "the share of cells that show the part: what a random order reaches"],
   ["goes with it", "share of the feature's maximum that goes when the part is removed"],
   ["random directions", "a random direction as long as the feature's, of which as much is taken out"],
+  ["segmentation", "the part that a linear head names in each cell; sliders change the cell, and so what it is named"],
   ["margin", "logit of the picture's class less that of another, which you choose"],
 ];
 const KEYS = [

@@ -87,6 +87,7 @@ function leversPart(app) {
       value.textContent = `×${factor.toFixed(2)}`;
       row.classList.toggle("changed", factor !== 1);
     }
+    app.drawRegions();
   }
   function multiply(id, factor) {
     if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));
@@ -97,15 +98,16 @@ function leversPart(app) {
     return changeSoon();
   }
   const changeSoon = latest(guarded(async () => {
-    const { subject } = state, after = await source.change({ key: subject.key, multipliers: Object.fromEntries(state.multipliers) });
+    const { subject } = state, cells = app.limited().map((key) => key.split(",").map(Number));
+    const after = await source.change({ key: subject.key, multipliers: Object.fromEntries(state.multipliers), ...(cells.length && { cells }) });
     if (state.subject !== subject) return; // another picture meanwhile
-    Object.assign(state, { after, blurring: false });
+    Object.assign(state, { after: { ...after, n: cells.length }, blurring: false });
     drawLogits();
     drawn("logits");
   }));
   function resetBench() {
     if (!state.subject) return;
-    Object.assign(state, { multipliers: new Map(), brush: new Set(), blurred: null, blurring: false, after: { after: state.subject.before, random: state.subject.before } });
+    Object.assign(state, { multipliers: new Map(), brush: new Set(), limit: new Set(), blurred: null, blurring: false, after: { after: state.subject.before, random: state.subject.before } });
     ui.flipText.textContent = "";
     app.drawPicture();
     drawSliders();
@@ -143,9 +145,10 @@ function leversPart(app) {
     rows.push(h("tr", { className: "margin" }, h("th", { scope: "row" }, `margin: ${classes[own]} − ${classes[other]}`),
       ...kinds.map(([, logits]) => h("td", {}, logits ? (logits[own] - logits[other]).toFixed(3) : "–"))));
     ui.logits.replaceChildren(h("thead", {}, head), h("tbody", {}, ...rows));
+    const where = after.n && !state.blurring ? ` in ${after.n} cell${after.n > 1 ? "s" : ""}` : "";
     const now = best(made)[0], beside = other_ && best(other_)[0];
     ui.outcome.textContent = !state.blurring && !state.multipliers.size ? `Predicted: ${classes[winner]}.`
-      : `${what}: ${classes[now]}, ${now === winner ? "still" : `no longer ${classes[winner]}`}` + (other_ ? `; ${control}: ${classes[beside]}.` : ".");
+      : `${what}${where}: ${classes[now]}, ${now === winner ? "still" : `no longer ${classes[winner]}`}` + (other_ ? `; ${control}: ${classes[beside]}.` : ".");
     ui.outcome.classList.toggle("flipped", now !== winner);
     const margin = (logits) => (logits[own] - logits[other]).toFixed(2), changed = state.blurring || state.multipliers.size > 0;
     ui.margin.textContent = `Margin ${classes[own]} − ${classes[other]}: ${margin(subject.before)}` + (changed ? ` → ${margin(made)}${other_ ? `; ${control}: ${margin(other_)}` : ""}.` : ".");
@@ -165,6 +168,8 @@ function leversPart(app) {
     if (state.subject !== subject) return;
     if (n) {
       state.multipliers = new Map(found.features.map((id) => [id, 0]));
+      ui.limitOn.checked = false; // it is of all cells
+      app.drawPicture();
       drawSliders();
       await changeSoon();
     }

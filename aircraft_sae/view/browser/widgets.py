@@ -23,7 +23,7 @@ from aircraft_sae.view.browser.bench import Bench, Subject, in_cells
 from aircraft_sae.view.browser.catalogue import Catalogue, as_jpeg, catalogue_of, gallery_figure
 
 HERE = Path(__file__).parent
-_PARTS = "draw", "filters", "list", "feature", "naming", "levers", "bench", "app"
+_PARTS = "draw", "filters", "list", "feature", "naming", "levers", "regions", "bench", "app"
 _JOINED = "".join((HERE / f"{name}.js").read_text("utf-8") for name in _PARTS)
 SCRIPT = f"const AircraftApp = (() => {{\n{_JOINED}return {{ mount, softmax, headLogits }};\n}})();\n"
 STYLE = (HERE / "app.css").read_text("utf-8")
@@ -67,9 +67,14 @@ class Answers:
         subject = self._subject(key, self.bench.of_file(content, name))
         return self.bench.told(subject) | {"key": key}, [as_jpeg(subject.picture, BENCH_PICTURE)]
 
-    def change(self, key: int | str, multipliers: dict[str, float]) -> tuple[dict, list]:
-        """Logits with features multiplied, and with random directions in their place; key: as `open` told it."""
-        made = self.bench.change(self._subject(key), {int(j): float(m) for j, m in multipliers.items()})
+    def change(
+        self, key: int | str, multipliers: dict[str, float], cells: list[list[int]] | None = None
+    ) -> tuple[dict, list]:
+        """Logits with features multiplied, in some cells or all, and with random directions in their place.
+
+        key: as `open` told it.
+        """
+        made = self.bench.change(self._subject(key), {int(j): float(m) for j, m in multipliers.items()}, cells)
         return {name: made[name].tolist() for name in ("after", "random")}, []
 
     def blur(self, key: int | str, cells: list[list[int]], sigma: float) -> tuple[dict, list]:
@@ -78,8 +83,13 @@ class Answers:
         seen = self.bench.blurred(subject, [tuple(cell) for cell in cells], sigma)
         others = self.bench.elsewhere(subject, cells, sigma).tolist()
         elsewhere = self.bench.blurred(subject, others, sigma).logits.tolist() if others else None
-        told = {"logits": seen.logits.tolist(), "elsewhere": elsewhere, "cells": in_cells(seen)}
+        told = {"logits": seen.logits.tolist(), "elsewhere": elsewhere}
+        told |= {"cells": in_cells(seen), "regions": self.bench.regions(seen)}
         return told, [as_jpeg(seen.picture, BENCH_PICTURE)]
+
+    def regions(self) -> tuple[dict, list]:
+        """Names of regions, and as float32 what a unit of each feature, and of its random direction, adds to them."""
+        return {"names": self.catalogue.head.names}, [each.tobytes() for each in self.bench.pushes()]
 
     def against(self, key: int | str, name: str) -> tuple[dict, list]:
         """Effects on the margin against another class, as `open` tells them."""
