@@ -18,7 +18,16 @@ from aircraft_sae.hangar.scene import Scene, sample
 from aircraft_sae.pictures.scenes import LEAST_PIXELS
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.studies import manipulation
-from aircraft_sae.studies.manipulation import CellHead, agreement, cell_regions, choose_knobs, ious, macro
+from aircraft_sae.studies.manipulation import (
+    CellHead,
+    agreement,
+    beyond,
+    cell_regions,
+    choose_knobs,
+    ious,
+    macro,
+    on_target,
+)
 
 GRID, D, PARTS_HERE = (4, 4), 8, ("fin", "wing", "engine")
 
@@ -94,7 +103,10 @@ def test_iou_is_scikit_learns(drawn, made):
     np.testing.assert_allclose(ious(own, np.ones((2, 40))), np.stack([ious(own)] * 2))
     assert (ious(ceiling) == 1).all() and head.names == ["background", *PARTS_HERE]
     scores = manipulation.segmentation_scores(made[0] / "segmentation")
-    assert scores["miou"]["value"] == pytest.approx(ious(own).mean()) and scores["miou_of_grid_ceiling"]["value"] > 0.95
+    assert (
+        scores["miou"]["value"] == pytest.approx(ious(own)[1:].mean())
+        and scores["miou_of_grid_ceiling"]["value"] > 0.95
+    )
     assert scores["miou"]["low"] <= scores["miou"]["value"] <= scores["miou"]["high"] <= 1
 
 
@@ -109,6 +121,7 @@ def test_knobs_have_the_best_f1_of_all_features_and_thresholds():
               for j in range(6) for t in manipulation.THRESHOLDS}  # fmt: skip
         assert row["f1"] == pytest.approx(max(f1.values())) == pytest.approx(f1[row["feature_id"], row["threshold"]])
         assert row["top"] == pytest.approx(top[int(row["feature_id"])])
+        assert row["active"] == pytest.approx((codes[shows[:, part], int(row["feature_id"])] > 0).mean())
     assert found["feature_id"][1] == 4 and found["threshold"][1] == 0.3
 
 
@@ -121,7 +134,14 @@ def test_planted_knobs_are_found_and_turn_their_part_alone(made):
     assert share["feature"] > 0.95 and macro(turned, "feature", 0.0, "other")[0]["value"] < 0.02
     assert share["probe"] > 0.95 and all(share[each] < 0.5 for each in ("random direction", "isotropic direction"))
     assert share["untrained"] < 0.8
-    assert macro(turned, "feature", 1.0)[0]["value"] < 0.02 < 0.3 < macro(turned, "feature", 1.0, "other")[0]["value"]
+    up = {which: macro(turned, "feature", 1.0, which)[0]["value"] for which in ("target", "other", "gained")}
+    assert up["target"] < 0.02 < 0.9 < up["gained"] <= up["other"] and (own["f1_b"] > 0.9).all()
+    assert macro(turned, "feature", 0.0, "gained")[0]["value"] == 0
+    assert (
+        on_target(turned, "feature", 0.0)["value"] > 0.95 > 0.7 > on_target(turned, "random direction", -2.0)["value"]
+    )
+    apart = beyond(turned, 0.0, "random direction")
+    assert list(apart) == sorted(PARTS_HERE) and all(each["low"] > 0.4 and each["n"] > 15 for each in apart.values())
 
 
 def test_a_turned_knob_is_the_head_on_edited_acts(drawn, made):
@@ -159,6 +179,7 @@ def test_agreement_tells_own_parts_from_others():
     found = agreement(table)
     assert found["own"]["value"] > 0.9 > 0.3 > abs(found["random direction"]["value"])
     assert abs(found["other parts"]["value"]) < 0.1 and found["beyond other parts"]["low"] > 0.5
+    assert found["p"]["value"] < 0.01 and found["beyond random direction"]["low"] > 0.3
     silent = table.copy()
     silent.loc[silent["how"] == "feature", silent.columns[3:]] = 0.0
     assert agreement(silent)["own"]["value"] == 0
@@ -188,21 +209,41 @@ def test_edits_of_scenes_and_of_features_are_compared(smoke_study, tmp_path):
     own = logits[logits["how"] == "scene edit"].drop(columns=["part", "scene", "how"]).to_numpy()
     np.testing.assert_allclose(own, expected[order], atol=0.05)  # kept as float16
     cells = pd.read_parquet(tmp_path / "compared" / "cells.parquet")
-    assert (cells["turned"] <= cells["target"]).all() and (cells["same"] <= cells["turned"]).all()
     assert (cells["target"] + cells["others"] == acts.cells_per_image).all()
-    assert len(np.load(tmp_path / "compared" / "named.npy")) == len(cells) == len(edits)
+    assert (cells["both"] <= cells[["turned", "edited"]].min(axis=1)).all()
+    assert (cells[["same", "shuffled", "background"]].max(axis=1) <= cells["both"]).all()
+    assert cells["how"].nunique() == 2 + manipulation.N_PASSES
+    own = cells[cells["how"] == "feature"].reset_index(drop=True)
+    before, turned, edited = (np.load(tmp_path / "compared" / "named.npy")[:, i] for i in range(3))
+    part = own["part"].map(CellHead.open(head).names.index).to_numpy()[:, None, None]
+    both = (before == part) & (turned != part) & (edited != part)
+    for name, mask in {"both": both, "same": both & (turned == edited), "background": both & (edited == 0)}.items():
+        assert (own[name] == mask.sum((1, 2))).all()
     for everywhere in (True, False):  # an edit of cells that are named the part leaves the others as they are
         pushed = given | {"dose": -2.0, "everywhere": everywhere}
         manipulation.compare_edits(tmp_path / "compared", knobs=tmp_path / "knobs", **pushed)
-        cells = pd.read_parquet(tmp_path / "compared" / "cells.parquet")
-        assert cells["turned"].sum() > 0 and (cells["others_turned"].sum() > 0) == everywhere
-    silent = pd.read_parquet(tmp_path / "knobs" / "knobs.parquet").assign(top=0.0)
+        names, cells = (
+            np.load(tmp_path / "compared" / "named.npy"),
+            pd.read_parquet(tmp_path / "compared" / "cells.parquet"),
+        )
+        part = cells[cells["how"] == "feature"]["part"].map(CellHead.open(head).names.index).to_numpy()[:, None, None]
+        elsewhere = (names[:, 0] != part) & (names[:, 2] != part)
+        assert cells["turned"].sum() > 0 and (names[:, 0] != names[:, 1])[elsewhere].any() == everywhere
     never = int(np.flatnonzero(study.features("local").table["density_cell"] == 0)[0])
-    silent.assign(feature_id=never).to_parquet(tmp_path / "nothing" / "knobs.parquet")
+    silent = pd.read_parquet(tmp_path / "knobs" / "knobs.parquet").assign(top=0.0, feature_id=never)
+    silent.to_parquet(tmp_path / "nothing" / "knobs.parquet")
     manipulation.compare_edits(tmp_path / "nothing", knobs=tmp_path / "nothing", everywhere=True, **given)
     logits = pd.read_parquet(tmp_path / "nothing" / "logits.parquet").set_index("how")
     assert (logits.drop(index="scene edit").drop(columns=["part", "scene"]) == 0).all(axis=None)
     assert (pd.read_parquet(tmp_path / "nothing" / "cells.parquet")[["turned", "others_turned"]] == 0).all(axis=None)
+
+
+def test_a_head_of_two_regions_tells_them_apart(drawn, tmp_path):
+    acts, pictures = drawn
+    two = Drawn({name: np.minimum(each, 1) for name, each in pictures.shown.items()}, ("part", "none", "at all"))
+    manipulation.segment(tmp_path, acts=acts, pictures=two)
+    scores = manipulation.segmentation_scores(tmp_path)
+    assert scores["iou/part"]["value"] > 0.95 and "iou/none" not in scores
 
 
 def test_engines_can_be_added_and_nothing_else():
