@@ -50,8 +50,10 @@ display(browser)
 #
 # The bench alone, for one picture: of the data set, or your own. A slider multiplies a feature wherever it is active
 # (1: as it is, 0: suppressed). Beside what comes out stands what as much of random directions does, and the
-# reconstruction alone. The blur brush blurs the cells that you click or drag over. *Minimal flip* looks for the fewest
-# features whose suppression changes the prediction, and checks it with a forward pass of the whole network.
+# reconstruction alone. The blur brush blurs the cells that you click or drag over; with *sliders in chosen cells only*,
+# the brush says where sliders act. Below, a linear head names the part that each cell shows, before and after: the
+# second task of notebook 08. *Minimal flip* looks for the fewest features whose suppression changes the prediction, and
+# checks it with a forward pass of the whole network.
 
 # %%
 bench = InterventionBench(study)

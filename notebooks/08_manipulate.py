@@ -161,9 +161,18 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 display(figure)
 
 # %% [markdown]
-# Means over parts of means over the pictures of half B; 95% intervals are narrower than the markers. What the doses
-# tell: pushed hard enough, any direction changes names. Turned up, the feature changes about as many other cells as a
-# random direction, and only the probe makes cells gain the part's name. So features are read well, and write badly.
+# Means over parts of means over the pictures of half B; 95% intervals are narrower than the markers. Pushed down far
+# enough, any direction changes names. Up, cells *gain* the part's name only along a direction that says it:
+
+# %%
+gains = {dose: {arm: results[f"{arm}/gained/{dose}"]["value"] for arm in turned["arm"].unique()} for dose in (1, 2)}
+text = f"""**Takeaway.** Set to its maximum everywhere, a feature gives its part's name to {gains[1]["feature"]:.1%} of
+other cells (random directions: {gains[1]["random direction"]:.1%}); to twice that, to {gains[2]["feature"]:.0%} (random
+directions: {gains[2]["random direction"]:.0%}; the probe: {gains[2]["probe"]:.0%})."""
+display(Markdown(text))
+
+# %% [markdown]
+# And downwards, with the feature switched off, how much of what changes is its part?
 
 # %%
 at = {arm: results[f"{arm}/target/0"] for arm in turned["arm"].unique()}
@@ -184,9 +193,8 @@ changes {at["probe"]["value"]:.0%}."""
 display(Markdown(text))
 
 # %% [markdown]
-# That is specific compared with random directions, and still not clean: other cells are so many that most changes are
-# off target, and the untrained feature, which changes fewer target cells, is cleaner. A mean over parts hides who does
-# it, too:
+# Clean it is not: other cells are so many that most changes are off target, and the untrained feature, which changes
+# fewer target cells, is no less clean. And a mean over parts hides which of them do it:
 
 # %%
 by_part = manipulation.beyond(turned, 0.0, "random direction")
@@ -256,8 +264,7 @@ display(Markdown(text))
 
 # %% [markdown]
 # *Edited* is what removing the fin itself does: not every cell loses the name, since the head errs. *Background* is
-# how often "background" would be the right answer, for all: a constant that the feature has to beat, and does not
-# clearly.
+# how often "background" would be the right answer: a constant that a feature should beat.
 #
 # In two scenes, that with the largest fin and one in the middle: what the head names as they are, with the feature
 # off, and with the fin removed.
@@ -396,7 +403,7 @@ study.record(NAME, results)
 lines = [
     f"A linear head names parts: mean IoU {in_words(results['miou_of_grid_ceiling'])} of what the right names reach.",
     f"Switched off, features change {in_words(results['target_change'])} of their part's cells.",
-    f"That is beyond random directions for {len(above)} of {len(by_part)} parts, and for none as much as the probe's.",
+    f"That is beyond random directions for {len(above)} of {len(by_part)} parts.",
     "Effects of feature and scene edit agree, beyond random directions, by "
     f"{beyond['value']:.2f} [{beyond['low']:.2f}, {beyond['high']:.2f}].",
 ]
