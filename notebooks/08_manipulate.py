@@ -237,6 +237,8 @@ settings = {"dose": 0.0, "everywhere": True}
 folder = study.stage("experiments/knobs-removed", manipulation.compare_edits, settings, removed)
 counted, moved = (pd.read_parquet(folder / f"{name}.parquet") for name in ("cells", "logits"))
 counted["way"] = counted["how"].str.replace(r" \d+$", "", regex=True)
+
+# %%
 case = counted.groupby("part")["target"].sum().idxmax() if small else "fin"  # few cells are named fin on smoke
 fins = counted[counted["part"] == case].groupby(["way", "scene"]).mean(numeric_only=True)
 of = {"turned": "target", "edited": "target", "others_turned": "others"}
