@@ -187,7 +187,10 @@ def see_features(
 def gradient_maps(
     network: Network, sae: SparseAutoencoder, x: torch.Tensor, feature_id: int, cell: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(gradient x input, absolute gradient), (size, size) each, of a feature in one cell of x (3, size, size)."""
+    """(positive gradient x input, absolute gradient) of a feature's pre-activation in one cell of x (3, size, size).
+
+    Each (size, size), summed over colours.
+    """
     x = x.clone().requires_grad_()
     with torch.enable_grad():
         acts = network.see(x[None], [sae.cfg.site]).acts[sae.cfg.site]

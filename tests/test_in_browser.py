@@ -1062,6 +1062,8 @@ def check_segmentation(page, catalogue, rows, largest):
             [name.replace("_", " "), *(str(counts[each][i]) for each in ("before", "after", "random"))]
             for i, name in enumerate(catalogue.head.names) if any(each[i] for each in counts.values())
         ]  # fmt: skip
+        differ = [(got[each].argmax(1) != got["before"].argmax(1)).sum().item() for each in ("after", "random")]
+        rows_.append(["cells named differently", "", *map(str, differ)])
         shown = app(page).locator(".counts tbody tr").all()
         assert [each.locator("td").all_inner_texts() for each in shown] == rows_
     return row, cell

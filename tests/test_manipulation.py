@@ -161,9 +161,34 @@ def test_a_turned_knob_is_the_head_on_edited_acts(drawn, made):
             for which, where in {"target": before == i, "other": before != i}.items():
                 changed = (before != after)[where].float()
                 assert getattr(row, which) == pytest.approx(changed.mean().item(), abs=1e-6, nan_ok=True)
+            assert row.gained == pytest.approx((after == i)[before != i].float().mean().item(), abs=1e-6)
             shares.append(row.target)
         means.append(np.nanmean(shares))
     assert macro(turned, "feature", -2.0)[0]["value"] == pytest.approx(np.mean(means)) and len(shares) == 20
+
+
+def test_controls_are_as_long_as_the_feature_and_no_two_alike(drawn, made):
+    """And a control's arm is the mean over its directions, by the slow way."""
+    (acts, _), (folder, saes) = drawn, made
+    head, direction = CellHead.open(folder / "segmentation"), 2.5 * torch.eye(D)[1]
+    ways = manipulation.in_its_place(direction, 1, head, acts, torch.eye(D)[[5]])
+    assert {name: len(each) for name, each in ways.items()} == {
+        "random direction": manipulation.N_RANDOM, "isotropic direction": manipulation.N_RANDOM, "probe": 1,
+        "random feature": 1,
+    }  # fmt: skip
+    for each in ways.values():
+        torch.testing.assert_close(each.norm(dim=1), torch.full((len(each),), 2.5))
+    assert len(torch.cat(list(ways.values())).unique(dim=0)) == 2 * manipulation.N_RANDOM + 2
+    knob = pd.read_parquet(folder / "knobs" / "knobs.parquet").iloc[0]
+    row = pd.read_parquet(folder / "knobs" / "turned.parquet").query("arm == 'random direction' and dose == -2").iloc[0]
+    x = torch.from_numpy(np.float32(acts.acts[acts.images["image"] == row["image"]])).view(-1, D)
+    f = saes["feature"].encode(x).dense()[:, int(knob["feature_id"])]
+    own = saes["feature"].W_dec[int(knob["feature_id"])].detach()
+    drawn_ = manipulation.in_its_place(own, 1, head, acts, None)["random direction"]
+    before = head.logits(x).argmax(1)
+    made_ = [head.logits(x + (-2 * knob["top"] - f)[:, None] * each).argmax(1) for each in drawn_]
+    changed = torch.stack([(each != before)[before != 1].float().mean() for each in made_]).mean()
+    assert row["part"] == knob["part"] and row["other"] == pytest.approx(changed.item(), abs=1e-6)
 
 
 def test_agreement_tells_own_parts_from_others():
@@ -208,6 +233,16 @@ def test_edits_of_scenes_and_of_features_are_compared(smoke_study, tmp_path):
     order = edits.groupby("part", sort=False).ngroup().argsort(kind="stable")
     own = logits[logits["how"] == "scene edit"].drop(columns=["part", "scene", "how"]).to_numpy()
     np.testing.assert_allclose(own, expected[order], atol=0.05)  # kept as float16
+    first, site_acts = edits.iloc[0], torch.from_numpy(np.load(scenes / "trained" / f"{site}.npy")).float()
+    knob = pd.read_parquet(tmp_path / "knobs" / "knobs.parquet").set_index("part").loc[first["part"]]
+    x, j = site_acts[[first["scene"]]], int(knob["feature_id"])
+    f = saes["feature"].encode(x.flatten(0, 2)).dense()[:, j].view(*x.shape[:3], 1)
+    without = {site: lambda acts: acts - f * saes["feature"].W_dec[j].detach()}
+    before, after = (study.network().see(None, edits=each, given={site: x}).logits for each in ({}, without))
+    row = logits[(logits["part"] == first["part"]) & (logits["scene"] == first["scene"]) & (logits["how"] == "feature")]
+    got = torch.tensor(row.drop(columns=["part", "scene", "how"]).to_numpy())
+    torch.testing.assert_close(got, (after - before).detach(), rtol=0, atol=1e-4, check_dtype=False)
+    assert (logits[logits["how"] == "feature"].drop(columns=["part", "scene", "how"]) != 0).any(axis=None)
     cells = pd.read_parquet(tmp_path / "compared" / "cells.parquet")
     assert (cells["target"] + cells["others"] == acts.cells_per_image).all()
     assert (cells["both"] <= cells[["turned", "edited"]].min(axis=1)).all()
@@ -256,5 +291,9 @@ def test_engines_can_be_added_and_nothing_else():
     engine = [PARTS.index("engine"), PARTS.index("propeller")]
     assert np.isin(after, engine).sum() > np.isin(before, engine).sum() + LEAST_PIXELS * 128**2
     assert np.isin(after[after != before], engine).mean() > 0.9
+    ground = next(s for s in (sample("Delta 3", 1, n) for n in range(99)) if s.on_ground)  # its engines hang low
+    one, two = (render(each, 128, 1).mask for each in (ground, ground.edit("add", "engine")))
+    body = PARTS.index("fuselage")
+    assert ((one == body) >= (two == body)).all()  # it stands where it stood
     with pytest.raises(ValueError, match="no fin can be added"):
         scene.edit("add", "fin")

@@ -72,7 +72,8 @@ def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
     turn = Rotation.from_euler("YX", [-pitch, scene.bank]).as_matrix()
     vertices, normals = vertices @ turn.T, normals @ turn.T
     # wheels of the unedited airframe touch the ground
-    vertices[:, 2] -= (mesh.vertices @ turn.T)[:, 2].min() if scene.on_ground else -_TARGET
+    unedited = build(VARIANTS[scene.variant]).vertices
+    vertices[:, 2] -= (unedited @ turn.T)[:, 2].min() if scene.on_ground else -_TARGET
     mesh = replace(mesh, faces=mesh.faces[keep], part=mesh.part[keep], material=mesh.material[keep])
     return mesh, vertices.astype(np.float32), normals.astype(np.float32)
 

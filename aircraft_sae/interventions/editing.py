@@ -1,4 +1,4 @@
-"""Scene edits: one region of a rendered picture taken away, every other pixel as it was."""
+"""Scene edits: one region of a rendered picture taken away or added, every other pixel as it was."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ def edit_scenes(
 ) -> None:  # fmt: skip
     """Render each scene (JSON), then with each part that it shows edited, and write what the networks make of them.
 
-    kind: "remove", or "nothing" as a control; parts: names of regions; most: edits of one part, in the scenes' order.
+    kind: "remove", "add", or "nothing" as a control; parts: names of regions; most: edits of a part, in scenes' order.
     Into `folder`: scenes.parquet (scene as JSON, shown_<part> pixels), masks.npy (of the scenes: 0, or i + 1 where
     parts[i] is seen), edits.parquet (scene, part, changed pixels) and, for each network, <network>/<site>.npy (scenes
     then edits) and <network>/logits.npy. Raises: ValueError for another site, or no scenes.

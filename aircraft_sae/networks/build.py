@@ -15,7 +15,10 @@ from aircraft_sae.store import digest
 
 
 def build(cfg: ClassifierConfig, n_classes: int) -> nn.Module:
-    """A network with n_classes logits, the same for the same cfg; ValueError, FileNotFoundError for what cannot be."""
+    """A network with n_classes logits, the same for the same cfg.
+
+    Raises: ValueError for an arch that is unknown or does not fit the weights, FileNotFoundError for absent weights.
+    """
     known = [*timm.list_models(), *timm.list_pretrained()]
     if cfg.arch not in known and ("." in cfg.arch or not timm.is_model(cfg.arch)):  # its old names are not listed
         close = difflib.get_close_matches(cfg.arch, known, n=3, cutoff=0.3) or ["convnext_atto"]

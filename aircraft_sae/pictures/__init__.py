@@ -1,4 +1,5 @@
-"""Sets of pictures behind one interface: `base` is what all offer, `folders` those on disk, `loading` feeds them."""
+"""Sets of pictures behind one interface: `base` is what all offer, `folders` those on disk, `scenes` scenes with
+one thing changed; `loading` feeds them."""
 
 from aircraft_sae.pictures.base import Pictures, coverage, decode, note_pictures
 from aircraft_sae.pictures.folders import FGVCLayout, ImageFolder, download, open_source

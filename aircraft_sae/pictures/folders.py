@@ -193,7 +193,7 @@ def download(root: str | Path) -> None:
 
 
 def open_source(config: DatasetConfig, hangar_folder: Path | None, downloads: Path | None = None) -> PictureFiles:
-    """The pictures that `config` names; FGVC-Aircraft is found, or else put, in config.root, without it `downloads`."""
+    """The pictures that `config` names; FGVC-Aircraft is found in config.root, or else downloaded into `downloads`."""
     root = {"hangar": hangar_folder, "fgvc": config.root or downloads}.get(config.source, config.root)
     if root is None:
         raise ValueError(f"data source {config.source!r} needs a folder: name it in dataset.root (--data-root)")

@@ -32,7 +32,7 @@ Gradients = tuple[Tensor, Tensor, Tensor]  # of W_dec, W_enc_rows and b_enc
 
 
 def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = False) -> tuple[Codes, float]:
-    """(codes of acts - b_dec, least value chosen): "batchtopk"'s n k largest of a batch; too high a floor is cut."""
+    """(codes of acts - b_dec, least value chosen): "batchtopk"'s n k largest of a batch; too high a floor falls."""
     if sae.cfg.variant == "topk":
         return sae.select(centred, 0.0, rough), 0.0
     wanted = len(centred) * sae.cfg.k
@@ -50,7 +50,7 @@ def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = 
 
 @torch.no_grad()
 def backward(sae: SparseAutoencoder, centred: Tensor, codes: Codes, dead: Tensor | None = None) -> tuple[float, float]:
-    """Write the loss's gradients for acts - b_dec (n, d_in); (loss, fvu). dead: ids, for AuxK on a quarter of these."""
+    """(loss, fvu) of acts - b_dec (n, d_in); gradients go into .grad. dead: ids, for AuxK on a quarter of these."""
     cfg = sae.cfg
     error = codes.decode(sae.W_dec).sub_(centred)
     loss, upstream = mean_square(error), error * (2 / error.numel())

@@ -36,7 +36,7 @@ class Training:
         return time.monotonic() - self.saved > seconds
 
     def resume(self) -> None:
-        """Go back to the checkpoint, if any; a damaged one is passed over. ValueError for none, or another run's."""
+        """Go back to the checkpoint, if any; a damaged one is passed over. ValueError for another run's."""
         path, self.saved = self.folder / CHECKPOINT, time.monotonic()
         if not path.is_file():
             return

@@ -42,7 +42,8 @@ def make_stage(
 ) -> Stage:
     """Load the stage in `folder`, or make it with `make(work)`; work holds what an earlier, killed make left there.
 
-    config: plain JSON or a dataclass; inputs: digests of what it is made from; say: tells a line; name: if another.
+    config: plain JSON or a dataclass; inputs: digests of what it is made from; say: tells a line;
+    name: what it calls the stage, if not by its folder.
     Raises: what make raises, OSError for a full disk, PermissionError.
     """
     name = name or folder.name

@@ -70,8 +70,8 @@ def segment(folder: Path, *, acts: Activations, pictures: Pictures, n_cells: int
     """Fit a head on n_cells of training and validation pictures, and score it on test pictures.
 
     head.safetensors and names.json: as `CellHead` has them. confusion.npy: (2, pictures, regions, regions) pixels of a
-    region, as shares of a cell, by the region that the head names their cell, and by `cell_regions`: the most that one
-    region a cell can reach. Raises: ValueError for pictures without regions.
+    region, as shares of a cell, by the region that the head names their cell, and by `cell_regions`, the right names.
+    Raises: ValueError for pictures without regions.
     """
     if not (names := ["background", *pictures.region_names])[1:]:
         raise ValueError("the pictures have no regions: there is nothing to name in their cells")
@@ -85,11 +85,9 @@ def segment(folder: Path, *, acts: Activations, pictures: Pictures, n_cells: int
     image, cell = np.divmod(some, acts.cells_per_image)
     x = np.float32(acts.acts[rows["fit"]].reshape(len(rows["fit"]), -1, acts.d_in)[image, cell])
     mean, deviation = x.mean(0), x.std(0) + 1e-6
-    rarity = dict(
-        enumerate(1 / np.sqrt(np.maximum(np.bincount(shown["fit"][some]), 1)))
-    )  # else few cells are named a gear
-    rarity = {region: weight / max(rarity.values()) for region, weight in rarity.items()}
-    fitted = LogisticRegression(C=0.1, max_iter=100, tol=1e-3, class_weight=rarity)
+    present, n = np.unique(shown["fit"][some], return_counts=True)
+    weights = dict(zip(present.tolist(), np.sqrt(n.min() / n), strict=True))  # else hardly a cell were named a gear
+    fitted = LogisticRegression(C=0.1, max_iter=100, tol=1e-3, class_weight=weights)
     fitted.fit((x - mean) / deviation, shown["fit"][some])
     weight, bias = np.zeros((len(names), acts.d_in), np.float32), np.full(len(names), -1e4, np.float32)
     coef, intercept = fitted.coef_, fitted.intercept_

@@ -44,7 +44,7 @@ MEASURED = ("seconds", "peak_memory_bytes", "checksum", "images_per_second", "ce
 CHANGES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
 STAGES = (
     "dataset", "networks/trained", "activations/trained", "sae/main", "features/main", "experiments/edit-remove",
-    "atlas",
+    "experiments/segmentation-main", "atlas",
 )  # fmt: skip
 LIMIT = 120
 """Seconds after which a child hangs."""
@@ -61,7 +61,8 @@ def run_stages(data_dir, stages=STAGES, changes=()):
     study = Study.open(change(preset("smoke"), **dict(changes)), data_dir=data_dir)
     made = {"dataset": study.pictures, "networks/trained": study.network, "activations/trained": study.activations,
             "sae/main": study.sae, "features/main": study.features, "atlas": partial(export_atlas, study),
-            "experiments/edit-remove": partial(_edit, study)}  # fmt: skip
+            "experiments/edit-remove": partial(_edit, study),
+            "experiments/segmentation-main": study.segmentation}  # fmt: skip
     for stage in stages:
         made[stage]()
     return {name: made.made for name, made in study.stages.items()}
@@ -438,7 +439,8 @@ def damage_trial(unbroken, stage, rng, how="flip"):
 def config_trial(unbroken, changes, first, back=True):
     """A config is changed, and changed `back`: what depends on it is made again, and no other file changes."""
     runs, at = unbroken.copy(), STAGES.index(first)
-    spared = ["experiments/edit-remove"] if at > STAGES.index("networks/trained") else []  # it uses the network only
+    needs = {"experiments/edit-remove": "networks/trained", "experiments/segmentation-main": "activations/trained"}
+    spared = [stage for stage, last in needs.items() if at > STAGES.index(last)]
     kept, again = [*STAGES[:at], *spared], [s for s in STAGES[at:] if s not in spared]
     before = exact(runs, kept)
     child = alone(run_stages, runs.parents[1], STAGES, tuple(changes.items()))

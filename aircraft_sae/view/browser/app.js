@@ -1,6 +1,6 @@
 // The browser's and the atlas' front end. mount(el, source, mode) draws everything into el and asks `source` for what
 // it shows: a kernel (kernel.js) or files on disk (atlas.js). Widgets are made once; later only values change. Its parts
-// (draw, list, feature, naming, bench) come before it in one script, and put what others call into `app`.
+// (draw, filters, list, feature, naming, levers, regions, bench) come before it in one script, and put what others call into `app`.
 function mount(el, source, mode = "browser", beside = null) {
   const root = h("div", { className: `sae-app sae-${mode}`, tabIndex: 0 });
   root.setAttribute("data-lm-suppress-shortcuts", "true");

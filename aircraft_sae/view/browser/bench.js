@@ -17,12 +17,13 @@ function benchPart(app) {
   }
   function openSubject(subject) {
     Object.assign(state, { subject, multipliers: new Map(), brush: new Set(), limit: new Set(), blurred: null, blurring: false, cell: null });
+    ui.limitOn.checked = false; // no cell is chosen in it
+    brushes();
     state.after = { after: subject.before, random: subject.before };
     ui.flipText.textContent = "";
     app.tellEffect();
     ui.against.replaceChildren(...options(subject.classes.filter((name) => name !== subject.own).map((name) => [name, name])));
     ui.against.value = subject.other;
-    ui.cellText.textContent = "Click a cell to see which features are active there.";
     chosenPicture(subject.picture);
     drawPicture();
     app.drawSliders();
@@ -71,11 +72,19 @@ function benchPart(app) {
   // What is painted: cells to blur, or those in which alone sliders act.
   const painted = () => (ui.limitOn.checked ? state.limit : ui.brushOn.checked && source.blur ? state.brush : null);
   const limited = () => (ui.limitOn.checked ? [...state.limit] : []);
+  function brushes() { // what the brush does, in words
+    ui.canvas.classList.toggle("brush", Boolean(painted()));
+    const none = state.limit.size ? "" : " None is chosen yet: sliders act in all.";
+    ui.cellText.textContent = !painted() ? "Click a cell to see which features are active there."
+      : `Click or drag over cells to ${ui.limitOn.checked ? "choose" : "blur"} them, and again to take them out.${ui.limitOn.checked ? none : ""}`;
+  }
   const paintedSoon = () => (ui.limitOn.checked ? limitSoon() : blurSoon());
   function limitSoon() {
+    brushes();
     drawPicture();
     app.drawRegions();
-    return app.changeSoon();
+    if (state.multipliers.size) return app.changeSoon();
+    drawn("logits");
   }
   function chooseCell(row, column) {
     const key = `${row},${column}`, cells = painted();
@@ -146,7 +155,7 @@ function benchPart(app) {
       cursor = moved(cursor, move);
       drawPicture();
       outline(ui.canvas.getContext("2d"), cursor, state.facts.grid, "#ffffff");
-    }, () => chooseCell(...cursor)));
+    }, () => { chooseCell(...cursor); outline(ui.canvas.getContext("2d"), cursor, state.facts.grid, "#ffffff"); }));
     ui.pictureText = h("p", { className: "told" });
     ui.cellText = h("p", { className: "links" }, "Click a cell to see which features are active there.");
     ui.overlay = h("input", { type: "checkbox", checked: mode === "browser", onchange: () => { if (state.subject) { drawPicture(); drawn("picture"); } } });
@@ -179,7 +188,7 @@ function benchPart(app) {
   function paintWith(one) { // one brush at a time; without that for cells, sliders act in all
     const limited = one === ui.limitOn || ui.limitOn.checked;
     for (const other of [ui.brushOn, ui.limitOn]) other.checked &&= other === one;
-    ui.canvas.classList.toggle("brush", one.checked);
+    brushes();
     if (limited && state.subject) limitSoon();
   }
   function fillPictures() {
@@ -208,28 +217,29 @@ function benchPart(app) {
     await restore(wanted, lost);
     if (lost.length) fail(new Error(lost.join("; "))); // all that was left out of a link
   }
-  const inGrid = (key) => {
-    const at = (key || "").split(",").map(Number);
-    return at.length === 2 && at.every((each, k) => Number.isInteger(each) && each >= 0 && each < state.facts.grid[k]);
-  };
+  const inGrid = (key) => /^\d+,\d+$/.test(key || "") && key.split(",").every((each, k) => Number(each) < state.facts.grid[k]);
+  const asCells = (text) => text.split(";").filter(inGrid).map((key) => String(key.split(",").map(Number)));
   async function restore({ against: name, x, limit, blur, sigma, last, cell, all }, lost = []) {
-    if (name && name !== state.subject.other) await app.against(name);
-    if (limit && !state.facts.switches) {
+    const { subject } = state;
+    if (name && (!subject.classes.includes(name) || name === subject.own)) lost.push(`the link's margin is against ${name}, which is no other class here`);
+    else if (name && name !== subject.other) await app.against(name);
+    if (limit && !asCells(limit).length) lost.push("the link chooses cells that this picture has not: features change in all");
+    else if (limit && !state.facts.switches) {
       Object.assign(ui.limitOn, { checked: true });
-      state.limit = new Set(limit.split(";").filter(inGrid));
+      state.limit = new Set(asCells(limit));
       paintWith(ui.limitOn);
     } else if (limit) lost.push("the link changes features in some cells alone, which takes the notebook: here it does so in all");
     if (x) {
       const there = new Set(state.subject.active.map((each) => each.feature_id));
-      const given = x.split(",").map((each) => each.split(":").map(Number)), kept = given.filter(([id]) => there.has(id));
+      const given = x.split(",").map((each) => each.split(":").map(Number)), kept = given.filter(([id, factor]) => there.has(id) && factor >= 0 && factor <= 4);
       state.multipliers = new Map(state.facts.switches ? kept.slice(0, 1) : kept);
-      if (kept.length < given.length) lost.push("the link changes features that are not among this picture's here: they stay as they are");
+      if (kept.length < given.length) lost.push("the link changes features that are not among this picture's here, or by no factor from 0 to 4: they stay as they are");
       app.drawSliders();
       await app.changeSoon();
     }
     if (blur && source.blur) {
       ui.sigma.value = sigma || "8";
-      state.brush = new Set(blur.split(";"));
+      state.brush = new Set(asCells(blur));
       await blurSoon();
       if (last === "features") { state.blurring = false; app.drawLogits(); }
     } else if (blur) lost.push("the link blurs cells, which takes the notebook: here they stay as they are");
@@ -240,5 +250,5 @@ function benchPart(app) {
     if (all && Number(all) === state.feature && source.effect) await app.overPictures();
   }
 
-  Object.assign(app, { arrows, benchPlace: place, benchTo: goTo, buildBench, drawPicture, limited, moved, openPicture, under });
+  Object.assign(app, { arrows, brushes, benchPlace: place, benchTo: goTo, buildBench, drawPicture, limited, moved, openPicture, under });
 }

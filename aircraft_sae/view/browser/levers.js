@@ -109,6 +109,8 @@ function leversPart(app) {
     if (!state.subject) return;
     Object.assign(state, { multipliers: new Map(), brush: new Set(), limit: new Set(), blurred: null, blurring: false, after: { after: state.subject.before, random: state.subject.before } });
     ui.flipText.textContent = "";
+    ui.limitOn.checked = false;
+    app.brushes();
     app.drawPicture();
     drawSliders();
     changeSoon();
@@ -169,6 +171,7 @@ function leversPart(app) {
     if (n) {
       state.multipliers = new Map(found.features.map((id) => [id, 0]));
       ui.limitOn.checked = false; // it is of all cells
+      app.brushes();
       app.drawPicture();
       drawSliders();
       await changeSoon();

@@ -38,8 +38,10 @@ function regionsPart(app) {
     });
     const counts = names.map((own) => head.names.map((_, region) => own.filter((each) => each === region).length));
     const shown = head.names.map((name, region) => [name, region]).filter(([, region]) => counts.some((own) => own[region]));
-    ui.regionCounts.replaceChildren(...table(["part", "as it is", text, "random directions"], shown.map(([name, region]) => [
-      h("span", {}, h("i", { className: "swatch", style: region ? `background: ${partColour(region)}` : "" }), words(name)), ...counts.map((own) => own[region])])).children);
+    const differ = names.slice(1).map((own) => own.filter((region, i) => region !== names[0][i]).length);
+    ui.regionCounts.replaceChildren(...table(["part", "as it is", text, "random directions"], [...shown.map(([name, region]) => [
+      h("span", {}, h("i", { className: "swatch", style: region ? `background: ${partColour(region)}` : "" }), words(name)), ...counts.map((own, k) => k < 2 || n ? own[region] : "–")]),
+      ["cells named differently", "", differ[0], n ? differ[1] : "–"]]).children);
     tell(names);
   }
   function drawNamed(context, bitmap, own, changed) { // grey, with the colour of its part on each cell
@@ -63,7 +65,7 @@ function regionsPart(app) {
   }
   function tell(names) {
     const [before, after] = at ? names.map((own) => words(state.head.names[own[at[0] * state.facts.grid[1] + at[1]]])) : [];
-    ui.regionText.textContent = at ? `Row ${at[0] + 1}, column ${at[1] + 1}: ${before}${before === after ? ", unchanged" : `, now ${after}`}.` : "Segmentation: point at a cell. Cells that change have a white border.";
+    ui.regionText.textContent = at ? `Row ${at[0] + 1}, column ${at[1] + 1}: ${before}${before === after ? ", unchanged" : `, now ${after}`}.` : "Point at a cell for its names. Cells that change have a white border.";
   }
   function moveTo(cell) {
     at = cell;
@@ -74,8 +76,8 @@ function regionsPart(app) {
     ui.regions = [0, 1].map(() => {
       const canvas = h("canvas", { width: 224, height: 224, tabIndex: 0 });
       canvas.setAttribute("role", "img");
-      canvas.addEventListener("pointermove", (event) => moveTo(app.under(canvas, event)));
-      canvas.addEventListener("pointerleave", () => moveTo(null));
+      for (const kind of ["pointermove", "pointerdown"]) canvas.addEventListener(kind, (event) => moveTo(app.under(canvas, event)));
+      canvas.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") moveTo(null); });
       canvas.addEventListener("focus", () => { if (canvas.matches(":focus-visible")) moveTo(at || [0, 0]); });
       canvas.addEventListener("blur", () => moveTo(null));
       canvas.addEventListener("keydown", (event) => app.arrows(event, (move) => moveTo(app.moved(at || [0, 0], move))));
@@ -86,7 +88,7 @@ function regionsPart(app) {
     ui.regionCounts = h("table");
     const counts = h("div", { className: "wide counts", tabIndex: 0, role: "group", ariaLabel: "cells of each part" }, ui.regionCounts);
     return h("section", { className: "regions", ariaLabel: "segmentation" },
-      h("div", { className: "maps" }, ...ui.regions.map(({ canvas, caption }) => h("figure", {}, caption, canvas))), h("div", {}, ui.regionText, counts));
+      h("div", { className: "maps" }, ...ui.regions.map(({ canvas, caption }) => h("figure", {}, caption, canvas))), h("div", {}, h("h4", { title: "by its activations alone: a guess, not what is there" }, "Part that a linear head names in each cell"), ui.regionText, counts));
   }
 
   Object.assign(app, { buildRegions, drawRegions });
