@@ -23,7 +23,7 @@
 # without parts of notebook 05. **Writes** `data/runs/<preset>/experiments/segmentation-local`, `…/knobs`,
 # `…/knobs-removed`, `…/knobs-added`, and the numbers in `data/runs/<preset>/results/08_manipulate.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: three minutes after notebook 05, five without it.
+# **Runtime** with the default preset on 2 CPU cores: one minute after notebook 05, four without it.
 
 # %%
 # %matplotlib inline
