@@ -270,13 +270,13 @@ verdicts = [(turned_["low"] or 0) > 0.5, (fewer["low"] or 0) > 0, (more["low"] o
 said = fin_said = ["as expected" if each else "not as expected" for each in verdicts]
 text = f"""**What happened.** (a) {in_words(turned_, unit="scenes")} of the fin's cells turn: {said[0]}. (b) Of the
 others, {fins["feature", "others_turned"]["value"]:.1%} change: {said[1]}. (c) The right name comes
-{in_words(more)} more often than shuffled, with random directions {in_words(null)}: {said[2]}."""
+{in_words(more)} more often than shuffled, with random directions {in_words(null)}: {said[2]}.
+Beyond "background" for all it comes {in_words(tests["same_beyond_background"])}."""
 display(Markdown(text))
 
 # %% [markdown]
 # *Edited* is what removing the fin itself does: not every cell loses the name, since the head errs. *Background* is
-# how often "background" would be the right answer. A feature should beat that constant; how far it does is recorded as
-# `fin/same_beyond_background`.
+# how often "background" would be the right answer. A feature should beat that constant.
 #
 # In two scenes, that with the largest fin and one in the middle: what the head names as they are, with the feature
 # off, and with the fin removed.
