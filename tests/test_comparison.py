@@ -147,7 +147,7 @@ def test_networks_by_name(smoke_study, monkeypatch):
     network = smoke_study.network("efficientnet_lite0")
     assert network.mean == (0.5, 0.5, 0.5) and smoke_study.network("efficientnet_lite0") is network
     assert [network.shape(site)[2] for site in sites_at(network)] == [112, 320]
-    assert sites_at(smoke_study.network()) == ["stages.2", "stages.3"]
+    assert sites_at(smoke_study.network()) == ["stage3", "stage4"]
     with pytest.raises(ValueError, match=r"no network 'resnet51'.*hangar_pretrained"):
         smoke_study.network("resnet51")
     monkeypatch.setattr(network.model, "feature_info", [])

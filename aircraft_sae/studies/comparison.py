@@ -11,6 +11,7 @@ them, and a feature is *about* a factor only where that has a larger share in it
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -273,11 +274,12 @@ def correlations(a: csr_array, b: csr_array) -> np.ndarray:
 
 
 def sites_at(network: Network, strides: Sequence[int] = (16, 32)) -> list[str]:
-    """The last site of each stride, as timm names them; ValueError for a network without one."""
+    """The last site of each stride, "stage3" and so on where the network has stages; ValueError where it has none."""
     found = {info["reduction"]: info["module"] for info in getattr(network.model, "feature_info", [])}
     if lacking := [stride for stride in strides if stride not in found]:
         raise ValueError(f"{network.name} has no site of stride {lacking[0]}: it has {', '.join(map(str, found))}")
-    return [found[stride] for stride in strides]
+    names = [re.sub(r"^stages\.(\d)$", lambda path: f"stage{int(path[1]) + 1}", found[stride]) for stride in strides]
+    return names  # the config's own names: their activations are there, and are extracted in one pass
 
 
 def common_width(widths: Sequence[int], least: int = 1000) -> int:
@@ -286,14 +288,18 @@ def common_width(widths: Sequence[int], least: int = 1000) -> int:
     return step * -(-least // step)
 
 
-def neighbours_agree(acts: Activations, level: str, k: int = 10) -> dict[str, float | None]:
-    """Share of test pictures whose class is that of most of their k nearest training pictures, by pooled acts.
+def accuracies(acts: Activations, level: str, k: int = 10) -> dict[str, dict[str, float | None]]:
+    """Of test pictures, the share whose class is told from pooled acts by what training pictures say: two results.
 
-    Acts are pooled over cells, each channel standardised; nearest by cosine. {value, low, high, n}.
+    knn: most of the k nearest, by cosine, are of it; linear: logistic regression says so. Acts are pooled over cells,
+    each channel standardised.
     """
     rows, labels = [acts.rows(split) for split in ("train", "test")], acts.images[level].to_numpy()
     train, test = (np.concatenate([block.mean((1, 2)).numpy() for block in acts.blocks(each)]) for each in rows)
     mean, deviation = train.mean(0), np.maximum(train.std(0), 1e-6)
-    fitted = KNeighborsClassifier(min(k, len(train)), metric="cosine").fit((train - mean) / deviation, labels[rows[0]])
-    right = fitted.predict((test - mean) / deviation) == labels[rows[1]]
-    return with_interval(right, np.ones(len(right)))
+    train, test, found = (train - mean) / deviation, (test - mean) / deviation, {}
+    kinds = {"knn": KNeighborsClassifier(min(k, len(train)), metric="cosine"), "linear": LogisticRegression(C=0.1)}
+    for name, kind in kinds.items():
+        right = kind.fit(train, labels[rows[0]]).predict(test) == labels[rows[1]]
+        found[name] = with_interval(right, np.ones(len(right)))
+    return found

@@ -83,6 +83,28 @@ def scores_by_part(kinds: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
+def profiles(table: pd.DataFrame, label: str) -> Figure:
+    """For each network a panel: for each factor a dot with its interval, and a grey line for random directions.
+
+    table: network, factor, value, low, high, random; in the order they are shown in.
+    """
+    networks, factors = table["network"].unique(), list(table["factor"].unique())
+    figure, axes = sheet(0.9 + 0.34 * len(factors), 1, len(networks), sharex=True, sharey=True, squeeze=False)
+    for ax, network in zip(axes[0], networks, strict=True):
+        own = table[table["network"] == network].set_index("factor").loc[factors]
+        y = np.arange(len(own))
+        ax.hlines(y, own["low"], own["high"], color=BLUE, linewidth=2.5)
+        ax.plot(own["value"], y, "o", color=BLUE, markersize=7, label="features")
+        ax.plot(own["random"], y, "|", color=ORANGE, markersize=16, markeredgewidth=2, label="random directions")
+        ax.set(yticks=y, yticklabels=factors, ylim=(len(own) - 0.5, -0.5))
+        ax.set_title(wrap(network, WIDTH / len(networks)), size=11)
+        ax.grid(axis="y", color=OUTSIDE)
+    axes[0, 0].set_xlim(left=0)
+    figure.supxlabel(label, size=12)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
 def picture_grid(
     rows: Grid, captions: Grid | None = None, names: Sequence[str] = (), marks: Grid | None = None, empty: str = ""
 ) -> Figure:
