@@ -101,7 +101,7 @@ def profiles(table: pd.DataFrame, label: str) -> Figure:
         ax.grid(axis="y", color=OUTSIDE)
     axes[0, 0].set_xlim(left=0)
     figure.supxlabel(label, size=12)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
