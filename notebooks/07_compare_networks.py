@@ -14,29 +14,30 @@
 # %% [markdown]
 # # 7. Compare networks
 #
-# **Question.** What makes features what they are: the network's architecture, the pictures, or what it was trained
-# for? Studies that compare models with different objectives usually change the architecture and the data with them.
-# Here all networks look at the same pictures, and we ask of each feature what it responds to, by changing one thing in
-# a scene at a time: a part, its paint, the light, the background, where the camera stands.
+# **Question.** Does what a network was trained *for* show in its features? Studies that compare models with different
+# objectives usually change architecture and data with them. Here three networks differ in their objective alone, and
+# three others stand beside them. All look at the same pictures, and we ask of each feature what it responds to, by
+# changing one thing in a scene at a time: a part, its paint, the light, the background, where the camera stands.
 #
 # **Reads** the data set and the network of notebook 01. **Writes** `data/runs/<preset>/experiments/varied` (the
 # changed scenes), `…/profile-<network>-<site>`, activations and autoencoders of each network, and the numbers in
 # `data/runs/<preset>/results/07_compare_networks.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: some 12 minutes the first time, half of them for activations; one
+# **Runtime** with the default preset on 2 CPU cores: some 14 minutes the first time, half of them for activations; one
 # minute after that.
 
 # %%
 # %matplotlib inline
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
 # %%
+from aircraft_sae.features.reconstruction import random_dictionaries
 from aircraft_sae.studies import comparison
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
@@ -48,14 +49,17 @@ from aircraft_sae.view.plots import in_words
 #
 # Six networks. Three are one ConvNeXt, trained from the same first weights on the same scenes of 192 other made-up
 # variants for as many steps, by three objectives: *class labels*; *part masks*, the share of each part in a cell; and
-# *no labels*, where two crops of a picture, and the same place in both, should look alike and others not. *This task*
-# is the study's own ConvNeXt, which tells this study's variants apart; *permuted* is that with its weights in random
-# order: it has learned nothing. *ImageNet* is EfficientNet-Lite0, which was shown photographs and never a rendered
-# aircraft. To compare others, put their names here: any that timm's hub knows, where it can be reached, such as
-# `convnextv2_tiny.fcmae`, `convnext_tiny.fb_in22k`, `convnext_tiny.dinov3_lvd1689m`, `convnext_base.clip_laion2b`.
+# *no labels*, where two crops of a picture, and the same place in both, should look alike and others not. Only between
+# these three does nothing but the objective differ. *This task* is the study's own ConvNeXt, which tells this study's
+# variants apart; in an earlier training it was also told which cells *ImageNet* finds alike. *Permuted* is that
+# network with permuted weights: it has learnt nothing. *ImageNet* is EfficientNet-Lite0, which was shown photographs
+# and never a rendered aircraft. To compare others, put their names here: any that timm's hub knows, where it can be
+# reached, such as `convnextv2_tiny.fcmae`, `convnext_tiny.fb_in22k`, `convnext_tiny.dinov3_lvd1689m`,
+# `convnext_base.clip_laion2b`.
 #
 # Each is opened at two depths, where a cell is 16 and 32 pixels wide. There, autoencoders have as many features for
-# each network, and use 16 in a cell. Three seeds tell how far a number depends on the autoencoder.
+# each network and activate 16 of them in a cell. They are trained on an eighth of the cells that notebook 03 takes.
+# Three seeds tell how far a number depends on the autoencoder.
 
 # %%
 study = Study.open()
@@ -74,9 +78,9 @@ if study.pictures().scenes is None:
 # %% [markdown]
 # ## Has each network learnt anything?
 #
-# A network whose activations tell nothing apart has no features worth a look. Can variants be told from activations,
-# pooled over cells at the greater depth? By the vote of the ten training pictures that are most alike, and by a
-# logistic regression on training pictures. Only *this task* was trained on these variants.
+# If a network's activations cannot separate variants, its features mean little. Two readers try it on activations of
+# the greater depth, pooled over cells: the vote of the ten training pictures that are most alike, and a logistic
+# regression on training pictures. Only *this task* was trained on these variants. The dotted line is guessing.
 
 # %%
 known = {}
@@ -85,36 +89,33 @@ for name, own in NETWORKS.items():
     known[name] = comparison.accuracies(study.activations(sites[name][32], **given), level)
 for (name, own), kind in product(NETWORKS.items(), ("knn", "linear")):
     results[f"{own.removeprefix('hangar_')}_{kind}_accuracy"] = known[name][kind]
-linear = {name: entry["linear"] for name, entry in known.items()}
-plots.dots(
-    linear,
-    f"{level} named right by a logistic regression, %",
-    "network",
-    100,
-    line=100 / len(study.pictures().classes(level)),
-)
+linear, guess = {name: entry["linear"] for name, entry in known.items()}, 100 / len(study.pictures().classes(level))
+plots.dots(linear, f"{level} named right by a logistic regression, %", "network", 100, line=guess)
 
 # %%
 unlabelled, none = known["no labels"], known["permuted"]
 learnt = "has learnt" if unlabelled["linear"]["low"] > none["linear"]["high"] else "is not shown to have learnt"
 text = f"""**Takeaway.** The network that saw no labels {learnt}: a regression on its activations names
 {in_words(unlabelled["linear"])}, on those of permuted weights {in_words(none["linear"])}. By their neighbours' vote it
-is {in_words(unlabelled["knn"])} and {in_words(none["knn"])}: the vote reads only what is easy to read."""
+is {in_words(unlabelled["knn"])} and {in_words(none["knn"])}."""
 display(Markdown(text))
 
 # %% [markdown]
-# The dotted line is guessing. The three objectives were stopped after 96,000 pictures each; *this task* began from
-# weights that had seen six times as many, and then saw these variants.
+# The three objectives were stopped after 96,000 pictures each; *this task* began from weights trained on six times as
+# many, and was then trained on these variants. The three are compared as they are, early in their training.
 
 # %% [markdown]
 # ## What do features respond to?
 #
-# Scenes of half B are rendered as they are and with one thing changed: a *part* removed, a part in another *paint*, a
-# new *livery*, another *light* or *background*, the camera turned (*azimuth* by 15°, *elevation* and *roll* by 10°), a
-# *distance* a quarter larger or smaller, a *place* one cell to the side. A feature's response is the change of its
-# image maximum as a share of its range, averaged over scenes in which it is active. Which part it responds to is chosen
-# on every second scene and measured on the others. Large changes of the picture change everything a little; so random
-# directions of the same network stand beside the features (orange).
+# Scenes of half B of the test pictures (the half that nothing is chosen on) are rendered without shadows, as they are
+# and with one thing changed: a *part* removed, a part *painted* red or blue, a new *livery*, another *light* or
+# *background*, the camera turned (*azimuth* by 15°, *elevation* and *roll* by 10°), a *distance* a quarter larger or
+# smaller, a *place* a seventh of the picture to the side. A feature's response is the change of its image maximum as a
+# share of its range, averaged over scenes in which it is active. Which part it responds to is chosen on every second
+# scene and measured on the others.
+#
+# Some networks respond more to whatever changes. So each network's features are compared with random directions in the
+# same network: a *profile* tells by how many times their mean response to a factor surpasses theirs.
 
 # %%
 widths = {
@@ -132,44 +133,50 @@ for (stride, name), folder in folders.items():
     own = pd.read_parquet(folder / "profile.parquet")
     random = own[own["dictionary"] == comparison.RANDOM].set_index("factor")["value"]
     seeds = own[own["dictionary"] != comparison.RANDOM].groupby("factor", sort=False)
-    spans = seeds.agg({"value": "mean", "low": "min", "high": "max", "n": "first"}).reset_index()
+    spans = {"value": "mean", "low": "min", "high": "max", "n": "first", "times": "mean"}
+    spans = seeds.agg(spans | {"times_low": "min", "times_high": "max"}).reset_index()
     profiles.append(spans.assign(stride=stride, network=name, random=spans["factor"].map(random)))
-profiles = pd.concat(profiles, ignore_index=True)
+profiles = pd.concat(profiles, ignore_index=True).dropna(subset="value")
 
 # %%
-for row in profiles.dropna(subset="value").itertuples():
+for row in profiles.itertuples():
     key = f"{row.stride}/{NETWORKS[row.network]}/{row.factor}"
     results |= {key: (row.value, row.low, row.high, row.n), f"{key}/random": row.random}
-plots.profiles(
-    profiles[profiles["stride"] == 16],
-    "mean change of a feature's maximum, as a share of its range (cells of 16 pixels)",
-)
+    results[f"{key}/times"] = (row.times, row.times_low, row.times_high, row.n)
+names = {"times": "value", "times_low": "low", "times_high": "high"}
+relative = profiles[["stride", "network", "factor", *names]].rename(columns=names)
+panels = {f"cells of {stride} pixels": own for stride, own in relative.groupby("stride")}
+plots.profiles(panels, "mean response of features, times that of random directions", line=1)
 
 # %% [markdown]
-# Lines span the 95% intervals over scenes of all seeds. The same where cells are 32 pixels wide:
+# Lines span the 95% intervals, over scenes, of all seeds; at the dotted line, features respond as random directions do.
+# Two networks differ where their lines do not overlap:
 
 # %%
-plots.profiles(
-    profiles[profiles["stride"] == 32],
-    "mean change of a feature's maximum, as a share of its range (cells of 32 pixels)",
-)
+by_row = {key: row for key, row in relative.set_index(["stride", "factor", "network"]).iterrows()}
+apart = {pair: [] for pair in combinations(NETWORKS, 2)}
+for (stride, factor), (first, second) in product(list(product(STRIDES, comparison.ALL)), apart):
+    ends = [by_row.get((stride, factor, name)) for name in (first, second)]
+    if all(each is not None for each in ends) and max(each["low"] for each in ends) > min(
+        each["high"] for each in ends
+    ):
+        apart[first, second].append((stride, factor))
+counts = pd.DataFrame({pair: len(found) for pair, found in apart.items()}, ["apart"]).T["apart"].unstack()
+n_factors = 2 * len(comparison.ALL)
+counts.reindex(list(NETWORKS)[:-1], columns=list(NETWORKS)[1:]).rename_axis(index=f"of {n_factors}", columns="apart")
 
 # %%
-apart = []
-for (stride, factor), own in profiles.dropna().groupby(["stride", "factor"]):
-    least, most = (own.loc[own["value"].agg(which)] for which in ("idxmin", "idxmax"))
-    if most["low"] > least["high"]:
-        words = f"{most['network']} {most['value']:.2f}, {least['network']} {least['value']:.2f}"
-        apart.append((most["value"] - least["value"], f"{factor}, {stride} pixels: {words}"))
-
-# %%
-largest = "; ".join(text for _, text in sorted(apart, reverse=True)[:3]) or "none"
-results["factors_apart"] = (len(apart), None, None, 2 * len(comparison.ALL))
-lower = profiles.dropna()
-lower = (lower["high"] < lower["random"]).mean()
-text = f"""**Takeaway.** Between the networks that respond most and least, the lines are apart for {len(apart)} of
-{2 * len(comparison.ALL)} factors and depths: {largest}, and so on. For the rest, seeds and scenes differ as much. In
-{lower:.0%} of all rows, features respond less than random directions do."""
+trained_for = list(combinations(list(NETWORKS)[:3], 2))
+same = [f"{factor} at {stride}" for stride, factor in product(STRIDES, comparison.ALL)
+        if not any((stride, factor) in apart[pair] for pair in trained_for)]  # fmt: skip
+results |= {
+    f"apart/{NETWORKS[a]}-{NETWORKS[b]}": (len(found), None, None, n_factors) for (a, b), found in apart.items()
+}
+loud = [f"{row.factor} at {row.stride} in {row.network}" for row in relative[relative["low"] > 1].itertuples()]
+told_pairs = "; ".join(f"{a} and {b} in {len(apart[a, b])}" for a, b in trained_for)
+text = f"""**Takeaway.** Networks that differ in their objective alone respond differently beyond seeds and scenes, of
+{n_factors} factors and depths: {told_pairs}. For none of the three pairs: {", ".join(same) or "no factor"}. Features
+respond less than random directions do, but for: {", ".join(loud) or "nothing"}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -178,7 +185,7 @@ display(Markdown(text))
 # A mean over features hides that some respond to one thing alone. A feature is *about* a factor if that has a larger
 # share in its responses than in those of 99.5% of random directions of its network; with ten factors, about one in
 # twenty random directions would be about something. Shares are of all activation, so that features that are hardly
-# ever active count little.
+# ever active count little. Each network's own random directions stand beside its features.
 
 # %%
 tables = {key: pd.read_parquet(folder / "features.parquet") for key, folder in folders.items()}
@@ -199,27 +206,48 @@ for (stride, name), own in by_network["features"].groupby(["stride", "network"])
     results[f"{stride}/{NETWORKS[name]}/about_something"] = float(own.sum(axis=1).mean())
 
 # %%
-shown = by_network["features"].groupby(["stride", "network"], sort=False).mean().loc[16].reindex(NETWORKS)
-(100 * shown).round(1).rename_axis("share of activation, %: about", axis=1)
+whole = {
+    kind: 100 * own.sum(axis=1).groupby(["stride", "network"]).agg(["mean", "min", "max"])
+    for kind, own in by_network.items()
+}
+rows = {}
+for name, stride in product(NETWORKS, STRIDES):
+    own, null = (each.loc[stride, name] for each in whole.values())
+    rows[f"{name}, {stride} pixels"] = {"features": own["mean"], "least seed": own["min"], "largest seed": own["max"],
+                                        "random directions": null["mean"]}  # fmt: skip
+table = pd.DataFrame(rows).T
+table.round(1).rename_axis("activation of features about one factor, %")
 
 # %%
-whole = {name: (100 * share).sum() for name, share in shown.iterrows()}
-chance = 100 * by_network["random directions"].loc[16].sum(axis=1).mean()
-told = "; ".join(f"{name} {share:.1f}%" for name, share in whole.items())
-text = f"""**Takeaway.** At 16 pixels, features about one factor hold this much of all activation: {told}; random
-directions {chance:.0f}%. Most activation is about nothing that was changed here."""
+above = table.index[table["least seed"] > table["random directions"]]
+results["about_more_than_random"] = (len(above), None, None, len(table))
+both = table.loc[above].round().astype(int)
+told = [f"{row} ({own['features']}%, random {own['random directions']}%)" for row, own in both.iterrows()]
+text = f"""**Takeaway.** In {len(above)} of {len(table)} networks and depths, all seeds' features are about one factor
+for more of their activation than random directions are: {"; ".join(told) or "none"}. Elsewhere that is not shown."""
 display(Markdown(text))
 
 # %% [markdown]
-# For each factor the feature of each network that is about it and most active, as the patches of test pictures in which
-# it is strongest. They were chosen by their responses, not by their looks:
+# For each factor the most active feature about it, of the first seed, as the three test patches in which it is
+# strongest; white where no feature is about it. They were chosen by their responses, not by their looks, and hold
+# little of all activation. From left to right, three patches each: *class labels*, *part masks*, *no labels*.
 
 # %%
-grid = study.network().shape(sites["this task"][16])[:2]
-for name in NETWORKS:
-    typical = pd.read_parquet(folders[16, name] / "typical.parquet")
-    by_factor = {factor: own for factor in comparison.ALL if len(own := typical[typical["factor"] == factor])}
-    display(Markdown(f"*{name}*"), crops_figure(by_factor, study.pictures(), grid))
+grid, columns = study.network().shape(sites["this task"][16])[:2], ["image", "row", "column"]
+typical = {name: pd.read_parquet(folders[16, name] / "typical.parquet") for name in NETWORKS}
+strips = {}
+for name, factor in product(NETWORKS, comparison.ALL):
+    own = typical[name][typical[name]["factor"] == factor][columns].head(3).reset_index(drop=True).reindex(range(3))
+    strips[name, factor] = own
+first, second = ({factor: pd.concat([strips[name, factor] for name in names]) for factor in comparison.ALL}
+                 for names in (list(NETWORKS)[:3], list(NETWORKS)[3:]))  # fmt: skip
+crops_figure(first, study.pictures(), grid)
+
+# %% [markdown]
+# And of *this task*, *permuted* and *ImageNet*:
+
+# %%
+crops_figure(second, study.pictures(), grid)
 
 # %% [markdown]
 # ## Do features show parts and classes?
@@ -242,34 +270,49 @@ for (stride, name, kind, measure), row in measured.iterrows():
     results[key] = (row["mean"], row["min"], row["max"], int(row["size"]))
 
 # %%
-table = measured["mean"].unstack(["dictionary", "measure"]).loc[16].reindex(NETWORKS)
-wanted = [("features", "mean_ap"), (comparison.RANDOM, "mean_ap"), ("features", "n_parts")]
-wanted += [(kind, "probe_5") for kind in ("features", "channels", "PCA", comparison.RANDOM)]
-table[[*wanted, ("all", "seed_agreement")]].round(2)
+names = dict.fromkeys([("features", "mean_ap")], "parts: AP") | {(comparison.RANDOM, "mean_ap"): "random's"}
+names |= {("features", f"auroc_{each}"): f"{each}: AUROC" for each in study.pictures().levels}
+names |= {
+    ("features", "n_parts"): "n above",
+    ("features", "probe_1"): "1 feature",
+    ("features", "probe_5"): "5 features",
+}
+names |= {("channels", "probe_5"): "5 channels", ("PCA", "probe_5"): "5 of PCA"}
+names |= {("all", "seed_agreement"): "seeds", ("features", "dead"): "dead"}
+table = measured["mean"].unstack(["dictionary", "measure"]).reindex(product(STRIDES, NETWORKS))[list(names)]
+table.set_axis(list(names.values()), axis=1).round(2)
+
+# %% [markdown]
+# *AP* is the mean average precision of the twelve parts' best features, *n above* how many parts' beat the best random
+# direction, *AUROC* the mean over classes of the best feature, *1 feature* to *5 of PCA* the AUROC of probes of the
+# second level (chance: 0.5), *seeds* the agreement of two seeds (0: chance, 1: the same features), *dead* the share of
+# features that are never active.
 
 # %%
-precision, null = (table[kind, "mean_ap"] for kind in ("features", comparison.RANDOM))
-told = "; ".join(
-    f"{name} {precision[name]:.2f} (random directions {null[name]:.2f})"
-    for name in (precision.idxmax(), precision.idxmin())
-)
-text = f"""**Takeaway.** At 16 pixels the mean average precision of parts' best features is highest and lowest for:
-{told}. {int((precision > null).sum())} of {len(precision)} networks are above their own random directions."""
+gain = (table["features", "mean_ap"] - table[comparison.RANDOM, "mean_ap"]).loc[16]
+probes = table[[(kind, "probe_5") for kind in ("features", "channels", "PCA")]].droplevel(1, axis=1).loc[16]
+better = probes.index[probes["features"] > probes[["channels", "PCA"]].max(axis=1)]
+agreed = table["all", "seed_agreement"]
+text = f"""**Takeaway.** At 16 pixels, parts' best features surpass random directions by most in *{gain.idxmax()}*
+({gain.max():.2f}) and by least in *{gain.idxmin()}* ({gain.min():.2f}). Five features tell classes better than five
+channels or principal components in {len(better)} of {len(probes)} networks ({", ".join(better) or "none"}). Two seeds
+agree to {agreed.min():.2f} to {agreed.max():.2f}: single features depend on the seed everywhere."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Which features do networks share?
 #
 # Two features are alike if they are active in the same cells. For each feature of one network, take the other's feature
-# whose activations correlate best with its own over all cells of the test pictures. Chance: the same with the other
-# network's pictures moved on by half their number. Shared is what 99.5% of chance does not reach.
+# whose activations correlate best with its own over all cells of the test pictures; the table has the median, weighted
+# by activity, of the row's network with the column's. On the diagonal is the ceiling: the network's other seed. In
+# brackets is the null: the same of random directions in both networks.
 
 # %%
-inputs = {"acts": {}, "saes": {}}
+inputs = {"acts": {}, "dictionaries": {}}
 for name, own in NETWORKS.items():
-    given = {"network": own, "pictures": "all" if own == "trained" else "every1"}
-    inputs["acts"][name] = study.activations(sites[name][16], **given)
-    inputs["saes"][name] = saes[16, name]["seed 0"]
+    seen = study.activations(sites[name][16], own, "all" if own == "trained" else "every1")
+    two = [saes[16, name][f"seed {i}"] for i in range(2)]
+    inputs["acts"][name], inputs["dictionaries"][name] = seen, [*two, *random_dictionaries(two[0], seen, (2,))]
 folder = study.stage("experiments/shared", comparison.share_features, {}, inputs)
 shared = pd.read_parquet(folder / "shared.parquet")
 
@@ -277,15 +320,23 @@ shared = pd.read_parquet(folder / "shared.parquet")
 for row in shared.itertuples():
     key = f"shared/{NETWORKS[row.first]}-{NETWORKS[row.second]}"
     results |= {f"{key}/share": (row.share, None, None, row.n), f"{key}/correlation": row.correlation}
-(100 * shared.pivot(index="first", columns="second", values="share")).round(0).reindex(NETWORKS, columns=NETWORKS)
+    results |= {f"{key}/chance": row.chance} | ({} if row.first == row.second else {f"{key}/random": row.random})
+null = shared["random"].map(" ({:.2f})".format).where(shared["random"].notna(), "")
+shared["shown"] = shared["correlation"].map("{:.2f}".format) + null
+shared.pivot(index="first", columns="second", values="shown").reindex(list(NETWORKS), columns=list(NETWORKS))
 
 # %%
-pairs = shared.sort_values("share", ascending=False)
-most, least = pairs.iloc[0], pairs.iloc[-1]
-typical = f"median correlation {most['correlation']:.2f}, by chance {most['chance']:.2f}"
-text = f"""**Takeaway.** Most is shared of *{most["first"]}* with *{most["second"]}*: features with
-{most["share"]:.0%} of its activation have a partner beyond chance ({typical}). Least of *{least["first"]}* with
-*{least["second"]}*, {least["share"]:.0%}."""
+pairs = shared[shared["first"] != shared["second"]].assign(gain=lambda own: own["correlation"] - own["random"])
+most, least, n_above = (
+    pairs.loc[pairs["gain"].idxmax()],
+    pairs.loc[pairs["gain"].idxmin()],
+    int((pairs["gain"] > 0).sum()),
+)
+results["shared_more_than_random"] = (n_above, None, None, len(pairs))
+text = f"""**Takeaway.** In {n_above} of {len(pairs)} ordered pairs, features of the first have better partners in the
+second than random directions have. By most: *{most["first"]}* in *{most["second"]}* ({most["correlation"]:.2f}, random
+directions {most["random"]:.2f}); by least: *{least["first"]}* in *{least["second"]}* ({least["correlation"]:.2f},
+{least["random"]:.2f})."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -300,14 +351,11 @@ value = {name: np.ravel(entry["value"] if isinstance(entry, dict) else entry)[0]
 
 # %%
 written = study.record(NAME, {name: entry for name, entry in results.items() if np.isfinite(value[name])})
-pairs = [f"{row['first']} with {row['second']} {row['share']:.0%}" for row in (most, least)]
-best = precision.idxmax()
 lines = [
-    f"Networks differ in what their features respond to beyond seeds and scenes for {len(apart)} of"
-    f" {2 * len(comparison.ALL)} factors and depths.",
-    f"Few features are about one factor: at most {max(whole.values()):.0f}% of a network's activation.",
-    f"{best.capitalize()} show parts best: mean average precision {precision[best]:.2f}, random {null[best]:.2f}.",
-    f"Share of activation with a partner beyond chance: {pairs[0]} (most), {pairs[1]} (least).",
+    f"Of {n_factors} factors and depths, objectives differ in: {told_pairs}.",
+    f"In {len(above)} of {len(rows)} cases, features are about one factor more than random directions are.",
+    f"Parts' best features surpass random directions by most in {gain.idxmax()} ({gain.max():.2f}).",
+    f"Features have better partners in other networks than random directions have in {n_above} of {len(pairs)} pairs.",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 
@@ -315,6 +363,7 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # ## What this does not show
 #
 # - **What objectives do at scale.** Three small networks saw the same scenes for as many steps; each may need its own
-#   schedule, and one training each says nothing of the spread between trainings.
-# - **That a feature means its factor.** A feature can respond to the background since it follows an outline.
+#   schedule, and one training each says nothing about the spread between trainings.
+# - **What architecture or pictures do.** *ImageNet* differs in both, and in its objective.
+# - **That a feature means its factor.** A feature can respond to the background because it follows an outline.
 # - **What larger networks do.** All are small, and shown one kind of picture.

@@ -67,8 +67,12 @@ def test_random_directions_are_about_nothing(varied, planted):
     """Of further ones, no more surpass the first than there would by chance; their profile is that of the first."""
     first, second = (sensitivity(varied, planted["random"][:, own]) for own in (slice(400), slice(400, 600)))
     assert (about(second.response, first.response) != "").mean() < 0.12
-    flat = second.profile(np.ones(200))["value"] / first.profile(np.ones(400))["value"]
-    assert flat.between(0.8, 1.25).all(), flat
+    usual = first.draws(np.ones(400))
+    flat = second.profile(np.ones(200), usual)
+    assert flat["times"].between(0.8, 1.25).all(), flat
+    assert ((flat["times_low"] < flat["times"]) & (flat["times"] < flat["times_high"])).all()
+    whole = {factor: 0 * drawn + 0.1 for factor, drawn in usual.items()}
+    np.testing.assert_allclose(second.profile(np.ones(200), whole)["times"], 10 * flat["value"])
 
 
 def test_the_interval_of_a_profile_is_over_scenes(varied, planted):
@@ -122,10 +126,14 @@ def test_networks_share_features_beyond_chance():
     rng = np.random.default_rng(0)
     a, b = (rng.random((4000, 40)) * (rng.random((4000, 40)) < 0.05) for _ in range(2))
     b[:, :20] = a[:, rng.permutation(40)[:20]]
-    table = shared({"one": csr_array(a), "two": csr_array(b)}, 2000).set_index(["first", "second"])
+    other = a + 0.01 * rng.random((4000, 40)) * (rng.random((4000, 40)) < 0.05)
+    noise = [csr_array(rng.random((4000, 40)) * (rng.random((4000, 40)) < 0.05)) for _ in range(2)]
+    codes = {"one": [csr_array(a), csr_array(other), noise[0]], "two": [csr_array(b), csr_array(b), noise[1]]}
+    table = shared(codes, 2000).set_index(["first", "second"])
     assert table.loc[("two", "one"), "share"] == pytest.approx(0.5, abs=0.06)
     assert table.loc[("one", "two"), "share"] == pytest.approx(0.5, abs=0.06)
-    assert table["chance"].max() < 0.2
+    assert table["chance"].max() < 0.2 and table.loc[("one", "one"), "correlation"] > 0.95
+    assert table.loc[("one", "two"), "random"] < 0.2 and np.isnan(table.loc[("two", "two"), "random"])
 
 
 def test_a_profile_stands_beside_random_directions(smoke_study):
@@ -136,6 +144,9 @@ def test_a_profile_stands_beside_random_directions(smoke_study):
     names = {"seed 0", "seed 1", comparison.RANDOM}
     assert set(profile["dictionary"]) == names == set(features["dictionary"])
     assert set(profile["factor"]) == set(ALL) and profile["value"].between(0, 3).all()
+    random, own = (profile[profile["dictionary"] == name].set_index("factor") for name in (comparison.RANDOM, "seed 0"))
+    assert (random["times"] == 1).all()
+    np.testing.assert_allclose(own["times"], own["value"] / random["value"])
     assert {"mean_ap", "n_parts", "probe_1", "probe_5", "dead", "seed_agreement"} < set(scores["measure"])
     assert {"channels", "PCA"} < set(scores["dictionary"])
     with pytest.raises(ValueError, match="multiple"):

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -91,9 +91,9 @@ class Sensitivity:
     def fewest(self) -> int:
         return min(FEWEST, len(next(iter(self.change.values()))) // 3)
 
-    def profile(self, mass: np.ndarray, n_draws: int = 500) -> pd.DataFrame:
-        """The features' mean response to each factor, weighted by mass (d,): factor, value, low, high, n (scenes)."""
-        rows = []
+    def draws(self, mass: np.ndarray, n_draws: int = 500) -> dict[str, np.ndarray]:
+        """By factor, (1 + n_draws,) the features' mean response, weighted by mass (d,): of all scenes, and of draws."""
+        found = {}
         for factor, change in self.change.items():
             known = np.isfinite(change)
             own = known.sum(0) >= self.fewest
@@ -101,8 +101,22 @@ class Sensitivity:
             counts = np.vstack([np.ones(len(known)), bootstrap_counts(len(known), n_draws)])
             with np.errstate(invalid="ignore"):
                 drawn = np.ma.masked_invalid(counts @ change / (counts @ known))
-            draws = np.ma.average(drawn, 1, weight).filled(np.nan)
-            rows.append({"factor": factor} | with_draws(draws[0], draws[1:], int(known.any(1).sum())))
+            found[factor] = np.ma.average(drawn, 1, weight).filled(np.nan)
+        return found
+
+    def profile(self, mass: np.ndarray, usual: Mapping[str, np.ndarray] | None = None) -> pd.DataFrame:
+        """A row a factor: the mean response with its interval over n scenes; and, as times, by that of others' `draws`.
+
+        Columns: factor, value, low, high, n; times, times_low, times_high.
+        """
+        rows = []
+        for factor, drawn in self.draws(mass).items():
+            n = int(np.isfinite(self.change[factor]).any(1).sum())
+            times = drawn / (drawn if usual is None else usual[factor])
+            ends = dict(
+                zip(("times", "times_low", "times_high", "n"), with_draws(times[0], times[1:], n).values(), strict=True)
+            )
+            rows.append({"factor": factor} | with_draws(drawn[0], drawn[1:], n) | ends)
         return pd.DataFrame(rows)
 
 
@@ -145,8 +159,8 @@ def profile_network(
     feature), probe_<k> (mean over classes of the second level), dead, seed_agreement.
     """
     first, *others = saes.values()
-    parts, dictionaries = list(pictures.region_names), {"null": random[0], **saes, RANDOM: random[1]}
-    tables, profiles, scores, null = [], [], {"all": {}}, {}
+    parts, dictionaries = list(pictures.region_names), {"null": random[0], RANDOM: random[1], **saes}
+    tables, profiles, scores, null, usual = [], [], {"all": {}}, {}, None
     for name, sae in dictionaries.items():
         index, changed = (in_memory(sae, each, each.rows("test")) for each in (acts, varied))
         mass, top = np.asarray(index.by_cell.sum(axis=0)).ravel(), index.by_cell.max(axis=0).toarray().ravel()
@@ -160,7 +174,8 @@ def profile_network(
         table = table.assign(mass=mass / mass.sum(), about=about(found.response, null["response"]), dictionary=name)
         table["removed"], table["painted"] = (np.array(parts)[each] for each in found.part)
         tables.append(table)
-        profiles.append(found.profile(mass).assign(dictionary=name))
+        usual = found.draws(mass) if name == RANDOM else usual
+        profiles.append(found.profile(mass, usual).assign(dictionary=name))
         better = sum((estimates[part] - null["estimates"][part]).interval[0] > 0 for part in estimates)
         scores[name] = {
             "mean_ap": average(list(estimates.values())).entry,
@@ -235,31 +250,43 @@ def baselines(acts: Activations, pictures: Pictures) -> dict[str, dict[str, dict
     }
 
 
-def share_features(folder: Path, *, acts: Mapping[str, Activations], saes: Mapping[str, SparseAutoencoder]) -> None:
-    """`shared` of the networks' autoencoders on the same test pictures and grid, in shared.parquet."""
-    codes = {name: encoded(sae, acts[name].blocks(acts[name].rows("test"))) for name, sae in saes.items()}
+def share_features(
+    folder: Path, *, acts: Mapping[str, Activations], dictionaries: Mapping[str, Sequence[SparseAutoencoder]]
+) -> None:
+    """`shared` of networks' dictionaries on the same test pictures and grid, in shared.parquet."""
+    blocks = {name: list(each.blocks(each.rows("test"))) for name, each in acts.items()}
+    codes = {name: [encoded(sae, blocks[name]) for sae in saes] for name, saes in dictionaries.items()}
     first = next(iter(acts.values()))
     write_parquet(shared(codes, first.cells_per_image * (len(first.rows("test")) // 2)), folder / "shared.parquet")
 
 
-def shared(codes: Mapping[str, csr_array], shift: int) -> pd.DataFrame:
+def shared(codes: Mapping[str, Sequence[csr_array]], shift: int) -> pd.DataFrame:
     """Which features two networks have in common: a row an ordered pair of networks.
 
-    codes: (cells, d) of each network, of the same cells; shift: by how many cells the second's are moved to see what
-    chance gives. correlation: of each feature of the first with its best partner in the second, the median weighted by
-    activity; chance: the same when moved; share: of activity, with a partner beyond 99.5 % of chance's.
+    codes: of each network, of the same cells, three (cells, d): its features', another seed's, random directions';
+    shift: by how many cells the second's are moved to see what chance gives. correlation: of each feature of the first
+    with its best partner in the second, the median weighted by activity; of a network with itself, in the other seed;
+    chance: the same when moved; random: the same of random directions; share: of activity, beyond 99.5 % of chance's.
     """
     rows = []
-    for (first, a), (second, b) in permutations(codes.items(), 2):
-        mass = np.asarray(a.sum(axis=0)).ravel()
-        live = mass > 0
+    for first, second in product(codes, repeat=2):
+        a, b = codes[first][0], codes[second][int(first == second)]
         moved = csr_array(b[(np.arange(b.shape[0]) + shift) % b.shape[0]])
-        best, chance = (correlations(a, other).max(1)[live] for other in (b, moved))
-        beyond = np.average(best > np.quantile(chance, BEYOND), weights=mass[live])
-        facts = {"first": first, "second": second, "n": int(live.sum()), "share": beyond}
-        how = {"weights": mass[live], "method": "inverted_cdf"}
-        medians = (float(np.quantile(each, 0.5, **how)) for each in (best, chance))
-        rows.append(facts | dict(zip(("correlation", "chance"), medians, strict=True)))
+        pairs = {"correlation": (a, b), "chance": (a, moved), "random": (codes[first][2], codes[second][2])}
+        best = {name: correlations(*pair).max(1) for name, pair in pairs.items()}
+        mass = {name: np.asarray(pair[0].sum(axis=0)).ravel() for name, pair in pairs.items()}
+        medians = {
+            name: float(np.quantile(best[name], 0.5, weights=mass[name], method="inverted_cdf")) for name in pairs
+        }
+        live = mass["chance"] > 0
+        beyond = best["correlation"] > np.quantile(best["chance"][live], BEYOND)
+        facts = {
+            "first": first,
+            "second": second,
+            "n": int(live.sum()),
+            "share": np.average(beyond, weights=mass["chance"]),
+        }
+        rows.append(facts | medians | ({"random": np.nan} if first == second else {}))
     return pd.DataFrame(rows)
 
 

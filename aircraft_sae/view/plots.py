@@ -83,25 +83,24 @@ def scores_by_part(kinds: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def profiles(table: pd.DataFrame, label: str) -> Figure:
-    """For each network a panel: for each factor a dot with its interval, and a grey line for random directions.
+def profiles(panels: Mapping[str, pd.DataFrame], label: str, line: float) -> Figure:
+    """In each panel a row a factor, in it a dot with its interval for each network; `line` marks what to compare with.
 
-    table: network, factor, value, low, high, random; in the order they are shown in.
+    panels: tables with network, factor, value, low, high, in the order they are shown in.
     """
-    networks, factors = table["network"].unique(), list(table["factor"].unique())
-    figure, axes = sheet(0.9 + 0.34 * len(factors), 1, len(networks), sharex=True, sharey=True, squeeze=False)
-    for ax, network in zip(axes[0], networks, strict=True):
-        own = table[table["network"] == network].set_index("factor").loc[factors]
-        y = np.arange(len(own))
-        ax.hlines(y, own["low"], own["high"], color=BLUE, linewidth=2.5)
-        ax.plot(own["value"], y, "o", color=BLUE, markersize=7, label="features")
-        ax.plot(own["random"], y, "|", color=ORANGE, markersize=16, markeredgewidth=2, label="random directions")
-        ax.set(yticks=y, yticklabels=factors, ylim=(len(own) - 0.5, -0.5))
-        ax.set_title(wrap(network, WIDTH / len(networks)), size=11)
-        ax.grid(axis="y", color=OUTSIDE)
-    axes[0, 0].set_xlim(left=0)
+    factors = list(next(iter(panels.values()))["factor"].unique())
+    figure, axes = sheet(1.4 + 0.55 * len(factors), 1, len(panels), sharex=True, sharey=True, squeeze=False)
+    for ax, (title, table) in zip(axes[0], panels.items(), strict=True):
+        groups = table.groupby("network", sort=False)
+        for i, (marker, (network, own)) in enumerate(zip("osD^v*", groups, strict=False)):
+            y = own["factor"].map(factors.index) + 0.8 * ((i + 0.5) / len(groups) - 0.5)
+            ax.hlines(y, own["low"], own["high"], color=COLOURS[i], linewidth=2)
+            ax.plot(own["value"], y, marker, color=COLOURS[i], markersize=6, label=network)
+        ax.axvline(line, color=GREY, linestyle=":")
+        ax.hlines(np.arange(len(factors) - 1) + 0.5, 0, 1, transform=ax.get_yaxis_transform(), color=OUTSIDE)
+        ax.set(title=title, yticks=range(len(factors)), yticklabels=factors, ylim=(len(factors) - 0.5, -0.5))
     figure.supxlabel(label, size=12)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
     return figure
 
 

@@ -284,13 +284,19 @@ def patches_figure(index: FeatureIndex, pictures: Pictures, features: Mapping, r
 
 
 def crops_figure(picks: Mapping[str, pd.DataFrame], pictures: Pictures, grid: tuple[int, int]) -> Figure:
-    """A row for each title: crops around cells (image, row, column) of a grid, of 72 pixels of a picture of 224."""
+    """A row for each title: crops around cells (image, row, column) of a grid, of 72 pixels of a picture of 224.
+
+    Where no image is named, white stands in its place.
+    """
     from aircraft_sae.view.plots import picture_grid  # as above
 
     shown, share = [], 72 / 224
     for own in picks.values():
         crops = []
         for pick in own.itertuples():
+            if pd.isna(pick.image):
+                crops.append(Image.new("RGB", (72, 72), "white"))
+                continue
             picture = pictures.picture(pick.image)
             sides = np.array(picture.size)
             middle = np.divide([pick.column + 0.5, pick.row + 0.5], grid[::-1]) * sides
