@@ -49,31 +49,31 @@ from aircraft_sae.view.plots import in_words
 #
 # Six networks. Three are one ConvNeXt, trained from the same first weights on the same scenes of 192 other made-up
 # variants for as many steps, by three objectives: *class labels*; *part masks*, the share of each part in a cell; and
-# *no labels*, where two crops of a picture, and the same place in both, should look alike and others not. Only between
-# these three does nothing but the objective differ. *This task* is the study's own ConvNeXt, which tells this study's
+# *no labels*, where two crops of a picture, and the same place in both, should look alike and others not; its crops and
+# colours vary more, as that objective needs. Between these three, nothing else differs. *This task* is the study's own
+# ConvNeXt, which tells this study's
 # variants apart; in an earlier training it was also told which cells *ImageNet* finds alike. *Permuted* is that
 # network with permuted weights: it has learnt nothing. *ImageNet* is EfficientNet-Lite0, which was shown photographs
-# and never a rendered aircraft. To compare others, put their names here: any that timm's hub knows, where it can be
+# and never a rendered aircraft. To compare more, add their names at the end: any that timm's hub knows, where it can be
 # reached, such as `convnextv2_tiny.fcmae`, `convnext_tiny.fb_in22k`, `convnext_tiny.dinov3_lvd1689m`,
 # `convnext_base.clip_laion2b`.
 #
 # Each is opened at two depths, where a cell is 16 and 32 pixels wide. There, autoencoders have as many features for
-# each network and activate 16 of them in a cell. They are trained on an eighth of the cells that notebook 03 takes.
-# Three seeds tell how far a number depends on the autoencoder.
+# each network (a multiple of all their widths), and activate 16 of them in a cell. They are trained on an eighth of the
+# cells that notebook 03 takes. Three seeds tell how far a number depends on the autoencoder.
 
 # %%
 study = Study.open()
+if study.pictures().scenes is None:
+    raise ValueError("these pictures are no scenes: one thing at a time cannot be changed in them")
 NAME, results, small = "07_compare_networks", {}, study.config.name == "smoke"
 NETWORKS = {"class labels": "hangar_classes", "part masks": "hangar_parts", "no labels": "hangar_self_supervised"}
 NETWORKS |= {"this task": "trained", "permuted": "permuted", "ImageNet": "efficientnet_lite0"}
 STRIDES, N_SEEDS = (16, 32), 2 if small else 3
-sites = {
-    name: dict(zip(STRIDES, comparison.sites_at(study.network(own)), strict=True)) for name, own in NETWORKS.items()
-}
+sites = {name: dict(zip(STRIDES, comparison.sites_at(study.network(own), STRIDES), strict=True))
+         for name, own in NETWORKS.items()}  # fmt: skip
 level = study.pictures().levels[0]
 results["n_networks"] = len(NETWORKS)
-if study.pictures().scenes is None:
-    raise ValueError("these pictures are no scenes: one thing at a time cannot be changed in them")
 
 # %% [markdown]
 # ## Has each network learnt anything?
@@ -167,16 +167,20 @@ counts.reindex(list(NETWORKS)[:-1], columns=list(NETWORKS)[1:]).rename_axis(inde
 
 # %%
 trained_for = list(combinations(list(NETWORKS)[:3], 2))
-same = [f"{factor} at {stride}" for stride, factor in product(STRIDES, comparison.ALL)
+known = profiles.loc[profiles["network"].isin(list(NETWORKS)[:3]), ["stride", "factor"]].drop_duplicates()
+same = [f"{factor} at {stride}" for stride, factor in known.itertuples(index=False)
         if not any((stride, factor) in apart[pair] for pair in trained_for)]  # fmt: skip
-results |= {
-    f"apart/{NETWORKS[a]}-{NETWORKS[b]}": (len(found), None, None, n_factors) for (a, b), found in apart.items()
-}
 loud = [f"{row.factor} at {row.stride} in {row.network}" for row in relative[relative["low"] > 1].itertuples()]
+quiet = int((relative["high"] < 1).sum())
+results |= {"quieter_than_random": (quiet, None, None, len(relative)), "louder_than_random": len(loud)}
+for (a, b), found in apart.items():
+    results[f"apart/{NETWORKS[a]}-{NETWORKS[b]}"] = (len(found), None, None, n_factors)
+
+# %%
 told_pairs = "; ".join(f"{a} and {b} in {len(apart[a, b])}" for a, b in trained_for)
-text = f"""**Takeaway.** Networks that differ in their objective alone respond differently beyond seeds and scenes, of
-{n_factors} factors and depths: {told_pairs}. For none of the three pairs: {", ".join(same) or "no factor"}. Features
-respond less than random directions do, but for: {", ".join(loud) or "nothing"}."""
+text = f"""**Takeaway.** The three networks of one architecture respond differently beyond seeds and scenes, of
+{n_factors} factors and depths: {told_pairs}. For none of the three pairs: {", ".join(same) or "no factor"}. In {quiet}
+of {len(relative)} rows features respond less than random directions do, and more in: {", ".join(loud) or "none"}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -223,14 +227,15 @@ above = table.index[table["least seed"] > table["random directions"]]
 results["about_more_than_random"] = (len(above), None, None, len(table))
 both = table.loc[above].round().astype(int)
 told = [f"{row} ({own['features']}%, random {own['random directions']}%)" for row, own in both.iterrows()]
+below = int((table["largest seed"] < table["random directions"]).sum())
 text = f"""**Takeaway.** In {len(above)} of {len(table)} networks and depths, all seeds' features are about one factor
-for more of their activation than random directions are: {"; ".join(told) or "none"}. Elsewhere that is not shown."""
+for more of their activation than random directions are: {"; ".join(told) or "none"}. In {below} all are for less."""
 display(Markdown(text))
 
 # %% [markdown]
 # For each factor the most active feature about it, of the first seed, as the three test patches in which it is
-# strongest; white where no feature is about it. They were chosen by their responses, not by their looks, and hold
-# little of all activation. From left to right, three patches each: *class labels*, *part masks*, *no labels*.
+# strongest; white where no feature is about it. They were chosen by their responses, not by their looks, however
+# little of all activation they hold. Three networks a figure, three patches each, in the order that is said above it.
 
 # %%
 grid, columns = study.network().shape(sites["this task"][16])[:2], ["image", "row", "column"]
@@ -239,23 +244,19 @@ strips = {}
 for name, factor in product(NETWORKS, comparison.ALL):
     own = typical[name][typical[name]["factor"] == factor][columns].head(3).reset_index(drop=True).reindex(range(3))
     strips[name, factor] = own
-first, second = ({factor: pd.concat([strips[name, factor] for name in names]) for factor in comparison.ALL}
-                 for names in (list(NETWORKS)[:3], list(NETWORKS)[3:]))  # fmt: skip
-crops_figure(first, study.pictures(), grid)
-
-# %% [markdown]
-# And of *this task*, *permuted* and *ImageNet*:
-
-# %%
-crops_figure(second, study.pictures(), grid)
+for names in (list(NETWORKS)[i : i + 3] for i in range(0, len(NETWORKS), 3)):
+    by_factor = {factor: pd.concat([strips[name, factor] for name in names]) for factor in comparison.ALL}
+    display(Markdown(", ".join(f"*{name}*" for name in names)), crops_figure(by_factor, study.pictures(), grid))
 
 # %% [markdown]
 # ## Do features show parts and classes?
 #
-# The same features by the measures of notebook 04: mean average precision of each part's best feature (chosen on half
-# A, scored on half B), how many of them beat the best of as many random directions, and how well one or five features
-# tell the families apart (AUROC of a logistic regression on half B). Beside them the site's channels and their
-# principal components, and how far two seeds agree.
+# The same features by the measures of notebook 04, in brackets those of random directions: mean average precision of
+# each part's best feature (chosen on half A, scored on half B); *n above*, how many of these beat the best of other
+# random directions; AUROC of each class's best feature, mean over classes, at each level. *1 feature*, *5 features* and
+# so on are the AUROC, on half B, of logistic regressions for the classes of the second level (chance: 0.5), beside
+# channels and principal components. *Seeds* is the agreement of two seeds' decoders (0: chance, 1: the same), *dead*
+# the share of features that are never active.
 
 # %%
 measured = []
@@ -270,33 +271,26 @@ for (stride, name, kind, measure), row in measured.iterrows():
     results[key] = (row["mean"], row["min"], row["max"], int(row["size"]))
 
 # %%
-names = dict.fromkeys([("features", "mean_ap")], "parts: AP") | {(comparison.RANDOM, "mean_ap"): "random's"}
-names |= {("features", f"auroc_{each}"): f"{each}: AUROC" for each in study.pictures().levels}
-names |= {
-    ("features", "n_parts"): "n above",
-    ("features", "probe_1"): "1 feature",
-    ("features", "probe_5"): "5 features",
-}
-names |= {("channels", "probe_5"): "5 channels", ("PCA", "probe_5"): "5 of PCA"}
-names |= {("all", "seed_agreement"): "seeds", ("features", "dead"): "dead"}
-table = measured["mean"].unstack(["dictionary", "measure"]).reindex(product(STRIDES, NETWORKS))[list(names)]
-table.set_axis(list(names.values()), axis=1).round(2)
-
-# %% [markdown]
-# *AP* is the mean average precision of the twelve parts' best features, *n above* how many parts' beat the best random
-# direction, *AUROC* the mean over classes of the best feature, *1 feature* to *5 of PCA* the AUROC of probes of the
-# second level (chance: 0.5), *seeds* the agreement of two seeds (0: chance, 1: the same features), *dead* the share of
-# features that are never active.
+names = {"mean_ap": "parts: AP", "n_parts": "n above"} | {f"auroc_{each}": each for each in study.pictures().levels}
+names |= {"probe_1": "1 feature", "probe_5": "5 features"}
+mean = measured["mean"].unstack(["dictionary", "measure"]).reindex(product(STRIDES, NETWORKS))
+own, null = (mean[kind][list(names)].map("{:.2f}".format) for kind in ("features", comparison.RANDOM))
+table = (own + " (" + null + ")").rename(columns=names)
+rest = {"5 channels": ("channels", "probe_5"), "5 of PCA": ("PCA", "probe_5"), "seeds": ("all", "seed_agreement")}
+rest |= {"dead": ("features", "dead")}
+table.assign(**{name: mean[key].round(2) for name, key in rest.items()})
 
 # %%
-gain = (table["features", "mean_ap"] - table[comparison.RANDOM, "mean_ap"]).loc[16]
-probes = table[[(kind, "probe_5") for kind in ("features", "channels", "PCA")]].droplevel(1, axis=1).loc[16]
-better = probes.index[probes["features"] > probes[["channels", "PCA"]].max(axis=1)]
-agreed = table["all", "seed_agreement"]
-text = f"""**Takeaway.** At 16 pixels, parts' best features surpass random directions by most in *{gain.idxmax()}*
-({gain.max():.2f}) and by least in *{gain.idxmin()}* ({gain.min():.2f}). Five features tell classes better than five
-channels or principal components in {len(better)} of {len(probes)} networks ({", ".join(better) or "none"}). Two seeds
-agree to {agreed.min():.2f} to {agreed.max():.2f}: single features depend on the seed everywhere."""
+least, null = (each.loc[16] for each in (measured["min"].unstack(["dictionary", "measure"]).reindex(mean.index), mean))
+gain = (null["features", "mean_ap"] - null[comparison.RANDOM, "mean_ap"]).sort_values(ascending=False)
+finds = int((least["features", "mean_ap"] > null[comparison.RANDOM, "mean_ap"]).sum())
+others = null[[(kind, "probe_5") for kind in ("channels", "PCA", comparison.RANDOM)]].max(axis=1)
+better = [name for name in NETWORKS if least.loc[name, ("features", "probe_5")] > others[name]]
+agreed = mean["all", "seed_agreement"]
+text = f"""**Takeaway.** At 16 pixels, parts' best features surpass random directions in all seeds in {finds} of
+{len(gain)} networks, by most in *{gain.index[0]}* ({gain.iloc[0]:.2f}). Five features tell classes better than five
+channels, components or random directions in all seeds in {len(better)} ({", ".join(better) or "none"}). Decoders of two
+seeds agree to {agreed.min():.2f} to {agreed.max():.2f}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -305,14 +299,14 @@ display(Markdown(text))
 # Two features are alike if they are active in the same cells. For each feature of one network, take the other's feature
 # whose activations correlate best with its own over all cells of the test pictures; the table has the median, weighted
 # by activity, of the row's network with the column's. On the diagonal is the ceiling: the network's other seed. In
-# brackets is the null: the same of random directions in both networks.
+# brackets is the null: the same of one draw of random directions in both networks.
 
 # %%
 inputs = {"acts": {}, "dictionaries": {}}
-for name, own in NETWORKS.items():
+for i, (name, own) in enumerate(NETWORKS.items()):
     seen = study.activations(sites[name][16], own, "all" if own == "trained" else "every1")
-    two = [saes[16, name][f"seed {i}"] for i in range(2)]
-    inputs["acts"][name], inputs["dictionaries"][name] = seen, [*two, *random_dictionaries(two[0], seen, (2,))]
+    two = list(saes[16, name].values())[:2]
+    inputs["acts"][name], inputs["dictionaries"][name] = seen, [*two, *random_dictionaries(two[0], seen, (2 + i,))]
 folder = study.stage("experiments/shared", comparison.share_features, {}, inputs)
 shared = pd.read_parquet(folder / "shared.parquet")
 
@@ -340,21 +334,27 @@ directions {most["random"]:.2f}); by least: *{least["first"]}* in *{least["secon
 display(Markdown(text))
 
 # %% [markdown]
+# These are point values of one seed and one draw, without intervals. Decoders of two seeds agree little (above), while
+# activations of their features correlate: other directions are active in the same cells.
+#
 # ## Takeaways
 
 # %% tags=["nbval-check-output"]
-print(
-    "networks without a test of what they learnt:",
-    sum(f"{own.removeprefix('hangar_')}_knn_accuracy" not in results for own in NETWORKS.values()),
-)
-value = {name: np.ravel(entry["value"] if isinstance(entry, dict) else entry)[0] for name, entry in results.items()}
+wanted = ["n_networks", "self_supervised_knn_accuracy", "permuted_knn_accuracy", "16/trained/part/times"]
+wanted += [
+    "32/hangar_parts/about/paint",
+    "16/permuted/probe_5/channels",
+    "shared/hangar_parts-hangar_classes/correlation",
+]
+print("missing:", [name for name in wanted if name not in results])
 
 # %%
-written = study.record(NAME, {name: entry for name, entry in results.items() if np.isfinite(value[name])})
+value = {name: np.ravel(entry["value"] if isinstance(entry, dict) else entry)[0] for name, entry in results.items()}
+study.record(NAME, {name: entry for name, entry in results.items() if np.isfinite(value[name])})
 lines = [
-    f"Of {n_factors} factors and depths, objectives differ in: {told_pairs}.",
-    f"In {len(above)} of {len(rows)} cases, features are about one factor more than random directions are.",
-    f"Parts' best features surpass random directions by most in {gain.idxmax()} ({gain.max():.2f}).",
+    f"Of {n_factors} factors and depths, networks of one architecture differ in: {told_pairs}.",
+    f"In {len(above)} of {len(rows)} cases features are more about one factor than random directions, in {below} less.",
+    f"Parts' best features surpass random directions in {finds} of {len(gain)} networks.",
     f"Features have better partners in other networks than random directions have in {n_above} of {len(pairs)} pairs.",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
@@ -363,7 +363,8 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # ## What this does not show
 #
 # - **What objectives do at scale.** Three small networks saw the same scenes for as many steps; each may need its own
-#   schedule, and one training each says nothing about the spread between trainings.
+#   schedule, and one training each says nothing about the spread between trainings. That *no labels* saw more varied
+#   crops and colours may count for as much as its objective.
 # - **What architecture or pictures do.** *ImageNet* differs in both, and in its objective.
 # - **That a feature means its factor.** A feature can respond to the background because it follows an outline.
 # - **What larger networks do.** All are small, and shown one kind of picture.

@@ -163,8 +163,8 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 display(figure)
 
 # %% [markdown]
-# Means over parts of means over the pictures of half B, with their 95% intervals (narrow bands); the middle panel ends
-# at 32%, which the probe passes. Pushed far enough, up or down, any direction changes names. But to which?
+# Means over parts of means over the pictures of half B, with bands of their 95% intervals; the middle panel shows up to
+# 32%, and the probe may leave it. Pushed far enough, up or down, any direction changes names. But to which?
 
 # %%
 gains = {dose: {arm: results[f"{arm}/gained/{dose}"] for arm in turned["arm"].unique()} for dose in (1, 2)}
@@ -198,9 +198,9 @@ feature's direction {at["random feature"]["value"]:.0%}, the probe {at["probe"][
 display(Markdown(text))
 
 # %% [markdown]
-# The edit is not clean. Other cells are far more numerous, so that most cells that change are off target. The untrained
-# dictionary's features change few target cells, but fewer others still: theirs is the cleaner edit, as the figure
-# shows. A mean over parts hides that they differ (a part that is not listed is never named by the head):
+# Other cells are far more numerous than target cells. So an edit that changes few of them can still change more of them
+# than of its target, and one that changes little of anything can be the cleaner one. A mean over parts hides that they
+# differ (a part that is not listed is never named by the head):
 
 # %%
 by_part = manipulation.beyond(turned, 0.0, "random direction")
@@ -213,13 +213,13 @@ plots.dots({part.replace("_", " "): entry for part, entry in by_part.items()}, q
 above = [part for part, entry in by_part.items() if entry["low"] > 0]
 over_feature = manipulation.beyond(turned, 0.0, "random feature")
 both = [part for part in above if part in over_feature and over_feature[part]["low"] > 0]
-fewer = [part for part, entry in by_part.items() if entry["high"] < 0]
-for name, parts in {"n_beyond_random_direction": above, "n_beyond_both": both, "n_below": fewer}.items():
+under = [part for part, entry in by_part.items() if entry["high"] < 0]
+for name, parts in {"n_beyond_random_direction": above, "n_beyond_both": both, "n_below": under}.items():
     results[name] = (len(parts), None, None, len(by_part))
-listed = {name: ", ".join(parts).replace("_", " ") or "none" for name, parts in {"both": both, "fewer": fewer}.items()}
+listed = {name: ", ".join(parts).replace("_", " ") or "none" for name, parts in {"both": both, "under": under}.items()}
 text = f"""**Takeaway.** {len(above)} of {len(by_part)} knobs change more of their cells than random directions,
-{len(both)} of these also more than one random feature's direction ({listed["both"]}). {len(fewer)} change fewer than
-random directions: {listed["fewer"]}. Each interval is 95% by itself."""
+{len(both)} of these also more than one random feature's direction ({listed["both"]}). {len(under)} change fewer than
+random directions: {listed["under"]}. Each interval is 95% by itself."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -227,8 +227,8 @@ display(Markdown(text))
 #
 # Each case says what should happen if the feature is what it seems, what did, and what would have counted against it.
 # The second was predicted before anything like it had been run; what the notebook shows of it is a second run, with one
-# change that the case names. For the first and the third, a pilot on the same pictures had been seen, and pointed the
-# same way: they are expectations. Scenes are of half B, without shadows. The *scene edit* is the renderer's: it takes a
+# change that the case names. For the first and the third, a pilot on the same pictures had been seen: they are
+# expectations. Scenes are of half B, without shadows. The *scene edit* is the renderer's: it takes a
 # part away, or adds one, and leaves every other pixel as it was, apart from JPEG artefacts and shading next to added
 # engines.
 
@@ -277,11 +277,11 @@ verdicts = [(turned_["low"] or 0) > 0.5, (fewer["low"] or 0) > 0, (more["low"] o
 said = fin_said = ["as expected" if each else "not as expected" for each in verdicts]
 others = {way: fins[way, "others_turned"]["value"] for way in ("feature", "random direction")}
 points = {name: in_words(entry | {"n": None}).replace("%", "") for name, entry in tests.items()}
-text = f"""**What happened.** (a) {in_words(turned_, unit="scenes")} of the fin's cells lose the name: {said[0]}. (b) Of
-the others, {others["feature"]:.1%} change, with random directions {others["random direction"]:.1%}: {said[1]}. (c) The
-same new name comes {points["feature/same_beyond_shuffled"]} points more often than if shuffled, with random directions
-{points["random direction/same_beyond_shuffled"]} points: {said[2]}. Calling every cell "background" would be right
-{points["background_beyond_same"]} points more often than that."""
+text = f"""**What happened.** (a) {in_words(turned_, unit="scenes")} of the {case}'s cells lose the name: {said[0]}.
+(b) Of the others, {others["feature"]:.1%} change, with random directions {others["random direction"]:.1%}: {said[1]}.
+(c) The same new name comes {points["feature/same_beyond_shuffled"]} points more often than if shuffled, with random
+directions {points["random direction/same_beyond_shuffled"]} points: {said[2]}. Calling every cell "background" is
+right by {points["background_beyond_same"]} points more often."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -445,7 +445,7 @@ study.record(NAME, results)
 lines = [
     f"A linear head names parts: mean IoU {in_words(results['miou_of_grid_ceiling'])} of what the right names reach.",
     f"Switched off, features change {in_words(results['target_change'])} of their part's cells.",
-    f"Random directions change fewer for {len(above)} of {len(by_part)} parts, and more for {len(fewer)}.",
+    f"Random directions change fewer for {len(above)} of {len(by_part)} parts, and more for {len(under)}.",
     f"Of all cells that change then, {in_words(clean['feature'])} were named by the part.",
     f"Effects of features and scene edits {'agree' if beyond['low'] > 0 else 'do not clearly agree'} beyond random"
     f" directions: {in_words(beyond, percent=False, unit='parts')}.",

@@ -7,12 +7,15 @@ import torch
 from PIL import Image
 from scipy.sparse import csr_array
 
+from aircraft_sae.activations import Activations
 from aircraft_sae.hangar import PARTS
 from aircraft_sae.hangar.scene import FACTORS, sample
 from aircraft_sae.networks import pretrained
 from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
 from aircraft_sae.studies import comparison
-from aircraft_sae.studies.comparison import ALL, Sensitivity, about, correlations, probed, shared, sites_at
+from aircraft_sae.studies.comparison import ALL, Sensitivity, about, accuracies, correlations, probed, shared, sites_at
+from aircraft_sae.view.browser.catalogue import crops_figure
+from aircraft_sae.view.plots import profiles
 
 OWN = ("fin", "wing", "engine")
 
@@ -145,7 +148,7 @@ def test_a_profile_stands_beside_random_directions(smoke_study):
     assert set(profile["dictionary"]) == names == set(features["dictionary"])
     assert set(profile["factor"]) == set(ALL) and profile["value"].between(0, 3).all()
     random, own = (profile[profile["dictionary"] == name].set_index("factor") for name in (comparison.RANDOM, "seed 0"))
-    assert (random["times"] == 1).all()
+    assert (random[["times", "times_low", "times_high"]] == 1).all(axis=None)  # of the same draws of scenes
     np.testing.assert_allclose(own["times"], own["value"] / random["value"])
     assert {"mean_ap", "n_parts", "probe_1", "probe_5", "dead", "seed_agreement"} < set(scores["measure"])
     assert {"channels", "PCA"} < set(scores["dictionary"])
@@ -193,3 +196,38 @@ def test_scenes_differ_in_one_thing(varied):
         assert np.abs(np.asarray(varied.picture(image), int) - whole).max() > 8, image
     with pytest.raises(ValueError, match="no factor 'colour' to vary"):
         sample("210-100", 5, 0).varied("colour")
+
+
+def test_accuracies_are_those_of_separable_and_of_shuffled_labels():
+    """Classes that pooled acts separate are all named right, by neighbours and regression; shuffled ones by chance."""
+    rng = np.random.default_rng(0)
+    labels = np.array(["a", "b"])[np.arange(120) % 2]
+    acts = rng.standard_normal((120, 2, 2, 4)).astype(np.float16) + 8 * (labels == "a")[:, None, None, None]
+    images = pd.DataFrame(
+        {"image": np.arange(120).astype(str), "split": ["train"] * 80 + ["test"] * 40, "variant": labels}
+    )
+    found = accuracies(Activations(acts, images), "variant")
+    assert {name: (entry["value"], entry["n"]) for name, entry in found.items()} == {"knn": (1, 40), "linear": (1, 40)}
+    shuffled = accuracies(Activations(acts, images.assign(variant=rng.permutation(labels))), "variant")
+    assert all(0.25 < entry["value"] < 0.75 for entry in shuffled.values())
+
+
+def test_the_figure_of_profiles_shows_every_network():
+    """Also more than there are markers and colours, each with its values and its interval."""
+    names = [f"network {i}" for i in range(9)]
+    rows = [
+        (name, factor, i + j, i + j - 0.5, i + j + 0.5) for i, name in enumerate(names) for j, factor in enumerate("ab")
+    ]
+    table = pd.DataFrame(rows, columns=["network", "factor", "value", "low", "high"])
+    figure = profiles({"one": table, "two": table}, "response", 1)
+    for ax in figure.axes:
+        shown = [line for line in ax.lines if line.get_label() in names]
+        assert [list(line.get_xdata()) for line in shown] == [[i, i + 1] for i in range(9)]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["a", "b"]
+
+
+def test_white_stands_where_a_network_has_no_feature(smoke_study):
+    pictures = smoke_study.pictures()
+    picks = pd.DataFrame({"image": [pictures.table["image"][0], None], "row": [1, None], "column": [1, None]})
+    shown = [np.asarray(ax.images[0].get_array()) for ax in crops_figure({"part": picks}, pictures, (4, 4)).axes]
+    assert shown[0].std() > 0 and (shown[1] == 255).all()

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib.style
@@ -92,10 +93,10 @@ def profiles(panels: Mapping[str, pd.DataFrame], label: str, line: float) -> Fig
     figure, axes = sheet(1.4 + 0.55 * len(factors), 1, len(panels), sharex=True, sharey=True, squeeze=False)
     for ax, (title, table) in zip(axes[0], panels.items(), strict=True):
         groups = table.groupby("network", sort=False)
-        for i, (marker, (network, own)) in enumerate(zip("osD^v*", groups, strict=False)):
+        for i, (marker, (network, own)) in enumerate(zip(cycle("osD^v*"), groups, strict=False)):
             y = own["factor"].map(factors.index) + 0.8 * ((i + 0.5) / len(groups) - 0.5)
-            ax.hlines(y, own["low"], own["high"], color=COLOURS[i], linewidth=2)
-            ax.plot(own["value"], y, marker, color=COLOURS[i], markersize=6, label=network)
+            ax.hlines(y, own["low"], own["high"], color=COLOURS[i % len(COLOURS)], linewidth=2)
+            ax.plot(own["value"], y, marker, color=COLOURS[i % len(COLOURS)], markersize=6, label=network)
         ax.axvline(line, color=GREY, linestyle=":")
         ax.hlines(np.arange(len(factors) - 1) + 0.5, 0, 1, transform=ax.get_yaxis_transform(), color=OUTSIDE)
         ax.set(title=title, yticks=range(len(factors)), yticklabels=factors, ylim=(len(factors) - 0.5, -0.5))

@@ -4,8 +4,9 @@
     python data/weights/objectives.py parts data/weights/hangar_parts.safetensors
     python data/weights/objectives.py classes data/weights/hangar_classes.safetensors
 
-The scenes are those of pretrain.py's third round, at 160 pixels; architecture, first weights, crops and schedule are
-the same for all three. README.md beside this file tells what came of it.
+The scenes are those of pretrain.py's third round, at 160 pixels; architecture, first weights and schedule are the
+same for all three; crops and colours vary more where there are no labels. README.md beside this file tells what came
+of it.
 """
 
 import argparse
