@@ -99,8 +99,9 @@ class Study:
         """
         if isinstance(name, Network):
             return name
-        if name not in ("trained", "permuted", *self._networks):
-            self._networks[name] = pretrained(name, self.config.classifier.image_size)
+        if name not in ("trained", "permuted"):
+            if name not in self._networks:
+                self._networks[name] = pretrained(name, self.config.classifier.image_size)
             return self._networks[name]
         if "trained" not in self._networks:
             config = self.config.classifier

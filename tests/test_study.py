@@ -190,6 +190,12 @@ def test_the_control_is_a_network_like_any_other(smoke_study):
             ask("other")
 
 
+def test_a_network_from_elsewhere_trains_nothing_however_often_it_is_asked_for(tmp_path):
+    fresh = Study.open("smoke", data_dir=tmp_path)
+    assert fresh.network("efficientnet_lite0") is fresh.network("efficientnet_lite0")
+    assert not fresh.stages and not (fresh.folder / "networks").exists()
+
+
 def test_features_are_indexed_once_with_all_that_is_measured_of_them(smoke_study):
     index = smoke_study.features()
     table, data = index.table, smoke_study.pictures()
