@@ -51,12 +51,11 @@ from aircraft_sae.view.plots import in_words
 # variants for as many steps, by three objectives: *class labels*; *part masks*, the share of each part in a cell; and
 # *no labels*, where two crops of a picture, and the same place in both, should look alike and others not; its crops and
 # colours vary more, as that objective needs. Between these three, nothing else differs. *This task* is the study's own
-# ConvNeXt, which tells this study's
-# variants apart; in an earlier training it was also told which cells *ImageNet* finds alike. *Permuted* is that
-# network with permuted weights: it has learnt nothing. *ImageNet* is EfficientNet-Lite0, which was shown photographs
-# and never a rendered aircraft. To compare more, add their names at the end: any that timm's hub knows, where it can be
-# reached, such as `convnextv2_tiny.fcmae`, `convnext_tiny.fb_in22k`, `convnext_tiny.dinov3_lvd1689m`,
-# `convnext_base.clip_laion2b`.
+# ConvNeXt, which tells this study's variants apart; in an earlier training it was also told which cells *ImageNet*
+# finds alike. *Permuted* is that network with permuted weights: it has learnt nothing. *ImageNet* is
+# EfficientNet-Lite0, which was shown photographs and never a rendered aircraft. To compare more, add their names at the
+# end: any that timm's hub knows, where it can be reached, such as `convnextv2_tiny.fcmae`, `convnext_tiny.fb_in22k`,
+# `convnext_tiny.dinov3_lvd1689m`, `convnext_base.clip_laion2b`.
 #
 # Each is opened at two depths, where a cell is 16 and 32 pixels wide. There, autoencoders have as many features for
 # each network (a multiple of all their widths), and activate 16 of them in a cell. They are trained on an eighth of the
@@ -102,12 +101,12 @@ display(Markdown(text))
 
 # %% [markdown]
 # The three objectives were stopped after 96,000 pictures each; *this task* began from weights trained on six times as
-# many, and was then trained on these variants. The three are compared as they are, early in their training.
+# many, and was then trained on these variants. The three are compared as they are, after a short training.
 
 # %% [markdown]
 # ## What do features respond to?
 #
-# Scenes of half B of the test pictures (the half that nothing is chosen on) are rendered without shadows, as they are
+# Scenes of half B of the test pictures (the half that claims are made on) are rendered without shadows, as they are
 # and with one thing changed: a *part* removed, a part *painted* red or blue, a new *livery*, another *light* or
 # *background*, the camera turned (*azimuth* by 15°, *elevation* and *roll* by 10°), a *distance* a quarter larger or
 # smaller, a *place* a seventh of the picture to the side. A feature's response is the change of its image maximum as a
@@ -115,7 +114,7 @@ display(Markdown(text))
 # scene and measured on the others.
 #
 # Some networks respond more to whatever changes. So each network's features are compared with random directions in the
-# same network: a *profile* tells by how many times their mean response to a factor surpasses theirs.
+# same network: a *profile* is their mean response to each factor as a multiple of theirs.
 
 # %%
 widths = {
@@ -334,8 +333,8 @@ directions {most["random"]:.2f}); by least: *{least["first"]}* in *{least["secon
 display(Markdown(text))
 
 # %% [markdown]
-# These are point values of one seed and one draw, without intervals. Decoders of two seeds agree little (above), while
-# activations of their features correlate: other directions are active in the same cells.
+# These are point values of one seed and one draw, without intervals. The diagonal compares in which cells features of
+# two seeds are active, *seeds* above their directions: the two need not agree.
 #
 # ## Takeaways
 
