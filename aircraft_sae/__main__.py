@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import logging
 import os
 import re
 import shutil
@@ -209,6 +210,7 @@ def _show(text: str) -> None:
 def load_ipython_extension(shell) -> None:
     """In a kernel: end with the command, whichever process is an orphan's next parent (ipykernel knows only 1)."""
     command = os.getppid() if os.name == "nt" else int(os.environ["JPY_PARENT_PID"])
+    logging.getLogger("tornado.general").setLevel(logging.CRITICAL)  # ipykernel's threads may trip over its own end
 
     def watch() -> None:
         while os.getppid() == command:

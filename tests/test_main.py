@@ -272,6 +272,21 @@ def test_a_kernel_ends_with_a_killed_command(notebooks, adopted):
             ctypes.CDLL(None).prctl(36, 0)
 
 
+def test_a_kernel_that_trips_over_its_own_end_says_nothing(notebooks, capfd):
+    """As ipykernel does where one of its threads has closed what another still flushes."""
+    lines = (
+        "import sys",
+        "kernel = get_ipython().kernel",
+        "end = kernel.do_shutdown",
+        "fail = lambda: 1 / 0",
+        "kernel.do_shutdown = lambda restart: setattr(sys.stdout, 'flush', fail) or end(restart)",
+    )
+    notebooks(**{"01_a": "\n".join(["# %%", *lines])})
+    assert command.main(["--preset", "smoke"]) == 0
+    said = capfd.readouterr().err
+    assert "01_a: code cell 1 of 1" in said and "Traceback" not in said, said
+
+
 def test_each_notebook_has_a_clean_kernel_in_its_folder(notebooks, tmp_path, monkeypatch):
     """Whatever a person's own IPython does when it starts."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
