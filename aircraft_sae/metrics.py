@@ -146,17 +146,11 @@ def stratified_auroc(score, member, strata, groups) -> tuple[float, np.ndarray]:
     Source: the Mann-Whitney count of each stratum, summed (van Elteren 1960 with weights of pairs); Hajek projection.
     """
     order = np.lexsort((score, strata))
-    score, strata = np.asarray(score)[order], np.asarray(strata)[order]
-    kinds = np.stack([~member[order], member[order]]).astype(float)
-    first = np.flatnonzero(np.diff(strata, prepend=-1))  # of each stratum, in order of score
-    tied = np.flatnonzero((np.diff(strata, prepend=-1) != 0) | (np.diff(score, prepend=np.nan) != 0))  # of equal scores
-    own, same = (np.searchsorted(starts, np.arange(len(score)), "right") - 1 for starts in (first, tied))
-    before = np.cumsum(kinds, axis=1) - kinds
-    total, equal = np.add.reduceat(kinds, first, axis=1)[:, own], np.add.reduceat(kinds, tied, axis=1)[:, same]
-    below = (before[:, tied] - before[:, first[own[tied]]])[:, same] + equal / 2  # of each kind, in the own stratum
-    pairs = np.where(kinds[1] > 0, total[0], total[1])
-    won = np.where(kinds[1] > 0, below[0], total[1] - below[1])
-    n_pairs = pairs.sum() / 2
+    cells = pd.DataFrame({"score": score, "member": member, "strata": strata, "picture": groups}).iloc[order]
+    own, kind = cells.groupby("strata")["score"], cells.groupby(["strata", "member"])["score"]
+    below = own.rank() - kind.rank()  # cells of the other kind, ties by half
+    pairs = own.transform("size") - kind.transform("size")
+    won = below.where(cells["member"], pairs - below)
     with np.errstate(invalid="ignore", divide="ignore"):
-        auroc = won.sum() / pairs.sum()
-        return float(auroc), np.bincount(np.asarray(groups)[order], won - auroc * pairs) / n_pairs
+        auroc = won.sum() / pairs.sum()  # each pair is counted twice, for either of its cells
+        return float(auroc), np.bincount(cells["picture"], won - auroc * pairs) / (pairs.sum() / 2)

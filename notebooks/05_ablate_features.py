@@ -102,12 +102,11 @@ print(f"{len(frozen)} claims (a feature and what it is said to show) to test: {k
 # strongest, as it is and without the part. These are the tail; all parts follow.
 
 # %%
-judged, nulls_best, removals = {}, {}, None
+judged, removals = {}, None
 if editable:
     removals = study.removals()
     for like in LIKES:
-        where = study.tiers(like)
-        judged[like], nulls_best[like] = (pd.read_parquet(where / f"{name}.parquet") for name in ("tiers", "nulls"))
+        judged[like] = pd.read_parquet(study.tiers(like) / "tiers.parquet")
     responses = {like: ablation.Responses.of(study.sae(like), removals) for like in LIKES}
 
 # %%

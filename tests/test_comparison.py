@@ -62,8 +62,6 @@ def test_a_planted_feature_is_about_what_it_reads(varied, planted, factor):
     random = sensitivity(varied, planted["random"][:, :400]).response
     found = sensitivity(varied, planted[factor][:, None].astype(float))
     assert about(found.response, random).tolist() == [factor], found.response
-    if factor == "part":
-        assert OWN[found.part[0, 0]] == "fin"
 
 
 def test_random_directions_are_about_nothing(varied, planted):
@@ -83,7 +81,7 @@ def test_the_interval_of_a_profile_is_over_scenes(varied, planted):
     whole = sensitivity(varied, planted["random"][:, :50])
     few = {name: change[: len(change) // 4] for name, change in whole.change.items()}
     wide, narrow = (each.profile(np.ones(50)).set_index("factor").loc[list(FACTORS)] for each in (
-        Sensitivity(few, whole.part), whole))  # fmt: skip
+        Sensitivity(few), whole))  # fmt: skip
     assert ((narrow["low"] < narrow["value"]) & (narrow["value"] < narrow["high"])).all()
     ratio = ((wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"])).median()
     assert 1.4 < ratio < 2.8

@@ -14,6 +14,7 @@ from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.features.reconstruction import (
     OTHER,
+    batched,
     both_signs,
     dictionary,
     k_means,
@@ -239,3 +240,15 @@ def test_nulls_are_the_same_each_time_and_on_the_scale_of_the_acts(acts):
         assert null.cfg.k == 2 and null.cfg.variant == "topk"
     along = first["random directions"].sae.W_dec.detach().abs().mean(0)
     assert along[0] > 2 * along[4]  # as the cells are spread
+
+
+def test_nulls_are_coded_as_a_trained_batchtopk(acts):
+    """With k active in the mean of training cells, those above the threshold alone, in some cells more than k."""
+    sae = SparseAutoencoder(SAEConfig(expansion=4, k=3, variant="topk"), acts.d_in)
+    made = batched(sae, acts)
+    cells = torch.cat(list(acts.blocks(acts.rows("train")))).flatten(0, 2)
+    codes, before = made.encode(cells).dense(), cells @ sae.W_enc.detach()
+    counts = (codes > 0).sum(1).float()
+    assert float(counts.mean()) == pytest.approx(3, rel=0.2) and counts.max() > 3
+    torch.testing.assert_close(codes, torch.where(before > made.threshold, before, 0))
+    assert sae.cfg.variant == "topk" and sae.threshold == 0

@@ -13,7 +13,7 @@ from aircraft_sae.activations import Activations
 from aircraft_sae.devices import side_by_side
 from aircraft_sae.features.index import FeatureIndex, encoded
 from aircraft_sae.features.reconstruction import readers
-from aircraft_sae.features.regions import Regions, ap_of, average_precisions, guesses
+from aircraft_sae.features.regions import Regions, ap_of, guesses, of_features
 from aircraft_sae.metrics import FEWEST, Estimate, stratified_auroc
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
@@ -28,10 +28,7 @@ def claim_bars(folder: Path, *, acts: Activations, nulls: Sequence[SparseAutoenc
     rows, labels = regions.rows[~regions.in_b], regions.labels[~regions.in_b].reshape(-1, len(regions.names))
 
     def best(null: SparseAutoencoder) -> np.ndarray:
-        codes, n_in = encoded(null, acts.blocks(rows)).tocsc(), labels.sum(0)
-        ends = zip(codes.indptr, codes.indptr[1:], strict=False)
-        each = (average_precisions(codes.data[a:b], labels[codes.indices[a:b]], n_in, len(labels)) for a, b in ends)
-        return np.nan_to_num(list(each)).max(0)
+        return np.nan_to_num(of_features(encoded(null, acts.blocks(rows)), labels)).max(0)
 
     bars = np.quantile(list(side_by_side(best, nulls)), 0.95, axis=0)
     write_parquet(pd.DataFrame({"part": regions.names, "bar": bars}), folder / "bars.parquet")
@@ -49,11 +46,9 @@ def average_precision(
     index: FeatureIndex, regions: Regions, feature_id: int, part: str, swap: bool = False
 ) -> Estimate:
     """Of a feature for a part's cells; swap: with the masks of another picture of the same class."""
-    in_b, member = regions.in_b, regions.labels[..., regions.names.index(part)]
-    member = member[_another(regions)] if swap else member[in_b]
-    ap, influence = ap_of(index.maps(feature_id, regions.rows[in_b]), member)
-    few = np.nan if member.any((1, 2)).sum() < FEWEST else 0.0
-    return Estimate(ap, pd.Series(influence + few, _names(index, regions)))
+    member = regions.labels[_another(regions) if swap else regions.in_b][..., regions.names.index(part)]
+    ap, influence = ap_of(index.maps(feature_id, regions.rows[regions.in_b]), member)
+    return _estimate(index, regions, member, ap, influence)
 
 
 def best_estimates(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> dict[str, Estimate]:
@@ -70,7 +65,7 @@ def guessed_in_strata(index: FeatureIndex, regions: Regions, part: str) -> float
     """The largest such AUROC of `guesses`, who know the true outline and class."""
     known = guesses(regions, regions.in_b).values()
     found = [_in_strata(index, regions, part, score[..., regions.names.index(part)]).value for score in known]
-    return float(np.nanmax(found)) if np.isfinite(found).any() else np.nan
+    return float(np.fmax.reduce(found))
 
 
 def _in_strata(index: FeatureIndex, regions: Regions, part: str, values: np.ndarray) -> Estimate:
@@ -78,23 +73,21 @@ def _in_strata(index: FeatureIndex, regions: Regions, part: str, values: np.ndar
     within, member = regions.within[in_b], regions.labels[in_b][..., regions.names.index(part)]
     picture, row, column = np.nonzero(within)
     strata = (regions.families[in_b][picture] * rows + row) * columns + column
-    value, influence = stratified_auroc(values[within], member[within], strata, picture)
-    padded = np.full(in_b.sum(), np.nan if member.any((1, 2)).sum() < FEWEST else 0.0)
+    return _estimate(index, regions, member, *stratified_auroc(values[within], member[within], strata, picture))
+
+
+def _estimate(index: FeatureIndex, regions: Regions, member: np.ndarray, value: float, influence) -> Estimate:
+    """Of half B's pictures; without an interval where fewer than FEWEST have a cell in member (n, rows, columns)."""
+    padded = np.full(len(member), np.nan if member.any((1, 2)).sum() < FEWEST else 0.0)
     padded[: len(influence)] += influence  # the last pictures may show no aircraft
-    return Estimate(value, pd.Series(padded, _names(index, regions)))
+    return Estimate(value, pd.Series(padded, pd.Index(index.images["image"].iloc[regions.rows[regions.in_b]])))
 
 
 def _another(regions: Regions) -> np.ndarray:
     """For each picture of half B the one before it in its class, as a row of `regions`."""
-    own = np.flatnonzero(regions.in_b)
-    order, another = np.argsort(regions.classes[own], kind="stable"), np.empty_like(own)
-    for kind in np.split(order, np.flatnonzero(np.diff(regions.classes[own][order])) + 1):
-        another[kind] = own[np.roll(kind, 1)]
-    return another
-
-
-def _names(index: FeatureIndex, regions: Regions) -> pd.Index:
-    return pd.Index(index.images["image"].iloc[regions.rows[regions.in_b]])
+    own = pd.Series(np.flatnonzero(regions.in_b))
+    of_class = own.groupby(regions.classes[own])
+    return of_class.shift().fillna(of_class.transform("last")).to_numpy(int)
 
 
 def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarray]:

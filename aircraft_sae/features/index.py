@@ -25,16 +25,15 @@ def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, r
     Its table has a row per feature. density_cell, density_image: share of cells, of pictures, in which it is active;
     mean, max: of its activation where active, nan where it never is; norm: length of its decoder row.
     """
-    by_cell = encoded(sae, tqdm(acts.blocks(rows), "index", -(-len(rows) // 64), leave=False))
-    images = acts.images.iloc[rows].reset_index(drop=True)
-    index = FeatureIndex(by_cell, by_cell.tocsc(), images, tuple(acts.grid), pd.DataFrame(), Path(folder))
-    counts, in_images = np.diff(index.by_feature.indptr), index._by_image(np.arange(len(images)))
+    index = FeatureIndex.of(sae, acts, rows)
+    index.folder = Path(folder)
+    counts, in_images = np.diff(index.by_feature.indptr), index._by_image(np.arange(len(rows)))
     in_images.sum_duplicates()
     with np.errstate(invalid="ignore"):
         index.table = pd.DataFrame({
             "feature_id": np.arange(sae.d_sae),
-            "density_cell": counts / by_cell.shape[0],
-            "density_image": np.bincount(in_images.indices, minlength=sae.d_sae) / len(images),
+            "density_cell": counts / index.by_cell.shape[0],
+            "density_image": np.bincount(in_images.indices, minlength=sae.d_sae) / len(rows),
             "mean": index.by_feature.sum(axis=0, dtype=np.float64) / counts,
             "max": np.where(counts > 0, index.by_feature.max(axis=0).toarray(), np.nan),
             "norm": sae.W_dec.detach().norm(dim=1).numpy(),
@@ -42,7 +41,7 @@ def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, r
     for name in ("by_cell", "by_feature"):
         for array in ARRAYS:
             np.save(index.folder / f"{name}_{array}.npy", getattr(getattr(index, name), array))
-    write_parquet(images, index.folder / IMAGES)
+    write_parquet(index.images, index.folder / IMAGES)
     write_parquet(index.table, index.folder / TABLE)
     write_json(index.folder / FACTS, {"grid": index.grid, "d_sae": sae.d_sae})
     return index
@@ -75,8 +74,15 @@ class FeatureIndex(OnPictures):
     images: pd.DataFrame
     grid: tuple[int, int]
     table: pd.DataFrame
-    folder: Path
+    folder: Path = Path()
     stage: str = ""
+
+    @classmethod
+    def of(cls, sae: SparseAutoencoder, acts: Activations, rows: np.ndarray) -> "FeatureIndex":
+        """Of every cell of these images, encoded once, in order: kept nowhere, and without a table."""
+        by_cell = encoded(sae, tqdm(acts.blocks(rows), "index", -(-len(rows) // 64), leave=False))
+        images = acts.images.iloc[rows].reset_index(drop=True)
+        return cls(by_cell, by_cell.tocsc(), images, tuple(acts.grid), pd.DataFrame())
 
     @classmethod
     def open(cls, folder: str | Path) -> "FeatureIndex":
@@ -104,14 +110,6 @@ class FeatureIndex(OnPictures):
         check_features([feature_id], self.d_sae)
         own = slice(*self.by_feature.indptr[feature_id : feature_id + 2])
         return self.by_feature.indices[own], self.by_feature.data[own]
-
-    def active_in(self, feature_id: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same in these pictures alone, whose cells are counted from 0 in the order of `rows`, which rises."""
-        cells, values = self.firings(feature_id)
-        image, place = np.divmod(cells, self.cells_per_image)
-        at = np.searchsorted(rows, image)
-        own = np.take(rows, at, mode="clip") == image
-        return at[own] * self.cells_per_image + place[own], values[own]
 
     def maps(self, feature_id: int, rows: np.ndarray) -> np.ndarray:
         """(n, rows, columns) activations of one feature in these pictures."""

@@ -5,6 +5,7 @@ What is measured is a function, reconstruct(acts) -> (recon, codes or None) on (
 are over images, never cells. `null_dictionaries` are those that a claim about features has to beat.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -271,12 +272,32 @@ def null_dictionaries(
         for name, rows in {"channels": torch.eye(acts.d_in), "PCA": torch.linalg.eigh(spread).eigenvectors.t()}.items():
             nulls[name] = Null(dictionary(sae, mean, scale, both_signs(rows.float())))
     nulls["random directions"] = Null(random_dictionaries(sae, acts, (seed,))[0])
-    start = change(sae.cfg, variant="topk", seed=sae.cfg.seed + OTHER * seed, tied=False)
-    nulls["untrained"] = Null(SparseAutoencoder(start, acts.d_in).in_units_of(mean, scale))
-    few["seed"] = start.seed
+    nulls["untrained"] = Null(untrained(sae, acts, seed))
+    few["seed"] = nulls["untrained"].sae.cfg.seed
     nulls["frozen decoder"] = Null(train("frozen-decoder", frozen_decoder=True, **few))
     of = {"network": "permuted", "pictures": "every3"}
     return nulls | {"permuted network": Null(train("permuted", **of, **few), **of)}
+
+
+def untrained(sae: SparseAutoencoder, acts: Activations, seed: int = 0) -> SparseAutoencoder:
+    """As `sae` before its training, of another seed's."""
+    start = change(sae.cfg, variant="topk", seed=sae.cfg.seed + OTHER * seed, tied=False)
+    return SparseAutoencoder(start, sae.d_in).in_units_of(*units(sae.cfg, acts, acts.rows("train", "val")))
+
+
+@torch.no_grad()
+def batched(sae: SparseAutoencoder, acts: Activations) -> SparseAutoencoder:
+    """`sae` coded as a trained BatchTopK: all above a threshold, which leaves k active in the mean of training cells.
+
+    Source: Bussmann et al. 2024, arXiv 2412.06410; the threshold is taken on 4,096 cells at most.
+    """
+    rows = acts.rows("train")
+    cells = next(acts.batches(rows, min(4096, len(rows) * acts.cells_per_image), 0))
+    pre_acts = ((cells - sae.b_dec) @ sae.W_enc + sae.b_enc).flatten()
+    made = copy.deepcopy(sae)
+    made.cfg = change(sae.cfg, variant="batchtopk")
+    made.threshold.fill_(pre_acts.topk(len(cells) * sae.cfg.k).values[-1])
+    return made
 
 
 def random_dictionaries(sae: SparseAutoencoder, acts: Activations, seeds: Iterable[int]) -> list[SparseAutoencoder]:

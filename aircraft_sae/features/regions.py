@@ -11,10 +11,12 @@ normal one, so that p is counted among permutations.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 from scipy.stats import rankdata, tiecorrect
 
 from aircraft_sae.activations import Activations, OnPictures
@@ -36,17 +38,17 @@ def halves(classes: Sequence) -> np.ndarray:
 
 
 def auroc(ranks: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(area under the ROC curve of each feature for each class against the rest, its spread), both (classes, d).
+    """(area under the ROC curve of each feature for each class against the rest, its z), both (classes, d).
 
-    ranks: (n, d) of the images, ties averaged; member: (classes, n) whether an image is of the class. spread: the exact
-    standard deviation when labels are permuted. 0.5 and 0 where a class has no or all images.
+    ranks: (n, d) of the images, ties averaged; member: (classes, n) whether an image is of the class. z: its distance
+    from 0.5 in exact standard deviations of permuted labels. 0.5 where a class has no or all images, z nan then.
     Source: Mann & Whitney 1947; Lehmann 1975, Nonparametrics, appendix, equation A.18.
     """
     n, n_in = len(ranks), member.sum(1, keepdims=True)
     pairs, untied = n_in * (n - n_in), np.array([tiecorrect(column) for column in ranks.T])
     with np.errstate(invalid="ignore", divide="ignore"):
         area = np.where(pairs > 0, (member @ ranks - n_in * (n_in + 1) / 2) / pairs, 0.5)
-        return area, np.sqrt(np.where(pairs > 0, untied * (n + 1) / 12 / pairs, 0))
+        return area, (area - 0.5) / np.sqrt(np.where(pairs > 0, untied * (n + 1) / 12 / pairs, 0))
 
 
 def best_aurocs(maxima: np.ndarray, labels: pd.DataFrame) -> pd.Series:
@@ -91,18 +93,13 @@ def selectivity(maxima: np.ndarray, labels: Mapping[str, tuple], in_b: np.ndarra
     enough, table, z_a = (values > 0).sum(0) >= 8, {}, []
     for level, (codes, classes) in labels.items():
         member = np.float32(np.asarray(codes) == np.arange(len(classes))[:, None])  # (classes, n)
-        area, spread = auroc(ranks_a, member[:, ~in_b])
+        area, z = auroc(ranks_a, member[:, ~in_b])
         chosen = area.argmax(0), own
-        area, spread = area[chosen], spread[chosen]
-        z_a.append(np.divide(area - 0.5, spread, out=np.full(len(own), -np.inf), where=spread > 0))
-        ours = member[:, in_b]
-        area, spread = (each[chosen] for each in auroc(ranks_b, ours))
-        tested = enough & (spread > 0)
-        found = {
-            "class": np.asarray(classes, object)[chosen[0]], "auroc": area,
-            "auroc_z": np.divide(area - 0.5, spread, out=np.full(len(own), np.nan), where=tested),
-            "auroc_p": np.where(tested, auroc_p(ranks_b, ours.sum(1)[chosen[0]], area), np.nan),
-        }  # fmt: skip
+        z_a.append(np.where(np.isfinite(z[chosen]), z[chosen], -np.inf))
+        area, z = (each[chosen] for each in auroc(ranks_b, member[:, in_b]))
+        tested, p = enough & np.isfinite(z), auroc_p(ranks_b, member[:, in_b].sum(1)[chosen[0]], area)
+        found = {"class": np.asarray(classes, object)[chosen[0]], "auroc": area}
+        found |= {"auroc_z": np.where(tested, z, np.nan), "auroc_p": np.where(tested, p, np.nan)}
         table |= {f"{level}/{name}": column for name, column in found.items()}
     q = adjusted(np.stack([table[f"{level}/auroc_p"] for level in labels]))
     table |= {f"{level}/auroc_q": row for level, row in zip(labels, q, strict=True)}
@@ -169,20 +166,22 @@ def average_precisions(values: np.ndarray, member: np.ndarray, n_in: np.ndarray,
         return (np.diff(hits, axis=0, prepend=0) * hits / taken).sum(0) / n_in
 
 
+def of_features(codes: csr_array, labels: np.ndarray) -> np.ndarray:
+    """(d, parts) `average_precisions` of each column of codes (cells, d) for labels (cells, parts)."""
+    codes, n_in = codes.tocsc(), labels.sum(0)
+    own = (slice(*ends) for ends in pairwise(codes.indptr))
+    each = [average_precisions(codes.data[of], labels[codes.indices[of]], n_in, len(labels)) for of in own]
+    return np.stack(each)
+
+
 def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
     """A row a feature and part: average precision on half A (ap_a), on B (ap); prevalence, of cells with it, on B."""
-    labels, in_b = regions.labels.reshape(-1, len(regions.names)), np.repeat(regions.in_b, index.cells_per_image)
-    masks = {"ap_a": ~in_b, "ap": in_b}
-    n_in = {name: labels[mask].sum(0) for name, mask in masks.items()}
-    found = {name: np.empty((index.d_sae, len(regions.names))) for name in masks}
-    for feature_id in range(index.d_sae):
-        cells, values = index.active_in(feature_id, regions.rows)
-        for name, mask in masks.items():
-            own = mask[cells]
-            found[name][feature_id] = average_precisions(values[own], labels[cells[own]], n_in[name], mask.sum())
+    cells, found = regions.rows[:, None] * index.cells_per_image + np.arange(index.cells_per_image), {}
+    for name, half in {"ap_a": ~regions.in_b, "ap": regions.in_b}.items():
+        labels = regions.labels[half].reshape(-1, len(regions.names))
+        found[name] = of_features(index.by_cell[cells[half].ravel()], labels).ravel()
     pairs = pd.MultiIndex.from_product([range(index.d_sae), regions.names], names=["feature_id", "part"])
-    table = pd.DataFrame({name: each.ravel() for name, each in found.items()}, pairs).reset_index()
-    return table.assign(prevalence=np.tile(n_in["ap"] / masks["ap"].sum(), index.d_sae))
+    return pd.DataFrame(found, pairs).reset_index().assign(prevalence=np.tile(labels.mean(0), index.d_sae))
 
 
 def guesses(regions: Regions, of: np.ndarray) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from scipy.sparse import csc_array, vstack
+from scipy.sparse import csc_array
 from tqdm import tqdm
 
 from aircraft_sae.activations import site_folder
@@ -129,31 +129,29 @@ class Responses:
             raise FileNotFoundError(f"{path} is not there: run edit_scenes with this network and site first")
         edits = pd.read_parquet(folder / "edits.parquet")
         shown = pd.read_parquet(folder / "scenes.parquet").filter(like="shown_").columns
-        maxima, codes = [], []
-        for block in torch.from_numpy(np.load(path)).float().split(BATCH):
-            codes.append(encoded(sae, [block]))
-            dense = torch.from_numpy(codes[-1].toarray()).view(*block.shape[:3], -1)
-            maxima.append(dense.amax((1, 2)))
-        maxima = torch.cat(maxima).numpy()
+        acts = torch.from_numpy(np.load(path)).float()
+        codes = encoded(sae, acts.split(BATCH))
+        own = np.arange(codes.shape[0]).reshape(len(acts), -1)  # each picture's cells
+        maxima = np.stack([codes[cells].max(axis=0).toarray() for cells in own])
         parts, s = [name.removeprefix("shown_") for name in shown], len(maxima) - len(edits)
-        cells = [coverage(mask, len(parts), block.shape[1:3]) for mask in np.load(folder / "masks.npy")]
-        codes = vstack(codes).tocsc()
-        return cls(parts, edits, maxima[:s], maxima[s:], shows(np.stack(cells)), codes)
+        cells = [coverage(mask, len(parts), acts.shape[1:3]) for mask in np.load(folder / "masks.npy")]
+        return cls(parts, edits, maxima[:s], maxima[s:], shows(np.stack(cells)), codes.tocsc())
 
     def of_part(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """(indices of the edits of a part, their scenes)."""
         own = np.flatnonzero(self.edits["part"] == part)
         return own, self.edits["scene"].to_numpy()[own]
 
-    def response(self) -> np.ndarray:
-        """(p, j) the share of each feature's image maximum that a part's edits take: nan for a part without any."""
-        result = np.full((len(self.parts), self.before.shape[1]), np.nan)
-        for p, part in enumerate(self.parts):
+    def table(self) -> pd.DataFrame:
+        """feature_id, part, response: the share of a feature's image maximum that a part's edits take; nan for none."""
+        R = {}
+        for part in self.parts:
             own, scenes = self.of_part(part)
-            if len(own):
-                whole, left = self.before[scenes].sum(0), self.after[own].sum(0)
-                result[p] = np.divide(whole - left, whole, out=np.zeros_like(whole), where=whole > 0)
-        return result
+            whole, left = self.before[scenes].sum(0), self.after[own].sum(0)
+            unknown = np.full_like(whole, 0 if len(own) else np.nan)
+            R[part] = np.divide(whole - left, whole, out=unknown, where=whole > 0)
+        table = pd.DataFrame(R, dtype=float).rename_axis("feature_id").reset_index()
+        return table.melt("feature_id", var_name="part", value_name="response")
 
     def at_part(self, part: str, feature_id: int) -> tuple[Estimate, Estimate]:
         """R_p at the part's own cells: (when it is removed, when other parts are whose edits are of no more pixels).
@@ -176,8 +174,3 @@ class Responses:
             sums = pd.DataFrame({"lost": there, "whole": self.before[scenes, feature_id]}).groupby(scenes).sum()
             found.append(ratio(sums["lost"], sums["whole"]))
         return found[0], found[1]
-
-    def table(self) -> pd.DataFrame:
-        """R of every feature and part: feature_id, part, response."""
-        R = pd.DataFrame(self.response().T, columns=self.parts).rename_axis("feature_id").reset_index()
-        return R.melt("feature_id", var_name="part", value_name="response")

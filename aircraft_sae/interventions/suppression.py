@@ -1,6 +1,6 @@
 """Suppression in feature space: take a feature out of the activations, and see what a read-out makes of the rest.
 
-An edit replaces acts x by x - ((1 - factor) f - to) d in every cell: f is the feature's activation, d its decoder row.
+An edit replaces acts x by x - (1 - factor) f d in every cell: f is the feature's activation, d its decoder row.
 The part of x that the autoencoder does not explain stays, so that changing nothing changes nothing. Where the network
 goes on from the site by a mean over cells (`Network.readout`), each effect follows from the means in closed form;
 elsewhere a forward pass of each feature and picture gives it.
@@ -124,31 +124,29 @@ class Trial:
         return torch.cat([self.read(each) for each in seen])
 
     @torch.no_grad()
-    def suppress(
-        self, features: Sequence[int], factor: float = 0.0, to: Tensor | float = 0.0, directions=None, rival=None
-    ) -> dict[str, np.ndarray]:
+    def suppress(self, features: Sequence[int], factor=0.0, directions=None, rival=None) -> dict[str, np.ndarray]:
         """`effects` (n, len(features)) of multiplying each feature by `factor`, one at a time; it may be listed twice.
 
-        to: (len(features),) is added to the feature; directions: (len(features), d_in) to go along in place of the
-        decoder's rows; rival: (n,). Raises: ValueError for a feature that is not there.
+        directions: (len(features), d_in) to go along in place of the decoder's rows; rival: (n,).
+        Raises: ValueError for a feature that is not there.
         """
         check_features(features, self.sae.d_sae)
         features = list(features)
         directions = self.sae.W_dec.detach()[features] if directions is None else directions
         if self.readout is None:
-            return self._by_passes(features, factor, to, directions, rival)
-        parts, removed = [], (1 - factor) * self.strength[:, features] - to
+            return self._by_passes(features, factor, directions, rival)
+        parts, removed = [], (1 - factor) * self.strength[:, features]
         for some in torch.arange(len(self.rows)).split(64):  # x 6,144 features x 100 classes of logits are 157 MB
             after = self.readout.edited(self.pooled[some], removed[some], directions)
             before, rivals = self.readout.logits(self.pooled[some]), None if rival is None else rival[some]
             parts.append(effects(before, after, self.labels[some], rivals))
         return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
-    def _by_passes(self, features, factor, to, directions, rival) -> dict[str, np.ndarray]:
+    def _by_passes(self, features, factor, directions, rival) -> dict[str, np.ndarray]:
         gone, before = [], self.scores()
         for block in self.acts.blocks(self.rows, BATCH):
             codes = self.sae.encode(block.flatten(0, 2)).dense().view(*block.shape[:3], -1)
-            gone.append((1 - factor) * codes[..., features] - to)
+            gone.append((1 - factor) * codes[..., features])
         gone = torch.cat(gone)
 
         @torch.no_grad()

@@ -12,7 +12,7 @@ that makes a claim (`claims`): the bar is for features that were not looked for.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -159,18 +159,13 @@ def judge_parts(
     """Each claimant's claims beside the nulls' first claim of each part; removals: of `edit_scenes`.
 
     tiers.parquet, a row a claim: claimant, n_random (its features drawn at random, whether or not they claim a part),
-    best (the first of its part in the list), tier (0 for none) and what `compared` tells; nulls.parquet: the same
-    numbers of the nulls' best, without tests.
+    best (the first of its part in the list), tier (0 for none) and what `compared` tells.
     """
-    rivals, rows = defaultdict(list), []
-    for name, null in nulls.items():
+    rivals, tables = defaultdict(list), []
+    for null in nulls.values():
         first = null.claims.query("chosen == 'part'").drop_duplicates("part")
-        for j, part, found in zip(first["feature_id"], first["part"], measured(null, first, removals), strict=True):
+        for part, found in zip(first["part"], measured(null, first, removals), strict=True):
             rivals[part].append(found)
-            rows.append((name, part, j, found.ap.value, found.auroc.value, found.R.value))
-    columns = ["null", "part", "feature_id", "ap", "auroc", "R"]
-    write_parquet(pd.DataFrame(rows, columns=columns), folder / "nulls.parquet")
-    tables = []
     for name, claimant in claimants.items():
         claims = claimant.claims.dropna(subset="part").drop_duplicates([*CLAIM, "chosen"], ignore_index=True)
         found = measured(claimant, claims, removals)
@@ -220,16 +215,12 @@ def compared(own: Measured, nulls: Sequence[Measured]) -> dict[str, float]:
     for name, others in rivals.items():
         mine: Estimate = getattr(own, name)
         row[name], (row[f"{name}_low"], row[f"{name}_high"]) = mine.value, mine.interval
-        row[f"{name}_p"] = largest((mine - other).p for other in others)
-        row[f"null_{name}"] = largest(getattr(null, name).value for null in nulls)
+        # the largest that is known
+        row[f"{name}_p"] = np.fmax.reduce([np.nan, *((mine - other).p for other in others)])
+        row[f"null_{name}"] = np.fmax.reduce([np.nan, *(getattr(null, name).value for null in nulls)])
     row["gain"] = row["auroc"] - row["null_auroc"]
     row["imprecise"] = not all(row[f"{name}_high"] - row[f"{name}_low"] <= WIDE for name in ("auroc", "R"))
     return row
-
-
-def largest(values: Iterable[float]) -> float:
-    """Of those that are numbers; nan where none is."""
-    return max((value for value in values if np.isfinite(value)), default=np.nan)
 
 
 def tiered(table: pd.DataFrame) -> pd.DataFrame:

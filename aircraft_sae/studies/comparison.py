@@ -29,7 +29,7 @@ from aircraft_sae.features import FeatureIndex, Regions, best_aurocs, best_estim
 from aircraft_sae.features.index import encoded
 from aircraft_sae.features.reconstruction import pca, seed_agreement
 from aircraft_sae.hangar.scene import FACTORS
-from aircraft_sae.metrics import average, bootstrap_counts, with_draws, with_interval
+from aircraft_sae.metrics import average, bootstrap_counts, point, with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.pictures.scenes import EDITS
@@ -46,13 +46,9 @@ RANDOM = "random directions"
 
 @dataclass
 class Sensitivity:
-    """How features respond. change: {factor: (scenes, d) as a share of the range, nan where it is not known}.
-
-    part: (2, d) index of the part that the feature responds to most when it is removed, and painted.
-    """
+    """How features respond. change: {factor: (scenes, d) as a share of the range, nan where it is not known}."""
 
     change: dict[str, np.ndarray]
-    part: np.ndarray
 
     @classmethod
     def of(cls, maxima: np.ndarray, table: pd.DataFrame, top: np.ndarray, parts: Sequence[str]) -> "Sensitivity":
@@ -72,15 +68,14 @@ class Sensitivity:
             return np.abs(after - before) / np.where(top > 0, top, np.nan)
 
         found = {factor: changes(factor, "") for factor in FACTORS}
-        even, chosen = np.arange(len(before)) % 2 == 0, []
+        even = np.arange(len(before)) % 2 == 0
         for factor in EDITS:
             each = np.stack([changes(factor, part) for part in parts])  # (parts, scenes, d)
             best = np.nan_to_num(means(each[:, even], 1), nan=-1).argmax(0)
             own = np.take_along_axis(each, best[None, None], 0)[0]
             own[even] = np.nan
             found[factor] = own
-            chosen.append(best)
-        return cls({factor: found[factor] for factor in ALL}, np.stack(chosen))
+        return cls({factor: found[factor] for factor in ALL})
 
     @property
     def response(self) -> np.ndarray:
@@ -113,10 +108,9 @@ class Sensitivity:
         for factor, drawn in self.draws(mass).items():
             n = int(np.isfinite(self.change[factor]).any(1).sum())
             times = drawn / (drawn if usual is None else usual[factor])
-            ends = dict(
-                zip(("times", "times_low", "times_high", "n"), with_draws(times[0], times[1:], n).values(), strict=True)
-            )
-            rows.append({"factor": factor} | with_draws(drawn[0], drawn[1:], n) | ends)
+            own, times = (with_draws(each[0], each[1:], n) for each in (drawn, times))
+            relative = {"times": times["value"], "times_low": times["low"], "times_high": times["high"]}
+            rows.append({"factor": factor} | own | relative)
         return pd.DataFrame(rows)
 
 
@@ -151,18 +145,18 @@ def profile_network(
 
     acts: of `pictures`; varied: of `VariedScenes`; saes: of several seeds, by name; random: two dictionaries of random
     directions, the first of which says what is beyond chance.
-    features.parquet: dictionary, feature_id, mass (share of all activation on test pictures), a column a factor,
-    removed and painted (the part), about. typical.parquet: of the first seed the most active feature about each factor
-    (factor, feature_id) and its nine strongest patches, as of `FeatureIndex.patches`. profile.parquet: dictionary and
-    `Sensitivity.profile`. scores.parquet: dictionary, measure, value, low, high, n: mean_ap and n_parts (best features
-    of parts, and how many beat those of the first random directions), auroc_<level> (mean over classes of the best
-    feature), probe_<k> (mean over classes of the second level), dead, seed_agreement.
+    features.parquet: dictionary, feature_id, mass (share of all activation on test pictures), a column a factor, about.
+    typical.parquet: of the first seed the most active feature about each factor (factor, feature_id) and its nine
+    strongest patches, as of `FeatureIndex.patches`. profile.parquet: dictionary and `Sensitivity.profile`.
+    scores.parquet: dictionary, measure, value, low, high, n: mean_ap and n_parts (best features of parts, and how many
+    beat those of the first random directions), auroc_<level> (mean over classes of the best feature), probe_<k> (mean
+    over classes of the second level), dead, seed_agreement.
     """
     first, *others = saes.values()
     parts, dictionaries = list(pictures.region_names), {"null": random[0], RANDOM: random[1], **saes}
-    tables, profiles, scores, null, usual = [], [], {"all": {}}, {}, None
+    tables, profiles, scores, null, usual = [], [], {}, {}, None
     for name, sae in dictionaries.items():
-        index, changed = (in_memory(sae, each, each.rows("test")) for each in (acts, varied))
+        index, changed = (FeatureIndex.of(sae, each, each.rows("test")) for each in (acts, varied))
         mass, top = np.asarray(index.by_cell.sum(axis=0)).ravel(), index.by_cell.max(axis=0).toarray().ravel()
         found = Sensitivity.of(changed.maxima(changed.rows("test")), varied.images, top, parts)
         regions = Regions.of(index, pictures)
@@ -172,25 +166,19 @@ def profile_network(
             continue
         table = pd.DataFrame(found.response, columns=ALL).rename_axis("feature_id").reset_index()
         table = table.assign(mass=mass / mass.sum(), about=about(found.response, null["response"]), dictionary=name)
-        table["removed"], table["painted"] = (np.array(parts)[each] for each in found.part)
         tables.append(table)
         usual = found.draws(mass) if name == RANDOM else usual
         profiles.append(found.profile(mass, usual).assign(dictionary=name))
         better = sum((estimates[part] - null["estimates"][part]).interval[0] > 0 for part in estimates)
-        scores[name] = {
-            "mean_ap": average(list(estimates.values())).entry,
-            "n_parts": with_draws(better, [], len(parts)),
-        }
-        scores[name]["dead"] = with_draws((mass == 0).mean(), [], len(mass))
+        own = {"mean_ap": average(list(estimates.values())).entry, "n_parts": point(better, len(parts))}
         maxima, labels = index.maxima(index.rows("test")), index.images.loc[:, list(pictures.levels)]
-        for level, areas in best_aurocs(maxima, labels).groupby(level=0):
-            scores[name][f"auroc_{level}"] = with_draws(areas.mean(), [], len(areas))
-        scores[name] |= probed(maxima, labels)
+        areas = best_aurocs(maxima, labels).groupby(level=0)
+        own |= {"dead": point((mass == 0).mean(), len(mass))} | probed(maxima, labels)
+        scores[name] = own | {f"auroc_{level}": point(each.mean(), len(each)) for level, each in areas}
         if sae is first:
             write_parquet(typical(table, index), folder / "typical.parquet")
     agreement = [seed_agreement(first.W_dec, other.W_dec)["agreement"] for other in others]
-    scores["all"]["seed_agreement"] = with_draws(np.mean(agreement), [], len(agreement))
-    scores |= baselines(acts, pictures)
+    scores |= {"all": {"seed_agreement": point(np.mean(agreement), len(agreement))}} | baselines(acts, pictures)
     rows = [{"dictionary": name, "measure": each} | own[each] for name, own in scores.items() for each in own]
     write_parquet(pd.DataFrame(rows), folder / "scores.parquet")
     for made, file in ((tables, "features"), (profiles, "profile")):
@@ -201,18 +189,9 @@ def typical(table: pd.DataFrame, index: FeatureIndex) -> pd.DataFrame:
     """The most active feature about each factor, and its nine strongest patches."""
     best = table[table["about"] != ""].sort_values("mass", ascending=False).drop_duplicates("about")
     columns = ["factor", "feature_id", "image", "row", "column", "value"]
-    found = [
-        index.patches(j, "top", 9).assign(factor=factor, feature_id=j)
-        for factor, j in zip(best["about"], best["feature_id"], strict=True)
-    ]
+    found = [index.patches(j, "top", 9).assign(factor=factor, feature_id=j)
+             for factor, j in best[["about", "feature_id"]].itertuples(index=False)]  # fmt: skip
     return pd.concat([pd.DataFrame(columns=columns), *found])[columns]
-
-
-def in_memory(sae: SparseAutoencoder, acts: Activations, rows: np.ndarray) -> FeatureIndex:
-    """The index of these images, kept nowhere."""
-    by_cell = encoded(sae, acts.blocks(rows))
-    images = acts.images.iloc[rows].reset_index(drop=True)
-    return FeatureIndex(by_cell, by_cell.tocsc(), images, tuple(acts.grid), pd.DataFrame(), Path())
 
 
 def probed(values: np.ndarray, labels: pd.DataFrame, ks: Sequence[int] = (1, 5)) -> dict[str, dict]:
@@ -233,7 +212,7 @@ def probed(values: np.ndarray, labels: pd.DataFrame, ks: Sequence[int] = (1, 5))
             best = np.argsort(-apart, kind="stable")[:k]
             fitted = LogisticRegression(class_weight="balanced").fit(values[~in_b][:, best], member[~in_b])
             scores.append(roc_auc_score(member[in_b], fitted.decision_function(values[in_b][:, best])))
-        found[f"probe_{k}"] = with_draws(np.mean(scores), [], len(scores))
+        found[f"probe_{k}"] = point(np.mean(scores), len(scores))
     return found
 
 
@@ -275,18 +254,12 @@ def shared(codes: Mapping[str, Sequence[csr_array]], shift: int) -> pd.DataFrame
         pairs = {"correlation": (a, b), "chance": (a, moved), "random": (codes[first][2], codes[second][2])}
         best = {name: correlations(*pair).max(1) for name, pair in pairs.items()}
         mass = {name: np.asarray(pair[0].sum(axis=0)).ravel() for name, pair in pairs.items()}
-        medians = {
-            name: float(np.quantile(best[name], 0.5, weights=mass[name], method="inverted_cdf")) for name in pairs
-        }
         live = mass["chance"] > 0
         beyond = best["correlation"] > np.quantile(best["chance"][live], BEYOND)
-        facts = {
-            "first": first,
-            "second": second,
-            "n": int(live.sum()),
-            "share": np.average(beyond, weights=mass["chance"]),
-        }
-        rows.append(facts | medians | ({"random": np.nan} if first == second else {}))
+        share = np.average(beyond, weights=mass["chance"])
+        row = {"first": first, "second": second, "n": int(live.sum()), "share": share}
+        row |= {name: float(np.quantile(best[name], 0.5, weights=mass[name], method="inverted_cdf")) for name in pairs}
+        rows.append(row | ({"random": np.nan} if first == second else {}))
     return pd.DataFrame(rows)
 
 
@@ -305,8 +278,8 @@ def sites_at(network: Network, strides: Sequence[int] = (16, 32)) -> list[str]:
     found = {info["reduction"]: info["module"] for info in getattr(network.model, "feature_info", [])}
     if lacking := [stride for stride in strides if stride not in found]:
         raise ValueError(f"{network.name} has no site of stride {lacking[0]}: it has {', '.join(map(str, found))}")
-    names = [re.sub(r"^stages\.(\d)$", lambda path: f"stage{int(path[1]) + 1}", found[stride]) for stride in strides]
-    return names  # the config's own names: their activations are there, and are extracted in one pass
+    # the config's own names: their activations are there, and are extracted in one pass
+    return [re.sub(r"^stages\.(\d)$", lambda path: f"stage{int(path[1]) + 1}", found[stride]) for stride in strides]
 
 
 def common_width(widths: Sequence[int], least: int = 1000) -> int:
