@@ -34,13 +34,14 @@ def site_folder(site: str) -> str:
 
 def extract(
     folder: str | Path, network: Network, pictures: Pictures, sites: Sequence[str],
-    augmentation: ClassifierConfig | None = None, n_views: int = 0,
+    augmentation: ClassifierConfig | None = None, n_views: int = 0, n_cells: int | None = None, by_norm: bool = False,
 ) -> None:  # fmt: skip
     """Write folder/<site>/acts.npy (image, row, column, channel; float16) and images.parquet, for each site.
 
     Every picture goes through the network once, in float32 and in the order of the table; then n_views random crops and
     flips (`augmentation`) of each training and validation picture, as split "views" and in mixed precision. A killed
-    run goes on where it was.
+    run goes on where it was. n_cells: keep so many cells of each picture, as one column of a map, drawn anew for each
+    place with equal probability, or by the length of their vectors (early maps have thousands).
     Raises: OSError where the disk has no room, ValueError for acts beyond float16 and for a folder of other pictures.
     """
     folder = Path(folder)
@@ -51,7 +52,9 @@ def extract(
     passes = [(len(pictures.table), test_transform(*pixels), False)]
     if n_views:
         passes.append((len(table), train_transform(*pixels, replace(augmentation, colour_jitter=0.0)), True))
-    shapes = {folder / site_folder(site) / ACTS: (len(table), *network.shape(site)) for site in sites}
+    grids = {site: network.shape(site) for site in sites}
+    grids = {site: (n_cells, 1, d) if n_cells else (rows, columns, d) for site, (rows, columns, d) in grids.items()}
+    shapes = {folder / site_folder(site) / ACTS: (len(table), *grid) for site, grid in grids.items()}
     absent = [path for path in shapes if not path.is_file()]
     check_room(folder, sum(2 * math.prod(shapes[path]) for path in absent), ROOM)
     files = dict(zip(sites, (_open(path, shape) for path, shape in shapes.items()), strict=True))
@@ -60,10 +63,10 @@ def extract(
         for end, transform, mixed in passes:
             views = Views(pictures.picture, images[:end], labels[:end], transform)
             batches = loader(views, BATCH, workers=n_workers(max(0, end - n_done)), first=min(n_done, end))
-            for got in network.stream((batch for batch, _, _ in batches), sites, mixed=mixed):
+            for got in network.stream((batch for batch, _, _ in batches), sites, mixed, logits=False):
                 size = len(got.logits)
                 for site, acts in got.acts.items():
-                    cells = acts.half()
+                    cells = (some_cells(acts, n_cells, by_norm, n_done) if n_cells else acts).half()
                     if not (finite := cells.isfinite().flatten(1).all(1).numpy()).all():
                         odd = f"the {site} activations of image {images[n_done + finite.argmin()]} are not finite"
                         remedy = "look at that picture, whether the network's training diverged, or choose another site"
@@ -78,6 +81,18 @@ def extract(
                     saved = n_done
     for site in sites:
         write_parquet(table, folder / site_folder(site) / IMAGES)
+
+
+def some_cells(acts: torch.Tensor, n: int, by_norm: bool, first: int) -> torch.Tensor:
+    """(pictures, n, 1, d) cells of each picture of acts (pictures, rows, columns, d); `first` numbers the pictures.
+
+    Source for by_norm: Bozoukov 2025, arXiv 2504.11489, whose code draws positions by the length of their vectors.
+    """
+    flat = acts.flatten(1, 2)
+    weights = flat.norm(dim=2).clamp(min=1e-8) if by_norm else torch.ones(flat.shape[:2])
+    drawn = [each.multinomial(n, replacement=True, generator=torch.Generator().manual_seed(first + i))
+             for i, each in enumerate(weights)]  # fmt: skip
+    return torch.stack([cells[own] for cells, own in zip(flat, drawn, strict=True)])[:, :, None]
 
 
 class OnPictures:

@@ -137,6 +137,22 @@ class Study:
             settings |= {"augmentation": self.config.classifier, "n_views": self.config.n_views}
         return Activations.open(self.stage(name, extract, settings, {"network": seen, "pictures": shown}), site)
 
+    def cells(
+        self, sites: Sequence[str], network: str | Network, n: int = 64, by_norm: bool = False
+    ) -> dict[str, Activations]:
+        """By site, n cells of each picture, drawn as `extract` does: of early maps, which have thousands."""
+        seen, pictures = self.network(network), self.pictures("every1")
+        settings = {"sites": list(sites), "n_cells": n, "by_norm": by_norm}
+        name = f"activations/{seen.name}-{n}-cells" + "-by-norm" * by_norm
+        folder = self.stage(name, extract, settings, {"network": seen, "pictures": pictures})
+        return {site: Activations.open(folder, site) for site in sites}
+
+    def dictionary(self, name: str, acts: Activations, **changes: Any) -> SparseAutoencoder:
+        """A short training of the config's autoencoder on such cells of training and validation pictures."""
+        config = change(self.config.sae, site=acts.site, **short_training(self.config.sae) | changes)
+        inputs = {"acts": acts, "rows": acts.rows("train", "val")}
+        return SparseAutoencoder.load(self.stage(f"sae/{check_name(name)}", train_sae, {"cfg": config}, inputs))
+
     def sae(
         self, name: str = "main", *, like: str | None = None, network: str | Network = "trained",
         pictures: str | Pictures = "all", **changes,
@@ -212,9 +228,8 @@ class Study:
     def removals(self, most: int = 70) -> Path:
         """Scenes of half B of which each part is removed, up to `most` of each, as all networks see them."""
         scenes, settings = self._scenes(most)
-        sites = dict.fromkeys([self.config.local.site, *self.config.sites])
         inputs = {"networks": {name: self.network(name) for name in ("trained", "permuted")}, "scenes": scenes}
-        settings |= {"kind": "remove", "sites": list(sites)}
+        settings |= {"kind": "remove", "sites": list(dict.fromkeys([self.config.local.site, *self.config.sites]))}
         return self.stage("experiments/edit-remove", edit_scenes, settings, inputs)
 
     def varied(self, most: int = 40) -> VariedScenes:
@@ -226,10 +241,9 @@ class Study:
         """(scenes of half B that have each part `most` times, as far as there are so many; how they are rendered)."""
         pictures, hangar = self.pictures(), self.config.dataset.hangar
         test = pictures.rows("test")
-        names = test["image"][halves(test[pictures.levels[0]])]
         settings = {"parts": list(pictures.region_names), "most": most}
         settings |= {"size": hangar.size, "supersampling": hangar.supersampling}
-        return choose_scenes(pictures, names, most, hangar.size), settings
+        return choose_scenes(pictures, test["image"][halves(test[pictures.levels[0]])], most, hangar.size), settings
 
     def seeds(self, network: str | Network, site: str, d_sae: int, n: int = 3) -> dict[str, SparseAutoencoder]:
         """Autoencoders of d_sae features that differ in their seed alone, trained shortly, on the same pictures for all
@@ -286,9 +300,7 @@ class Study:
         """All pictures where the network is the study's own, which has seen them all."""
         return "all" if self.network(network) is self.network() else pictures
 
-    def stage(
-        self, name: str, make: Callable[..., None], settings: Mapping | None = None, inputs: Mapping | None = None
-    ) -> Path:
+    def stage(self, name: str, make: Callable, settings: Mapping | None = None, inputs: Mapping | None = None) -> Path:
         """The folder of a result that `make(folder, **inputs, **settings)` writes, once for what it is made from.
 
         It is known by the settings (plain values and configs), a digest of each input (arrays, tables, networks,
@@ -303,28 +315,25 @@ class Study:
 
         def write(work: Path) -> None:
             make(work, **inputs, **settings)
-            try:
-                self._same_pictures()
-            except ValueError:  # what was made of another's pictures must not go on under this one's key
-                shutil.rmtree(work)
-                raise
+            self._same_pictures(work)
 
         self.stages[name] = store.make_stage(folder, settings, known, write, say=say, name=name)
         return folder
 
-    def _same_pictures(self) -> None:
-        """ValueError where rendered pictures, which are read when they are needed, are not those that were opened."""
+    def _same_pictures(self, work: Path | None = None) -> None:
+        """ValueError, and no `work` to go on with, where rendered pictures, read when needed, are not those opened."""
         opened = self.stages.get("dataset") if self.config.dataset.rendered else None
         if opened and store.read_json(opened.folder / store.META).get("fingerprint") != opened.meta["fingerprint"]:
+            if work:  # made of another's pictures
+                shutil.rmtree(work)
             what = f"{opened.folder} was removed, or made anew by another study of the same name with another config"
             raise ValueError(f"{what}: open this one again, and give one of the two another name")
 
     def finished(self, name: str, **inputs: Any) -> Path | None:
         """The folder of a stage that is there and was made from these inputs, whatever else it was made from."""
-        folder = self.folder / name
-        known = store.read_json(folder / store.META).get("inputs")
+        known = store.read_json(self.folder / name / store.META).get("inputs", {})
         same = known and all(known.get(each) == store.digest(value) for each, value in inputs.items())
-        return folder if same else None
+        return self.folder / name if same else None
 
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:
         """Write all of a notebook's numbers, as `store.entries` takes them, in place of those of its last run."""
@@ -333,11 +342,9 @@ class Study:
 
     def results(self, notebook: str) -> dict[str, dict[str, float | None]]:
         """What `record` wrote for a notebook; FileNotFoundError where it has not run."""
-        path = self._results_file(notebook)
-        if not path.is_file():
+        if not (path := self._results_file(notebook)).is_file():
             raise FileNotFoundError(f"{path} is not there: run notebook {notebook} on {self.config.name} first")
         return json.loads(path.read_text(encoding="utf-8"))
 
     def _results_file(self, notebook: str) -> Path:
-        check_name(notebook)
-        return self.folder / "results" / f"{notebook}.json"
+        return self.folder / "results" / f"{check_name(notebook)}.json"

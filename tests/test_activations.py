@@ -45,6 +45,25 @@ def test_replaying_what_is_stored_gives_the_networks_own_logits(made):
         assert (edited - logits).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("by_norm", [False, True])
+def test_some_cells_of_each_picture_are_kept(made, tmp_path, by_norm):
+    """Each is a cell of that picture, the same ones again, and long ones are drawn as often as they should."""
+    trained, data, folder = made
+    extract(tmp_path / "one", trained, data, ["stage3"], n_cells=6, by_norm=by_norm)
+    extract(tmp_path / "two", trained, data, ["stage3"], n_cells=6, by_norm=by_norm)
+    some, again = (Activations.open(tmp_path / name, "stage3") for name in ("one", "two"))
+    whole = Activations.open(folder, "stage3")
+    assert some.grid == (6, 1) and np.array_equal(some.acts, again.acts) and len(some.images) == len(data.table)
+    cells = whole.acts[: len(data.table)].reshape(len(data.table), 1, -1, whole.d_in)
+    assert (np.abs(np.float32(some.acts) - cells).max(3).min(2) <= 4e-3).all()
+    acts = torch.zeros(400, 2, 2, 3)
+    acts[:, 0, 0], acts[:, 1, 1] = 1.0, 3.0
+    drawn = activations.some_cells(acts, 10, by_norm, 0)[..., 0].flatten().numpy()
+    share = {value: (drawn == value).mean() for value in (0.0, 1.0, 3.0)}
+    wanted = {0.0: 0.0, 1.0: 0.25, 3.0: 0.75} if by_norm else {0.0: 0.5, 1.0: 0.25, 3.0: 0.25}
+    assert share == pytest.approx(wanted, abs=0.03)
+
+
 def test_features_seen_in_pictures_are_those_of_what_is_stored(made, smoke_study):
     trained, data, folder = made
     sae, acts = smoke_study.sae(), Activations.open(folder, "stage4")

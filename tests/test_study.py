@@ -317,3 +317,14 @@ def test_a_script_without_a_guard_ends_with_the_remedy(tmp_path):
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
     assert done.returncode and "__name__" in done.stderr
+
+
+def test_some_cells_of_a_network_and_an_autoencoder_of_them(smoke_study):
+    cells = smoke_study.cells(("stem", "stage3"), "trained", 6)
+    assert list(cells) == ["stem", "stage3"]
+    network = smoke_study.network()
+    for site, acts in cells.items():
+        assert acts.site == site and acts.grid == (6, 1) and acts.d_in == network.shape(site)[2]
+        assert set(acts.images["split"]) == {"train", "val", "test"}
+    sae = smoke_study.dictionary("of-cells", cells["stage3"], expansion=3, k=2)
+    assert sae.d_sae == 3 * cells["stage3"].d_in and sae.cfg.k == 2 and sae.cfg.site == "stage3"
