@@ -1,0 +1,83 @@
+"""Synthetic stimuli for curve detectors: anti-aliased strokes on grey, with all that was varied as factors.
+
+Angles are degrees, counter-clockwise, of the normal: from the middle towards the centre of curvature.
+"""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from aircraft_sae.pictures.base import Pictures
+
+SIZE, MIDDLE = 224, 119
+"""Pixels of a picture; and where strokes pass: the centre of what a cell sees at strides 2, 4 and 8."""
+LENGTH, WIDTH, GREY, CONTRAST = 48.0, 4.0, 128, 100
+ANGLES, RADII, SHIFTS = range(0, 360, 5), (12.0, 20.0, 34.0, 60.0), ((0, 0), (2, 0), (0, 2), (-2, -2))
+KINDS = ("curve", "line", "circle", "double curve", "corner", "grating")
+
+
+class Curves(Pictures):
+    """Curves, and what a curve detector should not answer to.
+
+    table: image, split ("test"), kind, angle, radius (pixels; inf for none; of a grating half its period), contrast (1
+    is bright), right and down (shift in pixels).
+    """
+
+    name = "curves"
+
+    def __init__(self) -> None:
+        rows = [("curve", *row) for row in product(ANGLES, RADII, (1, -1), SHIFTS)]
+        rows += [("line", *row) for row in product(ANGLES, (np.inf,), (1, -1), SHIFTS)]
+        rows += [("circle", *row) for row in product((0,), RADII, (1, -1), SHIFTS)]
+        few = product(("double curve", "corner", "grating"), ANGLES[::2], RADII[1:3], (1, -1), SHIFTS[:1])
+        table = pd.DataFrame([*rows, *few], columns=["kind", "angle", "radius", "contrast", "shift"])
+        table["right"], table["down"] = zip(*table.pop("shift"), strict=True)
+        table.insert(0, "image", [f"{i:05d}" for i in range(len(table))])
+        super().__init__(table.assign(split="test"), {})
+        self._drawn = table.set_index("image")
+
+    def picture(self, image: str) -> Image.Image:
+        """224 x 224; KeyError for no such picture."""
+        known = self._drawn.loc[image]
+        across, down = np.meshgrid(np.arange(SIZE) - MIDDLE - known["right"], np.arange(SIZE) - MIDDLE - known["down"])
+        angle = np.radians(known["angle"])
+        # towards the centre of curvature, and along the stroke; up is up
+        along, normal = across * np.sin(angle) + down * np.cos(angle), across * np.cos(angle) - down * np.sin(angle)
+        ink = _INK[known["kind"]](normal, along, float(known["radius"]))
+        return Image.fromarray(np.uint8(np.rint(GREY + CONTRAST * known["contrast"] * ink))).convert("RGB")
+
+    def contents(self) -> list[str]:
+        """What its pictures are made of beside the table."""
+        return [str((SIZE, MIDDLE, LENGTH, WIDTH, GREY, CONTRAST))]
+
+
+def _stroke(distance: np.ndarray) -> np.ndarray:
+    """Share of each pixel that a stroke fills whose middle is so far away."""
+    return np.clip((WIDTH + 1) / 2 - distance, 0, 1)
+
+
+def _curve(normal: np.ndarray, along: np.ndarray, radius: float, length: float = LENGTH) -> np.ndarray:
+    if np.isinf(radius):
+        return _stroke(np.hypot(normal, np.maximum(np.abs(along) - length / 2, 0)))
+    turned = np.abs(np.arctan2(along, radius - normal))  # from the middle of the stroke, seen from its centre
+    end = min(length / 2 / radius, np.pi)
+    beyond = np.hypot(normal - radius * (1 - np.cos(end)), np.abs(along) - radius * np.sin(end))
+    return _stroke(np.where(turned <= end, np.abs(np.hypot(radius - normal, along) - radius), beyond))
+
+
+def _corner(normal: np.ndarray, along: np.ndarray, _radius: float) -> np.ndarray:
+    """Two straight strokes at a right angle, which opens towards the normal."""
+    out, side = (normal + np.abs(along)) / 2**0.5, np.abs(normal - np.abs(along)) / 2**0.5
+    return _stroke(np.hypot(side, np.maximum(np.abs(out - LENGTH / 4) - LENGTH / 4, 0)))
+
+
+_INK = {
+    "curve": _curve, "line": _curve, "corner": _corner,
+    "circle": lambda normal, along, radius: _stroke(np.abs(np.hypot(normal, along) - radius)),
+    "double curve": lambda normal, along, radius: np.maximum(
+        _curve(normal, along, radius), _curve(-normal, along, radius)
+    ),
+    "grating": lambda normal, along, radius: np.cos(np.pi * normal / radius) * (np.hypot(normal, along) < LENGTH),
+}  # fmt: skip
