@@ -101,9 +101,27 @@ def test_what_is_said_about_a_feature_is_counted_from_its_maps(catalogue, often)
     assert often not in [each["feature_id"] for each in about["neighbours"] + about["coactive"]]
 
 
+def test_a_picture_is_made_for_a_feature_beside_a_random_directions(catalogue, often):
+    picture, (reached, random) = catalogue.made_for(often)
+    trial = catalogue.trial
+    acts = torch.cat(list(trial.acts.blocks(trial.rows))).flatten(0, 2)
+    row = trial.sae.W_enc_rows[often].detach()
+    b_dec, b_enc = trial.sae.b_dec.detach(), float(trial.sae.b_enc[often].detach())
+    top = float(((acts - b_dec) @ row).max()) + b_enc
+    x = trial.network.as_input(Image.fromarray(picture).resize((trial.network.size,) * 2))[None]
+    seen = trial.network.see(x, [trial.acts.site]).acts[trial.acts.site]
+    middle = seen[0, seen.shape[1] // 2, seen.shape[2] // 2]
+    assert picture.dtype == np.uint8 and picture.std() > 5
+    assert reached * top > 0.5 * (float((middle - b_dec) @ row) + b_enc)
+    assert reached > 1 and random > 0
+    assert catalogue.made_for(often)[1] == (reached, random)
+
+
 def test_a_dead_feature_has_an_empty_page(catalogue):
     dead = int(catalogue.table["density_cell"].argmin())
     assert catalogue.table.at[dead, "density_cell"] == 0
+    with pytest.raises(ValueError, match=f"feature {dead} is active in no test picture"):
+        catalogue.made_for(dead)
     view, maps = catalogue.feature(dead)
     assert view["gallery"] == [] and maps.shape[0] == 0 and sum(view["histogram"]["counts"]) == 0
     json.dumps(view, allow_nan=False)

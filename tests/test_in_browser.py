@@ -210,6 +210,25 @@ def test_pictures_are_pythons_own(page, catalogue):
     drawn(page, "gallery")
 
 
+def test_a_picture_is_made_on_request(page, catalogue):
+    often, other = listed(page)[:2]
+    show(page, often)
+    made = app(page).locator("details", has=page.get_by_text("A picture made for it"))
+    made.locator("summary").click()
+    assert not made.locator("canvas").count()
+    made.get_by_role("button", name="Make it").click()
+    drawn(page, f"made {often}")
+    _, (reached, random) = catalogue.made_for(often)
+    text = made.inner_text()
+    assert f"reaches {reached:.1f} times" in text and f"random direction, {random:.1f} times" in text
+    pixels = made.locator("canvas").evaluate("c => Array.from(c.getContext('2d').getImageData(0, 0, 99, 99).data)")
+    assert np.std(pixels) > 5
+    keep(page, "made")
+    show(page, other)
+    assert not made.locator("canvas").count()
+    made.locator("summary").click()
+
+
 def test_keys_work_after_every_click_and_labels_stay_with_their_feature(page, catalogue):
     """Clicks on what then hides or is made anew, and labels typed one after the other."""
     order = listed(page)[:4]

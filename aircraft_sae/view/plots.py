@@ -105,6 +105,24 @@ def profiles(panels: Mapping[str, pd.DataFrame], label: str, line: float) -> Fig
     return figure
 
 
+def rosettes(families: Mapping[str, np.ndarray], marks: Mapping[str, Sequence[float]] | None = None) -> Figure:
+    """Tuning curves (m, angles) of each family about a circle, a colour an angle; marks: angles on the outer circle."""
+    figure, axes = sheet(3.6, 1, len(families), squeeze=False, subplot_kw={"projection": "polar"})
+    for ax, (name, curves) in zip(axes[0], families.items(), strict=True):
+        angles = np.linspace(0, 2 * np.pi, curves.shape[1] + 1)
+        for curve in curves:
+            colour = colormaps["twilight"](0.1 + 0.8 * curve.argmax() / len(curve))
+            ax.plot(angles, np.append(curve, curve[0]), color=colour, linewidth=1.8)
+            ax.fill(angles, np.append(curve, curve[0]), color=colour, alpha=0.15)
+        for label, own in (marks or {}).items():
+            ax.plot(np.radians(own), np.full(len(own), 1.08), "v", color=GREY, markersize=5, label=label)
+        ax.set(xticks=np.radians(range(0, 360, 45)), yticks=[0.5, 1], yticklabels=[], ylim=(0, 1.15))
+        ax.set_title(wrap(name + f" ({len(curves)})" * (len(curves) > 1), WIDTH / len(families)), size=12)
+    if marks:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center")
+    return figure
+
+
 def picture_grid(
     rows: Grid, captions: Grid | None = None, names: Sequence[str] = (), marks: Grid | None = None, empty: str = ""
 ) -> Figure:

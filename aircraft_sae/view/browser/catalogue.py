@@ -22,6 +22,7 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.store import digest
 from aircraft_sae.studies.manipulation import CellHead
 from aircraft_sae.study import Study
+from aircraft_sae.view import visualise
 
 BICUBIC, TILE = Image.Resampling.BICUBIC, 160  # pixels of a thumbnail
 HOWS = {"top": "strongest", "interval": "whole range", "random": "any"}  # as in `FeatureIndex.patches`, and titles
@@ -100,6 +101,22 @@ class Catalogue:
     def fingerprint(self) -> str:
         """Known by what it shows."""
         return digest([self.name, self.index, self.trial, self.table, self.parts, self.images, self.head])
+
+    def made_for(self, feature_id: int) -> tuple[np.ndarray, tuple[float, float]]:
+        """(size, size, 3) uint8: the picture that a feature answers to most; what it and a random direction's reach.
+
+        As multiples of the largest in test pictures. ValueError for a feature that is active in none.
+        """
+        trial, found = self.trial, []
+        if not self.index.maps(feature_id, self.rows).any():
+            raise ValueError(f"feature {feature_id} is active in no test picture: there is nothing to compare with")
+        random, mean = trial.random[feature_id], trial.acts.moments(trial.rows)[0].float()
+        for read in (visualise.feature(trial.sae, feature_id), visualise.middle(random, -float(mean @ random))):
+            cells = (block.flatten(0, 2)[:, None, None] for block in trial.acts.blocks(trial.rows))
+            top = max(float(read(each).max()) for each in cells)
+            pictures, reached = visualise.maximise(trial.network, trial.acts.site, read, n=1)
+            found.append((pictures[0], float(reached[0]) / top))
+        return found[0][0], (found[0][1], found[1][1])
 
     def overview(self) -> dict[str, Any]:
         """All that a front end needs once: the table by columns, names of classes and parts, colours of heat."""
@@ -290,20 +307,19 @@ def crops_figure(picks: Mapping[str, pd.DataFrame], pictures: Pictures, grid: tu
     """
     from aircraft_sae.view.plots import picture_grid  # as above
 
-    shown, share = [], 72 / 224
+    blank, shown = Image.new("RGB", (72, 72), "white"), []
     for own in picks.values():
-        crops = []
-        for pick in own.itertuples():
-            if pd.isna(pick.image):
-                crops.append(Image.new("RGB", (72, 72), "white"))
-                continue
-            picture = pictures.picture(pick.image)
-            sides = np.array(picture.size)
-            middle = np.divide([pick.column + 0.5, pick.row + 0.5], grid[::-1]) * sides
-            start = np.clip(middle - sides * share / 2, 0, sides * (1 - share))
-            crops.append(picture.crop([*start.round(), *(start + sides * share).round()]).resize((72, 72), BICUBIC))
-        shown.append(crops)
+        shown.append([blank if pd.isna(pick.image) else crop(pick, pictures, grid) for pick in own.itertuples()])
     return picture_grid(shown, names=list(picks), empty="never active in these pictures")
+
+
+def crop(pick: Any, pictures: Pictures, grid: tuple[int, int], share: float = 72 / 224) -> Image.Image:
+    """72 pixels square around a cell (image, row, column) of a grid: this share of the picture's sides."""
+    picture = pictures.picture(pick.image)
+    sides = np.array(picture.size)
+    middle = np.divide([pick.column + 0.5, pick.row + 0.5], grid[::-1]) * sides
+    start = np.clip(middle - sides * share / 2, 0, sides * (1 - share))
+    return picture.crop([*start.round(), *(start + sides * share).round()]).resize((72, 72), BICUBIC)
 
 
 def as_jpeg(picture: Image.Image, size: int) -> bytes:

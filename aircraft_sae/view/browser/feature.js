@@ -152,6 +152,21 @@ function featurePart(app) {
     app.drawEcho();
     ui.suppress.title = there ? "s" : "this feature is not among those of the bench's picture";
   }
+  function drawMade() { // on request: it takes some seconds
+    const id = state.feature, button = h("button", { type: "button" }, "Make it");
+    button.addEventListener("click", guarded(async () => {
+      button.disabled = true;
+      button.textContent = "some seconds …";
+      const told = await app.working(() => source.made({ feature_id: id })).catch((error) => { drawMade(); throw error; });
+      if (state.closed || id !== state.feature) return;
+      const canvas = h("canvas", { width: told.bitmap.width, height: told.bitmap.height, role: "img", ariaLabel: `a picture made for feature ${id}` });
+      canvas.getContext("2d").drawImage(told.bitmap, 0, 0);
+      const text = `Its middle cell reaches ${fixed(told.reached, 1)} times the feature's maximum in test pictures; one made for a random direction, ${fixed(told.random, 1)} times that direction's. It shows what the feature could answer to; the patches show what it does answer to.`;
+      ui.made.replaceChildren(canvas, h("p", { className: "quiet" }, text));
+      drawn(`made ${id}`);
+    }));
+    ui.made.replaceChildren(button);
+  }
   function drawFacts() {
     const id = state.feature, c = columns(), view = state.view;
     const verdict = c.verdict && c.verdict[id];
@@ -169,6 +184,7 @@ function featurePart(app) {
     if (c.suppressed) rows.push(["suppressing it", `moves its pictures' logit by ${fixed(c.suppressed[id])}; a random direction by ${fixed(c.suppressed_random[id])}`]);
     ui.numbers.replaceChildren(...rows.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]));
     drawHistogram(view.histogram);
+    if (ui.made) drawMade();
     ui.selectivity.replaceChildren(...view.selectivity.map((each) => {
       const low = each.null === null ? 0.5 : Math.max(0, 0.5 - each.null), high = each.null === null ? 0.5 : Math.min(1, 0.5 + each.null);
       const bar = h("span", { className: "scale" },
@@ -234,6 +250,7 @@ function featurePart(app) {
     ui.pushes = h("div");
     ui.classes = h("div");
     ui.parts = h("div", { className: "fitted" });
+    ui.made = source.made ? h("div", { className: "made" }) : null;
     ui.neighbours = h("div", { className: "links" });
     ui.coactive = h("div", { className: "links" });
     ui.echo = h("p", { className: "told echo" }); // the bench's outcome, where `s` was pressed
@@ -245,6 +262,7 @@ function featurePart(app) {
       h("div", { className: "row" }, ui.suppress, ui.echo));
     const right = h("aside", {}, ui.numbers,
       fold("Activation", true, ui.histogram, ui.histogramNote),
+      ui.made ? fold("A picture made for it", false, ui.made) : null,
       fold("Classes: AUROC on half B, grey where shuffled labels end up", true, ui.selectivity),
       fold("Classes that it pushes up and down", true, ui.pushes),
       fold("Mean of pictures' maxima, by class", false, ui.classes),
