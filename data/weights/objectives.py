@@ -3,10 +3,11 @@
     python data/weights/objectives.py self_supervised data/weights/hangar_self_supervised.safetensors
     python data/weights/objectives.py parts data/weights/hangar_parts.safetensors
     python data/weights/objectives.py classes data/weights/hangar_classes.safetensors
+    python data/weights/objectives.py inceptionv1 data/weights/hangar_inceptionv1.safetensors
 
 The scenes are those of pretrain.py's third round, at 160 pixels; architecture, first weights and schedule are the
-same for all three; crops and colours vary more where there are no labels. README.md beside this file tells what came
-of it.
+same for the first three; crops and colours vary more where there are no labels. The last is InceptionV1 with class
+labels, for notebooks 09 and 10, turned by any angle. README.md beside this file tells what came of it.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from aircraft_sae.config import ClassifierConfig, DatasetConfig, HangarConfig, StudyConfig
 from aircraft_sae.devices import device, has_bfloat16
-from aircraft_sae.networks import BATCH, Network, build
+from aircraft_sae.networks import BATCH, Network, build, inception
 from aircraft_sae.networks.build import keep_depthwise_in_float32
 from aircraft_sae.networks.training import ORTHOGONALISE
 from aircraft_sae.networks.weights import write_safetensors
@@ -92,13 +93,16 @@ def projector(d_in: int) -> nn.Module:
 class Objective(nn.Module):
     """What a network learns by: forward(model, pictures uint8, masks, labels, size, generator) is the loss."""
 
-    n_views, crop, colour = 1, 0.5, 0.2
+    n_views, crop, colour, mean, std = 1, 0.5, 0.2, MEAN, STD
+    degrees, share = (20, 20), 0.0  # pictures are turned by up to so much in the beginning and in the end; share done
+    sizes, batch_size, peak = ((96, 0.6), (128, 0.3), (160, 0.1)), 96, 3e-3  # pixels and shares of the steps; rate
 
     def view(self, pictures, size, generator):
         """(pictures as the network takes them, the maps of their crops)."""
-        maps = crops(len(pictures), self.crop, 20, generator)
+        least, most = self.degrees
+        maps = crops(len(pictures), self.crop, least + (most - least) * self.share, generator)
         x = recoloured(at_crop(pictures, maps, size), self.colour, generator)
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return ((x - mean) / std).contiguous(memory_format=torch.channels_last), maps
 
 
@@ -112,6 +116,13 @@ class Classes(Objective):
     def forward(self, model, pictures, masks, labels, size, generator):
         x, _ = self.view(pictures, size, generator)
         return cross_entropy(self.head(model.forward_features(x).float().mean((2, 3))), labels, label_smoothing=0.1)
+
+
+class Inception(Classes):
+    """Class labels for InceptionV1, whose curves should turn every way."""
+
+    colour, degrees, mean, std = 0.3, (20, 180), inception.MEAN, inception.STD
+    sizes, batch_size, peak = ((96, 0.7), (128, 0.2), (160, 0.1)), 64, 1e-3
 
 
 class Parts(Objective):
@@ -173,7 +184,7 @@ class SelfSupervised(Objective):
         return contrast(project(own[some]), project(other[some]), self.temperature)
 
 
-OBJECTIVES = {"classes": Classes, "parts": Parts, "self_supervised": SelfSupervised}
+OBJECTIVES = {"classes": Classes, "parts": Parts, "self_supervised": SelfSupervised, "inceptionv1": Inception}
 
 
 class Run(checkpoint.Training):
@@ -181,10 +192,11 @@ class Run(checkpoint.Training):
 
     noted, other, remedy = ("step",), "objective or schedule", "learning rate"
 
-    def __init__(self, objective: str, pictures: Pictures, folder: Path, sizes, n_steps, batch_size=96, peak=3e-3):
-        self.folder, self.device, self.step = folder, device(), 0
-        self.sizes, self.n_steps, self.batch_size, self.peak = sizes, n_steps, batch_size, peak
-        self.identity = fingerprint([objective, list(sizes), n_steps, batch_size, peak], pictures.fingerprint)
+    def __init__(self, objective: str, pictures: Pictures, folder: Path, n_steps: int):
+        self.folder, self.device, self.step, self.n_steps, kind = folder, device(), 0, n_steps, OBJECTIVES[objective]
+        self.sizes, self.batch_size, self.peak = kind.sizes, kind.batch_size, kind.peak
+        known = [objective, list(self.sizes), n_steps, self.batch_size, self.peak]
+        self.identity = fingerprint(known, pictures.fingerprint)
         rows = pictures.rows("train")
         names = rows["image"].tolist()
         bar = {"desc": "read", "unit": "img", "chunksize": 64}
@@ -192,17 +204,18 @@ class Run(checkpoint.Training):
         self.masks = torch.from_numpy(np.stack(thread_map(pictures.mask, names, **bar)))
         self.labels = torch.tensor(rows["variant"].map({f.variant: i for i, f in enumerate(FRAMES)}).to_numpy())
         torch.manual_seed(0)
-        self.model = build(ARCH, 1).to(self.device)
-        widths = [self.model.feature_info[i]["num_chs"] for i in SITES]
-        given = {"classes": (len(FRAMES),), "parts": (len(pictures.region_names) + 1,), "self_supervised": ()}
-        self.objective = OBJECTIVES[objective](widths, *given[objective]).to(self.device)
+        self.model = inception.InceptionV1(1, norm=True) if objective == "inceptionv1" else build(ARCH, 1)
+        self.model.to(self.device, memory_format=torch.channels_last)
+        widths = [self.model.feature_info[i]["num_chs"] for i in SITES[:-1]] + [self.model.num_features]
+        given = {"parts": (len(pictures.region_names) + 1,), "self_supervised": ()}.get(objective, (len(FRAMES),))
+        self.objective = OBJECTIVES[objective](widths, *given).to(self.device)
         both = nn.ModuleDict({"model": self.model, "objective": self.objective})
-        self.learned = [w for n, w in both.named_parameters() if not n.startswith("model.head")]
+        self.learned = [w for n, w in both.named_parameters() if not n.startswith(("model.head", "model.softmax2"))]
         self.mixed = has_bfloat16(self.device)
         if self.mixed and self.device.type == "cpu":
             keep_depthwise_in_float32(self.model)
         muon.zeropower_via_newtonschulz = partial(ORTHOGONALISE, dtype=torch.bfloat16 if self.mixed else torch.float32)
-        self.optimizer = create_optimizer_v2(both, "muon", peak, 0.05)
+        self.optimizer = create_optimizer_v2(both, "muon", self.peak, 0.05)
         self.ema = ModelEmaV3(self.model, decay=0.995, use_warmup=True)
         self.parts = {"model": self.model, "ema": self.ema.module, "optimizer": self.optimizer, "head": self.objective}
 
@@ -227,7 +240,7 @@ class Run(checkpoint.Training):
         with tqdm(total=self.n_steps, initial=self.step, unit="step") as bar:
             while self.step < self.n_steps:
                 size = self.sizes[int(np.searchsorted(ends, self.step, "right"))][0]
-                generator = torch.Generator().manual_seed(self.step)
+                generator, self.objective.share = torch.Generator().manual_seed(self.step), self.step / self.n_steps
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.learning_rate(self.step)
                 self.model.train(), self.objective.train()
@@ -274,11 +287,16 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     pictures = Study.open(SCENES).pictures()
     folder = data_folder() / "runs" / SCENES.name / "networks" / given.objective
-    run = Run(given.objective, pictures, folder, sizes=((96, 0.6), (128, 0.3), (160, 0.1)), n_steps=given.steps)
+    run = Run(given.objective, pictures, folder, given.steps)
     run.train()
-    state = {n: v.half() for n, v in run.ema.module.state_dict().items() if not n.startswith("head.fc")}
+    model, objective = run.ema.module, run.objective
+    if given.objective == "inceptionv1":
+        model.fold()
+    left = ("head.fc", "softmax2", "mixed5b")  # with mixed5b InceptionV1's file would be 12.1 MB
+    state = {n: v.half() for n, v in model.state_dict().items() if not n.startswith(left)}
     write_safetensors(given.to, state)
-    facts = {"arch": ARCH.arch, "image_size": 160, "mean": MEAN, "std": STD, "objective": given.objective}
+    facts = {"arch": "inceptionv1" if given.objective == "inceptionv1" else ARCH.arch, "image_size": 160}
+    facts |= {"mean": objective.mean, "std": objective.std, "objective": given.objective}
     write_json(given.to.with_suffix(".json"), facts | {"steps": given.steps, "batch_size": run.batch_size})
 
 
