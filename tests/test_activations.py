@@ -62,6 +62,8 @@ def test_some_cells_of_each_picture_are_kept(made, tmp_path, by_norm):
     share = {value: (drawn == value).mean() for value in (0.0, 1.0, 3.0)}
     wanted = {0.0: 0.0, 1.0: 0.25, 3.0: 0.75} if by_norm else {0.0: 0.5, 1.0: 0.25, 3.0: 0.25}
     assert share == pytest.approx(wanted, abs=0.03)
+    acts = torch.rand(6, 5, 5, 3)  # however they are batched
+    assert torch.equal(activations.some_cells(acts, 9, by_norm, 0)[4:], activations.some_cells(acts[4:], 9, by_norm, 4))
 
 
 def test_features_seen_in_pictures_are_those_of_what_is_stored(made, smoke_study):
