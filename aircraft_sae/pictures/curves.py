@@ -15,7 +15,6 @@ SIZE, MIDDLE = 224, 119
 """Pixels of a picture; and where strokes pass: the centre of what a cell sees at strides 2, 4 and 8."""
 LENGTH, WIDTH, GREY, CONTRAST = 48.0, 4.0, 128, 100
 ANGLES, RADII, SHIFTS = range(0, 360, 5), (12.0, 20.0, 34.0, 60.0), ((0, 0), (2, 0), (0, 2), (-2, -2))
-KINDS = ("curve", "line", "circle", "double curve", "corner", "grating")
 
 
 class Curves(Pictures):
