@@ -217,8 +217,9 @@ def test_a_picture_is_made_on_request(page, catalogue):
     made.locator("summary").click()
     assert not made.locator("canvas").count()
     made.get_by_role("button", name="Make it").click()
-    made_there = f'.sae-browser[data-drawn="made {often}"]'
-    page.wait_for_selector(made_there, timeout=START)  # some seconds, where no other test runs
+    made.locator("canvas").wait_for(timeout=START)  # some seconds, where no other test runs
+    page.get_by_label("feature number").dispatch_event("change")  # the same feature is drawn once more
+    drawn(page, f"feature {often}")
     _, (reached, random) = catalogue.made_for(often)
     text = made.inner_text()
     assert f"reaches {reached:.1f} times" in text and f"random direction, {random:.1f} times" in text

@@ -152,12 +152,14 @@ function featurePart(app) {
     app.drawEcho();
     ui.suppress.title = there ? "s" : "this feature is not among those of the bench's picture";
   }
-  function drawMade() { // on request: it takes some seconds
+  function drawMade() { // on request: it takes some seconds; what was made stays until another feature is shown
     const id = state.feature, button = h("button", { type: "button" }, "Make it");
+    if (ui.made.dataset.of === String(id)) return;
+    ui.made.dataset.of = id;
     button.addEventListener("click", guarded(async () => {
       button.disabled = true;
       button.textContent = "some seconds …";
-      const told = await app.working(() => source.made({ feature_id: id })).catch((error) => { drawMade(); throw error; });
+      const told = await app.working(() => source.made({ feature_id: id })).catch((error) => { delete ui.made.dataset.of; drawMade(); throw error; });
       if (state.closed || id !== state.feature) return;
       const canvas = h("canvas", { width: told.bitmap.width, height: told.bitmap.height, role: "img", ariaLabel: `a picture made for feature ${id}` });
       canvas.getContext("2d").drawImage(told.bitmap, 0, 0);
