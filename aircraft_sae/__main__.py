@@ -254,6 +254,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="all notebooks")
     parser.add_argument("--preset", help="one of " + ", ".join(config.PRESETS) + "; default: hangar")
     parser.add_argument("--data-root", metavar="DIR", help="folder that holds fgvc-aircraft-2013b")
+    parser.add_argument(
+        "--network", metavar="NAME", help="of 09 and 10: weights that come with it, or a file of your own"
+    )
     parser.add_argument("--in-place", action="store_true", help="then put the outputs into notebooks/ too")
     parser.add_argument("--record", action="store_true", help="then put the numbers into data/results, for git")
     parser.add_argument("--again", action="store_true", help="notebooks for which nothing has changed, too")
@@ -261,6 +264,8 @@ def main(arguments: list[str] | None = None) -> int:
     name = options.preset or os.environ.get("AIRCRAFT_SAE_PRESET") or "hangar"
     root = options.data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT")
     root = str(Path(root).expanduser().resolve()) if root else ""  # the kernels run in another folder
+    network = options.network or os.environ.get("AIRCRAFT_SAE_NETWORK") or ""
+    network = str(Path(network).expanduser().resolve()) if Path(network).suffix else network  # a file, as above
     try:
         study, data_dir = config.preset(name), store.data_folder()
         study = config.with_data_root(study, root)
@@ -282,6 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
         store.make_parents(folder / "report")
         environment = {"AIRCRAFT_SAE_PRESET": name, "AIRCRAFT_SAE_DATA_DIR": str(data_dir)}
         environment["AIRCRAFT_SAE_DATA_ROOT"] = root
+        environment["AIRCRAFT_SAE_NETWORK"] = network
         runner = Runner(folder, environment, study.dataset.rendered, options.again)
         status = run(notebooks, asked, runner, study, options.in_place)
         if options.record and not status:

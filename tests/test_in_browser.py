@@ -4,6 +4,7 @@ Set AIRCRAFT_SAE_SCREENSHOTS to a folder to keep pictures of what was seen.
 """
 
 import base64
+import io
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from aircraft_sae.view.browser import Bench, Labels
 from aircraft_sae.view.browser.catalogue import as_jpeg, catalogue_of
 from aircraft_sae.view.plots import heat
 from aircraft_sae.view.report import write_page
+from aircraft_sae.view.scatter import graph, scatter
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -r requirements.txt")
 Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="as above").Axe
@@ -1844,3 +1846,56 @@ def test_a_wide_table_says_so_where_it_is(chromium, smoke_study, width):
     page.set_viewport_size({"width": 2300 - width, "height": 1000})
     playwright.expect(app(page).locator(".details").get_by_text("scroll it sideways")).to_be_visible(visible=not over)
     page.close()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_points_and_graphs_show_the_right_patches(chromium, dark):
+    """By mouse, by key and after a click; readable on both grounds; with texts for who does not see them."""
+    ground, ink = ("rgb(17, 17, 17)", "rgb(221, 221, 221)") if dark else ("rgb(255, 255, 255)", "rgb(0, 0, 0)")
+    colours = {name: tuple(map(int, np.random.default_rng(i).integers(40, 220, 3))) for i, name in enumerate("abcd")}
+    patches = {name: [Image.new("RGB", (72, 72), colour)] * 3 for name, colour in colours.items()}
+    xy, kinds = np.array([[0.0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0.5]]), ["1x1", "3x3", "5x5", "pool", "pool"]
+    points = scatter(xy, kinds, [*"abcde"], [*patches.values(), []], "five points")
+    joined = graph({"mixed4a": ["a", "b"], "mixed4b": ["c"]}, [("a", "c", -0.4), ("b", "c", 0.2)], patches, "a graph")
+    page = chromium.new_page(viewport={"width": 1000, "height": 1000})
+    style = f"background: {ground}; color: {ink}"
+    main = f"<main><h1>Points</h1>{points}{joined}</main>"
+    page.set_content(f'<html lang="en"><title>points</title><body style="{style}">{main}')
+    for label, names in {"five points": "abcd", "a graph": "abc"}.items():
+        svg = page.get_by_label(label, exact=True)
+        assert svg.locator(".tip:visible").count() == 0
+
+        def told(name, svg=svg):
+            tip = svg.locator(".tip:visible")
+            assert tip.count() == 1 and tip.locator("text").inner_html() == name
+            box = tip.locator("image").nth(1).bounding_box()
+            seen = Image.open(io.BytesIO(page.screenshot(clip=box))).convert("RGB").getpixel((36, 36))
+            assert np.abs(np.subtract(seen, colours[name])).max() < 12
+
+        for name in names:
+            svg.get_by_label(name, exact=True).locator(".mark").hover(force=True)
+            told(name)
+        page.mouse.move(0, 0)
+        assert svg.locator(".tip:visible").count() == 0
+        svg.get_by_label("b", exact=True).focus()
+        told("b")
+        svg.get_by_label("c", exact=True).locator(".mark").click(force=True)
+        page.mouse.move(0, 0)
+        told("c")
+        assert svg.locator("text").first.evaluate("e => getComputedStyle(e).fill") == ink
+    dots = page.get_by_label("five points", exact=True).locator(".mark")
+    light = [page.evaluate(LIGHT, colour) for colour in (ground, *{dot.get_attribute("fill") for dot in dots.all()})]
+    assert min((max(each, light[0]) + 0.05) / (min(each, light[0]) + 0.05) for each in light[1:]) >= 3
+    bad = [each for each in Axe().run(page).response["violations"] if each["impact"] in ("serious", "critical")]
+    assert not bad, bad
+    if folder := os.environ.get("AIRCRAFT_SAE_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"points-{'dark' if dark else 'light'}.png")
+    page.close()
+
+
+LIGHT = """(colour) => { const canvas = document.createElement('canvas').getContext('2d');
+  canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+  return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0); }"""
+"""The relative luminance of a colour (WCAG 2)."""

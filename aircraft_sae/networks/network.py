@@ -152,7 +152,7 @@ class Network:
         alias = re.fullmatch(r"stage(\d+)", path)
         return f"stages.{int(alias[1]) - 1}" if alias and hasattr(self.model, "stages") else path
 
-    def _channels(self, site: str) -> slice:
+    def channels(self, site: str) -> slice:
         """The channels of a site in its module's output; of a branch, by its place among the module's children."""
         path, _, group = site.partition(":")
         if not group:
@@ -202,7 +202,7 @@ class _Hooks:
 
     def __enter__(self) -> "_Hooks":
         network = self.network
-        channels = {site: network._channels(site) for site in dict.fromkeys([*self.edits, *self.sites])}
+        channels = {site: network.channels(site) for site in dict.fromkeys([*self.edits, *self.sites])}
         with _HOOKING:
             for site, own in channels.items():
                 module = network.model.get_submodule(path := network._path(site))

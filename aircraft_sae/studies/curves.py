@@ -43,15 +43,16 @@ def see_middle(folder: Path, *, network: Network, pictures: Pictures, sites: Seq
         raise ValueError("torchvision's googlenet has 3x3 kernels in its 5x5 branches: take arch inceptionv1")
     names, found, margin = pictures.table["image"].tolist(), {site: [] for site in sites}, _margin(network, sites)
     cells = {site: _cell(network, site) for site in sites}
-    batches = (_cropped(x, margin) for x in _batches(network, pictures, names))
-    for each in tqdm(network.stream(batches, sites, logits=False), "stimuli", -(-len(names) // BATCH), leave=False):
+    cropped = (_cropped(x, margin) for x in batches(network, pictures, names))
+    for each in tqdm(network.stream(cropped, sites, logits=False), "stimuli", -(-len(names) // BATCH), leave=False):
         for site, acts in each.acts.items():
             found[site].append(_middle(network, acts, cells[site], margin))
     for site, acts in found.items():
         np.save(folder / f"{site_folder(site)}.npy", torch.cat(acts).numpy())
 
 
-def _batches(network: Network, pictures: Pictures, names: Sequence[str]) -> Iterator[torch.Tensor]:
+def batches(network: Network, pictures: Pictures, names: Sequence[str]) -> Iterator[torch.Tensor]:
+    """Pictures by name, BATCH at a time, as the network takes them."""
     for start in range(0, len(names), BATCH):
         yield torch.stack([network.as_input(pictures.picture(name)) for name in names[start : start + BATCH]])
 
@@ -155,7 +156,7 @@ def see_pictures(
     """
     names, rows, counts = pictures.rows("test")["image"].tolist(), [], np.zeros(n_bins)
     sums, at = {name: np.zeros((n_bins, len(own))) for name, own in units.items()}, 0
-    seen = network.stream(_batches(network, pictures, names), [site], logits=False)
+    seen = network.stream(batches(network, pictures, names), [site], logits=False)
     for acts in tqdm((each.acts[site] for each in seen), f"{site} in pictures", -(-len(names) // BATCH), leave=False):
         shape, shown = acts.shape[:3], names[at : at + len(acts)]
         angles = [contour_angles(pictures.mask(n) > 0, shape[1:]) for n in shown] if pictures.region_names else np.nan
@@ -201,7 +202,7 @@ def suppress_families(
     for kind, table in tqdm(pictures.table.groupby("kind", sort=False), "suppress families", leave=False):
         edits = {"": {}} | {name: {site: partial(without, own=list(own))} for name, own in families.items()}
         middles: dict[str, list] = {name: [] for name in edits}
-        for x in _batches(network, pictures, table["image"].tolist()):
+        for x in batches(network, pictures, table["image"].tolist()):
             for name, edit in edits.items():
                 middles[name].append(_middle(network, network.see(x, [after], edit).acts[after], cell, 0))
         plain, *changed = (torch.cat(each) for each in middles.values())
