@@ -273,6 +273,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"the data root {root} is not a folder")
         if options.in_place and not study.dataset.rendered:
             raise ValueError(f"--in-place would put the photographs of {name} into notebooks/: run without it")
+        if network and (options.in_place or options.record):
+            raise ValueError(f"--in-place and --record are for the networks that come with it, not for {network}")
         notebooks = find(NOTEBOOKS)
         asked = {number.zfill(2) for number in options.numbers}
         asked = asked or {number for number in notebooks if options.all or number <= MAIN}

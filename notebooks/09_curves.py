@@ -30,6 +30,7 @@
 # %matplotlib inline
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
+import os
 from itertools import pairwise, product
 
 import numpy as np
@@ -52,16 +53,17 @@ from aircraft_sae.view.browser.catalogue import crops_figure
 #
 # Two networks. *InceptionV1* is the network of the claim, with weights of our own: it was trained to name rendered
 # aircraft, turned by any angle. *EfficientNet-Lite0* has ImageNet's weights: we did not choose its pictures. Its
-# channels have both signs, and count where they are positive. For the published weights of InceptionV1, put the path of
-# their file, `inception5h.pth`, in place of `hangar_inceptionv1`.
+# channels have both signs, and count where they are positive. With the published weights of InceptionV1 in place of
+# ours: `python -m aircraft_sae run 09 --network inception5h.pth`.
 #
 # Early maps have up to 3,136 cells. Of each picture, 64 cells drawn at random train the autoencoders: 8 features for
 # each channel, of which 16 are active in a cell; three seeds.
 
 # %%
 study = Study.open()
+NETWORK = os.environ.get("AIRCRAFT_SAE_NETWORK") or "hangar_inceptionv1"
 NAME, results, small = "09_curves", {}, study.config.name == "smoke"
-networks = {each.name: each for each in map(study.network, ("hangar_inceptionv1", "efficientnet_lite0"))}
+networks = {each.name: each for each in map(study.network, (NETWORK, "efficientnet_lite0"))}
 SITES = dict(zip(networks, (("conv2d2", "mixed3a", "mixed3b"), ("blocks.1", "blocks.2")), strict=True))
 NAMES = dict(zip(networks, ("InceptionV1", "EfficientNet-Lite0"), strict=True))
 PAIRS = [(own, site) for own, sites in SITES.items() for site in sites]

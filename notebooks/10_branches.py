@@ -1,6 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -53,13 +54,13 @@ from aircraft_sae.view.scatter import graph, scatter
 # ## Settings
 #
 # InceptionV1 has weights of our own here: it was trained to name rendered aircraft, and saw no photograph. With the
-# published weights, `python -m aircraft_sae run 10 --network inceptionv1/inception5h.pth` asks the same of them.
+# published weights, `python -m aircraft_sae run 10 --network inception5h.pth` asks the same of them.
 
 # %%
-study, NAME, results = Study.open(), "10_branches", {}
-NETWORK, small = os.environ.get("AIRCRAFT_SAE_NETWORK") or "hangar_inceptionv1", study.config.name == "smoke"
-BLOCKS, ALONE = [f"mixed4{letter}" for letter in "abcde"], ("5x5", "1x1")
-network, pictures = study.network(NETWORK), study.pictures()
+study, NETWORK = Study.open(), os.environ.get("AIRCRAFT_SAE_NETWORK")
+network, small, results = study.network(NETWORK or "hangar_inceptionv1"), study.config.name == "smoke", {}
+NAME = "10_branches" + f"-{network.name}" * bool(NETWORK)
+BLOCKS, ALONE, pictures = [f"mixed4{letter}" for letter in "abcde"], ("5x5", "1x1"), study.pictures()
 groups = {block: {name: network.channels(f"{block}:{name}") for name in branches.BRANCHES} for block in BLOCKS}
 every = 1 if small else 3
 
@@ -77,6 +78,7 @@ cells = study.cells(sites, network, 10, by_norm=True)
 paper = {"variant": "topk", "k": 32, "expansion": 16, "tied": True, "aux_k": 0}
 paper |= {} if small else {"n_cells": 80_000}
 kinds = {"the paper's": paper, "ours": paper | {"tied": False, "aux_k": 256}}
+NULLS = ("random directions", "untrained", "permuted network")
 wanted = [("the paper's", site) for site in sites] + [("ours", block) for block in BLOCKS]
 saes = {}
 for kind, site in wanted:
@@ -97,11 +99,11 @@ for (kind, site), sae in saes.items():
 pd.DataFrame(rows).T.round(1)
 
 # %%
-gain = np.mean([results[f"{block}/explained/ours"]["value"] - results[f"{block}/explained"]["value"] for block in BLOCKS])
-dead = {end: np.mean([results[f"{block}/dead_share{end}"]["value"] for block in BLOCKS]) for end in ("", "/ours")}
-text = f"""**Takeaway.** With as many active features, ours explains {100 * gain:+.1f} points more of the variance of a
-block than the paper's (mean of five), and more of its features are dead: {dead["/ours"]:.0%}, not {dead[""]:.0%}. "Dead"
-is: active in no test cell."""
+said = {f"{name}{end}": np.mean([results[f"{block}/{name}{end}"]["value"] for block in BLOCKS])
+        for name, end in product(("explained", "dead_share"), ("", "/ours"))}  # fmt: skip
+text = f"""**Takeaway.** With as many active features, ours explains {said["explained/ours"]:.0%} of the variance of a
+block in the mean, the paper's {said["explained"]:.0%}; of ours {said["dead_share/ours"]:.0%} are dead (active in no
+test cell), of the paper's {said["dead_share"]:.0%}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -116,28 +118,27 @@ display(Markdown(text))
 # an *untrained* autoencoder; and the paper's, trained on a *permuted network*, with the same weights in another order.
 
 # %%
-shuffled, made = network.permuted(), {}
+shuffled, rows, special, nominal = network.permuted(), {}, {}, {}
 null_cells = study.cells(BLOCKS, shuffled, 10, by_norm=True)
 for block in BLOCKS:
     own = {kind: saes[kind, block].W_dec[live[kind, block]] for kind in kinds}
-    acts, null = cells[block], study.dictionary(f"{network.name}-{block}-permuted", null_cells[block], **paper)
-    own["random directions"] = random_dictionaries(saes["ours", block], acts, (0,))[0].W_dec
-    own["untrained"] = untrained(saes["ours", block], acts).W_dec
-    fired = measure(null.reconstruct, null_cells[block], null_cells[block].rows("test"), null.b_dec).fired
-    own["permuted network"] = null.W_dec[fired > 0]
-    made[block] = {name: rows.detach().numpy() for name, rows in own.items()}
+    acts, null = null_cells[block], study.dictionary(f"{network.name}-{block}-permuted", null_cells[block], **paper)
+    own["random directions"] = random_dictionaries(saes["ours", block], cells[block], (0,))[0].W_dec
+    own["untrained"] = untrained(saes["ours", block], cells[block]).W_dec
+    own["permuted network"] = null.W_dec[measure(null.reconstruct, acts, acts.rows("test"), null.b_dec).fired > 0]
+    own = {kind: each.detach().numpy() for kind, each in own.items()}
+    special |= {(block, kind): branches.specialised(each, groups[block]) for kind, each in own.items()}
+    rows |= {(block, kind): own[kind] for kind in ("the paper's", "random directions")}
 
 # %%
-special, nominal = {}, {}
-for block, own in made.items():
-    for kind, W_dec in own.items():
-        above = special[block, kind] = branches.specialised(W_dec, groups[block])
-        end = "" if kind == "the paper's" else f"/{kind}"
-        results |= {f"{block}/specialised_share/{name}{end}": with_interval(above[name], np.ones(len(above)))
-                    for name in above}  # fmt: skip
-    permuted = np.random.default_rng(1).permuted(own["the paper's"], axis=1)
-    nominal[block] = branches.specialised(permuted, groups[block]).mean()
-    results |= {f"{block}/specialised_share/{name}_null": share for name, share in nominal[block].items()}
+for (block, kind), above in special.items():
+    end = "" if kind == "the paper's" else f"/{kind}"
+    results |= {f"{block}/specialised_share/{name}{end}": with_interval(above[name], np.ones(len(above)))
+                for name in above}  # fmt: skip
+for block in BLOCKS:
+    permuted = np.random.default_rng(1).permuted(rows[block, "the paper's"], axis=1)
+    nominal = branches.specialised(permuted, groups[block]).mean()
+    results |= {f"{block}/specialised_share/{name}_null": share for name, share in nominal.items()}
 
 # %%
 panels = {name: [] for name in branches.BRANCHES}
@@ -145,15 +146,15 @@ for (block, kind), name in product(special, branches.BRANCHES):
     entry = results[f"{block}/specialised_share/{name}" + ("" if kind == "the paper's" else f"/{kind}")]
     scaled = {end: 100 * entry[end] for end in ("value", "low", "high")}
     panels[name].append({"network": kind, "factor": block} | scaled)
-panels = {name.replace("x", " x "): pd.DataFrame(rows) for name, rows in panels.items()}
+panels = {name.replace("x", " x "): pd.DataFrame(each) for name, each in panels.items()}
 plots.profiles(panels, "features specialised in this branch, %", 0.1)
 
 # %%
-table = pd.DataFrame({kind: {block: special[block, kind].any(axis=1).mean() for block in BLOCKS} for kind in own})
+table = pd.Series({key: own.any(axis=1).mean() for key, own in special.items()}).unstack()[[*kinds, *NULLS]]
 results |= {f"specialised/{kind}": (each.mean(), each.min(), each.max(), len(each)) for kind, each in table.items()}
 mean = table.mean()
-text = f"""**Takeaway.** {mean["the paper's"]:.1%} of the paper's features are specialised in some branch, in the mean of
-five blocks, and {mean["ours"]:.1%} of ours; so are {mean["random directions"]:.1%} of random directions,
+text = f"""**Takeaway.** {mean["the paper's"]:.1%} of the paper's features are specialised in some branch, in the
+mean of five blocks, and {mean["ours"]:.1%} of ours; so are {mean["random directions"]:.1%} of random directions,
 {mean["untrained"]:.1%} of untrained rows and {mean["permuted network"]:.1%} of features of the permuted network."""
 display(Markdown(text))
 
@@ -161,31 +162,29 @@ display(Markdown(text))
 # ## Is it the width of a branch, or the scale of its channels?
 #
 # Channels of one branch may vary more than those of another, and rows then have more there. So we ask again of rows in
-# units of each channel's deviation; and of rows with as many channels of each branch, drawn at random. Beside it: how
-# far a branch's share of the variance is from its share of channels.
+# units of each channel's deviation; and of rows with as many channels of each branch, drawn at random.
 
 # %%
-rows = {}
-for block in BLOCKS:
-    variance, (columns, even) = cells[block].moments(cells[block].rows("test"))[1].numpy(), branches.equalised(groups[block])
-    for kind in ("the paper's", "random directions"):
-        W_dec = made[block][kind]
-        forms = {"": special[block, kind], "in deviations": branches.specialised(W_dec / np.sqrt(variance + 1e-9), groups[block]),
-                 "equal widths": branches.specialised(W_dec[:, columns], even)}  # fmt: skip
-        rows[block, kind] = {"as it is" if not form else form: 100 * own.any(axis=1).mean() for form, own in forms.items()}
-        results |= {f"{block}/specialised/{form}/{kind}": float(own.any(axis=1).mean()) for form, own in forms.items() if form}
-    for name, own in groups[block].items():
-        results[f"{block}/variance/{name}"] = float(variance[own].sum() / variance.sum())
-        results[f"{block}/channels/{name}"] = (own.stop - own.start) / len(variance)
-pd.DataFrame(rows).T.round(1).rename_axis(["specialised in some branch, %", ""])
+shown = {}
+for (block, kind), W_dec in rows.items():
+    columns, even = branches.equalised(groups[block])
+    variance = cells[block].moments(cells[block].rows("test"))[1].numpy()
+    forms = {"as they are": special[block, kind]}
+    forms["in deviations"] = branches.specialised(W_dec / np.sqrt(variance + 1e-9), groups[block])
+    forms["equal widths"] = branches.specialised(W_dec[:, columns], even)
+    shown[block, kind] = {form: 100 * own.any(axis=1).mean() for form, own in forms.items()}
+    results |= {f"{block}/specialised/{form}/{kind}": share / 100 for form, share in shown[block, kind].items()}
+    results |= {f"{block}/variance/{name}": float(variance[own].sum() / variance.sum())
+                for name, own in groups[block].items()}  # fmt: skip
+pd.DataFrame(shown).T.round(1).rename_axis(["specialised in some branch, %", ""])
 
 # %% [markdown]
 # ## What are they about?
 #
-# From ground truth. In scenes where one thing is changed, a feature is about that factor if the factor has a larger
-# share in its responses than in those of 99.5% of random directions (notebook 07). Else it is about the level of
-# classes that it is selective for, if it stands out more than 99.5% of random directions do. Else it is *unknown*.
-# By chance, some 5% would be about a factor.
+# From ground truth, in scenes where one thing is changed. A feature *leans* to the factor that has the largest share in
+# its responses, by that in random directions' responses. It is *about* the factor if that share is larger than in 99.5%
+# of random directions (notebook 07), or about a level of classes if it is selective for a class and stands out more
+# than 99.5% of them do; by chance, some 5% are. Features active in fewer than ten of sixty scenes are *unknown*.
 
 # %%
 asked = {site: saes["the paper's", site] for site in sites}
@@ -194,45 +193,53 @@ inputs["random"] = {site: branches.random_thousand(sae, cells[site]) for site, s
 if pictures.scenes is not None:
     varied = study.varied()
     inputs["varied"] = varied.subset(varied.table["number"] < 60, "varied60")
-folder = study.stage("experiments/blocks", branches.see_blocks, {}, inputs)
+folder = study.stage(f"experiments/blocks-{network.name}", branches.see_blocks, {}, inputs)
 features = pd.read_parquet(folder / "features.parquet").query("mass > 0")
 
 # %%
 homes = {block: branches.home(asked[block].W_dec.detach().numpy(), groups[block]) for block in BLOCKS}
-told, rows = {}, {}
+told, shown = {}, {}
 for block in BLOCKS:
-    own = features[features["dictionary"] == block]
-    found = told[block] = branches.information(own["category"].to_numpy(), homes[block][own["feature_id"]])
+    own = features[(features["dictionary"] == block) & (features["leaning"] != "unknown")]
+    found = told[block] = branches.information(own["leaning"].to_numpy(), homes[block][own["feature_id"]])
     results |= {f"{block}/information": (found["value"], None, None, len(own)), f"{block}/information/p": found["p"]}
     results[f"{block}/information/permuted"] = found["null"]
-    row = {"features": len(own), "unknown, %": 100 * (own["category"] == "unknown").mean()}
-    rows[block] = row | {"information, nats": found["value"], "permuted": found["null"]["value"], "p": found["p"]}
-pd.DataFrame(rows).T.round(4)
+    row = {"features": len(own), "information, nats": found["value"], "permuted": found["null"]["value"]}
+    shown[block] = row | {"at most, in 95%": found["null"]["high"], "p": found["p"]}
+pd.DataFrame(shown).T.round(4)
 
 # %% [markdown]
 # The *home* of a feature is the branch that has most of its row beyond chance, specialised or not. Mutual information
-# says how much of a feature's category its home tells. Where it tells most, what is where? Counts, beside what would be
-# expected if the two had nothing to do with each other.
+# says how much the home tells of what a feature leans to. Where it tells most, what is where? Counts, beside what would
+# be expected if the two had nothing to do with each other.
 
 # %%
 block = max(BLOCKS, key=lambda name: told[name]["value"] - told[name]["null"]["value"])
-told[block]["table"].round(1).rename_axis(f"{block}: category")
+told[block]["table"].round(1).rename_axis(f"{block}: leans to")
+
+# %% [markdown]
+# Do autoencoders of one branch alone hold other things than those of whole blocks? Means of five blocks:
 
 # %%
-kinds_of = features.groupby("dictionary")["category"].value_counts(normalize=True).unstack(fill_value=0)
-about = pd.DataFrame({f"{name} alone": kinds_of.loc[[f"{block}:{name}" for block in BLOCKS]].mean() for name in ALONE})
-about.insert(0, "whole blocks", kinds_of.loc[BLOCKS].mean())
-results |= {f"about/{kind}/{name}": share for kind, each in about.items() for name, share in each.items()}
-(100 * about).sort_values("whole blocks", ascending=False).round(1).rename_axis("category, % of features")
+columns = {}
+for what in ("leaning", "about"):
+    each = features.groupby("dictionary")[what].value_counts(normalize=True).unstack(fill_value=0)
+    columns["whole blocks", what] = each.loc[BLOCKS].mean()
+    columns |= {(f"{name} alone", what): each.loc[[f"{block}:{name}" for block in BLOCKS]].mean() for name in ALONE}
+kinds_of = pd.DataFrame(columns).fillna(0).sort_values(("whole blocks", "leaning"), ascending=False)
+results |= {f"{what}/{where}/{name}": share for (where, what), own in kinds_of.items() for name, share in own.items()}
+(100 * kinds_of).round(1).rename_axis("% of features")
 
 # %%
 informed = [name for name in BLOCKS if told[name]["p"] < 0.05 / len(BLOCKS)]
-entropy = max(told[name]["value"] - told[name]["null"]["value"] for name in BLOCKS)
-most = [f"of {kind} {own.idxmax()} ({own.max():.0%})" for kind, own in about.drop("unknown").items()]
-results |= {"informed_blocks": len(informed), "information_beyond": entropy}
-text = f"""**Takeaway.** What a feature is about and where it lives go together in {len(informed)} of {len(BLOCKS)}
-blocks (p < {0.05 / len(BLOCKS):.2f} each), by at most {entropy:.3f} nats beyond chance. Most features with a category
-are, {", ".join(most)}."""
+most = max(told[name]["value"] - told[name]["null"]["value"] for name in BLOCKS)
+lean = kinds_of.xs("leaning", axis=1, level=1).drop("unknown", errors="ignore")
+said = [f"of {where} {own.idxmax()} ({own.max():.0%})" for where, own in lean.items()]
+known = 1 - kinds_of["whole blocks", "about"].get("unknown", 0)
+results |= {"informed_blocks": len(informed), "information_beyond": most, "about": known}
+text = f"""**Takeaway.** What features lean to and where they live go together in {len(informed)} of {len(BLOCKS)}
+blocks (p < {0.05 / len(BLOCKS):.2f} each), by at most {most:.3f} nats beyond chance. Most features lean,
+{", ".join(said)}. {known:.1%} of features are about something; by chance, some 5% would be."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -263,8 +270,8 @@ beyond = int((own["low"].to_numpy() > null["high"].to_numpy()).sum())
 results |= {"kappa": (own["value"].mean(), own["value"].min(), own["value"].max(), len(own)), "kappa_beyond": beyond}
 results["kappa/random"] = (null["value"].mean(), null["value"].min(), null["value"].max(), len(null))
 text = f"""**Takeaway.** Homes of matched features agree with a kappa of {own["value"].mean():.2f} in the mean
-({own["value"].min():.2f} to {own["value"].max():.2f}), of random directions {null["value"].mean():.2f}. They agree beyond
-permuted partners in {alike} of {len(own)} pairs of blocks, and beyond random directions in {beyond}."""
+({own["value"].min():.2f} to {own["value"].max():.2f}), of random directions {null["value"].mean():.2f}. They agree
+beyond permuted partners in {alike} of {len(own)} pairs of blocks, and beyond random directions in {beyond}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -276,20 +283,21 @@ display(Markdown(text))
 
 # %%
 block, kind, grid = "mixed4c", "the paper's", network.shape("mixed4c")[:2]
-known = features[features["dictionary"] == block].set_index("feature_id")
-W_dec = asked[block].W_dec.detach().numpy()[known.index]
-far = branches.excess(W_dec, groups[block]).set_index(known.index)
+known_of = features[features["dictionary"] == block].set_index("feature_id")
+W_dec = asked[block].W_dec.detach().numpy()[known_of.index]
+far = branches.excess(W_dec, groups[block]).set_index(known_of.index)
 chosen = {name: [int(j) for j in far[name].nlargest(12)[lambda own: own > 0].index] for name in branches.BRANCHES}
-settings = {"site": block, "units": {kind: list(dict.fromkeys(np.concatenate([*chosen.values()]).tolist()))}, "n_patches": 3}
-given = {"network": network, "pictures": pictures.every(every), "saes": {kind: asked[block]}}
-seen = study.stage("experiments/branch-patches", curves.see_pictures, settings, given)
-given = {"network": network, "pictures": pictures, "sae": asked[block], "patches": seen}
-reach = study.stage("experiments/branch-reach", branches.see_reach, {"units": settings["units"][kind]}, given)
+units = sorted({j for own in chosen.values() for j in own})
 
 # %%
+settings = {"site": block, "units": {kind: units}, "n_patches": 3}
+given = {"network": network, "pictures": pictures.every(every), "saes": {kind: asked[block]}}
+seen = study.stage(f"experiments/branches-{network.name}", curves.see_pictures, settings, given)
+given = {"network": network, "pictures": pictures, "sae": asked[block], "patches": seen}
+reach = study.stage(f"experiments/reach-{network.name}", branches.see_reach, {"units": units}, given)
 reach = pd.read_parquet(reach / "reach.parquet").set_index("unit")["radius"]
 radii = {name.replace("x", " x "): median(reach[units].to_numpy()) for name, units in chosen.items()}
-results |= {f"{block}/radius/{name.replace(' ', '')}": entry for name, entry in radii.items()}
+results |= {f"{block}/radius/{name}": entry for name, entry in zip(chosen, radii.values(), strict=True)}
 plots.dots(radii, f"effective radius of features of {block}, median, pixels", "most of the row in")
 
 # %% [markdown]
@@ -303,35 +311,36 @@ plots.dots(radii, f"effective radius of features of {block}, median, pixels", "m
 xy = umap.UMAP(random_state=0, n_jobs=1, metric="cosine").fit_transform(W_dec)
 patches = pd.read_parquet(seen / "patches.parquet")
 crops = {j: [crop(pick, pictures, grid) for pick in each.itertuples()] for j, each in patches.groupby("unit")}
-where = homes[block][known.index]
-names = [f"feature {j}: {own}, {about}" for j, own, about in zip(known.index, where, known["category"], strict=True)]
-alt = f"Decoder rows of {len(known)} features of {block} in two dimensions, coloured by the branch that they live in."
-display(HTML(scatter(xy, where, names, [crops.get(j, []) for j in known.index], alt)))
+where = homes[block][known_of.index]
+said = zip(known_of.index, where, known_of["leaning"], strict=True)
+names = [f"feature {j}: home {own}, leans to {factor}" for j, own, factor in said]
+alt = f"Decoder rows of {len(known_of)} features of {block} in two dimensions, coloured by their home branch."
+display(HTML(scatter(xy, where, names, [crops.get(j, []) for j in known_of.index], alt)))
 
 # %% [markdown]
 # A map shows clusters where there are none. *Purity* is the number to trust: how many of a row's 15 nearest neighbours,
-# in all dimensions, are of its kind. Left: how much of the row lies in the 5 x 5 branch; right: what the feature is
-# about.
+# in all dimensions, are of its kind. Left: how much of the row lies in the 5 x 5 branch; right: what
+# the feature leans to.
 
 # %%
 figure, (left, right) = plots.sheet(4.4, 1, 2, sharex=True, sharey=True)
 marks = left.scatter(*xy.T, c=far["5x5"], s=4, cmap="cividis", vmin=-3, vmax=3)
 figure.colorbar(marks, ax=left, label="share of 5 x 5, in chance's deviations", location="bottom")
 right.scatter(*xy.T, s=2, color="#BBBBBB", label="any other")
-for name in known["category"][known["category"] != "unknown"].value_counts().index[:5]:
-    right.scatter(*xy[known["category"] == name].T, s=9, label=name)
+for name in known_of["leaning"][known_of["leaning"] != "unknown"].value_counts().index[:5]:
+    right.scatter(*xy[known_of["leaning"] == name].T, s=5, label=name)
 left.set(xlabel="UMAP 1", ylabel="UMAP 2", title="Do features of 5 x 5 lie together?")
-right.set(xlabel="UMAP 1", title="Do features of one category?")
+right.set(xlabel="UMAP 1", title="Do features that lean to one factor?")
 right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, markerscale=2)
 display(figure)
 
 # %%
-pure = {"home": branches.purity(W_dec, where), "category": branches.purity(W_dec, known["category"].to_numpy())}
+pure = {"home": branches.purity(W_dec, where), "leaning": branches.purity(W_dec, known_of["leaning"].to_numpy())}
 for name, found in pure.items():
     results |= {f"{block}/purity/{name}": found["purity"], f"{block}/purity/{name}/permuted": found["permuted"]}
 text = f"""**Takeaway.** Of a feature's nearest neighbours {in_words(pure["home"]["purity"])} have its home; with homes
-permuted, {in_words(pure["home"]["permuted"])}. The same category have {in_words(pure["category"]["purity"])}, permuted
-{in_words(pure["category"]["permuted"])}."""
+permuted, {in_words(pure["home"]["permuted"])}. {in_words(pure["leaning"]["purity"])} lean to the same factor,
+permuted {in_words(pure["leaning"]["permuted"])}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -342,16 +351,15 @@ display(Markdown(text))
 # (an *edge* is a change larger than 99.9% of theirs), and the edges of the other six are counted beside.
 
 # %%
-asked_next, rows, tables, shown = [], [], {}, pictures.every(2 if small else 30)
+asked_next, tables = [], {}
 for a, b in pairwise(BLOCKS):
     active = features[features["dictionary"] == a].sort_values("mass", ascending=False)["feature_id"].tolist()
     mine = asked_next or active[:6]
-    rest = [j for j in active if j not in mine][: 3 * len(mine)]
-    drawn = np.random.default_rng(0).permutation(rest)[: 2 * len(mine)].tolist()
+    drawn = np.random.default_rng(0).permutation([j for j in active if j not in mine][:18])[:12].tolist()
     roles = {"asked": mine, "null": drawn[::2], "control": drawn[1::2]}
-    given = {"network": network, "saes": [asked[a], asked[b]], "pictures": shown}
-    edges = study.stage(f"experiments/edges-{a}", branches.find_edges, {"roles": roles}, given) / "edges.parquet"
-    tables[a, b] = pd.read_parquet(edges)
+    given = {"network": network, "saes": [asked[a], asked[b]], "pictures": pictures.every(2 if small else 30)}
+    folder = study.stage(f"experiments/edges-{network.name}-{a}", branches.find_edges, {"roles": roles}, given)
+    tables[a, b] = pd.read_parquet(folder / "edges.parquet")
     found = tables[a, b].query("role == 'asked' and beyond")
     strongest = found.reindex(found["change"].abs().sort_values(ascending=False).index)
     asked_next = strongest.drop_duplicates("downstream")["downstream"].head(6).astype(int).tolist()
@@ -362,8 +370,9 @@ counts = edges.groupby(["first", "role"])["beyond"].agg(["sum", "size"]).unstack
 own = edges[(edges["role"] == "asked") & edges["beyond"]]
 fit = edges[edges["role"] == "asked"].groupby("first")[["change", "predicted"]].corr("spearman").iloc[::2, 1]
 for name, role in (("n_edges", "asked"), ("n_edges/control", "control")):
-    results |= {f"{a}/{name}": (int(n), None, None, int(counts["size", role][a])) for a, n in counts["sum", role].items()}
-    results[name] = (int(counts["sum", role].sum()), None, None, int(counts["size", role].sum()))
+    n, of = (counts[each, role] for each in ("sum", "size"))
+    results |= {f"{a}/{name}": (int(n[a]), None, None, int(of[a])) for a in n.index}
+    results[name] = (int(n.sum()), None, None, int(of.sum()))
 results["edges_predicted"] = (fit.mean(), fit.min(), fit.max(), len(fit))
 pd.DataFrame({"edges": counts["sum", "asked"], "of as many controls": counts["sum", "control"],
               "rank correlation with the weights'": fit.to_numpy()}).round(2).rename_axis("from")  # fmt: skip
@@ -383,8 +392,9 @@ pieces = {}
 for name, own in ((name, own) for name, own in columns.items() if own):
     settings = {"site": name, "units": {kind: [int(node.split()[1]) for node in own]}, "n_patches": 9}
     given = {"network": network, "pictures": pictures.every(every), "saes": {kind: asked[name]}}
-    found = study.stage(f"experiments/nodes-{name}", curves.see_pictures, settings, given) / "patches.parquet"
-    pieces |= {f"{name} {j}": each for j, each in pd.read_parquet(found).groupby("unit")}
+    found = study.stage(f"experiments/nodes-{network.name}-{name}", curves.see_pictures, settings, given)
+    found = pd.read_parquet(found / "patches.parquet").groupby("unit")
+    pieces |= {f"{name} {j}": each for j, each in found}
 
 # %%
 crops = {node: [crop(pick, pictures, network.shape(node.split()[0])[:2]) for pick in each.head(3).itertuples()]
@@ -405,31 +415,33 @@ crops_figure(rows, pictures, grid)
 
 # %%
 asked_share, control_share = (counts["sum", role].sum() / counts["size", role].sum() for role in ("asked", "control"))
-text = f"""**Takeaway.** {results["n_edges"][0]:,} of {results["n_edges"][3]:,} changes are edges ({asked_share:.1%}); of
-as many features of like activity, {control_share:.1%} are. What the weights between two blocks predict orders the changes
-with a rank correlation of {fit.mean():.2f} ({fit.min():.2f} to {fit.max():.2f})."""
+text = f"""**Takeaway.** {results["n_edges"][0]:,} of {results["n_edges"][3]:,} changes are edges
+({asked_share:.1%}); of as many features of like activity, {control_share:.1%} are. What the weights between two blocks
+predict orders the changes with a rank correlation of {fit.mean():.2f} ({fit.min():.2f} to {fit.max():.2f})."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Takeaways
 
 # %% tags=["nbval-check-output"]
-wanted = [f"{block}/{name}" for block in BLOCKS for name in ("n_live", "dead_share", "explained", "information", "information/p")]
-wanted += [f"{block}/specialised_share/{name}{end}" for block, name in product(BLOCKS, branches.BRANCHES) for end in ("", "_null")]
+asked_for = ("n_live", "dead_share", "explained", "information", "information/p")
+wanted = [f"{block}/{name}" for block in BLOCKS for name in asked_for]
+wanted += [f"{block}/specialised_share/{name}{end}"
+           for block, name, end in product(BLOCKS, branches.BRANCHES, ("", "_null"))]  # fmt: skip
 wanted += [*(f"kappa/{a}-{b}" for a, b in combinations(BLOCKS, 2)), "mixed4c/purity/home", "n_edges"]
 print("missing:", [name for name in wanted if name not in results])
 
 # %%
 study.record(NAME, results)
-five, kinds_5x5 = about["5x5 alone"].drop("unknown"), about["whole blocks"].drop("unknown")
+five, whole = lean["5x5 alone"], lean["whole blocks"]
 text = f"""
 - **Do features specialise in branches, in every block?** {mean["the paper's"]:.1%} do, from
   {table["the paper's"].min():.1%} to {table["the paper's"].max():.1%} by block; of random directions
   {mean["random directions"]:.1%} do.
-- **Alike in all blocks?** Homes of matched features agree with a kappa of {results["kappa"][0]:.2f}, of random directions
-  {results["kappa/random"][0]:.2f}.
-- **One kind of content in 5 x 5?** The commonest category of autoencoders of 5 x 5 alone is {five.idxmax()}, of
-  {five.max():.0%} of features; of whole blocks {kinds_5x5.idxmax()}, of {kinds_5x5.max():.0%}.
+- **Alike in all blocks?** Homes of matched features agree with a kappa of {results["kappa"][0]:.2f}, of random
+  directions {results["kappa/random"][0]:.2f}.
+- **One kind of content in 5 x 5?** Of autoencoders of 5 x 5 alone {five.max():.0%} of features lean to
+  {five.idxmax()}, the commonest factor; of whole blocks {whole.max():.0%} to {whole.idxmax()}.
 """
 display(Markdown(text))
 

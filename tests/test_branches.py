@@ -119,9 +119,10 @@ def test_blocks_are_seen_and_their_features_given_a_category(smoke_study, tmp_pa
     table = pd.read_parquet(tmp_path / "features.parquet")
     maxima = branches.see_maxima(network, {"three": sae}, pictures)["three"]
     assert (load_npz(tmp_path / "three.npz") != maxima).nnz == 0
-    assert len(table) == 2 * d and set(table["category"]) <= {*comparison.ALL, *pictures.levels, "unknown"}
+    assert len(table) == 2 * d and set(table["about"]) <= {*comparison.ALL, *pictures.levels, "unknown"}
     np.testing.assert_allclose(table["mass"], maxima.toarray().mean(0), rtol=1e-5)
-    assert (table["category"][(maxima.toarray() == 0).all(0)] == "unknown").all()
+    silent = (maxima.toarray() == 0).all(0)
+    assert (table.loc[silent, ["about", "leaning"]] == "unknown").all(axis=None)
 
 
 def test_information_of_a_tied_category_is_found_and_of_a_free_one_is_not():
@@ -164,7 +165,7 @@ def test_without_scenes_features_are_about_classes_or_unknown(smoke_study, tmp_p
     network, pictures = smoke_study.network(), smoke_study.pictures()
     sae = SparseAutoencoder(SAEConfig(site="stage3", variant="topk", k=4, expansion=2), network.shape("stage3")[2])
     branches.see_blocks(tmp_path, network=network, pictures=pictures, saes={"a": sae}, random={"a": sae})
-    assert set(pd.read_parquet(tmp_path / "features.parquet")["category"]) <= {*pictures.levels, "unknown"}
+    assert set(pd.read_parquet(tmp_path / "features.parquet")["about"]) <= {*pictures.levels, "unknown"}
 
 
 def test_random_directions_are_as_dense_as_features(smoke_study):

@@ -170,6 +170,20 @@ def test_pictures_of_the_users_own_are_looked_at_each_time(notebooks, tmp_path):
         assert (tmp_path / "executed").read_text().split() == wanted
 
 
+def test_a_network_of_ones_own_reaches_the_notebooks(notebooks, tmp_path, monkeypatch):
+    """A file by its whole path, since kernels run in another folder; one that comes with it by its name."""
+    write = f"open({str(tmp_path / 'seen')!r}, 'w').write(__import__('os').environ['AIRCRAFT_SAE_NETWORK'])"
+    notebooks(**{"01_a": f"# %%\n{write}"})
+    monkeypatch.chdir(tmp_path)
+    for given, wanted in {
+        "w.pth": str(tmp_path.resolve() / "w.pth"),
+        "hangar_inceptionv1": "hangar_inceptionv1",
+    }.items():
+        assert command.main(["--preset", "smoke", "--network", given]) == 0
+        assert (tmp_path / "seen").read_text() == wanted
+    assert command.main(["--preset", "smoke"]) == 0 and (tmp_path / "seen").read_text() == ""
+
+
 def test_names_in_outputs_stay_text(notebooks, tmp_path):
     evil = "<script>alert(1)</script><img src=x onerror=alert(1)> [a](javascript:alert(1))"
     lines = '# %% tags=["report"]', "from IPython.display import Markdown, display", "import matplotlib.pyplot as plt"
@@ -319,6 +333,7 @@ def test_each_notebook_has_a_clean_kernel_in_its_folder(notebooks, tmp_path, mon
         (["--preset", "photos"], "--data-root"),
         (["--preset", "photos", "--data-root", "/not/there"], "/not/there is not a folder"),
         (["--preset", "photos", "--data-root", ".", "--in-place"], "would put the photographs"),
+        (["--network", "inception5h.pth", "--record"], "are for the networks that come with it"),
     ],
 )
 def test_words_it_does_not_understand_end_with_2(notebooks, capsys, words, answer):

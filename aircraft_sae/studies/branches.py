@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse import csr_array, save_npz, vstack
-from scipy.stats import contingency
-from sklearn.metrics import mutual_info_score
+from scipy.stats import contingency, random_table
 from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
@@ -28,12 +27,14 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.pictures.scenes import VariedScenes
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
-from aircraft_sae.studies.comparison import BEYOND, Sensitivity, about, correlations
+from aircraft_sae.studies.comparison import ALL, BEYOND, Sensitivity, about, correlations, shares
 from aircraft_sae.studies.curves import batches
 
 BRANCHES = ("1x1", "3x3", "5x5", "pool")
 SPECIAL = 0.001
 """Share of random assignments of channels to branches that may give a branch as much, at most."""
+STEP = 0.01
+"""Share of a feature that is suppressed, to see the derivative."""
 Groups = Mapping[str, slice]
 
 
@@ -44,25 +45,22 @@ def contribution(W_dec: np.ndarray, groups: Groups, squared: bool = False) -> pd
     """
     squares = np.square(W_dec if squared else np.maximum(W_dec, 0))
     squares = squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
-    shares = {name: squares[:, own].sum(1) for name, own in groups.items()}
-    return pd.DataFrame(shares if squared else {name: np.sqrt(share) for name, share in shares.items()})
+    found = pd.DataFrame({name: squares[:, own].sum(1) for name, own in groups.items()})
+    return found if squared else np.sqrt(found)
 
 
 def excess(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
     """(d_sae, branches) how far the square of the paper's contribution is above chance, in chance's deviations.
 
     Chance: as many of the row's channels drawn at random; its mean and variance are those of sampling without
-    replacement, n / d and n (d - n) / (d - 1) Var(w) of shares w of the channels.
+    replacement, n / d and n (d - n) / (d - 1) Var(w), where w are the channels' shares of the row's square.
     """
-    shares, d = (
-        contribution(W_dec, {str(i): slice(i, i + 1) for i in range(W_dec.shape[1])}).to_numpy() ** 2,
-        len(W_dec.T),
-    )
-    found = {}
+    squares, d, found = np.square(np.maximum(W_dec, 0)), W_dec.shape[1], {}
+    squares = squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
     for name, own in groups.items():
         n = own.stop - own.start
-        spread = np.sqrt(n * (d - n) / (d - 1) * shares.var(1))
-        found[name] = (shares[:, own].sum(1) - n / d) / np.maximum(spread, 1e-9)
+        spread = np.sqrt(n * (d - n) / (d - 1) * squares.var(1))
+        found[name] = (squares[:, own].sum(1) - n / d) / np.maximum(spread, 1e-9)
     return pd.DataFrame(found)
 
 
@@ -79,22 +77,24 @@ def specialised(W_dec: np.ndarray, groups: Groups, n_draws: int = 9999, seed: in
     Chance: the row's channels permuted. A feature is specialised in a branch if at most SPECIAL of n_draws permutations
     give the branch as much, and if that holds at a false discovery rate of 5 % (Benjamini-Hochberg, over features).
     """
-    far, order, d = excess(W_dec, groups), _orders(n_draws, W_dec.shape[1], seed), W_dec.shape[1]
-    squares, found = np.square(np.maximum(W_dec, 0)).astype(np.float32), {}
-    for name, own in groups.items():
+    far, squares = excess(W_dec, groups), np.square(np.maximum(W_dec, 0)).astype(np.float32)
+    drawn, found = _drawn(n_draws, W_dec.shape[1], tuple(own.stop - own.start for own in groups.values()), seed), {}
+    for (name, own), chosen in zip(groups.items(), drawn, strict=True):
         p, some = np.ones(len(W_dec)), (far[name] > 2).to_numpy()  # below, more than SPECIAL do
-        chosen = np.zeros((n_draws, d), np.float32)
-        np.put_along_axis(chosen, order[:, own], 1, 1)
         least = squares[some][:, own].sum(1) * (1 - 1e-5)
         p[some] = (1 + (squares[some] @ chosen.T >= least[:, None]).sum(1)) / (1 + n_draws)
         found[name] = (p <= SPECIAL) & (adjusted(p) <= 0.05)
     return pd.DataFrame(found)
 
 
-@lru_cache(maxsize=1)
-def _orders(n: int, d: int, seed: int) -> np.ndarray:
-    """(n, d) permutations."""
-    return np.random.default_rng(seed).random((n, d), np.float32).argsort(1).astype(np.int16)
+@lru_cache(maxsize=2)
+def _drawn(n: int, d: int, widths: tuple[int, ...], seed: int) -> list[np.ndarray]:
+    """For each width (n, d), in each row as many ones at random: no channel is in two of them."""
+    order = np.random.default_rng(seed).random((n, d), np.float32).argsort(1)
+    chosen = [np.zeros((n, d), np.float32) for _ in widths]
+    for each, columns in zip(chosen, np.split(order, np.cumsum(widths)[:-1], axis=1), strict=True):
+        np.put_along_axis(each, columns, 1, 1)
+    return chosen
 
 
 def home(W_dec: np.ndarray, groups: Groups) -> np.ndarray:
@@ -107,12 +107,22 @@ def information(category: np.ndarray, branch: np.ndarray, n_permuted: int = 1000
 
     table: counts of category by branch, and what independence would give, in columns "<branch>", "<branch>, expected".
     """
-    rng, value = np.random.default_rng(seed), mutual_info_score(category, branch)
-    null = np.array([mutual_info_score(category, rng.permutation(branch)) for _ in range(n_permuted)])
     counts = pd.crosstab(category, branch)
     expected = pd.DataFrame(contingency.expected_freq(counts), counts.index, [f"{name}, expected" for name in counts])
-    p = (1 + (null >= value).sum()) / (1 + n_permuted)
+    chance = expected.to_numpy() / len(branch)
+
+    def mutual(counts: np.ndarray) -> np.ndarray:
+        joint = counts / len(branch)
+        return (joint * np.log(np.maximum(joint, 1e-12) / chance)).sum((-2, -1))
+
+    value, null = mutual(counts.to_numpy()), mutual(_permuted(counts.to_numpy(), n_permuted, seed))
+    p = (1 + (null >= value - 1e-9).sum()) / (1 + n_permuted)
     return {"value": value, "p": p, "null": with_draws(null.mean(), null, len(branch)), "table": counts.join(expected)}
+
+
+def _permuted(counts: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
+    """(n, …) tables of counts as they would be with one of the two labels permuted."""
+    return random_table(counts.sum(1), counts.sum(0), seed=seed).rvs(n)
 
 
 @torch.no_grad()
@@ -149,9 +159,10 @@ def see_blocks(
     """What the features of several sites are about, from test pictures and from scenes in which one thing is changed.
 
     saes: by name; random: random directions of the same sites, by the same names. <name>.npz and <name>-random.npz:
-    (test pictures, d) image maxima. features.parquet: dictionary, feature_id, mass (mean of its maxima), category: the
-    factor that it is `about`, where scenes can be varied; else the level of classes that it is placed at, where its
-    AUROC stands out more than BEYOND of random directions'; else "unknown".
+    (test pictures, d) image maxima. features.parquet: dictionary, feature_id, mass (mean of its maxima), leaning and
+    about. leaning: the factor that has the largest of its `shares`, "unknown" where no response is known. about: the
+    factor that it is `about`; else the level of classes that it is placed at, where its AUROC stands out more than
+    BEYOND of random directions'; else "unknown". Without scenes, leaning is the level whose class stands out most.
     """
     both = dict(saes) | {f"{name}-random": sae for name, sae in random.items()}
     test = see_maxima(network, both, pictures)
@@ -171,9 +182,13 @@ def see_blocks(
                 responses.append(own.response)
         z, usual = (each.filter(regex="/auroc_z$").max(axis=1).fillna(0) for each in selective)
         placed = selective[0]["placed"].where(z > usual.quantile(BEYOND), "none").replace("none", "unknown")
-        factor = about(*responses) if varied else np.full(len(placed), "")
+        leaning, factor = selective[0]["level"].to_numpy(), np.full(len(placed), "")
+        if varied:
+            relative, factor = shares(*responses), about(*responses)
+            leaning = np.where(relative.max(1) > 0, np.array(ALL)[relative.argmax(1)], "unknown")
         facts = {"dictionary": name, "feature_id": np.arange(len(factor)), "mass": test[name].mean(axis=0)}
-        tables.append(pd.DataFrame(facts | {"category": np.where(factor != "", factor, placed)}))
+        facts |= {"leaning": leaning, "about": np.where(factor != "", factor, placed)}
+        tables.append(pd.DataFrame(facts))
     write_parquet(pd.concat(tables, ignore_index=True), folder / "features.parquet")
 
 
@@ -183,27 +198,21 @@ def across(first: csr_array, second: csr_array, homes: Sequence[np.ndarray], n_p
     first, second: (pictures, d) image maxima on the same pictures; homes: the branch of each feature of both. The
     partner of a feature that is active is that of the largest correlation. Two results: kappa, permuted; and p.
     """
-    live, rng = first.max(axis=0).toarray().ravel() > 0, np.random.default_rng(0)
-    names, pairs = np.unique(np.concatenate(homes), return_inverse=True)
-    own, other = pairs[: len(live)][live], pairs[len(live) :][correlations(first, second).argmax(1)[live]]
+    live, names = first.max(axis=0).toarray().ravel() > 0, np.unique(np.concatenate(homes))
+    parts = (first[:, at : at + 1000] for at in range(0, len(live), 1000))  # of all at once, it would be a gigabyte
+    partner = np.concatenate([correlations(part, second).argmax(1) for part in parts])
+    own, other = (pd.Categorical(each, names) for each in (homes[0][live], homes[1][partner[live]]))
+    counts = pd.crosstab(own, other, dropna=False).to_numpy()
 
-    def kappa(own: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Of each row of labels (draws, n)."""
-        both, size = own * len(names) + other, len(names) ** 2
-        counts = np.stack([np.bincount(row, minlength=size) for row in both]).reshape(-1, len(names), len(names))
-        agreed = np.trace(counts, axis1=1, axis2=2) / both.shape[1]
-        chance = (counts.sum(1) * counts.sum(2)).sum(1) / both.shape[1] ** 2
+    def kappa(counts: np.ndarray) -> np.ndarray:
+        agreed = np.trace(counts, axis1=-2, axis2=-1) / len(own)
+        chance = (counts.sum(-1) * counts.sum(-2)).sum(-1) / len(own) ** 2
         return (agreed - chance) / np.maximum(1 - chance, 1e-12)
 
-    draws = rng.integers(len(own), size=(n_permuted, len(own)))
-    value, null = (
-        kappa(own[None], other[None])[0],
-        kappa(own[None], rng.permuted(np.tile(other, (n_permuted, 1)), axis=1)),
-    )
-    found, p = (
-        with_draws(value, kappa(own[draws], other[draws]), len(own)),
-        (1 + (null >= value).sum()) / (1 + n_permuted),
-    )
+    value, null = kappa(counts), kappa(_permuted(counts, n_permuted))
+    drawn = np.random.default_rng(0).multinomial(len(own), counts.ravel() / len(own), n_permuted)
+    found = with_draws(value, kappa(drawn.reshape(-1, *counts.shape)), len(own))
+    p = (1 + (null >= value - 1e-9).sum()) / (1 + n_permuted)
     return {"kappa": found, "permuted": with_draws(null.mean(), null, len(own)), "p": p}
 
 
@@ -244,12 +253,11 @@ def find_edges(
         """(2, d_sae) mean image maximum, and what the derivative adds to the mean pre-activation, without feature j."""
         total = torch.zeros(2, second.d_sae)
         for own, active in zip(acts, codes, strict=True):
-            less = 0 * own if j is None else (active[:, [j]] * first.W_dec[j]).view(own.shape)
-            x, without = (each.permute(0, 3, 1, 2) for each in (own, less))
-            after, along = torch.func.jvp(follows, (x - without,), (-without,))
+            less = torch.zeros_like(own) if j is None else (active[:, [j]] * first.W_dec[j]).view(own.shape)
+            as_is, step, after = (follows((own - size * less).permute(0, 3, 1, 2)) for size in (0, STEP, 1))
             cells = after.permute(0, 2, 3, 1).flatten(0, 2)
             total[0] += second.encode(cells).dense().view(len(own), -1, second.d_sae).amax(1).sum(0)
-            total[1] += len(own) * along.mean((0, 2, 3)) @ second.W_enc
+            total[1] += len(own) * ((step - as_is) / STEP).mean((0, 2, 3)) @ second.W_enc
         return (total / len(names)).numpy()
 
     plain = means()[0]
