@@ -5,8 +5,9 @@ checkpoints, digests), `metrics` (pure functions); `hangar` (rendered aircraft w
 (sparse autoencoders and their training); `pictures` (sets of pictures); `networks` (built, trained, opened at sites);
 `activations` (of any sites, on disk); `features` (what each feature fires on, how good a reconstruction is);
 `interventions` (what it does: suppression, blurring, scene edits); `studies` (of the further notebooks: networks
-compared, features turned like knobs); `study` (the front door: Study.open("hangar") loads or runs each stage); `view`
-(figures, browser, atlas, report); `__main__` (the command, which runs notebooks). An import goes only down this list.
+compared, features turned like knobs, curve detectors, branches); `study` (the front door: Study.open("hangar") loads or
+runs each stage); `view` (figures, browser, atlas, report); `__main__` (the command, which runs notebooks). An import
+goes only down this list.
 The notebooks tell the story; nothing imports them.
 """
 

@@ -265,7 +265,8 @@ def main(arguments: list[str] | None = None) -> int:
     root = options.data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT")
     root = str(Path(root).expanduser().resolve()) if root else ""  # the kernels run in another folder
     network = options.network or os.environ.get("AIRCRAFT_SAE_NETWORK") or ""
-    network = str(Path(network).expanduser().resolve()) if Path(network).suffix else network  # a file, as above
+    if Path(network).suffix in (".pth", ".safetensors"):
+        network = str(Path(network).expanduser().resolve())
     try:
         study, data_dir = config.preset(name), store.data_folder()
         study = config.with_data_root(study, root)

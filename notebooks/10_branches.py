@@ -43,7 +43,7 @@ from aircraft_sae.features.reconstruction import measure, random_dictionaries, u
 
 # %%
 from aircraft_sae.metrics import median, with_interval
-from aircraft_sae.studies import branches, curves
+from aircraft_sae.studies import branches, circuits, curves
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
 from aircraft_sae.view.browser.catalogue import crop, crops_figure
@@ -60,7 +60,8 @@ from aircraft_sae.view.scatter import graph, scatter
 study, NETWORK = Study.open(), os.environ.get("AIRCRAFT_SAE_NETWORK")
 network, small, results = study.network(NETWORK or "hangar_inceptionv1"), study.config.name == "smoke", {}
 NAME = "10_branches" + f"-{network.name}" * bool(NETWORK)
-BLOCKS, ALONE, pictures = [f"mixed4{letter}" for letter in "abcde"], ("5x5", "1x1"), study.pictures()
+BLOCKS = [f"mixed4{letter}" for letter in ("abc" if small else "abcde")]
+ALONE, pictures = ("5x5", "1x1"), study.pictures()
 groups = {block: {name: network.channels(f"{block}:{name}") for name in branches.BRANCHES} for block in BLOCKS}
 every = 1 if small else 3
 
@@ -68,9 +69,8 @@ every = 1 if small else 3
 # ## Two kinds of autoencoder
 #
 # *The paper's*: tied weights, the 32 largest activations of a cell, 16 features a channel, ten cells a picture, drawn
-# by the length of their vectors; and not only of whole blocks, but of the 5 x 5 and the 1 x 1 branch alone. *Ours*: the
-# same, but untied, with decoder rows of length one and an auxiliary loss that is to revive dead features. Each sees
-# every training cell four times.
+# by the length of their vectors; of whole blocks, and of the 5 x 5 and the 1 x 1 branch alone. *Ours*: the same, but
+# untied, with decoder rows of length one and an auxiliary loss that is to revive dead features.
 
 # %%
 sites = [*BLOCKS, *(f"{block}:{name}" for block, name in product(BLOCKS, ALONE))]
@@ -96,29 +96,31 @@ for (kind, site), sae in saes.items():
     results |= {f"{site}/{name}{end}": entry for name, entry in own.items()}
     row = {"live": own["n_live"], "dead, %": 100 * own["dead_share"]["value"], "active a cell": own["l0"]["value"]}
     rows[f"{site}, {kind}"] = row | {"variance explained, %": 100 * own["explained"]["value"]}
+n_cells, passes = len(acts.rows("train", "val")) * 10, sae.cfg.n_cells / (len(acts.rows("train", "val")) * 10)
 pd.DataFrame(rows).T.round(1)
 
 # %%
 said = {f"{name}{end}": np.mean([results[f"{block}/{name}{end}"]["value"] for block in BLOCKS])
         for name, end in product(("explained", "dead_share"), ("", "/ours"))}  # fmt: skip
-text = f"""**Takeaway.** With as many active features, ours explains {said["explained/ours"]:.0%} of the variance of a
-block in the mean, the paper's {said["explained"]:.0%}; of ours {said["dead_share/ours"]:.0%} are dead (active in no
-test cell), of the paper's {said["dead_share"]:.0%}."""
+text = f"""**Takeaway.** Means over five blocks: ours explains {said["explained/ours"]:.0%} of the variance of cells,
+the paper's {said["explained"]:.0%}; of ours {said["dead_share/ours"]:.0%} of features are dead (active in none of ten
+cells of each test picture), of the paper's {said["dead_share"]:.0%}. Each saw {n_cells:,} cells {passes:.1f}
+times."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Does each branch have features of its own?
 #
-# A feature's decoder row has a part in each branch; the branch's *share* is the length of that part by the length of
-# the row, where negative entries count nothing (the paper's measure). How large would it be by chance? If the row's
-# channels are permuted, the share is that of as many channels at random. A feature is *specialised* in a branch if at
-# most one permutation in a thousand gives the branch as much, at a false discovery rate of 5%.
+# A feature's decoder row has a part in each branch; the branch's *share* is the length of that part over the length of
+# the row, where negative entries count nothing (the paper's measure). By chance, if the row's channels were permuted, a
+# branch would get what as many channels at random have. A share is *beyond chance* if at most one permutation in a
+# thousand gives the branch as much. A feature is *specialised* if its share is, at a false discovery rate of 5% too.
 #
 # The same is asked of rows that were not learned from this network: *random directions*, which vary as its cells do;
-# an *untrained* autoencoder; and the paper's, trained on a *permuted network*, with the same weights in another order.
+# an *untrained* autoencoder; and the paper's, trained on a *permuted network*: the same weights in another order.
 
 # %%
-shuffled, rows, special, nominal = network.permuted(), {}, {}, {}
+shuffled, rows, chance = network.permuted(), {}, {}
 null_cells = study.cells(BLOCKS, shuffled, 10, by_norm=True)
 for block in BLOCKS:
     own = {kind: saes[kind, block].W_dec[live[kind, block]] for kind in kinds}
@@ -127,64 +129,85 @@ for block in BLOCKS:
     own["untrained"] = untrained(saes["ours", block], cells[block]).W_dec
     own["permuted network"] = null.W_dec[measure(null.reconstruct, acts, acts.rows("test"), null.b_dec).fired > 0]
     own = {kind: each.detach().numpy() for kind, each in own.items()}
-    special |= {(block, kind): branches.specialised(each, groups[block]) for kind, each in own.items()}
+    chance |= {(block, kind): branches.by_chance(each, groups[block]) for kind, each in own.items()}
     rows |= {(block, kind): own[kind] for kind in ("the paper's", "random directions")}
 
 # %%
-for (block, kind), above in special.items():
-    end = "" if kind == "the paper's" else f"/{kind}"
-    results |= {f"{block}/specialised_share/{name}{end}": with_interval(above[name], np.ones(len(above)))
-                for name in above}  # fmt: skip
 for block in BLOCKS:
     permuted = np.random.default_rng(1).permuted(rows[block, "the paper's"], axis=1)
-    nominal = branches.specialised(permuted, groups[block]).mean()
-    results |= {f"{block}/specialised_share/{name}_null": share for name, share in nominal.items()}
+    chance[block, "null"] = branches.by_chance(permuted, groups[block])
+beyond = {key: p <= branches.SPECIAL for key, p in chance.items()}
+special = {key: branches.specialised(p) for key, p in chance.items()}
+for name, found in {"beyond_share": beyond, "specialised_share": special}.items():
+    for (block, kind), above in found.items():
+        end = {"the paper's": "", "null": "_null"}.get(kind, f"/{kind}")
+        results |= {f"{block}/{name}/{branch}{end}": with_interval(above[branch], np.ones(len(above)))
+                    for branch in above}  # fmt: skip
+
+# %%
+for (block, kind), W_dec in rows.items():
+    end = "" if kind == "the paper's" else f"/{kind}"
+    for name, squared in {"share": False, "share_squared": True}.items():
+        means = branches.contribution(W_dec, groups[block], squared).mean()
+        results |= {f"{block}/{name}/{branch}{end}": value for branch, value in means.items()}
+    widths = {name: (own.stop - own.start) / W_dec.shape[1] for name, own in groups[block].items()}
+    results |= {f"{block}/channels/{name}": value for name, value in widths.items()}
 
 # %%
 panels = {name: [] for name in branches.BRANCHES}
-for (block, kind), name in product(special, branches.BRANCHES):
-    entry = results[f"{block}/specialised_share/{name}" + ("" if kind == "the paper's" else f"/{kind}")]
+for (block, kind), name in product(beyond, branches.BRANCHES):
+    above = beyond[block, kind][name]
+    entry = with_interval(above, np.ones(len(above)))
     scaled = {end: 100 * entry[end] for end in ("value", "low", "high")}
-    panels[name].append({"network": kind, "factor": block} | scaled)
+    panels[name].append({"network": kind.replace("null", "permuted rows"), "factor": block} | scaled)
 panels = {name.replace("x", " x "): pd.DataFrame(each) for name, each in panels.items()}
-plots.profiles(panels, "features specialised in this branch, %", 0.1)
+plots.profiles(panels, "features with a share of this branch beyond chance, % (dotted: 0.1%)", 0.1)
 
 # %%
 table = pd.Series({key: own.any(axis=1).mean() for key, own in special.items()}).unstack()[[*kinds, *NULLS]]
 results |= {f"specialised/{kind}": (each.mean(), each.min(), each.max(), len(each)) for kind, each in table.items()}
-mean = table.mean()
-text = f"""**Takeaway.** {mean["the paper's"]:.1%} of the paper's features are specialised in some branch, in the
-mean of five blocks, and {mean["ours"]:.1%} of ours; so are {mean["random directions"]:.1%} of random directions,
-{mean["untrained"]:.1%} of untrained rows and {mean["permuted network"]:.1%} of features of the permuted network."""
+said = {kind: f"{each.mean():.1%} ({each.min():.1%} to {each.max():.1%})" for kind, each in table.items()}
+text = f"""**Takeaway.** Specialised in some branch, means of five blocks with the least and the largest: of the
+paper's features {said["the paper's"]}, of ours {said["ours"]}, of random directions {said["random directions"]}, of
+untrained rows {said["untrained"]}, of the permuted network's features {said["permuted network"]}."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Is it the width of a branch, or the scale of its channels?
 #
 # Channels of one branch may vary more than those of another, and rows then have more there. So we ask again of rows in
-# units of each channel's deviation; and of rows with as many channels of each branch, drawn at random.
+# units of each channel's deviation; of rows with equally many channels of each branch, drawn at random; and, since
+# fewer channels can show less, of rows with as few in the branches' own proportions.
 
 # %%
 shown = {}
 for (block, kind), W_dec in rows.items():
-    columns, even = branches.equalised(groups[block])
     variance = cells[block].moments(cells[block].rows("test"))[1].numpy()
-    forms = {"as they are": special[block, kind]}
-    forms["in deviations"] = branches.specialised(W_dec / np.sqrt(variance + 1e-9), groups[block])
-    forms["equal widths"] = branches.specialised(W_dec[:, columns], even)
-    shown[block, kind] = {form: 100 * own.any(axis=1).mean() for form, own in forms.items()}
-    results |= {f"{block}/specialised/{form}/{kind}": share / 100 for form, share in shown[block, kind].items()}
-    results |= {f"{block}/variance/{name}": float(variance[own].sum() / variance.sum())
-                for name, own in groups[block].items()}  # fmt: skip
-pd.DataFrame(shown).T.round(1).rename_axis(["specialised in some branch, %", ""])
+    in_deviations = W_dec / np.sqrt(np.where(variance > 1e-9, variance, np.inf))
+    ways = {"as they are": chance[block, kind], "in deviations": branches.by_chance(in_deviations, groups[block])}
+    for name, even in {"equal widths": True, "as few, in proportion": False}.items():
+        columns, few = branches.equalised(groups[block], even)
+        ways[name] = branches.by_chance(W_dec[:, columns], few)
+    shown[block, kind] = {name: 100 * branches.specialised(p).any(axis=1).mean() for name, p in ways.items()}
+    results |= {f"{block}/specialised/{name}/{kind}": share / 100 for name, share in shown[block, kind].items()}
+shown = pd.DataFrame(shown).T
+shown.round(1).rename_axis(["specialised in some branch, %", ""])
+
+# %%
+mean = shown.groupby(level=1).mean()
+learnt, random = mean.loc["the paper's"], mean.loc["random directions"]
+said = [f"{name} {learnt[name]:.1f}% and {random[name]:.1f}%" for name in mean]
+text = f"""**Takeaway.** Specialised features of the paper's, and random directions, in the mean of five blocks:
+{"; ".join(said)}."""
+display(Markdown(text))
 
 # %% [markdown]
 # ## What are they about?
 #
-# From ground truth, in scenes where one thing is changed. A feature *leans* to the factor that has the largest share in
-# its responses, by that in random directions' responses. It is *about* the factor if that share is larger than in 99.5%
-# of random directions (notebook 07), or about a level of classes if it is selective for a class and stands out more
-# than 99.5% of them do; by chance, some 5% are. Features active in fewer than ten of sixty scenes are *unknown*.
+# From ground truth, in scenes where one thing is changed. A feature *leans* to the factor to which it responds most, in
+# multiples of what random directions respond. It is *about* the factor if that is a larger share of its responses than
+# in 99.5% of random directions (notebook 07), or about a level of classes if it is selective for a class and stands out
+# more than 99.5% of them do. A response is known if a feature is active in ten scenes; for a leaning, all must be.
 
 # %%
 asked = {site: saes["the paper's", site] for site in sites}
@@ -197,15 +220,20 @@ folder = study.stage(f"experiments/blocks-{network.name}", branches.see_blocks, 
 features = pd.read_parquet(folder / "features.parquet").query("mass > 0")
 
 # %%
-homes = {block: branches.home(asked[block].W_dec.detach().numpy(), groups[block]) for block in BLOCKS}
-told, shown = {}, {}
-for block in BLOCKS:
-    own = features[(features["dictionary"] == block) & (features["leaning"] != "unknown")]
-    found = told[block] = branches.information(own["leaning"].to_numpy(), homes[block][own["feature_id"]])
-    results |= {f"{block}/information": (found["value"], None, None, len(own)), f"{block}/information/p": found["p"]}
-    results[f"{block}/information/permuted"] = found["null"]
-    row = {"features": len(own), "information, nats": found["value"], "permuted": found["null"]["value"]}
-    shown[block] = row | {"at most, in 95%": found["null"]["high"], "p": found["p"]}
+dictionaries = {block: asked[block] for block in BLOCKS}
+dictionaries |= {f"{block}-random": inputs["random"][block] for block in BLOCKS}
+homes = {name: branches.home(sae.W_dec.detach().numpy(), groups[name.removesuffix("-random")])
+         for name, sae in dictionaries.items()}  # fmt: skip
+leaning, told, shown = features[features["leaning"] != "unknown"], {}, {}
+
+# %%
+for name in dictionaries:
+    own = leaning[leaning["dictionary"] == name]
+    found = told[name] = branches.information(own["leaning"].to_numpy(), homes[name][own["feature_id"]])
+    key = f"{name.removesuffix('-random')}/information" + "/random" * name.endswith("-random")
+    results |= {key: (found["value"], None, None, len(own)), f"{key}/permuted": found["null"], f"{key}/p": found["p"]}
+    shown[name] = {"features": len(own), "information, nats": found["value"], "permuted": found["null"]["value"]}
+    shown[name] |= {"permuted, at most (95%)": found["null"]["high"], "p": found["p"]}
 pd.DataFrame(shown).T.round(4)
 
 # %% [markdown]
@@ -226,67 +254,90 @@ for what in ("leaning", "about"):
     each = features.groupby("dictionary")[what].value_counts(normalize=True).unstack(fill_value=0)
     columns["whole blocks", what] = each.loc[BLOCKS].mean()
     columns |= {(f"{name} alone", what): each.loc[[f"{block}:{name}" for block in BLOCKS]].mean() for name in ALONE}
+    columns["random directions", what] = each.loc[[f"{block}-random" for block in BLOCKS]].mean()
 kinds_of = pd.DataFrame(columns).fillna(0).sort_values(("whole blocks", "leaning"), ascending=False)
 results |= {f"{what}/{where}/{name}": share for (where, what), own in kinds_of.items() for name, share in own.items()}
 (100 * kinds_of).round(1).rename_axis("% of features")
 
 # %%
 informed = [name for name in BLOCKS if told[name]["p"] < 0.05 / len(BLOCKS)]
-most = max(told[name]["value"] - told[name]["null"]["value"] for name in BLOCKS)
-lean = kinds_of.xs("leaning", axis=1, level=1).drop("unknown", errors="ignore")
-said = [f"of {where} {own.idxmax()} ({own.max():.0%})" for where, own in lean.items()]
-known = 1 - kinds_of["whole blocks", "about"].get("unknown", 0)
-results |= {"informed_blocks": len(informed), "information_beyond": most, "about": known}
-text = f"""**Takeaway.** What features lean to and where they live go together in {len(informed)} of {len(BLOCKS)}
-blocks (p < {0.05 / len(BLOCKS):.2f} each), by at most {most:.3f} nats beyond chance. Most features lean,
-{", ".join(said)}. {known:.1%} of features are about something; by chance, some 5% would be."""
+gain = {name: found["value"] - found["null"]["value"] for name, found in told.items()}
+learnt, random = (np.mean([gain[f"{block}{end}"] for block in BLOCKS]) for end in ("", "-random"))
+known = 1 - kinds_of.loc["unknown", (["whole blocks", "random directions"], "about")].to_numpy()
+results |= {"informed_blocks": len(informed), "information_gain": learnt, "information_gain/random": random}
+text = f"""**Takeaway.** Home and leaning go together in {len(informed)} of {len(BLOCKS)} blocks (p <
+{0.05 / len(BLOCKS):.2f} each). The home tells {learnt:.3f} nats of the leaning beyond chance, in the mean of the
+blocks; of random directions, {random:.3f}. {known[0]:.1%} of features are about something, and {known[1]:.1%} of
+random directions."""
+display(Markdown(text))
+
+# %% [markdown]
+# And is the content of 5 x 5 of one kind? On half of the features of all blocks (even numbers) we choose the factor to
+# which features at home in 5 x 5 lean more often than the others, and count on the other half.
+
+# %%
+leaning = leaning.assign(home=[homes[name][j] if name in homes else "" for name, j in
+                               zip(leaning["dictionary"], leaning["feature_id"], strict=True)])  # fmt: skip
+content, shown = {}, {}
+for kind, names in {"features": BLOCKS, "random directions": [f"{block}-random" for block in BLOCKS]}.items():
+    factor, here, elsewhere = content[kind] = branches.content(leaning[leaning["dictionary"].isin(names)])
+    shown |= {f"{kind} at home in 5 x 5: {factor}": here, f"{kind} at home elsewhere: {factor}": elsewhere}
+    results |= {f"content/{kind}/5x5/{factor}": here, f"content/{kind}/elsewhere/{factor}": elsewhere}
+plots.dots(shown, "features that lean to the factor, %", "home: factor", scale=100)
+
+# %%
+lean = {kind: f"to {factor} {here['value']:.0%} and {elsewhere['value']:.0%}"
+        for kind, (factor, here, elsewhere) in content.items()}  # fmt: skip
+text = f"""**Takeaway.** Of features at home in 5 x 5 (n = {content["features"][1]["n"]:,}) and elsewhere lean
+{lean["features"]}; of random directions, {lean["random directions"]}, where the factor was chosen in the same way."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Does it last across blocks?
 #
-# A feature's partner in another block is the one whose image maxima correlate best with its own. Are their homes
-# branches of the same kind? Cohen's kappa is 1 if they always are, and 0 by chance. Beside features: random directions
-# of the two blocks, matched in the same way.
+# A feature's partner in another block is the one whose image maxima correlate best with its own; the two are *matched*
+# if they correlate more than 99.5% of features do with pictures out of step. Are their homes branches of the same kind?
+# Cohen's kappa is 1 if they always are, and 0 by chance. Beside features: random directions of the two blocks, of which
+# there are fewer.
 
 # %%
-maxima = {name: load_npz(folder / f"{name}.npz") for block in BLOCKS for name in (block, f"{block}-random")}
-homes |= {f"{block}-random": branches.home(sae.W_dec.detach().numpy(), groups[block])
-          for block, sae in inputs["random"].items() if block in BLOCKS}  # fmt: skip
-rows = []
+maxima = {name: load_npz(folder / f"{name}.npz") for name in dictionaries}
+panels = []
 for pair, end in product(combinations(BLOCKS, 2), ("", "-random")):
     names, key = [f"{block}{end}" for block in pair], "kappa/" + "-".join(pair) + end.replace("-", "/")
     found = branches.across(*(maxima[name] for name in names), [homes[name] for name in names])
     results |= {key: found["kappa"], f"{key}/permuted": found["permuted"], f"{key}/p": found["p"]}
-    kind = "random directions" if end else "features"
-    rows.append({"network": kind, "factor": " and ".join(pair), **found["kappa"], "p": found["p"]})
-kappas = pd.DataFrame(rows)
+    results[f"{key}/matched"] = found["matched"]
+    kind, null = "random directions" if end else "features", found["permuted"]["high"]
+    panels.append({"network": kind, "factor": " and ".join(pair)} | found["kappa"] | {"p": found["p"], "null": null})
+kappas = pd.DataFrame(panels)
 plots.profiles({"Are matched features in branches of one kind?": kappas}, "Cohen's kappa", 0)
 
 # %%
-own, null = (kappas[kappas["network"] == kind] for kind in ("features", "random directions"))
-alike = int((own["p"] < 0.05 / len(own)).sum())
-beyond = int((own["low"].to_numpy() > null["high"].to_numpy()).sum())
-results |= {"kappa": (own["value"].mean(), own["value"].min(), own["value"].max(), len(own)), "kappa_beyond": beyond}
-results["kappa/random"] = (null["value"].mean(), null["value"].min(), null["value"].max(), len(null))
-text = f"""**Takeaway.** Homes of matched features agree with a kappa of {own["value"].mean():.2f} in the mean
-({own["value"].min():.2f} to {own["value"].max():.2f}), of random directions {null["value"].mean():.2f}. They agree
-beyond permuted partners in {alike} of {len(own)} pairs of blocks, and beyond random directions in {beyond}."""
+by = {kind: own for kind, own in kappas.groupby("network")}
+ranges = {kind: (own["value"].mean(), own["value"].min(), own["value"].max(), len(own)) for kind, own in by.items()}
+results |= {"kappa": ranges["features"], "kappa/random": ranges["random directions"]}
+said = {kind: f"{mean:.2f} ({low:.2f} to {high:.2f})" for kind, (mean, low, high, _) in ranges.items()}
+alike = {kind: int((own["p"] < 0.05 / len(own)).sum()) for kind, own in by.items()}
+text = f"""**Takeaway.** Kappa of matched features is {said["features"]} in the mean of {len(by["features"])} pairs of
+blocks (least to largest), of random directions {said["random directions"]}. It is beyond permuted homes, at p <
+{0.05 / len(by["features"]):.3f}, in {alike["features"]} pairs, and in {alike["random directions"]} of random
+directions."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Is it the size of the kernel?
 #
 # If features live in the 5 x 5 branch because they need more of the picture, they should see more of it. Of each
-# branch the twelve features that have most there beyond chance: the *effective radius* is the pixels around the
-# strongest cell that hold half of the gradient of the activation there.
+# branch the twelve features that have most there beyond chance: the *effective radius* is the distance from the
+# strongest cell within which half of the gradient of the activation lies.
 
 # %%
 block, kind, grid = "mixed4c", "the paper's", network.shape("mixed4c")[:2]
 known_of = features[features["dictionary"] == block].set_index("feature_id")
 W_dec = asked[block].W_dec.detach().numpy()[known_of.index]
 far = branches.excess(W_dec, groups[block]).set_index(known_of.index)
-chosen = {name: [int(j) for j in far[name].nlargest(12)[lambda own: own > 0].index] for name in branches.BRANCHES}
+chosen = {name: far[name].nlargest(12).index.tolist() for name in branches.BRANCHES}
 units = sorted({j for own in chosen.values() for j in own})
 
 # %%
@@ -300,17 +351,22 @@ radii = {name.replace("x", " x "): median(reach[units].to_numpy()) for name, uni
 results |= {f"{block}/radius/{name}": entry for name, entry in zip(chosen, radii.values(), strict=True)}
 plots.dots(radii, f"effective radius of features of {block}, median, pixels", "most of the row in")
 
+# %%
+said = "; ".join(f"{name} {in_words(entry, percent=False)}" for name, entry in radii.items())
+text = f"""**Takeaway.** Median radii of features of {block} by branch, in pixels: {said}."""
+display(Markdown(text))
+
 # %% [markdown]
 # ## A map of features
 #
 # Decoder rows of mixed4c in two dimensions, by UMAP. Colours are the features' homes. Point at a larger dot, or reach
-# it by Tab, to see the three strongest patches of the feature; a click keeps them. The picture below shows the same
-# without.
+# it by Tab, to see its three strongest patches; a click keeps them there.
 
 # %%
 xy = umap.UMAP(random_state=0, n_jobs=1, metric="cosine").fit_transform(W_dec)
 patches = pd.read_parquet(seen / "patches.parquet")
-crops = {j: [crop(pick, pictures, grid) for pick in each.itertuples()] for j, each in patches.groupby("unit")}
+crops = {j: [crop(pick, pictures, grid) for pick in each.itertuples()]
+         for j, each in patches[patches["value"] > 0].groupby("unit")}  # fmt: skip
 where = homes[block][known_of.index]
 said = zip(known_of.index, where, known_of["leaning"], strict=True)
 names = [f"feature {j}: home {own}, leans to {factor}" for j, own, factor in said]
@@ -318,9 +374,9 @@ alt = f"Decoder rows of {len(known_of)} features of {block} in two dimensions, c
 display(HTML(scatter(xy, where, names, [crops.get(j, []) for j in known_of.index], alt)))
 
 # %% [markdown]
-# A map shows clusters where there are none. *Purity* is the number to trust: how many of a row's 15 nearest neighbours,
-# in all dimensions, are of its kind. Left: how much of the row lies in the 5 x 5 branch; right: what
-# the feature leans to.
+# A map shows clusters where there are none, and colours may follow from where a row lies. So trust *purity*: how many
+# of a row's 15 nearest neighbours, in all dimensions, are of its kind; and compare it with that of random directions,
+# which have homes too. Left: how much of the row lies in 5 x 5; right: what the feature leans to.
 
 # %%
 figure, (left, right) = plots.sheet(4.4, 1, 2, sharex=True, sharey=True)
@@ -335,57 +391,73 @@ right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, markersca
 display(figure)
 
 # %%
-pure = {"home": branches.purity(W_dec, where), "leaning": branches.purity(W_dec, known_of["leaning"].to_numpy())}
+pure, shown = {}, {}
+for name in BLOCKS:
+    live_of = features[features["dictionary"] == name]["feature_id"].to_numpy()
+    pure[name] = branches.purity(asked[name].W_dec.detach().numpy()[live_of], homes[name][live_of])
+    W_random, some = rows[name, "random directions"], leaning[leaning["dictionary"] == name]
+    pure[f"{name}/random"] = branches.purity(W_random, branches.home(W_random, groups[name]))
+    directions = asked[name].W_dec.detach().numpy()[some["feature_id"]]
+    pure[f"{name}/leaning"] = branches.purity(directions, some["leaning"].to_numpy())
+
+# %%
 for name, found in pure.items():
-    results |= {f"{block}/purity/{name}": found["purity"], f"{block}/purity/{name}/permuted": found["permuted"]}
-text = f"""**Takeaway.** Of a feature's nearest neighbours {in_words(pure["home"]["purity"])} have its home; with homes
-permuted, {in_words(pure["home"]["permuted"])}. {in_words(pure["leaning"]["purity"])} lean to the same factor,
-permuted {in_words(pure["leaning"]["permuted"])}."""
+    key = name.replace("/", "/purity/") if "/" in name else f"{name}/purity"
+    results |= {key: found["purity"], f"{key}/permuted": found["permuted"]}
+    shown[name] = {each: 100 * entry["value"] for each, entry in found.items()}
+pd.DataFrame(shown).T.round(1).rename_axis("neighbours of one kind, %")
+
+# %%
+gains = {kind: np.mean([pure[f"{name}{kind}"]["purity"]["value"] - pure[f"{name}{kind}"]["permuted"]["value"]
+                        for name in BLOCKS]) for kind in ("", "/random", "/leaning")}  # fmt: skip
+text = f"""**Takeaway.** Beyond permuted labels, {100 * gains[""]:.1f} points more of a feature's neighbours have its
+home, in the mean of five blocks, and {100 * gains["/random"]:.1f} points more of a random direction's;
+{100 * gains["/leaning"]:.1f} points more lean to the same factor."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Circuits
 #
-# What does the next block lose when a feature is suppressed? In mixed4a the six most active features are asked, in
-# later blocks the six that these changed most. Beside them are twelve features of like activity: six set what is much
-# (an *edge* is a change larger than 99.9% of theirs), and the edges of the other six are counted beside.
+# What does the next block lose when a feature is suppressed? In mixed4a six features are asked, those with most in one
+# branch beyond chance of the hundred most active; in later blocks up to six that these changed most. Each has two
+# neighbours in the order of activity. One sets what is much: an *edge* is a change larger than 99.9% of those of all
+# such neighbours. The edges of the other are counted beside.
 
 # %%
 asked_next, tables = [], {}
 for a, b in pairwise(BLOCKS):
-    active = features[features["dictionary"] == a].sort_values("mass", ascending=False)["feature_id"].tolist()
-    mine = asked_next or active[:6]
-    drawn = np.random.default_rng(0).permutation([j for j in active if j not in mine][:18])[:12].tolist()
-    roles = {"asked": mine, "null": drawn[::2], "control": drawn[1::2]}
+    order = features[features["dictionary"] == a].sort_values("mass", ascending=False)["feature_id"].tolist()
+    most = branches.excess(asked[a].W_dec.detach().numpy()[order[:100]], groups[a]).max(axis=1)
+    mine = asked_next or [order[i] for i in most.nlargest(6).index]
+    near = circuits.neighbours(order, mine)
     given = {"network": network, "saes": [asked[a], asked[b]], "pictures": pictures.every(2 if small else 30)}
-    folder = study.stage(f"experiments/edges-{network.name}-{a}", branches.find_edges, {"roles": roles}, given)
-    tables[a, b] = pd.read_parquet(folder / "edges.parquet")
-    found = tables[a, b].query("role == 'asked' and beyond")
-    strongest = found.reindex(found["change"].abs().sort_values(ascending=False).index)
-    asked_next = strongest.drop_duplicates("downstream")["downstream"].head(6).astype(int).tolist()
+    roles = {"roles": {"asked": mine, "null": near[::2], "control": near[1::2]}}
+    folder = study.stage(f"experiments/edges-{network.name}-{a}", circuits.find_edges, roles, given)
+    each = tables[a, b] = pd.read_parquet(folder / "edges.parquet")
+    found = each[(each["role"] == "asked") & each["beyond"]]
+    asked_next = circuits.strongest(found)["downstream"].drop_duplicates().head(6).tolist()
 
 # %%
 edges = pd.concat([table.assign(first=a, second=b) for (a, b), table in tables.items()], ignore_index=True)
 counts = edges.groupby(["first", "role"])["beyond"].agg(["sum", "size"]).unstack()
-own = edges[(edges["role"] == "asked") & edges["beyond"]]
-fit = edges[edges["role"] == "asked"].groupby("first")[["change", "predicted"]].corr("spearman").iloc[::2, 1]
 for name, role in (("n_edges", "asked"), ("n_edges/control", "control")):
     n, of = (counts[each, role] for each in ("sum", "size"))
     results |= {f"{a}/{name}": (int(n[a]), None, None, int(of[a])) for a in n.index}
     results[name] = (int(n.sum()), None, None, int(of.sum()))
-results["edges_predicted"] = (fit.mean(), fit.min(), fit.max(), len(fit))
-pd.DataFrame({"edges": counts["sum", "asked"], "of as many controls": counts["sum", "control"],
-              "rank correlation with the weights'": fit.to_numpy()}).round(2).rename_axis("from")  # fmt: skip
+fit = circuits.foretold(edges)
+results |= {f"edges_predicted/{kind}": median(values.to_numpy()) for kind, values in fit.items()}
+columns = {"asked": counts["sum", "asked"], "their neighbours": counts["sum", "control"]}
+pd.DataFrame(columns | {"possible": counts["size", "asked"]}).rename_axis("edges from")
 
 # %% [markdown]
-# The strongest edges of each feature that was asked, two at most; nodes are patches. A solid line is a loss when the
-# feature on its left is suppressed, a dashed one a gain; widths are by the size of the change. Point at a node for more
-# patches, at a line for its change.
+# The strongest edges of each feature that was asked, two at most, and eight of a block; nodes are patches. A solid
+# line is a loss when the feature on its left is suppressed, a dashed one a gain; widths are by the size of the
+# change. Point at a node for more patches, at a line for its change.
 
 # %%
-own = own.reindex(own["change"].abs().sort_values(ascending=False).index)
+own = circuits.strongest(edges[(edges["role"] == "asked") & edges["beyond"]])
 drawn = own.groupby(["first", "upstream"], sort=False).head(2).groupby("first", sort=False).head(8)
-links = [(f"{row.first} {row.upstream}", f"{row.second} {row.downstream}", row.change) for row in drawn.itertuples()]
+links = [(f"{row.first} {row.upstream}", f"{row.second} {row.downstream}", row.share) for row in drawn.itertuples()]
 nodes = sorted({end for link in links for end in link[:2]})
 columns = {block: [name for name in nodes if name.startswith(block)] for block in BLOCKS}
 pieces = {}
@@ -394,30 +466,32 @@ for name, own in ((name, own) for name, own in columns.items() if own):
     given = {"network": network, "pictures": pictures.every(every), "saes": {kind: asked[name]}}
     found = study.stage(f"experiments/nodes-{network.name}-{name}", curves.see_pictures, settings, given)
     found = pd.read_parquet(found / "patches.parquet").groupby("unit")
-    pieces |= {f"{name} {j}": each for j, each in found}
+    pieces |= {f"{name} {j}": each[each["value"] > 0] for j, each in found}
 
 # %%
 crops = {node: [crop(pick, pictures, network.shape(node.split()[0])[:2]) for pick in each.head(3).itertuples()]
          for node, each in pieces.items()}  # fmt: skip
-alt = f"{len(nodes)} features of five blocks as patches, and {len(links)} edges: what the next block loses without one."
+alt = f"{len(nodes)} features as patches, in columns by block, and {len(links)} edges between neighbouring blocks."
 display(HTML(graph(columns, links, crops, alt)))
 
 # %% [markdown]
-# Three worked examples: of the first three pairs of blocks the largest edge. They were chosen by that alone. Each is
-# two rows of patches, the feature that was suppressed and the one that changed most.
+# Worked examples: of the first three blocks that have edges the largest, chosen by that alone. Each is two rows of
+# patches, the feature that was suppressed and the one that changed.
 
 # %%
-rows = {}
+shown = {}
 for row in drawn.drop_duplicates("first").sort_values("first").head(3).itertuples():
-    rows[f"{row.first} {row.upstream}"] = pieces[f"{row.first} {row.upstream}"]
-    rows[f"{row.second} {row.downstream} ({row.change:+.0%})"] = pieces[f"{row.second} {row.downstream}"]
-crops_figure(rows, pictures, grid)
+    shown[f"{row.first} {row.upstream}"] = pieces[f"{row.first} {row.upstream}"]
+    shown[f"{row.second} {row.downstream} ({row.share:+.0%})"] = pieces[f"{row.second} {row.downstream}"]
+crops_figure(shown, pictures, grid)
 
 # %%
-asked_share, control_share = (counts["sum", role].sum() / counts["size", role].sum() for role in ("asked", "control"))
-text = f"""**Takeaway.** {results["n_edges"][0]:,} of {results["n_edges"][3]:,} changes are edges
-({asked_share:.1%}); of as many features of like activity, {control_share:.1%} are. What the weights between two blocks
-predict orders the changes with a rank correlation of {fit.mean():.2f} ({fit.min():.2f} to {fit.max():.2f})."""
+rates = [counts["sum", role].sum() / counts["size", role].sum() for role in ("asked", "control")]
+own, other = (results[f"edges_predicted/{kind}"] for kind in ("own", "another's"))
+text = f"""**Takeaway.** {results["n_edges"][0]:,} of {results["n_edges"][3]:,} possible edges are there
+({rates[0]:.2%}); of the other neighbours' {rates[1]:.2%}. The order of a feature's effects is foretold by the
+derivative of the block with a rank correlation of {own["value"]:.2f} (median of {own["n"]} features), by that of
+another feature with {other["value"]:.2f}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -428,20 +502,22 @@ asked_for = ("n_live", "dead_share", "explained", "information", "information/p"
 wanted = [f"{block}/{name}" for block in BLOCKS for name in asked_for]
 wanted += [f"{block}/specialised_share/{name}{end}"
            for block, name, end in product(BLOCKS, branches.BRANCHES, ("", "_null"))]  # fmt: skip
-wanted += [*(f"kappa/{a}-{b}" for a, b in combinations(BLOCKS, 2)), "mixed4c/purity/home", "n_edges"]
-print("missing:", [name for name in wanted if name not in results])
+wanted += [*(f"kappa/{a}-{b}" for a, b in combinations(BLOCKS, 2)), *(f"{block}/purity" for block in BLOCKS)]
+print("missing:", [name for name in [*wanted, "n_edges"] if name not in results])
 
 # %%
 study.record(NAME, results)
-five, whole = lean["5x5 alone"], lean["whole blocks"]
+
+# %%
+shares, kappa = table.mean(), {kind: ranges[kind][0] for kind in ranges}
 text = f"""
-- **Do features specialise in branches, in every block?** {mean["the paper's"]:.1%} do, from
-  {table["the paper's"].min():.1%} to {table["the paper's"].max():.1%} by block; of random directions
-  {mean["random directions"]:.1%} do.
-- **Alike in all blocks?** Homes of matched features agree with a kappa of {results["kappa"][0]:.2f}, of random
-  directions {results["kappa/random"][0]:.2f}.
-- **One kind of content in 5 x 5?** Of autoencoders of 5 x 5 alone {five.max():.0%} of features lean to
-  {five.idxmax()}, the commonest factor; of whole blocks {whole.max():.0%} to {whole.idxmax()}.
+- **Do features specialise in branches, in every block?** {shares["the paper's"]:.1%} are specialised in the mean
+  ({table["the paper's"].min():.1%} to {table["the paper's"].max():.1%} by block); of random directions
+  {shares["random directions"]:.1%} are.
+- **Alike in all blocks?** Homes of matched features agree with a kappa of {kappa["features"]:.2f}, of random directions
+  with one of {kappa["random directions"]:.2f}.
+- **One kind of content in 5 x 5?** Of features at home there and elsewhere lean {lean["features"]}. The home tells
+  {learnt:.3f} nats of the leaning beyond chance, of random directions {random:.3f}.
 """
 display(Markdown(text))
 
@@ -450,11 +526,12 @@ display(Markdown(text))
 #
 # - **That the published network does the same.** Ours saw rendered aircraft, and there are no animals in it. With the
 #   published weights the same notebook asks the same of them.
-# - **That longer training would not change it.** The paper's autoencoders saw a hundred times twelve million cells;
-#   ours saw twenty thousand four times.
+# - **That longer training would not change it.** The paper's autoencoders saw 12.8 million cells a hundred times; how
+#   many ours saw is said above.
 # - **That a branch is needed for its features.** A share of a decoder row is where a feature is written, not what it
 #   needs.
-# - **What unknown features are about.** Only what can be changed in a scene, and classes, were asked; and of features
-#   that are active in fewer than ten of sixty scenes, nothing is known.
+# - **What unknown features are about.** Only what can be changed in a scene, and classes, were asked; and nothing is
+#   known of features that are seldom active in the scenes.
+# - **That the paper's and our autoencoder agree in all.** Ours was asked for shares alone.
 # - **That edges are direct.** A feature is suppressed in all cells at once, and its effect is the mean over few
 #   pictures.

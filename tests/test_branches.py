@@ -1,21 +1,24 @@
 """Branch specialisation: planted features, slow loops, and nulls at their nominal rate."""
 
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy.sparse import csr_array, load_npz
-from sklearn.metrics import cohen_kappa_score
+from sklearn.metrics import cohen_kappa_score, mutual_info_score
 from torch import nn
 
 from aircraft_sae.config import SAEConfig
+from aircraft_sae.hangar.scene import FACTORS
 from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.studies import branches, comparison
+from aircraft_sae.studies import branches, circuits, comparison
 from aircraft_sae.studies.branches import (
     across,
+    by_chance,
     contribution,
     equalised,
     excess,
@@ -60,20 +63,33 @@ def test_excess_is_that_of_all_ways_to_draw_channels():
 
 
 def test_planted_specialisation_is_found_and_permuted_channels_have_none(planted):
-    own = specialised(planted, GROUPS)
+    own = specialised(by_chance(planted, GROUPS))
     assert own["5x5"][:100].mean() > 0.75 and own.iloc[100:].to_numpy().mean() < 0.005
     permuted = np.random.default_rng(3).permuted(planted, axis=1)
-    assert specialised(permuted, GROUPS).to_numpy().mean() < 0.003  # the nominal rate is one in a thousand
+    assert specialised(by_chance(permuted, GROUPS)).to_numpy().mean() < 0.003  # the nominal rate is one in a thousand
     assert (home(planted, GROUPS)[:100] == "5x5").mean() > 0.95 and (home(planted, GROUPS)[100:] == "5x5").mean() < 0.4
-    assert specialised(decoder(1, planted=0), GROUPS).to_numpy().mean() < 0.003
+    assert specialised(by_chance(decoder(1, planted=0), GROUPS)).to_numpy().mean() < 0.003
+
+
+def test_p_is_that_of_slow_permutations_and_uniform_by_chance():
+    rows, rng = decoder(2, planted=3, n=2000), np.random.default_rng(4)
+    found = by_chance(rows, GROUPS)
+    for i in (0, 1, *found["5x5"].sort_values().index[3:6]):
+        squares = np.maximum(rows[i], 0) ** 2
+        drawn = np.array([squares[rng.permutation(64)[:12]].sum() for _ in range(4000)])
+        wanted = (drawn >= squares[GROUPS["5x5"]].sum() - 1e-9).mean()
+        assert found["5x5"][i] == pytest.approx(wanted, abs=4 * np.sqrt((wanted + 2e-4) / 4000))
+    for name in GROUPS:  # from both sides: a null that is too wide finds nothing
+        share = (found[name][3:] <= 0.01).mean()
+        assert 0.005 < share < 0.017, name
 
 
 def test_a_row_of_one_channel_is_in_a_branch_by_chance():
     """However large its share, one channel has to be somewhere; four of twelve in one branch have not."""
     one, four = np.full((50, 64), 0.01), np.full((50, 64), 0.01)
     one[:, 45], four[:, 41:45] = 5, 5
-    assert (contribution(one, GROUPS)["5x5"] > 0.99).all() and not specialised(one, GROUPS).to_numpy().any()
-    found = specialised(four, GROUPS)
+    assert (contribution(one, GROUPS)["5x5"] > 0.99).all() and not specialised(by_chance(one, GROUPS)).to_numpy().any()
+    found = specialised(by_chance(four, GROUPS))
     assert found["5x5"].all() and not found.drop(columns="5x5").to_numpy().any()
 
 
@@ -85,7 +101,7 @@ def test_a_planted_third_is_found_with_its_category_and_again_in_the_next_layer(
     second, other = first[:, order] + 0.05 * rng.random((200, 300)), decoder(5)[order]
     category = np.where(fins, "fin", rng.choice(["wing", "paint"], 300))
     own = home(planted, GROUPS)
-    assert specialised(planted, GROUPS)["5x5"].mean() == pytest.approx(1 / 3, abs=0.09)
+    assert specialised(by_chance(planted, GROUPS))["5x5"].mean() == pytest.approx(1 / 3, abs=0.09)
     told = information(category, own)
     assert told["p"] < 0.01 and told["table"].loc["fin", "5x5"] > 90 > 3 * told["table"].loc["fin", "5x5, expected"] / 2
     found = across(csr_array(first), csr_array(second), (own, home(other, GROUPS)))
@@ -100,9 +116,12 @@ def test_branches_of_equal_width_keep_their_features(planted):
     assert len(set(columns)) == 48 and all(own.stop - own.start == 12 for own in groups.values())
     for name, own in groups.items():
         assert ((columns[own] >= GROUPS[name].start) & (columns[own] < GROUPS[name].stop)).all()
-    special = specialised(planted[:, columns], groups)
+    special = specialised(by_chance(planted[:, columns], groups))
     assert special["5x5"][:100].mean() > 0.6 and special.iloc[100:].to_numpy().mean() < 0.01
-    plain = decoder(1, planted=0)
+    plain, (some, in_proportion) = decoder(1, planted=0), equalised(GROUPS, even=False)
+    assert len(set(some)) == 48 and [own.stop - own.start for own in in_proportion.values()] == [12, 18, 9, 9]
+    for name, own in in_proportion.items():
+        assert ((some[own] >= GROUPS[name].start) & (some[own] < GROUPS[name].stop)).all()
     assert contribution(plain[:, columns], groups, squared=True).mean().between(0.22, 0.28).all()
     assert contribution(plain, GROUPS, squared=True).mean()["3x3"] > 0.33
 
@@ -117,12 +136,67 @@ def test_blocks_are_seen_and_their_features_given_a_category(smoke_study, tmp_pa
     given = {"network": network, "pictures": pictures, "varied": varied}
     branches.see_blocks(tmp_path, saes={"three": sae}, random={"three": random}, **given)
     table = pd.read_parquet(tmp_path / "features.parquet")
+    own, other = (table[table["dictionary"] == name].reset_index(drop=True) for name in ("three", "three-random"))
     maxima = branches.see_maxima(network, {"three": sae}, pictures)["three"]
-    assert (load_npz(tmp_path / "three.npz") != maxima).nnz == 0
-    assert len(table) == 2 * d and set(table["about"]) <= {*comparison.ALL, *pictures.levels, "unknown"}
-    np.testing.assert_allclose(table["mass"], maxima.toarray().mean(0), rtol=1e-5)
+    assert (load_npz(tmp_path / "three.npz") != maxima).nnz == 0 and len(own) == len(other) == 2 * d
+    assert set(own["about"]) <= {*comparison.ALL, *pictures.levels, "unknown"}
+    np.testing.assert_allclose(own["mass"], maxima.toarray().mean(0), rtol=1e-5)
     silent = (maxima.toarray() == 0).all(0)
-    assert (table.loc[silent, ["about", "leaning"]] == "unknown").all(axis=None)
+    assert (own.loc[silent, ["about", "leaning"]] == "unknown").all(axis=None)
+
+
+class Planted:
+    """A network without weights: a picture's numbers are the acts of its middle cell."""
+
+    def __init__(self, values: dict[str, np.ndarray]):
+        self.values = values
+
+    def as_input(self, picture: str) -> torch.Tensor:
+        return torch.tensor(self.values[picture], dtype=torch.float32)
+
+    def stream(self, batches, sites, logits=True):
+        for x in batches:
+            acts = torch.zeros(len(x), 3, 3, x.shape[1])
+            acts[:, 1, 1] = x
+            yield SimpleNamespace(acts={site: acts for site in sites})
+
+
+def test_a_feature_that_follows_a_factor_leans_to_it_and_one_that_follows_a_class_is_about_its_level(tmp_path):
+    """Channel 0 falls without the fin, 1 changes with light, 2 follows a variant; the others are noise."""
+    rng, n, factors = np.random.default_rng(0), 60, [*comparison.ALL]
+    kinds = [("", ""), *((name, "") for name in FACTORS), *((name, "fin") for name in ("part", "paint"))]
+    rows = [(f"{i}-{factor}", i, factor, part) for i in range(n) for factor, part in kinds]
+    varied = pd.DataFrame(rows, columns=["image", "number", "factor", "part"]).assign(split="test")
+    base, values = 1 + rng.random((n, 40)), {}
+    for image, i, factor, _ in rows:
+        values[image] = base[i] + (0.2 * rng.normal(size=40) if factor else 0)
+        values[image][0] -= 0.9 * (factor == "part")
+        values[image][1] += 2.0 * (factor == "light")
+    variants = np.repeat([*"abcdef"], 20)
+    test = pd.DataFrame({"image": [f"t{i}" for i in range(120)], "variant": variants, "split": "test"})
+    for image, own in zip(test["image"], variants, strict=True):
+        values[image] = 1 + rng.random(40)
+        values[image][2] = 0.5 + 2 * (own == "c")
+    saes, noise = {}, torch.eye(40)[[*range(10, 13), *range(3, 40)]]
+    for name, rows_ in {"a": torch.eye(40), "a-random": noise}.items():
+        saes[name] = SparseAutoencoder(SAEConfig(site="x", variant="topk", k=40, expansion=1, aux_k=1), 40)
+        with torch.no_grad():
+            saes[name].W_enc_rows.copy_(rows_), saes[name].b_enc.zero_(), saes[name].b_dec.zero_()
+    shown, scenes = (SimpleNamespace(table=each, rows=lambda split, each=each: each, picture=lambda image: image,
+                                     levels=("variant",), classes=lambda level: [*"abcdef"], region_names=("fin",))
+                     for each in (test, varied))  # fmt: skip
+    given = {"saes": {"a": saes["a"]}, "random": {"a": saes["a-random"]}, "pictures": shown}
+    branches.see_blocks(tmp_path, network=Planted(values), varied=scenes, **given)
+    table = pd.read_parquet(tmp_path / "features.parquet").query("dictionary == 'a'").set_index("feature_id")
+    assert table["leaning"][0] == table["about"][0] == "part" and table["leaning"][1] == table["about"][1] == "light"
+    assert table["about"][2] == "variant" and set(table["leaning"]) <= set(factors)
+    assert (table["about"][3:] == "unknown").mean() > 0.6
+    branches.see_blocks(tmp_path, network=Planted(values), **given)
+    table = pd.read_parquet(tmp_path / "features.parquet").query("dictionary == 'a'").set_index("feature_id")
+    assert table["about"][2] == "variant" and (table["about"][:2] == "unknown").all()
+    shown.levels = ()
+    branches.see_blocks(tmp_path, network=Planted(values), **given)
+    assert (pd.read_parquet(tmp_path / "features.parquet")[["leaning", "about"]] == "unknown").all(axis=None)
 
 
 def test_information_of_a_tied_category_is_found_and_of_a_free_one_is_not():
@@ -132,7 +206,25 @@ def test_information_of_a_tied_category_is_found_and_of_a_free_one_is_not():
     found, free = information(tied, branch), information(rng.choice(["wing", "fin"], 400), branch)
     assert found["p"] < 0.01 and found["value"] > 10 * found["null"]["high"] and free["p"] > 0.05
     assert found["table"].loc["fin", "5x5"] == (branch == "5x5").sum()
+    assert np.isclose(found["value"], mutual_info_score(tied, branch))
+    none = information(np.full(400, "fin"), branch)
+    assert abs(none["value"]) < 1e-9 and abs(none["null"]["value"]) < 1e-9 and none["p"] == 1
     assert found["table"].loc["fin", "5x5, expected"] == pytest.approx((tied == "fin").sum() * (branch == "5x5").mean())
+
+
+def test_what_a_branch_leans_to_is_chosen_on_one_half_and_counted_on_the_other():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"feature_id": range(400), "home": rng.choice([*GROUPS], 400)})
+    table["leaning"] = np.where((table["home"] == "5x5") & (rng.random(400) < 0.8), "fin", rng.choice([*"abc"], 400))
+    factor, here, elsewhere = branches.content(table)
+    assert factor == "fin" and here["low"] > 0.6 and elsewhere["value"] == 0
+    odd = table[(table["feature_id"] % 2 == 1) & (table["home"] == "5x5")]
+    assert here["n"] == len(odd) and here["value"] == pytest.approx((odd["leaning"] == "fin").mean())
+    table["leaning"] = rng.choice([*"abcdefgh"], 400)
+    factor, here, elsewhere = branches.content(table)
+    assert here["low"] < elsewhere["value"] + 0.05, "chosen by chance, it does not last"
+    factor, here, _ = branches.content(table[:0])
+    assert factor == "nothing" and np.isnan(here["value"]) and here["n"] == 0
 
 
 def test_kappa_across_planted_layers_and_of_shuffled_ones():
@@ -150,8 +242,23 @@ def test_kappa_across_planted_layers_and_of_shuffled_ones():
     shuffled = across(csr_array(first), csr_array(second), (homes, rng.permutation(other)))
     assert shuffled["kappa"]["low"] < 0.2 and shuffled["p"] > 0.02
     silent = first.copy()
-    silent[:, :10] = 0
+    silent[:291, :10] = 0
     assert across(csr_array(silent), csr_array(second), (homes, other))["kappa"]["n"] == 50
+    apart = across(csr_array(first), csr_array(np.maximum(rng.normal(size=(300, 60)), 0)), (homes, other))
+    assert apart["matched"] < 0.1 < 0.9 < found["matched"], "who has no partner is not matched by chance"
+
+
+def test_features_that_share_a_partner_count_once():
+    """Forty groups of 25 features with one partner each, homes at random: kappa is beyond chance as often as it may."""
+    rng, ps = np.random.default_rng(0), []
+    base = np.maximum(rng.normal(size=(60, 40)), 0)
+    first = np.repeat(base, 25, axis=1) + 0.01 * rng.random((60, 1000))
+    for _ in range(40):
+        homes = np.repeat(rng.choice([*GROUPS], 40), 25), rng.choice([*GROUPS], 40)
+        found = across(csr_array(first), csr_array(base), homes, 200)
+        ps.append(found["p"])
+        assert found["kappa"]["high"] - found["kappa"]["low"] > 0.2, "as wide as of forty, not of a thousand"
+    assert 0.02 < np.mean(np.array(ps) < 0.2) < 0.45
 
 
 def test_neighbours_of_planted_rows_share_their_branch(planted):
@@ -159,13 +266,6 @@ def test_neighbours_of_planted_rows_share_their_branch(planted):
     assert found["purity"]["value"] > found["permuted"]["high"] + 0.1
     mixed = purity(decoder(1, planted=0), np.where(np.arange(300) < 100, "5x5", ""))
     assert abs(mixed["purity"]["value"] - mixed["permuted"]["value"]) < 0.03
-
-
-def test_without_scenes_features_are_about_classes_or_unknown(smoke_study, tmp_path):
-    network, pictures = smoke_study.network(), smoke_study.pictures()
-    sae = SparseAutoencoder(SAEConfig(site="stage3", variant="topk", k=4, expansion=2), network.shape("stage3")[2])
-    branches.see_blocks(tmp_path, network=network, pictures=pictures, saes={"a": sae}, random={"a": sae})
-    assert set(pd.read_parquet(tmp_path / "features.parquet")["about"]) <= {*pictures.levels, "unknown"}
 
 
 def test_random_directions_are_as_dense_as_features(smoke_study):
@@ -185,7 +285,8 @@ def line(smoke_study):
     one, two = nn.Conv2d(3, 4, 8, 8), nn.Conv2d(4, 4, 1)
     with torch.no_grad():
         two.weight.copy_(torch.eye(4)[..., None, None] + 0.01)
-        two.bias.zero_()
+        two.bias.zero_(), one.weight.mul_(0.2)
+        one.bias.copy_(torch.tensor([3.0, 0.5, 1.0, 0.5]))
     network = Network(nn.Sequential(one, two), list("abcd"), size=64)
     network.model.append(nn.AdaptiveAvgPool2d(1)), network.model.append(nn.Flatten())
     saes = []
@@ -201,11 +302,12 @@ def test_an_edge_is_what_suppression_takes(smoke_study, line, tmp_path):
     """Upstream feature 0 alone drives downstream feature 0; changes are those of a hook, and of a slow mean."""
     (network, saes), pictures = line, smoke_study.pictures()
     roles = {"asked": [0], "null": [1, 2], "control": [3]}
-    branches.find_edges(tmp_path, network=network, saes=saes, pictures=pictures, roles=roles)
+    circuits.find_edges(tmp_path, network=network, saes=saes, pictures=pictures, roles=roles)
     table = pd.read_parquet(tmp_path / "edges.parquet")
     assert table.groupby("role")["upstream"].unique().map(list).to_dict() == roles
     own = table[table["role"] == "asked"].set_index("downstream")
-    assert own["change"].abs().idxmax() == 0 and own["change"][0] < -0.1 and own["predicted"][0] < 0
+    assert (own["change"] / own["plain"]).abs().idxmax() == 0 and own["change"][0] < -0.1 * own["plain"][0]
+    assert own["predicted"][0] < 0
     row, names = saes[0].W_dec[0].detach(), pictures.rows("test")["image"]
     x = torch.stack([network.as_input(pictures.picture(name)) for name in names])
     edit = {"0": lambda acts: acts - (saes[0].encode(acts.flatten(0, 2)).dense()[:, [0]] * row).view(acts.shape)}
@@ -213,12 +315,16 @@ def test_an_edge_is_what_suppression_takes(smoke_study, line, tmp_path):
         saes[1].encode((acts := network.see(x, ["1"], each).acts["1"].detach()).flatten(0, 2)).dense()
         .view(len(acts), -1, 4).amax(1).mean(0) for each in (None, edit)
     )  # fmt: skip
-    assert own["change"].to_numpy() == pytest.approx((hooked / plain - 1).numpy(), abs=1e-4)
+    live = torch.tensor(own.index)
+    assert (plain[live] >= plain.median()).all() and own["plain"].to_numpy() == pytest.approx(
+        plain[live].numpy(), rel=1e-4
+    )
+    assert own["change"].to_numpy() == pytest.approx((hooked - plain)[live].numpy(), abs=1e-4)
     active = saes[0].encode(network.see(x, ["0"]).acts["0"].flatten(0, 2).detach()).dense()[:, 0].mean()
     linear = -active * network.model[1].weight[:, 0, 0, 0].detach()  # of a linear module, exactly
-    assert own["predicted"].to_numpy() == pytest.approx((linear / plain).numpy(), rel=1e-3)
-    usual = table[table["role"] == "null"]["change"].abs().quantile(0.999)
-    assert (table["beyond"] == (table["change"].abs() > usual)).all()
+    assert own["predicted"].to_numpy() == pytest.approx(linear[live].numpy(), rel=1e-2)
+    size = (table["change"] / table["plain"]).abs()
+    assert (table["beyond"] == (size > size[table["role"] == "null"].quantile(0.999))).all()
 
 
 def test_maxima_are_those_of_all_cells(smoke_study, line):
@@ -241,3 +347,20 @@ def test_a_feature_sees_what_its_kernels_span(smoke_study, line, tmp_path):
     branches.see_reach(tmp_path, network=network, pictures=pictures, sae=saes[0], patches=tmp_path, units=[1])
     found = pd.read_parquet(tmp_path / "reach.parquet")
     assert found["unit"].tolist() == [1] and found["radius"][0] == pytest.approx(3.0, abs=0.2)
+
+
+def test_neighbours_are_near_in_activity_and_nobody_is_taken_twice():
+    assert circuits.neighbours([*range(20)], [5, 6]) == [4, 3, 7, 8]
+    found = circuits.neighbours([*range(100)], [0, 50, 99, 51])
+    assert len(set(found)) == 8 and not set(found) & {0, 50, 99, 51} and found[:2] == [1, 2] and found[4:6] == [98, 97]
+
+
+def test_a_derivative_foretells_its_own_features_effects():
+    rng = np.random.default_rng(0)
+    rows = [("asked", "a", i, j) for i in range(5) for j in range(200)] + [("control", "a", 9, j) for j in range(200)]
+    edges = pd.DataFrame(rows, columns=["role", "first", "upstream", "downstream"]).assign(plain=1.0)
+    edges["predicted"] = rng.normal(size=len(edges))
+    edges["change"] = edges["predicted"] + 0.1 * rng.normal(size=len(edges))
+    found = circuits.foretold(edges)
+    assert len(found) == 5 and found["own"].min() > 0.95 and found["another's"].abs().max() < 0.3
+    assert circuits.strongest(edges)["share"].abs().is_monotonic_decreasing

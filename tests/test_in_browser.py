@@ -1882,6 +1882,10 @@ def test_points_and_graphs_show_the_right_patches(chromium, dark):
         svg.get_by_label("c", exact=True).locator(".mark").click(force=True)
         page.mouse.move(0, 0)
         told("c")
+        svg.get_by_label("a", exact=True).locator(".mark").hover(force=True)
+        told("a")  # and not "c", which is still chosen, at the same place
+        page.mouse.move(0, 0)
+        told("c")
         assert svg.locator("text").first.evaluate("e => getComputedStyle(e).fill") == ink
     dots = page.get_by_label("five points", exact=True).locator(".mark")
     light = [page.evaluate(LIGHT, colour) for colour in (ground, *{dot.get_attribute("fill") for dot in dots.all()})]

@@ -21,20 +21,18 @@ from aircraft_sae.config import change
 from aircraft_sae.features import halves
 from aircraft_sae.features.reconstruction import random_dictionaries
 from aircraft_sae.features.regions import selectivity
-from aircraft_sae.metrics import adjusted, with_draws
+from aircraft_sae.metrics import adjusted, point, with_draws, with_interval
 from aircraft_sae.networks import BATCH, Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.pictures.scenes import VariedScenes
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
-from aircraft_sae.studies.comparison import ALL, BEYOND, Sensitivity, about, correlations, shares
+from aircraft_sae.studies.comparison import ALL, BEYOND, FEWEST, Sensitivity, about, correlations, shares
 from aircraft_sae.studies.curves import batches
 
 BRANCHES = ("1x1", "3x3", "5x5", "pool")
 SPECIAL = 0.001
-"""Share of random assignments of channels to branches that may give a branch as much, at most."""
-STEP = 0.01
-"""Share of a feature that is suppressed, to see the derivative."""
+"""Share of what chance gives that may be as large, at most: of permutations, in `circuits` of others' effects."""
 Groups = Mapping[str, slice]
 
 
@@ -64,27 +62,40 @@ def excess(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def equalised(groups: Groups, seed: int = 0) -> tuple[np.ndarray, dict[str, slice]]:
-    """(channels, groups among them): of each branch as many, drawn at random, as the narrowest has."""
-    rng, width = np.random.default_rng(seed), min(own.stop - own.start for own in groups.values())
-    drawn = [np.sort(rng.choice(np.arange(own.start, own.stop), width, False)) for own in groups.values()]
-    return np.concatenate(drawn), {name: slice(i * width, (i + 1) * width) for i, name in enumerate(groups)}
+def equalised(groups: Groups, even: bool = True, seed: int = 0) -> tuple[np.ndarray, dict[str, slice]]:
+    """(channels, groups among them): of each branch as many, drawn at random, as the narrowest has.
+
+    Not even: as many channels in all, in the proportions of the branches.
+    """
+    rng, widths = np.random.default_rng(seed), np.array([own.stop - own.start for own in groups.values()])
+    least = widths.min()
+    wanted = np.full(len(widths), least) if even else (widths * len(widths) * least / widths.sum()).round().astype(int)
+    drawn = [np.sort(rng.choice(np.arange(own.start, own.stop), n, False))
+             for own, n in zip(groups.values(), wanted, strict=True)]  # fmt: skip
+    ends = np.cumsum(wanted).tolist()
+    return np.concatenate(drawn), {name: slice(end - n, end) for name, end, n in zip(groups, ends, wanted, strict=True)}
 
 
-def specialised(W_dec: np.ndarray, groups: Groups, n_draws: int = 9999, seed: int = 0) -> pd.DataFrame:
-    """(d_sae, branches) bool: where a branch has more of a row than chance gives it.
+def by_chance(W_dec: np.ndarray, groups: Groups, n_draws: int = 9999, seed: int = 0) -> pd.DataFrame:
+    """(d_sae, branches) p: in how many of n_draws permutations of the row's channels a branch has as much of the row.
 
-    Chance: the row's channels permuted. A feature is specialised in a branch if at most SPECIAL of n_draws permutations
-    give the branch as much, and if that holds at a false discovery rate of 5 % (Benjamini-Hochberg, over features).
+    1 where the share is less than two deviations above chance, which is seldom as rare as SPECIAL.
     """
     far, squares = excess(W_dec, groups), np.square(np.maximum(W_dec, 0)).astype(np.float32)
     drawn, found = _drawn(n_draws, W_dec.shape[1], tuple(own.stop - own.start for own in groups.values()), seed), {}
     for (name, own), chosen in zip(groups.items(), drawn, strict=True):
-        p, some = np.ones(len(W_dec)), (far[name] > 2).to_numpy()  # below, more than SPECIAL do
+        found[name], some = np.ones(len(W_dec)), (far[name] > 2).to_numpy()
         least = squares[some][:, own].sum(1) * (1 - 1e-5)
-        p[some] = (1 + (squares[some] @ chosen.T >= least[:, None]).sum(1)) / (1 + n_draws)
-        found[name] = (p <= SPECIAL) & (adjusted(p) <= 0.05)
+        found[name][some] = (1 + (squares[some] @ chosen.T >= least[:, None]).sum(1)) / (1 + n_draws)
     return pd.DataFrame(found)
+
+
+def specialised(p: pd.DataFrame) -> pd.DataFrame:
+    """(d_sae, branches) bool: p at most SPECIAL, at a false discovery rate of 5 % (Benjamini-Hochberg, over features).
+
+    With p from 9,999 draws, fewer than one feature in 500 cannot be found.
+    """
+    return (p <= SPECIAL) & p.apply(lambda own: adjusted(own.to_numpy()) <= 0.05)
 
 
 @lru_cache(maxsize=2)
@@ -107,6 +118,8 @@ def information(category: np.ndarray, branch: np.ndarray, n_permuted: int = 1000
 
     table: counts of category by branch, and what independence would give, in columns "<branch>", "<branch>, expected".
     """
+    if not len(branch):
+        return {"value": np.nan, "p": 1.0, "null": point(np.nan, 0), "table": pd.DataFrame()}
     counts = pd.crosstab(category, branch)
     expected = pd.DataFrame(contingency.expected_freq(counts), counts.index, [f"{name}, expected" for name in counts])
     chance = expected.to_numpy() / len(branch)
@@ -120,8 +133,24 @@ def information(category: np.ndarray, branch: np.ndarray, n_permuted: int = 1000
     return {"value": value, "p": p, "null": with_draws(null.mean(), null, len(branch)), "table": counts.join(expected)}
 
 
+def content(features: pd.DataFrame, branch: str = "5x5") -> tuple[str, dict, dict]:
+    """(factor, its share at home in a branch, its share elsewhere): what features of the branch lean to more.
+
+    features: feature_id, leaning, home. The factor is chosen on even ids, by the largest difference; odd ids are counted.
+    """
+    chosen_on, counted = (features[features["feature_id"] % 2 == half] for half in (0, 1))
+    often = pd.crosstab(chosen_on["leaning"], chosen_on["home"] == branch, normalize="columns")
+    often = often.reindex(columns=[True, False], fill_value=0.0)
+    factor = (often[True] - often[False]).idxmax() if len(often) else "nothing"
+    parts = (counted["leaning"][(counted["home"] == branch) == here] == factor for here in (True, False))
+    here, elsewhere = (with_interval(part, np.ones(len(part))) if len(part) else point(np.nan, 0) for part in parts)
+    return factor, here, elsewhere
+
+
 def _permuted(counts: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
     """(n, …) tables of counts as they would be with one of the two labels permuted."""
+    if min(counts.shape) < 2:  # nothing can change, and scipy's table is wrong
+        return np.tile(counts, (n, 1, 1))
     return random_table(counts.sum(1), counts.sum(0), seed=seed).rvs(n)
 
 
@@ -139,8 +168,11 @@ def see_maxima(
     for each in tqdm(seen, "features of pictures", -(-len(names) // BATCH), leave=False):
         for name, sae in saes.items():
             acts = each.acts[sae.cfg.site]
-            codes = sae.encode(acts.flatten(0, 2)).dense().view(len(acts), -1, sae.d_sae)
-            found[name].append(csr_array(codes.amax(1).numpy()))
+            codes, top = sae.encode(acts.flatten(0, 2)), torch.zeros(len(acts), sae.d_sae)
+            at = codes.cells // acts[0, ..., 0].numel() * sae.d_sae + codes.features
+            found[name].append(
+                csr_array(top.view(-1).scatter_reduce_(0, at, codes.values, "amax").view_as(top).numpy())
+            )
     return {name: vstack(each, "csr") for name, each in found.items()}
 
 
@@ -158,11 +190,12 @@ def see_blocks(
 ) -> None:  # fmt: skip
     """What the features of several sites are about, from test pictures and from scenes in which one thing is changed.
 
-    saes: by name; random: random directions of the same sites, by the same names. <name>.npz and <name>-random.npz:
-    (test pictures, d) image maxima. features.parquet: dictionary, feature_id, mass (mean of its maxima), leaning and
-    about. leaning: the factor that has the largest of its `shares`, "unknown" where no response is known. about: the
-    factor that it is `about`; else the level of classes that it is placed at, where its AUROC stands out more than
-    BEYOND of random directions'; else "unknown". Without scenes, leaning is the level whose class stands out most.
+    saes: by name; random: random directions of the same sites, by the same names; these become dictionaries
+    "<name>-random". <dictionary>.npz: (test pictures, d) image maxima. features.parquet: dictionary, feature_id, mass
+    (mean of its maxima), leaning and about. leaning: the factor that has the largest of its `shares`, "unknown" unless
+    the responses to all factors are known. about: the factor that it is `about`; else the level of classes that it is
+    placed at, where its AUROC stands out more than BEYOND of random directions'; else "unknown". Without scenes,
+    leaning is the level whose class stands out most; without classes, "unknown".
     """
     both = dict(saes) | {f"{name}-random": sae for name, sae in random.items()}
     test = see_maxima(network, both, pictures)
@@ -170,53 +203,73 @@ def see_blocks(
     rows, tables = pictures.rows("test"), []
     labels = {level: (pd.Categorical(rows[level], pictures.classes(level)).codes, pictures.classes(level))
               for level in pictures.levels}  # fmt: skip
-    in_b = halves(rows[pictures.levels[0]])
+    for name, maxima in test.items():
+        save_npz(folder / f"{name}.npz", maxima)
     for name in saes:
-        responses, selective = [], []
-        for each in (name, f"{name}-random"):
-            save_npz(folder / f"{each}.npz", test[each])
-            selective.append(selectivity(test[each].toarray(), labels, in_b))
+        names, responses, selective = (name, f"{name}-random"), [], []
+        for each in names:
+            maxima = test[each].toarray()
+            nothing = pd.DataFrame({"level": "unknown", "placed": "none"}, np.arange(maxima.shape[1]))
+            selective.append(selectivity(maxima, labels, halves(rows[pictures.levels[0]])) if labels else nothing)
             if varied:
-                top = test[each].max(axis=0).toarray().ravel()
-                own = Sensitivity.of(edited[each].toarray(), varied.table, top, pictures.region_names)
-                responses.append(own.response)
-        z, usual = (each.filter(regex="/auroc_z$").max(axis=1).fillna(0) for each in selective)
-        placed = selective[0]["placed"].where(z > usual.quantile(BEYOND), "none").replace("none", "unknown")
-        leaning, factor = selective[0]["level"].to_numpy(), np.full(len(placed), "")
-        if varied:
-            relative, factor = shares(*responses), about(*responses)
-            leaning = np.where(relative.max(1) > 0, np.array(ALL)[relative.argmax(1)], "unknown")
-        facts = {"dictionary": name, "feature_id": np.arange(len(factor)), "mass": test[name].mean(axis=0)}
-        facts |= {"leaning": leaning, "about": np.where(factor != "", factor, placed)}
-        tables.append(pd.DataFrame(facts))
+                parts = pictures.region_names
+                responses.append(Sensitivity.of(edited[each].toarray(), varied.table, maxima.max(0), parts).response)
+        stand_out = [each.filter(regex="/auroc_z$").max(axis=1).fillna(0) for each in selective]
+        for i, each in enumerate(names):
+            placed = selective[i]["placed"].where(stand_out[i] > stand_out[1].quantile(BEYOND), "none")
+            facts = {"dictionary": each, "feature_id": np.arange(len(placed)), "mass": test[each].mean(axis=0)}
+            facts |= {"leaning": selective[i]["level"], "about": placed.replace("none", "unknown")}
+            if varied:
+                relative, factor = shares(responses[i], responses[1]), about(responses[i], responses[1])
+                known = np.isfinite(responses[i]).all(1)
+                facts["leaning"] = np.where(known, np.array(ALL)[relative.argmax(1)], "unknown")
+                facts["about"] = np.where(factor != "", factor, facts["about"])
+            tables.append(pd.DataFrame(facts))
     write_parquet(pd.concat(tables, ignore_index=True), folder / "features.parquet")
 
 
-def across(first: csr_array, second: csr_array, homes: Sequence[np.ndarray], n_permuted: int = 1000) -> dict[str, dict]:
-    """Do matched features of two blocks live in branches of the same kind? Cohen's kappa, beside permuted partners'.
+def across(first: csr_array, second: csr_array, homes: Sequence[np.ndarray], n_draws: int = 1000) -> dict:
+    """Do matched features of two blocks live in branches of the same kind? Cohen's kappa, beside permuted homes.
 
-    first, second: (pictures, d) image maxima on the same pictures; homes: the branch of each feature of both. The
-    partner of a feature that is active is that of the largest correlation. Two results: kappa, permuted; and p.
+    first, second: (pictures, d) image maxima on the same pictures; homes: the branch of each feature of both. Of
+    features that are active in FEWEST pictures, a partner is that of the largest correlation; the two are matched if it
+    is beyond BEYOND of those with the pictures shifted. kappa: with its interval by bootstrap over partners, which
+    several features may share; permuted, p: with the second block's homes permuted over its features; matched: a share.
     """
-    live, names = first.max(axis=0).toarray().ravel() > 0, np.unique(np.concatenate(homes))
-    parts = (first[:, at : at + 1000] for at in range(0, len(live), 1000))  # of all at once, it would be a gigabyte
-    partner = np.concatenate([correlations(part, second).argmax(1) for part in parts])
-    own, other = (pd.Categorical(each, names) for each in (homes[0][live], homes[1][partner[live]]))
-    counts = pd.crosstab(own, other, dropna=False).to_numpy()
+    fewest = min(FEWEST, first.shape[0] // 3)
+    often = [np.flatnonzero((each > 0).sum(axis=0) >= fewest) for each in (first, second)]
+    first, second = (csr_array(each[:, own]) for each, own in zip((first, second), often, strict=True))
+    shifted = csr_array(second[(np.arange(second.shape[0]) + second.shape[0] // 2) % second.shape[0]])
+    partners, best, chance = [], [], []
+    for at in range(0, first.shape[1], 1000):  # of all at once, it would be a gigabyte
+        found, other = (correlations(first[:, at : at + 1000], each) for each in (second, shifted))
+        partners.append(found.argmax(1)), best.append(found.max(1)), chance.append(other.max(1))
+    matched = np.concatenate(best) > np.quantile(np.concatenate(chance), BEYOND)
+    if not matched.any():
+        return {"kappa": point(np.nan, 0), "permuted": point(np.nan, 0), "p": 1.0, "matched": 0.0}
+    names, partner = np.unique(np.concatenate(homes)), np.concatenate(partners)[matched]
+    own, other = (pd.Categorical(each[some], names).codes.astype(int) for each, some in zip(homes, often, strict=True))
+    own, n = own[matched], len(names)
 
     def kappa(counts: np.ndarray) -> np.ndarray:
-        agreed = np.trace(counts, axis1=-2, axis2=-1) / len(own)
-        chance = (counts.sum(-1) * counts.sum(-2)).sum(-1) / len(own) ** 2
-        return (agreed - chance) / np.maximum(1 - chance, 1e-12)
+        counts = counts.reshape(-1, n, n) / counts.reshape(-1, n * n).sum(1)[:, None, None]
+        chance = (counts.sum(1) * counts.sum(2)).sum(1)
+        return (np.trace(counts, axis1=1, axis2=2) - chance) / np.maximum(1 - chance, 1e-12)
 
-    value, null = kappa(counts), kappa(_permuted(counts, n_permuted))
-    drawn = np.random.default_rng(0).multinomial(len(own), counts.ravel() / len(own), n_permuted)
-    found = with_draws(value, kappa(drawn.reshape(-1, *counts.shape)), len(own))
-    p = (1 + (null >= value - 1e-9).sum()) / (1 + n_permuted)
-    return {"kappa": found, "permuted": with_draws(null.mean(), null, len(own)), "p": p}
+    def counted(others: np.ndarray) -> np.ndarray:
+        return np.stack([np.bincount(own * n + each, minlength=n * n) for each in others])
+
+    rng, shared = np.random.default_rng(0), np.unique(partner, return_inverse=True)[1]
+    by_partner = np.zeros((shared.max() + 1, n * n))
+    np.add.at(by_partner, (shared, own * n + other[partner]), 1)
+    drawn = rng.multinomial(len(by_partner), np.full(len(by_partner), 1 / len(by_partner)), n_draws) @ by_partner
+    value = kappa(counted(other[partner][None]))[0]
+    null = kappa(counted(rng.permuted(np.tile(other, (n_draws, 1)), axis=1)[:, partner]))
+    found = {"kappa": with_draws(value, kappa(drawn), len(own)), "permuted": with_draws(null.mean(), null, len(own))}
+    return found | {"p": (1 + (null >= value - 1e-9).sum()) / (1 + n_draws), "matched": float(matched.mean())}
 
 
-def purity(W_dec: np.ndarray, labels: np.ndarray, k: int = 15, n_permuted: int = 200) -> dict[str, dict]:
+def purity(W_dec: np.ndarray, labels: np.ndarray, k: int = 15, n_permuted: int = 100) -> dict[str, dict]:
     """Share of a row's k nearest neighbours, by cosine, with its own label; and with permuted labels: two results."""
     nearest = NearestNeighbors(n_neighbors=k + 1, metric="cosine").fit(W_dec)
     near, rng = nearest.kneighbors(W_dec, return_distance=False)[:, 1:], np.random.default_rng(0)
@@ -228,48 +281,6 @@ def purity(W_dec: np.ndarray, labels: np.ndarray, k: int = 15, n_permuted: int =
     draws = [own[rng.integers(len(own), size=len(own))].mean() for _ in range(n_permuted)]
     null = [same(rng.permutation(labels)).mean() for _ in range(n_permuted)]
     return {"purity": with_draws(own.mean(), draws, len(own)), "permuted": with_draws(np.mean(null), null, len(own))}
-
-
-@torch.no_grad()
-def find_edges(
-    folder: Path, *, network: Network, saes: Sequence[SparseAutoencoder], pictures: Pictures,
-    roles: Mapping[str, Sequence[int]],
-) -> None:  # fmt: skip
-    """What each downstream feature loses when an upstream one is suppressed in all cells of the test pictures.
-
-    saes: of two sites, the second's module following the first at once, as blocks do; roles: upstream features that
-    are "asked", of which "null" sets what is much, and "control", whose edges are counted beside. edges.parquet: role,
-    upstream, downstream, change (of the mean image maximum, as a share of it), predicted (the same of the mean
-    pre-activation, by the module's derivative at what it sees), beyond (larger than all but SPECIAL of the null's).
-    Only downstream features with at least a tenth of the median activity are asked.
-    """
-    (first, second), names = saes, pictures.rows("test")["image"].tolist()
-    follows, tables = network.model.get_submodule(second.cfg.site), []
-    seen = network.stream(batches(network, pictures, names), [first.cfg.site], logits=False)
-    acts = [each.acts[first.cfg.site] for each in seen]
-    codes = [first.encode(each.flatten(0, 2)).dense() for each in acts]
-
-    def means(j: int | None = None) -> np.ndarray:
-        """(2, d_sae) mean image maximum, and what the derivative adds to the mean pre-activation, without feature j."""
-        total = torch.zeros(2, second.d_sae)
-        for own, active in zip(acts, codes, strict=True):
-            less = torch.zeros_like(own) if j is None else (active[:, [j]] * first.W_dec[j]).view(own.shape)
-            as_is, step, after = (follows((own - size * less).permute(0, 3, 1, 2)) for size in (0, STEP, 1))
-            cells = after.permute(0, 2, 3, 1).flatten(0, 2)
-            total[0] += second.encode(cells).dense().view(len(own), -1, second.d_sae).amax(1).sum(0)
-            total[1] += len(own) * ((step - as_is) / STEP).mean((0, 2, 3)) @ second.W_enc
-        return (total / len(names)).numpy()
-
-    plain = means()[0]
-    live = np.flatnonzero(plain > 0.1 * np.median(plain[plain > 0]))
-    for role, features in roles.items():
-        for j in tqdm(features, f"suppress {role}", leave=False):
-            after, linear = means(j)[:, live]
-            facts = {"role": role, "upstream": j, "downstream": live, "change": after / plain[live] - 1}
-            tables.append(pd.DataFrame(facts | {"predicted": linear / plain[live]}))
-    table = pd.concat(tables, ignore_index=True)
-    usual = table.loc[table["role"] == "null", "change"].abs().quantile(1 - SPECIAL)
-    write_parquet(table.assign(beyond=table["change"].abs() > usual), folder / "edges.parquet")
 
 
 def see_reach(

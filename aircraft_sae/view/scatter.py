@@ -13,6 +13,7 @@ from aircraft_sae.view.plots import BLUE, COLOURS, GREY, ORANGE
 SIDE, PATCH, NODE, GAP = 520, 72, 44, 12
 _STYLE = """<style>.points text { fill: currentColor; font: 13px sans-serif; } .points .tip { visibility: hidden; }
 .points g:hover > .tip, .points g:focus > .tip { visibility: visible; } .points g:focus { outline: none; }
+.points:has(g[tabindex]:hover) g:focus:not(:hover) > .tip { visibility: hidden; }
 .points g:hover > .mark, .points g:focus > .mark { stroke: currentColor; stroke-width: 3; }</style>"""
 
 
@@ -21,7 +22,7 @@ def scatter(
 ) -> str:
     """HTML of points xy (n, 2), coloured by group; one that is pointed at, or reached by Tab, shows name and patches.
 
-    alt: what is to be seen, for who does not see it. Only points with patches, which are larger, can be reached.
+    alt: what is to be seen, in words. Only points with patches, which are larger, can be reached.
     """
     low, high = xy.min(0), xy.max(0)
     at = 10 + (SIDE - 20) * (xy - low) / np.maximum(high - low, 1e-9)
@@ -44,13 +45,14 @@ def graph(
 ) -> str:  # fmt: skip
     """HTML of nodes in titled columns, as their first patches, and of edges (from, to, strength) between them.
 
-    An edge is as wide as its strength, to the largest; a negative one is solid, a positive one dashed. As `scatter`.
+    An edge is as wide as its strength, to the largest; a negative one is solid, a positive one dashed. Nodes answer as
+    points of `scatter` do. Raises: KeyError for an edge of a node that no column has.
     """
     at, marks, lines, width = {}, [], [], 150 * len(columns) - 60
     height = 40 + (NODE + GAP) * max(map(len, columns.values()))
     for i, (title, own) in enumerate(columns.items()):
-        marks.append(f'<text x="{150 * i}" y="16">{escape(title)}</text>')
-        at |= {name: (150 * i, 30 + j * (NODE + GAP)) for j, name in enumerate(own)}
+        marks.append(f'<text x="{2 + 150 * i}" y="16">{escape(title)}</text>')
+        at |= {name: (2 + 150 * i, 30 + j * (NODE + GAP)) for j, name in enumerate(own)}
     most = max((abs(strength) for *_, strength in edges), default=1.0)
     for start, end, strength in edges:
         (x1, y1), (x2, y2) = at[start], at[end]
