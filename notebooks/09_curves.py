@@ -61,9 +61,9 @@ from aircraft_sae.view.browser.catalogue import crops_figure
 
 # %%
 study = Study.open()
-NETWORK = os.environ.get("AIRCRAFT_SAE_NETWORK") or "hangar_inceptionv1"
-NAME, results, small = "09_curves", {}, study.config.name == "smoke"
-networks = {each.name: each for each in map(study.network, (NETWORK, "efficientnet_lite0"))}
+NETWORK, results, small = os.environ.get("AIRCRAFT_SAE_NETWORK"), {}, study.config.name == "smoke"
+networks = {each.name: each for each in map(study.network, (NETWORK or "hangar_inceptionv1", "efficientnet_lite0"))}
+NAME = "09_curves" + f"-{next(iter(networks))}" * bool(NETWORK)
 SITES = dict(zip(networks, (("conv2d2", "mixed3a", "mixed3b"), ("blocks.1", "blocks.2")), strict=True))
 NAMES = dict(zip(networks, ("InceptionV1", "EfficientNet-Lite0"), strict=True))
 PAIRS = [(own, site) for own, sites in SITES.items() for site in sites]

@@ -47,7 +47,6 @@ from aircraft_sae.studies import branches, circuits, curves
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
 from aircraft_sae.view.browser.catalogue import crop, crops_figure
-from aircraft_sae.view.plots import in_words
 from aircraft_sae.view.scatter import graph, scatter
 
 # %% [markdown]
@@ -76,28 +75,34 @@ every = 1 if small else 3
 sites = [*BLOCKS, *(f"{block}:{name}" for block, name in product(BLOCKS, ALONE))]
 cells = study.cells(sites, network, 10, by_norm=True)
 paper = {"variant": "topk", "k": 32, "expansion": 16, "tied": True, "aux_k": 0}
-paper |= {} if small else {"n_cells": 80_000}
+paper |= {} if small else {"n_cells": 60_000}
 kinds = {"the paper's": paper, "ours": paper | {"tied": False, "aux_k": 256}}
 NULLS = ("random directions", "untrained", "permuted network")
 wanted = [("the paper's", site) for site in sites] + [("ours", block) for block in BLOCKS]
-saes = {}
-for kind, site in wanted:
-    name = "-".join([network.name, site.replace(":", "-"), kind.split()[-1].removesuffix("'s")])
-    saes[kind, site] = study.dictionary(name, cells[site], **kinds[kind])
+asked, learnt, live, shown = {}, {}, {}, {}
 
 # %%
-live, rows = {}, {}
-for (kind, site), sae in saes.items():
+for kind, site in wanted:
     acts, end = cells[site], "" if kind == "the paper's" else "/ours"
+    name = "-".join([network.name, site.replace(":", "-"), kind.split()[-1].removesuffix("'s")])
+    sae = study.dictionary(name, acts, **kinds[kind])
     found = measure(sae.reconstruct, acts, acts.rows("test"), acts.moments(acts.rows("train"))[0])
-    live[kind, site], fvu = found.fired > 0, found.results["fvu"]
-    own = {"n_live": int(live[kind, site].sum()), "dead_share": found.results["dead_share"], "l0": found.results["l0"]}
+    learnt[kind, site] = sae.W_dec.detach().numpy()[found.fired > 0]
+    asked |= {} if end else {site: sae}
+    own, fvu = {"n_live": len(learnt[kind, site])}, found.results["fvu"]
+    own |= {name: found.results[name] for name in ("dead_share", "l0")}
     own["explained"] = {"value": 1 - fvu["value"], "low": 1 - fvu["high"], "high": 1 - fvu["low"], "n": fvu["n"]}
     results |= {f"{site}/{name}{end}": entry for name, entry in own.items()}
+
+# %%
+for kind, site in wanted:
+    own = {name: results[f"{site}/{name}" + "/ours" * (kind == "ours")]
+           for name in ("n_live", "dead_share", "l0", "explained")}  # fmt: skip
     row = {"live": own["n_live"], "dead, %": 100 * own["dead_share"]["value"], "active a cell": own["l0"]["value"]}
-    rows[f"{site}, {kind}"] = row | {"variance explained, %": 100 * own["explained"]["value"]}
-n_cells, passes = len(acts.rows("train", "val")) * 10, sae.cfg.n_cells / (len(acts.rows("train", "val")) * 10)
-pd.DataFrame(rows).T.round(1)
+    shown[f"{site}, {kind}"] = row | {"variance explained, %": 100 * own["explained"]["value"]}
+n_cells = 10 * len(cells["mixed4a"].rows("train", "val"))
+passes = asked["mixed4a"].cfg.n_cells / n_cells
+pd.DataFrame(shown).T.round(1)
 
 # %%
 said = {f"{name}{end}": np.mean([results[f"{block}/{name}{end}"]["value"] for block in BLOCKS])
@@ -123,12 +128,12 @@ display(Markdown(text))
 shuffled, rows, chance = network.permuted(), {}, {}
 null_cells = study.cells(BLOCKS, shuffled, 10, by_norm=True)
 for block in BLOCKS:
-    own = {kind: saes[kind, block].W_dec[live[kind, block]] for kind in kinds}
+    own = {kind: learnt[kind, block] for kind in kinds}
     acts, null = null_cells[block], study.dictionary(f"{network.name}-{block}-permuted", null_cells[block], **paper)
-    own["random directions"] = random_dictionaries(saes["ours", block], cells[block], (0,))[0].W_dec
-    own["untrained"] = untrained(saes["ours", block], cells[block]).W_dec
-    own["permuted network"] = null.W_dec[measure(null.reconstruct, acts, acts.rows("test"), null.b_dec).fired > 0]
-    own = {kind: each.detach().numpy() for kind, each in own.items()}
+    own["random directions"] = random_dictionaries(asked[block], cells[block], (0,))[0].W_dec.detach().numpy()
+    own["untrained"] = untrained(asked[block], cells[block]).W_dec.detach().numpy()
+    fired = measure(null.reconstruct, acts, acts.rows("test"), null.b_dec).fired
+    own["permuted network"] = null.W_dec.detach().numpy()[fired > 0]
     chance |= {(block, kind): branches.by_chance(each, groups[block]) for kind, each in own.items()}
     rows |= {(block, kind): own[kind] for kind in ("the paper's", "random directions")}
 
@@ -195,8 +200,7 @@ shown.round(1).rename_axis(["specialised in some branch, %", ""])
 
 # %%
 mean = shown.groupby(level=1).mean()
-learnt, random = mean.loc["the paper's"], mean.loc["random directions"]
-said = [f"{name} {learnt[name]:.1f}% and {random[name]:.1f}%" for name in mean]
+said = [f"{name} {own.iloc[1]:.1f}% and {own.iloc[0]:.1f}%" for name, own in mean.items()]
 text = f"""**Takeaway.** Specialised features of the paper's, and random directions, in the mean of five blocks:
 {"; ".join(said)}."""
 display(Markdown(text))
@@ -204,18 +208,18 @@ display(Markdown(text))
 # %% [markdown]
 # ## What are they about?
 #
-# From ground truth, in scenes where one thing is changed. A feature *leans* to the factor to which it responds most, in
-# multiples of what random directions respond. It is *about* the factor if that is a larger share of its responses than
-# in 99.5% of random directions (notebook 07), or about a level of classes if it is selective for a class and stands out
-# more than 99.5% of them do. A response is known if a feature is active in ten scenes; for a leaning, all must be.
+# From ground truth, in scenes where one thing is changed. A feature *leans* to the factor to which it responds most,
+# in multiples of what random directions respond. It is *about* the factor if that is a larger share of its responses
+# than in 99.5% of random directions (notebook 07), or about a level of classes if it is selective for a class and
+# stands out more than 99.5% of them do. Responses are known of features that are active in ten of the 45 scenes;
+# edits of parts and of their paint are in fewer scenes, and count where ten are known.
 
 # %%
-asked = {site: saes["the paper's", site] for site in sites}
 inputs = {"network": network, "pictures": pictures.every(every), "saes": asked}
 inputs["random"] = {site: branches.random_thousand(sae, cells[site]) for site, sae in asked.items()}
 if pictures.scenes is not None:
     varied = study.varied()
-    inputs["varied"] = varied.subset(varied.table["number"] < 60, "varied60")
+    inputs["varied"] = varied.subset(varied.table["number"] < 45, "varied45")
 folder = study.stage(f"experiments/blocks-{network.name}", branches.see_blocks, {}, inputs)
 features = pd.read_parquet(folder / "features.parquet").query("mass > 0")
 
@@ -262,13 +266,13 @@ results |= {f"{what}/{where}/{name}": share for (where, what), own in kinds_of.i
 # %%
 informed = [name for name in BLOCKS if told[name]["p"] < 0.05 / len(BLOCKS)]
 gain = {name: found["value"] - found["null"]["value"] for name, found in told.items()}
-learnt, random = (np.mean([gain[f"{block}{end}"] for block in BLOCKS]) for end in ("", "-random"))
+gained, gained_by_chance = (np.mean([gain[f"{block}{end}"] for block in BLOCKS]) for end in ("", "-random"))
 known = 1 - kinds_of.loc["unknown", (["whole blocks", "random directions"], "about")].to_numpy()
-results |= {"informed_blocks": len(informed), "information_gain": learnt, "information_gain/random": random}
+results |= {"informed_blocks": len(informed), "information_gain": gained, "information_gain/random": gained_by_chance}
 text = f"""**Takeaway.** Home and leaning go together in {len(informed)} of {len(BLOCKS)} blocks (p <
-{0.05 / len(BLOCKS):.2f} each). The home tells {learnt:.3f} nats of the leaning beyond chance, in the mean of the
-blocks; of random directions, {random:.3f}. {known[0]:.1%} of features are about something, and {known[1]:.1%} of
-random directions."""
+{0.05 / len(BLOCKS):.2f} each). The home tells {gained:.3f} nats of the leaning beyond chance, in the mean of the
+blocks; of random directions, {gained_by_chance:.3f}. {known[0]:.1%} of features are about something, and
+{known[1]:.1%} of random directions."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -286,10 +290,11 @@ for kind, names in {"features": BLOCKS, "random directions": [f"{block}-random" 
 plots.dots(shown, "features that lean to the factor, %", "home: factor", scale=100)
 
 # %%
-lean = {kind: f"to {factor} {here['value']:.0%} and {elsewhere['value']:.0%}"
+said = "{:.0%} of those at home in 5 x 5 lean to {}, and {:.0%} of the others"
+lean = {kind: said.format(here["value"], factor, elsewhere["value"])
         for kind, (factor, here, elsewhere) in content.items()}  # fmt: skip
-text = f"""**Takeaway.** Of features at home in 5 x 5 (n = {content["features"][1]["n"]:,}) and elsewhere lean
-{lean["features"]}; of random directions, {lean["random directions"]}, where the factor was chosen in the same way."""
+text = f"""**Takeaway.** Of features, {lean["features"]} (n = {content["features"][1]["n"]:,} in 5 x 5). Of random
+directions, by the same rule, {lean["random directions"]}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -352,8 +357,9 @@ results |= {f"{block}/radius/{name}": entry for name, entry in zip(chosen, radii
 plots.dots(radii, f"effective radius of features of {block}, median, pixels", "most of the row in")
 
 # %%
-said = "; ".join(f"{name} {in_words(entry, percent=False)}" for name, entry in radii.items())
-text = f"""**Takeaway.** Median radii of features of {block} by branch, in pixels: {said}."""
+said = [f"{name} {entry['value']:.0f} ({entry['low']:.0f} to {entry['high']:.0f})" for name, entry in radii.items()]
+text = f"""**Takeaway.** Median radii of twelve features of each branch of {block}, in pixels: {"; ".join(said)}. What
+they are without the branch's kernels, this does not tell."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -379,15 +385,15 @@ display(HTML(scatter(xy, where, names, [crops.get(j, []) for j in known_of.index
 # which have homes too. Left: how much of the row lies in 5 x 5; right: what the feature leans to.
 
 # %%
-figure, (left, right) = plots.sheet(4.4, 1, 2, sharex=True, sharey=True)
+figure, (left, right) = plots.sheet(4.2, 1, 2, sharex=True, sharey=True)
 marks = left.scatter(*xy.T, c=far["5x5"], s=4, cmap="cividis", vmin=-3, vmax=3)
-figure.colorbar(marks, ax=left, label="share of 5 x 5, in chance's deviations", location="bottom")
+figure.colorbar(marks, ax=left, label="share of 5 x 5, in chance's deviations", location="left")
 right.scatter(*xy.T, s=2, color="#BBBBBB", label="any other")
-for name in known_of["leaning"][known_of["leaning"] != "unknown"].value_counts().index[:5]:
+for name in known_of["leaning"][known_of["leaning"] != "unknown"].value_counts().index[:4]:
     right.scatter(*xy[known_of["leaning"] == name].T, s=5, label=name)
 left.set(xlabel="UMAP 1", ylabel="UMAP 2", title="Do features of 5 x 5 lie together?")
 right.set(xlabel="UMAP 1", title="Do features that lean to one factor?")
-right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, markerscale=2)
+figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=5, markerscale=2)
 display(figure)
 
 # %%
@@ -463,7 +469,7 @@ columns = {block: [name for name in nodes if name.startswith(block)] for block i
 pieces = {}
 for name, own in ((name, own) for name, own in columns.items() if own):
     settings = {"site": name, "units": {kind: [int(node.split()[1]) for node in own]}, "n_patches": 9}
-    given = {"network": network, "pictures": pictures.every(every), "saes": {kind: asked[name]}}
+    given = {"network": network, "pictures": pictures.every(2 * every), "saes": {kind: asked[name]}}
     found = study.stage(f"experiments/nodes-{network.name}-{name}", curves.see_pictures, settings, given)
     found = pd.read_parquet(found / "patches.parquet").groupby("unit")
     pieces |= {f"{name} {j}": each[each["value"] > 0] for j, each in found}
@@ -481,17 +487,17 @@ display(HTML(graph(columns, links, crops, alt)))
 # %%
 shown = {}
 for row in drawn.drop_duplicates("first").sort_values("first").head(3).itertuples():
-    shown[f"{row.first} {row.upstream}"] = pieces[f"{row.first} {row.upstream}"]
-    shown[f"{row.second} {row.downstream} ({row.share:+.0%})"] = pieces[f"{row.second} {row.downstream}"]
+    shown[f"{row.first[5:]}:\n{row.upstream}"] = pieces[f"{row.first} {row.upstream}"]
+    shown[f"{row.second[5:]}: {row.downstream}\n{row.share:+.0%}"] = pieces[f"{row.second} {row.downstream}"]
 crops_figure(shown, pictures, grid)
 
 # %%
 rates = [counts["sum", role].sum() / counts["size", role].sum() for role in ("asked", "control")]
 own, other = (results[f"edges_predicted/{kind}"] for kind in ("own", "another's"))
 text = f"""**Takeaway.** {results["n_edges"][0]:,} of {results["n_edges"][3]:,} possible edges are there
-({rates[0]:.2%}); of the other neighbours' {rates[1]:.2%}. The order of a feature's effects is foretold by the
-derivative of the block with a rank correlation of {own["value"]:.2f} (median of {own["n"]} features), by that of
-another feature with {other["value"]:.2f}."""
+({rates[0]:.2%}, by chance 0.1%); of the other neighbours' {rates[1]:.2%}. The order of a feature's effects is
+foretold by the derivative of the block with a rank correlation of {own["value"]:.2f} (median of {own["n"]} features),
+by that of another feature with {other["value"]:.2f}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -516,8 +522,8 @@ text = f"""
   {shares["random directions"]:.1%} are.
 - **Alike in all blocks?** Homes of matched features agree with a kappa of {kappa["features"]:.2f}, of random directions
   with one of {kappa["random directions"]:.2f}.
-- **One kind of content in 5 x 5?** Of features at home there and elsewhere lean {lean["features"]}. The home tells
-  {learnt:.3f} nats of the leaning beyond chance, of random directions {random:.3f}.
+- **One kind of content in 5 x 5?** Of features, {lean["features"]}. The home tells
+  {gained:.3f} nats of the leaning beyond chance, of random directions {gained_by_chance:.3f}.
 """
 display(Markdown(text))
 

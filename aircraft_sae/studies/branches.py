@@ -24,7 +24,7 @@ from aircraft_sae.features.regions import selectivity
 from aircraft_sae.metrics import adjusted, point, with_draws, with_interval
 from aircraft_sae.networks import BATCH, Network
 from aircraft_sae.pictures import Pictures
-from aircraft_sae.pictures.scenes import VariedScenes
+from aircraft_sae.pictures.scenes import EDITS, VariedScenes
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 from aircraft_sae.studies.comparison import ALL, BEYOND, FEWEST, Sensitivity, about, correlations, shares
@@ -136,7 +136,7 @@ def information(category: np.ndarray, branch: np.ndarray, n_permuted: int = 1000
 def content(features: pd.DataFrame, branch: str = "5x5") -> tuple[str, dict, dict]:
     """(factor, its share at home in a branch, its share elsewhere): what features of the branch lean to more.
 
-    features: feature_id, leaning, home. The factor is chosen on even ids, by the largest difference; odd ids are counted.
+    features: feature_id, leaning, home. The factor is chosen on even ids, by the largest difference; odd ones count.
     """
     chosen_on, counted = (features[features["feature_id"] % 2 == half] for half in (0, 1))
     often = pd.crosstab(chosen_on["leaning"], chosen_on["home"] == branch, normalize="columns")
@@ -193,9 +193,9 @@ def see_blocks(
     saes: by name; random: random directions of the same sites, by the same names; these become dictionaries
     "<name>-random". <dictionary>.npz: (test pictures, d) image maxima. features.parquet: dictionary, feature_id, mass
     (mean of its maxima), leaning and about. leaning: the factor that has the largest of its `shares`, "unknown" unless
-    the responses to all factors are known. about: the factor that it is `about`; else the level of classes that it is
-    placed at, where its AUROC stands out more than BEYOND of random directions'; else "unknown". Without scenes,
-    leaning is the level whose class stands out most; without classes, "unknown".
+    the responses to all factors but EDITS are known. about: the factor that it is `about`; else the level of classes
+    that it is placed at, where its AUROC stands out more than BEYOND of random directions'; else "unknown". Without
+    scenes, leaning is the level whose class stands out most; without classes, "unknown".
     """
     both = dict(saes) | {f"{name}-random": sae for name, sae in random.items()}
     test = see_maxima(network, both, pictures)
@@ -221,7 +221,7 @@ def see_blocks(
             facts |= {"leaning": selective[i]["level"], "about": placed.replace("none", "unknown")}
             if varied:
                 relative, factor = shares(responses[i], responses[1]), about(responses[i], responses[1])
-                known = np.isfinite(responses[i]).all(1)
+                known = np.isfinite(responses[i][:, len(EDITS) :]).all(1)
                 facts["leaning"] = np.where(known, np.array(ALL)[relative.argmax(1)], "unknown")
                 facts["about"] = np.where(factor != "", factor, facts["about"])
             tables.append(pd.DataFrame(facts))
@@ -269,10 +269,20 @@ def across(first: csr_array, second: csr_array, homes: Sequence[np.ndarray], n_d
     return found | {"p": (1 + (null >= value - 1e-9).sum()) / (1 + n_draws), "matched": float(matched.mean())}
 
 
-def purity(W_dec: np.ndarray, labels: np.ndarray, k: int = 15, n_permuted: int = 100) -> dict[str, dict]:
-    """Share of a row's k nearest neighbours, by cosine, with its own label; and with permuted labels: two results."""
+def purity(
+    W_dec: np.ndarray, labels: np.ndarray, k: int = 15, n_rows: int = 3000, n_permuted: int = 100
+) -> dict[str, dict]:
+    """Share of a row's k nearest neighbours, by cosine, with its own label; and with permuted labels: two results.
+
+    Among n_rows rows, drawn at random if there are more.
+    """
+    rng = np.random.default_rng(0)
+    some = rng.permutation(len(W_dec))[:n_rows]
+    W_dec, labels, k = W_dec[some], labels[some], min(k, len(some) - 1)
+    if k < 1:
+        return {"purity": point(np.nan, 0), "permuted": point(np.nan, 0)}
     nearest = NearestNeighbors(n_neighbors=k + 1, metric="cosine").fit(W_dec)
-    near, rng = nearest.kneighbors(W_dec, return_distance=False)[:, 1:], np.random.default_rng(0)
+    near = nearest.kneighbors(W_dec, return_distance=False)[:, 1:]
 
     def same(own: np.ndarray) -> np.ndarray:
         return (own[near] == own[:, None]).mean(1)
