@@ -16,10 +16,11 @@
 # # 10. Do branches specialise?
 #
 # **Question.** A block of InceptionV1 has four branches side by side: convolutions of 1 x 1, 3 x 3 and 5 x 5, and a
-# pool. Do they hold different things? Sparse autoencoders of mixed4a to mixed4e are said to show three things (Bozoukov
-# 2025): features specialise in branches in every block; they do so alike in all blocks; and 5 x 5 branches hold one
-# kind of content (animals there). That rests on features picked by hand. Here every feature is asked, by ground truth,
-# and so are directions that no autoencoder learned.
+# pool. Sparse autoencoders of mixed4a to mixed4e are said to show three things (Bozoukov 2025). (1) Features specialise
+# in branches, in every block. (2) What a branch holds is alike in all blocks. (3) Branches of 5 x 5 hold one kind of
+# content (there, animals). That rests on features picked by hand. Here every live feature is asked, and so are
+# directions that no autoencoder learned; what a feature is about comes from ground truth, where that is known. Then:
+# do kernel size, a map of features and circuits between blocks say anything more?
 #
 # **Reads** the data set of notebook 01. **Writes** cells and autoencoders of each block, `data/runs/<preset>/
 # experiments/blocks` and what follows from it, and the numbers in `data/runs/<preset>/results/10_branches.json`.
@@ -38,6 +39,7 @@ import pandas as pd
 import umap
 from IPython.display import HTML, Markdown, display
 from scipy.sparse import load_npz
+from torch.nn.functional import cosine_similarity
 
 from aircraft_sae.features.reconstruction import measure, random_dictionaries, untrained
 
@@ -60,69 +62,78 @@ study, NETWORK = Study.open(), os.environ.get("AIRCRAFT_SAE_NETWORK")
 network, small, results = study.network(NETWORK or "hangar_inceptionv1"), study.config.name == "smoke", {}
 NAME = "10_branches" + f"-{network.name}" * bool(NETWORK)
 BLOCKS = [f"mixed4{letter}" for letter in ("abc" if small else "abcde")]
-ALONE, pictures = ("5x5", "1x1"), study.pictures()
+ALONE, RECIPE, pictures = ("5x5", "1x1"), "the paper's recipe", study.pictures()
 groups = {block: {name: network.channels(f"{block}:{name}") for name in branches.BRANCHES} for block in BLOCKS}
 every = 1 if small else 3
 
 # %% [markdown]
 # ## Two kinds of autoencoder
 #
-# *The paper's*: tied weights, the 32 largest activations of a cell, 16 features a channel, ten cells a picture, drawn
-# by the length of their vectors; of whole blocks, and of the 5 x 5 and the 1 x 1 branch alone. *Ours*: the same, but
-# untied, with decoder rows of length one and an auxiliary loss that is to revive dead features.
+# *The paper's recipe*, trained briefly and on our pictures: tied weights, the 32 largest activations of a cell, 16
+# features a channel, ten cells a picture, drawn by the length of their vectors; of whole blocks, and of the 5 x 5 and
+# the 1 x 1 branch alone. *Ours*: the same, but untied, with decoder rows of length one and an auxiliary loss for dead
+# features.
 
 # %%
 sites = [*BLOCKS, *(f"{block}:{name}" for block, name in product(BLOCKS, ALONE))]
 cells = study.cells(sites, network, 10, by_norm=True)
 paper = {"variant": "topk", "k": 32, "expansion": 16, "tied": True, "aux_k": 0}
-paper |= {} if small else {"n_cells": 60_000}
-kinds = {"the paper's": paper, "ours": paper | {"tied": False, "aux_k": 256}}
+paper |= {} if small else {"n_cells": 50_000}
+kinds = {RECIPE: paper, "ours": paper | {"tied": False, "aux_k": 256}}
 NULLS = ("random directions", "untrained", "permuted network")
-wanted = [("the paper's", site) for site in sites] + [("ours", block) for block in BLOCKS]
-asked, learnt, live, shown = {}, {}, {}, {}
+wanted = [(RECIPE, site) for site in sites] + [("ours", block) for block in BLOCKS]
+asked, learnt, kept, shown = {}, {}, {}, {}
 
 # %%
 for kind, site in wanted:
-    acts, end = cells[site], "" if kind == "the paper's" else "/ours"
-    name = "-".join([network.name, site.replace(":", "-"), kind.split()[-1].removesuffix("'s")])
-    sae = study.dictionary(name, acts, **kinds[kind])
+    acts, end, name = cells[site], "" if kind == RECIPE else "/ours", kind.replace(RECIPE, "paper")
+    sae = study.dictionary(f"{network.name}-{site.replace(':', '-')}-{name}", acts, **kinds[kind])
     found = measure(sae.reconstruct, acts, acts.rows("test"), acts.moments(acts.rows("train"))[0])
-    learnt[kind, site] = sae.W_dec.detach().numpy()[found.fired > 0]
+    live, start = found.fired > 0, untrained(sae, acts).W_dec
+    both = sae.W_dec, cosine_similarity(start, sae.W_dec)
+    learnt[kind, site], kept[kind, site] = (each.detach().numpy()[live] for each in both)
     asked |= {} if end else {site: sae}
-    own, fvu = {"n_live": len(learnt[kind, site])}, found.results["fvu"]
-    own |= {name: found.results[name] for name in ("dead_share", "l0")}
+    own, fvu = {name: found.results[name] for name in ("dead_share", "l0")}, found.results["fvu"]
+    own |= {"n_live": int(live.sum()), "cosine_with_start": median(kept[kind, site])}
     own["explained"] = {"value": 1 - fvu["value"], "low": 1 - fvu["high"], "high": 1 - fvu["low"], "n": fvu["n"]}
     results |= {f"{site}/{name}{end}": entry for name, entry in own.items()}
 
 # %%
 for kind, site in wanted:
     own = {name: results[f"{site}/{name}" + "/ours" * (kind == "ours")]
-           for name in ("n_live", "dead_share", "l0", "explained")}  # fmt: skip
+           for name in ("n_live", "dead_share", "l0", "explained", "cosine_with_start")}  # fmt: skip
     row = {"live": own["n_live"], "dead, %": 100 * own["dead_share"]["value"], "active a cell": own["l0"]["value"]}
-    shown[f"{site}, {kind}"] = row | {"variance explained, %": 100 * own["explained"]["value"]}
+    row["variance explained, %"] = 100 * own["explained"]["value"]
+    shown[f"{site}, {kind}"] = row | {"cosine with start": own["cosine_with_start"]["value"]}
 n_cells = 10 * len(cells["mixed4a"].rows("train", "val"))
 passes = asked["mixed4a"].cfg.n_cells / n_cells
-pd.DataFrame(shown).T.round(1)
+pd.DataFrame(shown).T.round(2)
 
 # %%
 said = {f"{name}{end}": np.mean([results[f"{block}/{name}{end}"]["value"] for block in BLOCKS])
-        for name, end in product(("explained", "dead_share"), ("", "/ours"))}  # fmt: skip
-text = f"""**Takeaway.** Means over five blocks: ours explains {said["explained/ours"]:.0%} of the variance of cells,
-the paper's {said["explained"]:.0%}; of ours {said["dead_share/ours"]:.0%} of features are dead (active in none of ten
-cells of each test picture), of the paper's {said["dead_share"]:.0%}. Each saw {n_cells:,} cells {passes:.1f}
-times."""
+        for name, end in product(("cosine_with_start", "dead_share"), ("", "/ours"))}  # fmt: skip
+text = f"""**Takeaway.** Training is short: {n_cells:,} cells, {passes:.1f} times. A live row of the paper's recipe
+still has a cosine of {said["cosine_with_start"]:.2f} with its random start (median; means of five blocks). What is
+left of the start lies in no branch, so shares below are lower bounds. Of ours {said["dead_share/ours"]:.0%} are dead
+(active in none of ten cells of each test picture), of the paper's recipe {said["dead_share"]:.0%}; what follows is of
+live features."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Does each branch have features of its own?
 #
-# A feature's decoder row has a part in each branch; the branch's *share* is the length of that part over the length of
-# the row, where negative entries count nothing (the paper's measure). By chance, if the row's channels were permuted, a
-# branch would get what as many channels at random have. A share is *beyond chance* if at most one permutation in a
-# thousand gives the branch as much. A feature is *specialised* if its share is, at a false discovery rate of 5% too.
+# A feature's decoder row has a part in each branch. We set negative entries to zero; the branch's *share* is then the
+# length of that part over the length of the row (the paper's measure). Wide branches have large shares by chance: an
+# eighth of the channels has 0.35, the root of an eighth. So we permute the row's channels. A share is *beyond chance*
+# if at most one permutation in a thousand gives the branch as much. A feature is *specialised* in the branch if its
+# share stays beyond chance when we allow 5% false discoveries among all features; with 9,999 permutations this cannot
+# find fewer than one feature in 500.
 #
-# The same is asked of rows that were not learned from this network: *random directions*, which vary as its cells do;
-# an *untrained* autoencoder; and the paper's, trained on a *permuted network*: the same weights in another order.
+# Beside features: *random directions*, drawn with the covariance of the cells; *untrained*, the recipe before its first
+# step; features of a *permuted network*, which has the same weights in another order; and *permuted rows*, the check of
+# the test itself, which must lie on the dotted line. Random directions are no picture of pure chance: they lie where
+# cells vary most, and if the loud channels are in one branch, so are they. If they exceed features, a large share needs
+# no learning. That does not say that branches are alike.
 
 # %%
 shuffled, rows, chance = network.permuted(), {}, {}
@@ -135,23 +146,23 @@ for block in BLOCKS:
     fired = measure(null.reconstruct, acts, acts.rows("test"), null.b_dec).fired
     own["permuted network"] = null.W_dec.detach().numpy()[fired > 0]
     chance |= {(block, kind): branches.by_chance(each, groups[block]) for kind, each in own.items()}
-    rows |= {(block, kind): own[kind] for kind in ("the paper's", "random directions")}
+    rows |= {(block, kind): own[kind] for kind in (RECIPE, "random directions")}
 
 # %%
 for block in BLOCKS:
-    permuted = np.random.default_rng(1).permuted(rows[block, "the paper's"], axis=1)
+    permuted = np.random.default_rng(1).permuted(rows[block, RECIPE], axis=1)
     chance[block, "null"] = branches.by_chance(permuted, groups[block])
 beyond = {key: p <= branches.SPECIAL for key, p in chance.items()}
 special = {key: branches.specialised(p) for key, p in chance.items()}
 for name, found in {"beyond_share": beyond, "specialised_share": special}.items():
     for (block, kind), above in found.items():
-        end = {"the paper's": "", "null": "_null"}.get(kind, f"/{kind}")
+        end = {RECIPE: "", "null": "_null"}.get(kind, f"/{kind}")
         results |= {f"{block}/{name}/{branch}{end}": with_interval(above[branch], np.ones(len(above)))
                     for branch in above}  # fmt: skip
 
 # %%
 for (block, kind), W_dec in rows.items():
-    end = "" if kind == "the paper's" else f"/{kind}"
+    end = "" if kind == RECIPE else f"/{kind}"
     for name, squared in {"share": False, "share_squared": True}.items():
         means = branches.contribution(W_dec, groups[block], squared).mean()
         results |= {f"{block}/{name}/{branch}{end}": value for branch, value in means.items()}
@@ -171,10 +182,15 @@ plots.profiles(panels, "features with a share of this branch beyond chance, % (d
 # %%
 table = pd.Series({key: own.any(axis=1).mean() for key, own in special.items()}).unstack()[[*kinds, *NULLS]]
 results |= {f"specialised/{kind}": (each.mean(), each.min(), each.max(), len(each)) for kind, each in table.items()}
-said = {kind: f"{each.mean():.1%} ({each.min():.1%} to {each.max():.1%})" for kind, each in table.items()}
-text = f"""**Takeaway.** Specialised in some branch, means of five blocks with the least and the largest: of the
-paper's features {said["the paper's"]}, of ours {said["ours"]}, of random directions {said["random directions"]}, of
-untrained rows {said["untrained"]}, of the permuted network's features {said["permuted network"]}."""
+in_5x5 = {kind: np.mean([special[block, kind]["5x5"].mean() for block in BLOCKS]) for kind in table}
+far = [own[kept[RECIPE, block] < np.median(kept[RECIPE, block])].any(axis=1).mean()
+       for block, own in ((block, special[block, RECIPE]) for block in BLOCKS)]  # fmt: skip
+results |= {f"specialised_in_5x5/{kind}": share for kind, share in in_5x5.items()}
+results["specialised/far_from_start"] = (np.mean(far), min(far), max(far), len(far))
+text = f"""**Takeaway.** Of the recipe's features {table[RECIPE].mean():.1%} are specialised in some branch (mean of
+five blocks), of the half furthest from their start {np.mean(far):.1%}, of random directions
+{table["random directions"].mean():.1%}. In 5 x 5 it is {in_5x5[RECIPE]:.2%} of features and
+{in_5x5["random directions"]:.2%} of random directions."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -200,26 +216,28 @@ shown.round(1).rename_axis(["specialised in some branch, %", ""])
 
 # %%
 mean = shown.groupby(level=1).mean()
-said = [f"{name} {own.iloc[1]:.1f}% and {own.iloc[0]:.1f}%" for name, own in mean.items()]
-text = f"""**Takeaway.** Specialised features of the paper's, and random directions, in the mean of five blocks:
-{"; ".join(said)}."""
+learnt_, drawn_ = mean.loc[RECIPE], mean.loc["random directions"]
+text = f"""**Takeaway.** With each channel in units of its own deviation, {learnt_["in deviations"]:.1f}% of features
+are specialised in place of {learnt_["as they are"]:.1f}%, and {drawn_["in deviations"]:.1f}% of random directions in
+place of {drawn_["as they are"]:.1f}%: part of what random directions show is the scale of channels."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## What are they about?
 #
-# From ground truth, in scenes where one thing is changed. A feature *leans* to the factor to which it responds most,
-# in multiples of what random directions respond. It is *about* the factor if that is a larger share of its responses
-# than in 99.5% of random directions (notebook 07), or about a level of classes if it is selective for a class and
-# stands out more than 99.5% of them do. Responses are known of features that are active in ten of the 45 scenes;
-# edits of parts and of their paint are in fewer scenes, and count where ten are known.
+# From ground truth, in scenes where one thing is changed. A feature *leans* to one factor: that to which it responds
+# most, after each factor is divided by the mean response of random directions. It is *about* the factor if the
+# factor's part in all its responses is larger than in 99.5% of random directions (notebook 07). Failing that, it is
+# about a level of classes (variant, family, manufacturer) if it selects one class more clearly than 99.5% of them do.
+# Responses are known of features that are active in ten of 40 scenes; edits of parts and of their paint are in fewer
+# scenes, and count where ten are known.
 
 # %%
 inputs = {"network": network, "pictures": pictures.every(every), "saes": asked}
 inputs["random"] = {site: branches.random_thousand(sae, cells[site]) for site, sae in asked.items()}
 if pictures.scenes is not None:
     varied = study.varied()
-    inputs["varied"] = varied.subset(varied.table["number"] < 45, "varied45")
+    inputs["varied"] = varied.subset(varied.table["number"] < 40, "varied40")
 folder = study.stage(f"experiments/blocks-{network.name}", branches.see_blocks, {}, inputs)
 features = pd.read_parquet(folder / "features.parquet").query("mass > 0")
 
@@ -241,16 +259,19 @@ for name in dictionaries:
 pd.DataFrame(shown).T.round(4)
 
 # %% [markdown]
-# The *home* of a feature is the branch that has most of its row beyond chance, specialised or not. Mutual information
-# says how much the home tells of what a feature leans to. Where it tells most, what is where? Counts, beside what would
-# be expected if the two had nothing to do with each other.
+# The *home* of a feature is the branch whose share is most standard deviations above chance, specialised or not.
+# Nearly all features have a home without being specialised, and often by little: what follows tests branches as they
+# are for all features, not for the few that are specialised, of which there are too few to ask. Mutual information
+# says how much the home tells of what a feature leans to. Where it tells most, what is where? Counts, beside what
+# would be expected if the two had nothing to do with each other.
 
 # %%
 block = max(BLOCKS, key=lambda name: told[name]["value"] - told[name]["null"]["value"])
 told[block]["table"].round(1).rename_axis(f"{block}: leans to")
 
 # %% [markdown]
-# Do autoencoders of one branch alone hold other things than those of whole blocks? Means of five blocks:
+# Do autoencoders of one branch alone hold other things than those of whole blocks? Means of five blocks. By its rule
+# some 5% of random directions are *about* something: that column is what chance gives.
 
 # %%
 columns = {}
@@ -264,15 +285,20 @@ results |= {f"{what}/{where}/{name}": share for (where, what), own in kinds_of.i
 (100 * kinds_of).round(1).rename_axis("% of features")
 
 # %%
-informed = [name for name in BLOCKS if told[name]["p"] < 0.05 / len(BLOCKS)]
-gain = {name: found["value"] - found["null"]["value"] for name, found in told.items()}
-gained, gained_by_chance = (np.mean([gain[f"{block}{end}"] for block in BLOCKS]) for end in ("", "-random"))
-known = 1 - kinds_of.loc["unknown", (["whole blocks", "random directions"], "about")].to_numpy()
-results |= {"informed_blocks": len(informed), "information_gain": gained, "information_gain/random": gained_by_chance}
-text = f"""**Takeaway.** Home and leaning go together in {len(informed)} of {len(BLOCKS)} blocks (p <
-{0.05 / len(BLOCKS):.2f} each). The home tells {gained:.3f} nats of the leaning beyond chance, in the mean of the
-blocks; of random directions, {gained_by_chance:.3f}. {known[0]:.1%} of features are about something, and
-{known[1]:.1%} of random directions."""
+ends, p = ("", "-random"), {name: found["p"] for name, found in told.items()}
+informed, by_chance = (sum(p[f"{block}{end}"] < 0.05 / len(BLOCKS) for block in BLOCKS) for end in ends)
+gains = {name: found["value"] - found["null"]["value"] for name, found in told.items()}
+gained, at_random = (np.mean([gains[f"{block}{end}"] for block in BLOCKS]) for end in ends)
+results |= {"informed_blocks": informed, "informed_blocks/random": by_chance}
+results |= {"information_gain": gained, "information_gain/random": at_random}
+
+# %%
+lean = kinds_of.xs("leaning", axis=1, level=1).drop(columns="random directions")
+known = (lean.drop("unknown", errors="ignore") / (1 - lean.T.get("unknown", 0.0))).fillna(0)
+most = "; ".join(f"{own.max():.0%} to {own.idxmax()} in {where}" for where, own in known.items())
+text = f"""**Takeaway.** Home and leaning go together in {informed} of {len(BLOCKS)} blocks (p <
+{0.05 / len(BLOCKS):.2f} each), and for random directions in {by_chance}. Of features whose leaning is known most
+lean: {most}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -293,17 +319,18 @@ plots.dots(shown, "features that lean to the factor, %", "home: factor", scale=1
 said = "{:.0%} of those at home in 5 x 5 lean to {}, and {:.0%} of the others"
 lean = {kind: said.format(here["value"], factor, elsewhere["value"])
         for kind, (factor, here, elsewhere) in content.items()}  # fmt: skip
-text = f"""**Takeaway.** Of features, {lean["features"]} (n = {content["features"][1]["n"]:,} in 5 x 5). Of random
-directions, by the same rule, {lean["random directions"]}."""
+text = f"""**Takeaway.** Of features, {lean["features"]} (n = {content["features"][1]["n"]:,} and
+{content["features"][2]["n"]:,}). Of random directions few are known (n =
+{content["random directions"][1]["n"]:,} in 5 x 5)."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Does it last across blocks?
 #
-# A feature's partner in another block is the one whose image maxima correlate best with its own; the two are *matched*
-# if they correlate more than 99.5% of features do with pictures out of step. Are their homes branches of the same kind?
-# Cohen's kappa is 1 if they always are, and 0 by chance. Beside features: random directions of the two blocks, of which
-# there are fewer.
+# A feature's partner in another block is the one whose image maxima correlate best with its own. The two are
+# *matched* if their correlation is above what 0.5% of features reach when the second block's pictures are shifted.
+# Are their homes branches of the same kind? Cohen's kappa is 1 if they always are, and 0 by chance. Beside features:
+# random directions of the two blocks, some thousand each, so that their intervals are wider.
 
 # %%
 maxima = {name: load_npz(folder / f"{name}.npz") for name in dictionaries}
@@ -322,12 +349,11 @@ plots.profiles({"Are matched features in branches of one kind?": kappas}, "Cohen
 by = {kind: own for kind, own in kappas.groupby("network")}
 ranges = {kind: (own["value"].mean(), own["value"].min(), own["value"].max(), len(own)) for kind, own in by.items()}
 results |= {"kappa": ranges["features"], "kappa/random": ranges["random directions"]}
-said = {kind: f"{mean:.2f} ({low:.2f} to {high:.2f})" for kind, (mean, low, high, _) in ranges.items()}
 alike = {kind: int((own["p"] < 0.05 / len(own)).sum()) for kind, own in by.items()}
-text = f"""**Takeaway.** Kappa of matched features is {said["features"]} in the mean of {len(by["features"])} pairs of
-blocks (least to largest), of random directions {said["random directions"]}. It is beyond permuted homes, at p <
-{0.05 / len(by["features"]):.3f}, in {alike["features"]} pairs, and in {alike["random directions"]} of random
-directions."""
+mean, at_chance = (ranges[kind][0] for kind in ("features", "random directions"))
+text = f"""**Takeaway.** Homes of matched features agree with a kappa of {mean:.2f} (mean of {len(by["features"])}
+pairs of blocks), beyond permuted homes in {alike["features"]} pairs; those of random directions with {at_chance:.2f},
+in {alike["random directions"]}. """
 display(Markdown(text))
 
 # %% [markdown]
@@ -357,9 +383,10 @@ results |= {f"{block}/radius/{name}": entry for name, entry in zip(chosen, radii
 plots.dots(radii, f"effective radius of features of {block}, median, pixels", "most of the row in")
 
 # %%
-said = [f"{name} {entry['value']:.0f} ({entry['low']:.0f} to {entry['high']:.0f})" for name, entry in radii.items()]
-text = f"""**Takeaway.** Median radii of twelve features of each branch of {block}, in pixels: {"; ".join(said)}. What
-they are without the branch's kernels, this does not tell."""
+one, five = (radii[name]["value"] for name in ("1 x 1", "5 x 5"))
+text = f"""**Takeaway.** The median radius is {one:.0f} pixels in 1 x 1 and {five:.0f} in 5 x 5 (twelve features
+each). A larger kernel sees more whatever is read from it: this does not tell whether features are there because they
+need more."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -380,14 +407,15 @@ alt = f"Decoder rows of {len(known_of)} features of {block} in two dimensions, c
 display(HTML(scatter(xy, where, names, [crops.get(j, []) for j in known_of.index], alt)))
 
 # %% [markdown]
-# A map shows clusters where there are none, and colours may follow from where a row lies. So trust *purity*: how many
-# of a row's 15 nearest neighbours, in all dimensions, are of its kind; and compare it with that of random directions,
-# which have homes too. Left: how much of the row lies in 5 x 5; right: what the feature leans to.
+# Maps show clusters where there are none. And homes are computed from the rows themselves, so that near rows tend to
+# share one. So we count, in all dimensions, how many of a row's 15 nearest neighbours are of its kind (*purity*), and
+# compare with random directions, which have homes too. Left: how much of the row lies in 5 x 5; right: what the feature
+# leans to.
 
 # %%
 figure, (left, right) = plots.sheet(4.2, 1, 2, sharex=True, sharey=True)
 marks = left.scatter(*xy.T, c=far["5x5"], s=4, cmap="cividis", vmin=-3, vmax=3)
-figure.colorbar(marks, ax=left, label="share of 5 x 5, in chance's deviations", location="left")
+figure.colorbar(marks, ax=left, label="5 x 5, deviations above chance", location="left")
 right.scatter(*xy.T, s=2, color="#BBBBBB", label="any other")
 for name in known_of["leaning"][known_of["leaning"] != "unknown"].value_counts().index[:4]:
     right.scatter(*xy[known_of["leaning"] == name].T, s=5, label=name)
@@ -416,18 +444,19 @@ pd.DataFrame(shown).T.round(1).rename_axis("neighbours of one kind, %")
 # %%
 gains = {kind: np.mean([pure[f"{name}{kind}"]["purity"]["value"] - pure[f"{name}{kind}"]["permuted"]["value"]
                         for name in BLOCKS]) for kind in ("", "/random", "/leaning")}  # fmt: skip
-text = f"""**Takeaway.** Beyond permuted labels, {100 * gains[""]:.1f} points more of a feature's neighbours have its
-home, in the mean of five blocks, and {100 * gains["/random"]:.1f} points more of a random direction's;
-{100 * gains["/leaning"]:.1f} points more lean to the same factor."""
+text = f"""**Takeaway.** Beyond permuted labels, a feature's neighbours share its home {100 * gains[""]:.1f} points
+more often (mean of five blocks), a random direction's {100 * gains["/random"]:.1f} points. They lean to the same
+factor {100 * gains["/leaning"]:.1f} points more often."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Circuits
+# ## Do features change the next block more than others do?
 #
-# What does the next block lose when a feature is suppressed? In mixed4a six features are asked, those with most in one
-# branch beyond chance of the hundred most active; in later blocks up to six that these changed most. Each has two
-# neighbours in the order of activity. One sets what is much: an *edge* is a change larger than 99.9% of those of all
-# such neighbours. The edges of the other are counted beside.
+# We suppress a feature everywhere and see by what share each feature of the next block changes, up or down (of those of
+# at least median activity). In mixed4a we ask six: of the hundred most active, those most beyond chance in one branch.
+# In each later block we ask up to six of those that the last six changed most, whatever their branch. Each has two
+# neighbours in the order of activity. One sets the threshold: an *edge* is a change larger than 99.9% of all changes
+# from such neighbours. The other is counted for comparison.
 
 # %%
 asked_next, tables = [], {}
@@ -456,7 +485,8 @@ columns = {"asked": counts["sum", "asked"], "their neighbours": counts["sum", "c
 pd.DataFrame(columns | {"possible": counts["size", "asked"]}).rename_axis("edges from")
 
 # %% [markdown]
-# The strongest edges of each feature that was asked, two at most, and eight of a block; nodes are patches. A solid
+# How many edges the threshold alone would draw is said below: take these as candidates. The strongest of each feature
+# that was asked, two at most, and eight of a block; nodes are patches. A solid
 # line is a loss when the feature on its left is suppressed, a dashed one a gain; widths are by the size of the
 # change. Point at a node for more patches, at a line for its change.
 
@@ -469,7 +499,7 @@ columns = {block: [name for name in nodes if name.startswith(block)] for block i
 pieces = {}
 for name, own in ((name, own) for name, own in columns.items() if own):
     settings = {"site": name, "units": {kind: [int(node.split()[1]) for node in own]}, "n_patches": 9}
-    given = {"network": network, "pictures": pictures.every(2 * every), "saes": {kind: asked[name]}}
+    given = {"network": network, "pictures": pictures.every(4 * every), "saes": {kind: asked[name]}}
     found = study.stage(f"experiments/nodes-{network.name}-{name}", curves.see_pictures, settings, given)
     found = pd.read_parquet(found / "patches.parquet").groupby("unit")
     pieces |= {f"{name} {j}": each[each["value"] > 0] for j, each in found}
@@ -482,7 +512,8 @@ display(HTML(graph(columns, links, crops, alt)))
 
 # %% [markdown]
 # Worked examples: of the first three blocks that have edges the largest, chosen by that alone. Each is two rows of
-# patches, the feature that was suppressed and the one that changed.
+# patches, the feature that was suppressed and the one that changed: a plus means that it grew. The derivative of the
+# block says how the second's mean pre-activation would change, the edge how its maximum does.
 
 # %%
 shown = {}
@@ -492,12 +523,12 @@ for row in drawn.drop_duplicates("first").sort_values("first").head(3).itertuple
 crops_figure(shown, pictures, grid)
 
 # %%
-rates = [counts["sum", role].sum() / counts["size", role].sum() for role in ("asked", "control")]
 own, other = (results[f"edges_predicted/{kind}"] for kind in ("own", "another's"))
-text = f"""**Takeaway.** {results["n_edges"][0]:,} of {results["n_edges"][3]:,} possible edges are there
-({rates[0]:.2%}, by chance 0.1%); of the other neighbours' {rates[1]:.2%}. The order of a feature's effects is
-foretold by the derivative of the block with a rank correlation of {own["value"]:.2f} (median of {own["n"]} features),
-by that of another feature with {other["value"]:.2f}."""
+by_threshold = branches.SPECIAL * results["n_edges"][3]
+text = f"""**Takeaway.** Features that were asked have {results["n_edges"][0]:,} edges, their neighbours
+{results["n_edges/control"][0]:,}; the threshold alone would give {by_threshold:.0f}. The derivative foretells the
+order of a feature's effects with a rank correlation of {own["value"]:.2f} (n = {own["n"]}), another feature's with
+{other["value"]:.2f}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -515,15 +546,16 @@ print("missing:", [name for name in [*wanted, "n_edges"] if name not in results]
 study.record(NAME, results)
 
 # %%
-shares, kappa = table.mean(), {kind: ranges[kind][0] for kind in ranges}
+shares = table.mean()
 text = f"""
-- **Do features specialise in branches, in every block?** {shares["the paper's"]:.1%} are specialised in the mean
-  ({table["the paper's"].min():.1%} to {table["the paper's"].max():.1%} by block); of random directions
-  {shares["random directions"]:.1%} are.
-- **Alike in all blocks?** Homes of matched features agree with a kappa of {kappa["features"]:.2f}, of random directions
-  with one of {kappa["random directions"]:.2f}.
-- **One kind of content in 5 x 5?** Of features, {lean["features"]}. The home tells
-  {gained:.3f} nats of the leaning beyond chance, of random directions {gained_by_chance:.3f}.
+- **Do features specialise in branches, in every block?** {shares[RECIPE]:.1%} do in the mean, and in 5 x 5
+  {in_5x5[RECIPE]:.2%}; of random directions {shares["random directions"]:.1%} and {in_5x5["random directions"]:.2%}.
+- **Alike in all blocks?** Homes of matched features agree with a kappa of {mean:.2f}, of random directions with one of
+  {at_chance:.2f}.
+- **One kind of content in 5 x 5?** Of features, {lean["features"]}.
+- **What it means for the claim.** A large share in a branch, agreement across blocks and neighbours of one home can be
+  found in random directions. They are evidence of specialisation only where features exceed these. Where ours do not,
+  short training is a second explanation; the published weights, and the published length of training, would tell.
 """
 display(Markdown(text))
 
@@ -532,12 +564,12 @@ display(Markdown(text))
 #
 # - **That the published network does the same.** Ours saw rendered aircraft, and there are no animals in it. With the
 #   published weights the same notebook asks the same of them.
-# - **That longer training would not change it.** The paper's autoencoders saw 12.8 million cells a hundred times; how
-#   many ours saw is said above.
+# - **That well-trained features specialise no more.** The paper's autoencoders saw 12.8 million cells a hundred times;
+#   how far our rows have moved from their start is said above.
 # - **That a branch is needed for its features.** A share of a decoder row is where a feature is written, not what it
 #   needs.
 # - **What unknown features are about.** Only what can be changed in a scene, and classes, were asked; and nothing is
 #   known of features that are seldom active in the scenes.
-# - **That the paper's and our autoencoder agree in all.** Ours was asked for shares alone.
+# - **That our autoencoder would give the same answers throughout.** It was asked for shares alone.
 # - **That edges are direct.** A feature is suppressed in all cells at once, and its effect is the mean over few
 #   pictures.

@@ -164,10 +164,10 @@ def see_maxima(
     """
     names, found = pictures.rows(split)["image"].tolist(), {name: [] for name in saes}
     sites = list(dict.fromkeys(sae.cfg.site for sae in saes.values()))
-    seen = network.stream(batches(network, pictures, names), sites, logits=False)
-    for each in tqdm(seen, "features of pictures", -(-len(names) // BATCH), leave=False):
+    for x in tqdm(batches(network, pictures, names), "features of pictures", -(-len(names) // BATCH), leave=False):
+        (seen,) = network.stream([x], sites, logits=False)  # one by one: coding takes longer, and all threads
         for name, sae in saes.items():
-            acts = each.acts[sae.cfg.site]
+            acts = seen.acts[sae.cfg.site]
             codes, top = sae.encode(acts.flatten(0, 2)), torch.zeros(len(acts), sae.d_sae)
             at = codes.cells // acts[0, ..., 0].numel() * sae.d_sae + codes.features
             found[name].append(
