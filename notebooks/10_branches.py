@@ -25,7 +25,7 @@
 # **Reads** the data set of notebook 01. **Writes** cells and autoencoders of each block, `data/runs/<preset>/
 # experiments/blocks` and what follows from it, and the numbers in `data/runs/<preset>/results/10_branches.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: some fifteen minutes the first time, two minutes after that.
+# **Runtime** with the default preset on 2 CPU cores: some fifteen minutes the first time, four minutes after that.
 
 # %%
 # %matplotlib inline
@@ -543,7 +543,7 @@ wanted += [*(f"kappa/{a}-{b}" for a, b in combinations(BLOCKS, 2)), *(f"{block}/
 print("missing:", [name for name in [*wanted, "n_edges"] if name not in results])
 
 # %%
-study.record(NAME, results)
+path = study.record(NAME, results)
 
 # %%
 shares = table.mean()
