@@ -224,7 +224,7 @@ def test_what_a_branch_leans_to_is_chosen_on_one_half_and_counted_on_the_other()
     factor, here, elsewhere = branches.content(table)
     assert here["low"] < elsewhere["value"] + 0.05, "chosen by chance, it does not last"
     factor, here, _ = branches.content(table[:0])
-    assert factor == "nothing" and np.isnan(here["value"]) and here["n"] == 0
+    assert factor == "nothing" and here == {"value": 0.0, "low": None, "high": None, "n": 0}
 
 
 def test_kappa_across_planted_layers_and_of_shuffled_ones():
@@ -363,4 +363,5 @@ def test_a_derivative_foretells_its_own_features_effects():
     edges["change"] = edges["predicted"] + 0.1 * rng.normal(size=len(edges))
     found = circuits.foretold(edges)
     assert len(found) == 5 and found["own"].min() > 0.95 and found["another's"].abs().max() < 0.3
+    assert (circuits.foretold(edges.assign(change=0.0)) == 0).all(axis=None), "where nothing changes"
     assert circuits.strongest(edges)["share"].abs().is_monotonic_decreasing

@@ -119,7 +119,7 @@ def information(category: np.ndarray, branch: np.ndarray, n_permuted: int = 1000
     table: counts of category by branch, and what independence would give, in columns "<branch>", "<branch>, expected".
     """
     if not len(branch):
-        return {"value": np.nan, "p": 1.0, "null": point(np.nan, 0), "table": pd.DataFrame()}
+        return {"value": 0.0, "p": 1.0, "null": point(0.0, 0), "table": pd.DataFrame()}
     counts = pd.crosstab(category, branch)
     expected = pd.DataFrame(contingency.expected_freq(counts), counts.index, [f"{name}, expected" for name in counts])
     chance = expected.to_numpy() / len(branch)
@@ -143,7 +143,7 @@ def content(features: pd.DataFrame, branch: str = "5x5") -> tuple[str, dict, dic
     often = often.reindex(columns=[True, False], fill_value=0.0)
     factor = (often[True] - often[False]).idxmax() if len(often) else "nothing"
     parts = (counted["leaning"][(counted["home"] == branch) == here] == factor for here in (True, False))
-    here, elsewhere = (with_interval(part, np.ones(len(part))) if len(part) else point(np.nan, 0) for part in parts)
+    here, elsewhere = (with_interval(part, np.ones(len(part))) if len(part) else point(0.0, 0) for part in parts)
     return factor, here, elsewhere
 
 
@@ -246,7 +246,7 @@ def across(first: csr_array, second: csr_array, homes: Sequence[np.ndarray], n_d
         partners.append(found.argmax(1)), best.append(found.max(1)), chance.append(other.max(1))
     matched = np.concatenate(best) > np.quantile(np.concatenate(chance), BEYOND)
     if not matched.any():
-        return {"kappa": point(np.nan, 0), "permuted": point(np.nan, 0), "p": 1.0, "matched": 0.0}
+        return {"kappa": point(0.0, 0), "permuted": point(0.0, 0), "p": 1.0, "matched": 0.0}
     names, partner = np.unique(np.concatenate(homes)), np.concatenate(partners)[matched]
     own, other = (pd.Categorical(each[some], names).codes.astype(int) for each, some in zip(homes, often, strict=True))
     own, n = own[matched], len(names)
@@ -280,7 +280,7 @@ def purity(
     some = rng.permutation(len(W_dec))[:n_rows]
     W_dec, labels, k = W_dec[some], labels[some], min(k, len(some) - 1)
     if k < 1:
-        return {"purity": point(np.nan, 0), "permuted": point(np.nan, 0)}
+        return {"purity": point(0.0, 0), "permuted": point(0.0, 0)}
     nearest = NearestNeighbors(n_neighbors=k + 1, metric="cosine").fit(W_dec)
     near = nearest.kneighbors(W_dec, return_distance=False)[:, 1:]
 

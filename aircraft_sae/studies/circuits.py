@@ -90,4 +90,4 @@ def foretold(edges: pd.DataFrame) -> pd.DataFrame:
                              for each in ("change", "predicted"))  # fmt: skip
         rows += [(spearmanr(change[i], predicted[i]).statistic, spearmanr(change[i], predicted[i - 1]).statistic)
                  for i in range(len(change))]  # fmt: skip
-    return pd.DataFrame(rows, columns=["own", "another's"])
+    return pd.DataFrame(rows, columns=["own", "another's"]).fillna(0.0)  # where nothing changes
