@@ -84,6 +84,16 @@ def test_p_is_that_of_slow_permutations_and_uniform_by_chance():
         assert 0.005 < share < 0.017, name
 
 
+def test_specialised_asks_for_a_rare_share_and_for_few_false_discoveries():
+    assert not specialised(pd.DataFrame({"1x1": np.full(100, 0.002)})).to_numpy().any(), (
+        "rarely enough by Benjamini alone"
+    )
+    assert specialised(pd.DataFrame({"1x1": [0.0004, *np.ones(99)]}))["1x1"].tolist() == [True] + 99 * [False]
+    assert not specialised(pd.DataFrame({"1x1": [0.0009, *np.ones(99)]})).to_numpy().any(), (
+        "one of a hundred is that rare"
+    )
+
+
 def test_a_row_of_one_channel_is_in_a_branch_by_chance():
     """However large its share, one channel has to be somewhere; four of twelve in one branch have not."""
     one, four = np.full((50, 64), 0.01), np.full((50, 64), 0.01)
@@ -264,6 +274,15 @@ def test_features_that_share_a_partner_count_once():
 def test_neighbours_of_planted_rows_share_their_branch(planted):
     found = purity(planted, np.where(np.arange(300) < 100, "5x5", ""))
     assert found["purity"]["value"] > found["permuted"]["high"] + 0.1
+    rows, labels = (
+        np.random.default_rng(6).normal(size=(60, 8)),
+        np.random.default_rng(7).choice([*"ab"], 60, p=[0.8, 0.2]),
+    )
+    unit, same = rows / np.linalg.norm(rows, axis=1, keepdims=True), []
+    for i in range(60):
+        near = [j for j in np.argsort(-unit @ unit[i]) if j != i][:15]
+        same.append((labels[near] == labels[i]).mean())
+    assert purity(rows, labels)["purity"]["value"] == pytest.approx(np.mean(same))
     mixed = purity(decoder(1, planted=0), np.where(np.arange(300) < 100, "5x5", ""))
     assert abs(mixed["purity"]["value"] - mixed["permuted"]["value"]) < 0.03
 
