@@ -113,7 +113,7 @@ said = {f"{name}{end}": np.mean([results[f"{block}/{name}{end}"]["value"] for bl
         for name, end in product(("cosine_with_start", "dead_share"), ("", "/ours"))}  # fmt: skip
 text = f"""**Takeaway.** Training is short: {n_cells:,} cells, {passes:.1f} times. A live row of the paper's recipe
 still has a cosine of {said["cosine_with_start"]:.2f} with its random start (median; means of five blocks). What is
-left of the start lies in no branch, so shares below are lower bounds. Of ours {said["dead_share/ours"]:.0%} are dead
+left of the start lies in no branch, and can hide a share. Of ours {said["dead_share/ours"]:.0%} are dead
 (active in none of ten cells of each test picture), of the paper's recipe {said["dead_share"]:.0%}; what follows is of
 live features."""
 display(Markdown(text))
