@@ -1,4 +1,4 @@
-"""The command: `python -m aircraft_sae [run]`. It imports nothing heavy: each notebook has a kernel of its own."""
+"""The command: run notebooks, or make a stage. It imports nothing heavy: each notebook has a kernel of its own."""
 
 import argparse
 import atexit
@@ -19,6 +19,7 @@ from threading import Event, Thread
 import psutil
 
 from aircraft_sae import config, store
+from aircraft_sae.make import STAGES, check_asked, make
 from aircraft_sae.view.report import ANSI, RECORD, write_report
 
 MAIN = "06"  # the last notebook that is run unless others are named
@@ -248,15 +249,22 @@ def _home() -> Iterator[None]:
 @_home()
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; exit code 0: success, 1: a failure, 2: words it does not understand, 130: Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m aircraft_sae", description="Run a study.")
-    parser.add_argument("command", nargs="?", default="run", choices=("run",), help="the default")
-    parser.add_argument("numbers", nargs="*", metavar="NN", help=f"these notebooks; default: 01 to {MAIN}")
+    parser = argparse.ArgumentParser(
+        prog="python -m aircraft_sae", description="Run a study, or make one of its stages."
+    )
+    parser.add_argument("command", nargs="?", default="run", choices=("run", "make"), help="default: run")
+    parser.add_argument(
+        "names", nargs="*", metavar="NN|STAGE",
+        help=f"run: these notebooks; default: 01 to {MAIN}. make: one of " + ", ".join(STAGES),
+    )  # fmt: skip
     parser.add_argument("--all", action="store_true", help="all notebooks")
     parser.add_argument("--preset", help="one of " + ", ".join(config.PRESETS) + "; default: hangar")
     parser.add_argument("--data-root", metavar="DIR", help="folder that holds fgvc-aircraft-2013b")
     parser.add_argument(
         "--network", metavar="NAME", help="of 09 and 10: weights that come with it, or a file of your own"
     )
+    parser.add_argument("--site", help="of make: a place in the network, such as stage3")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of make: such as sae.k=16")
     parser.add_argument("--in-place", action="store_true", help="then put the outputs into notebooks/ too")
     parser.add_argument("--record", action="store_true", help="then put the numbers into data/results, for git")
     parser.add_argument("--again", action="store_true", help="notebooks for which nothing has changed, too")
@@ -274,10 +282,14 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"the data root {root} is not a folder")
         if options.in_place and not study.dataset.rendered:
             raise ValueError(f"--in-place would put the photographs of {name} into notebooks/: run without it")
+        if options.command == "make":
+            return make(*check_asked(options.names, study, options.set), data_dir, options.site)
+        if options.set or options.site:
+            raise ValueError("--set and --site are for make: a study of your own is a config, as in the README")
         if network and (options.in_place or options.record):
             raise ValueError(f"--in-place and --record are for the networks that come with it, not for {network}")
         notebooks = find(NOTEBOOKS)
-        asked = {number.zfill(2) for number in options.numbers}
+        asked = {number.zfill(2) for number in options.names}
         asked = asked or {number for number in notebooks if options.all or number <= MAIN}
         if unknown := sorted(asked - set(notebooks)):
             raise ValueError(f"no notebook {', '.join(unknown)}: there are {', '.join(notebooks)}")

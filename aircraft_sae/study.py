@@ -7,14 +7,14 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from aircraft_sae import store
-from aircraft_sae.activations import VIEWS, Activations, extract, site_folder
+from aircraft_sae import ranks, store
+from aircraft_sae.activations import VIEWS, Activations, Source, extract, site_folder
 from aircraft_sae.config import StudyConfig, change, check_name, preset, with_data_root
 from aircraft_sae.features import PARTS, FeatureIndex, Regions, build_features, claim_bars, halves, probe_dictionary
 from aircraft_sae.features.claims import N_BARS
@@ -32,7 +32,7 @@ from aircraft_sae.studies.manipulation import segment
 
 def say(text: str) -> None:
     """A line on stderr, beside the progress bars and out of the notebooks' outputs."""
-    print(f"{text}\n", end="", file=sys.stderr, flush=True)  # in one piece: stages are made side by side
+    print(f"{ranks.label()}{text}\n", end="", file=sys.stderr, flush=True)  # in one piece: stages are made side by side
 
 
 class Study:
@@ -55,9 +55,8 @@ class Study:
     ) -> "Study":  # fmt: skip
         """A study by preset name or config; nothing runs until a stage is asked for.
 
-        Where not given: the preset is AIRCRAFT_SAE_PRESET or "hangar", data_dir is AIRCRAFT_SAE_DATA_DIR or the
-        repository's data folder, data_root (the folder of pictures) is AIRCRAFT_SAE_DATA_ROOT or the config's own.
-        network, pictures: in place of those that the config would train and find.
+        Where not given: AIRCRAFT_SAE_PRESET or "hangar"; AIRCRAFT_SAE_DATA_DIR or the repository's data folder;
+        AIRCRAFT_SAE_DATA_ROOT or the config's own folder of pictures. network, pictures: in place of the config's.
         Raises: ValueError for an unknown preset, a data_dir that is no folder, a wrong or missing data root.
         """
         config = preset_or_config or os.environ.get("AIRCRAFT_SAE_PRESET") or "hangar"
@@ -122,8 +121,7 @@ class Study:
     ) -> Activations:
         """The activations of a site, the autoencoder's own unless named, of a network on pictures.
 
-        The config's sites are extracted in one pass, any other by itself. Of the trained network on all pictures there
-        are `n_views` random views of training and validation pictures too.
+        The config's sites are seen in one pass; with all pictures of the trained network there are random views too.
         """
         site, sites = site or self.config.sae.site, self.config.sites
         seen, shown = self.network(network), self.pictures(pictures)
@@ -132,9 +130,11 @@ class Study:
             sites, name = (site,), f"{name}-{site_folder(site)}"
         for each in sites:
             seen.check_site(each)
-        settings: dict[str, Any] = {"sites": list(sites)}
-        if self.config.n_views and seen is self.network() and shown is self.pictures():
-            settings |= {"augmentation": self.config.classifier, "n_views": self.config.n_views}
+        views = self.config.n_views * (seen is self.network() and shown is self.pictures())
+        how = {"augmentation": self.config.classifier, "n_views": views} if views else {}
+        if not self.config.keep_activations:
+            return Activations.live(Source(seen, shown, **how), site)
+        settings = {"sites": list(sites)} | how
         return Activations.open(self.stage(name, extract, settings, {"network": seen, "pictures": shown}), site)
 
     def cells(
@@ -313,6 +313,7 @@ class Study:
         settings, inputs, folder = dict(settings or {}), dict(inputs or {}), self.folder / name
         known = {each: store.digest(value) for each, value in inputs.items()} | {"source": store.source_digest(make)}
 
+        @wraps(make)
         def write(work: Path) -> None:
             make(work, **inputs, **settings)
             self._same_pictures(work)
@@ -326,8 +327,7 @@ class Study:
         if opened and store.read_json(opened.folder / store.META).get("fingerprint") != opened.meta["fingerprint"]:
             if work:  # made of another's pictures
                 shutil.rmtree(work)
-            what = f"{opened.folder} was removed, or made anew by another study of the same name with another config"
-            raise ValueError(f"{what}: open this one again, and give one of the two another name")
+            raise ValueError(f"{opened.folder} {store.REPLACED}")
 
     def finished(self, name: str, **inputs: Any) -> Path | None:
         """The folder of a stage that is there and was made from these inputs, whatever else it was made from."""

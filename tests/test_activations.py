@@ -10,14 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
-from aircraft_sae import activations
-from aircraft_sae.activations import VIEWS, Activations, extract, replay, see_features
+from aircraft_sae.activations import VIEWS, Activations, cells, extract, kept, replay, see_features
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.devices import MOST_AT_ONCE
 from aircraft_sae.networks import network
 from aircraft_sae.pictures import loader, test_transform
 
-SITES, CONFIG = ("stage3", "stage4"), ClassifierConfig()
+SITES, VIEWED = ("stage3", "stage4"), {"augmentation": ClassifierConfig(), "n_views": 2}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def made(smoke_study, tmp_path_factory):
     """(network, pictures, folder with the activations of all pictures at both sites)."""
     folder = tmp_path_factory.mktemp("activations")
     trained, data = smoke_study.network(), smoke_study.pictures()
-    extract(folder, trained, data, SITES, CONFIG, 2)
+    extract(folder, trained, data, SITES, **VIEWED)
     return trained, data, folder
 
 
@@ -54,16 +53,16 @@ def test_some_cells_of_each_picture_are_kept(made, tmp_path, by_norm):
     some, again = (Activations.open(tmp_path / name, "stage3") for name in ("one", "two"))
     whole = Activations.open(folder, "stage3")
     assert some.grid == (6, 1) and np.array_equal(some.acts, again.acts) and len(some.images) == len(data.table)
-    cells = whole.acts[: len(data.table)].reshape(len(data.table), 1, -1, whole.d_in)
-    assert (np.abs(np.float32(some.acts) - cells).max(3).min(2) <= 4e-3).all()
+    each = whole.acts[: len(data.table)].reshape(len(data.table), 1, -1, whole.d_in)
+    assert (np.abs(np.float32(some.acts) - each).max(3).min(2) <= 4e-3).all()
     acts = torch.zeros(400, 2, 2, 3)
     acts[:, 0, 0], acts[:, 1, 1] = 1.0, 3.0
-    drawn = activations.some_cells(acts, 10, by_norm, 0)[..., 0].flatten().numpy()
+    drawn = kept.some_cells(acts, 10, by_norm, 0)[..., 0].flatten().numpy()
     share = {value: (drawn == value).mean() for value in (0.0, 1.0, 3.0)}
     wanted = {0.0: 0.0, 1.0: 0.25, 3.0: 0.75} if by_norm else {0.0: 0.5, 1.0: 0.25, 3.0: 0.25}
     assert share == pytest.approx(wanted, abs=0.03)
     acts = torch.rand(6, 5, 5, 3)  # however they are batched
-    assert torch.equal(activations.some_cells(acts, 9, by_norm, 0)[4:], activations.some_cells(acts[4:], 9, by_norm, 4))
+    assert torch.equal(kept.some_cells(acts, 9, by_norm, 0)[4:], kept.some_cells(acts[4:], 9, by_norm, 4))
 
 
 def test_features_seen_in_pictures_are_those_of_what_is_stored(made, smoke_study):
@@ -81,8 +80,8 @@ def test_features_seen_in_pictures_are_those_of_what_is_stored(made, smoke_study
 @pytest.mark.parametrize("how", ["one after the other", "side by side"])
 def test_a_killed_extraction_goes_on_and_ends_the_same(made, tmp_path, monkeypatch, how):
     trained, data, folder = made
-    monkeypatch.setattr(activations, "BATCH", 5)
-    monkeypatch.setattr(activations, "SAVE_EVERY", 5)
+    monkeypatch.setattr(kept, "BATCH", 5)
+    monkeypatch.setattr(kept, "SHARD", 10)
     if how == "one after the other":
         monkeypatch.setattr(network, "side_by_side", map)
     seen, forward, numbers = [], trained.model.forward, count(1)
@@ -96,12 +95,12 @@ def test_a_killed_extraction_goes_on_and_ends_the_same(made, tmp_path, monkeypat
     monkeypatch.setattr(trained.model, "forward", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            extract(tmp_path, trained, data, SITES, CONFIG, 2)
-    extract(tmp_path, trained, data, SITES, CONFIG, 2)
+            extract(tmp_path, trained, data, SITES, **VIEWED)
+    extract(tmp_path, trained, data, SITES, **VIEWED)
     n = len(data.table) + 2 * len(data.rows("trainval"))
     again = sum(seen) - n
-    most = 2 * MOST_AT_ONCE + 1  # under way, or waiting to be written
-    assert again == 2 * 5 if how == "one after the other" else 2 * 5 <= again <= 2 * 5 * most
+    most = 2 if how == "one after the other" else 2 + 2 * MOST_AT_ONCE  # of a shard, and under way
+    assert 2 * 5 <= again <= 2 * 5 * most
     for site in SITES:
         whole, cut = (Activations.open(where, site) for where in (folder, tmp_path))
         np.testing.assert_allclose(np.float32(cut.acts), np.float32(whole.acts), rtol=0, atol=4e-3)
@@ -176,13 +175,13 @@ def test_batches_hold_every_cell_once_an_epoch_in_any_groups(counted, monkeypatc
     rows = counted.rows("train", "val")
     assert rows.tolist() == list(range(8)) and (counted.d_in, counted.cells_per_image) == (4, 6)
     for group_bytes in (1, 2 * 6 * 4 * 3, 2**25):
-        monkeypatch.setattr(activations, "GROUP_BYTES", group_bytes)
+        monkeypatch.setattr(cells, "GROUP_BYTES", group_bytes)
         epochs = []
         batches = counted.batches(rows, 8, seed=0)
         for _ in range(2):
-            cells = torch.cat([next(batches) for _ in range(6)])
-            assert cells.dtype == torch.float16
-            epochs.append([(int(image), int(cell)) for image, cell, *_ in cells])
+            own = torch.cat([next(batches) for _ in range(6)])
+            assert own.dtype == torch.float16
+            epochs.append([(int(image), int(cell)) for image, cell, *_ in own])
             assert sorted(epochs[-1]) == [(image, cell) for image in range(8) for cell in range(6)]
         assert epochs[0] != epochs[1] and epochs[0] != sorted(epochs[0])
         late = counted.batches(rows, 8, seed=0, start=7)
@@ -198,9 +197,9 @@ def test_batches_hold_every_cell_once_an_epoch_in_any_groups(counted, monkeypatc
 
 def test_moments_are_those_of_all_cells(counted):
     mean, variance = counted.moments(counted.rows("train", "test"))
-    cells = np.float64(counted.acts[[0, 1, 2, 3, 4, 5, 8, 9, 10, 11]]).reshape(-1, 4)
-    np.testing.assert_allclose(mean.numpy(), cells.mean(0))
-    np.testing.assert_allclose(variance.numpy(), cells.var(0), atol=1e-12)
+    own = np.float64(counted.acts[[0, 1, 2, 3, 4, 5, 8, 9, 10, 11]]).reshape(-1, 4)
+    np.testing.assert_allclose(mean.numpy(), own.mean(0))
+    np.testing.assert_allclose(variance.numpy(), own.var(0), atol=1e-12)
 
 
 def test_a_mistyped_split_is_refused(counted):

@@ -83,8 +83,8 @@ class Payload:
 def w(finished, tmp_path, monkeypatch, capsys):
     """The study and a folder for hostile files, checked after the test: nothing ran and nothing changed."""
     for where, name in (
-        ("activations", "check_room"), ("features.regions", "build_index"), ("networks.training.Run", "train_step"),
-        ("sae.training.Run", "train_step"),
+        ("activations.kept", "check_room"), ("features.regions", "build_index"),
+        ("networks.training.Run", "train_step"), ("sae.training.Run", "train_step"),
         ("hangar.dataset", "mapper"), ("pictures.folders.FGVCAircraft", "__init__"), ("__main__", "run"),
     ):  # fmt: skip
         monkeypatch.setattr(f"aircraft_sae.{where}.{name}", long_work)
@@ -473,6 +473,10 @@ def stage_4(folder):
     return Activations.open(folder, "stage4")
 
 
+def all_of_stage_4(folder):
+    return stage_4(folder).acts[:]
+
+
 load_sae = SparseAutoencoder.load
 WEIGHTS = "sae_weights.safetensors"
 AUTOENCODER = [
@@ -510,7 +514,8 @@ AUTOENCODER = [
          "checkpoint.pt", "remove it"),
     case("acts not there", lambda w: Activations.open(w.tmp, "stage4"), "images.parquet is not there", "extract",
          error=FileNotFoundError),
-    case("acts pickled", saved("activations/trained", stage_4, put("stage4/acts.npy", npy_of_objects)), "objects"),
+    case("acts pickled", saved("activations/trained", all_of_stage_4, put("stage4/acts-00000.npy", npy_of_objects)),
+         "acts-00000.npy does not hold"),
     case("images pickled", saved("activations/trained", stage_4, put("stage4/images.parquet", pickled)), "[Pp]arquet"),
 ]  # fmt: skip
 

@@ -80,9 +80,9 @@ def reference(sae, acts, dead=()):
     features = positive * chosen
     loss = (features @ W_dec + weights["b_dec"] - acts).square().sum() / (n * sae.d_in)
     if len(dead):
-        m = n // 4
-        left_over = (acts - features @ W_dec - weights["b_dec"])[:m].detach()
-        pre_dead = ((acts - weights["b_dec"]) @ W_enc_rows.t() + weights["b_enc"])[:m][:, dead]
+        m = slice(None, None, 4)  # each fourth cell
+        left_over = (acts - features @ W_dec - weights["b_dec"])[m].detach()
+        pre_dead = ((acts - weights["b_dec"]) @ W_enc_rows.t() + weights["b_enc"])[m][:, dead]
         keep = torch.zeros_like(pre_dead).scatter_(1, pre_dead.topk(min(cfg.aux_k, len(dead))).indices, 1)
         recon = (pre_dead.relu() * keep) @ W_dec[dead]
         loss = loss + cfg.aux_coefficient * (recon - left_over).square().sum() / left_over.square().sum()

@@ -1,5 +1,6 @@
 """The feature index: the codes of every cell on disk, by cell and by feature, and what they say about each feature."""
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,40 +12,49 @@ from scipy.sparse import csc_array, csr_array, vstack
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from aircraft_sae import ranks
 from aircraft_sae.activations import Activations, OnPictures
 from aircraft_sae.devices import device
+from aircraft_sae.features.pieces import ARRAYS, Piece, merge
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import META, read_json, write_json, write_parquet
 
-IMAGES, TABLE, FACTS, ARRAYS = "images.parquet", "features.parquet", "facts.json", ("data", "indices", "indptr")
+IMAGES, TABLE, FACTS = "images.parquet", "features.parquet", "facts.json"
+PIECE = 2**15  # cells encoded before they are written: 8 MB of 32 features each
 
 
-def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, rows: np.ndarray) -> "FeatureIndex":
-    """Encode every cell of these images once, in order, and write the index into `folder`.
+def build_index(
+    sae: SparseAutoencoder, acts: Activations, folder: str | Path, rows: np.ndarray
+) -> "FeatureIndex | None":
+    """Encode every cell of these images once, in order, and write the index into `folder`, in bounded memory.
 
     Its table has a row per feature. density_cell, density_image: share of cells, of pictures, in which it is active;
     mean, max: of its activation where active, nan where it never is; norm: length of its decoder row.
+    Of several ranks each encodes its share; the first puts the pieces together, and the others get None.
     """
-    index = FeatureIndex.of(sae, acts, rows)
-    index.folder = Path(folder)
-    counts, in_images = np.diff(index.by_feature.indptr), index._by_image(np.arange(len(rows)))
-    in_images.sum_duplicates()
-    with np.errstate(invalid="ignore"):
-        index.table = pd.DataFrame({
-            "feature_id": np.arange(sae.d_sae),
-            "density_cell": counts / index.by_cell.shape[0],
-            "density_image": np.bincount(in_images.indices, minlength=sae.d_sae) / len(rows),
-            "mean": index.by_feature.sum(axis=0, dtype=np.float64) / counts,
-            "max": np.where(counts > 0, index.by_feature.max(axis=0).toarray(), np.nan),
-            "norm": sae.W_dec.detach().norm(dim=1).numpy(),
-        })  # fmt: skip
-    for name in ("by_cell", "by_feature"):
-        for array in ARRAYS:
-            np.save(index.folder / f"{name}_{array}.npy", getattr(getattr(index, name), array))
-    write_parquet(index.images, index.folder / IMAGES)
-    write_parquet(index.table, index.folder / TABLE)
-    write_json(index.folder / FACTS, {"grid": index.grid, "d_sae": sae.d_sae})
-    return index
+    folder, n_cells = Path(folder), acts.cells_per_image
+    some = np.array_split(rows, max(1, len(rows) * n_cells // PIECE))
+    pieces = [Piece(folder / "pieces", i, len(own) * n_cells, sae.d_sae) for i, own in enumerate(some)]
+    missing = [i for i, piece in enumerate(pieces) if not piece.there]
+    for i in tqdm(missing[ranks.share(len(missing))], "index", leave=False):
+        pieces[i].write(encoded(sae, acts.blocks(some[i])))
+    ranks.tell()  # all pieces are there
+    if ranks.rank():
+        return None
+    found = merge(pieces, folder, n_cells)
+    table = pd.DataFrame({
+        "feature_id": np.arange(sae.d_sae),
+        "density_cell": found["n"].fillna(0) / (len(rows) * n_cells),
+        "density_image": found["images"].fillna(0) / len(rows),
+        "mean": found["sum"] / found["n"],
+        "max": found["max"],
+        "norm": sae.W_dec.detach().norm(dim=1).numpy(),
+    })  # fmt: skip
+    write_parquet(acts.images.iloc[rows].reset_index(drop=True), folder / IMAGES)
+    write_parquet(table, folder / TABLE)
+    write_json(folder / FACTS, {"grid": acts.grid, "d_sae": sae.d_sae})
+    shutil.rmtree(folder / "pieces")
+    return FeatureIndex.open(folder)
 
 
 def encoded(sae: SparseAutoencoder, blocks: Iterable[torch.Tensor]) -> csr_array:

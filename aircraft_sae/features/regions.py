@@ -23,12 +23,13 @@ from aircraft_sae.activations import Activations, OnPictures
 from aircraft_sae.features.index import TABLE, FeatureIndex, build_index
 from aircraft_sae.metrics import adjusted
 from aircraft_sae.pictures import Pictures
+from aircraft_sae.ranks import together
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
 PARTS = "parts.parquet"
 LEAST = 0.25  # share of a cell that shows a region, or of a region in a cell, from which the cell is the region's
-N_ORDERS = 9999  # permutations for the p of AUROC
+N_ORDERS, N_AT_ONCE = 9999, 500  # permutations for the p of AUROC, and how many of them are held
 
 
 def halves(classes: Sequence) -> np.ndarray:
@@ -71,11 +72,15 @@ def auroc_p(ranks: np.ndarray, n_in: np.ndarray, area: np.ndarray) -> np.ndarray
     Source: Phipson & Smyth 2010, arXiv 1603.05766, equation 2.
     """
     n, p = len(ranks), np.ones(ranks.shape[1])
-    order = np.random.default_rng(0).random((N_ORDERS, n), np.float32).argsort(1)
-    for size in np.unique(n_in[(n_in > 0) & (n_in < n)]):
-        own = n_in == size
-        sums = area[own] * size * (n - size) + size * (size + 1) / 2  # of ranks: multiples of a half
-        p[own] = ((np.float32(order < size) @ ranks[:, own] >= sums - 0.25).sum(0) + 1) / (N_ORDERS + 1)
+    draws, sizes, as_large = np.random.default_rng(0), np.unique(n_in[(n_in > 0) & (n_in < n)]), np.zeros(len(p))
+    for first in range(0, N_ORDERS, N_AT_ONCE):
+        order = draws.random((min(N_AT_ONCE, N_ORDERS - first), n), np.float32).argsort(1)
+        for size in sizes:
+            own = n_in == size
+            sums = area[own] * size * (n - size) + size * (size + 1) / 2  # of ranks: multiples of a half
+            as_large[own] += (np.float32(order < size) @ ranks[:, own] >= sums - 0.25).sum(0)
+    tested = np.isin(n_in, sizes)
+    p[tested] = (as_large[tested] + 1) / (N_ORDERS + 1)
     return p
 
 
@@ -250,6 +255,7 @@ def ap_of(values: np.ndarray, member: np.ndarray) -> tuple[float, np.ndarray]:
     return float(ap), (influence - ap * n_in) / hits[-1]
 
 
+@together
 def build_features(
     folder: Path, sae: SparseAutoencoder, acts: Activations, pictures: Pictures, splits: list[str], by_class: bool
 ) -> None:
@@ -258,7 +264,8 @@ def build_features(
     Columns: those of `build_index`; of `selectivity`, if asked for, on each level that the pictures have; where they
     have regions, those of `best_parts`, as part, part_ap, …; parts.parquet has all features and parts.
     """
-    index = build_index(sae, acts, folder, acts.rows(*splits))
+    if (index := build_index(sae, acts, folder, acts.rows(*splits))) is None:
+        return
     test, levels = index.rows("test"), pictures.levels
     table, images = index.table, index.images.iloc[test]
     if len(images) > 1 and levels and by_class:

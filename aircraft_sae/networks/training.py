@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,11 +18,13 @@ from sklearn.metrics import confusion_matrix
 from timm.data import resolve_model_data_config
 from timm.optim import create_optimizer_v2, muon
 from timm.utils import ModelEmaV3
+from torch.nn import SyncBatchNorm
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from aircraft_sae import metrics
+from aircraft_sae import metrics, ranks
 from aircraft_sae.config import ClassifierConfig, from_dict
 from aircraft_sae.devices import device, has_bfloat16, side_by_side
 from aircraft_sae.networks.build import build, check_weights, freeze, keep_depthwise_in_float32, weights_digest
@@ -34,6 +37,7 @@ CHECKPOINT_SECONDS = 60.0  # between two checkpoints inside an epoch; there is o
 ORTHOGONALISE = muon.zeropower_via_newtonschulz  # Muon's own, which it calls in bfloat16: there is no option
 
 
+@ranks.together
 def train(folder: Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None) -> None:
     """Train into `folder`: model.safetensors (averaged weights), config.json, history.csv, predictions.parquet (test).
 
@@ -51,7 +55,10 @@ def train(folder: Path, cfg: ClassifierConfig, pictures: Pictures, weights: str 
                 run.train_epoch(size, batches, bar)
             del batches  # they end
     made = run.averaged(cfg.image_size)
-    write_parquet(predict(made, pictures, "test"), folder / "predictions.parquet")
+    predictions = predict(made, pictures, "test")
+    if ranks.rank():
+        return
+    write_parquet(predictions, folder / "predictions.parquet")
     save(made, replace(cfg, level=run.level), folder)
     (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)
 
@@ -88,7 +95,8 @@ class Run(checkpoint.Training):
         self.parts = {"model": self.model, "ema": self.ema.module, "optimizer": self.optimizer}
         # halves side by side take a quarter less time; what a BatchNorm makes depends on the whole batch
         together = self.device.type == "cuda" or any(isinstance(m, BatchNorm) for m in self.model.modules())
-        self.n_parts = 1 if together else 2
+        self.shared = share_gradients(self.model) if ranks.n_ranks() > 1 else None
+        self.n_parts = 1 if together or self.shared else 2
         self.n_images = len(pictures.rows(cfg.train_split))
         self.steps_per_epoch = math.ceil(self.n_images / cfg.batch_size)
         self.step, self.history = 0, []
@@ -132,7 +140,7 @@ class Run(checkpoint.Training):
         for pictures, labels, _ in islice(batches, self.n_steps, None):
             self.train_step(pictures.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
             self.sums["seconds"] = before + time.monotonic() - began
-            bar.update(len(labels))
+            bar.update(self.epoch * self.n_images + self.n_seen - bar.n)
             bar.set_postfix(loss=f"{self.sums['loss'] / self.n_seen:.3f}", refresh=False)
             if self.due(CHECKPOINT_SECONDS):
                 self.save()
@@ -146,37 +154,49 @@ class Run(checkpoint.Training):
         })  # fmt: skip
         self.sums = dict.fromkeys(self.sums, 0)
         self.save()
-        write_text(self.folder / "history.csv", pd.DataFrame(self.history).to_csv(index=False))
+        if ranks.rank() == 0:
+            write_text(self.folder / "history.csv", pd.DataFrame(self.history).to_csv(index=False))
 
     def train_step(self, pictures: torch.Tensor, labels: torch.Tensor) -> None:
-        """One update from a batch (n, 3, size, size) and its labels (n,); ValueError for a loss that is not finite."""
+        """One update from this rank's share of a batch, (n, 3, size, size) with labels (n,); ValueError if it diverges.
+
+        What is summed over a batch is divided by the size of the whole, so that the ranks' shares add up.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
+        size = n_own = len(labels)
+        if self.shared:
+            size = min(self.cfg.batch_size, self.n_images - self.n_seen)
+            n_own = len(range(size)[ranks.share(size)])  # 0 where a last batch has fewer pictures than there are ranks
 
         def learn(part: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, int, tuple[torch.Tensor, ...]]:
             shown, wanted = part
             loss, logits = self.loss(shown, wanted)
-            loss = loss * len(wanted) / len(labels)
-            grads = torch.autograd.grad(loss, self.learned, materialize_grads=True)
-            return loss.item(), int((logits.argmax(1) == wanted).sum()), grads
+            loss, hits = loss * min(n_own, len(wanted)) / size, (logits.argmax(1) == wanted)[:n_own].sum().item()
+            if self.shared:
+                (loss * ranks.n_ranks()).backward()  # the ranks' gradients are averaged
+                return loss.item(), hits, ()
+            return loss.item(), hits, torch.autograd.grad(loss, self.learned, materialize_grads=True)
 
         parts = zip(pictures.chunk(self.n_parts), labels.chunk(self.n_parts), strict=True)
         losses, hits, grads = zip(*side_by_side(learn, list(parts)), strict=True)
-        if not math.isfinite(loss := sum(losses)):
+        ranks.add(found := torch.tensor([sum(losses), sum(hits)], dtype=torch.float64))
+        loss, hits = found.tolist()
+        if not math.isfinite(loss):
             self.stop(f"the loss is {loss}", self.step)
-        for weight, *own in zip(self.learned, *grads, strict=True):
+        for weight, *own in zip(self.learned, *grads, strict=not self.shared):
             weight.grad = sum(own)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.ema.update(self.model, step=self.step)
-        self.sums["loss"] += loss * len(labels)
-        self.sums["hits"] += sum(hits)
+        self.sums["loss"] += loss * size
+        self.sums["hits"] += hits
 
     def loss(self, pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(what training lowers, logits (n, classes)) of some pictures."""
         with self.precision():
-            logits = self.model(pictures).float()
+            logits = (self.shared or self.model)(pictures).float()
         return cross_entropy(logits, labels, label_smoothing=self.cfg.label_smoothing), logits
 
     def validate(self, size: int) -> tuple[float, float]:
@@ -200,6 +220,15 @@ class Run(checkpoint.Training):
         if step < n_warmup:
             return self.cfg.learning_rate * (step + 1) / n_warmup
         return self.cfg.learning_rate * (1 + math.cos(math.pi * (step - n_warmup) / (n_steps - n_warmup))) / 2
+
+
+def share_gradients(model: torch.nn.Module) -> DistributedDataParallel:
+    """The model, its gradients averaged over all ranks; ValueError for a BatchNorm on CPUs, where none is shared."""
+    norms = any(isinstance(module, BatchNorm) for module in model.modules())
+    if norms and not torch.cuda.is_available():
+        what = f"{type(model).__name__} has BatchNorm, whose means over a batch CPUs cannot share"
+        raise ValueError(f"{what}: train it in one process, then run the other stages in several")
+    return DistributedDataParallel(SyncBatchNorm.convert_sync_batchnorm(model) if norms else model)
 
 
 def load(folder: str | Path, name: str = "trained") -> Network:
@@ -268,10 +297,12 @@ def predict(network: Network, pictures: Pictures, split: str = "test") -> pd.Dat
     if pictures.classes(level) != network.classes:
         raise ValueError(f"{pictures.name} has other {level} classes than this network was trained on")
     views = pictures.torch(split, level, test_transform(network.size, network.mean, network.std))
-    batches = loader(views, BATCH, workers=n_workers(len(views)))
+    own = range(len(views))[ranks.share(len(views))]
+    batches = loader(views, BATCH, workers=n_workers(len(own)), rows=own)
     seen = network.stream(batch for batch, _, _ in batches)
     bar = tqdm(seen, f"predict {split}", len(batches), unit="batch", leave=False, delay=10)
-    p = torch.cat([each.logits.softmax(1) for each in bar]).numpy()
+    p = torch.cat([torch.empty(0, len(network.classes)), *(each.logits.softmax(1) for each in bar)])
+    p = ranks.gather(p).numpy()
     names, rows = np.asarray(network.classes, dtype=object), pictures.rows(split)
     table = {"image": rows["image"], "label": rows[level], "predicted": names[p.argmax(1)], "confidence": p.max(1)}
     return pd.DataFrame(table | {f"p_{c}": p[:, c] for c in range(p.shape[1])})
@@ -311,4 +342,5 @@ def n_workers(n_pictures: int) -> int:
     """Loading processes: one beside a CPU that computes, more beside a GPU, none for a handful of pictures."""
     if n_pictures < 512:  # starting a process takes longer
         return 0
-    return min(8, cpu_count()) if torch.cuda.is_available() else 1
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, min(8, cpu_count() // ranks_here)) if torch.cuda.is_available() else 1

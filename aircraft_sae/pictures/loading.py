@@ -16,6 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from aircraft_sae import ranks
 from aircraft_sae.config import ClassifierConfig
 
 BICUBIC = v2.InterpolationMode.BICUBIC  # as timm's ConvNeXts were trained
@@ -88,13 +89,15 @@ class Loader(DataLoader):
     """Batches of (pictures (n, 3, size, size) float32, labels (n,), rows (n,)); `set_epoch` before each epoch."""
 
     order_seed: int | None = None
+    size = 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order and the augmentation of the next pass."""
+        """Choose the order and the augmentation of the next pass: of each batch this rank's share, or one picture."""
         if self.order_seed is not None:
             generator = torch.Generator().manual_seed(_mix(self.order_seed, epoch))
             order = torch.randperm(len(self.dataset), generator=generator).tolist()
-            self.sampler[:] = [(self.order_seed, epoch, row) for row in order]
+            batches = _batches([(self.order_seed, epoch, row) for row in order], self.size)
+            self.batch_sampler[:] = [batch[ranks.share(len(batch))] or batch[:1] for batch in batches]
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         for pictures, labels, rows in super().__iter__():  # bytes cross from the workers, a quarter of the floats
@@ -102,9 +105,10 @@ class Loader(DataLoader):
 
 
 def loader(
-    dataset: Views, batch_size: int, *, order_seed: int | None = None, workers: int = 0, first: int = 0
-) -> Loader:
-    """Batches of `dataset` in order, from row `first` on, or with a seed all of it, shuffled and augmented each epoch.
+    dataset: Views, batch_size: int, *, order_seed: int | None = None, workers: int = 0,
+    rows: Sequence[int] | None = None,
+) -> Loader:  # fmt: skip
+    """Batches of `dataset`, or of these rows, in order; or with a seed of all, shuffled and augmented each epoch.
 
     workers: processes that read pictures, as far as shared memory has room for their batches, which changes nothing but
     speed. On 2 cores one is enough: it makes 350 pictures of 224 pixels a second, a ConvNeXt-Atto trains on 40.
@@ -112,14 +116,19 @@ def loader(
     if workers and os.path.isdir("/dev/shm"):  # where it is full, a worker dies of a bus error
         n_bytes = batch_size * dataset[0][0].nbytes
         workers = min(workers, shutil.disk_usage("/dev/shm").free // (4 * n_bytes))  # two ahead, one made, one in use
+    rows = range(len(dataset)) if rows is None else rows
     made = Loader(
-        dataset, batch_size, sampler=list(range(first, len(dataset))), num_workers=workers,
+        dataset, batch_sampler=_batches(list(rows), batch_size), num_workers=workers,
         persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else each epoch would draw from torch's global state
     )  # fmt: skip
-    made.order_seed = order_seed
+    made.order_seed, made.size = order_seed, batch_size
     made.set_epoch(0)
     return made
+
+
+def _batches(rows: list, size: int) -> list[list]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _mix(*numbers: int) -> int:

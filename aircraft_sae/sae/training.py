@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from aircraft_sae import ranks
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.devices import device, has_bfloat16
 from aircraft_sae.sae.model import BLOCK, Codes, SparseAutoencoder
@@ -31,29 +32,42 @@ FLOOR = 0.9  # a batch's threshold is looked for above this share of the last on
 Gradients = tuple[Tensor, Tensor, Tensor]  # of W_dec, W_enc_rows and b_enc
 
 
-def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = False) -> tuple[Codes, float]:
-    """(codes of acts - b_dec, least value chosen): "batchtopk"'s n k largest of a batch; too high a floor falls."""
+def choose(
+    sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = False, n: int | None = None
+) -> tuple[Codes, float]:
+    """(codes of acts - b_dec, least value chosen): "batchtopk"'s n k largest of a batch; too high a floor falls.
+
+    n: cells of the whole batch, where these are one rank's share of it.
+    """
     if sae.cfg.variant == "topk":
         return sae.select(centred, 0.0, rough), 0.0
-    wanted = len(centred) * sae.cfg.k
-    if floor == 0 and len(centred) > BLOCK:  # half of all pre-activations are positive: too many to collect
-        floor = FLOOR * choose(sae, centred[:BLOCK], 0.0, rough)[1]
+    n = n or len(centred)
+    wanted, block = n * sae.cfg.k, BLOCK * ranks.n_ranks()
+    if floor == 0 and n > block:  # half of all pre-activations are positive: too many to collect
+        floor = FLOOR * choose(sae, centred[:BLOCK], 0.0, rough, block)[1]
     while True:
         codes = sae.select(centred, floor, rough)
-        if len(codes.values) >= wanted:
-            least = codes.values.topk(wanted, sorted=False).values.min()
+        values = ranks.gather(codes.values)
+        if len(values) >= wanted:
+            least = values.topk(wanted, sorted=False).values.min()
             return codes.where(codes.values >= least), least.item()
         if floor == 0:
-            return codes, codes.values.min().item() if len(codes.values) else 0.0
+            return codes, values.min().item() if len(values) else 0.0
         floor = floor / 2 if floor > 1e-3 else 0.0
 
 
 @torch.no_grad()
-def backward(sae: SparseAutoencoder, centred: Tensor, codes: Codes, dead: Tensor | None = None) -> tuple[float, float]:
-    """(loss, fvu) of acts - b_dec (n, d_in); gradients go into .grad. dead: ids, for AuxK on a quarter of these."""
+def backward(
+    sae: SparseAutoencoder, centred: Tensor, codes: Codes, dead: Tensor | None = None, n: int | None = None
+) -> tuple[float, float]:
+    """(loss, fvu) of acts - b_dec; gradients go into .grad. dead: ids, for AuxK on each fourth of these cells.
+
+    n: cells of the whole batch, where these are one rank's share: what the ranks then have adds up to what one has.
+    """
     cfg = sae.cfg
     error = codes.decode(sae.W_dec).sub_(centred)
-    loss, upstream = mean_square(error), error * (2 / error.numel())
+    n_entries = (n or len(error)) * sae.d_in
+    loss, upstream = square(error) / n_entries, error * (2 / n_entries)
     gradients = of_features(sae, centred, codes, upstream)
     if dead is not None and len(dead):
         loss += aux(sae, centred, error, dead, gradients)
@@ -62,12 +76,12 @@ def backward(sae: SparseAutoencoder, centred: Tensor, codes: Codes, dead: Tensor
     sae.W_dec.grad = W_dec.add_(W_enc_rows) if cfg.tied else W_dec
     if not cfg.tied:
         sae.W_enc_rows.grad = W_enc_rows
-    return loss, mean_square(error)
+    return loss, square(error) / n_entries
 
 
-def mean_square(error: Tensor) -> float:
-    """Mean over all entries."""
-    return torch.linalg.vector_norm(error).item() ** 2 / error.numel()
+def square(error: Tensor) -> float:
+    """Sum over all entries."""
+    return torch.linalg.vector_norm(error).item() ** 2
 
 
 def of_features(sae: SparseAutoencoder, centred: Tensor, codes: Codes, upstream: Tensor) -> Gradients:
@@ -82,13 +96,13 @@ def of_features(sae: SparseAutoencoder, centred: Tensor, codes: Codes, upstream:
 
 def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gradients: Gradients) -> float:
     """AuxK's loss, its gradients added: dead features with the largest pre-activations reconstruct what is missing."""
-    n = max(1, len(centred) // 4)
-    centred, missing = centred[:n], error[:n].neg()
+    centred, missing = centred[::4], error[::4].neg()
     rows_enc, rows_dec = sae.W_enc_rows[dead], sae.W_dec[dead]
     pre_acts = torch.addmm(sae.b_enc[dead], centred, rows_enc.t())
     values, places = pre_acts.topk(min(sae.cfg.aux_k, len(dead)), sorted=False)
     acts = torch.zeros_like(pre_acts).scatter_(1, places, values.relu_())
-    weight = sae.cfg.aux_coefficient / missing.square().sum().clamp(min=1e-12)
+    ranks.add(whole := missing.square().sum())
+    weight = sae.cfg.aux_coefficient / whole.clamp(min=1e-12)
     left = torch.addmm(missing, acts, rows_dec, beta=-1)
     loss = weight * left.square().sum()
     upstream = left.mul_(2 * weight)
@@ -98,6 +112,30 @@ def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gr
     return loss.item()
 
 
+def add_up(sae: SparseAutoencoder, loss: float, fvu: float, fired: Tensor, dead: Tensor | None) -> tuple[float, float]:
+    """(loss, fvu) of all ranks; what they found is added up in .grad and in fired (d_sae,), cells of each feature."""
+    if ranks.n_ranks() == 1:
+        return loss, fvu
+    biases = sae.b_enc.grad, sae.b_dec.grad
+    sums = torch.cat([fired.new_tensor([loss, fvu], dtype=torch.float64), fired.double(), *biases])
+    ranks.add(sums)
+    numbers, counts, *summed = sums.split([2, len(fired), *map(len, biases)])
+    fired.copy_(counts)
+    for own, whole in zip(biases, summed, strict=True):
+        own.copy_(whole)
+    with_gradient = counts > 0
+    if dead is not None:
+        with_gradient[dead] = True
+    rows = with_gradient.nonzero()[:, 0]
+    for weight in {sae.W_dec, sae.W_enc_rows}:
+        if 2 * len(rows) > len(fired):
+            ranks.add(weight.grad)
+        else:
+            ranks.add(some := weight.grad[rows])
+            weight.grad[rows] = some
+    return tuple(numbers.tolist())
+
+
 def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
     """(mean (d_in,), scale): cfg learns from (x - mean) scale of cells x; scale: a number, or (d_in,) of channels."""
     mean, variance = acts.moments(rows)
@@ -105,6 +143,7 @@ def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
     return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.standardise == "channels" else whole
 
 
+@ranks.together
 def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
     """Train on the cells of the images `rows` into `folder`: sae_weights.safetensors, cfg.json, history.csv.
 
@@ -125,6 +164,8 @@ def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
         if run.due(CHECKPOINT_SECONDS):
             run.save()
     run.check_weights()
+    if ranks.rank():
+        return
     run.sae.in_units_of(run.mean, run.scale).save(folder)
     steps = pd.DataFrame(run.history)
     hundredths = steps.groupby(np.arange(len(steps)) // max(1, cfg.n_steps // 100))
@@ -160,14 +201,19 @@ class Run(checkpoint.Training):
 
     @torch.no_grad()
     def train_step(self, cells: Tensor) -> dict[str, float]:
-        """One update from cells (n, d_in) in the network's units, and what it measured; ValueError if it diverges."""
-        sae, cfg = self.sae, self.cfg
+        """One update from cells (n, d_in) in the network's units, and what it measured; ValueError if it diverges.
+
+        Of several ranks each works on its share of these cells, and what they find is added up.
+        """
+        sae, cfg, n, cells = self.sae, self.cfg, len(cells), cells[ranks.share(len(cells), 4)]
         self.optimizer.param_groups[0]["lr"] = rate = self.learning_rate(self.step)
         scaled = cells.to(self.device, torch.float32, copy=True).sub_(self.mean).mul_(self.scale)
         centred = scaled.sub_(sae.b_dec)
-        codes, least = choose(sae, centred, self.floor, self.rough)
+        codes, least = choose(sae, centred, self.floor, self.rough, n)
         dead = (self.idle > cfg.dead_after).nonzero()[:, 0] if cfg.aux_k else None
-        loss, fvu = backward(sae, centred, codes, dead)
+        loss, fvu = backward(sae, centred, codes, dead, n)
+        fired = torch.bincount(codes.features[codes.values > 0], minlength=sae.d_sae)
+        loss, fvu = add_up(sae, loss, fvu, fired, dead)
         if not math.isfinite(loss):
             self.stop(f"the loss is {loss}", self.step)
         if cfg.frozen_decoder:
@@ -183,11 +229,10 @@ class Run(checkpoint.Training):
             decay = min(0.99, self.step / (self.step + 1))  # at first the plain mean
             sae.threshold.mul_(decay).add_(least * (1 - decay))
             self.floor = FLOOR * least
-        fired = torch.bincount(codes.features[codes.values > 0], minlength=sae.d_sae)
-        self.idle.add_(len(cells)).mul_(fired == 0)
+        self.idle.add_(n).mul_(fired == 0)
         self.history.append({
             "n_cells": (self.step + 1) * cfg.batch_size, "lr": rate, "loss": loss, "fvu": fvu,
-            "l0": fired.sum().item() / len(cells), "dead_share": (self.idle > cfg.dead_after).float().mean().item(),
+            "l0": fired.sum().item() / n, "dead_share": (self.idle > cfg.dead_after).float().mean().item(),
         })  # fmt: skip
         return self.history[-1]
 

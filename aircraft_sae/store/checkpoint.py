@@ -8,6 +8,7 @@ from zipfile import ZipFile
 
 import torch
 
+from aircraft_sae import ranks
 from aircraft_sae.store.files import write_whole
 
 CHECKPOINT = "checkpoint.pt"
@@ -26,6 +27,8 @@ class Training:
     def save(self) -> None:
         """Write the checkpoint whole or not at all; ValueError for a weight that is not finite."""
         self.check_weights()
+        if ranks.rank():  # all have the same
+            return
         state = {name: part.state_dict() for name, part in self.parts.items()} | {"identity": self.identity}
         state |= {name: getattr(self, name) for name in self.noted}
         write_whole(self.folder / CHECKPOINT, lambda temporary: torch.save(state, temporary))

@@ -23,6 +23,10 @@ import numpy as np
 
 META = "meta.json"  # what is known of a finished stage, in its folder
 ENTRY = ("value", "low", "high", "n")
+REPLACED = (
+    "was removed, or made anew by another study of the same name with another config: open this one again, and give "
+    "one of the two another name"
+)
 LABELS = "labels.csv"  # what a person wrote about features, in a study's folder: it is never made again
 _PARSING, N_TRIES = threading.Lock(), 100
 """Python 3.11 fails now and then when two threads build a syntax tree at once (its issue 106905), as numpy does to read

@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,9 +23,11 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
+from aircraft_sae import ranks
 from aircraft_sae.store.files import META, fingerprint, full_disk_named, make_parents, read_json, sha256, write_json
 
 PROGRESS = ".making.json"  # in a partial folder: its fingerprint, the process that makes it, seconds and memory so far
+FOUND, MAKING = 1, 2  # what the first rank tells the others of a stage
 HEARTBEAT = 3.0  # seconds between two samples of time and memory, which cost 50 ms each
 
 
@@ -44,13 +46,23 @@ def make_stage(
     """Load the stage in `folder`, or make it with `make(work)`; work holds what an earlier, killed make left there.
 
     config: plain JSON or a dataclass; inputs: digests of what it is made from; say: tells a line;
-    name: what it calls the stage, if not by its folder.
+    name: what it calls the stage, if not by its folder. Of several ranks all run a make that is marked as
+    `ranks.together`, and the first runs any other.
     Raises: what make raises, OSError for a full disk, PermissionError.
     """
     name = name or folder.name
     work, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
     wanted = fingerprint(config, inputs)
+    together = getattr(make, "together", False)
+    if ranks.rank():
+        if (made := ranks.tell() == MAKING) and together:
+            make(work)
+        if made:
+            ranks.tell()  # all have made their share
+            ranks.tell()  # the first has put it in its place
+        return Stage(folder, _meta(folder), made)
     if not old.exists() and (meta := load_meta(folder, wanted)):
+        ranks.tell(FOUND)
         return Stage(folder, meta, made=False)
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # else it would wait for its parent, for ever
         remedy = 'put your script\'s code under if __name__ == "__main__":'
@@ -68,19 +80,21 @@ def make_stage(
         elif folder.exists():
             shutil.rmtree(old, ignore_errors=True)
         if meta := load_meta(folder, wanted, lambda problem: say(f"{name}: {problem}")):
+            ranks.tell(FOUND)
             return Stage(folder, meta, made=False)
         remedy = f"make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk; what {work.name} holds is kept and used"
         with full_disk_named(f"making {folder}", folder.parent, remedy):
-            meta = _make(work, name, wanted, make, say) | {"config": config, "inputs": inputs}
+            meta = _make(work, name, wanted, make, say, together) | {"config": config, "inputs": inputs}
             meta = json.loads(json.dumps(meta, default=asdict))  # as it will be read
             write_json(work / META, meta | {"checksum": fingerprint(meta)})
         _swap(work, folder, old)
+    ranks.tell()
     megabytes = sum(file["bytes"] for file in meta["files"].values()) / 1e6
     say(f"{name}: made in {meta['seconds']:.0f} s, {megabytes:.1f} MB")
     return Stage(folder, meta, made=True)
 
 
-def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say: Callable[[str], None]) -> dict:
+def _make(work: Path, name: str, wanted: str, make: Callable, say: Callable, together: bool) -> dict:
     progress = read_json(work / PROGRESS)
     if progress.get("fingerprint") != wanted:
         shutil.rmtree(work, ignore_errors=True)
@@ -89,8 +103,10 @@ def _make(work: Path, name: str, wanted: str, make: Callable[[Path], None], say:
     work.mkdir(exist_ok=True)
     with suppress(OSError, AttributeError, TypeError):  # a system without it
         ctypes.CDLL(None).malloc_trim(0)  # glibc keeps hundreds of megabytes that passes side by side have freed
-    with watched(progress, work / PROGRESS):
+    ranks.tell(MAKING)
+    with watched(progress, work / PROGRESS), nullcontext() if together else ranks.alone():
         make(work)
+    ranks.tell()
     for left_over in work.rglob(".*.tmp"):  # of atomic writes that were killed
         left_over.unlink()
     progress.pop("pid")

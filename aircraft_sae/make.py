@@ -1,0 +1,62 @@
+"""One stage from the command line, in one process or, under torchrun, in several."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from aircraft_sae.config import StudyConfig, change
+
+STAGES = ("dataset", "network", "activations", "sae", "features")
+
+
+def check_asked(names: list[str], config: StudyConfig, changes: list[str]) -> tuple[str, StudyConfig]:
+    """(the stage named, the config with "field=value" changes); ValueError for others."""
+    if len(names) != 1 or names[0] not in STAGES:
+        raise ValueError(f"make takes one of {', '.join(STAGES)}, got {' '.join(names) or 'none'}")
+    return names[0], change(config, **{field: _value(text) for field, _, text in (c.partition("=") for c in changes)})
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # a word
+        return text
+
+
+def make(stage: str, config: StudyConfig, data_dir: Path, site: str | None) -> int:
+    """Make one of `STAGES` and what it needs, or find it made; exit code as the command's.
+
+    site: of activations, and of an autoencoder and its features: "main" and "local" at their own sites, else one like
+    "main" that is called by its site.
+    """
+    if int(os.environ.get("RANK", 0)):
+        os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported: one bar is enough
+    from aircraft_sae import ranks
+    from aircraft_sae.activations import site_folder
+    from aircraft_sae.study import Study
+
+    try:
+        ranks.join()
+        study = Study(config, data_dir)
+        name, changes = {config.sae.site: "main", config.local.site: "local"}.get(site or config.sae.site), {}
+        if name is None:
+            name, changes = site_folder(site), {"site": site}
+        {
+            "dataset": study.pictures, "network": study.network, "activations": lambda: study.activations(site),
+            "sae": lambda: study.sae(name, **changes), "features": lambda: study.features(name, **changes),
+        }[stage]()  # fmt: skip
+        if ranks.rank() == 0:
+            for made in study.stages.values():
+                print(made.folder)
+        ranks.leave()
+        return 0
+    except ranks.Lost as problem:
+        print(f"{ranks.label()}{problem}: stopping", file=sys.stderr, flush=True)
+        time.sleep(60)  # torchrun ends this one, and tells of the one that ended first
+        return 1
+    except (ValueError, OSError) as problem:
+        print(f"{ranks.label()}{problem}", file=sys.stderr, flush=True)
+        return 1
