@@ -53,10 +53,12 @@ def make(stage: str, config: StudyConfig, data_dir: Path, site: str | None) -> i
                 print(made.folder)
         ranks.leave()
         return 0
-    except ranks.Lost as problem:
-        print(f"{ranks.label()}{problem}: stopping", file=sys.stderr, flush=True)
-        time.sleep(60)  # torchrun ends this one, and tells of the one that ended first
-        return 1
-    except (ValueError, OSError) as problem:
-        print(f"{ranks.label()}{problem}", file=sys.stderr, flush=True)
+    except (ValueError, OSError, RuntimeError) as problem:
+        if ranks.ended(problem):
+            print(f"{ranks.label()}another rank has ended", file=sys.stderr, flush=True)
+            time.sleep(60)  # torchrun ends this one, and tells of the one that ended first
+        elif isinstance(problem, RuntimeError):
+            raise
+        else:
+            print(f"{ranks.label()}{problem}", file=sys.stderr, flush=True)
         return 1

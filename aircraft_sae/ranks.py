@@ -7,7 +7,7 @@ are several: the command, which only runs notebooks, does without it.
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(days=2)  # while the first rank renders or merges, the others wait
 _number, _n, _alone = 0, 1, False
-
-
-class Lost(RuntimeError):
-    """Another rank has ended."""
 
 
 def join() -> None:
@@ -67,6 +63,18 @@ def share(n: int, unit: int = 1) -> slice:
     return slice(first, n if rank() == n_ranks() - 1 else end)
 
 
+def mine(missing: Sequence[bool]) -> list[int]:
+    """Numbers of what this rank is to make: its share of what the first one misses, before any has begun."""
+    numbers = [i for i, each in enumerate(missing) if each]
+    if n_ranks() > 1:
+        import torch
+
+        found = torch.tensor(missing).long() * (rank() == 0)
+        add(found)
+        numbers = found.nonzero()[:, 0].tolist()
+    return numbers[share(len(numbers))]
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """Within it, this process works by itself while the others wait."""
@@ -90,9 +98,7 @@ def add(*tensors: "Tensor") -> None:
         import torch
 
         for each in tensors:
-            there = each.to(_device())
-            with _named():
-                torch.distributed.all_reduce(there)
+            torch.distributed.all_reduce(there := each.to(_device()))
             each.copy_(there)
 
 
@@ -107,8 +113,7 @@ def gather(own: "Tensor") -> "Tensor":
     padded[: len(own)] = own
     sent = padded.flatten().view(torch.uint8)  # gloo has no float16
     got = [torch.empty_like(sent) for _ in range(n_ranks())]
-    with _named():
-        torch.distributed.all_gather(got, sent)
+    torch.distributed.all_gather(got, sent)
     rows = (each.view(own.dtype).view(padded.shape)[:n] for each, n in zip(got, sizes.tolist(), strict=True))
     return torch.cat(list(rows)).to(own.device)
 
@@ -123,16 +128,13 @@ def tell(number: int = 0) -> int:
     return int(said)
 
 
+def ended(problem: Exception) -> bool:
+    """Whether it is the end of another rank that an error tells of."""
+    words = "closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "Socket", "store"
+    return n_ranks() > 1 and isinstance(problem, RuntimeError) and any(word in str(problem) for word in words)
+
+
 def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@contextmanager
-def _named() -> Iterator[None]:
-    """A collective that fails is another rank's end."""
-    try:
-        yield
-    except RuntimeError as problem:
-        raise Lost(f"another rank has ended ({str(problem).splitlines()[0]})") from problem

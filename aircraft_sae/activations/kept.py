@@ -107,10 +107,10 @@ def extract(folder: str | Path, network: Network, pictures: Pictures, sites: Seq
             raise ValueError(f"{shards.folder} holds other activations of {site}: name another folder")
         if ranks.rank() == 0:
             write_json(shards.folder / INDEX, index)
-    missing = [i for i in range(len(starts)) if not all(shards.file(i).is_file() for shards in whole.values())]
+    missing = [not all(shards.file(i).is_file() for shards in whole.values()) for i in range(len(starts))]
     sizes = np.diff([*starts, len(source.images)])
     check_room(folder, n_bytes * int(sizes[missing].sum()), ROOM)
-    mine = missing[ranks.share(len(missing))]
+    mine = ranks.mine(missing)
     rows = np.concatenate([starts[i] + np.arange(sizes[i]) for i in mine] or [[]]).astype(int)
     batches = source.stream(sites, rows)
     with tqdm(total=len(source.images), initial=len(source.images) - len(rows), desc="activations", unit="img") as bar:

@@ -35,8 +35,7 @@ def build_index(
     folder, n_cells = Path(folder), acts.cells_per_image
     some = np.array_split(rows, max(1, len(rows) * n_cells // PIECE))
     pieces = [Piece(folder / "pieces", i, len(own) * n_cells, sae.d_sae) for i, own in enumerate(some)]
-    missing = [i for i, piece in enumerate(pieces) if not piece.there]
-    for i in tqdm(missing[ranks.share(len(missing))], "index", leave=False):
+    for i in tqdm(ranks.mine([not piece.there for piece in pieces]), "index", leave=False):
         pieces[i].write(encoded(sae, acts.blocks(some[i])))
     ranks.tell()  # all pieces are there
     if ranks.rank():

@@ -1,0 +1,213 @@
+"""Several ranks make what one process makes, whatever their number, and whoever of them is killed; stages by command."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from benchmarks import faults, ranks
+
+from aircraft_sae.__main__ import main
+from aircraft_sae.activations import Activations, Source
+from aircraft_sae.config import change
+from aircraft_sae.study import Study
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
+LIVE = {"keep_activations": False, "n_views": 0}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return faults.Unbroken(tmp_path_factory.mktemp("ranks"), twice=False)
+
+
+def crew(work, n, *arguments):
+    """What each of n ranks gave."""
+    port = ranks.free_port()
+    ends = [faults.finish(*one) for one in [faults.start(work, i, n, port, *arguments) for i in range(n)]]
+    assert not [end.error for end in ends if end.error]
+    return [end.result for end in ends]
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("stage", ranks.STAGES)
+def test_ranks_make_what_one_process_makes(unbroken, stage, n):
+    runs = unbroken.copy(stage)
+    assert not any(each.error or each.result for each in ranks.Crew(n, runs.parents[1], stage).end())
+    assert not ranks.different(runs, unbroken, stage)
+
+
+@pytest.mark.parametrize("stage", ranks.STAGES)
+def test_a_rank_killed_ten_times_loses_nothing_and_others_go_on(unbroken, stage):
+    rng, hits = random.Random(stage), 0
+    for _ in range(6):
+        trial = ranks.kill_trial(unbroken, stage, 10 - hits, rng)
+        assert not trial["wrong"], trial
+        hits += sum(kill["hit"] for kill in trial["kills"])
+        if hits >= 10:
+            return
+    pytest.fail(f"only {hits} kills hit")
+
+
+def gradients(number, n, port, data_dir):
+    """In a child: the classifier's and an autoencoder's gradients in the last steps of an epoch, and what was measured."""
+    from pathlib import Path
+
+    from aircraft_sae.networks.training import Run
+    from aircraft_sae.sae import training
+
+    study = Study.open("smoke", data_dir=data_dir)
+    pictures, acts = study.pictures(), study.activations()
+    ranks.join(number, n, port)
+    torch.set_num_threads(1)
+    run = Run(study.config.classifier, pictures, Path(data_dir))
+    found = []
+    run.optimizer.step = lambda: found.append(torch.cat([weight.grad.flatten() for weight in run.learned]))
+    for x, labels, _ in run.batches(64):
+        run.train_step(x, labels)
+    cfg = change(study.config.sae, dead_after=100)
+    run_sae = training.Run(Path(data_dir), cfg, acts, acts.rows("train"))
+    step, rows = run_sae.optimizer.step, []
+
+    def note():
+        found.append(torch.cat([p.grad.flatten() for p in run_sae.sae.parameters()]))
+        step()
+
+    run_sae.optimizer.step = note
+    for cells in list(zip(range(6), acts.batches(acts.rows("train"), 64, 0), strict=False)):
+        rows.append(list(run_sae.train_step(cells[1]).values()))
+    return [each.numpy() for each in found], rows
+
+
+@pytest.fixture(scope="module")
+def whole(unbroken):
+    return crew(gradients, 1, str(unbroken.data_dir))[0]
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_gradients_of_shares_add_up_to_those_of_the_batch(unbroken, whole, n):
+    """Also in a last batch of fewer pictures than there are ranks, and of dead features."""
+    for found, rows in crew(gradients, n, str(unbroken.data_dir)):
+        for own, all_of_it in zip(found, whole[0], strict=True):
+            assert np.linalg.norm(own - all_of_it) <= 2e-4 * np.linalg.norm(all_of_it)
+        np.testing.assert_allclose(rows, whole[1], rtol=1e-4, atol=1e-6)
+    assert whole[1][-1][-1] > 0, "no feature was dead"
+
+
+def gathered(number, n, port):
+    """In a child: what all have of rows that each has another number of."""
+    from aircraft_sae import ranks as own
+
+    alone = own.gather(torch.ones(3)), own.share(7), own.label()
+    ranks.join(number, n, port)
+    rows = torch.full((number, 2), number, dtype=torch.float16)
+    with own.alone():
+        assert own.rank() == 0 and own.n_ranks() == 1 and torch.equal(own.gather(rows), rows)
+    own.add(total := torch.tensor([1.0, number]))
+    told, mine = own.tell(7 + number), own.mine([number != 0, True, True, False, True, True])
+    return alone[1:], own.gather(rows).tolist(), own.share(10, 4), total.tolist(), told, mine, own.label()[:14]
+
+
+def test_what_ranks_have_together():
+    found = crew(gathered, 3)
+    assert all(each[0] == (slice(0, 7), "") for each in found)
+    assert all(each[1] == [[1, 1], [2, 2], [2, 2]] and each[3] == [3, 3] and each[4] == 7 for each in found)
+    assert [each[2] for each in found] == [slice(0, 0), slice(0, 4), slice(4, 10)]
+    assert [each[5] for each in found] == [[1], [2], [4, 5]], "as the first rank has it"
+    assert [each[6] for each in found] == [f"rank {i} of 3 on " for i in range(3)]
+
+
+def command(runs, *words, n=2):
+    """The command under torchrun, or without it, in an environment like a user's."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(n)] if n > 1 else []
+    known = {"AIRCRAFT_SAE_DATA_DIR": str(runs.parents[1]), "AIRCRAFT_SAE_PRESET": "smoke"}
+    process = [sys.executable, *launcher, "-m", "aircraft_sae", "make", *words]
+    return subprocess.Popen(process, env=os.environ | known, stdout=-1, stderr=-1, text=True)
+
+
+def test_torchrun_makes_a_stage_that_is_then_found(unbroken):
+    runs = unbroken.copy("sae/main")
+    out, said = (made := command(runs, "sae")).communicate(timeout=200)
+    assert made.returncode == 0 and out.splitlines()[-1] == str(runs / "sae" / "main"), said
+    assert "rank 0 of 2" in said and said.count("sae/main: made in") == 1
+    assert not ranks.different(runs, unbroken, "sae/main")
+    out, said = (found := command(runs, "sae", n=1)).communicate(timeout=200)
+    assert found.returncode == 0 and "making" not in said
+
+
+def test_a_killed_rank_ends_all_with_one_error(unbroken):
+    runs = unbroken.copy("sae/main")
+    made = command(runs, "sae", "--set", "sae.n_cells=10000000")
+    until = time.monotonic() + 120
+    while not (runs / "sae" / "main.partial" / "checkpoint.pt").exists():
+        assert time.monotonic() < until and made.poll() is None
+        time.sleep(0.2)
+    (victim,) = [p for p in psutil.Process(made.pid).children() if p.environ().get("RANK") == "1"]
+    victim.send_signal(signal.SIGKILL)
+    said = made.communicate(timeout=100)[1]
+    assert made.returncode != 0 and "another rank has ended" in said and "Signal 9 (SIGKILL)" in said
+    assert "rank      : 1" in said and "Traceback" not in said.split("torch.distributed.elastic")[0]
+    assert not (runs / "sae" / "main").exists() and (runs / "sae" / "main.partial" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "make takes one of dataset, network, activations, sae, features, got none"),
+        (("everything",), "make takes one of"),
+        (("sae", "features"), "got sae features"),
+        (("sae", "--set", "sae.q=1"), "no field 'sae.q': did you mean sae.k?"),
+        (("sae", "--set", "sae.k=many"), "k must be a valid integer, got 'many'"),
+        (("sae", "--set", "sae.k"), "k must be a valid integer, got ''"),
+    ],
+)
+def test_words_that_make_does_not_understand_are_refused(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path))
+    with pytest.raises(SystemExit, match="2"):
+        main(["make", *words, "--preset", "smoke"])
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_stage_is_made_at_another_site_and_one_that_is_not_there_refused(unbroken, capsys, monkeypatch):
+    runs = unbroken.copy("features/main")
+    monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(runs.parents[1]))
+    assert main(["make", "sae", "--preset", "smoke", "--site", "stage2", "--set", "sae.k=2"]) == 0
+    assert (runs / "sae" / "stage2" / "cfg.json").is_file() and not (runs / "sae" / "local").exists()
+    assert main(["make", "activations", "--preset", "smoke", "--site", "stage9"]) == 1
+    assert "no site 'stage9'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["--preset", "smoke", "--set", "sae.k=2"])
+
+
+def test_acts_that_are_not_kept_are_those_that_are(unbroken):
+    config = Study.open("smoke").config
+    kept = Study.open(config, data_dir=unbroken.data_dir)
+    live = Study(change(config, **LIVE), unbroken.data_dir)
+    stored, seen = kept.activations("stage3"), live.activations("stage3")
+    n = len(kept.pictures().table)
+    rows = np.array([5, 2, 2, n - 1])
+    np.testing.assert_allclose(np.float32(seen.acts[rows]), np.float32(stored.acts[rows]), atol=4e-3)
+    assert seen.acts.shape == (n, *stored.acts.shape[1:]) and seen.acts[3].shape == stored.acts[3].shape
+    assert "activations/trained" not in live.stages and seen.fingerprint != stored.fingerprint
+    again = Activations.live(Source(live.network(), live.pictures()), "stage3")
+    assert again.fingerprint == seen.fingerprint
+
+
+def test_an_autoencoder_trains_while_the_network_runs(unbroken, tmp_path):
+    """The same cells in the same order as from the disk, less views: the same autoencoder, up to rounding."""
+    runs = unbroken.copy("activations/trained", tmp_path)
+    config = change(Study.open("smoke").config, n_views=0)
+    kept, live = Study(config, tmp_path), Study(change(config, keep_activations=False), tmp_path)
+    saes = [study.sae(name) for study, name in ((kept, "kept"), (live, "live"))]
+    assert not (runs / "sae" / "live.partial").exists()
+    acts = torch.from_numpy(kept.activations().acts[:]).float().flatten(0, 2)
+    fvu = [
+        float((sae.reconstruct(acts)[0] - acts).square().sum() / (acts - acts.mean(0)).square().sum()) for sae in saes
+    ]
+    assert abs(fvu[0] - fvu[1]) < 0.01, fvu
