@@ -84,8 +84,8 @@ class Scaled:
 
     d_in: int
 
-    def moments(self, rows) -> tuple[torch.Tensor, float]:
-        return torch.zeros(self.d_in, dtype=torch.float64), float(self.d_in)
+    def moments(self, rows) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(self.d_in, dtype=torch.float64), torch.ones(self.d_in, dtype=torch.float64)
 
 
 class Sparsify:
