@@ -1,4 +1,8 @@
+import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,3 +79,14 @@ def test_what_runs_side_by_side_does_not_spread_further(cores):
 
 def _thread(_):
     return threading.get_ident()
+
+
+def test_the_benchmark_for_gpus_runs_in_small(tmp_path):
+    """On the day that a GPU is there, nothing else may stop it."""
+    file, script = tmp_path / "numbers.json", Path(__file__).parent / "benchmarks" / "gpu.py"
+    command = [sys.executable, "-W", "ignore", script, "--tiny", "--results", file]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(file.read_text())["rows"]
+    assert len(rows) >= 56 and "failed" not in done.stdout
+    assert all(name in done.stdout and row["ms"] > 0 for name, row in rows.items())  # of what is not finite, no "ms"
