@@ -6,15 +6,17 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
 from joblib import cpu_count
 from PIL import Image
+from pyarrow.parquet import ParquetWriter
 from tqdm import tqdm
 
 from aircraft_sae.config import LEVELS, NAMES_FILES, SPLITS, HangarConfig
@@ -22,6 +24,8 @@ from aircraft_sae.hangar import PARTS, VARIANTS, Airframe
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene, factors, sample
 from aircraft_sae.store import write_text
+
+ROWS = 1024  # of the table of scenes, held at once
 
 
 def render_dataset(
@@ -39,9 +43,8 @@ def render_dataset(
         (data / name).mkdir(parents=True, exist_ok=True)
     jobs = list(enumerate(product(list(variants)[: config.n_variants], _splits(config))))
     with mapper(len(jobs), workers) as mapped:
-        rows = mapped(partial(_draw, config=config, data=data), jobs)
-        table = pd.DataFrame(tqdm(rows, "render scenes", len(jobs), unit="scene", smoothing=0.05))
-    table.to_parquet(data / "scenes.parquet", index=False)
+        rows = tqdm(mapped(partial(_draw, config=config, data=data), jobs), "render scenes", len(jobs), unit="scene")
+        table = _write_table(iter(rows), data / "scenes.parquet")
     lists = {name: table[level].unique() for level, name in NAMES_FILES.items()}
     for split in SPLITS:
         chosen = table[table["split"].isin(["train", "val"] if split == "trainval" else [split])]
@@ -49,6 +52,19 @@ def render_dataset(
         lists |= {f"images_{level}_{split}.txt": chosen["image"] + " " + chosen[level] for level in LEVELS}
     for name, lines in lists.items():
         write_text(data / name, "".join(f"{line}\n" for line in lines))
+
+
+def _write_table(rows: Iterator[dict], path: Path) -> pd.DataFrame:
+    """Write the table of scenes, of which a row takes 2 kB, some rows at a time; what lists are made of."""
+    tables, file = [], None
+    with ExitStack() as stack:
+        while some := list(islice(rows, ROWS)):
+            part = pd.DataFrame(some)
+            content = pyarrow.Table.from_pandas(part, file and file.schema, preserve_index=False)
+            file = file or stack.enter_context(ParquetWriter(path, content.schema))
+            file.write_table(content)
+            tables.append(part[["image", "split", *LEVELS]])
+    return pd.concat(tables, ignore_index=True)
 
 
 @contextmanager

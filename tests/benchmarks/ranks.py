@@ -27,8 +27,8 @@ from benchmarks import faults
 
 STAGES = ("networks/trained", "activations/trained", "sae/main", "features/main")
 TOLERANCE = {"networks/trained": 0.01, "sae/main": 5e-3}
-"""Of probabilities, and of weights as a share of the largest of each tensor; the other two stages' files are the same to
-the byte. Muon and Adam make steps of one length from gradients of any: rounding turns biases that hardly matter."""
+"""Of probabilities, and of weights as a share of the largest of each tensor; other files are the same to the byte. Muon
+and Adam make steps of one length from gradients of any: rounding turns biases that hardly matter."""
 
 
 def free_port() -> int:

@@ -15,7 +15,9 @@ import psutil
 from aircraft_sae.config import change, preset
 from aircraft_sae.study import Study
 
-STAGES = ("dataset", "classifier", "activations", "sae", "features")
+STAGES = {"dataset": "pictures", "networks/trained": "network", "activations/trained": "activations",
+          "sae/main": "sae", "features/main": "features"}  # fmt: skip
+"""Each stage, and what makes it."""
 
 
 def make(folder: str, times: int, stage: str) -> None:
@@ -23,14 +25,13 @@ def make(folder: str, times: int, stage: str) -> None:
     sizes = {"classifier.sizes": (96,), "classifier.epochs": (1,), "dataset.hangar.size": 96}
     config = change(preset("hangar"), name=f"x{times}", **sizes, **{"dataset.hangar.scenes_per_variant": 100 * times})
     study = Study.open(config, data_dir=folder)
-    if STAGES.index(stage):
-        getattr(study, STAGES[STAGES.index(stage) - 1])()
+    if names := list(STAGES)[: list(STAGES).index(stage)]:
+        getattr(study, STAGES[names[-1]])()
     began, used = time.monotonic(), cpu_seconds()
-    getattr(study, stage)()
-    name = {"sae": "sae/main", "features": "features/main"}.get(stage, stage)
-    meta = study.stages[name].meta
+    getattr(study, STAGES[stage])()
+    meta = study.stages[stage].meta
     facts = {"wall": time.monotonic() - began, "cpu": cpu_seconds() - used, "peak": meta["peak_memory_bytes"]}
-    if study.stages[name].made:
+    if study.stages[stage].made:
         print(json.dumps(facts | {"stage": stage, "times": times}))
 
 
