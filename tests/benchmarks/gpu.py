@@ -242,7 +242,7 @@ def chain(bench: Bench, cfg: ClassifierConfig, flops: int, sizes: tuple, folder:
         loaded.append(bench(f"loading for training, {kind}'s size", n_train, partial(loading, kind), once=True))
     network = Network(build(cfg, 100).to(device()), pictures.classes(), cfg.image_size, level="variant")
     seen = bench("bare loop, pictures loaded", n, lambda: partial(forward, network, pictures), once=True)
-    keep = partial(extract, folder, network, pictures, study.sites, cfg, study.n_views)
+    keep = partial(extract, folder, network, pictures, study.sites, augmentation=cfg, n_views=study.n_views)
     kept = bench("extract, stages 3 and 4", n + study.n_views * n_train, lambda: keep, once=True)
     seconds = {
         "classifier, training": cfg.n_epochs * N_TRAINVAL / min(steps[0], loaded[0]),
