@@ -132,6 +132,28 @@ def test_a_lost_file_is_made_again_and_one_of_other_pictures_refused(made, tmp_p
         extract(tmp_path, trained, data.every(2), SITES)
 
 
+def test_shards_are_read_as_one_array(made, tmp_path, monkeypatch):
+    trained, data, folder = made
+    whole = Activations.open(folder, "stage4")
+    monkeypatch.setattr(kept, "BATCH", 4)
+    monkeypatch.setattr(kept, "SHARD", 8)
+    extract(tmp_path, trained, data, SITES, **VIEWED)
+    cut = Activations.open(tmp_path, "stage4")
+    n, n_pictures = len(whole.images), len(data.table)
+    assert len(list(tmp_path.glob("stage4/*.npy"))) == math.ceil(n_pictures / 8) + math.ceil((n - n_pictures) / 8)
+    np.testing.assert_allclose(np.float32(cut.acts), np.float32(whole.acts), rtol=0, atol=4e-3)
+    everything = np.asarray(cut.acts)
+    backwards, mask = np.arange(n)[::-1], np.arange(n) % 3 == 0
+    for rows in (3, -1, slice(5, 40, 7), [7, 8, 8, 2], backwards, mask, np.array([[1, 9], [n - 1, 0]]), slice(0, 0)):
+        np.testing.assert_array_equal(cut.acts[rows], everything[rows])
+    assert (len(cut.acts), cut.acts.nbytes) == (n, everything.nbytes)
+    file = tmp_path / "stage4" / "acts-00001.npy"
+    np.testing.assert_array_equal(np.load(file), everything[8:16])
+    file.write_bytes(file.read_bytes()[:-2])
+    with pytest.raises(ValueError, match=r"acts-00001\.npy does not hold \(8, 2, 2, \d+\) numbers"):
+        cut.acts[9]
+
+
 @pytest.mark.parametrize("value", [math.inf, 70_000.0])
 def test_acts_that_float16_cannot_hold_name_the_image(made, tmp_path, value):
     trained, data, _ = made

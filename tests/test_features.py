@@ -106,6 +106,23 @@ def test_an_index_is_known_by_its_stage_or_else_by_its_content(dense, tmp_path):
     assert FeatureIndex.open(tmp_path / "one").fingerprint == "of the stage"
 
 
+@pytest.mark.parametrize(("piece", "merged"), [(24, 5), (60, 2**21), (10**6, 40)])
+def test_an_index_is_the_same_in_any_pieces(index, dense, tmp_path, monkeypatch, piece, merged):
+    monkeypatch.setattr("aircraft_sae.features.index.PIECE", piece)
+    monkeypatch.setattr("aircraft_sae.features.pieces.MERGED", merged)
+    again = indexed(dense, tmp_path, ["train"] * 20 + ["test"] * 20)
+    pd.testing.assert_frame_equal(again.table, index.table)
+    for name in ("by_cell", "by_feature"):
+        for array in ("data", "indices", "indptr"):
+            np.testing.assert_array_equal(getattr(getattr(again, name), array), getattr(getattr(index, name), array))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in index.folder.iterdir())
+
+
+def test_an_index_without_a_code_is_one_too(tmp_path):
+    empty = indexed(np.zeros((4, *GRID, D), np.float32), tmp_path)
+    assert not len(empty.by_cell.data) and (empty.table["density_image"] == 0).all() and empty.table["max"].isna().all()
+
+
 def test_the_table_describes_each_feature(index, dense):
     table, flat = index.table, dense.reshape(-1, D)
     np.testing.assert_allclose(table["density_cell"], (flat > 0).mean(0))

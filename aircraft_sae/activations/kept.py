@@ -208,4 +208,5 @@ class Live(Lazy):
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Acts of rising rows."""
-        return np.concatenate([acts[self.site] for acts in self.source.stream([self.site], rows)])
+        seen = self.source.stream([self.site], rows)
+        return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *(acts[self.site] for acts in seen)])
