@@ -41,7 +41,7 @@ def make(stage: str, config: StudyConfig, data_dir: Path, site: str | None) -> i
     try:
         ranks.join()
         study = Study(config, data_dir)
-        name, changes = {config.sae.site: "main", config.local.site: "local"}.get(site or config.sae.site), {}
+        name, changes = {config.local.site: "local", config.sae.site: "main"}.get(site or config.sae.site), {}
         if name is None:
             name, changes = site_folder(site), {"site": site}
         {

@@ -18,7 +18,7 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import META, digest, read_json
 
-GROUP_BYTES = 2**25  # of images shuffled together, read whole and in order: a disk never seeks for single cells
+GROUP_BYTES, RUNS = 2**25, 64  # of cells shuffled together: 64 runs of images, each read in order and whole
 MOST_MEASURED = 16384  # images from which a mean is known well enough
 
 
@@ -98,8 +98,8 @@ class Activations(OnPictures):
     def batches(self, rows: np.ndarray, batch_size: int, seed: int, start: int = 0) -> Iterator[torch.Tensor]:
         """Endless shuffled cells (batch_size, d_in) as stored, from batch `start`; a function of (seed, batch) alone.
 
-        Images are drawn anew each epoch, and cells shuffled in groups of images of 32 MB. The last cells of an epoch
-        that fill no batch are left out. Raises: ValueError where the images have fewer cells than a batch.
+        Runs of images (512 kB) are drawn anew each epoch, and cells shuffled in groups of 64 runs. The last cells of an
+        epoch that fill no batch are left out. Raises: ValueError where the images have fewer cells than a batch.
         """
         n_cells = len(rows) * self.cells_per_image
         per_epoch = n_cells // batch_size
@@ -107,6 +107,7 @@ class Activations(OnPictures):
             few = f"the {n_cells} cells of {len(rows)} images"
             raise ValueError(f"batch_size {batch_size} is more than {few}: lower sae.batch_size")
         n_images = max(1, GROUP_BYTES // (self.acts.nbytes // len(self.acts)))
+        run = max(1, n_images // RUNS)
         held, cells = None, None
         for batch in count(start):
             epoch, i = divmod(batch, per_epoch)
@@ -115,8 +116,10 @@ class Activations(OnPictures):
                 group, first = divmod(at, n_images * self.cells_per_image)
                 if held != (epoch, group):
                     held, cells = (epoch, group), None  # let go of the old ones before reading
-                    order = np.random.default_rng((seed, epoch)).permutation(rows)
-                    own = np.sort(order[group * n_images : (group + 1) * n_images])
+                    runs = np.random.default_rng((seed, epoch)).permutation(-(-len(rows) // run))
+                    order = (runs[:, None] * run + np.arange(run)).ravel()
+                    order = order[order < len(rows)][group * n_images : (group + 1) * n_images]
+                    own = rows[np.sort(order)]
                     # each rank reads its share, and all have the whole group
                     read = torch.from_numpy(self.acts[own[ranks.share(len(own))]])
                     cells = ranks.gather(read).numpy().reshape(-1, self.d_in)
