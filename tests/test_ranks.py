@@ -36,7 +36,7 @@ def crew(work, n, *arguments):
 
 
 @pytest.mark.parametrize("n", [2, 3])
-@pytest.mark.parametrize("stage", ranks.STAGES)
+@pytest.mark.parametrize("stage", ["dataset", *ranks.STAGES, "experiments/edit-remove"])
 def test_ranks_make_what_one_process_makes(unbroken, stage, n):
     runs = unbroken.copy(stage)
     assert not any(each.error or each.result for each in ranks.Crew(n, runs.parents[1], stage).end())
@@ -71,6 +71,7 @@ def gradients(number, n, port, data_dir):
     run.optimizer.step = lambda: found.append(torch.cat([weight.grad.flatten() for weight in run.learned]))
     for x, labels, _ in run.batches(64):
         run.train_step(x, labels)
+    found.append(torch.tensor([run.sums["loss"], run.sums["hits"]]))
     cfg = change(study.config.sae, dead_after=100, mixed_precision=False)
     run_sae = training.Run(Path(data_dir), cfg, acts, acts.rows("train"))
     step, rows = run_sae.optimizer.step, []
