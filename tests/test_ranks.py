@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -13,6 +14,7 @@ import pytest
 import torch
 from benchmarks import faults, ranks
 
+from aircraft_sae import store
 from aircraft_sae.__main__ import main
 from aircraft_sae.activations import Activations, Source
 from aircraft_sae.config import change
@@ -57,8 +59,6 @@ def test_a_rank_killed_ten_times_loses_nothing_and_others_go_on(unbroken, stage)
 
 def gradients(number, n, port, data_dir):
     """In a child: the gradients of a classifier in one epoch and of an autoencoder in six steps, and its measures."""
-    from pathlib import Path
-
     from aircraft_sae.networks.training import Run
     from aircraft_sae.sae import training
 
@@ -67,10 +67,11 @@ def gradients(number, n, port, data_dir):
     ranks.join(number, n, port)
     torch.set_num_threads(1)
     run = Run(change(study.config.classifier, mixed_precision=False), pictures, Path(data_dir))
-    found = []
+    found, sizes = [], []
     run.optimizer.step = lambda: found.append(torch.cat([weight.grad.flatten() for weight in run.learned]))
     for x, labels, _ in run.batches(64):
         run.train_step(x, labels)
+        sizes.append(len(labels))
     found.append(torch.tensor([run.sums["loss"], run.sums["hits"]]))
     cfg = change(study.config.sae, dead_after=100, mixed_precision=False)
     run_sae = training.Run(Path(data_dir), cfg, acts, acts.rows("train"))
@@ -83,7 +84,7 @@ def gradients(number, n, port, data_dir):
     run_sae.optimizer.step = note
     for cells in list(zip(range(6), acts.batches(acts.rows("train"), 64, 0), strict=False)):
         rows.append(list(run_sae.train_step(cells[1]).values()))
-    return [each.numpy() for each in found], rows
+    return [each.numpy() for each in found], rows, sizes
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +95,29 @@ def whole(unbroken):
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_gradients_of_shares_add_up_to_those_of_the_batch(unbroken, whole, n):
     """Also in a last batch of fewer pictures than there are ranks, and of dead features."""
-    for found, rows in crew(gradients, n, str(unbroken.data_dir)):
+    of_ranks = crew(gradients, n, str(unbroken.data_dir))
+    sizes = np.sum([each[2] for each in of_ranks], axis=0)
+    assert (sizes == np.maximum(whole[2], n)).all(), "a picture stands in where there is none"
+    for found, rows, _ in of_ranks:
         for own, all_of_it in zip(found, whole[0], strict=True):
             assert np.linalg.norm(own - all_of_it) <= 2e-4 * np.linalg.norm(all_of_it)
         np.testing.assert_allclose(rows, whole[1], rtol=1e-4, atol=1e-6)
     assert whole[1][-1][-1] > 0, "no feature was dead"
 
 
-def gathered(number, n, port):
+def write_ranks(work):
+    """A make that notes who calls it, and how many they are."""
+    from aircraft_sae import ranks as own
+
+    (work / f"{os.environ['RANK']} of {own.n_ranks()}").write_text("")
+
+
+def write_ranks_together(work):
+    """One that is marked."""
+    write_ranks(work)
+
+
+def gathered(number, n, port, folder):
     """In a child: what all have of rows that each has another number of."""
     from aircraft_sae import ranks as own
 
@@ -112,11 +128,17 @@ def gathered(number, n, port):
         assert own.rank() == 0 and own.n_ranks() == 1 and torch.equal(own.gather(rows), rows)
     own.add(total := torch.tensor([1.0, number]))
     told, mine = own.tell(7 + number), own.mine([number != 0, True, True, False, True, True])
+    for name, make in (("alone", write_ranks), ("together", own.together(write_ranks_together))):
+        store.make_stage(Path(folder) / name, {}, {}, make, lambda line: None)
     return alone[1:], own.gather(rows).tolist(), own.share(10, 4), total.tolist(), told, mine, own.label()[:15]
 
 
-def test_what_ranks_have_together():
-    found = crew(gathered, 3)
+def test_what_ranks_have_together(tmp_path):
+    found = crew(gathered, 3, str(tmp_path))
+    made = {
+        path.name: sorted(file.name for file in path.glob("* of *")) for path in tmp_path.iterdir() if path.is_dir()
+    }
+    assert made == {"alone": ["0 of 1"], "together": ["0 of 3", "1 of 3", "2 of 3"]}
     assert all(each[0] == (slice(0, 7), "") for each in found)
     assert all(each[1] == [[1, 1], [2, 2], [2, 2]] and each[3] == [3, 3] and each[4] == 7 for each in found)
     assert [each[2] for each in found] == [slice(0, 0), slice(0, 4), slice(4, 10)]
