@@ -341,7 +341,7 @@ def step(shape: Shape, rounds: int, threads: int) -> None:
     ours = times["this project"]
     rows = [("", "ms a step", "x product", "x this project", "MiB added", "x leanest peer")]
     for name, value in times.items():
-        row = [name, f"{value:.0f}", f"{value / times[PRODUCT]:.2f}", f"{value / ours:.2f}"]
+        row = [name, f"{value:.1f}", f"{value / times[PRODUCT]:.2f}", f"{value / ours:.2f}"]
         row += [f"{memory[name]:.0f}"] if name in memory else [""]
         rows.append((*row, f"{memory[name] / leanest:.2f}" if name in memory and leanest else ""))
     print(f"\nOne training step, {shape}, {threads} threads, torch {torch.__version__}, median of {rounds}:\n")
