@@ -12,6 +12,7 @@ autoencoders have W_enc = W_dec transposed. Standardised channels are folded int
 """
 
 from dataclasses import asdict, dataclass
+from math import gcd
 from pathlib import Path
 
 import safetensors.torch
@@ -84,6 +85,21 @@ class Codes:
         return self.values.new_zeros(len(self), self.d_sae).index_put_((self.cells, self.features), self.values)
 
 
+def largest(rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(values, places) of each row's k largest, in any order, in half of topk's time: they lie in k groups of 4 places.
+
+    Those are the groups with the k largest maxima, found in the same way.
+    """
+    n, m = rows.shape
+    width = gcd(m, 4)
+    if m <= 2 * k * width or width == 1:
+        return rows.topk(k, sorted=False)
+    groups = largest(rows.view(n, width, -1).amax(1), k)[1]
+    places = (groups[:, None] + torch.arange(0, m, m // width, device=rows.device)[:, None]).flatten(1)
+    values, best = rows.gather(1, places).topk(k, sorted=False)
+    return values, places.gather(1, best)
+
+
 class SparseAutoencoder(nn.Module):
     """Weights in the units of the acts: W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,).
 
@@ -136,7 +152,7 @@ class SparseAutoencoder(nn.Module):
         for block in centred.to(kind).split(BLOCK):
             pre_acts = linear(block, *weights)
             if topk:
-                values, features = pre_acts.topk(wanted, sorted=False)
+                values, features = largest(pre_acts, wanted)
                 counts = torch.full((len(block),), wanted, device=block.device)
             else:
                 places = (pre_acts > bar).flatten().nonzero()[:, 0]  # takes half as long as pre_acts[mask]
