@@ -63,10 +63,9 @@ class Codes:
         """(entries,) table[feature] . rows[cell], the other entries never computed; table (d_sae, d), rows (n, d)."""
         if self.crowded:
             return (rows @ table.t())[self.cells, self.features]
-        values = torch.ones_like(self.values, dtype=rows.dtype).requires_grad_()
-        with torch.enable_grad():  # the gradient of a weighted sum by its weights is just that
-            sums = embedding_bag(self.features, table, self.offsets[:-1], mode="sum", per_sample_weights=values)
-        return torch.autograd.grad(sums, values, rows)[0]
+        # the gradient of `decode` by the values is just that; mode 0 is "sum"
+        gradient = torch.ops.aten._embedding_bag_per_sample_weights_backward
+        return gradient(rows, table, self.features, self.offsets[:-1], self.cells, 0)
 
     def where(self, keep: torch.Tensor) -> "Codes":
         """Only the entries for which keep (entries,) is true."""
