@@ -75,8 +75,8 @@ class Codes:
 
     def by_feature(self) -> tuple["Codes", torch.Tensor]:
         """(the same entries with the roles of cells and features exchanged, their order)."""
-        features, order = self.features.sort(stable=True)
-        offsets = torch.searchsorted(features, torch.arange(self.d_sae + 1, device=features.device))
+        features, order = self.features.int().sort(stable=True)  # by digits: the fewer, the faster
+        offsets = torch.searchsorted(features, torch.arange(self.d_sae + 1, device=features.device).int())
         return Codes(self.values.take(order), self.cells.take(order), offsets, len(self)), order
 
     def dense(self) -> torch.Tensor:
