@@ -67,7 +67,8 @@ def backward(
     cfg = sae.cfg
     error = codes.decode(sae.W_dec).sub_(centred)
     n_entries = (n or len(error)) * sae.d_in
-    loss, upstream = square(error) / n_entries, error * (2 / n_entries)
+    loss = fvu = torch.linalg.vector_norm(error).item() ** 2 / n_entries
+    upstream = error * (2 / n_entries)
     gradients = of_features(sae, centred, codes, upstream)
     if dead is not None and len(dead):
         loss += aux(sae, centred, error, dead, gradients)
@@ -76,12 +77,7 @@ def backward(
     sae.W_dec.grad = W_dec.add_(W_enc_rows) if cfg.tied else W_dec
     if not cfg.tied:
         sae.W_enc_rows.grad = W_enc_rows
-    return loss, square(error) / n_entries
-
-
-def square(error: Tensor) -> float:
-    """Sum over all entries."""
-    return torch.linalg.vector_norm(error).item() ** 2
+    return loss, fvu
 
 
 def of_features(sae: SparseAutoencoder, centred: Tensor, codes: Codes, upstream: Tensor) -> Gradients:
@@ -212,7 +208,7 @@ class Run(checkpoint.Training):
         codes, least = choose(sae, centred, self.floor, self.rough, n)
         dead = (self.idle > cfg.dead_after).nonzero()[:, 0] if cfg.aux_k else None
         loss, fvu = backward(sae, centred, codes, dead, n)
-        fired = torch.bincount(codes.features[codes.values > 0], minlength=sae.d_sae)
+        fired = torch.bincount(codes.features, codes.values > 0, sae.d_sae)
         loss, fvu = add_up(sae, loss, fvu, fired, dead)
         if not math.isfinite(loss):
             self.stop(f"the loss is {loss}", self.step)
