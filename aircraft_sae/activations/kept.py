@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from aircraft_sae import ranks
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.networks import BATCH, Network, n_workers
 from aircraft_sae.pictures import Pictures, Views, loader, test_transform, train_transform
-from aircraft_sae.store import REPLACED, check_room, digest, read_json, write_json, write_parquet, write_whole
+from aircraft_sae.store import REPLACED, check_room, digest, read_json, write_array, write_json, write_parquet
 
 IMAGES, INDEX = "images.parquet", "shards.json"
 VIEWS = "views"  # the split of random crops and flips of training and validation pictures
@@ -120,15 +120,10 @@ def extract(folder: str | Path, network: Network, pictures: Pictures, sites: Seq
                 seen.append(acts)
                 bar.update(len(acts[sites[0]]))
             for site, shards in whole.items():
-                write_whole(shards.file(i), partial(_save, np.concatenate([acts[site] for acts in seen])))
+                write_array(shards.file(i), np.concatenate([acts[site] for acts in seen]))
     if ranks.rank() == 0:
         for shards in whole.values():
             write_parquet(source.images, shards.folder / IMAGES)
-
-
-def _save(array: np.ndarray, path: Path) -> None:
-    with open(path, "wb") as file:  # by a path, numpy would add an ending
-        np.save(file, array)
 
 
 def some_cells(acts: torch.Tensor, n: int, by_norm: bool, first: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csc_array, csr_array
 
-from aircraft_sae.store import write_whole
+from aircraft_sae.store import write_array
 
 ARRAYS, KINDS = ("data", "indices", "indptr"), ("<f4", "<i4")
 MERGED = 2**21  # entries sorted by feature at once
@@ -35,16 +35,6 @@ class Piece:
     def read(self) -> csc_array:
         """The codes, mapped into memory for as long as they are held."""
         return csc_array(tuple(np.load(file, mmap_mode="r") for file in self.files), (self.n_cells, self.d_sae))
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an .npy file whole or not at all."""
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # given a path, numpy would add an ending
-            np.save(file, array)
-
-    write_whole(path, write)
 
 
 def merge(pieces: Sequence[Piece], folder: Path, cells_per_image: int) -> pd.DataFrame:

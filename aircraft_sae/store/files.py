@@ -113,6 +113,16 @@ def write_parquet(table: Any, path: Path) -> None:
     write_whole(path, table.to_parquet)
 
 
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an .npy file whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # to a path, numpy would add an ending
+            np.save(file, array)
+
+    write_whole(path, write)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; {} where it is absent, damaged or none."""
     try:
