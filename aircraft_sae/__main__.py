@@ -283,6 +283,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.in_place and not study.dataset.rendered:
             raise ValueError(f"--in-place would put the photographs of {name} into notebooks/: run without it")
         if options.command == "make":
+            if options.all or options.again or options.in_place or options.record or network:
+                raise ValueError("--all, --again, --in-place, --record and --network are for run, not for make")
+            if options.site and options.names[:1] not in (["activations"], ["sae"], ["features"]):
+                raise ValueError(f"--site is for activations, sae and features, not for {' '.join(options.names)}")
             return make(*check_asked(options.names, study, options.set), data_dir, options.site)
         if options.set or options.site:
             raise ValueError("--set and --site are for make: a study of your own is a config, as in the README")

@@ -183,7 +183,7 @@ class StudyConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     sites: tuple[Site, ...] = ("stage3", "stage4")  # places in the network whose activations are kept
-    keep_activations: StrictBool = True  # False: nothing is stored, and what is read again is seen again
+    keep_activations: StrictBool = True  # False: none are stored; they are computed anew at each read
     n_views: CountOrZero = 1  # random views of each training and validation picture that autoencoders learn from too
     sae: SAEConfig = field(default_factory=SAEConfig)  # of the end of the network, as others publish it
     # where features keep to their place (notebook 03 compares sites)

@@ -1,4 +1,4 @@
-"""Several processes at one stage, as torchrun starts them: this one's share, and what all of them have together.
+"""Several processes, started by torchrun, that work on one stage: each one's share, and what they exchange.
 
 In one process, and within `alone`, the share is the whole, and what all have is one's own. Nothing else knows of
 torch.distributed, but for the training of networks, which is DistributedDataParallel's. torch is imported when there
@@ -7,6 +7,7 @@ are several: the command, which only runs notebooks, does without it.
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PATIENCE = timedelta(days=2)  # while the first rank renders or merges, the others wait
-_number, _n, _alone = 0, 1, False
+_number, _n, _alone = 0, 1, 0
 
 
 def join() -> None:
@@ -27,7 +28,7 @@ def join() -> None:
     import torch
 
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     _number, _n = torch.distributed.get_rank(), torch.distributed.get_world_size()
 
@@ -57,6 +58,12 @@ def label() -> str:
     return f"rank {rank()} of {n_ranks()} on {socket.gethostname()}: " if n_ranks() > 1 else ""
 
 
+def say(text: str) -> None:
+    """A line on stderr, beside the progress bars and out of the notebooks' outputs; the first rank's alone."""
+    if not rank():  # in one piece: stages are made side by side
+        print(f"{label()}{text}\n", end="", file=sys.stderr, flush=True)
+
+
 def share(n: int, unit: int = 1) -> slice:
     """This rank's part of n things in a row, which begins at a multiple of `unit`."""
     first, end = (n // unit * each // n_ranks() * unit for each in (rank(), rank() + 1))
@@ -64,7 +71,7 @@ def share(n: int, unit: int = 1) -> slice:
 
 
 def mine(missing: Sequence[bool]) -> list[int]:
-    """Numbers of what this rank is to make: its share of what the first one misses, before any has begun."""
+    """Indices that this rank makes: its share of those that the first rank finds missing before any begins."""
     numbers = [i for i, each in enumerate(missing) if each]
     if n_ranks() > 1:
         import torch
@@ -79,21 +86,21 @@ def mine(missing: Sequence[bool]) -> list[int]:
 def alone() -> Iterator[None]:
     """Within it, this process works by itself while the others wait."""
     global _alone
-    before, _alone = _alone, True
+    _alone += 1
     try:
         yield
     finally:
-        _alone = before
+        _alone -= 1
 
 
 def together(make: Callable) -> Callable:
-    """Mark a stage's make as one that all ranks run at once, each its share of it; of others the first runs all."""
+    """Mark a make that all ranks run, each on its share; the first rank runs any other alone."""
     make.together = True
     return make
 
 
 def add(*tensors: "Tensor") -> None:
-    """Put the sum over all ranks into each of these."""
+    """Replace each tensor by its sum over all ranks."""
     if n_ranks() > 1:
         import torch
 
@@ -118,8 +125,23 @@ def gather(own: "Tensor") -> "Tensor":
     return torch.cat(list(rows)).to(own.device)
 
 
-def tell(number: int = 0) -> int:
-    """What the first rank tells all, who wait for it."""
+def wait() -> None:
+    """Go on when all have come here."""
+    tell(0)
+
+
+@contextmanager
+def first() -> Iterator[None]:
+    """The first rank goes through it before the others."""
+    if rank():
+        wait()
+    yield
+    if not rank():
+        wait()
+
+
+def tell(number: int) -> int:
+    """The first rank's number, on every rank; all wait for it."""
     if n_ranks() == 1:
         return number
     import torch
@@ -129,9 +151,14 @@ def tell(number: int = 0) -> int:
 
 
 def ended(problem: Exception) -> bool:
-    """Whether it is the end of another rank that an error tells of."""
-    words = "closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "Socket", "store"
-    return n_ranks() > 1 and isinstance(problem, RuntimeError) and any(word in str(problem) for word in words)
+    """Whether an error means that another rank has ended."""
+    if n_ranks() == 1 or not isinstance(problem, RuntimeError):
+        return False
+    import torch
+
+    words = "closed by peer", "reset by peer", "Broken pipe", "gloo", "remote process exited"
+    lost = torch.distributed.DistNetworkError, torch.distributed.DistStoreError
+    return isinstance(problem, lost) or any(word in str(problem) for word in words)
 
 
 def _device() -> str:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, wraps
@@ -25,14 +24,10 @@ from aircraft_sae.interventions import Claimant, choose_scenes, edit_scenes, fro
 from aircraft_sae.networks import Network, build, check_weights, load, pretrained, train, weights_digest
 from aircraft_sae.pictures import Pictures, note_pictures, open_source
 from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
+from aircraft_sae.ranks import say
 from aircraft_sae.sae import SparseAutoencoder, train_sae
 from aircraft_sae.studies.comparison import profile_network
 from aircraft_sae.studies.manipulation import segment
-
-
-def say(text: str) -> None:
-    """A line on stderr, beside the progress bars and out of the notebooks' outputs."""
-    print(f"{ranks.label()}{text}\n", end="", file=sys.stderr, flush=True)  # in one piece: stages are made side by side
 
 
 class Study:
@@ -75,11 +70,11 @@ class Study:
                 found = open_source(config, folder)
             else:
                 say(f"dataset: reading {config.root or self.data_dir / 'downloads'}")
-                found = open_source(config, None, self.data_dir / "downloads")
-                # known by content, so that a moved folder is not checked again
-                if not self.finished("dataset", pictures=found):
+                with ranks.first():  # who may have to download them
+                    found = open_source(config, None, self.data_dir / "downloads")
+                if not ranks.rank() and not self.finished("dataset", pictures=found):  # known by content, not by place
                     found.check_images()
-                if twins := found.twins():
+                if not ranks.rank() and (twins := found.twins()):
                     few = "; ".join(twins[:5]) + "; …" * (len(twins) > 5)
                     say(f"dataset: {len(twins)} pictures are in several splits, and flatter the test: {few}")
                 self.stage("dataset", note_pictures, {}, {"pictures": found})
@@ -177,7 +172,7 @@ class Study:
         if pictures != "all" and shown == "all":
             rows = rows[acts.images["image"].iloc[rows].isin(self.pictures(pictures).table["image"])]
         SparseAutoencoder(config, acts.d_in)  # both refuse what does not fit these acts
-        next(acts.batches(rows, config.batch_size, config.seed))
+        acts.per_epoch(rows, config.batch_size)
         inputs = {"acts": acts, "rows": rows}
         return SparseAutoencoder.load(self.stage(f"sae/{name}", train_sae, {"cfg": config}, inputs))
 

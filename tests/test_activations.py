@@ -57,12 +57,12 @@ def test_some_cells_of_each_picture_are_kept(made, tmp_path, by_norm):
     assert (np.abs(np.float32(some.acts) - each).max(3).min(2) <= 4e-3).all()
     acts = torch.zeros(400, 2, 2, 3)
     acts[:, 0, 0], acts[:, 1, 1] = 1.0, 3.0
-    drawn = kept.some_cells(acts, 10, by_norm, 0)[..., 0].flatten().numpy()
+    drawn = kept.some_cells(acts, 10, by_norm, range(400))[..., 0].flatten().numpy()
     share = {value: (drawn == value).mean() for value in (0.0, 1.0, 3.0)}
     wanted = {0.0: 0.0, 1.0: 0.25, 3.0: 0.75} if by_norm else {0.0: 0.5, 1.0: 0.25, 3.0: 0.25}
     assert share == pytest.approx(wanted, abs=0.03)
     acts = torch.rand(6, 5, 5, 3)  # however they are batched
-    assert torch.equal(kept.some_cells(acts, 9, by_norm, 0)[4:], kept.some_cells(acts[4:], 9, by_norm, 4))
+    assert torch.equal(kept.some_cells(acts, 9, by_norm, range(6))[4:], kept.some_cells(acts[4:], 9, by_norm, [4, 5]))
 
 
 def test_features_seen_in_pictures_are_those_of_what_is_stored(made, smoke_study):
@@ -150,7 +150,7 @@ def test_shards_are_read_as_one_array(made, tmp_path, monkeypatch):
     file = tmp_path / "stage4" / "acts-00001.npy"
     np.testing.assert_array_equal(np.load(file), everything[8:16])
     file.write_bytes(file.read_bytes()[:-2])
-    with pytest.raises(ValueError, match=r"acts-00001\.npy does not hold \(8, 2, 2, \d+\) numbers"):
+    with pytest.raises(ValueError, match=r"acts-00001\.npy has the wrong size for \(8, 2, 2, \d+\)"):
         cut.acts[9]
 
 
@@ -209,6 +209,17 @@ def test_batches_hold_every_cell_once_an_epoch_in_any_groups(counted, monkeypatc
         late = counted.batches(rows, 8, seed=0, start=7)
         assert torch.equal(next(late)[:, :2].long(), torch.tensor(epochs[1][8:16]))
         assert [tuple(row) for row in next(counted.batches(rows, 8, seed=1))[:, :2].long().tolist()] != epochs[0][:8]
+    monkeypatch.setattr(cells, "GROUP_BYTES", 4 * 6 * 4 * 2)  # two groups of two runs of two images
+    monkeypatch.setattr(cells, "RUNS", 2)
+    batches, orders = counted.batches(rows, 24, seed=0), []
+    for _ in range(3):
+        first, second = ({int(image) for image, *_ in next(batches)} for _ in range(2))
+        assert first | second == set(range(8)) and all(
+            {image ^ 1 for image in half} == half for half in (first, second)
+        )
+        orders.append(first)
+    assert len(set(map(frozenset, orders))) > 1
+    monkeypatch.undo()
     # cells that fill no batch wait for another epoch
     batches = counted.batches(rows, 20, seed=0)
     pairs = [{(int(image), int(cell)) for image, cell, *_ in next(batches)} for _ in range(4)]
@@ -217,11 +228,13 @@ def test_batches_hold_every_cell_once_an_epoch_in_any_groups(counted, monkeypatc
         next(counted.batches(rows, 49, seed=0))
 
 
-def test_moments_are_those_of_all_cells(counted):
+def test_moments_are_those_of_all_cells(counted, monkeypatch):
     mean, variance = counted.moments(counted.rows("train", "test"))
     own = np.float64(counted.acts[[0, 1, 2, 3, 4, 5, 8, 9, 10, 11]]).reshape(-1, 4)
     np.testing.assert_allclose(mean.numpy(), own.mean(0))
     np.testing.assert_allclose(variance.numpy(), own.var(0), atol=1e-12)
+    monkeypatch.setattr(cells, "MOST_MEASURED", 4)
+    np.testing.assert_allclose(counted.moments(np.arange(8))[0], counted.acts[[0, 2, 4, 6]].mean((0, 1, 2)))
 
 
 def test_a_mistyped_split_is_refused(counted):

@@ -515,7 +515,7 @@ AUTOENCODER = [
     case("acts not there", lambda w: Activations.open(w.tmp, "stage4"), "images.parquet is not there", "extract",
          error=FileNotFoundError),
     case("acts pickled", saved("activations/trained", all_of_stage_4, put("stage4/acts-00000.npy", npy_of_objects)),
-         "acts-00000.npy does not hold"),
+         "acts-00000.npy has the wrong size"),
     case("images pickled", saved("activations/trained", stage_4, put("stage4/images.parquet", pickled)), "[Pp]arquet"),
 ]  # fmt: skip
 

@@ -118,6 +118,20 @@ def test_an_index_is_the_same_in_any_pieces(index, dense, tmp_path, monkeypatch,
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in index.folder.iterdir())
 
 
+def test_an_index_is_made_after_any_file_of_a_piece_was_lost(index, dense, tmp_path, monkeypatch):
+    """As in a kill while the pieces are removed; and pieces of another autoencoder are not taken for its own."""
+    monkeypatch.setattr("aircraft_sae.features.index.PIECE", 24)
+    monkeypatch.setattr("aircraft_sae.features.index.merge", lambda *_: 1 / 0)
+    for values in (dense, dense + 1):
+        with pytest.raises(ZeroDivisionError):
+            indexed(values, tmp_path)
+    for lost in sorted(tmp_path.glob("pieces-*/00001_*.npy"))[::2]:
+        lost.unlink()
+    monkeypatch.undo()
+    monkeypatch.setattr("aircraft_sae.features.index.PIECE", 24)
+    np.testing.assert_array_equal(indexed(dense, tmp_path).by_cell.toarray(), dense.reshape(-1, D))
+
+
 def test_an_index_without_a_code_is_one_too(tmp_path):
     empty = indexed(np.zeros((4, *GRID, D), np.float32), tmp_path)
     assert not len(empty.by_cell.data) and (empty.table["density_image"] == 0).all() and empty.table["max"].isna().all()

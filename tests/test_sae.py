@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.sae import Codes, SparseAutoencoder
 from aircraft_sae.sae import training as sae_training
+from aircraft_sae.sae.model import largest
 from aircraft_sae.sae.training import Run, backward, choose, train_sae
 from aircraft_sae.store.checkpoint import CHECKPOINT
 
@@ -286,6 +287,15 @@ def test_what_was_not_saved_here_is_refused(tmp_path):
 def test_configs_that_cannot_be_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         SAEConfig(**values)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+@pytest.mark.parametrize(("d_sae", "k"), [(64, 4), (60, 3), (7, 7), (6144, 32)])
+def test_the_largest_of_rows_are_those_of_topk(n, d_sae, k):
+    rows = torch.randn(n, d_sae, generator=torch.Generator().manual_seed(0))
+    values, places = largest(rows, k)
+    assert torch.equal(values.sort(1).values, rows.topk(k).values.sort(1).values)
+    assert torch.equal(rows.gather(1, places), values)
 
 
 def test_what_is_no_cell_or_too_sparse_is_refused():

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.networks import build, load, predict, train, training
-from aircraft_sae.networks.build import Float32Conv
+from aircraft_sae.networks.build import keep_depthwise_in_float32
 from aircraft_sae.networks.weights import write_safetensors
 from aircraft_sae.pictures import ImageFolder
 from aircraft_sae.store.checkpoint import CHECKPOINT
@@ -252,7 +252,7 @@ def test_depthwise_convolutions_train_in_float32_and_give_the_same(data, tmp_pat
     plain = build(CFG, 3)
     plain.load_state_dict(run.model.state_dict())
     seen = []
-    depthwise = [module for module in run.model.modules() if isinstance(module, Float32Conv)]
+    depthwise = [module for module in run.model.modules() if "forward" in vars(module)]
     for module in depthwise:
         module.register_forward_hook(lambda module, given, made: seen.append(made.dtype))
     assert len(depthwise) == sum("conv_dw.weight" in name for name, _ in plain.named_parameters())
@@ -260,4 +260,8 @@ def test_depthwise_convolutions_train_in_float32_and_give_the_same(data, tmp_pat
         rough = run.model(pictures)
     assert set(seen) == {torch.float32} and len(seen) == len(depthwise) and rough.dtype == torch.bfloat16
     torch.testing.assert_close(rough.float(), plain(pictures), rtol=0.1, atol=0.1)
-    assert not any(isinstance(module, Float32Conv) for module in run.ema.module.modules())
+    assert not any("forward" in vars(module) for module in run.ema.module.modules())
+    padded = build(replace(CFG, arch="tf_efficientnet_lite0"), 3).eval()  # timm's Conv2dSame
+    expected = padded.forward_features(pictures)
+    keep_depthwise_in_float32(padded)
+    torch.testing.assert_close(padded.forward_features(pictures), expected)

@@ -55,7 +55,7 @@ class Activations(OnPictures):
     def open(cls, folder: str | Path, site: str) -> "Activations":
         """What `extract` wrote into `folder` for one site; FileNotFoundError where it has not."""
         own = Path(folder) / site_folder(site)
-        if not (own / IMAGES).is_file():
+        if not ((own / IMAGES).is_file() and (own / INDEX).is_file()):
             raise FileNotFoundError(f"{own / IMAGES} is not there: extract the activations of {site} first")
         known = read_json(Path(folder) / META).get("fingerprint")
         stage = digest([known, site]) if known else ""
@@ -95,17 +95,20 @@ class Activations(OnPictures):
         mean, squares = sums / (len(rows) * self.cells_per_image)
         return mean, squares - mean.square()
 
+    def per_epoch(self, rows: np.ndarray, batch_size: int) -> int:
+        """Batches of an epoch; ValueError where the images have fewer cells than one."""
+        if batch_size > (n_cells := len(rows) * self.cells_per_image):
+            few = f"the {n_cells} cells of {len(rows)} images"
+            raise ValueError(f"batch_size {batch_size} is more than {few}: lower sae.batch_size")
+        return n_cells // batch_size
+
     def batches(self, rows: np.ndarray, batch_size: int, seed: int, start: int = 0) -> Iterator[torch.Tensor]:
         """Endless shuffled cells (batch_size, d_in) as stored, from batch `start`; a function of (seed, batch) alone.
 
         Runs of images (512 kB) are drawn anew each epoch, and cells shuffled in groups of 64 runs. The last cells of an
-        epoch that fill no batch are left out. Raises: ValueError where the images have fewer cells than a batch.
+        epoch that fill no batch are left out. Raises: ValueError as `per_epoch`.
         """
-        n_cells = len(rows) * self.cells_per_image
-        per_epoch = n_cells // batch_size
-        if not per_epoch:
-            few = f"the {n_cells} cells of {len(rows)} images"
-            raise ValueError(f"batch_size {batch_size} is more than {few}: lower sae.batch_size")
+        per_epoch = self.per_epoch(rows, batch_size)
         n_images = max(1, GROUP_BYTES // (self.acts.nbytes // len(self.acts)))
         run = max(1, n_images // RUNS)
         held, cells = None, None

@@ -21,6 +21,7 @@ from aircraft_sae.store import REPLACED, check_room, digest, read_json, write_ar
 IMAGES, INDEX = "images.parquet", "shards.json"
 VIEWS = "views"  # the split of random crops and flips of training and validation pictures
 SHARD, SHARD_BYTES = 512, 2**26  # most images, and bytes of all sites, that a kill can cost
+UNIT = 64  # images of a shard are a multiple: of whole batches on any machine
 HEADER = 128  # bytes of an .npy file before its numbers
 ROOM = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
 
@@ -79,7 +80,7 @@ class Source:
                 done += BATCH
 
     def _kept(self, site: str, acts: torch.Tensor, rows: np.ndarray) -> np.ndarray:
-        cells = (some_cells(acts, self.n_cells, self.by_norm, int(rows[0])) if self.n_cells else acts).half()
+        cells = (some_cells(acts, self.n_cells, self.by_norm, rows) if self.n_cells else acts).half()
         if not (finite := cells.isfinite().flatten(1).all(1).numpy()).all():
             odd = f"the {site} activations of image {self.images['image'][rows[finite.argmin()]]} are not finite"
             remedy = "look at that picture, whether the network's training diverged, or choose another site"
@@ -98,13 +99,13 @@ def extract(folder: str | Path, network: Network, pictures: Pictures, sites: Seq
     folder, source, n_pictures = Path(folder), Source(network, pictures, **how), len(pictures.table)
     shapes = {site: source.shape(site) for site in sites}
     n_bytes = 2 * sum(math.prod(shape[1:]) for shape in shapes.values())
-    size = min(SHARD, max(1, SHARD_BYTES // n_bytes // BATCH) * BATCH)
+    size = min(SHARD, max(1, SHARD_BYTES // n_bytes // UNIT) * UNIT)
     starts = [*range(0, n_pictures, size), *range(n_pictures, len(source.images), size)]
     whole = {site: Shards(folder / site_folder(site), shape, starts) for site, shape in shapes.items()}
     for site, shards in whole.items():
         index = {"shape": list(shards.shape), "starts": starts, "made_from": source.fingerprint}
         if (there := read_json(shards.folder / INDEX)) and there != index:
-            raise ValueError(f"{shards.folder} holds other activations of {site}: name another folder")
+            raise ValueError(f"{shards.folder} holds other activations of {site}: remove it, or name another folder")
         if ranks.rank() == 0:
             write_json(shards.folder / INDEX, index)
     missing = [not all(shards.file(i).is_file() for shards in whole.values()) for i in range(len(starts))]
@@ -113,7 +114,7 @@ def extract(folder: str | Path, network: Network, pictures: Pictures, sites: Seq
     mine = ranks.mine(missing)
     rows = np.concatenate([starts[i] + np.arange(sizes[i]) for i in mine] or [[]]).astype(int)
     batches = source.stream(sites, rows)
-    with tqdm(total=len(source.images), initial=len(source.images) - len(rows), desc="activations", unit="img") as bar:
+    with tqdm(total=len(rows), desc="activations", unit="img") as bar:
         for i in mine:
             seen = []
             for acts in islice(batches, -(-int(sizes[i]) // BATCH)):
@@ -126,20 +127,20 @@ def extract(folder: str | Path, network: Network, pictures: Pictures, sites: Seq
             write_parquet(source.images, shards.folder / IMAGES)
 
 
-def some_cells(acts: torch.Tensor, n: int, by_norm: bool, first: int) -> torch.Tensor:
-    """(pictures, n, 1, d) cells of each picture of acts (pictures, rows, columns, d); `first` numbers the pictures.
+def some_cells(acts: torch.Tensor, n: int, by_norm: bool, numbers: Sequence[int]) -> torch.Tensor:
+    """(pictures, n, 1, d) cells of each picture of acts (pictures, rows, columns, d), drawn by the pictures' numbers.
 
     Source for by_norm: Bozoukov 2025, arXiv 2504.11489, whose code draws positions by the length of their vectors.
     """
     flat = acts.flatten(1, 2)
     weights = flat.norm(dim=2).clamp(min=1e-8) if by_norm else torch.ones(flat.shape[:2])
-    drawn = [each.multinomial(n, replacement=True, generator=torch.Generator().manual_seed(first + i))
-             for i, each in enumerate(weights)]  # fmt: skip
+    drawn = [each.multinomial(n, replacement=True, generator=torch.Generator().manual_seed(int(number)))
+             for number, each in zip(numbers, weights, strict=True)]  # fmt: skip
     return torch.stack([cells[own] for cells, own in zip(flat, drawn, strict=True)])[:, :, None]
 
 
 class Lazy:
-    """An array (image, row, column, channel) float16, of which only the images that are asked for are there."""
+    """An array (image, row, column, channel) float16, of which only the images asked for are read."""
 
     shape: tuple[int, int, int, int]
     dtype = np.dtype(np.float16)
@@ -190,7 +191,9 @@ class Shards(Lazy):
                 size = bounds[i + 1] - bounds[i], *self.shape[1:]
                 # np.load would parse the header, which threads do one by one
                 if self.file(i).stat().st_size != HEADER + 2 * math.prod(size):
-                    raise ValueError(f"{self.file(i)} does not hold {size} numbers in float16: make them anew")
+                    raise ValueError(
+                        f"{self.file(i)} has the wrong size for {size} in float16: extract these activations again"
+                    )
                 acts[first:end] = np.memmap(self.file(i), np.float16, "r", HEADER, size)[rows[first:end] - bounds[i]]
         return acts
 

@@ -15,12 +15,12 @@ from tqdm import tqdm
 from aircraft_sae import ranks
 from aircraft_sae.activations import Activations, OnPictures
 from aircraft_sae.devices import device
-from aircraft_sae.features.pieces import ARRAYS, Piece, merge
+from aircraft_sae.features.pieces import ARRAYS, PARTS, Piece, merge
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.store import META, read_json, write_json, write_parquet
+from aircraft_sae.store import META, digest, read_json, write_json, write_parquet
 
 IMAGES, TABLE, FACTS = "images.parquet", "features.parquet", "facts.json"
-PIECE = 2**15  # cells encoded before they are written: 8 MB of 32 features each
+PIECE = 2**15  # cells encoded before they are written, or 1/256 of all: 8 MB of 32 features each
 
 
 def build_index(
@@ -33,11 +33,12 @@ def build_index(
     Of several ranks each encodes its share; the first puts the pieces together, and the others get None.
     """
     folder, n_cells = Path(folder), acts.cells_per_image
-    some = np.array_split(rows, max(1, len(rows) * n_cells // PIECE))
-    pieces = [Piece(folder / "pieces", i, len(own) * n_cells, sae.d_sae) for i, own in enumerate(some)]
+    some = np.array_split(rows, max(1, min(len(rows) * n_cells // PIECE, len(rows), PARTS)))
+    place = folder / f"pieces-{digest([sae, acts, rows, len(some)])}"
+    pieces = [Piece(place, i, len(own) * n_cells, sae.d_sae) for i, own in enumerate(some)]
     for i in tqdm(ranks.mine([not piece.there for piece in pieces]), "index", leave=False):
         pieces[i].write(encoded(sae, acts.blocks(some[i])))
-    ranks.tell()  # all pieces are there
+    ranks.wait()  # all pieces are there
     if ranks.rank():
         return None
     found = merge(pieces, folder, n_cells)
@@ -52,7 +53,7 @@ def build_index(
     write_parquet(acts.images.iloc[rows].reset_index(drop=True), folder / IMAGES)
     write_parquet(table, folder / TABLE)
     write_json(folder / FACTS, {"grid": acts.grid, "d_sae": sae.d_sae})
-    shutil.rmtree(folder / "pieces")
+    shutil.rmtree(place)
     return FeatureIndex.open(folder)
 
 

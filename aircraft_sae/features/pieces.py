@@ -12,11 +12,11 @@ from scipy.sparse import csc_array, csr_array
 from aircraft_sae.store import write_array
 
 ARRAYS, KINDS = ("data", "indices", "indptr"), ("<f4", "<i4")
-MERGED = 2**21  # entries sorted by feature at once
+MERGED, PARTS = 2**21, 256  # entries sorted by feature at once: so many, or this part of all
 
 
 class Piece:
-    """The codes (n_cells, d_sae) of some pictures, by feature: three files, there once the last of them is."""
+    """The codes (n_cells, d_sae) of some pictures, by feature, in three files."""
 
     def __init__(self, folder: Path, number: int, n_cells: int, d_sae: int):
         self.files = [folder / f"{number:05}_{array}.npy" for array in ARRAYS]
@@ -24,7 +24,7 @@ class Piece:
 
     @property
     def there(self) -> bool:
-        return self.files[-1].is_file()
+        return all(file.is_file() for file in self.files)
 
     def write(self, by_cell: csr_array) -> None:
         """Keep these codes."""
@@ -48,9 +48,10 @@ def merge(pieces: Sequence[Piece], folder: Path, cells_per_image: int) -> pd.Dat
     by_cell = (piece.read().tocsr() for piece in pieces)
     _write(folder, "by_cell", of_cell.cumsum(), ((codes.data, codes.indices) for codes in by_cell))
     offsets, tables = of_feature.cumsum(), []
+    merged = max(MERGED, offsets[-1] // PARTS)
 
     def some_features() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        bounds = np.flatnonzero(np.diff(offsets[:-1] // MERGED, prepend=-1, append=-1))
+        bounds = np.flatnonzero(np.diff(offsets[:-1] // merged, prepend=-1, append=-1))
         for start, end in pairwise(bounds):
             found = []
             for piece, first in zip(pieces, firsts, strict=False):

@@ -16,9 +16,9 @@ import torch
 from joblib import cpu_count
 from sklearn.metrics import confusion_matrix
 from timm.data import resolve_model_data_config
+from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2, muon
 from timm.utils import ModelEmaV3
-from torch.nn import SyncBatchNorm
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -76,6 +76,8 @@ class Run(checkpoint.Training):
         self.classes = pictures.classes(self.level)
         self.identity = fingerprint(cfg, pictures.fingerprint, weights)
         self.model = build(cfg, len(self.classes)).to(self.device)
+        if ranks.n_ranks() > 1:
+            self.model = share_norms(self.model)
         pixels = resolve_model_data_config(self.model)
         self.mean, self.std = tuple(pixels["mean"]), tuple(pixels["std"])
         self.frozen = freeze(self.model, cfg.frozen_stages)
@@ -95,7 +97,7 @@ class Run(checkpoint.Training):
         self.parts = {"model": self.model, "ema": self.ema.module, "optimizer": self.optimizer}
         # halves side by side take a quarter less time; what a BatchNorm makes depends on the whole batch
         together = self.device.type == "cuda" or any(isinstance(m, BatchNorm) for m in self.model.modules())
-        self.shared = share_gradients(self.model) if ranks.n_ranks() > 1 else None
+        self.shared = DistributedDataParallel(self.model) if ranks.n_ranks() > 1 else None
         self.n_parts = 1 if together or self.shared else 2
         self.n_images = len(pictures.rows(cfg.train_split))
         self.steps_per_epoch = math.ceil(self.n_images / cfg.batch_size)
@@ -222,13 +224,12 @@ class Run(checkpoint.Training):
         return self.cfg.learning_rate * (1 + math.cos(math.pi * (step - n_warmup) / (n_steps - n_warmup))) / 2
 
 
-def share_gradients(model: torch.nn.Module) -> DistributedDataParallel:
-    """The model, its gradients averaged over all ranks; ValueError for a BatchNorm on CPUs, where none is shared."""
-    norms = any(isinstance(module, BatchNorm) for module in model.modules())
-    if norms and not torch.cuda.is_available():
-        what = f"{type(model).__name__} has BatchNorm, whose means over a batch CPUs cannot share"
+def share_norms(model: torch.nn.Module) -> torch.nn.Module:
+    """The model, its BatchNorms taking statistics of all ranks' pictures; ValueError for any on CPUs."""
+    if any(isinstance(module, BatchNorm) for module in model.modules()) and not torch.cuda.is_available():
+        what = f"{type(model).__name__} has BatchNorm, whose batch statistics PyTorch shares only between GPUs"
         raise ValueError(f"{what}: train it in one process, then run the other stages in several")
-    return DistributedDataParallel(SyncBatchNorm.convert_sync_batchnorm(model) if norms else model)
+    return convert_sync_batchnorm(model)
 
 
 def load(folder: str | Path, name: str = "trained") -> Network:

@@ -8,6 +8,7 @@ squashed square too, so that an aircraft has the same proportions in training as
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from torchvision.transforms import v2
 from aircraft_sae import ranks
 from aircraft_sae.config import ClassifierConfig
 
+_SEEDED = Lock()  # torch's generator is one for all threads
+if hasattr(os, "register_at_fork"):  # a worker is born with the lock as it is then
+    os.register_at_fork(after_in_child=lambda: globals().update(_SEEDED=Lock()))
 BICUBIC = v2.InterpolationMode.BICUBIC  # as timm's ConvNeXts were trained
 
 
@@ -80,7 +84,7 @@ class Views(Dataset):
     def __getitem__(self, index: int | tuple[int, int, int]) -> tuple[Any, int, int]:
         seed, epoch, row = index if isinstance(index, tuple) else (0, 0, index)
         picture = self.read(self.images[row])
-        with torch.random.fork_rng(devices=[]):
+        with _SEEDED, torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_mix(seed, epoch, row))  # torch.manual_seed would seed the GPU too
             return self.transform(picture), int(self.labels[row]), row
 

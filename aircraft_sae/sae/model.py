@@ -90,7 +90,7 @@ def largest(rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     width = gcd(m, 4)  # places in a group; the best groups are found in the same way
     if m <= 2 * k * width or width == 1:
         return rows.topk(k, sorted=False)
-    groups = largest(rows.view(n, width, -1).amax(1), k)[1]
+    groups = largest(rows.view(n, width, m // width).amax(1), k)[1]
     places = (groups[:, None] + torch.arange(0, m, m // width, device=rows.device)[:, None]).flatten(1)
     values, best = rows.gather(1, places).topk(k, sorted=False)
     return values, places.gather(1, best)

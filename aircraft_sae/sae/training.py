@@ -123,7 +123,7 @@ def add_up(sae: SparseAutoencoder, loss: float, fvu: float, fired: Tensor, dead:
     if dead is not None:
         with_gradient[dead] = True
     rows = with_gradient.nonzero()[:, 0]
-    for weight in {sae.W_dec, sae.W_enc_rows}:
+    for weight in [sae.W_dec] if sae.cfg.tied else [sae.W_dec, sae.W_enc_rows]:
         if 2 * len(rows) > len(fired):
             ranks.add(weight.grad)
         else:

@@ -27,6 +27,7 @@ class Training:
     def save(self) -> None:
         """Write the checkpoint whole or not at all; ValueError for a weight that is not finite."""
         self.check_weights()
+        self.saved = time.monotonic()
         if ranks.rank():  # all have the same
             return
         state = {name: part.state_dict() for name, part in self.parts.items()} | {"identity": self.identity}
@@ -40,6 +41,12 @@ class Training:
 
     def resume(self) -> None:
         """Go back to the checkpoint, if any; a damaged one is passed over. ValueError for another run's."""
+        self._read()
+        steps = ranks.gather(torch.tensor([self.step])).tolist()  # before any goes on: the last removes the checkpoint
+        if len(set(steps)) > 1:
+            raise ValueError(f"the ranks see checkpoints of steps {steps}: put {self.folder} on a disk that all share")
+
+    def _read(self) -> None:
         path, self.saved = self.folder / CHECKPOINT, time.monotonic()
         if not path.is_file():
             return

@@ -55,11 +55,11 @@ def make_stage(
     wanted = fingerprint(config, inputs)
     together = getattr(make, "together", False)
     if ranks.rank():
-        if (made := ranks.tell() == MAKING) and together:
+        if (made := ranks.tell(0) == MAKING) and together:
             make(work)
         if made:
-            ranks.tell()  # all have made their share
-            ranks.tell()  # the first has put it in its place
+            ranks.wait()  # all have made their share
+            ranks.wait()  # the first has put it in its place
         return Stage(folder, _meta(folder), made)
     if not old.exists() and (meta := load_meta(folder, wanted)):
         ranks.tell(FOUND)
@@ -88,7 +88,7 @@ def make_stage(
             meta = json.loads(json.dumps(meta, default=asdict))  # as it will be read
             write_json(work / META, meta | {"checksum": fingerprint(meta)})
         _swap(work, folder, old)
-    ranks.tell()
+    ranks.wait()
     megabytes = sum(file["bytes"] for file in meta["files"].values()) / 1e6
     say(f"{name}: made in {meta['seconds']:.0f} s, {megabytes:.1f} MB")
     return Stage(folder, meta, made=True)
@@ -106,7 +106,7 @@ def _make(work: Path, name: str, wanted: str, make: Callable, say: Callable, tog
     ranks.tell(MAKING)
     with watched(progress, work / PROGRESS), nullcontext() if together else ranks.alone():
         make(work)
-    ranks.tell()
+    ranks.wait()
     for left_over in work.rglob(".*.tmp"):  # of atomic writes that were killed
         left_over.unlink()
     progress.pop("pid")
