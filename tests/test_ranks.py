@@ -202,7 +202,7 @@ def test_a_killed_rank_ends_all_with_one_error(unbroken):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "make takes one of dataset, network, activations, sae, features, got none"),
+        ((), "make takes one of dataset, network, activations, sae, features at a time, got none"),
         (("everything",), "make takes one of"),
         (("sae", "features"), "got sae features"),
         (("sae", "--set", "sae.q=1"), "no field 'sae.q': did you mean sae.k?"),

@@ -1,6 +1,7 @@
 """What every set of pictures offers, and what sets of picture files have in common."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import cache, cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 from joblib import cpu_count
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
 from aircraft_sae.config import SPLITS
@@ -17,7 +19,8 @@ from aircraft_sae.pictures.loading import Views
 from aircraft_sae.store import digest, sha256, write_parquet
 
 DISJOINT_SPLITS = ("train", "val", "test")
-BAR = {"unit": " pictures", "leave": False, "delay": 1, "max_workers": cpu_count()}  # decoding lets go of the lock
+SHOWN = {"unit": " pictures", "leave": False, "delay": 1}
+BAR = {**SHOWN, "max_workers": cpu_count()}  # decoding lets go of the lock
 REPLACE = "Replace them, or take them out of folders and lists."
 
 
@@ -98,10 +101,9 @@ class Pictures:
     def subset(self, keep: Sequence[bool] | Sequence[int], name: str) -> "Pictures":
         """These rows of the table (a bool for each, or their numbers), under another name."""
         fewer = copy(self)
-        fewer.__dict__.pop("fingerprint", None)
+        for known in ("fingerprint", "scenes"):
+            fewer.__dict__.pop(known, None)
         fewer.name, fewer.table = name, self.table.iloc[np.asarray(keep)].reset_index(drop=True)
-        if self.scenes is not None:
-            fewer.scenes = self.scenes[self.scenes["image"].isin(fewer.table["image"])].reset_index(drop=True)
         return fewer
 
     def every(self, n: int) -> "Pictures":
@@ -116,8 +118,7 @@ class Pictures:
 
     @cached_property
     def fingerprint(self) -> str:
-        known = self.table, self._classes, self.region_names, self.scenes
-        return digest([*known, self.contents()])
+        return digest([self.table, self._classes, self.region_names, self.contents()])
 
 
 class PictureFiles(Pictures):
@@ -126,7 +127,7 @@ class PictureFiles(Pictures):
     def __init__(self, folder: Path, paths: dict[str, Path], table: pd.DataFrame, classes: dict, banner: int):
         super().__init__(table, classes)
         self.folder, self.paths, self.banner = folder, paths, banner
-        self._digests: dict[Path, str] = {}  # subsets share it
+        self._digests: dict[str, str] = {}  # by path; subsets share it
 
     @classmethod
     def open(cls, root: str | Path, *, banner: int = 0) -> Self:
@@ -149,14 +150,18 @@ class PictureFiles(Pictures):
     def contents(self) -> list[str]:
         """Checksums of the files, and the banner."""
         files = [file for image in self.table["image"] for file in self.files(image)]
-        new = [file for file in files if file not in self._digests]
-        self._digests.update(zip(new, thread_map(sha256, new, desc="read pictures", **BAR), strict=True))
-        return [str(self.banner), *(self._digests[file] for file in files)]
+        new = [file for file in files if str(file) not in self._digests]
+        with ThreadPoolExecutor(BAR["max_workers"]) as pool, tqdm(total=len(new), desc="read pictures", **SHOWN) as bar:
+            for first in range(0, len(new), 1000):  # what waits in a pool takes more memory than its result
+                some = new[first : first + 1000]
+                self._digests.update(zip(map(str, some), pool.map(sha256, some), strict=True))
+                bar.update(len(some))
+        return [str(self.banner), *(self._digests[str(file)] for file in files)]
 
     def twins(self) -> list[str]:
         """Pictures with the same bytes in several splits, as "a (train) = b (test)"."""
         self.contents()
-        known = self.table.assign(digest=[self._digests[self.paths[image]] for image in self.table["image"]])
+        known = self.table.assign(digest=[self._digests[str(self.paths[image])] for image in self.table["image"]])
         same = (own for _, own in known.groupby("digest", sort=False) if own["split"].nunique() > 1)
         return [" = ".join(own["image"] + " (" + own["split"] + ")") for own in same]
 

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -11,13 +12,14 @@ from unicodedata import normalize
 import numpy as np
 import pandas as pd
 from PIL import Image
+from pyarrow.parquet import read_schema
 from torchvision.datasets import FGVCAircraft
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from aircraft_sae.config import LEVELS, NAMES_FILES, DatasetConfig
 from aircraft_sae.hangar import PARTS
 from aircraft_sae.pictures.base import DISJOINT_SPLITS, PictureFiles, check_occupied, refuse
-from aircraft_sae.store import check_room
+from aircraft_sae.store import check_room, sha256
 
 ENDINGS = (*IMG_EXTENSIONS, ".jfif", ".avif")
 UNREAD = (".gif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".psd")
@@ -36,15 +38,33 @@ class FGVCLayout(PictureFiles):
         super().__init__(*of_files)
         if (self.folder / "masks").is_dir():
             self.region_names = PARTS[2:]
-        if (path := self.folder / "scenes.parquet").is_file():
+        if self._scenes.is_file():
             try:
-                listed = pd.read_parquet(path).set_index("image")
-                of_scenes = ["scene", *listed.columns[listed.columns.str.startswith("pixels_")]]
-                scenes = self.table[["image"]].join(listed[of_scenes], on="image", how="inner", validate="1:1")
-                factors = listed.drop(columns=[*of_scenes, "split", *LEVELS], errors="ignore")
-                self.scenes, self.table = scenes.reset_index(drop=True), self.table.join(factors, on="image")
+                names = read_schema(self._scenes).names
+                of_scenes = [name for name in names if name == "scene" or name.startswith("pixels_")]
+                listed = pd.read_parquet(self._scenes, columns=[name for name in names if name not in of_scenes])
+                factors = listed.set_index("image").drop(columns=["split", *LEVELS], errors="ignore")
+                self.table = self.table.join(factors, on="image", validate="1:1")
+                names.index("scene")
             except Exception as problem:  # Arrow's and pandas' own
-                raise ValueError(f"{path} cannot be used: {problem}. Replace or remove it") from problem
+                raise ValueError(f"{self._scenes} cannot be used: {problem}. Replace or remove it") from problem
+
+    @property
+    def _scenes(self) -> Path:
+        return self.folder / "scenes.parquet"
+
+    @cached_property
+    def scenes(self) -> pd.DataFrame | None:
+        """See `Pictures`; read when asked for, since each takes 2 kB."""
+        if not self._scenes.is_file():
+            return None
+        names = [name for name in read_schema(self._scenes).names if name.startswith("pixels_")]
+        listed = pd.read_parquet(self._scenes, columns=["image", "scene", *names])
+        return self.table[["image"]].merge(listed, on="image")
+
+    def contents(self) -> list[str]:
+        """Checksums of the files, that of the scenes too, and the banner."""
+        return super().contents() + ([sha256(self._scenes)] if self._scenes.is_file() else [])
 
     @classmethod
     def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:

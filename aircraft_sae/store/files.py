@@ -282,11 +282,11 @@ def sha256(path: Path) -> str:
     """The checksum of a file; read once in a process, unless it may have changed since."""
     found = path.stat()
     if time.time_ns() - found.st_mtime_ns < 2e9:  # a second change could leave the same time
-        return _sha256.__wrapped__(path)
-    return _sha256(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return _sha256.__wrapped__(str(path))
+    return _sha256(str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 @cache
-def _sha256(path: Path, *_known_by: int) -> str:
+def _sha256(path: str, *_known_by: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
