@@ -57,10 +57,9 @@ class Activations(OnPictures):
         own = Path(folder) / site_folder(site)
         if not ((own / IMAGES).is_file() and (own / INDEX).is_file()):
             raise FileNotFoundError(f"{own / IMAGES} is not there: extract the activations of {site} first")
-        known = read_json(Path(folder) / META).get("fingerprint")
+        known, index = read_json(Path(folder) / META).get("fingerprint"), read_json(own / INDEX)
         stage = digest([known, site]) if known else ""
-        known = read_json(own / INDEX)
-        return cls(Shards(own, known["shape"], known["starts"]), pd.read_parquet(own / IMAGES), site, stage)
+        return cls(Shards(own, index["shape"], index["starts"]), pd.read_parquet(own / IMAGES), site, stage)
 
     @classmethod
     def live(cls, source: Source, site: str) -> "Activations":

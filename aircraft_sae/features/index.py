@@ -15,7 +15,7 @@ from tqdm import tqdm
 from aircraft_sae import ranks
 from aircraft_sae.activations import Activations, OnPictures
 from aircraft_sae.devices import device
-from aircraft_sae.features.pieces import ARRAYS, PARTS, Piece, merge
+from aircraft_sae.features.pieces import ARRAYS, MOST_PIECES, Piece, merge
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import META, digest, read_json, write_json, write_parquet
 
@@ -33,7 +33,7 @@ def build_index(
     Of several ranks each encodes its share; the first puts the pieces together, and the others get None.
     """
     folder, n_cells = Path(folder), acts.cells_per_image
-    some = np.array_split(rows, max(1, min(len(rows) * n_cells // PIECE, len(rows), PARTS)))
+    some = np.array_split(rows, max(1, min(len(rows) * n_cells // PIECE, len(rows), MOST_PIECES)))
     place = folder / f"pieces-{digest([sae, acts, rows, len(some)])}"
     pieces = [Piece(place, i, len(own) * n_cells, sae.d_sae) for i, own in enumerate(some)]
     for i in tqdm(ranks.mine([not piece.there for piece in pieces]), "index", leave=False):

@@ -12,7 +12,7 @@ from scipy.sparse import csc_array, csr_array
 from aircraft_sae.store import write_array
 
 ARRAYS, KINDS = ("data", "indices", "indptr"), ("<f4", "<i4")
-MERGED, PARTS = 2**21, 256  # entries sorted by feature at once: so many, or this part of all
+MERGED, MOST_PIECES = 2**21, 256  # entries sorted by feature at once, unless all of them need more passes than this
 
 
 class Piece:
@@ -48,7 +48,7 @@ def merge(pieces: Sequence[Piece], folder: Path, cells_per_image: int) -> pd.Dat
     by_cell = (piece.read().tocsr() for piece in pieces)
     _write(folder, "by_cell", of_cell.cumsum(), ((codes.data, codes.indices) for codes in by_cell))
     offsets, tables = of_feature.cumsum(), []
-    merged = max(MERGED, offsets[-1] // PARTS)
+    merged = max(MERGED, offsets[-1] // MOST_PIECES)
 
     def some_features() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         bounds = np.flatnonzero(np.diff(offsets[:-1] // merged, prepend=-1, append=-1))
