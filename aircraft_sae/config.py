@@ -1,4 +1,4 @@
-"""Configuration: one frozen dataclass per stage, checked by pydantic, and the presets (`presets.json`)."""
+"""Configuration: one frozen dataclass per stage, checked by pydantic, and the presets in `presets.json`."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StrictBool, TypeAdapter,
 from pydantic.dataclasses import dataclass
 
 NAMES_FILES = {"variant": "variants.txt", "family": "families.txt", "manufacturer": "manufacturers.txt"}
-LEVELS = tuple(NAMES_FILES)  # FGVC-Aircraft's, finest first
+LEVELS = tuple(NAMES_FILES)  # of FGVC-Aircraft, finest first
 Split = Literal["train", "val", "trainval", "test"]
 SPLITS = get_args(Split)
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -25,39 +25,39 @@ PositiveOrZero = Annotated[float, Field(strict=True, ge=0)]
 Share = Annotated[PositiveOrZero, Field(le=1)]
 ShareBelow1 = Annotated[PositiveOrZero, Field(lt=1)]
 Site = Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)*(:[\w-]+)?$")]
-"""A place in the network: an alias (stage4), a module's path (stages.2.blocks.1) or channels of one (mixed4c:5x5)."""
+"""A place in the network: an alias (stage4), a module path (stages.2.blocks.1) or its channels (mixed4c:5x5)."""
 
 
 def check_name(name: str) -> str:
-    """The name; ValueError where it could stand for another folder than its own, which making a stage replaces."""
+    """Return the name; ValueError for one that could lead to another folder, which making a stage would replace."""
     if not re.fullmatch(r"\w[\w.-]{0,99}(?<!\.partial)(?<!\.old)(?<!\.lock)", name):
-        rule = "letters, digits, _ and, not first, dots and dashes, at most 100, and no .partial, .old or .lock last"
+        rule = "letters, digits and _, then also . and -, at most 100, and no .partial, .old or .lock at the end"
         raise ValueError(f"a name has {rule}: got {name!r}")
     return name
 
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """Turns pydantic's complaint into a ValueError that says which field must be what, and what it got."""
+    """Turn pydantic's report into a one-line ValueError: the field, what it must be, and what it got."""
     try:
         yield
     except ValidationError as error:
         wrong = error.errors()[0]
-        if wrong["type"] == "value_error":  # raised in this module, in words of its own
+        if wrong["type"] == "value_error":  # raised in this module
             raise ValueError(str(wrong["ctx"]["error"])) from None
-        said = {
+        problems = {
             "missing": "lacks a value",
-            "unexpected_keyword_argument": "is no field",
+            "unexpected_keyword_argument": "is not a field",
             "string_pattern_mismatch": "must be like stage4, stages.2.blocks.1, mixed4c:5x5 or mixed4c:0-128",
-        }.get(wrong["type"])
-        said = said or re.sub("^.* should", "must", wrong["msg"]).replace("greater than or equal to", "at least")
+        }
+        problem = re.sub("^.* should", "must", wrong["msg"]).replace("greater than or equal to", "at least")
         name = ".".join(part for part in wrong["loc"] if isinstance(part, str)) or error.title
-        raise ValueError(f"{name} {said}, got {wrong['input']!r}") from None
+        raise ValueError(f"{name} {problems.get(wrong['type'], problem)}, got {wrong['input']!r}") from None
 
 
 @dataclass_transform(frozen_default=True)
 def _checked(cls: type) -> type:
-    """A frozen dataclass that refuses, rather than converts, a value of another type: True, "3" and nan are no 3."""
+    """A frozen dataclass that refuses values of the wrong type instead of converting them."""
     cls = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
     cls.__init__ = _one_line()(cls.__init__)
     return cls
@@ -67,12 +67,12 @@ def _checked(cls: type) -> type:
 class HangarConfig:
     """What the hangar renders."""
 
-    n_variants: Annotated[Count, Field(ge=2)] | None = None  # only the first so many variants; None takes all
+    n_variants: Annotated[Count, Field(ge=2)] | None = None  # use only the first n; None: all
     scenes_per_variant: Annotated[Count, Field(ge=3)] = 100
     size: Count = 224  # width and height of a picture in pixels
-    supersampling: Count = 2  # rays a pixel are this number squared, but for the sky
+    supersampling: Count = 2  # squared: rays per pixel (sky pixels get fewer)
     seed: CountOrZero = 0
-    split_shares: tuple[Positive, Positive, Positive] = (0.57, 0.10, 0.33)  # of a variant's scenes: train, val, test
+    split_shares: tuple[Positive, Positive, Positive] = (0.57, 0.10, 0.33)  # train, val, test, per variant
 
     def __post_init__(self):
         if abs(sum(self.split_shares) - 1) > 1e-6:
@@ -81,12 +81,11 @@ class HangarConfig:
 
 @_checked
 class DatasetConfig:
-    """Where pictures come from: rendered, FGVC-Aircraft, or any folder of pictures."""
+    """Where the pictures come from: rendered, FGVC-Aircraft, or any folder."""
 
-    # folder: FGVC-Aircraft's layout, split/class/*.jpg or class/*.jpg
-    source: Literal["hangar", "fgvc", "folder"] = "hangar"
-    root: str | None = None  # holds (for fgvc: will hold) fgvc-aircraft-2013b, or the images; unused by the hangar
-    banner: CountOrZero = 0  # rows cut off the bottom of every picture: 20 in FGVC-Aircraft, 0 elsewhere
+    source: Literal["hangar", "fgvc", "folder"] = "hangar"  # folder: FGVC layout, split/class/*.jpg or class/*.jpg
+    root: str | None = None  # the folder of images, or the one above fgvc-aircraft-2013b; unused by the hangar
+    banner: CountOrZero = 0  # rows cut off the bottom of each picture (FGVC-Aircraft: 20)
     hangar: HangarConfig = field(default_factory=HangarConfig)
 
     @property
@@ -102,34 +101,34 @@ class DatasetConfig:
 class ClassifierConfig:
     """How the network is built and trained."""
 
-    arch: str = "convnext_atto_ols"  # any CNN that timm knows
-    # a name in data/weights, a .safetensors or .pth file, "timm" (its hub), or None (from scratch)
+    arch: str = "convnext_atto_ols"  # any CNN in timm
+    # a name in data/weights, a .safetensors or .pth file, "timm" (download), or None (train from scratch)
     weights: str | None = "hangar_pretrained"
-    layer_scale: Positive | None = None  # initial layer scale when training from scratch; None keeps timm's 1e-6
-    level: str | None = None  # whose classes are learned, such as "family"; None: the finest that the pictures have
+    layer_scale: Positive | None = None  # initial layer scale of training from scratch; None: timm's 1e-6
+    level: str | None = None  # classes to learn, such as "family"; None: the finest level that the pictures have
     train_split: Split = "train"
-    val_split: Split | None = "val"  # watched after each epoch, never chosen on; None where it is part of train_split
-    sizes: tuple[Annotated[Count, Field(ge=32)], ...] = (160, 224)  # pixels in each phase; evaluation takes the last
-    epochs: tuple[Count, ...] = (3, 2)  # epochs of each phase, as many as there are sizes
+    val_split: Split | None = "val"  # evaluated after each epoch, never selected on; None if in train_split
+    sizes: tuple[Annotated[Count, Field(ge=32)], ...] = (160, 224)  # pixels in each phase; the last one evaluates
+    epochs: tuple[Count, ...] = (3, 2)  # epochs in each phase, one entry per size
     batch_size: Count = 32
-    optimizer: Literal["muon", "adamw"] = "muon"  # muon: of matrices, AdamW for the rest
+    optimizer: Literal["muon", "adamw"] = "muon"  # muon: for matrices, with AdamW for the rest
     learning_rate: Positive = 2e-3
     warmup_epochs: PositiveOrZero = 0.3
     weight_decay: PositiveOrZero = 0.05
     label_smoothing: ShareBelow1 = 0.1
-    ema_decay: ShareBelow1 = 0.98  # decay per step of the averaged weights that are evaluated and saved
-    frozen_stages: Annotated[CountOrZero, Field(le=4)] = 2  # the stem and this many stages keep their loaded weights
-    crop_scale: tuple[Positive, Positive] = (0.7, 1.0)  # area share of the random crop; (1, 1) only resizes
+    ema_decay: ShareBelow1 = 0.98  # per step, of the averaged weights, which are evaluated and saved
+    frozen_stages: Annotated[CountOrZero, Field(le=4)] = 2  # the stem and the first n stages are not trained
+    crop_scale: tuple[Positive, Positive] = (0.7, 1.0)  # share of the area in a random crop; (1, 1) only resizes
     flip: StrictBool = True
     colour_jitter: PositiveOrZero = 0.2
-    mixed_precision: StrictBool = True  # bfloat16 autocast on a GPU, and on a CPU that has it in hardware
+    mixed_precision: StrictBool = True  # bfloat16 autocast where the hardware supports it
     seed: CountOrZero = 0
 
     def __post_init__(self):
         if len(self.sizes) != len(self.epochs) or not self.sizes:
             raise ValueError(f"sizes and epochs need one entry per phase, got {self.sizes} and {self.epochs}")
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale must be two rising shares in (0, 1], got {self.crop_scale}")
+            raise ValueError(f"crop_scale must be two increasing shares in (0, 1], got {self.crop_scale}")
 
     @property
     def n_epochs(self) -> int:
@@ -142,23 +141,23 @@ class ClassifierConfig:
 
 @_checked
 class SAEConfig:
-    """A sparse autoencoder and its training. Lengths are in scaled acts: centred, mean squared norm d_in."""
+    """A sparse autoencoder and its training, on centred acts scaled to a mean squared norm of d_in."""
 
     site: Site = "stage4"
     variant: Literal["topk", "batchtopk"] = "batchtopk"
-    standardise: Literal["nothing", "channels"] = "nothing"  # of acts first: channels less their mean, over deviations
+    standardise: Literal["nothing", "channels"] = "nothing"  # channels: z-score each one first
     expansion: Count = 8  # d_sae / d_in
-    k: Count = 32  # features a cell has, exactly or on average
-    tied: StrictBool = False  # W_enc is W_dec transposed
-    frozen_decoder: StrictBool = False  # W_dec keeps its random directions: a control
-    n_cells: Count = 1_000_000  # cells seen in training, over all epochs
+    k: Count = 32  # active features per cell: exactly (topk) or on average (batchtopk)
+    tied: StrictBool = False  # W_enc is the transpose of W_dec
+    frozen_decoder: StrictBool = False  # a control: W_dec stays random
+    n_cells: Count = 1_000_000  # cells seen in training, counting repeats
     batch_size: Count = 1024
     learning_rate: Positive = 6e-3
     warmup_share: Share = 0.02
-    decay_share: Share = 0.3  # last share of the steps, in which the learning rate falls to 0
-    aux_k: CountOrZero = 256  # dead features that reconstruct the error of each cell (AuxK); 0 for none
+    decay_share: Share = 0.3  # the learning rate falls linearly to 0 over this last share of the steps
+    aux_k: CountOrZero = 256  # AuxK: dead features used to reconstruct the error of each cell; 0 turns it off
     aux_coefficient: PositiveOrZero = 1 / 32
-    dead_after: CountOrZero = 100_000  # a feature is dead that has not fired on so many cells
+    dead_after: CountOrZero = 100_000  # a feature that has not fired for this many cells is dead
     mixed_precision: StrictBool = True
     seed: CountOrZero = 0
 
@@ -168,7 +167,7 @@ class SAEConfig:
         if self.tied and self.frozen_decoder:
             raise ValueError("a tied autoencoder with a frozen decoder would learn nothing but biases")
         if self.tied and self.standardise == "channels":
-            raise ValueError("channels cannot be standardised for a tied autoencoder: their scales would untie it")
+            raise ValueError("a tied autoencoder cannot standardise channels: their scales would untie it")
 
     @property
     def n_steps(self) -> int:
@@ -177,34 +176,34 @@ class SAEConfig:
 
 @_checked
 class StudyConfig:
-    """One whole study: its name and the config of every stage."""
+    """One study: its name and the config of every stage."""
 
     name: Annotated[str, AfterValidator(check_name)] = "hangar"
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    sites: tuple[Site, ...] = ("stage3", "stage4")  # places in the network whose activations are kept
-    keep_activations: StrictBool = True  # False: none are stored; they are computed anew at each read
-    n_views: CountOrZero = 1  # random views of each training and validation picture that autoencoders learn from too
-    sae: SAEConfig = field(default_factory=SAEConfig)  # of the end of the network, as others publish it
-    # where features keep to their place (notebook 03 compares sites)
+    sites: tuple[Site, ...] = ("stage3", "stage4")  # sites whose activations are stored
+    keep_activations: StrictBool = True  # False: recompute activations at each read, store none
+    n_views: CountOrZero = 1  # random views of each train and val picture, added to what autoencoders train on
+    sae: SAEConfig = field(default_factory=SAEConfig)  # at the end of the network, as in most publications
+    # at an earlier site, where features stay local (notebook 03 compares sites)
     local: SAEConfig = SAEConfig(
         site="stage3", standardise="channels", learning_rate=3e-3, n_cells=600_000, dead_after=60_000
     )
 
     def __post_init__(self):
         if self.sae.site not in self.sites:
-            raise ValueError(f"sae.site must be one of the sites that are kept, {self.sites}, got {self.sae.site!r}")
+            raise ValueError(f"sae.site must be one of the stored sites, {self.sites}, got {self.sae.site!r}")
 
 
 def preset(name: str) -> StudyConfig:
-    """The preset called `name`; ValueError lists those there are."""
-    if name not in list(PRESETS):  # a list finds what cannot be hashed missing, too
+    """The preset called `name`; ValueError lists the presets."""
+    if name not in list(PRESETS):  # a list, since the name may be unhashable
         raise ValueError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
 def with_data_root(config: StudyConfig, data_root: str | None) -> StudyConfig:
-    """A copy with this data root, if any; ValueError where the source takes no folder, or needs one and has none."""
+    """A copy that reads `data_root`, if given; ValueError if the source takes no folder, or needs one."""
     if data_root and config.dataset.rendered:
         takers = ", ".join(name for name, known in PRESETS.items() if not known.dataset.rendered)
         raise ValueError(f"{config.name} renders its own pictures and takes no data root: only {takers} do")
@@ -216,26 +215,26 @@ def with_data_root(config: StudyConfig, data_root: str | None) -> StudyConfig:
     return config
 
 
-_reader = cache(TypeAdapter)
+_adapter = cache(TypeAdapter)
 
 
 @_one_line()
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """A dataclass of class `cls`, with those inside it, from JSON values; ValueError for a wrong or missing field."""
-    read = _reader(cls).validate_python(values)
-    if missing := _names(asdict(read)) - _names(values):
+    """Rebuild a config of class `cls` from JSON values; ValueError for a wrong, unknown or missing field."""
+    config = _adapter(cls).validate_python(values)
+    if missing := _names(asdict(config)) - _names(values):
         raise ValueError(f"{cls.__name__} lacks the fields {', '.join(sorted(missing))}")
-    return read
+    return config
 
 
 def _names(values: dict[str, Any], above: str = "") -> set[str]:
-    """Names of all values, those of inner dicts with a dot, as "classifier.seed"."""
+    """Names of all values, nested ones dotted ("classifier.seed")."""
     inner = (_names(value, f"{above}{name}.") for name, value in values.items() if isinstance(value, dict))
     return {f"{above}{name}" for name in values}.union(*inner)
 
 
 def change(config: Any, **values: Any) -> Any:
-    """A copy with dotted fields changed, as in change(c, **{"classifier.seed": 1}); ValueError names a wrong field."""
+    """A copy with dotted fields changed, as in change(c, **{"classifier.seed": 1}); ValueError for an unknown field."""
     changed = asdict(config)
     names = _names(changed)
     for path, value in values.items():

@@ -1,7 +1,7 @@
 """Metrics: pure functions on arrays, each with its formula and source.
 
-A metric with `counts` can be resampled: counts (draws, n) say how often each image was drawn, and the metric returns
-one value per draw. Without counts it returns one number.
+A metric that takes `counts` can be bootstrapped: counts (draws, n) say how often each draw contains each image, and the
+metric returns one value per draw. Without counts it returns one number.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,84 +14,84 @@ from scipy.stats import false_discovery_control, norm
 
 
 def class_averaged_accuracy(labels, predicted, n_classes: int, counts=None):
-    """Mean over classes of the share of a class's images that are recognised: FGVC-Aircraft's official metric.
+    """Recall averaged over classes, FGVC-Aircraft's official metric; classes without images do not count.
 
-    labels, predicted: (n,) class indices. A class without images, in the set or in a draw, is left out of the mean.
+    labels, predicted: (n,) class indices.
     Source: Maji et al. 2013, "Fine-Grained Visual Classification of Aircraft", section 3.
     """
     counts = np.ones(len(labels)) if counts is None else counts
     member = np.eye(n_classes)[labels]  # (n, classes) one-hot
     hit = member * np.equal(labels, predicted)[:, None]
     with np.errstate(invalid="ignore"):
-        recall = (counts @ hit) / (counts @ member)  # 0 / 0 is nan: a class that was not drawn
+        recall = (counts @ hit) / (counts @ member)  # 0 / 0 = nan for a class that was not drawn
     return np.nanmean(recall, axis=-1)
 
 
 def ratio_of_sums(numerator, denominator, counts=None):
-    """Sum of one quantity over images by the sum of another, both (n,): fvu from squared errors and distances."""
+    """Sum of one quantity over images divided by the sum of another, both (n,); fvu is such a ratio."""
     counts = np.ones(len(numerator)) if counts is None else counts
     return (counts @ np.asarray(numerator, float)) / (counts @ np.asarray(denominator, float))
 
 
 def bootstrap_counts(n_images: int, n: int, seed: Any = 0) -> np.ndarray:
-    """(n, n_images) how often each image is in each of n draws with replacement; seed: a number, or a Generator."""
+    """(n, n_images) how often each of n draws with replacement contains each image; seed: a number or a Generator."""
     drawn = np.random.default_rng(seed).integers(n_images, size=(n, n_images)) + n_images * np.arange(n)[:, None]
     return np.bincount(drawn.ravel(), minlength=n * n_images).reshape(n, n_images)
 
 
 def bootstrap_draws(metric: Callable, *arguments: Any, n: int = 2000, seed: int = 0) -> np.ndarray:
-    """(n,) values of `metric(*arguments)`, each for images drawn anew; the first argument has one entry per image."""
+    """(n,) bootstrap values of `metric(*arguments)`; the first argument has one entry per image."""
     rng, n_images = np.random.default_rng(seed), len(arguments[0])
-    chunk = max(1, 2**22 // n_images)  # draws at a time: about 32 MB of counts
+    chunk = max(1, 2**22 // n_images)  # draws at a time: 32 MB of counts
     counts = (bootstrap_counts(n_images, min(chunk, n - start), rng) for start in range(0, n, chunk))
     return np.concatenate([metric(*arguments, counts=each) for each in counts])
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
-    """(low, high) percentiles of draws (n,) that hold 95 % of them. Source: Efron & Tibshirani 1993, chapter 13."""
+    """The 95 % percentile interval (low, high) of draws (n,). Source: Efron & Tibshirani 1993, chapter 13."""
     return tuple(np.quantile(draws, [0.025, 0.975]).tolist())
 
 
 def with_interval(numerator, denominator) -> dict[str, float | None]:
-    """A ratio of sums over images as {value, low, high, n}, with its 95 % bootstrap interval."""
+    """A ratio of sums over images as {value, low, high, n} with its 95 % bootstrap interval."""
     draws = bootstrap_draws(ratio_of_sums, numerator, denominator)
     return with_draws(ratio_of_sums(numerator, denominator), draws, len(numerator))
 
 
 def with_draws(value: float, draws, n: int) -> dict[str, float | None]:
-    """A value as {value, low, high, n} with the 95 % interval of draws of it, those that are no number left out."""
-    seen = np.asarray(draws, float)[np.isfinite(draws)]
-    low, high = interval(seen) if len(seen) else (None, None)
+    """A value as {value, low, high, n} with the 95 % interval of its finite draws."""
+    finite = np.asarray(draws, float)[np.isfinite(draws)]
+    low, high = interval(finite) if len(finite) else (None, None)
     return {"value": float(value), "low": low, "high": high, "n": int(n)}
 
 
 def point(value: float, n: int) -> dict[str, float | None]:
-    """A result without an interval."""
+    """A value as {value, low, high, n} without an interval."""
     return {"value": value if isinstance(value, int) else float(value), "low": None, "high": None, "n": int(n)}
 
 
 def median(values: np.ndarray) -> dict[str, float | None]:
-    """The median as a result, with the 95 % interval by drawing the values anew."""
+    """The median as {value, low, high, n} with its 95 % bootstrap interval."""
     drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
     return with_draws(np.median(values), np.median(values[drawn], axis=1), len(values))
 
 
 def adjusted(p: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg's q of the tests that could be made; nan for the others."""
-    q, made = np.full(p.shape, np.nan), np.isfinite(p)
-    q[made] = false_discovery_control(p[made])
+    """Benjamini-Hochberg q-values; a p that is nan stays nan and does not count as a test."""
+    q, tested = np.full(p.shape, np.nan), np.isfinite(p)
+    q[tested] = false_discovery_control(p[tested])
     return q
 
 
-FEWEST = 10
+FEWEST = 10  # pictures needed for a p-value
 
 
 @dataclass
 class Estimate:
-    """A value and what each picture (or scene) has to do with it, so that differences are tested pair by pair.
+    """A value and each picture's (or scene's) influence on it, so that differences are tested in pairs.
 
-    influence: by the picture's name; its squares add up to the variance. Source: the infinitesimal jackknife, Efron &
-    Tibshirani 1993, chapter 21.
+    influence: indexed by the picture's name; its squares sum to the variance of the value.
+    Source: the infinitesimal jackknife, Efron & Tibshirani 1993, chapter 21.
     """
 
     value: float
@@ -107,50 +107,50 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """One-sided p of "this is not above 0"; nan for no value, and where it rests on fewer than FEWEST pictures."""
+        """One-sided p-value of "the value is at most 0"; nan if it is not finite or has fewer than FEWEST pictures."""
         if len(self.influence) < FEWEST or not np.isfinite([self.value, *self.influence]).all():
             return np.nan
         return float(norm.sf(self.value / self.error)) if self.error else float(self.value <= 0)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """(low, high) of 95 %."""
+        """The 95 % interval (low, high)."""
         return self.value - 1.96 * self.error, self.value + 1.96 * self.error
 
     @property
     def entry(self) -> dict[str, float | None]:
-        """{value, low, high, n}, as a result; no interval where some pictures' influence is not known."""
+        """{value, low, high, n}; no interval if the influence of some picture is unknown."""
         low, high = self.interval if np.isfinite(self.error) else (None, None)
         return {"value": self.value, "low": low, "high": high, "n": len(self.influence)}
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of those that are numbers, of the same pictures."""
+    """The mean of the finite estimates, all from the same pictures."""
     known = [each for each in estimates if np.isfinite(each.value)]
     influence = pd.concat([each.influence for each in known], axis=1).mean(axis=1)
     return Estimate(float(np.mean([each.value for each in known])), influence)
 
 
 def ratio(numerator: pd.Series, denominator: pd.Series) -> Estimate:
-    """The ratio of two sums over pictures, each by the picture's name; nan where the denominator is 0."""
+    """The ratio of two sums over pictures, both indexed by the picture's name; nan if the denominator is 0."""
     total = denominator.sum()
     value = numerator.sum() / total if total else np.nan
     return Estimate(float(value), (numerator - value * denominator) / (total or np.nan))
 
 
 def stratified_auroc(score, member, strata, groups) -> tuple[float, np.ndarray]:
-    """(AUROC over pairs of cells of one stratum, each picture's influence on it).
+    """(AUROC over pairs of cells in the same stratum, each picture's influence on it).
 
-    score, member, strata, groups: (n,) a score, whether a cell is positive, its stratum and its picture, whole numbers
-    from 0. Strata of one kind drop out; (nan, …) where all do.
-    Source: the Mann-Whitney count of each stratum, summed (van Elteren 1960 with weights of pairs); Hajek projection.
+    score, member, strata, groups: (n,) of each cell its score, whether it is positive, its stratum, and its picture (an
+    integer from 0). A stratum with only positives or only negatives does not count; the AUROC is nan if none does.
+    Source: the Mann-Whitney count summed over strata (van Elteren 1960, each pair weighted alike); Hajek projection.
     """
     order = np.lexsort((score, strata))
     cells = pd.DataFrame({"score": score, "member": member, "strata": strata, "picture": groups}).iloc[order]
     own, kind = cells.groupby("strata")["score"], cells.groupby(["strata", "member"])["score"]
-    below = own.rank() - kind.rank()  # cells of the other kind, ties by half
+    below = own.rank() - kind.rank()  # cells of the other kind with a lower score; ties count half
     pairs = own.transform("size") - kind.transform("size")
     won = below.where(cells["member"], pairs - below)
     with np.errstate(invalid="ignore", divide="ignore"):
-        auroc = won.sum() / pairs.sum()  # each pair is counted twice, for either of its cells
+        auroc = won.sum() / pairs.sum()  # both sums count each pair twice
         return float(auroc), np.bincount(cells["picture"], won - auroc * pairs) / (pairs.sum() / 2)

@@ -1,8 +1,7 @@
-"""Several processes, started by torchrun, that work on one stage: each one's share, and what they exchange.
+"""Several processes (ranks), started by torchrun, that share the work of one stage.
 
-In one process, and within `alone`, the share is the whole, and what all have is one's own. Nothing else knows of
-torch.distributed, but for the training of networks, which is DistributedDataParallel's. torch is imported when there
-are several: the command, which only runs notebooks, does without it.
+In a single process, and inside `alone`, a rank's share is everything. Only this module and the training of networks
+(DistributedDataParallel) use torch.distributed. torch is imported late: the notebook runner does without it.
 """
 
 import os
@@ -16,13 +15,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-PATIENCE = timedelta(days=2)  # while the first rank renders or merges, the others wait
-_number, _n, _alone = 0, 1, 0
+PATIENCE = timedelta(days=2)  # the other ranks wait while the first renders or merges
+_rank, _n_ranks, _alone = 0, 1, 0
 
 
 def join() -> None:
-    """Meet the other ranks that torchrun has started, if any: over nccl on GPUs, one each, else over gloo."""
-    global _number, _n
+    """Connect to the other ranks that torchrun started, if any: by nccl with one GPU each, else by gloo."""
+    global _rank, _n_ranks
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
         return
     import torch
@@ -30,61 +29,60 @@ def join() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    _number, _n = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    _rank, _n_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def leave() -> None:
-    """Part from the other ranks, all having come to the end."""
-    global _number, _n
-    if _n > 1:
+    """Disconnect, once all ranks are done."""
+    global _rank, _n_ranks
+    if _n_ranks > 1:
         import torch
 
         torch.distributed.destroy_process_group()
-        _number, _n = 0, 1
+        _rank, _n_ranks = 0, 1
 
 
 def n_ranks() -> int:
-    """How many work together here."""
-    return 1 if _alone else _n
+    """Number of ranks that share the work."""
+    return 1 if _alone else _n_ranks
 
 
 def rank() -> int:
-    """This one's number, from 0."""
-    return 0 if _alone else _number
+    """Number of this rank, from 0."""
+    return 0 if _alone else _rank
 
 
 def label() -> str:
-    """What a line in a log begins with: nothing in one process."""
+    """The prefix of this rank's log lines; empty in a single process."""
     return f"rank {rank()} of {n_ranks()} on {socket.gethostname()}: " if n_ranks() > 1 else ""
 
 
 def say(text: str) -> None:
-    """A line on stderr, beside the progress bars and out of the notebooks' outputs; the first rank's alone."""
-    if not rank():  # in one piece: stages are made side by side
+    """Print a line on stderr, from the first rank alone; stdout would end up in the notebooks' outputs."""
+    if rank() == 0:  # one write per line, since stages run side by side
         print(f"{label()}{text}\n", end="", file=sys.stderr, flush=True)
 
 
 def share(n: int, unit: int = 1) -> slice:
-    """This rank's part of n things in a row, which begins at a multiple of `unit`."""
+    """This rank's slice of n items; it starts at a multiple of `unit`."""
     first, end = (n // unit * each // n_ranks() * unit for each in (rank(), rank() + 1))
     return slice(first, n if rank() == n_ranks() - 1 else end)
 
 
 def mine(missing: Sequence[bool]) -> list[int]:
-    """Indices that this rank makes: its share of those that the first rank finds missing before any begins."""
-    numbers = [i for i, each in enumerate(missing) if each]
+    """This rank's share of the indices that the first rank finds missing."""
     if n_ranks() > 1:
         import torch
 
-        found = torch.tensor(missing).long() * (rank() == 0)
-        add(found)
-        numbers = found.nonzero()[:, 0].tolist()
-    return numbers[share(len(numbers))]
+        add(found := torch.tensor(missing).long() * (rank() == 0))
+        missing = found.tolist()
+    indices = [i for i, each in enumerate(missing) if each]
+    return indices[share(len(indices))]
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within it, this process works by itself while the others wait."""
+    """Inside, this process works by itself while the other ranks wait."""
     global _alone
     _alone += 1
     try:
@@ -94,50 +92,39 @@ def alone() -> Iterator[None]:
 
 
 def together(make: Callable) -> Callable:
-    """Mark a make that all ranks run, each on its share; the first rank runs any other alone."""
+    """Mark a stage's `make` that all ranks run, each on its share; only the first rank runs an unmarked one."""
     make.together = True
     return make
 
 
 def add(*tensors: "Tensor") -> None:
-    """Replace each tensor by its sum over all ranks."""
+    """Sum each tensor over all ranks, in place."""
     if n_ranks() > 1:
-        import torch
+        from torch.distributed import all_reduce
+
+        from aircraft_sae.devices import device
 
         for each in tensors:
-            torch.distributed.all_reduce(there := each.to(_device()))
-            each.copy_(there)
+            all_reduce(total := each.to(device()))
+            each.copy_(total)
 
 
 def gather(own: "Tensor") -> "Tensor":
-    """The rows of all ranks, (n, …) of each, in order of the ranks."""
+    """Concatenate the rows of all ranks, (n, …) with an n of its own each, in order of rank."""
     if n_ranks() == 1:
         return own
     import torch
 
+    from aircraft_sae.devices import device
+
     add(sizes := torch.nn.functional.one_hot(torch.tensor(rank()), n_ranks()) * len(own))
-    padded = own.new_zeros((int(sizes.max()), *own.shape[1:]), device=_device())
+    padded = own.new_zeros((int(sizes.max()), *own.shape[1:]), device=device())
     padded[: len(own)] = own
     sent = padded.flatten().view(torch.uint8)  # gloo has no float16
-    got = [torch.empty_like(sent) for _ in range(n_ranks())]
-    torch.distributed.all_gather(got, sent)
-    rows = (each.view(own.dtype).view(padded.shape)[:n] for each, n in zip(got, sizes.tolist(), strict=True))
-    return torch.cat(list(rows)).to(own.device)
-
-
-def wait() -> None:
-    """Go on when all have come here."""
-    tell(0)
-
-
-@contextmanager
-def first() -> Iterator[None]:
-    """The first rank goes through it before the others."""
-    if rank():
-        wait()
-    yield
-    if not rank():
-        wait()
+    received = [torch.empty_like(sent) for _ in range(n_ranks())]
+    torch.distributed.all_gather(received, sent)
+    rows = [each.view(own.dtype).view(padded.shape)[:n] for each, n in zip(received, sizes.tolist(), strict=True)]
+    return torch.cat(rows).to(own.device)
 
 
 def tell(number: int) -> int:
@@ -146,22 +133,27 @@ def tell(number: int) -> int:
         return number
     import torch
 
-    add(said := torch.tensor(number if rank() == 0 else 0))
-    return int(said)
+    add(sent := torch.tensor(number if rank() == 0 else 0))
+    return int(sent)
+
+
+def wait() -> None:
+    """Wait until all ranks are here."""
+    tell(0)
+
+
+@contextmanager
+def first() -> Iterator[None]:
+    """Inside, the first rank goes before the others."""
+    if rank():
+        wait()
+    yield
+    if not rank():
+        wait()
 
 
 def ended(problem: Exception) -> bool:
     """Whether an error means that another rank has ended."""
-    if n_ranks() == 1 or not isinstance(problem, RuntimeError):
-        return False
-    import torch
-
     words = "closed by peer", "reset by peer", "Broken pipe", "gloo", "remote process exited"
-    lost = torch.distributed.DistNetworkError, torch.distributed.DistStoreError
-    return isinstance(problem, lost) or any(word in str(problem) for word in words)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    lost = type(problem).__name__ in ("DistNetworkError", "DistStoreError")
+    return n_ranks() > 1 and isinstance(problem, RuntimeError) and (lost or any(word in str(problem) for word in words))
