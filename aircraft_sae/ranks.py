@@ -33,13 +33,11 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Disconnect, once all ranks are done."""
-    global _rank, _n_ranks
+    """Disconnect, as the last thing that this process does."""
     if _n_ranks > 1:
         import torch
 
         torch.distributed.destroy_process_group()
-        _rank, _n_ranks = 0, 1
 
 
 def n_ranks() -> int:

@@ -1,4 +1,4 @@
-"""What is on disk: stage folders, files written whole or not at all, checkpoints of trainings, digests of all of it."""
+"""What is on disk: stage folders, files written whole or not at all, training checkpoints, and digests of content."""
 
 # ruff: noqa: I001
 from aircraft_sae.store.files import (

@@ -1,8 +1,8 @@
-"""Stage folders on disk: written whole or not at all, known by a fingerprint, resumable after a kill.
+"""Stage folders on disk: written whole or not at all, identified by a fingerprint, resumed after a kill.
 
-A stage is made in `<name>.partial` and renamed to `<name>` once its `meta.json` is written. A kill leaves a partial
-folder, which the next call resumes, or half a swap, which the next call finishes. `<name>.lock` keeps two processes
-from making the same stage at once. A stage whose files do not have their recorded checksums is made again.
+A stage is made in `<name>.partial`, which is renamed to `<name>` once its `meta.json` is written. A kill leaves either
+the partial folder, which the next call resumes, or an unfinished swap, which it completes. `<name>.lock` keeps two
+processes from making the same stage at once. A stage is made again if a file no longer has its recorded checksum.
 """
 
 import ctypes
@@ -26,9 +26,8 @@ from filelock import FileLock, Timeout
 from aircraft_sae import ranks
 from aircraft_sae.store.files import META, fingerprint, full_disk_named, make_parents, read_json, sha256, write_json
 
-PROGRESS = ".making.json"  # in a partial folder: its fingerprint, the process that makes it, seconds and memory so far
-FOUND, MAKING = 1, 2  # what the first rank tells the others of a stage
-HEARTBEAT = 3.0  # seconds between two samples of time and memory, which cost 50 ms each
+PROGRESS = ".making.json"  # in a partial folder: its fingerprint, seconds and peak memory so far
+HEARTBEAT = 3.0  # seconds between two samples of time and memory, each of which takes 50 ms
 
 
 @dataclass(frozen=True)
@@ -37,34 +36,33 @@ class Stage:
 
     folder: Path
     meta: dict[str, Any]
-    made: bool  # by this call; False: it was loaded
+    made: bool  # by this call; False: loaded
 
 
 def make_stage(
     folder: Path, config: Any, inputs: dict[str, str], make: Callable, say: Callable = print, name: str = ""
 ) -> Stage:
-    """Load the stage in `folder`, or make it with `make(work)`; work holds what an earlier, killed make left there.
+    """Load the stage in `folder`, or make it with `make(work)`, where work holds what a killed run left.
 
-    config: plain JSON or a dataclass; inputs: digests of what it is made from; say: tells a line;
-    name: what it calls the stage, if not by its folder. Of several ranks all run a make that is marked as
-    `ranks.together`, and the first runs any other.
-    Raises: what make raises, OSError for a full disk, PermissionError.
+    config: plain JSON or a dataclass; inputs: digests of what the stage is made from; say: prints a line; name: the
+    stage's name in these lines. Under torchrun all ranks run a make marked `ranks.together`, else the first alone does.
+    Raises: whatever make raises, OSError for a full disk, PermissionError.
     """
     name = name or folder.name
     work, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
     wanted = fingerprint(config, inputs)
     together = getattr(make, "together", False)
     if ranks.rank():
-        if (made := ranks.tell(0) == MAKING) and together:
+        if (making := bool(ranks.tell(0))) and together:
             make(work)
-        if made:
+        if making:
             ranks.wait()  # all have made their share
-            ranks.wait()  # the first has put it in its place
-        return Stage(folder, _meta(folder), made)
+            ranks.wait()  # the first has renamed the folder
+        return Stage(folder, _meta(folder), making)
     if not old.exists() and (meta := load_meta(folder, wanted)):
-        ranks.tell(FOUND)
+        ranks.tell(False)
         return Stage(folder, meta, made=False)
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # else it would wait for its parent, for ever
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # it would wait for its parent for ever
         remedy = 'put your script\'s code under if __name__ == "__main__":'
         raise RuntimeError(f"{name} would be made by a worker process, which runs your script anew: {remedy}")
     make_parents(folder)
@@ -72,17 +70,17 @@ def make_stage(
     try:
         held = lock.acquire(timeout=0)
     except Timeout:
-        say(f"{name}: waiting for process {read_json(work / PROGRESS).get('pid', '')}")
+        say(f"{name}: waiting for another process that makes it")
         held = lock.acquire()
     with held:
-        if (work / META).is_file():  # a kill during the swap
+        if (work / META).is_file():  # killed during the swap
             _swap(work, folder, old)
         elif folder.exists():
             shutil.rmtree(old, ignore_errors=True)
         if meta := load_meta(folder, wanted, lambda problem: say(f"{name}: {problem}")):
-            ranks.tell(FOUND)
+            ranks.tell(False)
             return Stage(folder, meta, made=False)
-        remedy = f"make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk; what {work.name} holds is kept and used"
+        remedy = f"make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk; {work.name} is kept and will be resumed"
         with full_disk_named(f"making {folder}", folder.parent, remedy):
             meta = _make(work, name, wanted, make, say, together) | {"config": config, "inputs": inputs}
             meta = json.loads(json.dumps(meta, default=asdict))  # as it will be read
@@ -101,32 +99,32 @@ def _make(work: Path, name: str, wanted: str, make: Callable, say: Callable, tog
         progress = {"fingerprint": wanted}
     say(f"{name}: {'resuming' if work.exists() else 'making'}")
     work.mkdir(exist_ok=True)
-    with suppress(OSError, AttributeError, TypeError):  # a system without it
-        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps hundreds of megabytes that passes side by side have freed
-    ranks.tell(MAKING)
+    with suppress(OSError, AttributeError, TypeError):  # where the C library is not glibc
+        ctypes.CDLL(None).malloc_trim(0)  # return hundreds of megabytes that parallel passes have freed
+    ranks.tell(True)
     with watched(progress, work / PROGRESS), nullcontext() if together else ranks.alone():
         make(work)
     ranks.wait()
-    for left_over in work.rglob(".*.tmp"):  # of atomic writes that were killed
+    for left_over in work.rglob(".*.tmp"):  # from killed atomic writes
         left_over.unlink()
-    progress.pop("pid")
     files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != PROGRESS)
     versions = {p: version(p) for p in ("torch", "timm", "numpy")} | {"python": platform.python_version()}
-    facts = ({"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files)
-    names = (path.relative_to(work).as_posix() for path in files)
-    return progress | {"versions": versions, "files": dict(zip(names, facts, strict=True))}
+    facts = {
+        path.relative_to(work).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
+    }
+    return progress | {"versions": versions, "files": facts}
 
 
 @contextmanager
 def watched(note: dict[str, Any], path: Path | None = None) -> Iterator[None]:
-    """Add seconds and peak memory (bytes), children's too, to `note`, and write it, with the pid, to `path` if any."""
+    """Add seconds and peak memory (bytes, with child processes) to `note`; keep a copy in the file `path`, if any."""
     stop = threading.Event()
     began = time.monotonic() - note.get("seconds", 0)
 
     def beat() -> None:
         peak = max(note.get("peak_memory_bytes", 0), _memory())
-        note.update(pid=os.getpid(), seconds=round(time.monotonic() - began, 3), peak_memory_bytes=peak)
-        with suppress(OSError):  # a full disk is reported by whoever writes the data
+        note.update(seconds=round(time.monotonic() - began, 3), peak_memory_bytes=peak)
+        with suppress(OSError):  # whoever writes the data reports a full disk
             path and write_json(path, note)
 
     def watch() -> None:
@@ -145,34 +143,29 @@ def watched(note: dict[str, Any], path: Path | None = None) -> Iterator[None]:
 
 
 def _memory() -> int:
-    """Bytes of this process and its children; pages they share count once where the system can tell."""
+    """Bytes of this process and its children; shared pages count once where the system can tell."""
     total, own = 0, psutil.Process()
     for process in [own, *own.children(recursive=True)]:
-        with suppress(psutil.Error):  # it has ended meanwhile
+        with suppress(psutil.Error):  # it has just ended
             used = process.memory_full_info()
             total += getattr(used, "pss", used.rss)
     return total
 
 
 def stage_metas(folder: Path) -> dict[str, dict[str, Any]]:
-    """{name: meta} of the finished stages in a study's folder, as "sae/main"."""
-    found = {}
-    for place, below, files in os.walk(folder):
-        if META in files or place.endswith((".partial", ".old")):
-            below.clear()
-            if not place.endswith((".partial", ".old")) and (meta := _meta(Path(place))):
-                found[Path(place).relative_to(folder).as_posix()] = meta
-    return found
+    """{name: meta} of the finished stages in a study's folder, such as "sae/main"."""
+    metas = {path.parent.relative_to(folder).as_posix(): _meta(path.parent) for path in folder.rglob(META)}
+    return {name: meta for name, meta in metas.items() if meta and not name.endswith((".partial", ".old"))}
 
 
 def load_meta(folder: Path, wanted: str, say: Callable[[str], None] = lambda problem: None) -> dict[str, Any]:
-    """The meta of the whole stage of a fingerprint; {} where it is absent, another's or damaged, which is said."""
+    """The meta of an intact stage with this fingerprint; else {}, and `say` is called with the reason."""
     if not (folder / META).exists():
         return {}
     if not (meta := _meta(folder)):
         say(f"{META} is damaged")
     elif meta["fingerprint"] != wanted:
-        say("its config or what it is made from changed")
+        say("its config or what it is made from has changed")
     else:
         for name, recorded in meta["files"].items():
             if not (folder / name).is_file() or sha256(folder / name) != recorded["sha256"]:
