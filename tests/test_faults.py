@@ -1,6 +1,6 @@
-"""Every stage of the smoke preset through kills, full and read-only disks, a second process, damage and more.
+"""Every stage of the smoke preset through kills, a second process, damage and changed configs.
 
-`benchmarks/faults.py` does the work, and many more of each when it is run by hand.
+`benchmarks/faults.py` does the work, and runs many more of each by hand.
 """
 
 import errno
@@ -20,27 +20,20 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKI
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    return faults.Unbroken(tmp_path_factory.mktemp("faults"), twice=False)
-
-
-@pytest.fixture(scope="module")
-def disks():
-    """Skips where a process may not mount disks of its own."""
-    if error := faults.alone(faults.own_mounts).error:
-        pytest.skip(f"needs mounts of its own: {error[2]}")
+    return faults.Unbroken(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.mark.parametrize("stage", faults.STAGES)
-def test_a_stage_killed_three_times_ends_as_an_unbroken_one(unbroken, stage):
+def test_a_stage_killed_three_times_ends_like_an_unbroken_one(unbroken, stage):
     rng, kills = random.Random(stage), []
     while sum(kill["killed"] for kill in kills) < 3:
         trial = faults.kill_trial(unbroken, stage, 3, rng)
-        assert not trial["wrong"] and not trial["changed"], trial
+        assert not trial["wrong"], trial
         kills += trial["kills"]
         assert len(kills) < 20, f"too few kills hit: {kills}"
 
 
-def test_no_label_that_was_told_of_is_lost(tmp_path):
+def test_no_announced_label_is_lost(tmp_path):
     trials = [faults.label_trial(tmp_path / "labels", random.Random(seed)) for seed in range(3)]
     assert not any(trial["wrong"] for trial in trials) and any(trial["kills"][0]["killed"] for trial in trials), trials
 
@@ -48,42 +41,42 @@ def test_no_label_that_was_told_of_is_lost(tmp_path):
 @pytest.mark.parametrize(
     ("stage", "how"), [("networks/trained", "flip"), ("features/main", "flip"), ("sae/main", "cut")]
 )
-def test_a_damaged_file_is_found_and_its_stage_alone_made_again(unbroken, stage, how):
+def test_damage_is_found_and_only_that_stage_made_again(unbroken, stage, how):
     trial = faults.damage_trial(unbroken, stage, random.Random(stage), how)
     assert not trial["wrong"] and len([line for line in trial["said"] if "made in" in line]) == 1, trial
 
 
-def test_a_flipped_bit_of_a_stage_s_own_facts_is_found(tmp_path):
+def test_a_flipped_bit_in_meta_json_is_found(tmp_path):
     def make(work):
         (work / "file").write_text("content")
 
     def stage():
         return store.make_stage(tmp_path / "s", {"a": [1]}, {"of": "1"}, make, say=lambda _: None)
 
-    whole, rng = stage().folder / store.META, random.Random(0)
+    meta, rng = stage().folder / store.META, random.Random(0)
     for _ in range(60):
-        right = whole.read_bytes()
-        faults.damage(whole, rng)
-        wrong = whole.read_bytes()
-        assert stage().made or b'"checksum"' not in wrong, wrong  # the word itself: all else is as it was
-        if whole.read_bytes() == wrong:
-            whole.write_bytes(right)
+        right = meta.read_bytes()
+        faults.damage(meta, rng)
+        wrong = meta.read_bytes()
+        assert stage().made or b'"checksum"' not in wrong, wrong  # harmless in the word itself
+        if meta.read_bytes() == wrong:
+            meta.write_bytes(right)
 
 
 @pytest.mark.parametrize("stage", ["networks/trained", "sae/main"])
-def test_a_damaged_checkpoint_is_not_gone_on_from(unbroken, stage):
+def test_a_damaged_checkpoint_is_not_resumed(unbroken, stage):
     runs = unbroken.copy(stage)
     late = unbroken.counts[stage]["rename"] - 8
     assert unbroken.run(runs.parents[1], stage, trap=("rename", late)).killed
     (checkpoint,) = runs.glob(f"{stage}.partial/checkpoint.pt")
     data = bytearray(checkpoint.read_bytes())
-    data[len(data) // 2] ^= 64  # in the middle of some weights
+    data[len(data) // 2] ^= 64  # among the weights
     checkpoint.write_bytes(data)
     unbroken.run(runs.parents[1], stage)
     assert not unbroken.differing(runs, [stage])
 
 
-def test_pictures_that_a_power_cut_left_short_are_rendered_again(unbroken):
+def test_pictures_truncated_by_a_power_cut_are_rendered_again(unbroken):
     runs = unbroken.copy("dataset")
     assert unbroken.run(runs.parents[1], "dataset", trap=("rename", 40)).killed
     images, masks = (sorted(runs.rglob(f"dataset.partial/**/{name}")) for name in ("*.jpg", "*.png"))
@@ -105,29 +98,17 @@ def test_workers_end_with_a_killed_parent(unbroken):
     assert ended.killed and not ended.outlived
 
 
-def test_two_processes_make_each_stage_once_also_when_one_is_killed(unbroken):
+def test_two_processes_make_each_stage_once_even_if_one_is_killed(unbroken):
     trial = faults.two_at_once(unbroken, "activations/trained", kill=True)
     assert not trial["wrong"] and trial["killed"] == 1, trial
 
 
-def test_a_changed_config_makes_again_what_depends_on_it(unbroken):
-    trial = faults.config_trial(unbroken, {"sae.k": 3}, "sae/main", back=False)
-    assert not trial["wrong"], trial
-
-
-def test_a_clock_set_back_changes_nothing(unbroken):
-    trial = faults.clock_trial(unbroken, "sae/main", random.Random(0))
-    assert not trial["wrong"] and trial["killed"], trial
-
-
-@pytest.mark.parametrize(("stage", "share"), [("dataset", 0.5), ("activations/trained", 0.3), ("sae/main", 0.6)])
-def test_a_full_disk_is_named_and_with_room_the_stage_is_made(unbroken, disks, stage, share):
-    trial = faults.full_disk(unbroken, stage, share)
-    assert not trial["wrong"] and trial["error"], trial
+def test_a_changed_config_makes_again_only_what_depends_on_it(unbroken):
+    assert not faults.config_trial(unbroken, {"sae.k": 3}, "sae/main", back=False)["wrong"]
 
 
 def test_a_full_disk_is_recognised_before_the_failed_file_is_removed(tmp_path, monkeypatch):
-    """torch.save says no more than that writing failed, and without its file there is room again."""
+    """torch.save only says that writing failed, and removing its file makes room again."""
 
     def fail(path):
         path.write_bytes(b"half")
@@ -138,8 +119,3 @@ def test_a_full_disk_is_recognised_before_the_failed_file_is_removed(tmp_path, m
     with pytest.raises(OSError, match="disk full while writing") as caught:
         store.write_whole(tmp_path / "checkpoint.pt", fail)
     assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
-
-
-def test_a_read_only_folder_is_read_and_named_when_it_has_to_be_written(unbroken, disks):
-    trial = faults.read_only(unbroken)
-    assert not trial["wrong"], trial
