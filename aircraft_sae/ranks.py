@@ -131,7 +131,7 @@ def tell(number: int) -> int:
         return number
     import torch
 
-    add(sent := torch.tensor(number if rank() == 0 else 0))
+    add(sent := torch.tensor(int(number) if rank() == 0 else 0))
     return int(sent)
 
 

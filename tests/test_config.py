@@ -1,11 +1,11 @@
-"""Configs: round trip, dotted changes, refusals, and who takes a data root."""
+"""Configs: round trips, dotted changes, refusals, and who takes a data root."""
 
 import json
 import pickle
 import re
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, asdict, replace
+from dataclasses import FrozenInstanceError, asdict
 
 import pytest
 
@@ -20,19 +20,18 @@ def test_every_preset_survives_json(name):
     assert config.from_dict(config.StudyConfig, json.loads(json.dumps(asdict(preset)))) == preset
 
 
-def test_json_with_a_field_too_many_or_too_few_is_refused():
+def test_json_with_an_unknown_or_missing_field_is_refused():
     values = asdict(config.preset("smoke"))
     values["classifier"]["colour"] = values["classifier"].pop("seed")
-    with pytest.raises(ValueError, match=r"^classifier.colour is no field, got 0$"):
+    with pytest.raises(ValueError, match=r"^classifier.colour is not a field, got 0$"):
         config.from_dict(config.StudyConfig, values)
     del values["classifier"]["colour"]
     with pytest.raises(ValueError, match=r"^StudyConfig lacks the fields classifier.seed$"):
         config.from_dict(config.StudyConfig, values)
 
 
-@pytest.mark.parametrize("value", [True, "3", 3.5, float("nan"), float("inf"), None, [3], 0])
-def test_one_line_says_what_a_number_must_be(value):
-    """No value is converted; the error is one line with the field, what it must be and the value."""
+@pytest.mark.parametrize("value", [True, "3", 3.5, float("nan"), None, [3], 0])
+def test_numbers_are_not_converted_and_the_error_is_one_line(value):
     for field in ("k", "learning_rate") if value != 3.5 else ("k",):
         with pytest.raises(ValueError) as caught:
             config.SAEConfig(**{field: value})
@@ -41,17 +40,17 @@ def test_one_line_says_what_a_number_must_be(value):
         assert type(caught.value) is ValueError
 
 
-def test_equal_settings_have_one_form():
-    """Lists become tuples and whole numbers floats, so that equal configs have equal JSON and fingerprints."""
+def test_equal_configs_have_one_form():
+    """Lists become tuples and whole numbers floats, so that JSON and fingerprints are equal too."""
     one = config.ClassifierConfig(sizes=[64], epochs=[1], crop_scale=[1, 1])
-    assert one == config.ClassifierConfig(sizes=(64,), epochs=(1,), crop_scale=(1.0, 1.0))
-    assert str(one) == str(config.ClassifierConfig(sizes=(64,), epochs=(1,), crop_scale=(1, 1)))
-    assert fingerprint(one) == fingerprint(replace(one)) == fingerprint(pickle.loads(pickle.dumps(one)))
+    other = config.ClassifierConfig(sizes=(64,), epochs=(1,), crop_scale=(1.0, 1.0))
+    assert one == other and str(one) == str(other)
+    assert fingerprint(one) == fingerprint(other) == fingerprint(pickle.loads(pickle.dumps(one)))
     with pytest.raises(FrozenInstanceError):
         one.seed = 1
 
 
-@pytest.mark.parametrize("site", ["stem", "stage4", "stages.2.blocks.1", "features.0", "mixed4c:5x5", "mixed4c:0-128"])
+@pytest.mark.parametrize("site", ["stem", "stage4", "stages.2.blocks.1", "mixed4c:5x5", "mixed4c:0-128"])
 def test_any_place_in_a_network_can_be_a_site(site):
     assert config.change(config.preset("smoke"), **{"sites": (site,), "sae.site": site}).sae.site == site
 
@@ -61,20 +60,13 @@ def test_configs_load_without_torch():
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
 
 
-def test_fields_that_are_checked_against_each_other_change_together():
-    changed = config.change(
-        config.preset("hangar"), **{"classifier.sizes": (96,), "classifier.epochs": (2,), "name": "short"}
-    )
-    assert (changed.classifier.sizes, changed.classifier.epochs, changed.name) == ((96,), (2,), "short")
-    with pytest.raises(ValueError, match="one entry per phase"):
-        config.change(config.preset("hangar"), **{"classifier.sizes": (96,)})
-
-
 def test_change_reaches_nested_fields_and_leaves_the_original():
     before = config.preset("smoke")
-    after = config.change(before, **{"dataset.hangar.seed": 7, "name": "other"})
-    assert (after.dataset.hangar.seed, after.name) == (7, "other")
-    assert (before.dataset.hangar.seed, before.name) == (0, "smoke")
+    after = config.change(
+        before, **{"dataset.hangar.seed": 7, "classifier.sizes": (96, 64), "classifier.epochs": (2, 1)}
+    )
+    assert (after.dataset.hangar.seed, after.classifier.sizes, after.classifier.epochs) == (7, (96, 64), (2, 1))
+    assert before == config.preset("smoke") and before.dataset.hangar.seed == 0
     with pytest.raises(ValueError, match=r"no field 'dataset.hangar.sead': did you mean dataset.hangar.seed\?"):
         config.change(before, **{"dataset.hangar.sead": 7})
 
@@ -83,18 +75,12 @@ def test_change_reaches_nested_fields_and_leaves_the_original():
     ("field", "value"),
     [
         ("dataset.source", "elsewhere"),
-        ("dataset.banner", -1),
         ("dataset.hangar.n_variants", 1),
-        ("dataset.hangar.size", 0),
         ("dataset.hangar.split_shares", (0.5, 0.5, 0.5)),
         ("classifier.epochs", (1, 2)),
         ("classifier.sizes", (16,)),
-        ("classifier.batch_size", 0),
-        ("classifier.learning_rate", -1.0),
-        ("classifier.frozen_stages", 5),
         ("classifier.crop_scale", (0.9, 0.5)),
         ("sites", ("stage4", "../x")),
-        ("sites", ("stage4", "..")),
         ("sites", ("stage4", "a\\b")),
         ("sites", ("stage4", "")),
     ],
@@ -104,17 +90,16 @@ def test_wrong_values_are_refused_by_name(field, value):
         config.change(config.preset("smoke"), **{field: value})
 
 
-def test_only_presets_without_own_pictures_take_a_data_root():
+def test_only_presets_without_their_own_pictures_take_a_data_root():
     assert config.with_data_root(config.preset("photos"), "x").dataset.root == "x"
     assert config.with_data_root(config.preset("smoke"), None) == config.preset("smoke")
-    with pytest.raises(ValueError, match="--data-root"):
-        config.with_data_root(config.preset("photos"), None)
     with pytest.raises(ValueError, match="only fgvc, photos do"):
         config.with_data_root(config.preset("smoke"), "x")
-    with pytest.raises(ValueError, match="--data-root"):
-        config.with_data_root(config.preset("photos"), "")
+    for nothing in (None, ""):
+        with pytest.raises(ValueError, match="--data-root"):
+            config.with_data_root(config.preset("photos"), nothing)
 
 
-def test_unknown_preset_names_the_known_ones():
+def test_an_unknown_preset_lists_the_known_ones():
     with pytest.raises(ValueError, match="no preset 'jet': choose one of smoke, hangar"):
         config.preset("jet")

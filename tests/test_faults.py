@@ -104,7 +104,7 @@ def test_two_processes_make_each_stage_once_even_if_one_is_killed(unbroken):
 
 
 def test_a_changed_config_makes_again_only_what_depends_on_it(unbroken):
-    assert not faults.config_trial(unbroken, {"sae.k": 3}, "sae/main", back=False)["wrong"]
+    assert not faults.config_trial(unbroken, {"sae.k": 3}, "sae/main")["wrong"]
 
 
 def test_a_full_disk_is_recognised_before_the_failed_file_is_removed(tmp_path, monkeypatch):

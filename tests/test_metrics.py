@@ -1,100 +1,102 @@
-"""Metrics against values by hand, scikit-learn and slow loops."""
-
-import time
+"""Metrics against values by hand, scikit-learn, scipy and slow loops."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from aircraft_sae.metrics import (
+    Estimate,
     bootstrap_draws,
     class_averaged_accuracy,
     interval,
+    ratio,
     ratio_of_sums,
+    stratified_auroc,
     with_draws,
     with_interval,
 )
 
 
 @pytest.fixture(scope="module")
-def made():
-    """Labels, predictions and probabilities of 200 images in 7 classes of unequal size."""
+def labels_and_predictions():
+    """200 images in 7 classes of unequal size."""
     rng = np.random.default_rng(0)
     labels = rng.choice(7, 200, p=np.arange(1, 8) / 28)
-    probabilities = rng.dirichlet(np.ones(7), 200)
-    probabilities[np.arange(200), labels] += rng.uniform(0, 0.6, 200)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    return labels, probabilities.argmax(axis=1), probabilities
+    return labels, np.where(rng.random(200) < 0.6, labels, rng.integers(7, size=200))
 
 
-def test_class_averaged_accuracy(made):
-    labels, predicted, _ = made
+def test_class_averaged_accuracy(labels_and_predictions):
     assert class_averaged_accuracy([0, 0, 0, 1], [0, 0, 1, 1], 2) == pytest.approx((2 / 3 + 1) / 2)
     assert class_averaged_accuracy([0, 0, 2], [0, 1, 2], 3) == pytest.approx(0.75)  # class 1 has no image
-    assert class_averaged_accuracy(labels, predicted, 7) == pytest.approx(balanced_accuracy_score(labels, predicted))
+    expected = balanced_accuracy_score(*labels_and_predictions)
+    assert class_averaged_accuracy(*labels_and_predictions, 7) == pytest.approx(expected)
 
 
-def test_counts_are_repeated_images(made):
-    labels, predicted, _ = (values[:20] for values in made)
-    drawn = np.random.default_rng(1).integers(20, size=(30, 20))  # small, so that classes go without a draw
+def test_counts_repeat_images(labels_and_predictions):
+    labels, predicted = (values[:20] for values in labels_and_predictions)
+    drawn = np.random.default_rng(1).integers(20, size=(30, 20))  # few, so that draws miss classes
     counts = np.stack([np.bincount(draw, minlength=20) for draw in drawn])
     slow = [class_averaged_accuracy(labels[draw], predicted[draw], 7) for draw in drawn]
     np.testing.assert_allclose(class_averaged_accuracy(labels, predicted, 7, counts=counts), slow)
     assert len({len(set(labels[draw])) for draw in drawn}) > 1
 
 
-def test_the_interval_of_draws(made):
-    labels, predicted, _ = made
+def test_intervals_of_known_cases(labels_and_predictions):
+    labels, predicted = labels_and_predictions
     right = labels == predicted
-    low, high = interval(bootstrap_draws(ratio_of_sums, right, np.ones(200)))
     p = right.mean()
-    normal = 1.96 * np.sqrt(p * (1 - p) / 200)  # a mean of 200 coin throws
-    assert low == pytest.approx(p - normal, abs=0.02) and high == pytest.approx(p + normal, abs=0.02)
-    assert low < p < high
+    normal = p + np.array([-1, 1]) * 1.96 * np.sqrt(p * (1 - p) / 200)  # a mean of 200 coin tosses
+    assert interval(bootstrap_draws(ratio_of_sums, right, np.ones(200))) == pytest.approx(tuple(normal), abs=0.02)
     again = [interval(bootstrap_draws(class_averaged_accuracy, labels, predicted, 7, seed=seed)) for seed in (0, 0, 1)]
     assert again[0] == again[1] != again[2]
     assert interval(bootstrap_draws(class_averaged_accuracy, labels, labels, 7)) == (1, 1)
     rare = np.array([0] * 99 + [1])  # a third of the draws have no image of class 1
     assert interval(bootstrap_draws(class_averaged_accuracy, rare, np.zeros(100, int), 2)) == (0.5, 1)
+    assert with_interval([3], [4]) == {"value": 0.75, "low": 0.75, "high": 0.75, "n": 1}
 
 
-def test_ratio_of_sums():
-    assert ratio_of_sums([1, 2], [2, 4]) == 0.5
-    assert ratio_of_sums([1, 3], [2, 4], [[2, 0], [1, 1]]).tolist() == [0.5, 4 / 6]
-
-
-def test_draws_are_those_of_scipy_and_of_one_image_too():
+def test_bootstrap_draws_equal_scipys():
     numerator, denominator = np.random.default_rng(2).random((2, 300))
     theirs = scipy.stats.bootstrap(
         (numerator, denominator), lambda a, b, axis: a.sum(axis) / b.sum(axis), paired=True, method="percentile",
         n_resamples=2000, rng=np.random.default_rng(0),
     )  # fmt: skip
-    np.testing.assert_allclose(bootstrap_draws(ratio_of_sums, numerator, denominator), theirs.bootstrap_distribution)
-    assert interval(bootstrap_draws(ratio_of_sums, numerator, denominator)) == pytest.approx(theirs.confidence_interval)
-    assert with_interval([3], [4]) == {"value": 0.75, "low": 0.75, "high": 0.75, "n": 1}
+    ours = bootstrap_draws(ratio_of_sums, numerator, denominator)
+    np.testing.assert_allclose(ours, theirs.bootstrap_distribution)
+    assert interval(ours) == pytest.approx(theirs.confidence_interval)
 
 
-def test_a_class_averaged_interval_is_quick():
-    labels = np.random.default_rng(0).integers(30, size=1000)
-    began = time.process_time()
-    bootstrap_draws(class_averaged_accuracy, labels, labels[::-1], 30)  # 0.04 s
-    assert time.process_time() - began < 1
-
-
-def test_bootstrap_draws_many_images_in_chunks():
-    labels = np.arange(20_000) % 2
-    low, high = interval(bootstrap_draws(class_averaged_accuracy, labels, np.zeros(20_000, int), 2, n=1000))
-    assert low == high == 0.5  # all of one class right, none of the other, however many of each
+def test_many_images_are_drawn_in_chunks():
     seen = []
-    bootstrap_draws(
-        lambda values, counts=None: 0 if counts is None else seen.append(counts) or counts.sum(1), labels, n=1000
-    )
+    bootstrap_draws(lambda values, counts: seen.append(counts) or counts.sum(1), np.arange(20_000), n=1000)
     assert sum(map(len, seen)) == 1000 and len(seen) > 1
     assert all((counts.sum(axis=1) == 20_000).all() for counts in seen) and not np.array_equal(seen[0][0], seen[1][0])
 
 
-def test_a_value_with_draws_leaves_out_what_is_no_number():
+def test_draws_that_are_not_finite_do_not_count():
     draws = np.append(np.arange(1001.0), np.nan)
     assert with_draws(3, draws, 7) == pytest.approx({"value": 3.0, "low": 25.0, "high": 975.0, "n": 7})
     assert with_draws(3, [np.nan], 7) == {"value": 3.0, "low": None, "high": None, "n": 7}
+
+
+def test_the_error_of_a_ratio_is_that_of_the_bootstrap():
+    numerator, denominator = (pd.Series(values) for values in np.random.default_rng(3).random((2, 400)))
+    found = ratio(numerator, denominator)
+    assert found.error == pytest.approx(bootstrap_draws(ratio_of_sums, numerator, denominator).std(), rel=0.1)
+    assert (found - found).error == 0 and (found - found).p == 1
+    assert np.isnan(Estimate(1.0, pd.Series([0.1] * 9)).p), "fewer than ten pictures"
+
+
+def test_stratified_auroc_compares_cells_of_one_stratum(labels_and_predictions):
+    rng = np.random.default_rng(4)
+    score, member, groups = rng.integers(9, size=300), rng.random(300) < 0.3, np.repeat(np.arange(60), 5)
+    one = stratified_auroc(score, member, np.zeros(300, int), groups)
+    assert one[0] == pytest.approx(roc_auc_score(member, score)) and one[1].sum() == pytest.approx(0)
+    strata = rng.integers(3, size=300)
+    weights = [np.prod(np.bincount(member[strata == s])) for s in range(3)]
+    each = [roc_auc_score(member[strata == s], score[strata == s]) for s in range(3)]
+    assert stratified_auroc(score + 100 * strata, member, strata, groups)[0] == pytest.approx(
+        np.average(each, weights=weights)
+    )
