@@ -1,6 +1,6 @@
 """Every stage of the smoke preset through kills, a second process, damage and changed configs.
 
-`benchmarks/faults.py` does the work, and runs many more of each by hand.
+`benchmarks/faults.py` does the work. KILLS=30 kills each stage 30 times.
 """
 
 import errno
@@ -15,6 +15,7 @@ from benchmarks import faults
 
 from aircraft_sae import store
 
+KILLS = int(os.environ.get("KILLS", 3))
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
 
 
@@ -24,18 +25,18 @@ def unbroken(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", faults.STAGES)
-def test_a_stage_killed_three_times_ends_like_an_unbroken_one(unbroken, stage):
+def test_a_killed_stage_ends_like_an_unbroken_one(unbroken, stage):
     rng, kills = random.Random(stage), []
-    while sum(kill["killed"] for kill in kills) < 3:
+    while sum(kill["killed"] for kill in kills) < KILLS:
         trial = faults.kill_trial(unbroken, stage, 3, rng)
         assert not trial["wrong"], trial
         kills += trial["kills"]
-        assert len(kills) < 20, f"too few kills hit: {kills}"
+        assert len(kills) < 7 * KILLS, f"too few kills hit: {kills}"
 
 
 def test_no_announced_label_is_lost(tmp_path):
     trials = [faults.label_trial(tmp_path / "labels", random.Random(seed)) for seed in range(3)]
-    assert not any(trial["wrong"] for trial in trials) and any(trial["kills"][0]["killed"] for trial in trials), trials
+    assert not any(trial["wrong"] for trial in trials) and any(trial["killed"] for trial in trials), trials
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,7 @@ import numpy as np
 META = "meta.json"  # the facts of a finished stage, in its folder
 LABELS = "labels.csv"  # a person's notes on features, in a study's folder; nothing else can recreate them
 ENTRY = ("value", "low", "high", "n")
-REPLACED = (
-    "was removed, or replaced by a study of the same name and another config: open this study again, and give one of "
-    "the two another name"
-)
+REPLACED = "was removed, or replaced by another study of this name: open this one again, and rename one of the two"
 N_TRIES = 100
 _PARSING = threading.Lock()
 _seen: dict[str, tuple[Any, str]] = {}  # {module: (spec, source digest)} when first asked for; a reload has a new spec
@@ -74,9 +71,7 @@ def full_disk_named(doing: str, folder: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        with suppress(OSError):
-            full = full or shutil.disk_usage(folder).free <= 2**16
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or shutil.disk_usage(folder).free <= 2**16
         if full:
             raise OSError(errno.ENOSPC, f"disk full while {doing}: {remedy}") from error
         raise

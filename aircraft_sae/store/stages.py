@@ -160,18 +160,15 @@ def stage_metas(folder: Path) -> dict[str, dict[str, Any]]:
 
 def load_meta(folder: Path, wanted: str, say: Callable[[str], None] = lambda problem: None) -> dict[str, Any]:
     """The meta of an intact stage with this fingerprint; else {}, and `say` is called with the reason."""
-    if not (folder / META).exists():
-        return {}
-    if not (meta := _meta(folder)):
-        say(f"{META} is damaged")
-    elif meta["fingerprint"] != wanted:
-        say("its config or what it is made from has changed")
-    else:
+    meta = _meta(folder)
+    if meta and meta["fingerprint"] == wanted:
         for name, recorded in meta["files"].items():
             if not (folder / name).is_file() or sha256(folder / name) != recorded["sha256"]:
                 say(f"{name} is damaged: it is missing, or its checksum differs from the recorded one")
                 return {}
         return meta
+    if (folder / META).exists():
+        say("its config or what it is made from has changed" if meta else f"{META} is damaged")
     return {}
 
 

@@ -1,23 +1,19 @@
-"""Faults on the smoke preset: kills, two processes, damage, changed configs.
+"""Faults on the smoke preset: kills, two processes, damage, changed configs. `tests/test_faults.py` runs them.
 
-`tests/test_faults.py` runs a few; `python tests/benchmarks/faults.py --kills 30` runs many and prints a table. Each
-child is forked from a process that has imported everything and works in its own data folder. What it leaves is compared
-with an unbroken run, file by file.
+Each child is forked from a process that has imported everything and works in its own data folder. What it leaves is
+compared with an unbroken run, file by file.
 """
 
-import argparse
 import csv
 import hashlib
 import io
 import json
 import multiprocessing
 import os
-import random
 import shutil
 import signal
 import stat
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -341,7 +337,7 @@ def kill_trial(unbroken, stage, n_kills, rng):
             options = {"trap": (how, rng.randrange(unbroken.counts[stage][how] + (how == "swap")))}
         child = unbroken.run(data_dir, stage, **options)
         where = place(runs, stage, unbroken.runs / stage) if child.killed else "after"
-        kills.append({"how": how, "killed": child.killed, "where": where})
+        kills.append({"killed": child.killed, "where": where, **options})
         wrong += [f"a worker outlived its killed parent ({options})"] * child.outlived
         if where == "after":
             if not child.killed and f"{stage}: making" in child.said:
@@ -379,7 +375,7 @@ def label_trial(folder, rng):
     wrong = [f"{found} instead of {announced}"] * (found not in (announced, announced | {n % 20: f"word {n}"}))
     if other.all() != {3: {"label": "kept", "note": "", "rating": 0}}:
         wrong.append(f"the other autoencoder's labels are {other.all()}")
-    return {"kills": [{"how": how, "killed": child.killed, "where": "making"}], "wrong": wrong}
+    return {"killed": child.killed, "wrong": wrong}
 
 
 def two_at_once(unbroken, first="dataset", kill=False):
@@ -433,37 +429,3 @@ def config_trial(unbroken, changes, first):
     made = [line.split(":")[0] for line in child.said if ": made in" in line]
     wrong = [f"an error: {child.error}"] * bool(child.error) + [f"made {made}, not {again}"] * (made != again)
     return {"wrong": wrong + touched(runs, kept, before)}
-
-
-# the long version -----------------------------------------------------------------------------------------------------
-
-
-def main():
-    """Kill every stage many times, print a row each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=30, help="of each stage")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    rng, n_wrong = random.Random(options.seed), 0
-    with tempfile.TemporaryDirectory() as folder:
-        unbroken = Unbroken(Path(folder))
-        print("| stage | kills | of them by | found | wrong | seconds |\n|---|---|---|---|---|---|")
-        for stage in (*STAGES, "labels"):
-            began, kills, wrong = time.monotonic(), [], []
-            while len(kills) < options.kills:
-                if stage == "labels":
-                    trial = label_trial(Path(folder) / "labels", rng)
-                else:
-                    trial = kill_trial(unbroken, stage, min(rng.choice([1, 1, 2, 3]), options.kills - len(kills)), rng)
-                kills += [kill for kill in trial["kills"] if kill["killed"]]
-                wrong += trial["wrong"]
-            how, where = (dict(Counter(kill[key] for kill in kills)) for key in ("how", "where"))
-            seconds = f"{time.monotonic() - began:.0f}"
-            print("|", " | ".join(map(str, (stage, len(kills), how, where, len(wrong), seconds))), "|", flush=True)
-            print(*wrong, sep="\n", end="\n" * bool(wrong), file=sys.stderr)
-            n_wrong += len(wrong)
-    sys.exit(f"{n_wrong} wrong" if n_wrong else 0)
-
-
-if __name__ == "__main__":
-    main()

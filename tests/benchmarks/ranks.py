@@ -1,24 +1,19 @@
 """Several ranks at one stage: equal to one process, even if ranks are killed and a different number of them resumes.
 
-`tests/test_ranks.py` kills ten ranks per stage; `python tests/benchmarks/ranks.py --kills 30` kills more and prints a
-table. Ranks are forked from a process that has imported everything, as in `faults.py`, and run the smoke preset.
+`tests/test_ranks.py` runs it on the smoke preset. Ranks are forked from a process that has imported everything, as in
+`faults.py`.
 """
 
-import argparse
 import os
 import random
 import signal
 import socket
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import safetensors.numpy
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import faults
 
 STAGES = ("networks/trained", "activations/trained", "sae/main", "features/main")
@@ -110,7 +105,7 @@ def kill_trial(unbroken: faults.Unbroken, stage: str, n_kills: int, rng: random.
         crew = Crew(n, runs.parents[1], stage)
         alive = crew.kill(victim := rng.randrange(n), rng.random() * unbroken.seconds[stage])
         ends = crew.end()
-        kills.append({"ranks": n, "victim": victim, "hit": alive})
+        kills.append({"ranks": n, "victim": victim, "killed": alive})
         if (runs / stage).exists():
             wrong += different(runs, unbroken, stage)
             runs = unbroken.copy(stage)
@@ -122,27 +117,3 @@ def kill_trial(unbroken: faults.Unbroken, stage: str, n_kills: int, rng: random.
     last = Crew(rng.choice([1, 2, 3]), runs.parents[1], stage).end()
     wrong += [str(each.error or each.result) for each in last if each.error or each.result]
     return {"kills": kills, "wrong": wrong + different(runs, unbroken, stage) + faults.touched(runs, upstream, before)}
-
-
-def main() -> None:
-    """Print a row per stage."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=30, help="of each stage")
-    n = parser.parse_args().kills
-    with tempfile.TemporaryDirectory() as folder:
-        unbroken = faults.Unbroken(Path(folder))
-        print("| stage | kills | of one rank, two, three | of the first | wrong | seconds |\n" + "|---" * 6 + "|")
-        for stage in STAGES:
-            rng, began, hits, wrong = random.Random(stage), time.monotonic(), [], []
-            while len(hits) < n:
-                trial = kill_trial(unbroken, stage, min(10, n - len(hits)), rng)
-                hits += [kill for kill in trial["kills"] if kill["hit"]]
-                wrong += trial["wrong"]
-            sizes = [sum(kill["ranks"] == size for kill in hits) for size in (1, 2, 3)]
-            first, seconds = sum(kill["victim"] == 0 for kill in hits), time.monotonic() - began
-            print(f"| {stage} | {len(hits)} | {', '.join(map(str, sizes))} | {first} | {len(wrong)} | {seconds:.0f} |")
-            print(*wrong[:5], sep="\n", end="\n" * bool(wrong))
-
-
-if __name__ == "__main__":
-    main()
