@@ -322,12 +322,12 @@ CONFIG = [
     field("name", 7, "name must be a valid string", "got 7"),
     *(field("name", name, "a name has letters", re.escape(repr(name))) for name in OUTSIDE),
     case("JSON of a list", lambda w: config.from_dict(StudyConfig, [1]), "StudyConfig must be a dictionary", r"\[1\]"),
-    case("JSON field", lambda w: config.from_dict(SAEConfig, {"kk": 1}), "kk is no field", "got 1"),
+    case("JSON field", lambda w: config.from_dict(SAEConfig, {"kk": 1}), "kk is not a field", "got 1"),
     case("JSON of a number inside", lambda w: config.from_dict(StudyConfig, asdict(SMOKE) | {"sae": 3}),
          "sae must be a dictionary or an instance of SAEConfig", "got 3"),
     case("data root of the hangar", lambda w: Study.open("smoke", data_root="x"), "smoke", "only fgvc, photos do"),
     case("no data root", lambda w: Study.open("photos"), "photos", "--data-root"),
-    case("data dir is a file", lambda w: Study.open("smoke", data_dir=written("f", b"")(w)), "/f is no folder",
+    case("data dir is a file", lambda w: Study.open("smoke", data_dir=written("f", b"")(w)), "/f is not a folder",
          "AIRCRAFT_SAE_DATA_DIR"),
 ]  # fmt: skip
 

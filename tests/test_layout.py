@@ -1,4 +1,4 @@
-"""The package stays what its map says: imports go down, public things are documented, no file is long."""
+"""The package matches its map: imports go down, public names have docstrings, no file is long."""
 
 import ast
 import re
@@ -11,10 +11,8 @@ import aircraft_sae
 from aircraft_sae.store import shipped
 
 PACKAGE = Path(aircraft_sae.__file__).parent
-ROOMS = re.findall(r"`(\w+)`", aircraft_sae.__doc__)
-"""From the ground up."""
-INHERITED = ("forward", "make_params", "transform", "reconstruct", "close")
-"""Methods that are documented where they come from."""
+ROOMS = re.findall(r"`(\w+)`", aircraft_sae.__doc__)  # from the ground up
+INHERITED = ("forward", "make_params", "transform", "reconstruct", "close")  # documented in their base classes
 
 
 def modules():
@@ -26,7 +24,7 @@ def room(path):
 
 
 def imported(tree):
-    """Rooms of the package that a module imports, anywhere in it."""
+    """Rooms of the package that a module imports, at any place in its source."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "aircraft_sae":
             inner = node.module.split(".")[1:2]
@@ -47,7 +45,7 @@ def upward(path, source):
     }
 
 
-def test_the_map_has_every_room():
+def test_the_map_lists_every_room():
     assert set(ROOMS) == {room(path) for path in modules()} - {"__init__"} and len(set(ROOMS)) == len(ROOMS)
 
 
@@ -57,7 +55,7 @@ def test_imports_go_down(path):
         assert upward(path, path.read_text(encoding="utf-8")) == set()
 
 
-def test_an_import_upward_would_be_found():
+def test_an_upward_import_would_be_found():
     lines = "import aircraft_sae.study", "from aircraft_sae.study import Study", "from aircraft_sae import study"
     for line in (*lines, f"def f():\n    {lines[1]}", "from . import study"):
         assert upward(PACKAGE / "sae.py", line), line
@@ -65,7 +63,7 @@ def test_an_import_upward_would_be_found():
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_public_things_are_documented_and_files_short(path):
+def test_public_names_have_docstrings_and_files_are_short(path):
     source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 350
     tree = ast.parse(source)
@@ -84,8 +82,8 @@ def test_nothing_is_unpickled():
         assert not re.search(ways, path.read_text(encoding="utf-8")), path
 
 
-def test_a_wheel_holds_all_that_a_checkout_has():
-    """What pyproject.toml would put into one: each folder of modules, and each file that these read."""
+def test_a_wheel_holds_everything_in_a_checkout():
+    """By pyproject.toml: every folder of modules, and every file that these read."""
     checkout = PACKAGE.parent
     setuptools = tomllib.loads((checkout / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {name: setuptools["package-dir"].get(name, name.replace(".", "/")) for name in setuptools["packages"]}

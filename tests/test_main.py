@@ -63,7 +63,7 @@ def test_a_data_folder_that_is_a_file_is_refused(notebooks, tmp_path, monkeypatc
         monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path / "f" / ("below" if words else "")))
         with pytest.raises(SystemExit) as stopped:
             command.main(words)
-        assert stopped.value.code == 2 and f"{tmp_path / 'f'} is no folder" in capsys.readouterr().err
+        assert stopped.value.code == 2 and f"{tmp_path / 'f'} is not a folder" in capsys.readouterr().err
     assert (tmp_path / "f").read_text() == "mine"
 
 
