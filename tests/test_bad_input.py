@@ -315,7 +315,7 @@ CONFIG = [
     field("classifier.ema_decay", 1.0, "ema_decay must be less than 1", "1.0"),
     field("classifier.flip", "yes", "flip must be a valid boolean", "'yes'"),
     field("sites", ("../x",), "'../x'", "sites must be like stage4"),
-    field("sites", ("stage3",), "'stage4'", "one of the sites that are kept"),
+    field("sites", ("stage3",), "'stage4'", "one of the stored sites"),
     field("sae.site", "a/b", "'a/b'", "sae.site must be like stage4"),
     field("sae.k", 4.5, "k must be a valid integer", "4.5"),
     field("sae.dead_after", 10**9, "dead_after=1000000000", "lower it"),
