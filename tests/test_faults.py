@@ -14,6 +14,7 @@ import pytest
 from benchmarks import faults
 
 from aircraft_sae import store
+from aircraft_sae.view.browser import Labels
 
 KILLS = int(os.environ.get("KILLS", 3))
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
@@ -35,16 +36,36 @@ def test_a_killed_stage_ends_like_an_unbroken_one(unbroken, stage):
 
 
 def test_no_announced_label_is_lost(tmp_path):
-    trials = [faults.label_trial(tmp_path / "labels", random.Random(seed)) for seed in range(3)]
-    assert not any(trial["wrong"] for trial in trials) and any(trial["killed"] for trial in trials), trials
+    killed = []
+    for seed in range(3):
+        folder, rng = tmp_path / str(seed), random.Random(seed)
+        other = Labels(folder / "runs" / "smoke", "another")
+        other.set(3, label="kept")
+        trap = rng.choice(["event", "rename"]), rng.randrange(30)
+        child = faults.alone(faults.write_labels, folder, target="labels", trap=trap)
+        n = sum(line.startswith("set ") for line in child.said)
+        announced, found = {i % 20: f"word {i}" for i in range(n)}, Labels(folder / "runs" / "smoke", "own").all()
+        found = {feature: row["label"] for feature, row in found.items()}
+        assert found in (announced, announced | {n % 20: f"word {n}"}), "the next one may be on disk too"
+        assert other.all() == {3: {"label": "kept", "note": "", "rating": 0}}
+        killed.append(child.killed)
+    assert any(killed)
 
 
 @pytest.mark.parametrize(
     ("stage", "how"), [("networks/trained", "flip"), ("features/main", "flip"), ("sae/main", "cut")]
 )
-def test_damage_is_found_and_only_that_stage_made_again(unbroken, stage, how):
-    trial = faults.damage_trial(unbroken, stage, random.Random(stage), how)
-    assert not trial["wrong"] and len([line for line in trial["said"] if "made in" in line]) == 1, trial
+def test_damage_is_reported_and_only_that_stage_made_again(unbroken, stage, how):
+    runs, rng = unbroken.copy(), random.Random(stage)
+    others = [other for other in faults.STAGES if other != stage]
+    before = faults.exact(runs, others)
+    names = (path.name for path in (runs / stage).iterdir() if path.is_file() and path.name != store.META)
+    name = rng.choice(sorted(names))
+    faults.damage(runs / stage / name, rng, how)
+    child = faults.alone(faults.run_stages, runs.parents[1])
+    assert not child.error and child.made == [stage], child
+    assert any(line.startswith(f"{stage}: {name} is damaged") for line in child.said)
+    assert not unbroken.differing(runs) and not faults.touched(runs, others, before)
 
 
 def test_a_flipped_bit_in_meta_json_is_found(tmp_path):
@@ -100,12 +121,24 @@ def test_workers_end_with_a_killed_parent(unbroken):
 
 
 def test_two_processes_make_each_stage_once_even_if_one_is_killed(unbroken):
-    trial = faults.two_at_once(unbroken, "activations/trained", kill=True)
-    assert not trial["wrong"] and trial["killed"] == 1, trial
+    stage = "activations/trained"
+    runs, trap = unbroken.copy(stage), ("event", unbroken.counts[stage]["event"] // 2)
+    one = faults.start(faults.run_stages, runs.parents[1], target=stage, trap=trap, hurried=True)
+    while one[1].is_alive() and not (runs / f"{stage}.partial").exists():
+        time.sleep(0.01)  # else the other might start first
+    other = faults.start(faults.run_stages, runs.parents[1], target=stage)
+    one, other = faults.finish(*one), faults.finish(*other)
+    assert one.killed and not other.killed and not other.error
+    assert one.made + other.made == list(faults.STAGES[faults.STAGES.index(stage) :])
+    assert not unbroken.differing(runs)
 
 
 def test_a_changed_config_makes_again_only_what_depends_on_it(unbroken):
-    assert not faults.config_trial(unbroken, {"sae.k": 3}, "sae/main")["wrong"]
+    runs, again = unbroken.copy(), ["sae/main", "features/main", "atlas"]
+    kept = [stage for stage in faults.STAGES if stage not in again]
+    before = faults.exact(runs, kept)
+    child = faults.alone(faults.run_stages, runs.parents[1], faults.STAGES, (("sae.k", 3),))
+    assert not child.error and child.made == again and not faults.touched(runs, kept, before)
 
 
 def test_a_full_disk_is_recognised_before_the_failed_file_is_removed(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Faults on the smoke preset: kills, two processes, damage, changed configs. `tests/test_faults.py` runs them.
+"""Runs the smoke preset in child processes, kills them and compares what they leave. For test_faults.py, test_ranks.py.
 
 Each child is forked from a process that has imported everything and works in its own data folder. What it leaves is
 compared with an unbroken run, file by file.
@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -163,6 +162,10 @@ class Child:
     seconds: float = 0.0  # from the start of the stage to its end, or to the kill
     outlived: bool = False  # a worker was still alive seconds after its parent was killed
 
+    @property
+    def made(self):
+        return [line.split(":")[0] for line in self.said if ": made in" in line]
+
 
 def start(work, *arguments, target="", trap=None, kill_after=None, hurried=False):
     """Run work(*arguments) in a child; `finish` waits for it."""
@@ -306,10 +309,8 @@ def place(runs, stage, whole):
     work, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
     if (work / META).is_file() or old.exists():
         return "swap"
-    if (work / PROGRESS).is_file():
-        return "making"
-    if work.exists():  # an empty folder
-        return "before"
+    if work.exists():
+        return "making" if (work / PROGRESS).is_file() else "before"
     same = read_json(folder / META).get("fingerprint") == read_json(whole / META)["fingerprint"]
     return "after" if same else "before"
 
@@ -343,10 +344,10 @@ def kill_trial(unbroken, stage, n_kills, rng):
             if not child.killed and f"{stage}: making" in child.said:
                 unbroken.seconds[timed] = child.seconds  # it varies with the load of the machine
             break
-    pictures = {file: file.stat().st_ino for file in runs.glob(f"{stage}.partial/**/images/*.jpg")}
+    pictures = {file.name: file.stat().st_ino for file in runs.glob(f"{stage}.partial/**/images/*.jpg")}
     last = unbroken.run(data_dir, stage)
-    kept = {file: runs / stage / file.relative_to(runs / f"{stage}.partial") for file in pictures}
-    again = [file.name for file, now in kept.items() if now.stat().st_ino != pictures[file]]
+    again = [file.name for file in runs.glob(f"{stage}/**/images/*.jpg")
+             if pictures.get(file.name, file.stat().st_ino) != file.stat().st_ino]  # fmt: skip
     if kills[-1]["where"] == "making" and f"{stage}: resuming" not in last.said:
         wrong.append(f"not resumed: {last.said}")
     wrong += [f"{name} was made before the kill, and again" for name in again]
@@ -360,72 +361,8 @@ def touched(runs, stages, before):
     return [f"{file} was touched" for file in before.keys() | now.keys() if before.get(file) != now.get(file)]
 
 
-def label_trial(folder, rng):
-    """Kill a process that writes labels; every label that it announced must be in the file."""
-    from aircraft_sae.view.browser import Labels
-
-    shutil.rmtree(folder, ignore_errors=True)
-    other = Labels(folder / "runs" / "smoke", "another")
-    other.set(3, label="kept")
-    how = rng.choice(["event", "rename"])
-    child = alone(write_labels, folder, target="labels", trap=(how, rng.randrange(30 if how == "rename" else 100)))
-    n = sum(line.startswith("set ") for line in child.said)
-    found = {feature: row["label"] for feature, row in Labels(folder / "runs" / "smoke", "own").all().items()}
-    announced = {i % 20: f"word {i}" for i in range(n)}
-    wrong = [f"{found} instead of {announced}"] * (found not in (announced, announced | {n % 20: f"word {n}"}))
-    if other.all() != {3: {"label": "kept", "note": "", "rating": 0}}:
-        wrong.append(f"the other autoencoder's labels are {other.all()}")
-    return {"killed": child.killed, "wrong": wrong}
-
-
-def two_at_once(unbroken, first="dataset", kill=False):
-    """Two processes make the same stages at once; kill: the first one is killed at its first stage."""
-    runs, target = unbroken.copy(first), first
-    trap = ("event", unbroken.counts[first]["event"] // 2) if kill else None
-    both = [start(run_stages, runs.parents[1], target=target, trap=trap, hurried=kill)]
-    while kill and both[0][1].is_alive() and not (runs / f"{first}.partial").exists():
-        time.sleep(0.01)  # else the second might start first
-    both.append(start(run_stages, runs.parents[1], target=target))
-    both = [finish(*one) for one in both]
-    wrong = unbroken.differing(runs)
-    done = [child for child in both if not child.killed]
-    wrong += [f"an error: {child.error}" for child in done if child.error]
-    names = STAGES[STAGES.index(first) :]
-    made = Counter(line.split(":")[0] for child in both for line in child.said if ": made in" in line)
-    wrong += [f"made {made}, not once each of {names}"] if made != Counter(names) else []
-    return {"wrong": wrong, "killed": len(both) - len(done)}
-
-
 def damage(file, rng, how="flip"):
     """Flip one bit of a file, or cut its end off."""
     data, at = bytearray(file.read_bytes()), rng.randrange(file.stat().st_size)
     data[at] ^= 1 << rng.randrange(8)
     file.write_bytes(data[:at] if how == "cut" else data)
-
-
-def damage_trial(unbroken, stage, rng, how="flip"):
-    """Damage a file of a finished stage: the stage must be reported and made again, and no other."""
-    runs = unbroken.copy()
-    file = rng.choice(sorted(file for file in (runs / stage).rglob("*") if file.is_file() and file.stat().st_size))
-    damage(file, rng, how)
-    others = [other for other in STAGES if other != stage]
-    before = exact(runs, others)
-    child = alone(run_stages, runs.parents[1])
-    wrong = [f"an error: {child.error}"] * bool(child.error) + unbroken.differing(runs) + touched(runs, others, before)
-    reported = any(line.startswith(f"{stage}: {file.relative_to(runs / stage)} is damaged") for line in child.said)
-    if not reported and file.name != META:  # a flipped fingerprint looks like another config
-        wrong.append(f"damage of {file.name} was not reported: {child.said}")
-    return {"wrong": wrong, "file": file.name, "said": child.said}
-
-
-def config_trial(unbroken, changes, first):
-    """Change the config: only stages from the `first` on that depend on it are made again."""
-    runs, at = unbroken.copy(), STAGES.index(first)
-    needs = {"experiments/edit-remove": "networks/trained", "experiments/segmentation-main": "activations/trained"}
-    again = [stage for stage in STAGES[at:] if at <= STAGES.index(needs.get(stage, stage))]
-    kept = [stage for stage in STAGES if stage not in again]
-    before = exact(runs, kept)
-    child = alone(run_stages, runs.parents[1], STAGES, tuple(changes.items()))
-    made = [line.split(":")[0] for line in child.said if ": made in" in line]
-    wrong = [f"an error: {child.error}"] * bool(child.error) + [f"made {made}, not {again}"] * (made != again)
-    return {"wrong": wrong + touched(runs, kept, before)}
