@@ -24,7 +24,7 @@ import numpy as np
 META = "meta.json"  # the facts of a finished stage, in its folder
 LABELS = "labels.csv"  # a person's notes on features, in a study's folder; nothing else can recreate them
 ENTRY = ("value", "low", "high", "n")
-REPLACED = "was removed, or replaced by another study of this name: open this one again, and rename one of the two"
+REPLACED = "was removed, or made anew by another study of the same name: open this one again, and rename one of them"
 N_TRIES = 100
 _PARSING = threading.Lock()
 _seen: dict[str, tuple[Any, str]] = {}  # {module: (spec, source digest)} when first asked for; a reload has a new spec
