@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory, gettempdir
 from threading import Thread
 
 import psutil
@@ -50,11 +50,16 @@ def check_pair(path: Path, in_place: bool) -> None:
 
 def read_notebook(path: Path):
     """Read a notebook or a percent script."""
-    import jupytext
+    import jupytext  # here, since it takes a second
 
-    notebook = jupytext.read(path)
-    notebook.metadata.setdefault("kernelspec", {"name": "python3", "display_name": "Python 3", "language": "python"})
-    return notebook
+    return jupytext.read(path)
+
+
+def write_notebook(path: Path, notebook) -> None:
+    """Write a notebook whole or not at all."""
+    import nbformat
+
+    store.write_text(path, nbformat.writes(notebook) + "\n")
 
 
 def _cells(notebook) -> list:
@@ -68,17 +73,14 @@ class Runner:
         """rendered: the study renders its own pictures."""
         self.folder, self.report, self.results = folder, folder / "report", folder / "results"
         self.environment = environment
-        package = Path(__file__).resolve().parent
-        files = sorted([*package.rglob("*"), *store.shipped("data/weights").glob("*")])
-        suffixes = (".py", ".js", ".css", ".html", ".json", ".safetensors")
-        self.code = store.digest([(path.name, path) for path in files if path.suffix in suffixes])
         # a user's own pictures may have changed: always execute the first notebook, which checks them
         self.trusted = rendered
+        files = sorted([*Path(__file__).resolve().parent.rglob("*"), *store.shipped("data/weights").glob("*")])
+        suffixes = (".py", ".js", ".css", ".html", ".json", ".safetensors")
+        self.code = store.digest([(path.name, path) for path in files if path.suffix in suffixes])
 
     def run(self, path: Path):
         """Execute a notebook, and write it and its page to the report: (notebook, failure or "")."""
-        import nbformat
-
         notebook, costs = read_notebook(path), {}
         key, self.trusted = self._key(notebook), True
         with store.watched(costs):
@@ -89,7 +91,7 @@ class Runner:
             "cells": store.digest(notebook.cells), **costs,
         }  # fmt: skip
         write_page(self.report / f"{path.stem}.html", path.stem, notebook)
-        store.write_text(self.report / f"{path.stem}.ipynb", nbformat.writes(notebook))
+        write_notebook(self.report / f"{path.stem}.ipynb", notebook)
         return notebook, failure
 
     def kept(self, path: Path):
@@ -117,7 +119,7 @@ class Runner:
 
 
 def execute(notebook, path: Path, environment: dict[str, str]) -> str:
-    """Run all cells of `notebook` in place; widgets, which need a kernel, are left out. Returns the failure, or ""."""
+    """Run all cells of `notebook` in place, keeping no widgets and no stderr. Returns the failure, or ""."""
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
@@ -127,11 +129,12 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
         def handle_comm_msg(self, *_): ...  # no widget state; nbclient's replies to Output widgets can hang
 
         def process_message(self, message, cell, index):
+            content = message["content"]
             if message["msg_type"] == "stream":
-                _show(message["content"]["text"])
-            data = message["content"].get("data", {})
+                _show(content["text"])
+            data = content.get("data", {})
             bare = data.pop(WIDGET_VIEW, None) and set(data) <= {"text/plain"}  # no picture to stand in for it
-            return None if bare else super().process_message(message, cell, index)
+            return None if bare or content.get("name") == "stderr" else super().process_message(message, cell, index)
 
     def begin(**_) -> None:
         _show(f"{path.stem}: code cell {client.code_cells_executed + 1} of {len(sources)}\n")
@@ -198,27 +201,6 @@ def load_ipython_extension(shell) -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def put_outputs(path: Path, notebook) -> None:
-    """Replace the notebook at `path` by the executed one, without progress bars."""
-    import nbformat
-
-    del notebook.metadata[RECORD]
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-    store.write_text(path.with_suffix(".ipynb"), nbformat.writes(notebook) + "\n")
-
-
-def _ensure_home() -> None:
-    """Give libraries a temporary home if the user's is missing or read-only."""
-    try:
-        TemporaryDirectory(dir=Path.home()).cleanup()
-    except (OSError, RuntimeError):
-        home = mkdtemp(prefix="aircraft_sae-home-")
-        atexit.register(shutil.rmtree, home, ignore_errors=True)
-        os.environ.update({"HOME": home, "USER": os.environ.get("USER") or "nobody"})
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m aircraft_sae", description="Run a study, or make one stage of it.")
     add = parser.add_argument
@@ -239,12 +221,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Exit code: 0 success, 1 a failure, 2 words it does not understand, 130 Ctrl-C."""
-    _ensure_home()
+    try:
+        TemporaryDirectory(dir=Path.home()).cleanup()
+    except (OSError, RuntimeError):  # no home, or a read-only one: libraries want to write there
+        os.environ |= {"HOME": gettempdir(), "USER": os.environ.get("USER") or "nobody"}
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)
     name = options.preset or os.environ.get("AIRCRAFT_SAE_PRESET") or "hangar"
-    root = options.data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT")
-    root = str(Path(root).expanduser().resolve()) if root else ""  # kernels run in another folder
+    root = options.data_root or os.environ.get("AIRCRAFT_SAE_DATA_ROOT") or ""
+    root = root and str(Path(root).expanduser().resolve())  # kernels run in another folder
     network = options.network or os.environ.get("AIRCRAFT_SAE_NETWORK") or ""
     if Path(network).suffix in (".pth", ".safetensors"):
         network = str(Path(network).expanduser().resolve())
@@ -272,10 +257,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     folder = data_dir / "runs" / name
-    environment = {
-        "AIRCRAFT_SAE_PRESET": name, "AIRCRAFT_SAE_DATA_DIR": str(data_dir), "AIRCRAFT_SAE_DATA_ROOT": root,
-        "AIRCRAFT_SAE_NETWORK": network,
-    }  # fmt: skip
+    values = {"PRESET": name, "DATA_DIR": str(data_dir), "DATA_ROOT": root, "NETWORK": network}
+    environment = {f"AIRCRAFT_SAE_{key}": value for key, value in values.items()}
     try:
         store.make_parents(folder / "report")
         runner = Runner(folder, environment, study.dataset.rendered)
@@ -311,9 +294,9 @@ def run(
     if failure:
         print(f"\n{failure}\n\nReport up to there: {index}", file=sys.stderr)
         return 1
-    if in_place:
-        for path in (notebooks[number] for number in asked):
-            put_outputs(path, executed[path.stem])
+    for path in (notebooks[number] for number in asked if in_place):
+        del executed[path.stem].metadata[RECORD]
+        write_notebook(path.with_suffix(".ipynb"), executed[path.stem])
     print(f"Done in {time.monotonic() - began:.0f} s. Report: {index}")
     return 0
 

@@ -9,7 +9,7 @@ import tempfile
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-# nothing is written into the repository; whichever conftest loads first, this or the notebooks', decides for all workers
+# nothing is written into the repository; of this and the notebooks' conftest, the first to load decides for all workers
 if "AIRCRAFT_SAE_TEST_DATA" not in os.environ:
     os.environ["AIRCRAFT_SAE_TEST_DATA"] = tempfile.mkdtemp(prefix="aircraft_sae-")
     atexit.register(shutil.rmtree, os.environ["AIRCRAFT_SAE_TEST_DATA"], ignore_errors=True)

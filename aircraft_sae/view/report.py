@@ -53,9 +53,8 @@ def write_page(path: Path, title: str, notebook) -> None:
 
     diagrams = dict.fromkeys(("mermaid_js_url", "mermaid_layout_elk_js_url"), "")
     exporter, notebook = HTMLExporter(embed_images=True, **diagrams), deepcopy(notebook)
-    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]  # progress bars
-        for output in cell.outputs:
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
                 output["data"]["text/markdown"] = _plain(output["data"]["text/markdown"])
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
