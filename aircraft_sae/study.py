@@ -48,7 +48,7 @@ class Study:
         self.folder = data_dir / "runs" / config.name
         self.stages: dict[str, store.Stage] = {}  # loaded or made so far
         self._pictures, self._networks = pictures, {} if network is None else {"trained": network}
-        # asked for repeatedly, and slow to look up: their inputs have to be loaded and digested
+        # asked for repeatedly, and slow to look up: their inputs have to be loaded and hashed
         self.bars, self.nulls, self.tiers = cache(self.bars), cache(self.nulls), cache(self.tiers)
 
     @classmethod
@@ -165,9 +165,9 @@ class Study:
     ) -> SparseAutoencoder:  # fmt: skip
         """An autoencoder of the training and validation pictures, as in `study.sae("k8", k=8)`.
 
-        name: its folder under sae/; one that is named after a site is trained there unless `site` is given. changes:
-        to the config of `like` ("main" by default). pictures: fewer than all leave out the views.
-        Raises: ValueError for changes to the config's own.
+        name: its folder under sae/, and its site if it is one and `site` is not given. changes: fields that differ from
+        the config of `like` ("main" by default). The random views belong to "all" pictures alone.
+        Raises: ValueError for changes to "main" or "local".
         """
         if name in OWN and (changes or (network, pictures) != ("trained", "all") or like not in (None, name)):
             raise ValueError(f'"{name}" is an autoencoder of the config itself: give any other a name of its own')
@@ -308,7 +308,7 @@ class Study:
         return self.stage(f"experiments/segmentation-{like}", segment, {}, inputs)
 
     def stage(self, name: str, make: Callable, settings: Mapping | None = None, inputs: Mapping | None = None) -> Path:
-        """The folder that `make(folder, **inputs, **settings)` has filled, now or in an earlier run.
+        """The folder that `make(folder, **inputs, **settings)` fills, now or in an earlier run.
 
         A stage is known by its settings (plain values and configs), digests of its inputs (arrays, tables, networks,
         pictures, autoencoders, …) and the source of make's module; it is made again if any of them changes.
