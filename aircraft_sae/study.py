@@ -3,18 +3,19 @@
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import cache, wraps
+from functools import cache, partial, update_wrapper
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from aircraft_sae import ranks, store
 from aircraft_sae.activations import VIEWS, Activations, Source, extract, site_folder
-from aircraft_sae.config import StudyConfig, change, check_name, preset, with_data_root
+from aircraft_sae.config import SAEConfig, StudyConfig, change, check_name, preset, with_data_root
 from aircraft_sae.features import PARTS, FeatureIndex, Regions, build_features, claim_bars, halves, probe_dictionary
 from aircraft_sae.features.claims import N_BARS
 from aircraft_sae.features.reconstruction import Null, null_dictionaries, random_dictionaries, short_training
@@ -29,9 +30,16 @@ from aircraft_sae.sae import SparseAutoencoder, train_sae
 from aircraft_sae.studies.comparison import profile_network
 from aircraft_sae.studies.manipulation import segment
 
+OWN = ("main", "local")  # the config's own autoencoders
+
 
 class Study:
-    """One study on disk: stages in `folder`, and the numbers of its notebooks in folder/results."""
+    """One study on disk: stages in `folder`, the numbers of its notebooks in folder/results.
+
+    Arguments that its methods share. network: "trained" (the config's), "permuted" (its weights permuted), a name that
+    `pretrained` knows, or a Network. pictures: "all", "every3" (each third) and the like, or Pictures. like: "main" or
+    "local", the config's own autoencoders.
+    """
 
     def __init__(
         self, config: StudyConfig, data_dir: Path, network: Network | None = None, pictures: Pictures | None = None
@@ -40,7 +48,7 @@ class Study:
         self.folder = data_dir / "runs" / config.name
         self.stages: dict[str, store.Stage] = {}  # loaded or made so far
         self._pictures, self._networks = pictures, {} if network is None else {"trained": network}
-        # what they are made from takes longer to find again than to keep
+        # asked for repeatedly, and slow to look up: their inputs have to be loaded and hashed
         self.bars, self.nulls, self.tiers = cache(self.bars), cache(self.nulls), cache(self.tiers)
 
     @classmethod
@@ -48,11 +56,11 @@ class Study:
         cls, preset_or_config: str | StudyConfig | None = None, *, data_dir: str | Path | None = None,
         data_root: str | Path | None = None, network: Network | None = None, pictures: Pictures | None = None,
     ) -> "Study":  # fmt: skip
-        """A study by preset name or config; nothing runs until a stage is asked for.
+        """Open a study by preset name or config; nothing runs until a stage is asked for.
 
-        Where not given: AIRCRAFT_SAE_PRESET or "hangar"; AIRCRAFT_SAE_DATA_DIR or the repository's data folder;
-        AIRCRAFT_SAE_DATA_ROOT or the config's own folder of pictures. network, pictures: in place of the config's.
-        Raises: ValueError for an unknown preset, a data_dir that is no folder, a wrong or missing data root.
+        Defaults: AIRCRAFT_SAE_PRESET or "hangar"; AIRCRAFT_SAE_DATA_DIR or the repository's data folder;
+        AIRCRAFT_SAE_DATA_ROOT or the config's own root. network, pictures: used instead of the config's.
+        Raises: ValueError for an unknown preset, a data_dir that is a file, a missing or unwanted data root.
         """
         config = preset_or_config or os.environ.get("AIRCRAFT_SAE_PRESET") or "hangar"
         config = config if isinstance(config, StudyConfig) else preset(config)
@@ -60,63 +68,67 @@ class Study:
         return cls(config, store.data_folder(data_dir), network, pictures)
 
     def pictures(self, name: str | Pictures = "all") -> Pictures:
-        """The study's pictures, rendered or found, and checked once: "all", "every3" (each third) or your own."""
+        """The study's pictures, rendered or found, and checked once. Raises: ValueError for an unknown name."""
         if isinstance(name, Pictures):
             return name
         if self._pictures is None:
-            config = self.config.dataset
-            if config.rendered:
-                folder = self.stage("dataset", render_dataset, {"config": config.hangar}, {"variants": VARIANTS})
-                found = open_source(config, folder)
-            else:
-                say(f"dataset: reading {config.root or self.data_dir / 'downloads'}")
-                with ranks.first():  # who may have to download them
-                    found = open_source(config, None, self.data_dir / "downloads")
-                if not ranks.rank() and not self.finished("dataset", pictures=found):  # known by content, not by place
-                    found.check_images()
-                if not ranks.rank() and (twins := found.twins()):
-                    few = "; ".join(twins[:5]) + "; …" * (len(twins) > 5)
-                    say(f"dataset: {len(twins)} pictures are in several splits, and flatter the test: {few}")
-                self.stage("dataset", note_pictures, {}, {"pictures": found})
-            self._pictures = found
+            self._pictures = self._open_pictures()
         if name == "all":
             return self._pictures
         if not (number := re.fullmatch(r"every([1-9]\d*)", str(name))):
             raise ValueError(f'no pictures {name!r}: "all", "every3" and the like, or pictures of your own')
         return self._pictures.every(int(number[1]))
 
-    def network(self, name: str | Network = "trained") -> Network:
-        """A network, with its `history` and its `predictions` on the test split where it was trained here.
+    def _open_pictures(self) -> Pictures:
+        config = self.config.dataset
+        if config.rendered:
+            folder = self.stage("dataset", render_dataset, {"config": config.hangar}, {"variants": VARIANTS})
+            return open_source(config, folder)
+        say(f"dataset: reading {config.root or self.data_dir / 'downloads'}")
+        with ranks.first():  # it may have to download them
+            found = open_source(config, None, self.data_dir / "downloads")
+        if not ranks.rank():
+            if not self.finished("dataset", pictures=found):  # pictures are known by content, not by place
+                found.check_images()
+            if twins := found.twins():
+                few = "; ".join(twins[:5])
+                say(f"dataset: {len(twins)} pictures are in several splits, which flatters test results: {few}")
+        self.stage("dataset", note_pictures, {}, {"pictures": found})
+        return found
 
-        name: "trained", the config's; "permuted", that with its weights permuted; one that `pretrained` knows; or a
-        network of your own. Raises: ValueError for another name, for sites of the config that the trained one lacks.
+    def network(self, name: str | Network = "trained") -> Network:
+        """A network; one trained here has its `history`, and its `predictions` on the test split.
+
+        Raises: ValueError for an unknown name, and for sites of the config that the trained network lacks.
         """
         if isinstance(name, Network):
             return name
-        if name not in ("trained", "permuted"):
-            if name not in self._networks:
-                self._networks[name] = pretrained(name, self.config.classifier.image_size)
-            return self._networks[name]
-        if "trained" not in self._networks:
-            config = self.config.classifier
-            check_weights(config)  # before a data set is rendered for them
-            pictures = self.pictures()
-            classes = pictures.classes(config.level or pictures.levels[0])  # refuses a level that these pictures lack
-            untrained = Network(build(replace(config, weights=None), len(classes)), classes)
-            for site in self.config.sites:
-                untrained.check_site(site)
-            inputs = {"pictures": pictures, "weights": weights_digest(config)}
-            self._networks["trained"] = load(self.stage("networks/trained", train, {"cfg": config}, inputs))
         if name not in self._networks:
-            self._networks[name] = self._networks["trained"].permuted()
+            if name == "trained":
+                self._networks[name] = self._train_network()
+            elif name == "permuted":
+                self._networks[name] = self.network().permuted()
+            else:
+                self._networks[name] = pretrained(name, self.config.classifier.image_size)
         return self._networks[name]
+
+    def _train_network(self) -> Network:
+        config = self.config.classifier
+        check_weights(config)  # before a data set is rendered for them
+        pictures = self.pictures()
+        classes = pictures.classes(config.level or pictures.levels[0])  # refuses a level that these pictures lack
+        untrained = Network(build(replace(config, weights=None), len(classes)), classes)
+        for site in self.config.sites:
+            untrained.check_site(site)
+        inputs = {"pictures": pictures, "weights": weights_digest(config)}
+        return load(self.stage("networks/trained", train, {"cfg": config}, inputs))
 
     def activations(
         self, site: str | None = None, network: str | Network = "trained", pictures: str | Pictures = "all"
     ) -> Activations:
-        """The activations of a site, the autoencoder's own unless named, of a network on pictures.
+        """The activations of a site (sae.site by default) of a network on pictures.
 
-        The config's sites are seen in one pass; with all pictures of the trained network there are random views too.
+        One pass extracts all sites of the config; the trained network on all pictures also sees random views of them.
         """
         site, sites = site or self.config.sae.site, self.config.sites
         seen, shown = self.network(network), self.pictures(pictures)
@@ -135,85 +147,88 @@ class Study:
     def cells(
         self, sites: Sequence[str], network: str | Network, n: int = 64, by_norm: bool = False
     ) -> dict[str, Activations]:
-        """By site, n cells of each picture, drawn as `extract` does: of early maps, which have thousands."""
+        """{site: n cells of each picture, drawn as `extract` does}: for early maps, which have thousands."""
         seen, pictures = self.network(network), self.pictures("every1")
         settings = {"sites": list(sites), "n_cells": n, "by_norm": by_norm}
-        name = f"activations/{seen.name}-{n}-cells" + "-by-norm" * by_norm
+        name = f"activations/{seen.name}-{n}-cells{'-by-norm' * by_norm}-{store.digest(settings['sites'])[:8]}"
         folder = self.stage(name, extract, settings, {"network": seen, "pictures": pictures})
         return {site: Activations.open(folder, site) for site in sites}
 
     def dictionary(self, name: str, acts: Activations, **changes: Any) -> SparseAutoencoder:
-        """A short training of the config's autoencoder on such cells of training and validation pictures."""
+        """A short training of the config's autoencoder on `cells` of the training and validation pictures."""
         config = change(self.config.sae, site=acts.site, **short_training(self.config.sae) | changes)
-        inputs = {"acts": acts, "rows": acts.rows("train", "val")}
-        return SparseAutoencoder.load(self.stage(f"sae/{check_name(name)}", train_sae, {"cfg": config}, inputs))
+        return self._trained(name, config, acts, acts.rows("train", "val"))
 
     def sae(
         self, name: str = "main", *, like: str | None = None, network: str | Network = "trained",
         pictures: str | Pictures = "all", **changes,
     ) -> SparseAutoencoder:  # fmt: skip
-        """An autoencoder of the cells of training and validation pictures, as in `study.sae("k8", k=8)`.
+        """An autoencoder of the training and validation pictures, as in `study.sae("k8", k=8)`.
 
-        name: its folder under sae/; "main" and "local" are the config's own. like: which of these two the changes,
-        fields of its config, are made to. pictures: of fewer pictures than all, views are left out.
-        Raises: ValueError for changes to the config's own.
+        name: its folder under sae/, and its site if it is one and `site` is not given. changes: fields that differ from
+        the config of `like` ("main" by default). The random views belong to "all" pictures alone.
+        Raises: ValueError for changes to "main" or "local".
         """
-        own = {"main": self.config.sae, "local": self.config.local}
-        if name in own and (changes or (network, pictures) != ("trained", "all") or like not in (None, name)):
+        if name in OWN and (changes or (network, pictures) != ("trained", "all") or like not in (None, name)):
             raise ValueError(f'"{name}" is an autoencoder of the config itself: give any other a name of its own')
         check_name(name)
-        like = like or (name if name in own else "main")
-        if like not in own:
-            raise ValueError(f'like must be "main" or "local", got {like!r}')
-        config = change(own[like], **changes)
+        own = {"main": self.config.sae, "local": self.config.local}
+        config = change(own[like or (name if name in OWN else "main")], **changes)
+        if name not in OWN and "site" not in changes:
+            with suppress(ValueError):  # most names are not a site
+                self.network(network).check_site(name)
+                config = replace(config, site=name)
         shown = self._shown_to(network, pictures)
         acts = self.activations(config.site, network, shown)
         rows = acts.rows("train", "val", *([VIEWS] if pictures == "all" else []))
         if pictures != "all" and shown == "all":
             rows = rows[acts.images["image"].iloc[rows].isin(self.pictures(pictures).table["image"])]
-        SparseAutoencoder(config, acts.d_in)  # both refuse what does not fit these acts
+        return self._trained(name, config, acts, rows)
+
+    def _trained(self, name: str, config: SAEConfig, acts: Activations, rows: np.ndarray) -> SparseAutoencoder:
+        SparseAutoencoder(config, acts.d_in)  # both refuse a config that does not fit these acts
         acts.per_epoch(rows, config.batch_size)
         inputs = {"acts": acts, "rows": rows}
-        return SparseAutoencoder.load(self.stage(f"sae/{name}", train_sae, {"cfg": config}, inputs))
+        return SparseAutoencoder.load(self.stage(f"sae/{check_name(name)}", train_sae, {"cfg": config}, inputs))
 
     def features(
         self, name: str = "main", *, sae: SparseAutoencoder | None = None, network: str | Network = "trained",
         pictures: str | Pictures = "all", splits: Sequence[str] = ("train", "val", "test"), selectivity: bool = True,
         **changes: Any,
     ) -> FeatureIndex:  # fmt: skip
-        """The index and table of an autoencoder's features on pictures; arguments as for `sae`.
+        """The index and table of an autoencoder's features on pictures; other arguments as for `sae`.
 
-        sae: a dictionary made in memory, a null, say. Raises: ValueError for the name "main" or "local" with such a
-        dictionary, and for one of another width than the site's acts.
+        sae: a dictionary that is not on disk, such as a null. Raises: ValueError if it is named "main" or "local".
         """
-        if sae is not None and name in ("main", "local"):
+        if sae is not None and name in OWN:
             raise ValueError(f'"{name}" is an index of the config\'s own: give this one a name of its own')
         check_name(name)
         sae = sae or self.sae(name, network=network, pictures=pictures, **changes)
         shown = self._shown_to(network, pictures)
         acts = self.activations(sae.cfg.site, network, shown)
-        if sae.d_in != acts.d_in:
-            raise ValueError(f"the dictionary {name} is for acts of width {sae.d_in}, {sae.cfg.site} has "
-                             f"{acts.d_in}: make it of this study's acts")  # fmt: skip
         settings = {"splits": list(splits), "by_class": selectivity}
         inputs = {"sae": sae, "acts": acts, "pictures": self.pictures(shown)}
         return FeatureIndex.open(self.stage(f"features/{name}", build_features, settings, inputs))
 
+    def _shown_to(self, network: str | Network, pictures: str | Pictures) -> str | Pictures:
+        """Return "all" for the trained network, whose activations on all pictures are there; else `pictures`."""
+        return "all" if self.network(network) is self.network() else pictures
+
     def nulls(self, like: str = "main", seed: int = 0) -> dict[str, Null]:
-        """`null_dictionaries` of the config's "main" or "local" autoencoder; other seeds are other draws of them."""
+        """`null_dictionaries` of an autoencoder; another seed draws them anew."""
         own, end = self.sae(like), f"-{seed}" * (seed > 0)
         acts = self.activations(own.cfg.site)
         return null_dictionaries(own, acts, lambda kind, **how: self.sae(f"{like}-{kind}{end}", like=like, **how), seed)
 
     def claims(self, like: str = "main") -> pd.DataFrame:
-        """`frozen_list` of the config's "main" or "local" autoencoder: what will be tested, chosen before any test."""
+        """`frozen_list` of an autoencoder: the features to test, chosen before any test."""
         index = self.features(like)
         if not self.pictures().region_names:
             return frozen_list(index.table, None, None)
         return frozen_list(index.table, pd.read_parquet(index.folder / PARTS), self.bars(like))
 
     def bars(self, like: str = "main") -> pd.DataFrame:
-        """`claim_bars` of the config's "main" or "local" autoencoder: part, bar."""
+        """`claim_bars` of an autoencoder: part, bar."""
         own = self.sae(like)
         acts = self.activations(own.cfg.site)
         inputs = {"acts": acts, "pictures": self.pictures()}
@@ -221,28 +236,56 @@ class Study:
         return pd.read_parquet(self.stage(f"experiments/bars-{like}", claim_bars, {}, inputs) / "bars.parquet")
 
     def removals(self, most: int = 70) -> Path:
-        """Scenes of half B of which each part is removed, up to `most` of each, as all networks see them."""
+        """`edit_scenes` for half B: each part removed from up to `most` scenes, as both networks see them."""
         scenes, settings = self._scenes(most)
         inputs = {"networks": {name: self.network(name) for name in ("trained", "permuted")}, "scenes": scenes}
         settings |= {"kind": "remove", "sites": list(dict.fromkeys([self.config.local.site, *self.config.sites]))}
         return self.stage("experiments/edit-remove", edit_scenes, settings, inputs)
 
     def varied(self, most: int = 40) -> VariedScenes:
-        """Scenes of half B, each as it is and with one thing changed; of each part edits of up to `most` scenes."""
+        """Scenes of half B, unchanged and with one thing varied; each part is edited in up to `most` scenes."""
         scenes, settings = self._scenes(most)
         return VariedScenes.open(self.stage("experiments/varied", vary_scenes, settings, {"scenes": scenes}))
 
     def _scenes(self, most: int) -> tuple[list[str], dict[str, Any]]:
-        """(scenes of half B that have each part `most` times, as far as there are so many; how they are rendered)."""
+        """(scenes of half B that show each part `most` times, if there are enough; the settings to render them)."""
         pictures, hangar = self.pictures(), self.config.dataset.hangar
         test = pictures.rows("test")
         settings = {"parts": list(pictures.region_names), "most": most}
         settings |= {"size": hangar.size, "supersampling": hangar.supersampling}
         return choose_scenes(pictures, test["image"][halves(test[pictures.levels[0]])], most, hangar.size), settings
 
+    def tiers(self, like: str = "main") -> Path:
+        """`judge_parts` of three seeds, probes and nulls. Raises: ValueError without scenes that can be edited."""
+        pictures, own, names = self.pictures(), self.sae(like), [like, f"{like}-seed1", f"{like}-seed2"]
+        if not pictures.region_names or pictures.scenes is None:
+            raise ValueError(f"{self.config.name} has no scenes from which parts can be removed: nothing can be judged")
+        bars = self.bars(like)
+
+        def claimant(name: str, null: Null, **facts: Any) -> Claimant:
+            name = f"{like}-{name}".replace(" ", "-")
+            index = self.features(name, **null._asdict(), splits=["test"], selectivity=False)
+            scores = pd.read_parquet(index.folder / PARTS)
+            claims = frozen_list(index.table, scores, bars, len(pictures.region_names))
+            return Claimant(null.sae, index, claims, self.pictures(null.pictures), null.network, **facts)
+
+        claimants = {like: Claimant(own, self.features(like), self.claims(like), pictures, seeds=names[1:])}
+        for seed, name in enumerate(names[1:], 1):
+            other = self.sae(name, like=like, seed=own.cfg.seed + seed)
+            claimants[name] = claimant(f"seed{seed}", Null(other), seeds=[each for each in names if each != name])
+        acts = self.activations(own.cfg.site)
+        claimants["probes"] = claimant("probes", Null(probe_dictionary(own, acts, Regions.of(acts, pictures))))
+        learned_nothing = {kind: null for kind, null in self.nulls(like).items() if kind not in ("channels", "PCA")}
+        nulls = {kind: claimant(f"null-{kind}", null) for kind, null in learned_nothing.items()}
+        for kind, null in self.nulls(like, 1).items():
+            claimants[f"null, {kind}"] = claimant(f"null-{kind}-1", null)
+        inputs = {"claimants": claimants, "nulls": nulls, "removals": self.removals()}
+        return self.stage(f"experiments/tiers-{like}", judge_parts, {}, inputs)
+
     def seeds(self, network: str | Network, site: str, d_sae: int, n: int = 3) -> dict[str, SparseAutoencoder]:
-        """Autoencoders of d_sae features that differ in their seed alone, trained shortly, on the same pictures for all
-        networks: {"seed 0": …}. Raises: ValueError where d_sae is no multiple of the site's width.
+        """{"seed 0": …}: n short trainings that differ only in their seed, on the same pictures for every network.
+
+        Raises: ValueError if d_sae is not a multiple of the site's width.
         """
         seen = self.network(network)
         if d_sae % (width := seen.shape(site)[2]):
@@ -252,7 +295,7 @@ class Study:
         return {f"seed {i}": self.sae(f"{seen.name}-{site_folder(site)}-{i}", seed=i, **how) for i in range(n)}
 
     def profile(self, network: str | Network, site: str, saes: Mapping[str, SparseAutoencoder]) -> Path:
-        """`profile_network` of the autoencoders that `seeds` gives."""
+        """`profile_network` of the autoencoders from `seeds`."""
         seen, pictures = self.network(network), self.pictures("every1")
         acts = self.activations(site, network, self._shown_to(network, "every1"))
         inputs = {"acts": acts, "varied": self.activations(site, network, self.varied()), "pictures": pictures}
@@ -260,86 +303,43 @@ class Study:
         return self.stage(f"experiments/profile-{seen.name}-{site_folder(site)}", profile_network, {}, inputs)
 
     def segmentation(self, like: str = "main") -> Path:
-        """`segment` at the site of the config's "main" or "local" autoencoder: the head that says what a cell shows."""
+        """`segment` at an autoencoder's site: the head that names what a cell shows."""
         inputs = {"acts": self.activations(self.sae(like).cfg.site), "pictures": self.pictures()}
         return self.stage(f"experiments/segmentation-{like}", segment, {}, inputs)
 
-    def tiers(self, like: str = "main") -> Path:
-        """What may be said of features: `judge_parts` of three seeds, probes and nulls; ValueError for no scenes."""
-        pictures, own, names = self.pictures(), self.sae(like), [like, f"{like}-seed1", f"{like}-seed2"]
-        if not pictures.region_names or pictures.scenes is None:
-            raise ValueError(f"{self.config.name} has no scenes from which parts can be taken: nothing can be judged")
-        bars, only = self.bars(like), {"splits": ["test"], "selectivity": False}
-
-        def claimant(name: str, null: Null, **facts: Any) -> Claimant:
-            index = self.features(name, **null._asdict(), **only)
-            scores = pd.read_parquet(index.folder / PARTS)
-            claims = frozen_list(index.table, scores, bars, len(pictures.region_names))
-            return Claimant(null.sae, index, claims, self.pictures(null.pictures), null.network, **facts)
-
-        claimants = {like: Claimant(own, self.features(like), self.claims(like), pictures, seeds=names[1:])}
-        for seed, name in enumerate(names[1:], 1):
-            other = self.sae(name, like=like, seed=own.cfg.seed + seed)
-            claimants[name] = claimant(name, Null(other), seeds=[each for each in names if each != name])
-        acts = self.activations(own.cfg.site)
-        probes = probe_dictionary(own, acts, Regions.of(acts, pictures))
-        claimants["probes"] = claimant(f"{like}-probes", Null(probes))
-        nothing = {kind: null for kind, null in self.nulls(like).items() if kind not in ("channels", "PCA")}
-        nulls = {kind: claimant(f"{like}-null-{kind}".replace(" ", "-"), null) for kind, null in nothing.items()}
-        for kind, null in self.nulls(like, 1).items():
-            claimants[f"null, {kind}"] = claimant(f"{like}-null-{kind}-1".replace(" ", "-"), null)
-        inputs = {"claimants": claimants, "nulls": nulls, "removals": self.removals()}
-        return self.stage(f"experiments/tiers-{like}", judge_parts, {}, inputs)
-
-    def _shown_to(self, network: str | Network, pictures: str | Pictures) -> str | Pictures:
-        """All pictures where the network is the study's own, which has seen them all."""
-        return "all" if self.network(network) is self.network() else pictures
-
     def stage(self, name: str, make: Callable, settings: Mapping | None = None, inputs: Mapping | None = None) -> Path:
-        """The folder of a result that `make(folder, **inputs, **settings)` writes, once for what it is made from.
+        """The folder that `make(folder, **inputs, **settings)` fills, now or in an earlier run.
 
-        It is known by the settings (plain values and configs), a digest of each input (arrays, tables, networks,
-        pictures, autoencoders, …) and the source of make's module: a change of any makes it again.
-        Raises: ValueError for a make that is no function of a package, for an input that has no digest.
+        A stage is known by its settings (plain values and configs), digests of its inputs (arrays, tables, networks,
+        pictures, autoencoders, …) and the source of make's module; it is made again if any of them changes.
+        Raises: ValueError if make is not a function of a package, or an input has no digest.
         """
         for part in name.split("/"):
             check_name(part)
-        self._same_pictures()
+        dataset = self.stages.get("dataset") if self.config.dataset.rendered else None
+        if dataset and store.read_json(dataset.folder / store.META).get("fingerprint") != dataset.meta["fingerprint"]:
+            raise ValueError(f"{dataset.folder} {store.REPLACED}")
         settings, inputs, folder = dict(settings or {}), dict(inputs or {}), self.folder / name
         known = {each: store.digest(value) for each, value in inputs.items()} | {"source": store.source_digest(make)}
-
-        @wraps(make)
-        def write(work: Path) -> None:
-            make(work, **inputs, **settings)
-            self._same_pictures(work)
-
+        write = update_wrapper(partial(make, **inputs, **settings), make)
         self.stages[name] = store.make_stage(folder, settings, known, write, say=say, name=name)
         return folder
 
-    def _same_pictures(self, work: Path | None = None) -> None:
-        """ValueError, and no `work` to go on with, where rendered pictures, read when needed, are not those opened."""
-        opened = self.stages.get("dataset") if self.config.dataset.rendered else None
-        if opened and store.read_json(opened.folder / store.META).get("fingerprint") != opened.meta["fingerprint"]:
-            if work:  # made of another's pictures
-                shutil.rmtree(work)
-            raise ValueError(f"{opened.folder} {store.REPLACED}")
-
     def finished(self, name: str, **inputs: Any) -> Path | None:
-        """The folder of a stage that is there and was made from these inputs, whatever else it was made from."""
+        """The folder of a stage on disk that was made from these inputs, whatever its other inputs; else None."""
         known = store.read_json(self.folder / name / store.META).get("inputs", {})
         same = known and all(known.get(each) == store.digest(value) for each, value in inputs.items())
         return self.folder / name if same else None
 
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:
-        """Write all of a notebook's numbers, as `store.entries` takes them, in place of those of its last run."""
-        store.write_json(path := self._results_file(notebook), store.entries(results))
+        """Write a notebook's numbers, given as for `store.entries`, in place of those of its last run."""
+        path = self.folder / "results" / f"{check_name(notebook)}.json"
+        store.write_json(path, store.entries(results))
         return path
 
     def results(self, notebook: str) -> dict[str, dict[str, float | None]]:
-        """What `record` wrote for a notebook; FileNotFoundError where it has not run."""
-        if not (path := self._results_file(notebook)).is_file():
+        """The numbers recorded by a notebook. Raises: FileNotFoundError if it has not run."""
+        path = self.folder / "results" / f"{check_name(notebook)}.json"
+        if not path.is_file():
             raise FileNotFoundError(f"{path} is not there: run notebook {notebook} on {self.config.name} first")
         return json.loads(path.read_text(encoding="utf-8"))
-
-    def _results_file(self, notebook: str) -> Path:
-        return self.folder / "results" / f"{check_name(notebook)}.json"

@@ -9,23 +9,22 @@ import tempfile
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-# Set for the whole session, so that nothing is written into the repository. The notebooks' conftest does the same, and
-# whichever is loaded first decides, also for the worker processes of pytest-xdist.
+# nothing is written into the repository; of this and the notebooks' conftest, the first to load decides for all workers
 if "AIRCRAFT_SAE_TEST_DATA" not in os.environ:
     os.environ["AIRCRAFT_SAE_TEST_DATA"] = tempfile.mkdtemp(prefix="aircraft_sae-")
     atexit.register(shutil.rmtree, os.environ["AIRCRAFT_SAE_TEST_DATA"], ignore_errors=True)
 os.environ["AIRCRAFT_SAE_DATA_DIR"] = os.environ["AIRCRAFT_SAE_TEST_DATA"]
 os.environ["AIRCRAFT_SAE_PRESET"] = "smoke"
 os.environ.pop("AIRCRAFT_SAE_DATA_ROOT", None)
-os.environ["TQDM_DISABLE"] = "1"  # no progress bars, but where a test is of them
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars, except where a test is about them
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # of two processes with two threads on two cores, one waits for the other
-# where a shell starts pytest in the background, Ctrl-C is ignored, and would be by the commands under test too
+    os.environ["OMP_NUM_THREADS"] = "1"  # two processes with two threads each on two cores wait for each other
+# a shell that starts pytest in the background ignores Ctrl-C, and so would the commands under test
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class OneBrowser(LoadFileScheduling):
-    """A file a process, but one process for all files that write the smoke study's labels."""
+    """One process per file, and one for all files that write the smoke study's labels."""
 
     def _split_scope(self, nodeid):
         name = super()._split_scope(nodeid)
@@ -39,7 +38,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(scope="session")
 def smoke_study():
-    """The smoke study with all its stages made."""
+    """The smoke study with its pictures and trained network."""
     from aircraft_sae.study import Study
 
     study = Study.open("smoke")

@@ -36,14 +36,14 @@ def model(name, n):
     else:
         made = timm.create_model({"convnext": "test_convnext", "lite": "efficientnet_lite0"}[name], num_classes=n)
     for module in made.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):  # so that something arrives at the end
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):  # so that a signal arrives at the end
             torch.nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5)
     return made
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """An image folder without levels: 3 classes of 16 pictures, each of a colour and with noise."""
+    """An image folder without levels: 3 classes of 16 noisy pictures with a square of their colour."""
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for c, name in enumerate(("red", "green", "blue")):
         (folder / name).mkdir()
@@ -59,14 +59,12 @@ def study(request, pictures, tmp_path_factory):
     name, site = request.param
     classes = pictures.classes()
     network = Network(model(name, len(classes)), classes, SIZE, name=name)
-    d_in = network.shape(site)[2]
     sae = config.SAEConfig(site=site, expansion=2, k=4, n_cells=2000, batch_size=32, aux_k=0, dead_after=1000)
     made = config.StudyConfig(name=name, sites=(site,), n_views=0, sae=sae)
-    assert d_in <= 600
     return Study.open(made, data_dir=tmp_path_factory.mktemp("data"), network=network, pictures=pictures)
 
 
-def test_any_site_of_any_network_goes_the_whole_way(study):
+def test_any_site_of_any_network_goes_from_pictures_to_suppression(study):
     network, pictures, site = study.network(), study.pictures(), study.config.sae.site
     x = torch.stack([network.as_input(pictures.picture(image)) for image in pictures.table["image"][:2]])
     with torch.no_grad():
@@ -103,7 +101,7 @@ def test_the_bench_takes_any_site_of_any_network(study):
     assert not torch.allclose(made["after"], made["before"], atol=1e-6)
 
 
-def test_three_kinds_of_pictures_answer_alike(pictures, smoke_study):
+def test_two_kinds_of_pictures_answer_alike(pictures, smoke_study):
     for each in (pictures, smoke_study.pictures()):
         assert {"image", "split", *each.levels} <= set(each.table)
         assert set(each.table["split"]) == {"train", "val", "test"}

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page with the answer, figures, links, time and memory, versions."""
+"""The report of a run: one HTML page with the answer, figures, links, time and memory, versions and settings."""
 
 import json
 import re
@@ -12,17 +12,17 @@ from aircraft_sae.config import StudyConfig
 from aircraft_sae.store import META, read_json, stage_metas, write_text
 
 HERE = Path(__file__).parent
-SAID = tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))  # sentences of the answer
+SENTENCES = tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-RECORD = "aircraft_sae"  # the entry of a notebook's metadata that holds what the runner knows of it
+RECORD = "aircraft_sae"  # the entry of an executed notebook's metadata where the runner keeps its record
 
 
 def write_report(
     folder: Path, results: Path, config: StudyConfig, notebooks: Mapping, seconds: float, failure: str = ""
 ) -> Path:
-    """Write report/index.html of the study in `folder`, and a page for each executed notebook; returns the index.
+    """Write report/index.html of the study in `folder` and return its path.
 
-    results: the folder of numbers; notebooks: {name: executed notebook}, a failed one last; failure: why it stopped.
+    results: the folder of numbers; notebooks: {name: executed notebook}, a failed one last; failure: its message.
     """
     from jinja2 import Template
 
@@ -42,48 +42,44 @@ def write_report(
                 for name, each in metas],
         versions=sorted({f"{name} {n}" for _, meta in metas for name, n in meta.get("versions", {}).items()}),
     )  # fmt: skip
-    report = folder / "report"
-    for name, notebook in notebooks.items():
-        if not (report / f"{name}.html").is_file():  # the runner removes those of notebooks that it writes
-            write_page(report / f"{name}.html", name, notebook)
-    write_text(report / "index.html", page)
-    return report / "index.html"
-
-
-def plain(markdown: str) -> str:
-    """Markdown without HTML and links: names of classes in it are the user's."""
-    return markdown.replace("<", "&lt;").replace("](", "]\\(")
+    index = folder / "report" / "index.html"
+    write_text(index, page)
+    return index
 
 
 def write_page(path: Path, title: str, notebook) -> None:
-    """One notebook as an HTML page that needs no network."""
+    """Write an executed notebook as an HTML page that needs no network."""
     from nbconvert import HTMLExporter
 
     diagrams = dict.fromkeys(("mermaid_js_url", "mermaid_layout_elk_js_url"), "")
     exporter, notebook = HTMLExporter(embed_images=True, **diagrams), deepcopy(notebook)
-    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]  # progress bars
-        for output in cell.outputs:
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
-                output["data"]["text/markdown"] = plain(output["data"]["text/markdown"])
+                output["data"]["text/markdown"] = _plain(output["data"]["text/markdown"])
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
     extras = (HERE / "notebook.html").read_text(encoding="utf-8")
     write_text(path, re.sub(r"<script src=.*?</script>", "", page).replace("</body>", f"{extras}</body>"))
 
 
+def _plain(markdown: str) -> str:
+    """Markdown with HTML and links disabled: it may hold class names, which are the user's."""
+    return markdown.replace("<", "&lt;").replace("](", "]\\(")
+
+
 def read_numbers(results: Path, names: Iterable[str]) -> dict[str, dict[str, float | None]]:
-    """All results of the notebooks that ran: {"01/chance": {"value": …, "low": …, "high": …, "n": …}}."""
+    """The recorded numbers of these notebooks: {"01/chance": {"value": …, "low": …, "high": …, "n": …}}."""
     return {f"{name[:2]}/{key}": each for name in names for key, each in read_json(results / f"{name}.json").items()}
 
 
 def answer(numbers: Mapping, which: str = "answer") -> list[str]:
-    """The sentences ("answer", or "verdict" in short) for which there are numbers, as `read_numbers` gives them."""
-    known = [each for each in SAID[which] if all(key in numbers for key in each["numbers"])]
+    """The sentences of the "answer" or the short "verdict", filled in; those that lack a number are left out."""
+    known = [each for each in SENTENCES[which] if all(key in numbers for key in each["numbers"])]
     return [each["text"].format(*(numbers[key]["value"] for key in each["numbers"])) for each in known]
 
 
 def _figures(name: str, notebook) -> Iterator[tuple[str, str, str, str]]:
-    """(question of its section, picture, takeaway that follows as HTML, its place) of the figures of tagged cells."""
+    """(question of its section, image, the takeaway after it as HTML, link) of each figure tagged "report"."""
     from nbconvert.filters import markdown2html
 
     question = ""
@@ -95,7 +91,7 @@ def _figures(name: str, notebook) -> Iterator[tuple[str, str, str, str]]:
             for kind in ("image/png", "image/jpeg"):
                 for data in _outputs(cell, kind):
                     place = f"{name}.html#{question.replace(' ', '-')}"
-                    yield question, f"data:{kind};base64,{data.strip()}", markdown2html(plain(said)), place
+                    yield question, f"data:{kind};base64,{data.strip()}", markdown2html(_plain(said)), place
 
 
 def _outputs(cell, kind: str) -> list[str]:
@@ -103,6 +99,7 @@ def _outputs(cell, kind: str) -> list[str]:
 
 
 def _link(name: str, notebook) -> tuple[str, str, str]:
+    """(address, title, question) of a notebook."""
     first = notebook.cells[0].source if notebook.cells else ""
     title = re.search(r"^# (.*)$", first, re.MULTILINE)
     asked = re.search(r"\*\*Question\.\*\*\s*((?:.|\n)*?\?)", first)

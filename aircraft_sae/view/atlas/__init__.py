@@ -1,7 +1,7 @@
 """The atlas: a folder of static HTML that shows a study's features without a kernel or a network.
 
-It is the browser's front end over files. Sliders work where the logits follow from the mean over cells: JavaScript does
-that arithmetic. Elsewhere a picture's features can be switched off one at a time: forward passes made what is stored.
+It is the browser's front end on files. Where logits have a closed form in the mean over cells, sliders work: JavaScript
+computes them. Elsewhere features can be switched off one at a time, with logits from stored forward passes.
 """
 
 import base64
@@ -26,32 +26,32 @@ from aircraft_sae.view.browser.widgets import BENCH_PICTURE, SCRIPT, STYLE, Labe
 
 HERE = Path(__file__).parent
 CHUNK = 20  # features in one file
-_heard: list[Callable[[float], None]] = []
+_listeners: list[Callable[[float], None]] = []  # not an argument of `write_atlas`, whose inputs need a digest
 
 
-def export_atlas(study: Study, like: str = "main", told: Callable[[float], None] | None = None) -> Path:
-    """Make the study's stage `atlas`, and give its index.html: the folder, or atlas.zip, opens from any disk.
+def export_atlas(study: Study, like: str = "main", progress: Callable[[float], None] | None = None) -> Path:
+    """Make the stage `atlas` and atlas.zip beside it, with the current labels; returns its index.html.
 
-    like: the study's "local" autoencoder or its "main" one; told: hears the share that is done. Its bench has two test
-    pictures a class up to 60, or one a class if that is more. An atlas that is up to date stays, but for its labels.
+    like: the config's "main" or "local" autoencoder; progress: called with the share done. The bench has two test
+    pictures per class, up to 60, or one per class if that is more.
     """
     catalogue = catalogue_of(study, like)
     settings = {"n_pictures": max(n_classes := catalogue.images["label"].nunique(), min(2 * n_classes, 60))}
     pages = {name: (HERE / name).read_text("utf-8") for name in ("index.html", "atlas.js")}
     pages |= {"app.js": SCRIPT, "app.css": STYLE}
-    _heard[:] = [told] if told else []
+    _listeners[:] = [progress] if progress else []
     folder = study.stage("atlas", write_atlas, settings, {"catalogue": catalogue, "pages": pages})
     text = f"ATLAS.labels = {_json(Labels(catalogue.folder, catalogue.key).all())};\n"
     if not (path := folder / "labels.js").is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
     if not (packed := folder.with_suffix(".zip")).is_file() or packed.stat().st_mtime < path.stat().st_mtime:
-        with suppress(OSError):  # the folder is what counts: it may be on a disk that is only read
+        with suppress(OSError):  # a read-only disk: the folder is enough
             os.replace(shutil.make_archive(f"{folder}.partial", "zip", folder.parent, folder.name), packed)
     return folder / "index.html"
 
 
 def write_atlas(folder: Path, *, catalogue: Catalogue, pages: dict[str, str], n_pictures: int) -> None:
-    """All files of the atlas; pages: the front end, by name."""
+    """Write all files of the atlas; pages: the front end's files, by name."""
     for name in ("features", "pictures", "bench", "classes"):
         (folder / name).mkdir(exist_ok=True)
     for name, text in pages.items():
@@ -65,7 +65,7 @@ def write_atlas(folder: Path, *, catalogue: Catalogue, pages: dict[str, str], n_
 
 
 def _features(catalogue: Catalogue, folder: Path) -> dict[int, set[int]]:
-    """Write all features' pages; gives {row of each picture shown: the features that have it among their top}."""
+    """Write the features' pages; returns {row of a picture shown: the features with it among their top pictures}."""
     shown: dict[int, set[int]] = defaultdict(set)
     for first in _steps(range(0, len(catalogue.table), CHUNK), "features", 0, 0.6):
         pages = []
@@ -78,7 +78,7 @@ def _features(catalogue: Catalogue, folder: Path) -> dict[int, set[int]]:
                 galleries[how] = {"tiles": view["gallery"], "maps": _text(shares)}
                 for tile in view["gallery"]:
                     shown[tile["picture"]] |= {feature_id} if how == "top" else set()
-                    tile["value"] = float(f"{tile['value']:.5g}")  # digits and words that take a sixth of the atlas
+                    tile["value"] = float(f"{tile['value']:.5g}")  # this makes the atlas a sixth smaller
                     if tile["predicted"] == tile["label"]:
                         del tile["predicted"]
             pages.append({"about": catalogue.about(feature_id), "galleries": galleries})
@@ -87,14 +87,14 @@ def _features(catalogue: Catalogue, folder: Path) -> dict[int, set[int]]:
 
 
 def _chosen(catalogue: Catalogue, shown: dict[int, set[int]], n: int) -> list[int]:
-    """Rows for the bench, in turn of each class: so that most features have one of them among their top pictures."""
+    """n rows for the bench, each class in turn, so that most features have a top picture among them."""
     images = catalogue.images.set_index(catalogue.rows)
     wrong = images["predicted"] != images["label"]
     left = {name: own.index.tolist() for name, own in images.groupby("label")}
     chosen, seen = [], set()
     while len(chosen) < n and any(left.values()):
         for name in [name for name in left if left[name]][: n - len(chosen)]:
-            mistakes = [row for row in left[name] if wrong[row] and len(chosen) % 4 == 3]  # for every fourth
+            mistakes = [row for row in left[name] if wrong[row] and len(chosen) % 4 == 3]  # every fourth
             best = max(mistakes or left[name], key=lambda row: len(shown.get(row, set()) - seen))
             left[name].remove(best)
             chosen.append(best)
@@ -103,13 +103,13 @@ def _chosen(catalogue: Catalogue, shown: dict[int, set[int]], n: int) -> list[in
 
 
 def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[str, Any]]:
-    """Write the pictures of the bench and what its arithmetic needs, and give the list of pictures."""
+    """Write the bench's pictures and the arrays that its arithmetic needs; returns the list of its pictures."""
     bench, trial, readout = Bench(catalogue), catalogue.trial, catalogue.trial.readout
     used = set(trial.strength.any(0).nonzero()[:, 0].tolist())
     for row in _steps(sorted(chosen), "bench", 0.8, 1):
         subject = bench.of_row(row)
         page = bench.told(subject, row)
-        if readout is None:  # what a switch gives was worked out here
+        if readout is None:  # forward passes for what each switch gives
             page["active"] = [each for each in page["active"] if each["effect"] is not None]
             some = [each["feature_id"] for each in page["active"]]
             page["after"] = bench.each(subject, some, []).tolist()
@@ -121,19 +121,18 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
         _script(folder, f"bench/{row:05d}.js", page)
         (folder / "bench" / f"{row:05d}.jpg").write_bytes(as_jpeg(subject.picture, BENCH_PICTURE))
     if catalogue.head is not None:
-        of_features, of_random = map(_text, bench.pushes())
-        names = catalogue.head.names
-        _script(folder, "bench/regions.js", {"names": names, "features": of_features, "random": of_random})
+        pushes = dict(zip(("features", "random"), map(_text, bench.pushes()), strict=True))
+        _script(folder, "bench/regions.js", {"names": catalogue.head.names} | pushes)
     if readout is not None:
         features, classes = sorted(used), catalogue.network.classes
         decoder, random = (rows[features] for rows in (bench.W_dec, trial.random))
         arrays = {"weight": readout.weight, "bias": readout.bias, "decoder": decoder, "random": random}
         packed = {name: _text(each.numpy().astype("<f4")) for name, each in arrays.items()}
         _script(folder, "bench/head.js", packed | {"eps": readout.eps, "features": features, "classes": classes})
-        for k in range(len(classes) if catalogue.network.level else 0):  # for the effect in all of a class
+        for k in range(len(classes) if catalogue.network.level else 0):  # for effects on all pictures of a class
             own = trial.labels == k
             strength, hidden = (each[own].numpy() for each in (trial.strength, trial.pooled))
-            features = strength.nonzero()[1].astype(np.min_scalar_type(strength.shape[1]))  # in as few bytes as do
+            features = strength.nonzero()[1].astype(np.min_scalar_type(strength.shape[1]))
             arrays = {"features": features, "strength": strength[strength > 0], "hidden": hidden}
             page = {"rows": catalogue.rows[own].tolist(), "counts": (strength > 0).sum(1).tolist()}
             _script(folder, f"classes/{k:05d}.js", page | {name: _text(each) for name, each in arrays.items()})
@@ -141,10 +140,10 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
 
 
 def _steps(items: Sequence, name: str, start: float, end: float) -> Iterator:
-    """The items, with a bar and a word to who hears: they are the share of all work from `start` to `end`."""
+    """The items, with progress: they are the share of all work from `start` to `end`."""
     for i, item in enumerate(tqdm(items, f"atlas: {name}", leave=False)):
-        for told in _heard:
-            told(start + (end - start) * i / len(items))
+        for progress in _listeners:
+            progress(start + (end - start) * i / len(items))
         yield item
 
 
@@ -153,7 +152,7 @@ def _text(values: np.ndarray) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that may stand in a script: no name of a class can end it."""
+    """JSON that is safe inside a script: no class name can close it."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
