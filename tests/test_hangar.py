@@ -90,14 +90,6 @@ def test_removing_a_part_changes_only_its_pixels(variant, part):
     assert (before.mask[~own] == after.mask[~own]).all()
 
 
-def test_removing_a_part_removes_its_shadow():
-    scene = scene_of("210-300", elevation=0.3)
-    before, after = render(scene, 224, 1), render(scene.edit("remove", "wing"), 224, 1)
-    changed = (before.image != after.image).any(2) & (before.mask == PARTS.index("ground"))
-    gain = after.image.astype(int).sum(2) - before.image.astype(int).sum(2)
-    assert changed.sum() > 50 and (gain[changed] > 0).mean() > 0.95
-
-
 def test_a_pixel_shows_the_part_that_most_of_its_rays_hit():
     scene = scene_of("210-300")
     rays = render(scene, 224, 1).mask.reshape(112, 2, 112, 2).swapaxes(1, 2).reshape(112, 112, 4)
@@ -118,13 +110,6 @@ def test_one_ray_per_pixel_is_enough_for_the_sky(number, monkeypatch):
     apart = np.abs(quick.image.astype(int) - full.image)
     assert (quick.mask == full.mask).all() and apart.max() <= 4 and apart.mean() < 0.2
     assert apart.any(), "both took the slow path"
-
-
-def test_pixels_average_any_number_of_rays():
-    for number in (2, 3):  # in flight, on the ground
-        few, many = (render(sample("210-300", 0, number), 24, n) for n in (4, 16))
-        assert np.abs(few.image.astype(int) - many.image).mean() < 4
-        assert (few.mask != many.mask).mean() < 0.05 and np.ptp(many.mask) > 0
 
 
 @pytest.mark.parametrize("variant", ["210-100", "Bise 1", "172"])
@@ -162,18 +147,13 @@ def test_edits_recolour_move_and_repaint():
     assert (repainted.image == plain.image).all(2)[plain.mask < 2].all()
 
 
-@pytest.mark.parametrize(
-    ("edit", "words"),
-    [
-        (lambda s: s.edit("remove", "rotor"), "rotor"),
-        (lambda s: s.edit("remove", "sky"), "sky"),
-        (lambda s: s.edit("bend", "fin"), "kind must be"),
-        (lambda s: Scene.from_json(s.to_json().replace("[]", '[{"kind": "bend", "part": "fin"}]')), "kind must be"),
-    ],
-)
-def test_impossible_edits_are_refused(edit, words):
-    with pytest.raises(ValueError, match=words):
-        edit(scene_of("172"))
+def test_impossible_edits_are_refused():
+    scene = scene_of("172")
+    for kind, part, words in (("remove", "rotor", "rotor"), ("remove", "sky", "sky"), ("bend", "fin", "kind must be")):
+        with pytest.raises(ValueError, match=words):
+            scene.edit(kind, part)
+        with pytest.raises(ValueError, match=words):
+            Scene.from_json(scene.to_json().replace("[]", f'[{{"kind": "{kind}", "part": "{part}"}}]'))
 
 
 def test_a_scene_round_trips_through_json():

@@ -36,8 +36,8 @@ def check_occupied(table: pd.DataFrame, classes: dict[str, list[str]], where: st
         refuse(names[~names.isin(table[level])], f"{level} classes of {where} without an image")
     for level, names in list(classes.items())[:1]:
         if len(names) < 2 or table[level][table["split"] == "test"].value_counts().max() < 2:
-            remedy = "list two test pictures or more of most classes, or six in all where splits are drawn."
-            raise ValueError(f"{where} must have two {level} classes, and one with two test pictures: {remedy}")
+            remedy = "list more, or six pictures per class where splits are random."
+            raise ValueError(f"{where} needs two classes ({level}), and two test pictures of one of them: {remedy}")
 
 
 class Pictures:

@@ -167,8 +167,6 @@ class ImageFolder(PictureFiles):
             table, classes = table.drop(columns="class"), {}
         else:
             refuse(table["image"][table["class"] == ""], f"pictures of {root} outside its class folders", MOVE)
-            trained = table["class"][table["split"] == "train"]
-            refuse(table["class"][~table["class"].isin(trained)], f"classes of {root} without a training picture", MOVE)
         check_occupied(table, classes, str(root))
         return root, {image: root / path for image, path in zip(table["image"], paths, strict=True)}, table, classes
 
