@@ -1,6 +1,7 @@
 """Ray casting: from a scene to its picture and a mask of parts."""
 
-from dataclasses import dataclass, replace
+from collections import namedtuple
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -13,17 +14,10 @@ from aircraft_sae.hangar.scene import Scene, axes
 from aircraft_sae.hangar.solids import Mesh
 from aircraft_sae.hangar.surroundings import BLOCKED, backdrop, below, linear, noise, occluded, skyline
 
-_GEAR = [PARTS.index("nose_gear"), PARTS.index("main_gear")]
-_GLASS = [MATERIALS.index(m) for m in ("window", "cockpit")]
 _TARGET = 0.13  # height at which the camera aims and an airframe in flight is placed
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A rendered scene: image (size, size, 3) uint8, mask (size, size) uint8 with indices into PARTS."""
-
-    image: np.ndarray
-    mask: np.ndarray
+Picture = namedtuple("Picture", "image mask")  # (size, size, 3) uint8; (size, size) uint8, indices into PARTS
 
 
 @lru_cache
@@ -62,7 +56,7 @@ def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
         normals[chosen] = normals[chosen] @ turn.T
     keep = np.ones(len(mesh.faces), bool)
     if airframe.gear == "retractable" and not scene.gear_down:
-        keep &= ~np.isin(mesh.part, _GEAR)
+        keep &= ~np.isin(mesh.part, [PARTS.index("nose_gear"), PARTS.index("main_gear")])
     for edit in scene.edits:
         chosen = mesh.part == PARTS.index(edit.part)
         if edit.kind == "remove":
@@ -190,7 +184,7 @@ def _paint(scene, mesh, face, weights, corners):
     livery, material = scene.livery, mesh.material[face]
     albedo = linear(livery.colours)[material]
     coat = np.einsum("nk,nk->n", weights, mesh.coat[corners])
-    body, fin, rubber = (material == MATERIALS.index(name) for name in ("body", "fin", "rubber"))
+    body, fin, rubber, *glass = (material == MATERIALS.index(m) for m in ("body", "fin", "rubber", "window", "cockpit"))
     albedo[body & (coat < livery.belly_height)] = linear(livery.belly)
     albedo[body & (np.abs(coat - livery.stripe_height) < livery.stripe_width)] = linear(livery.stripe)
     albedo[fin & (coat > livery.fin_band_height)] = linear(livery.fin_band)
@@ -201,7 +195,7 @@ def _paint(scene, mesh, face, weights, corners):
         if edit.kind == "recolour":
             albedo[mesh.part[face] == PARTS.index(edit.part)] = linear(edit.value)
     gloss = np.full(len(face), livery.gloss, np.float32)
-    gloss[np.isin(material, _GLASS)] = 1.0
+    gloss[np.logical_or(*glass)] = 1.0
     gloss[rubber] = 0.1
     return albedo, gloss
 

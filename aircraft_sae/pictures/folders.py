@@ -18,11 +18,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from aircraft_sae.config import LEVELS, NAMES_FILES, DatasetConfig
 from aircraft_sae.hangar import PARTS
 from aircraft_sae.pictures.base import DISJOINT_SPLITS, PictureFiles, check_occupied, refuse
-from aircraft_sae.store import check_room
 
 ENDINGS = (*IMG_EXTENSIONS, ".jfif", ".avif")
 UNREAD = (".gif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".psd")
-DOWNLOAD_BYTES = 6 * 2**30  # the archive and its pictures, side by side for a moment
 MOVE = "Move or rename them."
 
 
@@ -64,9 +62,8 @@ class FGVCLayout(PictureFiles):
         """See `PictureFiles`; root holds fgvc-aircraft-2013b, or is that folder or its data/."""
         folder = _find_folder(root)
         table, classes = _read_annotations(folder)
-        files = [path for path in (folder / "images").iterdir() if path.suffix.lower() in ENDINGS]
-        files.sort(key=lambda path: (path.suffix.lower() in (".jpg", ".jpeg"), path.name))
-        found = {normalize("NFC", path.stem): path for path in files}  # .jpg wins
+        files = sorted((folder / "images").iterdir(), key=lambda path: (path.suffix.lower() in (".jpg", ".jpeg"), path))
+        found = {normalize("NFC", path.stem): path for path in files if path.suffix.lower() in ENDINGS}  # .jpg wins
         paths = {image: found.get(image, folder / "images" / f"{image}.jpg") for image in table["image"]}
         return folder, paths, table, classes
 
@@ -86,8 +83,8 @@ class FGVCLayout(PictureFiles):
 
 def _read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """(table of image, split and a column per level; class names per level). A level without any files is left out."""
-    lists = {level: [f"images_{level}_{split}.txt" for split in DISJOINT_SPLITS] for level in LEVELS}
-    needed = {level: [NAMES_FILES[level], *lists[level]] for level in LEVELS}
+    needed = {level: [NAMES_FILES[level], *(f"images_{level}_{split}.txt" for split in DISJOINT_SPLITS)]
+              for level in LEVELS}  # fmt: skip
     levels = [level for level in LEVELS if any((folder / name).is_file() for name in needed[level])] or ["variant"]
     if missing := [name for level in levels for name in needed[level] if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} lacks the annotation files {', '.join(missing)}: copy them there.")
@@ -133,10 +130,8 @@ def _find_folder(root: Path) -> Path:
         if (folder / "images").is_dir():
             return folder
     problem = "holds no fgvc-aircraft-2013b/data/images" if root.is_dir() else "does not exist"
-    layouts = "fgvc-aircraft-2013b (data/images/*.jpg, data/variants.txt, data/images_variant_train.txt, …)"
-    raise FileNotFoundError(
-        f"{root} {problem}. Name the folder that holds {layouts}, <split>/<class>/*.jpg or <class>/*.jpg"
-    )
+    layouts = "fgvc-aircraft-2013b, <split>/<class>/*.jpg or <class>/*.jpg"
+    raise FileNotFoundError(f"{root} {problem}. Name the folder that holds {layouts}")
 
 
 class ImageFolder(PictureFiles):
@@ -182,16 +177,15 @@ def download(root: str | Path) -> None:
     """Download FGVC-Aircraft (2.75 GB) into root/fgvc-aircraft-2013b, whole; OSError names other ways to get it."""
     root = Path(root).expanduser().absolute()
     try:
-        check_room(root, DOWNLOAD_BYTES, "make room")
+        root.mkdir(parents=True, exist_ok=True)
         # torchvision takes an archive or folder that exists for a whole one
         with tempfile.TemporaryDirectory(prefix="download-", dir=root) as beside:
             FGVCAircraft(beside, download=True)
             os.rename(Path(beside) / "fgvc-aircraft-2013b", root / "fgvc-aircraft-2013b")
     except Exception as problem:
         raise OSError(
-            f"FGVC-Aircraft could not be downloaded into {root}: {problem}. Try again with internet access; or unpack "
-            f"{FGVCAircraft._URL} there by hand, so that {root / 'fgvc-aircraft-2013b' / 'data'} exists; or name a "
-            "folder that has it (data root); or use the hangar preset, which needs no download."
+            f"FGVC-Aircraft could not be downloaded into {root}: {problem}. Unpack {FGVCAircraft._URL} there by hand, "
+            "name a folder that has it (data root), or use the hangar preset, which needs no download."
         ) from problem
 
 
@@ -201,12 +195,11 @@ def open_source(config: DatasetConfig, hangar_folder: Path | None, downloads: Pa
     if root is None:
         raise ValueError(f"data source {config.source!r} needs a folder: name it in dataset.root (--data-root)")
     root = Path(root).expanduser()
-    layout = FGVCLayout
     try:
         _find_folder(root)
     except FileNotFoundError:
         if config.source == "fgvc":
             download(root)
         elif any(path.suffix.lower() in ENDINGS for path in root.rglob("*")):
-            layout = ImageFolder
-    return layout.open(root, banner=config.banner)
+            return ImageFolder.open(root, banner=config.banner)
+    return FGVCLayout.open(root, banner=config.banner)
