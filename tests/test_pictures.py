@@ -180,23 +180,10 @@ def test_fingerprint_depends_on_content_only(clean, folder):
     assert len({*seen, fingerprint()}) == 6
 
 
-def with_transparency(picture: Image.Image, value) -> Image.Image:
-    picture.info["transparency"] = value
-    return picture
-
-
-def palette(transparent: bool) -> Image.Image:
-    picture = Image.new("P", (8, 8), 1)
-    picture.putpalette([0, 0, 0, 255, 0, 0])
-    return with_transparency(picture, 1) if transparent else picture
-
-
-WHITE = (255, 255, 255)
 MODES = {
     "grey": (Image.new("L", (8, 8), 128), "PNG", (128, 128, 128)),
-    "palette": (palette(False), "PNG", (255, 0, 0)),
-    "transparent palette": (palette(True), "PNG", WHITE),
-    "transparent colour": (with_transparency(Image.new("RGB", (8, 8), (9, 9, 9)), (9, 9, 9)), "PNG", WHITE),
+    "palette": (Image.new("RGB", (8, 8), (255, 0, 0)).quantize(), "PNG", (255, 0, 0)),
+    "transparent palette": (Image.new("RGBA", (8, 8), (255, 0, 0, 0)).quantize(), "PNG", (255, 255, 255)),
     "RGBA": (Image.new("RGBA", (8, 8), (255, 0, 0, 51)), "PNG", (255, 204, 204)),
     "CMYK": (Image.new("CMYK", (8, 8), (255, 0, 0, 0)), "JPEG", (0, 255, 255)),
     "16 bits": (Image.new("I;16", (8, 8), 128 * 257), "PNG", (128, 128, 128)),

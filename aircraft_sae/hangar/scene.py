@@ -82,14 +82,12 @@ class Edit:
     """A change to one part of the aircraft."""
 
     kind: Literal["remove", "recolour", "move", "add"]  # add: another pair of engines, further out under the wings
-    part: str
+    part: Literal[*PARTS[2:]]
     value: tuple[float, ...] = ()  # recolour: the colour; move: (forward, left, up)
 
     def __post_init__(self):
         if self.kind == "add" and self.part != "engine":
             raise ValueError(f"no {self.part} can be added, only engine")
-        if self.part not in PARTS[2:]:
-            raise ValueError(f"no part {self.part!r} to {self.kind}: choose one of {', '.join(PARTS[2:])}")
 
 
 @dataclass(frozen=True)

@@ -192,8 +192,6 @@ def download(root: str | Path) -> None:
 def open_source(config: DatasetConfig, hangar_folder: Path | None, downloads: Path | None = None) -> PictureFiles:
     """The pictures that `config` names; FGVC-Aircraft is downloaded into config.root or `downloads` if not found."""
     root = {"hangar": hangar_folder, "fgvc": config.root or downloads}.get(config.source, config.root)
-    if root is None:
-        raise ValueError(f"data source {config.source!r} needs a folder: name it in dataset.root (--data-root)")
     root = Path(root).expanduser()
     try:
         _find_folder(root)
