@@ -3,7 +3,6 @@
 Axes: x forward, y left, z up; in metres until `build` scales the longer of length and span to 1.
 """
 
-from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 
@@ -108,10 +107,7 @@ def build(a: Airframe) -> Mesh:
         b.revolve(profile, spot - [1.0 * c, 0, 0.035 * c + 0.02 * a.girth], "flap_fairing", "wing", True, n=12)
     _tail(b, a, skin)
     _engines(b, a, skin, at, height)
-    mesh = b.mesh(_gear(b, a, at, height))
-    scale = 1 / max(a.length, a.span)
-    hubs = tuple((piece, y * scale, z * scale) for piece, y, z in mesh.hubs)
-    return replace(mesh, vertices=mesh.vertices * np.float32(scale), hubs=hubs)
+    return b.mesh(_gear(b, a, at, height), 1 / max(a.length, a.span))
 
 
 def _glass(b, a: Airframe, skin: _Fuselage):

@@ -82,11 +82,13 @@ class Builder:
         rings = [circle * s + [0, y * width, 0] for s, y in ((0.7, -0.5), (1, -0.3), (1, 0.3), (0.7, 0.5))]
         self.loft(np.add(rings, centre), part, "rubber", mirror=mirror)
 
-    def mesh(self, pitch):
-        """All solids as one mesh."""
+    def mesh(self, pitch, scale):
+        """All solids as one mesh, scaled."""
         kinds = np.float32, np.float32, np.float32, np.int32, np.int32, np.uint8, np.uint8
-        arrays = map(np.concatenate, zip(*self.solids, strict=True))
-        return Mesh(*(own.astype(kind) for own, kind in zip(arrays, kinds, strict=True)), tuple(self.hubs), pitch)
+        columns = zip(zip(*self.solids, strict=True), kinds, strict=True)
+        vertices, *others = (np.concatenate(own).astype(kind) for own, kind in columns)
+        hubs = tuple((piece, y * scale, z * scale) for piece, y, z in self.hubs)
+        return Mesh(vertices * np.float32(scale), *others, hubs, pitch)
 
 
 def quads(index):
