@@ -310,20 +310,12 @@ def test_hidden_files_are_skipped_and_unreadable_formats_reported(images, capsys
     assert f"pictures of {images} that end in .gif are left out" in capsys.readouterr().err
 
 
-def into(root: Path, **splits: str):
-    for split, name in splits.items():
-        shutil.copytree(root / name, root / split / name)
-    for name in "ab":
-        shutil.rmtree(root / name)
-
-
 FOLDERS = {
     "empty": (lambda f: [p.unlink() for p in f.rglob("*.png")], FileNotFoundError, "holds no pictures"),
     "one class": (lambda f: shutil.rmtree(f / "a"), ValueError, r"two classes \(class\)"),
     "outside classes": (lambda f: (f / "a/0.png").rename(f / "0.png"), ValueError, "1 pictures .* class folders: 0"),
     "outside splits": (lambda f: (f / "a").rename(f / "train"), ValueError, "12 pictures .* train, val, test: b-1"),
     "name twice": (lambda f: shutil.copy(f / "a/0.png", f / "a/0.jpg"), ValueError, "1 images .* same name: a-0"),
-    "no val": (lambda f: into(f, train="a", test="b"), ValueError, "val split .* is empty"),
 }
 
 
@@ -331,9 +323,8 @@ FOLDERS = {
 def test_inconsistent_image_folders_are_refused(images, case):
     damage, error, words = FOLDERS[case]
     damage(images)
-    with pytest.raises(error, match=words) as raised:
+    with pytest.raises(error, match=f"(?s)(?=.*{images}).*{words}"):
         ImageFolder.open(images)
-    assert str(images) in str(raised.value)
 
 
 def test_photographs_need_no_renderer():

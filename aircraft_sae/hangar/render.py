@@ -234,6 +234,7 @@ class _Libigl:
         self.scene.init(np.asfortranarray(vertices, np.float32), np.asfortranarray(faces, np.int32))
 
     def run(self, origins: np.ndarray, directions: np.ndarray, far=None, query: str = "INTERSECT", output=None):
+        """The face that each ray (n, 3) hits first, -1 for none; with `output`, also u, v and the normal Ng."""
         far = np.full(len(origins), np.inf) if far is None else far
         hits = [self.scene.intersectRay_first(o, d, 0, end) for o, d, end in zip(origins, directions, far, strict=True)]
         face = np.array([hit[0] for hit in hits], np.int32)

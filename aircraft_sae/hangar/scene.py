@@ -133,10 +133,12 @@ class Scene:
         raise ValueError(f"no factor {factor!r} to vary: choose one of {', '.join(FACTORS)}")
 
     def to_json(self) -> str:
+        """The scene as one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Scene":
+        """Read what `to_json` wrote."""
         return from_dict(cls, json.loads(text))
 
 

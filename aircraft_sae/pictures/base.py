@@ -34,7 +34,7 @@ def check_occupied(table: pd.DataFrame, classes: dict[str, list[str]], where: st
     for level, names in classes.items():
         names = pd.Series(names, dtype=str)
         refuse(names[~names.isin(table[level])], f"{level} classes of {where} without an image")
-    for level, names in list(classes.items())[:1]:
+    for level, names in list(classes.items())[:1]:  # the finest
         if len(names) < 2 or table[level][table["split"] == "test"].value_counts().max() < 2:
             remedy = "list more, or six pictures per class where splits are random."
             raise ValueError(f"{where} needs two classes ({level}), and two test pictures of one of them: {remedy}")

@@ -65,5 +65,6 @@ class VariedScenes(PictureFiles):
 
     @classmethod
     def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:
+        """See `PictureFiles`."""
         table = pd.read_parquet(root / "table.parquet")
         return root, {image: root / "images" / f"{image}.jpg" for image in table["image"]}, table, {}
