@@ -1,9 +1,8 @@
 """From an airframe's numbers to triangles: fuselage, glass, wings, tail, engines and gear.
 
-Axes: x forward, y to the left wing, z up; metres until `build` scales the longer of length and span to 1.
+Axes: x forward, y left, z up; in metres until `build` scales the longer of length and span to 1.
 """
 
-from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 
@@ -15,13 +14,13 @@ from aircraft_sae.hangar.solids import Builder, Mesh, jet, propeller, quads, spi
 
 
 class _Fuselage:
-    """The surface of a fuselage as a function of station s (0 nose, 1 tail) and angle (0 left, pi/2 top)."""
+    """A fuselage's skin as a function of station s (0 nose, 1 tail) and angle (0 left, pi/2 top)."""
 
     def __init__(self, a: Airframe):
         self.a, self.radius = a, a.girth / 2
 
     def frame(self, s):
-        """x, radius, rise of the axis, height of the hump, in metres, at stations s (n,) from nose (0) to tail (1)."""
+        """x, radius, height of the axis and height of the hump at stations s (n,), in metres."""
         a, r = self.a, self.radius
         front = np.clip(s * a.length / (a.nose * a.girth), 0, 1)
         rear = np.clip((1 - s) * a.length / (a.tail * a.girth), 0, 1)
@@ -32,7 +31,7 @@ class _Fuselage:
         return a.length * (0.5 - s), r * blunt * taper, rise, hump
 
     def point(self, s, angle, out=0.0):
-        """Points (..., 3) on the skin, `out` metres above it."""
+        """Points (..., 3) `out` metres above the skin."""
         x, r, rise, hump = self.frame(s)
         p = 2 / self.a.boxy
         c, d = np.cos(angle), np.sin(angle)
@@ -41,13 +40,13 @@ class _Fuselage:
         return np.stack(np.broadcast_arrays(x, y, z), -1)
 
     def patch(self, builder, s, angle, part, out, n):
-        """A piece of skin between two stations and two angles, lifted a little: a window or a windscreen pane."""
+        """Add a slightly lifted piece of skin between two stations and two angles: a window or windscreen pane."""
         p = self.point(np.linspace(*s, n[0])[:, None], np.linspace(*angle, n[1]), out).reshape(-1, 3)
         builder.add(p, quads(np.arange(len(p)).reshape(n)), part, part)
 
 
 def _wing(b, a: Airframe, height, span, leading, chord):
-    """One pair of wings with what hangs at the tips; returns a function of span share -> (leading edge, chord)."""
+    """Add a pair of wings with their tips; returns a function from the share of the span to (leading edge, chord)."""
     sweep, dihedral = np.tan(np.radians((a.sweep, a.dihedral)))
 
     def at(share):
@@ -77,7 +76,7 @@ def _wing(b, a: Airframe, height, span, leading, chord):
 
 @lru_cache
 def build(a: Airframe) -> Mesh:
-    """The airframe with its gear down, the longer of length and span scaled to 1, centred between nose and tail."""
+    """The airframe with its gear down, scaled to 1 and centred between nose and tail."""
     b, skin = Builder(), _Fuselage(a)
     r, height = a.girth / 2, a.girth / 2 * a.section_height
     stations = np.concatenate([np.linspace(0, 0.12, 14)[:-1] ** 1.3 / 0.12**0.3, np.linspace(0.12, 1, 36)])
@@ -108,10 +107,7 @@ def build(a: Airframe) -> Mesh:
         b.revolve(profile, spot - [1.0 * c, 0, 0.035 * c + 0.02 * a.girth], "flap_fairing", "wing", True, n=12)
     _tail(b, a, skin)
     _engines(b, a, skin, at, height)
-    mesh = b.mesh(_gear(b, a, at, height))
-    scale = 1 / max(a.length, a.span)
-    hubs = tuple((piece, y * scale, z * scale) for piece, y, z in mesh.hubs)
-    return replace(mesh, vertices=mesh.vertices * np.float32(scale), hubs=hubs)
+    return b.mesh(_gear(b, a, at, height), 1 / max(a.length, a.span))
 
 
 def _glass(b, a: Airframe, skin: _Fuselage):
@@ -217,7 +213,7 @@ def _engines(b, a: Airframe, skin: _Fuselage, at, height):
 
 
 def _gear(b, a: Airframe, at, height):
-    """Wheels on their legs; returns the attitude at rest."""
+    """Add legs and wheels; returns the attitude at rest."""
     r, wheel = a.girth / 2, a.wheel * a.girth
     low = -height - a.leg * a.girth
     spot, chord = at(a.track)

@@ -1,6 +1,7 @@
-"""Ray casting: from a scene to pixels and to the part that each of them shows."""
+"""Ray casting: from a scene to its picture and a mask of parts."""
 
-from dataclasses import dataclass, replace
+from collections import namedtuple
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -13,22 +14,15 @@ from aircraft_sae.hangar.scene import Scene, axes
 from aircraft_sae.hangar.solids import Mesh
 from aircraft_sae.hangar.surroundings import BLOCKED, backdrop, below, linear, noise, occluded, skyline
 
-_GEAR = [PARTS.index("nose_gear"), PARTS.index("main_gear")]
-_GLASS = [MATERIALS.index(m) for m in ("window", "cockpit")]
-_TARGET = 0.13  # height over the ground at which the camera aims, and at which an airframe flies
+_TARGET = 0.13  # height at which the camera aims and an airframe in flight is placed
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A rendered scene."""
-
-    image: np.ndarray  # (size, size, 3) uint8
-    mask: np.ndarray  # (size, size) uint8, index into PARTS
+Picture = namedtuple("Picture", "image mask")  # (size, size, 3) uint8; (size, size) uint8, indices into PARTS
 
 
 @lru_cache
 def _openness(a: Airframe) -> np.ndarray:
-    """Share of the sky that each vertex of the whole airframe sees nearby (ambient occlusion), (n_vertices,)."""
+    """Ambient occlusion: the share (n_vertices,) of directions in which nothing is close to a vertex."""
     mesh, n = build(a), 40
     sphere = np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
     sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
@@ -40,17 +34,18 @@ def _openness(a: Airframe) -> np.ndarray:
 
 
 def _airframe(scene: Scene) -> Airframe:
-    """The variant's, with the engines that edits add."""
+    """The variant's airframe, with the engines that edits add."""
     airframe = VARIANTS[scene.variant]
-    for _ in filter(lambda edit: edit.kind == "add", scene.edits):
-        where = "wing_props" if airframe.wing_props else "wing_jets"
-        own = getattr(airframe, where)
-        airframe = replace(airframe, **{where: (*own, max(own, default=0.1) + 0.24)})
+    for edit in scene.edits:
+        if edit.kind == "add":
+            where = "wing_props" if airframe.wing_props else "wing_jets"
+            own = getattr(airframe, where)
+            airframe = replace(airframe, **{where: (*own, max(own, default=0.1) + 0.24)})
     return airframe
 
 
 def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
-    """The airframe as the scene has it: its faces, and vertices and normals in the world."""
+    """The edited airframe: its mesh, and its vertices and normals in world coordinates."""
     airframe = _airframe(scene)
     mesh = build(airframe)
     vertices, normals = mesh.vertices.astype(float), mesh.normals.astype(float)
@@ -61,7 +56,7 @@ def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
         normals[chosen] = normals[chosen] @ turn.T
     keep = np.ones(len(mesh.faces), bool)
     if airframe.gear == "retractable" and not scene.gear_down:
-        keep &= ~np.isin(mesh.part, _GEAR)
+        keep &= ~np.isin(mesh.part, [PARTS.index("nose_gear"), PARTS.index("main_gear")])
     for edit in scene.edits:
         chosen = mesh.part == PARTS.index(edit.part)
         if edit.kind == "remove":
@@ -71,7 +66,7 @@ def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
     pitch = mesh.pitch if scene.on_ground else scene.pitch
     turn = Rotation.from_euler("YX", [-pitch, scene.bank]).as_matrix()
     vertices, normals = vertices @ turn.T, normals @ turn.T
-    # wheels of the unedited airframe touch the ground
+    # the wheels of the unedited airframe touch the ground
     unedited = build(VARIANTS[scene.variant]).vertices
     vertices[:, 2] -= (unedited @ turn.T)[:, 2].min() if scene.on_ground else -_TARGET
     mesh = replace(mesh, faces=mesh.faces[keep], part=mesh.part[keep], material=mesh.material[keep])
@@ -79,7 +74,7 @@ def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
 
 
 def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
-    """Cast `supersampling`² rays a pixel, one where it shows nothing but sky; the picture is that before JPEG."""
+    """Cast `supersampling`² rays per pixel, or one where it shows only sky; returns the picture before JPEG."""
     mesh, vertices, normals = _pose(scene)
     position, right, down, forward = axes(scene.camera)
     position = position + [0, 0, _TARGET]
@@ -97,14 +92,14 @@ def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
 
     s = supersampling
     grid = (np.arange(size * s) + 0.5) / s
-    # in flight, and above the trees, the sky has no edges: one ray a pixel will do
+    # in flight and above the trees, the sky has no edges: one ray per pixel is enough
     rise = rays(grid[[0, -1]], grid)[:, 2].reshape(size, 2 * s).min(1)
-    split = int((rise >= skyline(scene)).cumprod().sum())  # rows above, which are all of them in flight
+    split = int((rise >= skyline(scene)).cumprod().sum())  # rows of sky only; in flight, all
     lower = rays(grid, grid[split * s :])
     ground = below(scene, lower[:, 2]).reshape(-1, size * s, 1)
     mask, missed = np.zeros((size, size), np.uint8), np.ones((size * s, size * s), bool)
     mask[split:] = 2 * _pool(ground.astype(np.uint16), s)[..., 0] >= s * s
-    image = np.zeros((size, size, 3), np.float32)  # sums over a pixel's rays
+    image = np.zeros((size, size, 3), np.float32)  # the sum over a pixel's rays
     if bvh is not None:
         seen = vertices[np.unique(mesh.faces)] - position
         left, wide = _span(seen @ right / (seen @ forward), scene.camera.shift_x, scene.camera.focal, size)
@@ -117,7 +112,7 @@ def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
             image[area] = _pool(colour.reshape(high * s, wide * s, 3), s)
             missed[fine] = part.reshape(high * s, wide * s) == 0
             part = part.reshape(high, s, wide, s).swapaxes(1, 2).reshape(high, wide, s * s)
-            # a pixel belongs to the part that most of its rays meet; background needs more than half of them
+            # a pixel shows the part that most of its rays hit, or background if that is more than half of them
             counts = (part[..., None, :] == part[..., :, None]).sum(-1) * (part > 0)
             best = np.take_along_axis(part, counts.argmax(2)[..., None], 2)[..., 0]
             mask[area] = np.where(2 * (part > 0).sum(2) >= s * s, best, mask[area])
@@ -132,19 +127,19 @@ def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
 
 
 def _pool(fine: np.ndarray, s: int) -> np.ndarray:
-    """Sums over squares of s x s rays, (h s, w s, c) to (h, w, c)."""
+    """Sum over squares of s x s rays: (h s, w s, c) -> (h, w, c)."""
     return sum(fine[i::s, j::s] for i in range(s) for j in range(s))
 
 
 def _span(at, shift, focal, size):
-    """First pixel and number of pixels, along one side, that points at these slopes can fall into."""
+    """The first pixel and the number of pixels, along one side, in which points at these slopes can fall."""
     at = (at * focal + shift + 0.5) * size
     low, high = (int(np.clip(v, 0, size)) for v in (np.floor(at.min()) - 1, np.ceil(at.max()) + 1))
     return low, high - low
 
 
 def _cast(scene, mesh, vertices, normals, bvh, position, directions, sun):
-    """Light of every ray (n, 3), 0 where it misses, and the part that it meets (n,), 0 for none."""
+    """The light (n, 3) along each ray, 0 for a miss, and the part (n,) it hits, 0 for none."""
     origins = np.full(directions.shape, position, np.float32)
     hit = bvh.run(origins, directions, query="INTERSECT", output=1)
     rays = np.flatnonzero(hit["primID"] >= 0)
@@ -185,11 +180,11 @@ def _cast(scene, mesh, vertices, normals, bvh, position, directions, sun):
 
 
 def _paint(scene, mesh, face, weights, corners):
-    """Albedo (n, 3) in linear light and gloss (n,) of what each ray meets."""
+    """The albedo (n, 3) in linear light and the gloss (n,) where each ray hits."""
     livery, material = scene.livery, mesh.material[face]
     albedo = linear(livery.colours)[material]
     coat = np.einsum("nk,nk->n", weights, mesh.coat[corners])
-    body, fin, rubber = (material == MATERIALS.index(name) for name in ("body", "fin", "rubber"))
+    body, fin, rubber, *glass = (material == MATERIALS.index(m) for m in ("body", "fin", "rubber", "window", "cockpit"))
     albedo[body & (coat < livery.belly_height)] = linear(livery.belly)
     albedo[body & (np.abs(coat - livery.stripe_height) < livery.stripe_width)] = linear(livery.stripe)
     albedo[fin & (coat > livery.fin_band_height)] = linear(livery.fin_band)
@@ -200,7 +195,7 @@ def _paint(scene, mesh, face, weights, corners):
         if edit.kind == "recolour":
             albedo[mesh.part[face] == PARTS.index(edit.part)] = linear(edit.value)
     gloss = np.full(len(face), livery.gloss, np.float32)
-    gloss[np.isin(material, _GLASS)] = 1.0
+    gloss[np.logical_or(*glass)] = 1.0
     gloss[rubber] = 0.1
     return albedo, gloss
 
@@ -208,7 +203,7 @@ def _paint(scene, mesh, face, weights, corners):
 def _finish(scene, image, size):
     f = scene.finish
     image = image * np.float32(f.exposure)
-    # a shoulder instead of clipping: highlights keep their colour
+    # soft clipping: highlights keep their colour
     image = np.where(image > 0.7, 0.7 + 0.3 * (1 - np.exp(-(image - 0.7) / 0.3)), image)
     if (blur := f.blur * size / 224) > 0.15:
         image = ndimage.gaussian_filter(image, (blur, blur, 0), truncate=3)
@@ -218,7 +213,7 @@ def _finish(scene, image, size):
 
 
 def surface(vertices: np.ndarray, faces: np.ndarray):
-    """What rays are cast at, by embreex, or libigl where that has no wheel (Linux on ARM): photographs need neither."""
+    """A mesh to cast rays at, by embreex, or by libigl on Linux on ARM; imported only when something is rendered."""
     try:
         from embreex.mesh_construction import TriangleMesh
         from embreex.rtcore_scene import EmbreeScene
@@ -230,19 +225,16 @@ def surface(vertices: np.ndarray, faces: np.ndarray):
 
 
 class _Libigl:
-    """As much of embreex's scene as is used here, one ray at a time: the same hits, about ten times slower."""
+    """The part of embreex's scene used here, ray by ray: the same hits, ten times slower."""
 
     def __init__(self, vertices: np.ndarray, faces: np.ndarray):
-        try:
-            from igl.embree import EmbreeIntersector
-        except ImportError:
-            raise ImportError("rendering needs embreex, or libigl where it has no wheel: pip install libigl") from None
-        self.corners = vertices.astype(np.float32)[faces]
-        self.scene = EmbreeIntersector()
+        from igl.embree import EmbreeIntersector
+
+        self.corners, self.scene = vertices.astype(np.float32)[faces], EmbreeIntersector()
         self.scene.init(np.asfortranarray(vertices, np.float32), np.asfortranarray(faces, np.int32))
 
     def run(self, origins: np.ndarray, directions: np.ndarray, far=None, query: str = "INTERSECT", output=None):
-        """The face that each ray (n, 3) meets first, -1 for none; with `output` also u, v and the normal Ng."""
+        """The face that each ray (n, 3) hits first, -1 for none; with `output`, also u, v and the normal Ng."""
         far = np.full(len(origins), np.inf) if far is None else far
         hits = [self.scene.intersectRay_first(o, d, 0, end) for o, d, end in zip(origins, directions, far, strict=True)]
         face = np.array([hit[0] for hit in hits], np.int32)

@@ -1,7 +1,8 @@
-"""A scene: a small immutable record of one view, sampled without knowledge of the class, that can be edited."""
+"""A scene: a small immutable record of one view, sampled independently of the class, that can be edited."""
 
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -9,25 +10,25 @@ import numpy as np
 from aircraft_sae.config import from_dict
 from aircraft_sae.hangar import PARTS
 
-Colour = tuple[float, float, float]  # red, green and blue as seen on a screen, 0 to 1
+Colour = tuple[float, float, float]  # sRGB, 0 to 1
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the picture is taken from; angles in radians, lengths in units of the longer of length and span."""
+    """The viewpoint; angles in radians, lengths in units of the airframe's length or span, whichever is longer."""
 
     azimuth: float  # 0 sees the nose, pi/2 the left side
     elevation: float
     roll: float
     distance: float
-    focal: float  # in units of the picture's width
-    shift_x: float  # of the aircraft's middle to the right of the picture's, in shares of its width
+    focal: float  # in picture widths
+    shift_x: float  # of the aircraft to the right of the picture's centre, in picture widths
     shift_y: float
 
 
 @dataclass(frozen=True)
 class Light:
-    """Where the sun stands, in radians, its colour and strength, and how much light comes from everywhere."""
+    """The sun's direction (radians), colour and strength, and the strength of ambient light."""
 
     azimuth: float
     elevation: float
@@ -38,9 +39,9 @@ class Light:
 
 @dataclass(frozen=True)
 class Livery:
-    """Paint: colours, where bands lie (heights as shares of the body's or the fin's), dirt and gloss from 0 to 1."""
+    """Paint: colours, the bands' positions (shares of the height of body or fin), dirt and gloss (0 to 1)."""
 
-    colours: tuple[Colour, ...]  # one for each of MATERIALS
+    colours: tuple[Colour, ...]  # one per material
     belly: Colour
     belly_height: float
     stripe: Colour
@@ -54,7 +55,7 @@ class Livery:
 
 @dataclass(frozen=True)
 class Background:
-    """What is behind the aircraft: its kind, colours, and how much cloud, haze and hill, from 0 to 1."""
+    """Everything behind the aircraft; clouds, haze and hills from 0 to 1."""
 
     kind: str
     zenith: Colour
@@ -63,37 +64,35 @@ class Background:
     clouds: float
     haze: float
     hills: float
-    offset: tuple[float, float]  # where the textures are read, so that no two skies or fields are alike
+    offset: tuple[float, float]  # into the noise textures, so that no two backgrounds are alike
 
 
 @dataclass(frozen=True)
 class Finish:
-    """What lens, sensor and file do to the picture."""
+    """The effects of lens, sensor and file format."""
 
     exposure: float
-    blur: float  # standard deviation in pixels at 224 pixels' width
+    blur: float  # standard deviation in pixels of a picture 224 wide
     noise: float
     quality: int  # of the JPEG
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A change of one part of the aircraft; everything else in the scene stays as it is."""
+    """A change to one part of the aircraft."""
 
-    kind: Literal["remove", "recolour", "move", "add"]  # add: a pair of engines under the wings, further out
-    part: str
-    value: tuple[float, ...] = ()  # recolour: a colour; move: how far forward, left and up; else nothing
+    kind: Literal["remove", "recolour", "move", "add"]  # add: another pair of engines, further out under the wings
+    part: Literal[*PARTS[2:]]
+    value: tuple[float, ...] = ()  # recolour: the colour; move: (forward, left, up)
 
     def __post_init__(self):
         if self.kind == "add" and self.part != "engine":
             raise ValueError(f"no {self.part} can be added, only engine")
-        if self.part not in PARTS[2:]:
-            raise ValueError(f"no part {self.part!r} to {self.kind}: choose one of {', '.join(PARTS[2:])}")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One view of one variant. `hangar.render.render(scene, …)` turns it into a picture and a mask."""
+    """One view of one variant, for `hangar.render.render`."""
 
     variant: str
     seed: int
@@ -102,11 +101,11 @@ class Scene:
     livery: Livery
     background: Background
     finish: Finish
-    gear_down: bool  # whether retractable gear is out; fixed gear always is, and on the ground all of it
+    gear_down: bool  # retractable gear is also down on the ground
     propeller_turn: float
     pitch: float
     bank: float
-    shadows: bool = True  # cast shadows; without them a removed part takes no shadow with it
+    shadows: bool = True  # without cast shadows, removing a part changes no other pixel
     edits: tuple[Edit, ...] = ()
 
     @property
@@ -114,42 +113,41 @@ class Scene:
         return self.background.kind != "sky"
 
     def edit(self, kind: str, part: str, value: tuple[float, ...] = ()) -> "Scene":
-        """The scene with one more `Edit`; ValueError for one that cannot be."""
+        """The scene with one more `Edit`; ValueError for an impossible one."""
         return replace(self, edits=(*self.edits, from_dict(Edit, {"kind": kind, "part": part, "value": value})))
 
     def varied(self, factor: str) -> "Scene":
-        """The scene with one of FACTORS another, by its seed: turned, drawn anew or moved. ValueError for no factor."""
+        """The scene with one of FACTORS changed at random, by its seed; ValueError for an unknown factor."""
         rng, camera = np.random.default_rng([self.seed, 7]), self.camera
         side = float(rng.choice([-1, 1]))
-        if factor in TURNS:
-            return replace(self, camera=replace(camera, **{factor: getattr(camera, factor) + side * TURNS[factor]}))
-        made = {
-            "distance": lambda: {"camera": replace(camera, distance=camera.distance * 1.25**side)},
-            "place": lambda: {"camera": replace(camera, shift_x=camera.shift_x + side / 7)},
-            "livery": lambda: {"livery": _livery(rng)},
-            "light": lambda: {"light": _light(rng)},
-            "background": lambda: {"background": _background(rng, self.background.kind)},
-        }.get(factor)
-        if made is None:
-            raise ValueError(f"no factor {factor!r} to vary: choose one of {', '.join(FACTORS)}")
-        return replace(self, **made())
+        moved = {name: {name: getattr(camera, name) + side * turn} for name, turn in TURNS.items()}
+        moved |= {
+            "distance": {"distance": camera.distance * 1.25**side},
+            "place": {"shift_x": camera.shift_x + side / 7},
+        }
+        drawn = {"livery": _livery, "light": _light, "background": partial(_background, kind=self.background.kind)}
+        if factor in moved:
+            return replace(self, camera=replace(camera, **moved[factor]))
+        if factor in drawn:
+            return replace(self, **{factor: drawn[factor](rng)})
+        raise ValueError(f"no factor {factor!r} to vary: choose one of {', '.join(FACTORS)}")
 
     def to_json(self) -> str:
-        """One line, which `from_json` reads."""
+        """The scene as one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Scene":
-        """The scene that `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return from_dict(cls, json.loads(text))
 
 
 TURNS = {"azimuth": np.radians(15), "elevation": np.radians(10), "roll": np.radians(10)}
-FACTORS = ("livery", "light", "background", *TURNS, "distance", "place")  # what `Scene.varied` changes
+FACTORS = ("livery", "light", "background", *TURNS, "distance", "place")  # for `Scene.varied`
 
 
 def factors(scene: Scene) -> dict[str, float | str | bool]:
-    """The scene's numbers, flat, for a table: camera_azimuth, light_sun, livery_dirt, …"""
+    """The scene's numbers as one flat row: camera_azimuth, light_sun, livery_dirt, …"""
     record, groups = asdict(scene), ("camera", "light", "livery", "background", "finish")
     row = {f"{group}_{name}": value for group in groups for name, value in record[group].items()}
     row |= {name: record[name] for name in ("gear_down", "propeller_turn", "pitch", "bank", "seed")}
@@ -157,7 +155,7 @@ def factors(scene: Scene) -> dict[str, float | str | bool]:
 
 
 def sample(variant: str, seed: int, number: int) -> Scene:
-    """The scene `number` of a seed. Nothing but the name depends on the variant, so nothing else gives it away."""
+    """Draw scene `number` of a seed; nothing else in it depends on the variant, so nothing gives away the class."""
     rng = np.random.default_rng([seed, number])
     kind = str(rng.choice(["sky", "runway", "field", "apron"], p=[0.46, 0.2, 0.14, 0.2]))
     ground = kind != "sky"
@@ -170,14 +168,14 @@ def sample(variant: str, seed: int, number: int) -> Scene:
     )  # fmt: skip
 
 
-# Nose, tail, fin, wing tips and wheels of no airframe in particular: the camera is fitted to them.
+# nose, tail, fin, wing tips and wheels of a typical airframe, which the camera frames
 _OUTLINE = np.array([[0.5, 0, 0], [-0.5, 0, 0.04], [-0.46, 0, 0.2], [0, 0.42, 0.02], [0, -0.42, 0.02], [0, 0, -0.14]])
 
 
 def _camera(rng: np.random.Generator, ground: bool) -> Camera:
     side = rng.choice([-1, 1])
     azimuth = side * (np.pi / 2 + rng.normal(0, 0.6)) if rng.random() < 0.82 else rng.uniform(-np.pi, np.pi)
-    # spotters stand at the fence or on a terrace; in the air they look up more often than down
+    # spotters stand at a fence or on a terrace; at aircraft in flight they look up more often than down
     elevation = 0.03 + abs(rng.normal(0, 0.16)) if ground else rng.normal(-0.1, 0.25)
     roll, distance = rng.normal(0, 0.07), rng.uniform(2.2, 7.0)
     camera = Camera(float(azimuth), min(max(elevation, -0.7), 0.7), roll, distance, 1.0, 0.0, 0.0)
@@ -187,14 +185,14 @@ def _camera(rng: np.random.Generator, ground: bool) -> Camera:
     width, height = float(np.ptp(x)), float(np.ptp(y))
     focal = rng.triangular(0.6, 0.92, 1.0) / max(width, height)
     room_x, room_y = (max(0.02, (1 - size * focal) / 2) for size in (width, height))
-    # up to three cells of a 7 x 7 grid
+    # at most three cells of a 7 x 7 grid
     shift_x, shift_y = (min(max(rng.uniform(-room, room), -3 / 7), 3 / 7) for room in (room_x, room_y))
     return replace(camera, focal=focal, shift_x=shift_x - float(x.max() + x.min()) / 2 * focal,
                    shift_y=shift_y - float(y.max() + y.min()) / 2 * focal)  # fmt: skip
 
 
 def axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Position relative to the target and the unit vectors right, down and forward."""
+    """The position relative to the target, and the unit vectors right, down and forward."""
     a, e, r = camera.azimuth, camera.elevation, camera.roll
     back = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
     right = np.array([-np.sin(a), np.cos(a), 0.0])
@@ -205,7 +203,7 @@ def axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 def _light(rng: np.random.Generator) -> Light:
     elevation = rng.uniform(0.25, 1.2)
     warm = max(0.0, 0.6 - elevation)
-    sun, ambient = ((0.3, 0.7), (0.75, 1.0)) if rng.random() < 0.25 else ((1.3, 2.1), (0.4, 0.65))  # overcast or not
+    sun, ambient = ((0.3, 0.7), (0.75, 1.0)) if rng.random() < 0.25 else ((1.3, 2.1), (0.4, 0.65))  # overcast or sunny
     colour = (1.0, 1.0 - 0.3 * warm, 0.97 - 0.7 * warm)
     return Light(rng.uniform(-np.pi, np.pi), elevation, colour, rng.uniform(*sun), rng.uniform(*ambient))
 
@@ -229,7 +227,7 @@ def _livery(rng: np.random.Generator) -> Livery:
     wing = body if rng.random() < 0.35 else paint(0.25) if rng.random() < 0.4 else _grey(rng, 0.5, 0.8)
     fin = body if rng.random() < 0.2 else _vivid(rng) if rng.random() < 0.8 else paint(0.3)
     engine = body if rng.random() < 0.4 else paint(0.25)
-    # glass, tyres and propellers vary too, or their share of the pixels would tell the class
+    # glass, tyres and propellers vary too, otherwise their share of the pixels would give away the class
     glass = [_grey(rng, 0.05, 0.3) if rng.random() < 0.7 else tuple(c * 0.6 for c in _vivid(rng)) for _ in range(2)]
     rubber, metal, propeller = _grey(rng, 0.06, 0.25), _grey(rng, 0.3, 0.8), _grey(rng, 0.08, 0.8)
     striped = rng.random() < 0.55

@@ -1,4 +1,4 @@
-"""Solids that airframes are made of: lofts, tubes, revolved bodies, wheels, lifting surfaces. Axes: see `meshes`."""
+"""The solids of airframes: lofts, tubes, bodies of revolution, wheels and lifting surfaces. Axes as in `meshes`."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ from aircraft_sae.hangar import MATERIALS, PARTS
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles of one airframe."""
+    """The triangles of one airframe."""
 
     vertices: np.ndarray  # (n, 3) float32
     normals: np.ndarray  # (n, 3) float32, outward
-    coat: np.ndarray  # (n,) float32: height on the fuselage or along the fin in [-1, 1], where paint schemes are read
-    piece: np.ndarray  # (n,) int32: number of the solid that a vertex belongs to
+    coat: np.ndarray  # (n,) float32 in [-1, 1]: height on fuselage or fin, for the livery's bands
+    piece: np.ndarray  # (n,) int32: the solid that each vertex belongs to
     faces: np.ndarray  # (m, 3) int32
     part: np.ndarray  # (m,) uint8, index into PARTS
     material: np.ndarray  # (m,) uint8, index into MATERIALS
-    hubs: tuple[tuple[int, float, float], ...]  # (piece, y, z) of what turns with each propeller
-    pitch: float  # rest attitude on the ground in radians, nose up
+    hubs: tuple[tuple[int, float, float], ...]  # (piece, y, z) of everything that turns with a propeller
+    pitch: float  # attitude on the ground in radians, nose up
 
 
 class Builder:
@@ -30,7 +30,7 @@ class Builder:
         self.solids, self.n_vertices, self.hubs = [], 0, []
 
     def add(self, vertices, faces, part, material, coat=0.0, mirror=False):
-        """Add a solid; `mirror` adds its image on the other side as a piece of its own. Returns the piece's number."""
+        """Add a solid and, if `mirror`, its mirror image as a second piece; returns the number of the last piece."""
         vertices, faces = np.asarray(vertices, float), np.asarray(faces)
         normals, n, m = trimesh.Trimesh(vertices, faces, process=False).vertex_normals, len(vertices), len(faces)
         of_vertices = vertices, normals, np.broadcast_to(coat, n), np.full(n, len(self.solids))
@@ -42,7 +42,7 @@ class Builder:
         return len(self.solids) - 1
 
     def loft(self, rings, part, material, coat=0.0, mirror=False, caps=True):
-        """A skin over closed rings (k, m, 3), its ends closed by fans with vertices of their own."""
+        """Add a skin over closed rings (k, m, 3); its caps have their own vertices, for sharp edges."""
         rings = np.asarray(rings, float)
         k, m = rings.shape[:2]
         index = np.arange(k * m).reshape(k, m)
@@ -54,14 +54,14 @@ class Builder:
                 faces = np.concatenate([faces, len(vertices) + fan[:, ::turn]])
                 vertices = np.concatenate([vertices, ring, ring.mean(0, keepdims=True)])
                 coat = np.concatenate([coat, level, [level.mean()]])
-        # rings may run either way round: turn the skin so that its volume is positive
+        # rings may run either way: orient the skin outwards, so that its volume is positive
         triangles = vertices[faces] - vertices.mean(0)
         if np.einsum("ij,ij->i", triangles[:, 0], np.cross(triangles[:, 1], triangles[:, 2])).sum() < 0:
             faces = faces[:, ::-1]
         return self.add(vertices, faces, part, material, coat, mirror)
 
     def tube(self, start, end, radius, part, material, mirror=False):
-        """A straight rod between two points."""
+        """Add a straight rod between two points."""
         axis = np.subtract(end, start) / np.linalg.norm(np.subtract(end, start))
         side = np.cross(axis, [1.0, 0, 0] if abs(axis[0]) < 0.9 else [0, 1.0, 0])
         side /= np.linalg.norm(side)
@@ -70,33 +70,38 @@ class Builder:
         self.loft([start + ring, end + ring], part, material, mirror=mirror)
 
     def revolve(self, profile, centre, part, material, mirror=False, n=20):
-        """A body of revolution about x from (x, radius) pairs, open where the radius is not 0."""
+        """Add a body of revolution about x, from (x, radius) pairs; ends with a radius stay open."""
         (x, r), angle = np.transpose(profile), np.linspace(0, 2 * np.pi, n, endpoint=False)
         rings = np.stack(np.broadcast_arrays(x[:, None], np.outer(r, np.cos(angle)), np.outer(r, np.sin(angle))), -1)
         return self.loft(np.add(rings, centre), part, material, mirror=mirror, caps=False)
 
     def wheel(self, centre, radius, width, part, mirror=False):
-        """A wheel about the y axis: centre (3,), radius and width in metres."""
+        """Add a wheel about the y axis."""
         angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
         circle = np.stack([np.cos(angle), np.zeros(16), np.sin(angle)], 1) * radius
         rings = [circle * s + [0, y * width, 0] for s, y in ((0.7, -0.5), (1, -0.3), (1, 0.3), (0.7, 0.5))]
         self.loft(np.add(rings, centre), part, "rubber", mirror=mirror)
 
-    def mesh(self, pitch):
-        """All that was built, as one mesh."""
+    def mesh(self, pitch, scale):
+        """All solids as one mesh, scaled."""
         kinds = np.float32, np.float32, np.float32, np.int32, np.int32, np.uint8, np.uint8
-        arrays = map(np.concatenate, zip(*self.solids, strict=True))
-        return Mesh(*(own.astype(kind) for own, kind in zip(arrays, kinds, strict=True)), tuple(self.hubs), pitch)
+        columns = zip(zip(*self.solids, strict=True), kinds, strict=True)
+        vertices, *others = (np.concatenate(own).astype(kind) for own, kind in columns)
+        hubs = tuple((piece, y * scale, z * scale) for piece, y, z in self.hubs)
+        return Mesh(vertices * np.float32(scale), *others, hubs, pitch)
 
 
 def quads(index):
-    """Triangles (2 q, 3) of the q squares in a grid of vertex numbers."""
+    """(2 q, 3) triangles of the q squares in a grid of vertex indices."""
     a, b, c, d = (corner.ravel() for corner in (index[:-1, :-1], index[1:, :-1], index[:-1, 1:], index[1:, 1:]))
     return np.concatenate([np.stack([a, b, c], 1), np.stack([c, b, d], 1)])
 
 
 def surface(builder, sections, part, material, coat=0.0, mirror=False):
-    """A lifting surface of symmetric four-digit aerofoils: (leading edge, chord, thickness share, its direction)."""
+    """Add a lifting surface of symmetric NACA four-digit aerofoils.
+
+    sections: (leading edge, chord, relative thickness, direction of thickness).
+    """
     u = (1 - np.cos(np.linspace(0, np.pi, 9))) / 2
     half = 0.2969 * np.sqrt(u) - 0.126 * u - 0.3516 * u**2 + 0.2843 * u**3 - 0.1036 * u**4
     u, half = np.concatenate([u, u[-2:0:-1]]), np.concatenate([half, -half[-2:0:-1]])
@@ -106,13 +111,13 @@ def surface(builder, sections, part, material, coat=0.0, mirror=False):
 
 
 def spindle(length, radius):
-    """Profile of a spindle from +length/2 to -length/2."""
+    """The (x, radius) profile of a spindle."""
     t = np.linspace(0, np.pi, 11)
     return np.stack([length / 2 * np.cos(t), radius * np.sin(t)], 1)
 
 
 def jet(b, centre, length, radius, mirror):
-    """A nacelle with open intake, fan face and exhaust cone."""
+    """Add a nacelle with open intake, fan and exhaust cone."""
     shell = [(0.38, 0.72), (0.5, 0.8), (0.5, 0.9), (0.36, 1.0), (0.0, 1.04), (-0.3, 0.9), (-0.5, 0.66), (-0.42, 0.6)]
     fan, cone = [(0.44, 0.0), (0.36, 0.18), (0.34, 0.76)], [(-0.35, 0.68), (-0.5, 0.4), (-0.72, 0.0)]
     for profile, material in ((shell, "engine"), (fan, "rubber"), (cone, "metal")):
@@ -120,7 +125,7 @@ def jet(b, centre, length, radius, mirror):
 
 
 def propeller(b, hub, radius, blades, mirror):
-    """A spinner and twisted blades; both are noted as turning about the hub."""
+    """Add a spinner and twisted blades, which turn about the hub."""
     spin = radius * 0.16
     turning = [b.revolve([(spin * 1.7, 0), (spin * 1.3, spin * 0.6), (0, spin)], hub, "propeller", "propeller", mirror)]
     for i in range(blades):
@@ -135,5 +140,5 @@ def propeller(b, hub, radius, blades, mirror):
             rings.append(np.stack([x, y * c - z * s, y * s + z * c], 1))
         turning.append(b.loft(np.add(rings, hub), "propeller", "propeller", mirror=mirror))
     for piece in turning:
-        # a mirrored piece comes right after its original
+        # a mirrored piece directly follows its original
         b.hubs += [(piece - 1, hub[1], hub[2]), (piece, -hub[1], hub[2])] if mirror else [(piece, hub[1], hub[2])]

@@ -1,4 +1,4 @@
-"""What is around the aircraft: sky, clouds, hills, runway, field and apron, and the paint's noise."""
+"""The aircraft's surroundings: sky, clouds, hills, runway, field and apron; and the noise in paint."""
 
 from functools import lru_cache
 
@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from aircraft_sae.hangar.scene import Colour, Scene
 
-BLOCKED = np.float32(1e-3)  # how far from a surface a ray toward the light starts, lest it meets that surface
+BLOCKED = np.float32(1e-3)  # a ray towards the light starts this far off a surface, so as not to hit it
 
 
 @lru_cache
@@ -28,12 +28,12 @@ def noise(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def linear(colour: Colour) -> np.ndarray:
-    """A colour on a screen as light."""
+    """An sRGB colour as linear light."""
     return np.asarray(colour, np.float32) ** np.float32(2.2)
 
 
 def occluded(bvh, origins: np.ndarray, directions: np.ndarray, reach: float) -> np.ndarray:
-    """Which rays (n, 3) meet a surface within `reach`."""
+    """(n,) bool: rays that hit a surface within `reach`."""
     if not len(origins):
         return np.zeros(0, bool)
     far = np.full(len(origins), reach, np.float32)
@@ -41,7 +41,7 @@ def occluded(bvh, origins: np.ndarray, directions: np.ndarray, reach: float) -> 
 
 
 def backdrop(scene: Scene, position, directions, sun, bvh) -> np.ndarray:
-    """Light (n, 3) of sky and ground along rays (n, 3) that meet no aircraft."""
+    """The light (n, 3) of sky and ground along rays (n, 3) that miss the aircraft."""
     rise = directions[:, 2]
     colour = np.empty((len(rise), 3), np.float32)
     above = np.flatnonzero(~below(scene, rise))
@@ -66,17 +66,17 @@ def backdrop(scene: Scene, position, directions, sun, bvh) -> np.ndarray:
 
 
 def below(scene: Scene, rise: np.ndarray) -> np.ndarray:
-    """Which rays meet the ground, from how far they rise (n,): none in flight."""
+    """(n,) bool: rays that hit the ground, given the vertical component of their directions; none in flight."""
     return (rise < -1e-4) & scene.on_ground
 
 
 def skyline(scene: Scene) -> float:
-    """How far a ray rises that clears ground and trees: any in flight."""
+    """The vertical component above which a ray clears ground and trees; in flight, all do."""
     return 0.015 + 0.05 * scene.background.hills if scene.on_ground else -np.inf
 
 
 def _sky(scene: Scene, directions: np.ndarray) -> np.ndarray:
-    """Light (n, 3) of sky, clouds and, from the ground, the trees at the horizon."""
+    """The light (n, 3) of sky, clouds and, on the ground, trees on the horizon."""
     b, rise = scene.background, directions[:, 2]
     zenith, horizon = linear(b.zenith), linear(b.horizon)
     height = np.clip(rise, 0, 1)[:, None] ** 0.5 if scene.on_ground else np.clip(rise * 0.8 + 0.45, 0, 1)[:, None]
@@ -99,14 +99,14 @@ def _sky(scene: Scene, directions: np.ndarray) -> np.ndarray:
 
 
 def _terrain(scene, x, y, away):
-    """Albedo of the ground at (x, y): asphalt with markings, grass, or concrete slabs."""
+    """The ground's albedo at (x, y): asphalt with markings, grass, or concrete slabs."""
     b = scene.background
     albedo = np.broadcast_to(linear(b.ground), (len(x), 3)).copy()
     c, s = (np.float32(f(b.offset[0] * np.pi)) for f in (np.cos, np.sin))
     along, across = x * c + y * s, y * c - x * s
     if b.kind == "runway":
         along, across = x, y + (b.offset[1] - 0.5) * 1.5
-    # texture finer than a pixel would sparkle: fade it with distance
+    # texture finer than a pixel would alias: fade it with distance
     detail = np.clip(6 / away, 0, 1)
     grain = (noise(along * 0.9 + b.offset[0], across * 0.9 + b.offset[1]) - 0.5) * detail
     wide = noise(along * 0.11 + b.offset[1], across * 0.11 + b.offset[0]) - 0.5

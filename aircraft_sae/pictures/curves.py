@@ -1,6 +1,6 @@
-"""Synthetic stimuli for curve detectors: anti-aliased strokes on grey, with all that was varied as factors.
+"""Synthetic stimuli for curve detectors: anti-aliased strokes on grey, with everything that varies as a factor.
 
-Angles are degrees, counter-clockwise, of the normal: from the middle towards the centre of curvature.
+An angle is the direction of the normal, from the stroke's middle to its centre of curvature, in degrees anticlockwise.
 """
 
 from itertools import product
@@ -11,17 +11,19 @@ from PIL import Image
 
 from aircraft_sae.pictures.base import Pictures
 
-SIZE, MIDDLE = 224, 119
-"""Pixels of a picture; and where strokes pass: the centre of what a cell sees at strides 2, 4 and 8."""
+SIZE = 224  # pixels
+MIDDLE = 119  # where strokes pass: the centre of a cell's receptive field at strides 2, 4 and 8
 LENGTH, WIDTH, GREY, CONTRAST = 48.0, 4.0, 128, 100
 ANGLES, RADII, SHIFTS = range(0, 360, 5), (12.0, 20.0, 34.0, 60.0), ((0, 0), (2, 0), (0, 2), (-2, -2))
 
 
 class Curves(Pictures):
-    """Curves, and what a curve detector should not answer to.
+    """Curves, and shapes that a curve detector should not respond to.
 
-    table: image, split ("test"), kind, angle, radius (pixels; inf for none; of a grating half its period), contrast (1
-    is bright), right and down (shift in pixels).
+    The table has the columns
+    image, split ("test"), kind, angle
+    radius: in pixels; inf for straight lines, half the period of a grating
+    contrast: 1 for bright, -1 for dark; right, down: shift in pixels
     """
 
     name = "curves"
@@ -38,36 +40,36 @@ class Curves(Pictures):
         self._drawn = table.set_index("image")
 
     def picture(self, image: str) -> Image.Image:
-        """224 x 224; KeyError for no such picture."""
+        """SIZE x SIZE RGB."""
         known = self._drawn.loc[image]
         across, down = np.meshgrid(np.arange(SIZE) - MIDDLE - known["right"], np.arange(SIZE) - MIDDLE - known["down"])
         angle = np.radians(known["angle"])
-        # towards the centre of curvature, and along the stroke; up is up
+        # normal: towards the centre of curvature; along: along the stroke
         along, normal = across * np.sin(angle) + down * np.cos(angle), across * np.cos(angle) - down * np.sin(angle)
         ink = _INK[known["kind"]](normal, along, float(known["radius"]))
         return Image.fromarray(np.uint8(np.rint(GREY + CONTRAST * known["contrast"] * ink))).convert("RGB")
 
     def contents(self) -> list[str]:
-        """What its pictures are made of beside the table."""
+        """The settings that are not in the table."""
         return [str((SIZE, MIDDLE, LENGTH, WIDTH, GREY, CONTRAST))]
 
 
 def _stroke(distance: np.ndarray) -> np.ndarray:
-    """Share of each pixel that a stroke fills whose middle is so far away."""
+    """The share of each pixel that a stroke covers, given the distance to its centre line."""
     return np.clip((WIDTH + 1) / 2 - distance, 0, 1)
 
 
-def _curve(normal: np.ndarray, along: np.ndarray, radius: float, length: float = LENGTH) -> np.ndarray:
+def _curve(normal: np.ndarray, along: np.ndarray, radius: float) -> np.ndarray:
     if np.isinf(radius):
-        return _stroke(np.hypot(normal, np.maximum(np.abs(along) - length / 2, 0)))
-    turned = np.abs(np.arctan2(along, radius - normal))  # from the middle of the stroke, seen from its centre
-    end = min(length / 2 / radius, np.pi)
+        return _stroke(np.hypot(normal, np.maximum(np.abs(along) - LENGTH / 2, 0)))
+    turned = np.abs(np.arctan2(along, radius - normal))  # angle from the stroke's middle, at the centre of curvature
+    end = min(LENGTH / 2 / radius, np.pi)
     beyond = np.hypot(normal - radius * (1 - np.cos(end)), np.abs(along) - radius * np.sin(end))
     return _stroke(np.where(turned <= end, np.abs(np.hypot(radius - normal, along) - radius), beyond))
 
 
 def _corner(normal: np.ndarray, along: np.ndarray, _radius: float) -> np.ndarray:
-    """Two straight strokes at a right angle, which opens towards the normal."""
+    """Two straight strokes at a right angle that opens along the normal."""
     out, side = (normal + np.abs(along)) / 2**0.5, np.abs(normal - np.abs(along)) / 2**0.5
     return _stroke(np.hypot(side, np.maximum(np.abs(out - LENGTH / 4) - LENGTH / 4, 0)))
 

@@ -1,4 +1,4 @@
-"""Pictures in folders: FGVC-Aircraft's layout, which the hangar renders too, and folders that name split and class."""
+"""Pictures in folders: FGVC-Aircraft's layout, which the hangar writes too, and folders of splits and classes."""
 
 import os
 import re
@@ -12,94 +12,79 @@ from unicodedata import normalize
 import numpy as np
 import pandas as pd
 from PIL import Image
-from pyarrow.parquet import read_schema
 from torchvision.datasets import FGVCAircraft
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from aircraft_sae.config import LEVELS, NAMES_FILES, DatasetConfig
 from aircraft_sae.hangar import PARTS
 from aircraft_sae.pictures.base import DISJOINT_SPLITS, PictureFiles, check_occupied, refuse
-from aircraft_sae.store import check_room, sha256
 
 ENDINGS = (*IMG_EXTENSIONS, ".jfif", ".avif")
 UNREAD = (".gif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".psd")
-DOWNLOAD_BYTES = 6 * 2**30  # the archive and its pictures, for a moment side by side
 MOVE = "Move or rename them."
 
 
 class FGVCLayout(PictureFiles):
-    """A data/ folder in FGVC-Aircraft layout. masks/ and scenes.parquet may be beside images/, as the hangar has them.
+    """FGVC-Aircraft's data/ folder, where the hangar also writes masks/ and scenes.parquet.
 
-    masks/<image>.png hold 0 and 1 for what is behind the aircraft, then the number in `PARTS`. scenes.parquet has a row
-    an image: its scene as JSON, pixels_<part>, and further columns, which become known factors in the table.
+    masks/<image>.png: 0 and 1 behind the aircraft, else the index into `PARTS`.
+    scenes.parquet: a row per image with its scene (JSON), pixels_<part>, and columns that join the table as factors.
     """
 
     def __init__(self, *of_files: Any):
         super().__init__(*of_files)
         if (self.folder / "masks").is_dir():
             self.region_names = PARTS[2:]
+        self._scenes = self.folder / "scenes.parquet"
         if self._scenes.is_file():
             try:
-                names = read_schema(self._scenes).names
-                of_scenes = [name for name in names if name == "scene" or name.startswith("pixels_")]
-                listed = pd.read_parquet(self._scenes, columns=[name for name in names if name not in of_scenes])
-                factors = listed.set_index("image").drop(columns=["split", *LEVELS], errors="ignore")
+                listed = pd.read_parquet(self._scenes).set_index("image").drop(columns="scene")
+                factors = listed.drop(columns=["split", *LEVELS, *listed.filter(like="pixels_")], errors="ignore")
                 self.table = self.table.join(factors, on="image", validate="1:1")
-                names.index("scene")
-            except Exception as problem:  # Arrow's and pandas' own
+            except Exception as problem:  # Arrow and pandas raise many types
                 raise ValueError(f"{self._scenes} cannot be used: {problem}. Replace or remove it") from problem
-
-    @property
-    def _scenes(self) -> Path:
-        return self.folder / "scenes.parquet"
 
     @cached_property
     def scenes(self) -> pd.DataFrame | None:
-        """See `Pictures`; read when asked for, since each takes 2 kB."""
+        """See `Pictures`; read on demand, as a scene takes 2 kB."""
         if not self._scenes.is_file():
             return None
-        names = [name for name in read_schema(self._scenes).names if name.startswith("pixels_")]
-        listed = pd.read_parquet(self._scenes, columns=["image", "scene", *names])
-        return self.table[["image"]].merge(listed, on="image")
+        listed = pd.read_parquet(self._scenes)
+        return self.table[["image"]].merge(listed[["image", "scene", *listed.filter(like="pixels_")]], on="image")
 
     def contents(self) -> list[str]:
-        """Checksums of the files, that of the scenes too, and the banner."""
-        return super().contents() + ([sha256(self._scenes)] if self._scenes.is_file() else [])
+        """The banner and the checksums of pictures, masks and scenes."""
+        masks = [self.folder / "masks" / f"{image}.png" for image in self.table["image"]]
+        return super().contents(*filter(Path.is_file, [*masks, self._scenes]))
 
     @classmethod
     def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:
-        """Of `root`, which is or holds fgvc-aircraft-2013b, or is its data/ folder: see `PictureFiles`."""
+        """See `PictureFiles`; root holds fgvc-aircraft-2013b, or is that folder or its data/."""
         folder = _find_folder(root)
         table, classes = _read_annotations(folder)
-        files = [path for path in (folder / "images").iterdir() if path.suffix.lower() in ENDINGS]
-        files.sort(key=lambda path: (path.suffix.lower() in (".jpg", ".jpeg"), path.name))
-        found = {normalize("NFC", path.stem): path for path in files}  # of several, .jpg
+        files = sorted((folder / "images").iterdir(), key=lambda path: (path.suffix.lower() in (".jpg", ".jpeg"), path))
+        found = {normalize("NFC", path.stem): path for path in files if path.suffix.lower() in ENDINGS}  # .jpg wins
         paths = {image: found.get(image, folder / "images" / f"{image}.jpg") for image in table["image"]}
         return folder, paths, table, classes
 
     def mask(self, image: str) -> np.ndarray:
-        """See `Pictures`, without the banner. FileNotFoundError for no mask, ValueError for no picture of parts."""
+        """See `Pictures`. FileNotFoundError for a missing mask, ValueError for an unusable one."""
         path = self.folder / "masks" / f"{image}.png"
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is not there: only rendered data sets have part masks")
+            raise FileNotFoundError(f"{path} is missing: only rendered data sets have part masks")
         try:
             mask = np.array(Image.open(path), np.uint8)
             if mask.max() >= len(PARTS):
                 raise ValueError(f"it holds {mask.max()}, parts end with {len(PARTS) - 1}")
-        except Exception as problem:  # as for pictures
+        except Exception as problem:  # as in `decode`
             raise ValueError(f"{path} cannot be read: {problem}. Replace it, or remove the folder masks") from problem
         return np.maximum(mask, 1)[: len(mask) - self.banner] - 1
 
-    def files(self, image: str) -> list[Path]:
-        """The picture, and its mask where there is one."""
-        mask = self.folder / "masks" / f"{image}.png"
-        return [self.paths[image], *[mask] * mask.is_file()]
-
 
 def _read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """(table of image, split, a column a level; class names by level, in order). All files of a level may be absent."""
-    lists = {level: [f"images_{level}_{split}.txt" for split in DISJOINT_SPLITS] for level in LEVELS}
-    needed = {level: [NAMES_FILES[level], *lists[level]] for level in LEVELS}
+    """(table of image, split and a column per level; class names per level). A level without any files is left out."""
+    needed = {level: [NAMES_FILES[level], *(f"images_{level}_{split}.txt" for split in DISJOINT_SPLITS)]
+              for level in LEVELS}  # fmt: skip
     levels = [level for level in LEVELS if any((folder / name).is_file() for name in needed[level])] or ["variant"]
     if missing := [name for level in levels for name in needed[level] if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} lacks the annotation files {', '.join(missing)}: copy them there.")
@@ -124,14 +109,14 @@ def _read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]
 def _read_labels(folder: Path, level: str, split: str) -> pd.DataFrame:
     path = folder / f"images_{level}_{split}.txt"
     lines = _lines(path)
-    parts = lines.str.extract(r"^(\S+)\s+(.+)$")  # the first space or tab ends the image, the label may hold more
+    parts = lines.str.extract(r"^(\S+)\s+(.+)$")  # a label may hold spaces
     refuse(lines[parts[0].isna()], f'lines of {path} that are not "image label"')
-    image = parts[0].str.replace(rf"({'|'.join(map(re.escape, ENDINGS))})$", "", case=False, regex=True)  # of a file
+    image = parts[0].str.replace(rf"({'|'.join(map(re.escape, ENDINGS))})$", "", case=False, regex=True)
     return pd.DataFrame({"image": image, "split": split, level: parts[1]})
 
 
 def _lines(path: Path) -> pd.Series:
-    """Stripped lines of a UTF-8 text file, less empty ones; any line ends, with or without a byte-order mark."""
+    """The stripped lines of a UTF-8 text file that are not empty; any line ends, with or without a byte-order mark."""
     try:
         lines = [line.strip() for line in normalize("NFC", path.read_text("utf-8-sig")).split("\n")]
     except UnicodeDecodeError as problem:
@@ -140,31 +125,29 @@ def _lines(path: Path) -> pd.Series:
 
 
 def _find_folder(root: Path) -> Path:
-    """The data/ folder at or under `root`; FileNotFoundError says what was looked for."""
+    """The data/ folder at or below `root`; FileNotFoundError lists what may be there."""
     for folder in (root / "fgvc-aircraft-2013b" / "data", root / "data", root):
         if (folder / "images").is_dir():
             return folder
-    raise FileNotFoundError(
-        f"{root} {'holds no fgvc-aircraft-2013b/data/images' if root.is_dir() else 'does not exist'}. Name the folder "
-        "that holds fgvc-aircraft-2013b, with data/images/*.jpg, data/variants.txt, data/images_variant_train.txt, …, "
-        "or one with <class>/*.jpg or <split>/<class>/*.jpg"
-    )
+    problem = "holds no fgvc-aircraft-2013b/data/images" if root.is_dir() else "does not exist"
+    layouts = "fgvc-aircraft-2013b, <split>/<class>/*.jpg or <class>/*.jpg"
+    raise FileNotFoundError(f"{root} {problem}. Name the folder that holds {layouts}")
 
 
 class ImageFolder(PictureFiles):
-    """Pictures at root/split/class/…, or root/class/… with a split that is drawn; without class folders, no levels."""
+    """Pictures at root/split/class/…, or at root/class/… with random splits; without class folders, no levels."""
 
     @classmethod
     def read(cls, root: Path) -> tuple[Path, dict[str, Path], pd.DataFrame, dict[str, list[str]]]:
-        """See `PictureFiles`. An image's name is its path below `root`, "-" for "/", without extension."""
+        """See `PictureFiles`. An image is named by its path below `root`, with "-" for "/" and no extension."""
         below = [path.relative_to(root) for path in sorted(root.rglob("*.*")) if path.is_file()]
-        below = [path for path in below if not any(name.startswith(".") for name in path.parts)]  # a system's own
-        paths = [path for path in below if path.suffix.lower() in ENDINGS]
-        parts = [tuple(normalize("NFC", name) for name in path.with_suffix("").parts) for path in paths]
+        below = [path for path in below if not any(name.startswith(".") for name in path.parts)]
         if odd := sorted({path.suffix for path in below if path.suffix.lower() in UNREAD}):
             print(f"pictures of {root} that end in {', '.join(odd)} are left out: save them as .jpg", file=sys.stderr)
+        paths = [path for path in below if path.suffix.lower() in ENDINGS]
         if not paths:
             raise FileNotFoundError(f"{root} holds no pictures: it must have <split>/<class>/*.jpg or <class>/*.jpg")
+        parts = [tuple(normalize("NFC", name) for name in path.with_suffix("").parts) for path in paths]
         table = pd.DataFrame({"image": map("-".join, parts), "split": [names[0] for names in parts]})
         refuse(table["image"][table["image"].duplicated()], f"images of {root} that would have the same name", MOVE)
         named = table["split"].isin(DISJOINT_SPLITS)
@@ -173,57 +156,48 @@ class ImageFolder(PictureFiles):
             parts = [names[1:] for names in parts]
         table["class"] = [names[0] if len(names) > 1 else "" for names in parts]
         if not named.any():
-            table["split"] = _draw(table["class"])
+            table["split"] = _random_splits(table["class"])
         classes = {"class": sorted(set(table["class"]))}
         if classes["class"] == [""]:
             table, classes = table.drop(columns="class"), {}
         else:
             refuse(table["image"][table["class"] == ""], f"pictures of {root} outside its class folders", MOVE)
-            trained = table["class"][table["split"] == "train"]
-            refuse(table["class"][~table["class"].isin(trained)], f"classes of {root} without a training picture", MOVE)
         check_occupied(table, classes, str(root))
         return root, {image: root / path for image, path in zip(table["image"], paths, strict=True)}, table, classes
 
 
-def _draw(classes: pd.Series) -> list[str]:
-    """A split for each image: of each class 57, 10 and 33 %, as in the hangar, drawn."""
+def _random_splits(classes: pd.Series) -> list[str]:
+    """A random split for each image: 57, 10 and 33 % of each class, as in the hangar."""
     draws = pd.Series(np.random.default_rng(0).random(len(classes))).groupby(classes)
-    place = (draws.rank() - 0.5) / draws.transform("size")  # among the own class, in (0, 1)
+    place = (draws.rank() - 0.5) / draws.transform("size")  # within the class, in (0, 1)
     return pd.cut(place, [0, 0.57, 0.57 + 0.10, 1], labels=DISJOINT_SPLITS).tolist()
 
 
 def download(root: str | Path) -> None:
-    """Fetch FGVC-Aircraft (2.75 GB) into root/fgvc-aircraft-2013b, whole; OSError that names the other ways."""
+    """Download FGVC-Aircraft (2.75 GB) into root/fgvc-aircraft-2013b, whole; OSError names other ways to get it."""
     root = Path(root).expanduser().absolute()
-    created = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
-        check_room(root, DOWNLOAD_BYTES, "make room")
-        # torchvision takes any archive and any folder that is there for whole: fetch beside, then rename
+        root.mkdir(parents=True, exist_ok=True)
+        # torchvision takes an archive or folder that exists for a whole one
         with tempfile.TemporaryDirectory(prefix="download-", dir=root) as beside:
             FGVCAircraft(beside, download=True)
             os.rename(Path(beside) / "fgvc-aircraft-2013b", root / "fgvc-aircraft-2013b")
     except Exception as problem:
-        for folder in filter(Path.is_dir, created):
-            folder.rmdir()
         raise OSError(
-            f"FGVC-Aircraft could not be downloaded into {root}: {problem}. Try again with internet access; or unpack "
-            f"{FGVCAircraft._URL} there by hand, so that {root / 'fgvc-aircraft-2013b' / 'data'} exists; or name a "
-            "folder that has it (data root); or use the hangar preset, which needs no download."
+            f"FGVC-Aircraft could not be downloaded into {root}: {problem}. Unpack {FGVCAircraft._URL} there by hand, "
+            "name a folder that has it (data root), or use the hangar preset, which needs no download."
         ) from problem
 
 
 def open_source(config: DatasetConfig, hangar_folder: Path | None, downloads: Path | None = None) -> PictureFiles:
-    """The pictures that `config` names; FGVC-Aircraft is found in config.root, or else downloaded into `downloads`."""
+    """The pictures that `config` names; FGVC-Aircraft is downloaded into config.root or `downloads` if not found."""
     root = {"hangar": hangar_folder, "fgvc": config.root or downloads}.get(config.source, config.root)
-    if root is None:
-        raise ValueError(f"data source {config.source!r} needs a folder: name it in dataset.root (--data-root)")
     root = Path(root).expanduser()
-    layout = FGVCLayout
     try:
         _find_folder(root)
     except FileNotFoundError:
         if config.source == "fgvc":
             download(root)
         elif any(path.suffix.lower() in ENDINGS for path in root.rglob("*")):
-            layout = ImageFolder
-    return layout.open(root, banner=config.banner)
+            return ImageFolder.open(root, banner=config.banner)
+    return FGVCLayout.open(root, banner=config.banner)

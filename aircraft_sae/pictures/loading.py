@@ -1,8 +1,8 @@
-"""From pictures to batches: squashing, augmentation and loading, the same for any number of workers.
+"""From pictures to batches: resizing, augmentation and loading, the same for any number of workers.
 
 Every picture is squashed to a square. Aircraft fill the width of an FGVC-Aircraft picture: a centre crop would cut off
 nose and tail, and padding would spend a third of the network's cells on nothing. Training crops are drawn on the
-squashed square too, so that an aircraft has the same proportions in training as in evaluation.
+squashed picture too, so that an aircraft has the same proportions in training as in evaluation.
 """
 
 import os
@@ -20,14 +20,14 @@ from torchvision.transforms import v2
 from aircraft_sae import ranks
 from aircraft_sae.config import ClassifierConfig
 
-_SEEDED = Lock()  # torch's generator is one for all threads
-if hasattr(os, "register_at_fork"):  # a worker is born with the lock as it is then
+_SEEDED = Lock()  # all threads share torch's generator
+if hasattr(os, "register_at_fork"):  # a worker must not inherit a lock that is held
     os.register_at_fork(after_in_child=lambda: globals().update(_SEEDED=Lock()))
-BICUBIC = v2.InterpolationMode.BICUBIC  # as timm's ConvNeXts were trained
+BICUBIC = v2.InterpolationMode.BICUBIC  # as in the training of timm's ConvNeXts
 
 
 class RandomSquashedCrop(v2.RandomResizedCrop):
-    """A random crop drawn on the squashed square: its aspect is relative to the picture's own."""
+    """A random crop whose aspect ratio is relative to the picture's own."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         box = super().make_params([torch.empty(3, 1000, 1000, device="meta")])
@@ -38,14 +38,14 @@ class RandomSquashedCrop(v2.RandomResizedCrop):
 
 
 class PictureTransform(v2.Compose):
-    """From a picture to (3, size, size) uint8; `normalise` makes a batch of these what the network takes."""
+    """From a picture to (3, size, size) uint8; `normalise` makes a batch of them the network's input."""
 
     def __init__(self, steps: Sequence[Callable], mean: Sequence[float], std: Sequence[float]):
         super().__init__([*steps, v2.PILToTensor()])
         self.mean, self.std = tuple(mean), tuple(std)
 
     def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(n, 3, h, w) uint8 -> float32 in channels-last memory, (value / 255 - mean) / std; cheapest on a batch."""
+        """(n, 3, h, w) uint8 -> (value / 255 - mean) / std in channels-last float32."""
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
         pictures = pictures.to(torch.float32, memory_format=torch.channels_last)
         return pictures.mul_(1 / (255 * std)).sub_(mean / std)
@@ -66,13 +66,13 @@ def test_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> Pi
     return PictureTransform([v2.Resize((size, size), interpolation=BICUBIC)], mean, std)
 
 
-test_transform.__test__ = False  # not a test, whatever pytest makes of its name
+test_transform.__test__ = False  # pytest would collect it by its name
 
 
 class Views(Dataset):
-    """(transformed picture, label, row); augmentation is a function of (seed, epoch, row) and nothing else.
+    """(transformed picture, label, row), indexed by row or by (seed, epoch, row), which alone determine augmentation.
 
-    An index is a row, or (seed, epoch, row): workers keep a copy of this object, so that the epoch comes with it.
+    The epoch is part of the index because workers hold copies of this object.
     """
 
     def __init__(self, read: Callable[[str], Image.Image], images: list[str], labels: np.ndarray, transform: Callable):
@@ -90,21 +90,22 @@ class Views(Dataset):
 
 
 class Loader(DataLoader):
-    """Batches of (pictures (n, 3, size, size) float32, labels (n,), rows (n,)); `set_epoch` before each epoch."""
+    """Batches of (pictures (n, 3, size, size) float32, labels (n,), rows (n,)); see `loader`."""
 
     order_seed: int | None = None
     size = 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order and the augmentation of the next pass: of each batch this rank's share, or one picture."""
+        """Choose the order and augmentation of the next pass; under torchrun, each rank takes its share of a batch."""
         if self.order_seed is not None:
             generator = torch.Generator().manual_seed(_mix(self.order_seed, epoch))
             order = torch.randperm(len(self.dataset), generator=generator).tolist()
             batches = _batches([(self.order_seed, epoch, row) for row in order], self.size)
+            # a rank without a share takes one picture, so that all ranks take as many steps
             self.batch_sampler[:] = [batch[ranks.share(len(batch))] or batch[:1] for batch in batches]
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        for pictures, labels, rows in super().__iter__():  # bytes cross from the workers, a quarter of the floats
+        for pictures, labels, rows in super().__iter__():  # workers send bytes, a quarter of the size of floats
             yield self.dataset.transform.normalise(pictures), labels, rows
 
 
@@ -112,19 +113,19 @@ def loader(
     dataset: Views, batch_size: int, *, order_seed: int | None = None, workers: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Loader:  # fmt: skip
-    """Batches of `dataset`, or of these rows, in order; or with a seed of all, shuffled and augmented each epoch.
+    """Batches of `dataset`, or of these rows, in order. With `order_seed`: all rows, shuffled and augmented each epoch.
 
-    workers: processes that read pictures, as far as shared memory has room for their batches, which changes nothing but
-    speed. On 2 cores one is enough: it makes 350 pictures of 224 pixels a second, a ConvNeXt-Atto trains on 40.
+    workers: processes that read pictures, fewer if shared memory is short; they change the speed alone. One is enough
+    on 2 cores: it reads 350 pictures of 224 pixels a second, and a ConvNeXt-Atto trains on 40.
     """
-    if workers and os.path.isdir("/dev/shm"):  # where it is full, a worker dies of a bus error
+    if workers and os.path.isdir("/dev/shm"):  # a worker dies of a bus error when it is full
         n_bytes = batch_size * dataset[0][0].nbytes
         workers = min(workers, shutil.disk_usage("/dev/shm").free // (4 * n_bytes))  # two ahead, one made, one in use
     rows = range(len(dataset)) if rows is None else rows
     made = Loader(
         dataset, batch_sampler=_batches(list(rows), batch_size), num_workers=workers,
         persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # else each epoch would draw from torch's global state
+        generator=torch.Generator(),  # otherwise each epoch would draw from torch's global state
     )  # fmt: skip
     made.order_seed, made.size = order_seed, batch_size
     made.set_epoch(0)
