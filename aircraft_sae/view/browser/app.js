@@ -150,11 +150,11 @@ function mount(el, source, mode = "browser", beside = null) {
   });
 
   const start = guarded(async () => {
-    const { facts, labels, stamp, feature, at } = await source.overview();
+    const { facts, labels, feature, at } = await source.overview();
     for (const scores of Object.values(facts.parts)) { // what is not known of any feature
       for (const name of ["ap", "response", "tier"]) scores[name] ??= Array(facts.n_features).fill(null);
     }
-    Object.assign(state, { facts, labels, stamp, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });
+    Object.assign(state, { facts, labels, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });
     state.head = facts.has_regions ? await source.regions() : null;
     build();
     if (mode === "browser") {

@@ -36,7 +36,8 @@ export default { render({ model, el }) {
       const at = model.get("at");
       model.set("at", ""); // another view begins where this one is
       model.save_changes();
-      return { ...(await ask("overview"))[0], feature: model.get("feature_id"), at };
+      const [[facts], [labels]] = await Promise.all([ask("overview"), ask("heard")]);
+      return { facts, labels, feature: model.get("feature_id"), at };
     },
     feature: async (wanted, known) => {
       const [view, [maps, ...files]] = await ask("feature", { ...wanted, known });
@@ -44,7 +45,7 @@ export default { render({ model, el }) {
     },
     made: async (given) => subject(await ask("made", given)),
     pictures: async (rows) => bitmaps(rows, (await ask("pictures", { rows }))[1]),
-    open: async (row) => subject(await ask("open", { row })),
+    open: async (key) => subject(await ask("open", { key })),
     upload: async (file) => subject(await ask("upload", { name: file.name }, [await small(file)])),
     change: async (given) => (await ask("change", given))[0],
     blur: async (given) => subject(await ask("blur", given)),
@@ -52,14 +53,14 @@ export default { render({ model, el }) {
       const [told, adds] = await ask("regions"), [features, random] = adds.map((each) => new Float32Array(bytes(each)));
       return { ...told, features, random };
     },
-    against: async (given) => (await ask("against", given))[0],
+    against: async ({ key, name }) => (await ask("open", { key, against: name }))[0],
     effect: async (given) => (await ask("effect", given))[0],
     link: (place, like) => `FeatureBrowser(study, like="${like}", at="${place}")`,
     flip: async (given) => (await ask("flip", given))[0],
     pair: async (given) => (await ask("pair", given))[0],
     export: async (told) => { hears = told; return (await ask("export"))[0]; },
     label: async (given) => (await ask("label", given))[0],
-    heard: async (given) => (await ask("heard", given))[0],
+    heard: async () => (await ask("heard"))[0],
     chosen: (id) => { model.set("feature_id", id); model.save_changes(); },
   };
   const app = AircraftApp.mount(el, source, model.get("mode"));

@@ -32,7 +32,7 @@ function namingPart(app) {
     try {
       if (Object.keys(changed).length) {
         state.labels = { ...state.labels, [id]: given };
-        Object.assign(state, await source.label({ feature_id: id, ...changed }));
+        state.labels = await source.label({ feature_id: id, ...changed });
         told = "saved";
       }
     } catch (error) { // kept, and tried again when the feature changes
@@ -47,9 +47,10 @@ function namingPart(app) {
   });
   const hear = latest(guarded(async () => { // what others wrote meanwhile
     if (!source.heard || mode === "bench" || !state.facts) return;
-    const before = state.labels, { labels, stamp } = await source.heard({ stamp: state.stamp });
-    if (!labels || state.labels !== before || state.closed) return; // nothing new, or a label of ours on its way
-    Object.assign(state, { labels, stamp });
+    const before = state.labels, labels = await source.heard();
+    if (state.labels !== before || state.closed) return; // a label of ours is on its way
+    if (JSON.stringify(labels) === JSON.stringify(before)) return;
+    state.labels = labels;
     app.showList(true);
     if (!unsaved.has(state.feature)) drawLabel();
     if (state.subject) app.drawSliders();
