@@ -1,4 +1,4 @@
-// The browser's and the bench's source: what the front end (app.js) asks of a kernel (widgets.py), by messages.
+// The front end's source in a notebook: it asks the kernel (widgets.py) by messages.
 export default { render({ model, el }) {
   let last = 0, hears = null;
   const waiting = new Map();
@@ -19,9 +19,9 @@ export default { render({ model, el }) {
   const bitmap = (view) => createImageBitmap(new Blob([bytes(view)], { type: "image/jpeg" }));
   const bitmaps = (rows, files) => Promise.all(rows.map(async (row, i) => [row, await bitmap(files[i])]));
   const subject = async ([result, [picture]]) => ({ ...result, bitmap: await bitmap(picture) });
-  const small = async (file) => { // JupyterLab's connection breaks at a message of 10 MB
+  const small = async (file) => { // JupyterLab's connection breaks at messages of 10 MB
     if (file.size < 4e6) return file.arrayBuffer();
-    const fail = () => { throw new Error(`${file.name} cannot be used: it is no picture`); };
+    const fail = () => { throw new Error(`${file.name} cannot be used: it is not a picture`); };
     const whole = await createImageBitmap(file).catch(fail);
     const share = Math.min(1, 2048 / Math.max(whole.width, whole.height));
     const [width, height] = [whole.width, whole.height].map((size) => Math.ceil(share * size));
@@ -34,7 +34,7 @@ export default { render({ model, el }) {
     byClass: true, prefetch: true,
     overview: async () => {
       const at = model.get("at");
-      model.set("at", ""); // another view begins where this one is
+      model.set("at", ""); // another view starts where this one is
       model.save_changes();
       const [[facts], [labels]] = await Promise.all([ask("overview"), ask("heard")]);
       return { facts, labels, feature: model.get("feature_id"), at };

@@ -1,10 +1,10 @@
-// What a person says of a feature: label, note, rating; saved while they type, and heard from others.
+// Labels, notes and ratings: saved while you type, and updated with what others write.
 function namingPart(app) {
   const { mode, source, state, ui, drawn, guarded } = app;
   const unsaved = new Map();
   let waiting = null;
   const saidOf = (id) => state.labels[id] || { label: "", note: "", rating: 0 };
-  function drawLabel() { // at once, so that what is typed next belongs to the feature that is named
+  function drawLabel() { // at once, so that typing goes to the feature that is named
     const { label, note, rating } = unsaved.get(state.feature) || saidOf(state.feature);
     ui.title.textContent = `Feature ${state.feature}`;
     ui.label.value = label;
@@ -45,7 +45,7 @@ function namingPart(app) {
     if (state.subject) app.drawSliders(); // its caption
     drawn(`label ${id}`);
   });
-  const hear = latest(guarded(async () => { // what others wrote meanwhile
+  const hear = latest(guarded(async () => { // what others have written
     if (!source.heard || mode === "bench" || !state.facts) return;
     const before = state.labels, labels = await source.heard();
     if (state.labels !== before || state.closed) return; // a label of ours is on its way
