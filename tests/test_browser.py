@@ -159,19 +159,6 @@ def test_a_dead_feature_has_an_empty_page(catalogue):
     json.dumps(view, allow_nan=False)
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"feature_id": 10**6}, "feature 1000000 is not one of"),
-        ({"feature_id": 0, "how": "best"}, "got 'best'"),
-        ({"feature_id": 0, "name": "Concorde"}, "'Concorde' is no variant"),
-    ],
-)
-def test_an_unknown_feature_choice_or_class_is_refused(catalogue, given, words):
-    with pytest.raises(ValueError, match=words):
-        catalogue.feature(**given)
-
-
 def test_thumbnails_are_the_pictures(catalogue, row):
     tile = Image.open(io.BytesIO(catalogue.thumbnail(row)))
     whole = catalogue.picture(row).resize((TILE, TILE), Image.BICUBIC)
@@ -198,15 +185,6 @@ def test_a_pair_is_chosen_on_half_a_and_measured_on_half_b(catalogue):
     for pair in ((one, one), (one, "Concorde")):
         with pytest.raises(ValueError, match="two different classes"):
             catalogue.pair(*pair)
-
-
-def test_a_pair_of_a_class_with_one_picture_is_refused(catalogue):
-    one, two = catalogue.network.classes[:2]
-    labels, first = catalogue.trial.labels.clone(), int((catalogue.trial.labels == 0).nonzero()[0])
-    labels[torch.arange(len(labels)) != first] = 3
-    few = replace(catalogue, trial=replace(catalogue.trial, labels=labels))
-    with pytest.raises(ValueError, match="too few test pictures"):
-        few.pair(one, two)
 
 
 def test_a_features_effect_on_a_pair_is_the_mean_over_its_pictures(bench, catalogue, often):
@@ -420,18 +398,6 @@ def test_two_processes_lose_no_label(tmp_path):
     running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(first)]) for first in (0, 100)]
     assert [process.wait() for process in running] == [0, 0]
     assert set(Labels(tmp_path, "abc").all()) == {*range(15), *range(100, 115)}
-
-
-@pytest.mark.parametrize(
-    ("said", "words"), [({"rating": 6}, "got 6"), ({"label": "x" * 201}, "at most 200"), ({"note": 3}, "got '3'")]
-)
-def test_an_invalid_label_is_refused_and_changes_nothing(tmp_path, said, words):
-    labels = Labels(tmp_path, "abc")
-    labels.set(1, label="wing")
-    before = labels.path.read_bytes()
-    with pytest.raises(ValueError, match=words):
-        labels.set(1, **said)
-    assert labels.path.read_bytes() == before
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"a,b\n1,2\n"])
