@@ -483,7 +483,7 @@ def test_sliders_blur_and_flip_give_pythons_logits(page, catalogue, bench):
     drawn(page, "blur 1")
     blurred = bench.blurred(subject, [cell], 8.0).logits
     beside = bench.blurred(subject, bench.elsewhere(subject, [cell]).tolist()).logits
-    check_logits(page, catalogue, {"cells blurred": blurred, "as much blurred elsewhere": beside})
+    check_logits(page, catalogue, {"cells blurred": blurred, "other cells blurred": beside})
     before, now, other = (classes[int(each.argmax())] for each in (subject.logits, blurred, beside))
     outcome = f"Cells blurred: {now}, {'still' if now == before else f'no longer {before}'}"
     assert app(page).locator(".outcome").inner_text().startswith(outcome)

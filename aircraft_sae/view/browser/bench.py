@@ -188,21 +188,22 @@ class Bench:
     def flip(self, subject: Subject) -> dict[str, Any]:
         """The smallest feature set found whose suppression changes the prediction, checked by a forward pass.
 
-        features: their ids, [] if none is found; before, after: predicted classes; verified: the forward pass agrees;
-        needed: putting back any single feature restores the old prediction.
+        features: their ids; before, after: predicted classes; verified: the forward pass agrees; needed: putting back
+        any single feature restores the old prediction. If none is found, features is [] and the rest is missing.
         """
         before, classes = int(subject.logits.argmax()), self.network.classes
         chosen = self._smallest(subject, before)
-        found = {"features": chosen, "before": classes[before], "after": classes[before]}
         if not chosen:
-            return found | {"verified": False, "needed": False}
+            return {"features": [], "before": classes[before]}
         gone = 1 - torch.eye(len(chosen) + 1, len(chosen)).roll(1, 0)  # all of them, then all but one
         predicted = self.without(subject, chosen, gone).argmax(1).tolist()
         taken = subject.codes[..., chosen] @ self.W_dec[chosen]
         with torch.no_grad():
             passed = self.network.see(subject.x[None], edits={self.sae.cfg.site: lambda acts: acts - taken}).logits
-        verified, needed = int(passed.argmax()) == predicted[0], all(each == before for each in predicted[1:])
-        return found | {"after": classes[predicted[0]], "verified": verified, "needed": needed}
+        return {
+            "features": chosen, "before": classes[before], "after": classes[predicted[0]],
+            "verified": int(passed.argmax()) == predicted[0], "needed": all(each == before for each in predicted[1:]),
+        }  # fmt: skip
 
     def _smallest(self, subject: Subject, before: int) -> list[int]:
         """Try single features, then pairs of the most effective, then grow a set greedily and thin it."""

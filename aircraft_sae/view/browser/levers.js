@@ -127,9 +127,9 @@ function leversPart(app) {
     const { subject, after, blurred } = state, classes = subject.classes;
     const kinds = [["as it is", subject.before], ["features changed", after.after], ["random directions", after.random],
       ["reconstruction only", subject.reconstruction]];
-    if (source.blur) kinds.push(["cells blurred", blurred && blurred.logits], ["as much blurred elsewhere", blurred && blurred.elsewhere]);
+    if (source.blur) kinds.push(["cells blurred", blurred && blurred.logits], ["other cells blurred", blurred && blurred.elsewhere]);
     // rows and outcome show the last change
-    const [what, made, control, other_] = state.blurring ? ["Cells blurred", blurred.logits, "as much elsewhere", blurred.elsewhere]
+    const [what, made, control, other_] = state.blurring ? ["Cells blurred", blurred.logits, "other cells", blurred.elsewhere]
       : ["Features changed", after.after, "random directions", after.random];
     const best = (logits) => logits.map((value, i) => [value, i]).sort((a, b) => b[0] - a[0]).map(([, i]) => i);
     const true_ = subject.label ? classes.indexOf(subject.label) : -1, [winner] = best(subject.before);
