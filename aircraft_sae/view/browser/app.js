@@ -1,6 +1,6 @@
-// The browser's and the atlas' front end. mount(el, source, mode) draws everything into el and asks `source` for what
-// it shows: a kernel (kernel.js) or files on disk (atlas.js). Widgets are made once; later only values change. Its parts
-// (draw, filters, list, feature, naming, levers, regions, bench) come before it in one script, and put what others call into `app`.
+// The front end of the browser and the atlas. mount(el, source, mode) draws everything into el and asks `source` for its
+// content: a kernel (kernel.js) or files on disk (atlas.js). Elements are made once; later only their values change. The
+// parts (draw, filters, list, feature, naming, levers, regions, bench) come first in one script and share `app`.
 function mount(el, source, mode = "browser", beside = null) {
   const root = h("div", { className: `sae-app sae-${mode}`, tabIndex: 0 });
   root.setAttribute("data-lm-suppress-shortcuts", "true");
@@ -14,16 +14,16 @@ function mount(el, source, mode = "browser", beside = null) {
   };
   const pictures = new Kept(KEPT_PICTURES), views = new Kept(KEPT_VIEWS);
   const ui = {};
-  root.state = state; // for a console, and tests
+  root.state = state; // for a console and for tests
   root.dataset.revision = "0";
   const drawn = (what) => {
     root.dataset.revision = String(Number(root.dataset.revision) + 1);
     root.dataset.drawn = what;
-    if (ui.link && what !== "link") ui.link.hidden = true; // it is of what was before
+    if (ui.link && what !== "link") ui.link.hidden = true; // the link is out of date
     if (state.ready && source.placed && !state.going) told();
     keepFocus();
   };
-  // What was clicked may hide, or be made anew: without this the keys would then go nowhere.
+  // The element that was clicked may be hidden or replaced: without this, key presses would then go nowhere.
   let ours = false;
   const keepFocus = () => { if (ours && document.activeElement === document.body) root.focus({ preventScroll: true }); };
   const whose = (event) => { ours = root.contains(event.target); };
@@ -34,11 +34,11 @@ function mount(el, source, mode = "browser", beside = null) {
   // ---------------------------------------------------------------- errors
   ui.error = h("div", { className: "error", hidden: true });
   ui.error.setAttribute("role", "alert");
-  let hand = root; // what was last used: the message goes there, since in JupyterLab the page's top may be far away
+  let hand = root; // where the user last acted: messages go there, since the top of the page may be far away in JupyterLab
   for (const kind of ["pointerdown", "focusin", "change"]) root.addEventListener(kind, (event) => { hand = event.target; }, true);
   function fail(error) {
     const near = hand.closest(".row, .notes, .outcomes, .details, .naming, .bench, nav, main, aside, header");
-    (root.contains(near) ? near : root).prepend(ui.error); // not into what the page around has of these
+    (root.contains(near) ? near : root).prepend(ui.error); // never outside the app
     ui.error.hidden = past = false;
     ui.error.replaceChildren(
       h("span", {}, String(error.message || error)),
@@ -47,7 +47,7 @@ function mount(el, source, mode = "browser", beside = null) {
     ui.error.scrollIntoView({ block: "nearest" });
     drawn("error");
   }
-  let past = false; // what was said is past at the next click, and goes after it: what is under the hand stays there
+  let past = false; // a message goes after the next click, so that nothing moves under the pointer
   root.addEventListener("pointerdown", (event) => { past = !ui.error.hidden && !event.target.closest(".error"); });
   root.addEventListener("click", () => { if (past) ui.error.hidden = true; past = false; });
   root.addEventListener("input", (event) => { if (!event.target.closest(".error")) ui.error.hidden = true; });
@@ -56,7 +56,7 @@ function mount(el, source, mode = "browser", beside = null) {
   };
 
   let underWay = 0;
-  async function working(work) { // shown while it lasts
+  async function working(work) { // show that work is in progress
     const busy = () => { ui.busy.hidden = !underWay; root.setAttribute("aria-busy", String(underWay > 0)); };
     underWay++;
     busy();
@@ -67,20 +67,20 @@ function mount(el, source, mode = "browser", beside = null) {
   for (const part of [filtersPart, listPart, featurePart, namingPart, leversPart, regionsPart, benchPart]) part(app);
 
   // ---------------------------------------------------------------- links, and two browsers side by side
-  const whole = () => { // what a link holds
+  const whole = () => { // the state that a link holds
     const two = neighbour && { two: neighbour.state.ready ? neighbour.place() : neighbour.at };
     return String(new URLSearchParams({ sae: state.facts.key, feature: state.feature, ...app.benchPlace(), ...app.listPlace(), ...app.galleryPlace(), ...two }));
   };
   const spotOf = () => [state.entrance, state.feature, root.dataset.picture].join(" ");
   let spots = [];
-  function told() { // another feature, picture or entrance in either browser, or a second one, is a step, which Back undoes
+  function told() { // a new feature, picture or tab, or a second browser, is a step that Back undoes
     const now = [spotOf(), neighbour && neighbour.state.ready && neighbour.spotOf(), `two: ${Boolean(neighbour)}`];
     source.placed(whole(), now.some((spot, i) => spot && spots[i] && spot !== spots[i]));
     spots = now;
   }
   const going = async (text) => {
     const wanted = Object.fromEntries(new URLSearchParams(/^\d+$/.test(text) ? `feature=${text}` : text)), { facts } = state;
-    if (wanted.sae && wanted.sae !== facts.key) throw new Error("this link is of another autoencoder: open that one, or the atlas that it came with");
+    if (wanted.sae && wanted.sae !== facts.key) throw new Error("this link is for another autoencoder: open that one, or the atlas that the link came from");
     app.galleryTo(wanted);
     const lost = await app.listTo(wanted);
     if (lost.length) fail(new Error(lost[0]));
@@ -89,7 +89,7 @@ function mount(el, source, mode = "browser", beside = null) {
     if (wanted.two && neighbour) await neighbour.goTo(wanted.two);
     else if (app.beside && Boolean(wanted.two) !== Boolean(neighbour)) app.beside(wanted.two);
   };
-  const goTo = latest(guarded(async (text) => { // on the way, no address is changed
+  const goTo = latest(guarded(async (text) => { // the address stays as it is on the way
     const { ready } = state;
     state.going = true;
     try { await going(text); } finally {
@@ -102,7 +102,7 @@ function mount(el, source, mode = "browser", beside = null) {
     ui.link.value = source.link ? source.link(whole(), state.facts.like) : whole();
     ui.link.hidden = false;
     ui.link.select();
-    await navigator.clipboard?.writeText(ui.link.value).catch(() => {}); // not on every page: it is selected too
+    await navigator.clipboard?.writeText(ui.link.value).catch(() => {}); // not allowed on every page, so the text is selected too
     drawn("link");
   });
   let neighbour = null;
@@ -129,10 +129,10 @@ function mount(el, source, mode = "browser", beside = null) {
     root.replaceChildren(skip, ui.error, header, ui.panes, bench, ui.live, ui.help);
   }
 
-  // JupyterLab forbids line breaks inside a cell, and with them Enter in every field of ours.
+  // JupyterLab forbids line breaks inside an output, and with them Enter in our text fields.
   root.addEventListener("beforeinput", (event) => { if (event.inputType === "insertLineBreak") event.stopPropagation(); }, true);
   root.addEventListener("keydown", (event) => {
-    event.stopPropagation(); // at any key, JupyterLab takes the focus to the cell that it holds for the active one
+    event.stopPropagation(); // at any key, JupyterLab would move the focus to the cell that it thinks is active
     const typing = event.target.closest("input:not([type=checkbox]):not([type=range]), textarea, select");
     if (event.key === "Escape") { event.preventDefault(); if (ui.help && ui.help.open) ui.help.close(); root.focus(); return; }
     if (ui.help && ui.help.open) return;
@@ -150,11 +150,11 @@ function mount(el, source, mode = "browser", beside = null) {
   });
 
   const start = guarded(async () => {
-    const { facts, labels, stamp, feature, at } = await source.overview();
-    for (const scores of Object.values(facts.parts)) { // what is not known of any feature
+    const { facts, labels, feature, at } = await source.overview();
+    for (const scores of Object.values(facts.parts)) { // scores that are not known
       for (const name of ["ap", "response", "tier"]) scores[name] ??= Array(facts.n_features).fill(null);
     }
-    Object.assign(state, { facts, labels, stamp, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });
+    Object.assign(state, { facts, labels, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });
     state.head = facts.has_regions ? await source.regions() : null;
     build();
     if (mode === "browser") {

@@ -1,13 +1,13 @@
-// One picture, whose features are multiplied and whose cells are blurred, and what the network makes of it.
+// The bench: one picture, with its features multiplied or its cells blurred, and the network's answer.
 function benchPart(app) {
   const { mode, root, source, state, ui, drawn, fail, guarded, columns, working } = app;
   const bring = latest(guarded((get) => working(async () => openSubject(await get()))));
   function openPicture(row) {
     if (state.onBench.has(row)) return bring(() => source.open(row));
-    fail(new Error("this picture is not on the bench: an atlas has only those of the bench's list, the notebook has all"));
+    fail(new Error("this picture is not on the bench: an atlas has only those in the bench's list, the notebook has all"));
   }
-  async function another(row) { // of the same class: the comparison stays, and what was multiplied, where it is active
-    const before = state.subject, kept = [...state.multipliers]; // not what is pressed while it opens
+  async function another(row) { // of the same class: keep the margin, and the multipliers of features active there
+    const before = state.subject, kept = [...state.multipliers]; // before it opens
     await openPicture(row);
     const { subject } = state, active = new Set(subject && subject.active.map((each) => each.feature_id));
     if (!before || !subject || subject.picture !== row || subject === before || subject.own !== before.own) return;
@@ -17,7 +17,7 @@ function benchPart(app) {
   }
   function openSubject(subject) {
     Object.assign(state, { subject, multipliers: new Map(), brush: new Set(), limit: new Set(), blurred: null, blurring: false, cell: null });
-    ui.limitOn.checked = false; // no cell is chosen in it
+    ui.limitOn.checked = false; // no cell of it is chosen
     brushes();
     state.after = { after: subject.before, random: subject.before };
     ui.flipText.textContent = "";
@@ -57,7 +57,7 @@ function benchPart(app) {
     context.lineTo(x1, y1);
     context.stroke();
   }
-  function mapOf(id) { // the feature's activations in the bench's picture
+  function mapOf(id) { // the feature's activations in the picture on the bench
     const { cells } = (state.blurred || state.subject);
     return Float32Array.from(cells, (cell) => (cell.find(([other]) => other === id) || [0, 0])[1]);
   }
@@ -69,14 +69,14 @@ function benchPart(app) {
     ui.cellText.replaceChildren(`Row ${row + 1}, column ${column + 1}: `,
       ...(found.length ? found.slice(0, 8).map(([id, value]) => app.link(id, number(value, 2))) : ["no feature is active"]));
   }
-  // What is painted: cells to blur, or those in which alone sliders act.
+  // The painted cells: those to blur, or those that sliders are limited to.
   const painted = () => (ui.limitOn.checked ? state.limit : ui.brushOn.checked && source.blur ? state.brush : null);
   const limited = () => (ui.limitOn.checked ? [...state.limit] : []);
-  function brushes() { // what the brush does, in words
+  function brushes() { // say what the brush does
     ui.canvas.classList.toggle("brush", Boolean(painted()));
-    const none = state.limit.size ? "" : " None is chosen yet: sliders act in all.";
+    const none = state.limit.size ? "" : " None is chosen yet: sliders act in all cells.";
     ui.cellText.textContent = !painted() ? "Click a cell to see which features are active there."
-      : `Click or drag over cells to ${ui.limitOn.checked ? "choose" : "blur"} them, and again to take them out.${ui.limitOn.checked ? none : ""}`;
+      : `Click or drag over cells to ${ui.limitOn.checked ? "choose" : "blur"} them, and again to undo it.${ui.limitOn.checked ? none : ""}`;
   }
   const paintedSoon = () => (ui.limitOn.checked ? limitSoon() : blurSoon());
   function limitSoon() {
@@ -101,7 +101,7 @@ function benchPart(app) {
     }
     drawn(`cell ${row},${column}`);
   }
-  function paint(cell, stroke) { // and the cells on the way, which a fast hand skips
+  function paint(cell, stroke) { // and the cells on the way, which a fast pointer skips
     const n = Math.max(1, ...cell.map((at, k) => Math.abs(at - stroke.last[k])));
     for (let i = 0; i <= n; i++) {
       const key = String(cell.map((at, k) => Math.round(stroke.last[k] + ((at - stroke.last[k]) * i) / n)));
@@ -114,7 +114,7 @@ function benchPart(app) {
   const blurSoon = latest(guarded(() => working(async () => {
     const { brush, subject } = state, cells = [...brush].map((key) => key.split(",").map(Number));
     const blurred = cells.length ? await source.blur({ key: subject.key, cells, sigma: Number(ui.sigma.value) }) : null;
-    if (state.brush !== brush) return; // reset, or another picture, meanwhile
+    if (state.brush !== brush) return; // reset meanwhile, or another picture
     Object.assign(state, { blurred, blurring: blurred !== null });
     drawPicture();
     app.drawRegions();
@@ -122,7 +122,7 @@ function benchPart(app) {
     drawn(cells.length ? `blur ${cells.length}` : "blur none");
   })));
 
-  const under = (canvas, { clientX, clientY }) => { // the cell there, or the nearest
+  const under = (canvas, { clientX, clientY }) => { // the cell there, or the nearest one
     const box = canvas.getBoundingClientRect();
     return [(clientY - box.top) / box.height, (clientX - box.left) / box.width].map((share, k) =>
       Math.min(state.facts.grid[k] - 1, Math.max(0, Math.floor(share * state.facts.grid[k]))));
@@ -145,7 +145,7 @@ function benchPart(app) {
       const cells = painted();
       if (!state.subject || !cells || event.button) return;
       const cell = under(ui.canvas, event);
-      stroke = { cells, last: cell, add: !cells.has(String(cell)) }; // from a painted cell, it takes paint away
+      stroke = { cells, last: cell, add: !cells.has(String(cell)) }; // starting on a painted cell, it erases
       ui.canvas.setPointerCapture(event.pointerId);
       paint(cell, stroke);
     });
@@ -185,7 +185,7 @@ function benchPart(app) {
       h("div", { className: "stage" }, h("div", { className: "strip" }, ui.canvas, told), notes, details), app.buildRegions() || "");
   }
 
-  function paintWith(one) { // one brush at a time; without that for cells, sliders act in all
+  function paintWith(one) { // one brush at a time; without chosen cells, sliders act in all
     const limited = one === ui.limitOn || ui.limitOn.checked;
     for (const other of [ui.brushOn, ui.limitOn]) other.checked &&= other === one;
     brushes();
@@ -202,7 +202,7 @@ function benchPart(app) {
     ui.pictureChoice.value = own ? row : "";
   }
 
-  // Where the bench stands, and back to it: for links.
+  // The bench's state for links; goTo restores it.
   const place = () => {
     const { subject } = state, all = [...state.multipliers];
     return subject && subject.picture !== null && subject.picture !== undefined ? {
@@ -215,25 +215,25 @@ function benchPart(app) {
     await openPicture(Number(wanted.picture));
     if (state.subject?.picture !== Number(wanted.picture)) return;
     await restore(wanted, lost);
-    if (lost.length) fail(new Error(lost.join("; "))); // all that was left out of a link
+    if (lost.length) fail(new Error(lost.join("; "))); // all that the link could not restore
   }
   const inGrid = (key) => /^\d+,\d+$/.test(key || "") && key.split(",").every((each, k) => Number(each) < state.facts.grid[k]);
   const asCells = (text) => text.split(";").filter(inGrid).map((key) => String(key.split(",").map(Number)));
   async function restore({ against: name, x, limit, blur, sigma, last, cell, all }, lost = []) {
     const { subject } = state;
-    if (name && (!subject.classes.includes(name) || name === subject.own)) lost.push(`the link's margin is against ${name}, which is no other class here`);
+    if (name && (!subject.classes.includes(name) || name === subject.own)) lost.push(`the link's margin is against ${name}, which is not another class here`);
     else if (name && name !== subject.other) await app.against(name);
-    if (limit && !asCells(limit).length) lost.push("the link chooses cells that this picture has not: features change in all");
+    if (limit && !asCells(limit).length) lost.push("the link chooses cells that this picture does not have: features change in all cells");
     else if (limit && !state.facts.switches) {
       Object.assign(ui.limitOn, { checked: true });
       state.limit = new Set(asCells(limit));
       paintWith(ui.limitOn);
-    } else if (limit) lost.push("the link changes features in some cells alone, which takes the notebook: here it does so in all");
+    } else if (limit) lost.push("the link changes features in some cells only, which needs the notebook: here they change in all cells");
     if (x) {
       const there = new Set(state.subject.active.map((each) => each.feature_id));
       const given = x.split(",").map((each) => each.split(":").map(Number)), kept = given.filter(([id, factor]) => there.has(id) && factor >= 0 && factor <= 4);
       state.multipliers = new Map(state.facts.switches ? kept.slice(0, 1) : kept);
-      if (kept.length < given.length) lost.push("the link changes features that are not among this picture's here, or by no factor from 0 to 4: they stay as they are");
+      if (kept.length < given.length) lost.push("the link changes features that are not active here, or by a factor outside 0 to 4: they stay as they are");
       app.drawSliders();
       await app.changeSoon();
     }
@@ -242,7 +242,7 @@ function benchPart(app) {
       state.brush = new Set(asCells(blur));
       await blurSoon();
       if (last === "features") { state.blurring = false; app.drawLogits(); }
-    } else if (blur) lost.push("the link blurs cells, which takes the notebook: here they stay as they are");
+    } else if (blur) lost.push("the link blurs cells, which needs the notebook: here they stay as they are");
     if (inGrid(cell)) {
       tellCell(...cell.split(",").map(Number));
       if (state.entrance === "picture") app.showList();

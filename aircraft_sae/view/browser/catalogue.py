@@ -1,4 +1,4 @@
-"""What there is to show of a study, as plain values: widgets ask for these, the atlas writes them, tests call them."""
+"""What a study has to show, as plain values: the widgets ask for it, the atlas writes it, tests call it."""
 
 import io
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ LISTED = ("feature_id", "density_cell", "density_image", "mean", "max", "placed"
 
 @lru_cache(maxsize=2)
 def catalogue_of(study: Study, like: str = "main") -> "Catalogue":
-    """`Catalogue.of`, made once in a kernel: its pictures and vectors are shared by all widgets."""
+    """`Catalogue.of`, made once per kernel: all widgets share its pictures and vectors."""
     return Catalogue.of(study, like)
 
 
@@ -39,10 +39,12 @@ def catalogue_of(study: Study, like: str = "main") -> "Catalogue":
 class Catalogue:
     """A study's features and pictures.
 
-    trial: the test pictures; table: one row a feature, with the columns of `LISTED`, as far as they are known, and
-    <level>/class, <level>/auroc, <level>/z; parts: one row a feature and part; rows: the test pictures, as rows of the
-    index; images: their table, with label (the class) and predicted, which is the label where nothing is known; head:
-    names the part that a cell shows, None for pictures without parts.
+    trial: the test pictures.
+    table: one row per feature: known columns of `LISTED`, <level>/class, <level>/auroc, <level>/z, verdicts.
+    parts: one row per feature and part; None for pictures without parts.
+    rows: the test pictures' rows in the index.
+    images: their table, indexed by row, with label (the class) and predicted (the label where that is unknown).
+    head: names the part that a cell shows; None for pictures without parts.
     """
 
     name: str
@@ -58,101 +60,77 @@ class Catalogue:
 
     @classmethod
     def of(cls, study: Study, like: str = "main") -> "Catalogue":
-        """Of a study's "main" or "local" autoencoder, made if need be; with verdicts where there are any."""
+        """The catalogue of a study's "main" or "local" autoencoder, with verdicts if notebook 05 has run."""
         index, pictures, network, sae = study.features(like), study.pictures(), study.network(), study.sae(like)
         trial = Trial.of(network, sae, pictures, study.activations(sae.cfg.site), index)
         rows, level = index.rows("test"), network.level or next(iter(pictures.levels), None)
-        images = index.images.iloc[rows].reset_index(drop=True)
+        images = index.images.iloc[rows].copy()
         images["label"] = images["predicted"] = images[level].astype(str) if level else ""
         if network.level and network.predictions is not None:
             known = network.predictions.set_index("image")["predicted"]
             images["predicted"] = known.reindex(images["image"]).to_numpy()
         table = index.table.rename(columns={f"{name}/auroc_z": f"{name}/z" for name in pictures.levels})
         shown = [f"{name}/{what}" for name in pictures.levels for what in ("class", "auroc", "z")]
-        table["placed"] = table.get("placed", "none")
-        table = table[[name for name in (*LISTED, *shown) if name in table]]
+        table = table.assign(placed=table.get("placed", "none")).filter([*LISTED, *shown])
         parts = pd.read_parquet(index.folder / PARTS) if pictures.region_names else None
         if folder := study.finished(f"experiments/verdicts-{like}", index=index):
-            verdicts = Verdicts.open(folder)
+            verdicts, pair = Verdicts.open(folder), ["feature_id", "part"]
             table = table.merge(verdicts.features, "left", "feature_id", validate="1:1")
-            if parts is not None and verdicts.responses is not None:
-                parts = parts.merge(verdicts.responses, "left", ["feature_id", "part"], validate="1:1")
-            if parts is not None and verdicts.parts is not None:
-                tiers = verdicts.parts.groupby(["feature_id", "part"], as_index=False)["tier"].max()
-                parts = parts.merge(tiers, "left", ["feature_id", "part"], validate="1:1")
+            claims = verdicts.parts
+            tiers = None if claims is None else claims.groupby(pair, as_index=False)["tier"].max()
+            for known in (verdicts.responses, tiers):
+                if parts is not None and known is not None:
+                    parts = parts.merge(known, "left", pair, validate="1:1")
         head = CellHead.open(study.segmentation(like)) if pictures.region_names else None
         return cls(study.config.name, study.folder, trial, index, table, parts, rows, images, like, head)
 
     def __post_init__(self):
         self.network, self.levels = self.trial.network, self.trial.pictures.levels
-        # that of the network's classes, else the finest; None where pictures have no classes
+        # the level of the network's classes, else the finest; None for pictures without classes
         self.level = self.network.level or next(iter(self.levels), None)
+        self.key = self.trial.sae.fingerprint  # labels hold for the features of this autoencoder only
 
     def label(self, row: int) -> str:
-        """The class of a picture of the index, "" where it has none."""
+        """The class of a picture of the index, "" if it has none."""
         return str(self.index.images[self.level].iloc[row]) if self.level else ""
-
-    @property
-    def key(self) -> str:
-        """Of the autoencoder: what a person says of its features holds for no other."""
-        return self.trial.sae.fingerprint
 
     @cached_property
     def fingerprint(self) -> str:
-        """Known by what it shows."""
+        """A digest of all that it shows."""
         return digest([self.name, self.index, self.trial, self.table, self.parts, self.images, self.head])
 
-    def made_for(self, feature_id: int) -> tuple[np.ndarray, tuple[float, float]]:
-        """(size, size, 3) uint8: the picture that a feature answers to most; what it and a random direction's reach.
-
-        As multiples of the largest in test pictures. ValueError for a feature that is active in none.
-        """
-        trial, found = self.trial, []
-        if not self.index.maps(feature_id, self.rows).any():
-            raise ValueError(f"feature {feature_id} is active in no test picture: there is nothing to compare with")
-        random, mean = trial.random[feature_id], trial.acts.moments(trial.rows)[0].float()
-        for read in (visualise.feature(trial.sae, feature_id), visualise.middle(random, -float(mean @ random))):
-            cells = (block.flatten(0, 2)[:, None, None] for block in trial.acts.blocks(trial.rows))
-            top = max(float(read(each).max()) for each in cells)
-            pictures, reached = visualise.maximise(trial.network, trial.acts.site, read, n=1)
-            found.append((pictures[0], float(reached[0]) / top))
-        return found[0][0], (found[0][1], found[1][1])
-
     def overview(self) -> dict[str, Any]:
-        """All that a front end needs once: the table by columns, names of classes and parts, colours of heat."""
-        columns = {name: [_plain(value) for value in column.tolist()] for name, column in self.table.items()}
+        """All that a front end needs once: the table by columns, names of classes and parts, the heat's colours."""
+        columns = {name: [*map(_plain, column.tolist())] for name, column in self.table.items()}
         colours = (255 * colormaps["inferno"](np.arange(256))[:, :3]).round().astype(int)
+        parts = {}
+        if self.parts is not None:  # {part: {ap, response and tier, if known: one value per feature}}
+            scores = self.parts.set_index(["part", "feature_id"]).filter(["ap", "response", "tier"]).astype(float)
+            wide, names = scores.round(3).unstack("part").reindex(range(len(self.table))), scores.columns
+            for part in self.trial.pictures.region_names:
+                parts[part] = {name: [*map(_plain, wide[name, part])] for name in names}
         return {
             "name": self.name, "n_features": len(self.table), "grid": list(self.index.grid), "levels": self.levels,
             "classes": {level: self.trial.pictures.classes(level) for level in self.levels}, "columns": columns,
-            "level": self.network.level, "colours": colours.ravel().tolist(), "tile": TILE,
+            "level": self.network.level, "colours": colours.ravel().tolist(), "tile": TILE, "parts": parts,
             "has_parts": self.parts is not None, "has_verdicts": "verdict" in self.table, "radius": self.radius,
             "image_size": self.network.size, "n_pictures": len(self.images), "hows": list(HOWS), "key": self.key[:8],
-            "like": self.like, "parts": self._parts_by_feature(), "has_regions": self.head is not None,
+            "like": self.like, "has_regions": self.head is not None, "bench_pictures": self.on_bench(self.rows),
         }  # fmt: skip
 
-    def _parts_by_feature(self) -> dict[str, dict[str, list]]:
-        """{part: {ap, response, tier, as far as they are known: a value each feature, None where it is not}}."""
-        if self.parts is None:
-            return {}
-        known = self.parts.set_index(["part", "feature_id"]).filter(["ap", "response", "tier"]).astype(float).round(3)
-        wide, parts = known.unstack("part").reindex(range(len(self.table))), self.trial.pictures.region_names
-        return {part: {name: [*map(_plain, wide[name, part])] for name in known} for part in parts}
-
     def on_bench(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """What a list of pictures to choose from says of these, in order of their classes."""
-        shown = self.images.set_index(self.rows).loc[rows].sort_values("label", kind="stable")
-        right = shown["predicted"] == shown["label"]
-        names = {"picture": shown.index, "name": shown["image"], "label": shown["label"], "right": right}
-        return pd.DataFrame(names).to_dict("records")
+        """The bench's list of these pictures, sorted by class."""
+        shown = self.images.loc[rows].sort_values("label", kind="stable")
+        shown = shown.assign(picture=shown.index, name=shown["image"], right=shown["predicted"] == shown["label"])
+        return shown[["picture", "name", "label", "right"]].to_dict("records")
 
     def feature(
         self, feature_id: int, how: str = "top", n: int = 24, level: str = "", name: str = "", wrong: bool = False
     ) -> tuple[dict[str, Any], np.ndarray]:
-        """(what is known of a feature with its gallery, maps (tiles, rows, columns) of the gallery's pictures).
+        """(a feature's page with its gallery, the gallery's maps (tiles, rows, columns)).
 
-        how: as in `FeatureIndex.patches`; level, name: only pictures of that class; wrong: only misclassified ones.
-        Raises: ValueError for a feature, word or class that is not there.
+        how: as in `FeatureIndex.patches`; level, name: pictures of this class only; wrong: misclassified ones only.
+        Raises: ValueError for an unknown feature, choice or class.
         """
         kept = self.images
         if name:
@@ -162,26 +140,25 @@ class Catalogue:
             kept = kept[kept[level] == name]
         if wrong:
             kept = kept[kept["predicted"] != kept["label"]]
-        picks = self.index.patches(feature_id, how, n, self.rows[kept.index])
-        maps = self.index.maps(feature_id, picks["image_row"].to_numpy())
-        shown = picks.join(self.images[["label", "predicted"]].set_axis(self.rows), on="image_row")
-        shown = shown.assign(picture=shown["image_row"], cell=shown[["row", "column"]].to_numpy().tolist())
+        picks = self.index.patches(feature_id, how, n, kept.index).rename(columns={"image_row": "picture"})
+        maps = self.index.maps(feature_id, picks["picture"].to_numpy())
+        shown = picks.join(self.images[["label", "predicted"]], on="picture")
+        shown["cell"] = shown[["row", "column"]].to_numpy().tolist()
         gallery = shown[["picture", "cell", "value", "label", "predicted"]].to_dict("records")
         return {"feature_id": int(feature_id), "how": how, "gallery": gallery} | self.about(feature_id), maps
 
     @lru_cache(maxsize=64)  # noqa: B019 a catalogue lives as long as its kernel
     def about(self, feature_id: int) -> dict[str, Any]:
-        """Histogram, selectivity, parts, companions of a feature: what its gallery does not change."""
+        """A feature's page without its gallery: histogram, selectivity, parts, neighbours."""
         maxima = self.index.maps(feature_id, self.rows).reshape(len(self.rows), -1)
         active = maxima[maxima > 0]
         counts, edges = np.histogram(active, 30, (0, float(active.max(initial=1e-9))))
-        row, best = self.table.loc[feature_id], maxima.max(1)
-        selectivity, bars = [], {}
+        row, best, selectivity, bars = self.table.loc[feature_id], maxima.max(1), [], {}
         for level in self.levels:
-            z, area = row[f"{level}/z"], row[f"{level}/auroc"]
-            null = abs(1.96 * (area - 0.5) / z) if z else np.nan
-            said = {"level": level, "class": row[f"{level}/class"], "auroc": area, "z": z, "null": null}
-            selectivity.append({name: _plain(value) for name, value in said.items()})
+            z, auroc = row[f"{level}/z"], row[f"{level}/auroc"]
+            null = abs(1.96 * (auroc - 0.5) / z) if z else np.nan
+            tested = {"level": level, "class": row[f"{level}/class"], "auroc": auroc, "z": z, "null": null}
+            selectivity.append({name: _plain(value) for name, value in tested.items()})
             number, names = self._numbered[level]
             means = np.bincount(number, best) / np.bincount(number)
             order = np.argsort(-means, kind="stable")[:5]
@@ -189,24 +166,24 @@ class Catalogue:
         parts = []
         if self.parts is not None:
             own = self.parts[self.parts["feature_id"] == feature_id].sort_values("ap", ascending=False)
-            parts = _records(own[[name for name in ("part", "ap", "prevalence", "response") if name in own]])
+            parts = _records(own.filter(["part", "ap", "prevalence", "response"]))
         return {
             "histogram": {"counts": counts.tolist(), "top": float(edges[-1]), "n_cells": int(maxima.size)},
-            "selectivity": selectivity, "classes": bars, "parts": parts, "pushes": self._pushes(feature_id),
-            "neighbours": _records(neighbours(self.trial.sae.W_dec, feature_id)),
+            "selectivity": selectivity, "classes": bars, "parts": parts,
+            "pushes": self._pushes(feature_id), "neighbours": _records(neighbours(self.trial.sae.W_dec, feature_id)),
             "coactive": _records(self.index.coactive(feature_id, 8)),
         }  # fmt: skip
 
     @cached_property
     def _numbered(self) -> dict[str, tuple[np.ndarray, pd.Index]]:
-        """{level: (number of each test picture's class, names of the classes that they have)}."""
+        # {level: (each test picture's class as a number, the classes)}
         return {level: pd.factorize(self.images[level], sort=True) for level in self.levels}
 
     def _pushes(self, feature_id: int, n_random: int = 20) -> dict[str, Any] | None:
-        """What a feature adds to each class's logit over the mean of all, in pictures in which it is active.
+        """What a feature adds to logits, less the mean over classes, in up to 200 pictures where it is active.
 
-        In at most 200. up, down: the three classes with most and least; band: 95 % of random directions of equal length
-        add no more to any class. None without a closed form, or where it is never active.
+        up, down: the three classes that gain most and least; band: 95 % of random directions of the same length move no
+        class further. None without a closed form, or if the feature is never active.
         """
         active = np.random.default_rng(0).permutation(np.flatnonzero(self.trial.strength[:, feature_id] > 0))[:200]
         if (readout := self.trial.readout) is None or not len(active):
@@ -221,41 +198,60 @@ class Catalogue:
         up, down = ([[names[i], float(added[0, i])] for i in each] for each in (order[::-1][:3], order[:3]))
         return {"up": up, "down": down, "band": float(np.quantile(np.abs(added[1:]).max(1), 0.95)), "n": len(active)}
 
-    def effect(self, feature_id: int, one: str, two: str, n: int = 6) -> dict[str, Any]:
-        """What suppressing a feature does to the margin between two classes in all their test pictures.
+    def made_for(self, feature_id: int) -> tuple[np.ndarray, tuple[float, float]]:
+        """The picture that maximises a feature, (size, size, 3) uint8; how far it and a random direction's reach.
 
-        effect: mean change of the true class's logit less the other's, {value, low, high, n}; random: of as much of a
-        random direction; pictures: the n in which it changes most. Raises: ValueError for what is not there.
+        Reach is a multiple of the largest value in test pictures. Raises: ValueError if the feature is active in none.
+        """
+        trial, found = self.trial, []
+        if not self.index.maps(feature_id, self.rows).any():
+            raise ValueError(f"feature {feature_id} is active in no test picture: there is nothing to compare with")
+        random, mean = trial.random[feature_id], trial.acts.moments(trial.rows)[0].float()
+        for read in (visualise.feature(trial.sae, feature_id), visualise.middle(random, -float(mean @ random))):
+            cells = (block.flatten(0, 2)[:, None, None] for block in trial.acts.blocks(trial.rows))
+            top = max(float(read(each).max()) for each in cells)
+            pictures, reached = visualise.maximise(trial.network, trial.acts.site, read, n=1)
+            found.append((pictures[0], float(reached[0]) / top))
+        return found[0][0], (found[0][1], found[1][1])
+
+    def effect(self, feature_id: int, one: str, two: str, n: int = 6) -> dict[str, Any]:
+        """Suppress a feature in all test pictures of two classes.
+
+        effect: mean change of the true class's logit less the other's, {value, low, high, n}; random: the same along a
+        random direction; pictures: the n that change most. Raises: ValueError for an unknown feature or class.
         """
         own, pair = self._of_pair(one, two)
         rival = torch.where(own.labels == pair[0], pair[1], pair[0])
-        found = {"random": own.suppress([feature_id], directions=own.random[[feature_id]], rival=rival)["margin"][:, 0]}
-        found["effect"] = change = own.suppress([feature_id], rival=rival)["margin"][:, 0]
-        told = {name: with_interval(each, np.ones(len(each))) for name, each in found.items()}
-        rows, most = self.rows[np.isin(self.trial.labels, pair)], np.argsort(-np.abs(change), kind="stable")[:n]
-        said = ({"picture": int(rows[i]), "label": self.label(rows[i]), "change": float(change[i])} for i in most)
-        return told | {"pictures": [each for each in said if each["change"]]}
+        directions = {"effect": self.trial.sae.W_dec.detach(), "random": self.trial.random}
+        changes = {
+            name: own.suppress([feature_id], directions=rows[[feature_id]], rival=rival)["margin"][:, 0]
+            for name, rows in directions.items()
+        }
+        shown = self.images[np.isin(self.trial.labels, pair)].assign(change=changes["effect"]).query("change != 0")
+        shown = shown.sort_values("change", key=np.abs, ascending=False, kind="stable").head(n)
+        pictures = shown.assign(picture=shown.index)[["picture", "label", "change"]].to_dict("records")
+        return {name: with_interval(each, np.ones(len(each))) for name, each in changes.items()} | {
+            "pictures": pictures
+        }
+
+    def pair(self, one: str, two: str, n: int = 20) -> list[dict[str, Any]]:
+        """The features that move the margin between two classes most; ValueError for unknown classes."""
+        return _records(tell_apart(self.trial, self._of_pair(one, two)[1], n))
 
     def _of_pair(self, one: str, two: str) -> tuple[Trial, tuple[int, int]]:
-        """(the test pictures of two classes, their numbers). ValueError where they are not two of the network's."""
+        """(the test pictures of two classes, the numbers of the classes)."""
         classes = self.network.classes
         if one not in classes or two not in classes or one == two:
             raise ValueError(f"a pair is two different classes of {self.network.level}, got {one!r} and {two!r}")
         pair = classes.index(one), classes.index(two)
-        if not (own := np.isin(self.trial.labels, pair)).any():
-            raise ValueError(f"{one} and {two} have no test pictures")
-        return self.trial[own], pair
-
-    def pair(self, one: str, two: str, n: int = 20) -> list[dict[str, Any]]:
-        """The features that move the margin between two classes most, by `tell_apart`; ValueError for no such two."""
-        own, pair = self._of_pair(one, two)
+        own = self.trial[np.isin(self.trial.labels, pair)]
         if not own.in_b.any() or own.in_b.all():
             raise ValueError(f"{one} and {two} have too few test pictures for two halves")
-        return _records(tell_apart(self.trial, pair, n))
+        return own, pair
 
     @cached_property
     def radius(self) -> float | None:
-        """Pixels around a cell that hold half of a feature's gradient, in a picture of the network's size."""
+        """Pixels of the network's input around a cell that hold half of a feature's gradient: mean of 8 features."""
         alive = np.flatnonzero(self.index.table["density_cell"] > 0)
         radii, network, pictures = [], self.network, self.trial.pictures
         for feature_id in np.random.default_rng(0).permutation(alive)[:8].tolist():
@@ -267,19 +263,19 @@ class Catalogue:
 
     @lru_cache(maxsize=4096)  # noqa: B019 a catalogue lives as long as its kernel; each takes about 6 kB
     def thumbnail(self, row: int) -> bytes:
-        """A picture as JPEG, TILE pixels square, as the network sees it. ValueError for a row that is not there."""
+        """A picture as JPEG, TILE pixels square, as the network sees it; ValueError for an unknown row."""
         return as_jpeg(self.picture(row), TILE)
 
     def picture(self, row: int) -> Image.Image:
-        """The picture of a row of the index; ValueError for one that is not there."""
+        """The picture of a row of the index; ValueError for an unknown row."""
         if not isinstance(row, int | np.integer) or not 0 <= row < len(self.index.images):
             raise ValueError(f"picture {row} is not one of 0 .. {len(self.index.images) - 1}")
         return self.trial.pictures.picture(self.index.images["image"].iloc[row])
 
 
 def gallery_figure(index: FeatureIndex, pictures: Pictures, feature_id: int, rows: np.ndarray | None = None) -> Figure:
-    """A feature's gallery: 6 pictures of each choice (of these rows of the index), heat on the feature's one scale."""
-    from aircraft_sae.view.plots import heat, picture_grid  # which set matplotlib's style; a widget leaves it
+    """A feature's gallery: six pictures each, strongest, over the whole range, and any, with heat on one scale."""
+    from aircraft_sae.view.plots import heat, picture_grid  # importing it sets matplotlib's style, which widgets leave
 
     check_features([feature_id], index.d_sae)
     top, level = float(index.table.at[feature_id, "max"]), next(iter(pictures.levels), None)
@@ -295,16 +291,13 @@ def gallery_figure(index: FeatureIndex, pictures: Pictures, feature_id: int, row
 
 
 def patches_figure(index: FeatureIndex, pictures: Pictures, features: Mapping, rows: np.ndarray, n: int = 9) -> Figure:
-    """For each title and feature a row of its n strongest patches, one a picture of these rows, as crops."""
+    """One row per feature {title: feature_id}: crops of its n strongest patches, at most one from each picture."""
     picks = {title: index.patches(feature_id, "top", n, rows) for title, feature_id in features.items()}
     return crops_figure(picks, pictures, index.grid)
 
 
 def crops_figure(picks: Mapping[str, pd.DataFrame], pictures: Pictures, grid: tuple[int, int]) -> Figure:
-    """A row for each title: crops around cells (image, row, column) of a grid, of 72 pixels of a picture of 224.
-
-    Where no image is named, white stands in its place.
-    """
+    """One row per title: crops around cells (image, row, column) of a grid; white where image is missing."""
     from aircraft_sae.view.plots import picture_grid  # as above
 
     blank, shown = Image.new("RGB", (72, 72), "white"), []
@@ -314,7 +307,7 @@ def crops_figure(picks: Mapping[str, pd.DataFrame], pictures: Pictures, grid: tu
 
 
 def crop(pick: Any, pictures: Pictures, grid: tuple[int, int], share: float = 72 / 224) -> Image.Image:
-    """72 pixels square around a cell (image, row, column) of a grid: this share of the picture's sides."""
+    """The square around a cell (image, row, column), with this share of the picture's sides, at 72 pixels."""
     picture = pictures.picture(pick.image)
     sides = np.array(picture.size)
     middle = np.divide([pick.column + 0.5, pick.row + 0.5], grid[::-1]) * sides
@@ -323,7 +316,7 @@ def crop(pick: Any, pictures: Pictures, grid: tuple[int, int], share: float = 72
 
 
 def as_jpeg(picture: Image.Image, size: int) -> bytes:
-    """A picture, made `size` pixels square, as the bytes of a JPEG file."""
+    """A JPEG file of the picture, `size` pixels square."""
     file = io.BytesIO()
     picture.resize((size, size), BICUBIC).save(file, "JPEG", quality=85)
     return file.getvalue()

@@ -1,4 +1,4 @@
-// What all parts of the front end draw with: elements, numbers as text, heat, and the arithmetic of a linear head.
+// What all parts of the front end share: elements, numbers as text, heat, and the arithmetic of a linear head.
 const PAGE = 50, KEPT_PICTURES = 400, KEPT_VIEWS = 40, HEAT = 0.75, MOST_SLIDERS = 20;
 const HOWS = { top: "strongest", interval: "whole range", random: "any" };
 const SYNONYMS = { // what people call parts, for the search
@@ -7,20 +7,20 @@ const SYNONYMS = { // what people call parts, for the search
   cockpit: "windscreen windshield flight deck", window: "cabin porthole", flap_fairing: "flap track fairing", strut: "brace biplane", fuselage: "body hull",
 };
 const WORDS = [
-  ["bench", "one picture, whose features you change"],
-  ["circle: what the cell sees", "around the cell, it holds half of the gradient of the feature's activation there"],
-  ["half A, half B", "what a feature follows is chosen on half A of the test pictures, and measured on half B"],
-  ["AP", "average precision: 1 where all cells that show a part come first"],
-  ["tier 1 to 4", "AP above every null's; tells the part from other cells of the same family and place; falls when the part is removed; two other seeds have such a feature for the part"],
-  ["other seeds: cosine", "of this very direction with its partner in other seeds: a claim can replicate where no direction does"],
-  ["chance", "the share of cells that show the part: what a random order reaches"],
-  ["goes with it", "share of the feature's maximum that goes when the part is removed"],
-  ["random directions", "a random direction as long as the feature's, of which as much is taken out"],
-  ["segmentation", "the part that a linear head names in each cell; sliders change the cell, and so what it is named"],
-  ["margin", "logit of the picture's class less that of another, which you choose"],
+  ["bench", "one picture whose features you change"],
+  ["circle: what the cell sees", "it holds half of the gradient of the activation in its cell"],
+  ["half A, half B", "claims about a feature are chosen on half A of the test pictures and measured on the held-out half B"],
+  ["AP", "average precision: 1 if the cells that show the part all rank first"],
+  ["tier 1 to 4", "1: AP above every null; 2: also tells the part from other cells of the same family and position; 3: also falls when the part is removed; 4: also found by two other seeds"],
+  ["other seeds: cosine", "cosine between this direction and its match in other seeds; a claim can replicate although no direction does"],
+  ["chance", "the share of cells that show the part, which is the AP of a random order"],
+  ["lost without it", "share of the feature's maximum that is lost when the part is removed"],
+  ["random directions", "the control: the same edit along a random direction of the same length"],
+  ["segmentation", "the part that a linear head names in each cell; sliders change the cells, and with them the names"],
+  ["margin", "the logit of the picture's class minus that of another class, which you choose"],
 ];
 const KEYS = [
-  ["← →", "previous, next feature"], ["↑ ↓", "in the list: to another feature; Enter shows it"], ["r", "random feature"], ["h", "heat on or off"],
+  ["← →", "previous, next feature"], ["↑ ↓", "move through the list; Enter shows the feature"], ["r", "random feature"], ["h", "heat on or off"],
   ["l", "write a label; Enter saves it"], ["s", "suppress this feature in the bench's picture"], ["0", "reset all multipliers"], ["/", "search"],
   ["?", "this help"], ["Esc", "close this help, leave a field"],
 ];
@@ -45,7 +45,7 @@ const SHARES = new Set(["density_cell", "density_image"]); // shown, and filtere
 const shown = (name, value) => (SHARES.has(name) && value !== null ? number(100 * value) : number(value));
 const fixed = (value, digits = 3) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 
-// What of some controls {name: [control, value at first]} is not as it was at first, for a link; and back to what a link holds.
+// Controls {name: [control, initial value]} in links: placed() keeps those that have changed, place() restores them.
 const current = (control) => (control.type === "checkbox" ? control.checked : control.value);
 const placed = (controls) => Object.fromEntries(Object.entries(controls)
   .filter(([, [control, first]]) => control && current(control) !== first).map(([name, [control]]) => [name, String(current(control))]));
@@ -58,7 +58,7 @@ function place(controls, wanted) {
   }
 }
 
-class Kept extends Map { // forgets what was used longest ago
+class Kept extends Map { // drops the least recently used entry
   constructor(most) { super(); this.most = most; }
   get(key) {
     const value = super.get(key);
@@ -72,7 +72,7 @@ class Kept extends Map { // forgets what was used longest ago
   }
 }
 
-// Keeps one request under way and remembers only the latest one wanted meanwhile.
+// Runs one request at a time and remembers only the latest one made meanwhile.
 function latest(work) {
   let running = null, wanted = null;
   async function run(given) {
@@ -82,13 +82,13 @@ function latest(work) {
       if (next) await run(next); else running = null;
     }
   }
-  return (...given) => { // settles with the last one wanted
+  return (...given) => { // settles with the last one
     if (running) wanted = given; else running = run(given);
     return running;
   };
 }
 
-// Logits of a pooled vector: LayerNorm (none where eps is null) without its gain, which the weights hold, then linear.
+// Logits of a pooled vector: LayerNorm (none if eps is null), whose gain is part of the weights, then linear.
 function headLogits(pooled, { weight, bias, eps }) {
   const d = pooled.length, plain = eps === null, mean = plain ? 0 : pooled.reduce((a, b) => a + b, 0) / d;
   const centred = Float64Array.from(pooled, (value) => value - mean);
@@ -119,15 +119,15 @@ function places(size, n) {
   return between.get(key);
 }
 
-const layers = new Map(); // one canvas for heat of each size
+const layers = new Map(); // one heat canvas per size
 function layer(width, height) {
   const key = `${width}x${height}`;
   if (!layers.has(key)) layers.set(key, Object.assign(document.createElement("canvas"), { width, height }).getContext("2d", { willReadFrequently: true }));
   return layers.get(key);
 }
 
-// A picture under a map (rows x columns), on a scale that ends at `top`; as aircraft_sae.view.plots.heat. Pixels of the
-// picture are never read: a page opened from disk may not.
+// Draw a map (rows x columns) over a picture, on a scale that ends at `top`, as aircraft_sae.view.plots.heat does. The
+// picture's pixels are never read: a page opened from disk may not.
 function drawHeat(context, picture, map, grid, top, alpha, colours) {
   const { width, height } = context.canvas;
   context.fillStyle = "rgb(180,180,180)";
@@ -144,7 +144,7 @@ function drawHeat(context, picture, map, grid, top, alpha, colours) {
       const [x0, x1, u] = across[x];
       const upper = share[first + x0] * (1 - u) + share[first + x1] * u;
       const value = upper * (1 - v) + (share[second + x0] * (1 - u) + share[second + x1] * u) * v;
-      if (!value) continue; // clear already
+      if (!value) continue; // already transparent
       const colour = 3 * Math.min(255, Math.floor(value * 256));
       for (let c = 0; c < 3; c++) pixels[at + c] = colours[colour + c];
       pixels[at + 3] = 255 * alpha * Math.sqrt(value);
@@ -171,9 +171,9 @@ function svg(tag, attributes, ...children) {
   node.append(...children);
   return node;
 }
-// What may be wider than its place: then it says so, and takes the focus, so that arrow keys scroll it.
+// A box for what may be too wide: then it says so and takes the focus, so that arrow keys scroll it.
 function wide(...children) {
-  const box = h("div", { className: "wide" }, ...children), told = h("p", { className: "quiet", hidden: true }, "Wider than its place: scroll it sideways.");
+  const box = h("div", { className: "wide" }, ...children), told = h("p", { className: "quiet", hidden: true }, "This table is too wide for its place: scroll it sideways.");
   const seen = new ResizeObserver(() => {
     const over = box.scrollWidth > box.clientWidth + 1;
     told.hidden = !over;

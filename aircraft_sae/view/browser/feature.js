@@ -1,4 +1,4 @@
-// One feature: its gallery, and what was measured of it.
+// One feature: its gallery and its measurements.
 function featurePart(app) {
   const { mode, root, source, state, ui, pictures, views, drawn, fail, guarded, columns } = app;
   function asked(id) {
@@ -9,7 +9,7 @@ function featurePart(app) {
   }
   async function viewed(wanted) {
     const key = JSON.stringify(wanted);
-    if (!views.get(key)) { // kept while it is under way: a feature fetched ahead is not asked for again
+    if (!views.get(key)) { // kept while on its way: a prefetched feature is not asked for twice
       const coming = source.feature(wanted, [...pictures.keys()]);
       views.set(key, coming);
       coming.then((view) => view.fresh.splice(0).forEach(([row, bitmap]) => pictures.set(row, bitmap)), () => views.delete(key));
@@ -23,21 +23,21 @@ function featurePart(app) {
   let pause = 0;
   const fetchAndDraw = latest(guarded(async (id) => {
     const view = await viewed(asked(id));
-    if (state.closed || id !== state.feature) return; // another one was chosen meanwhile
+    if (state.closed || id !== state.feature) return; // another one has been chosen
     state.view = view;
     drawGallery();
     drawFacts();
-    if (state.subject) { app.drawPicture(); app.drawSliders(); } // its heat, and its slider
+    if (state.subject) { app.drawPicture(); app.drawSliders(); } // its heat and its slider
     ui.live.textContent = `Feature ${id} ${app.caption(id)}`;
     root.dataset.feature = id;
     drawn(`feature ${id}`);
-    setTimeout(() => { // when it is on the screen
+    setTimeout(() => { // once it is on the screen
       if (state.feature !== id) return;
       if (source.chosen) source.chosen(id);
       const next = state.ids[state.ids.indexOf(id) + state.towards];
       if (next !== undefined && source.prefetch) viewed(asked(next)).catch(() => {});
       clearTimeout(pause);
-      pause = setTimeout(app.hear, 300); // not between two presses of a key
+      pause = setTimeout(app.hear, 300); // not between two key presses
     });
   }));
 
@@ -58,7 +58,7 @@ function featurePart(app) {
     const top = columns().max[state.feature] || 1e-9, tile = state.facts.tile;
     ui.empty.hidden = gallery.length > 0;
     ui.empty.textContent = columns().density_cell[state.feature]
-      ? "Active in no test picture of this choice." : "A dead feature: never active in any picture.";
+      ? "Not active in any of these test pictures." : "A dead feature: never active in any picture.";
     while (ui.tiles.children.length < gallery.length) {
       const canvas = h("canvas", { width: tile, height: tile }), button = h("button", { type: "button", className: "tile" }, canvas, h("span"));
       button.addEventListener("click", () => {
@@ -75,7 +75,7 @@ function featurePart(app) {
       if (button.hidden) return;
       const each = gallery[i], [canvas, text] = button.children, context = canvas.getContext("2d", { willReadFrequently: true });
       const reach = ui.field.checked && state.facts.radius ? (state.facts.radius * tile) / state.facts.image_size : 0;
-      const zoom = !ui.crop.checked ? 1 : reach ? Math.max(1, Math.min(CLOSE, (tile / 2 - 4) / reach)) : CLOSE; // all of the circle is seen
+      const zoom = !ui.crop.checked ? 1 : reach ? Math.max(1, Math.min(CLOSE, (tile / 2 - 4) / reach)) : CLOSE; // the whole circle is visible
       closeUp(context, each.cell, zoom);
       const map = maps.subarray(i * cells, (i + 1) * cells), alpha = state.heat ? state.alpha : 0;
       drawHeat(context, pictures.get(each.picture), map, state.facts.grid, top, alpha, state.facts.colours);
@@ -98,12 +98,12 @@ function featurePart(app) {
       button.ariaLabel = button.title =
         `${each.label}${each.predicted !== each.label ? `, taken for ${each.predicted}` : ""}: ${number(each.value)}, ` +
         `${Math.round((100 * each.value) / top)}% of this feature's maximum, in row ${each.cell[0] + 1}, column ${each.cell[1] + 1}.` +
-        (state.onBench.has(each.picture) ? " Open it on the bench." : " Not on this atlas' bench.");
+        (state.onBench.has(each.picture) ? " Open it on the bench." : " Not on this atlas's bench.");
     });
   }
 
   const CLOSE = 224 / 72;
-  function closeUp(context, cell, zoom) { // a third of the picture, around the cell
+  function closeUp(context, cell, zoom) { // about a third of the picture, around the cell
     const { width } = context.canvas;
     const [y, x] = [0, 1].map((k) => Math.min(0, Math.max(width * (1 - zoom), width / 2 - ((cell[k] + 0.5) * width * zoom) / state.facts.grid[k])));
     context.setTransform(zoom, 0, 0, zoom, x, y);
@@ -127,7 +127,7 @@ function featurePart(app) {
     ui.histogram.setAttribute("aria-label",
       `Histogram of activation: ${active.toLocaleString("en")} of ${n_cells.toLocaleString("en")} test cells active, up to ${number(top)}; counts on a logarithmic scale`);
     ui.histogramNote.textContent =
-      `${active.toLocaleString("en")} of ${n_cells.toLocaleString("en")} test cells are active; heights are logarithms of counts.`;
+      `${active.toLocaleString("en")} of ${n_cells.toLocaleString("en")} test cells are active; the counts are on a logarithmic scale.`;
   }
   function mark(value) {
     if (!ui.marker || !state.view) return;
@@ -136,7 +136,7 @@ function featurePart(app) {
     if (value !== null) { ui.marker.setAttribute("x1", x); ui.marker.setAttribute("x2", x); }
   }
 
-  const link = (id, text) => (mode === "browser" // the bench alone shows no feature
+  const link = (id, text) => (mode === "browser" // the bench alone shows no features
     ? h("button", { type: "button", className: "link", title: app.caption(id), onclick: () => show(id) }, `#${id}`, h("small", {}, ` ${text}`))
     : h("span", {}, `#${id}`, h("small", {}, ` ${text}`)));
 
@@ -150,20 +150,20 @@ function featurePart(app) {
     const there = state.subject && state.subject.active.some((each) => each.feature_id === state.feature);
     ui.suppress.disabled = !there;
     app.drawEcho();
-    ui.suppress.title = there ? "s" : "this feature is not among those of the bench's picture";
+    ui.suppress.title = there ? "s" : "this feature is not active in the picture on the bench";
   }
-  function drawMade() { // on request: it takes some seconds; what was made stays until another feature is shown
+  function drawMade() { // on request, as it takes some seconds; kept until another feature is shown
     const id = state.feature, button = h("button", { type: "button" }, "Make it");
     if (ui.made.dataset.of === String(id)) return;
     ui.made.dataset.of = id;
     button.addEventListener("click", guarded(async () => {
       button.disabled = true;
-      button.textContent = "some seconds …";
+      button.textContent = "this takes some seconds …";
       const told = await app.working(() => source.made({ feature_id: id })).catch((error) => { delete ui.made.dataset.of; drawMade(); throw error; });
       if (state.closed || id !== state.feature) return;
       const canvas = h("canvas", { width: told.bitmap.width, height: told.bitmap.height, role: "img", ariaLabel: `a picture made for feature ${id}` });
       canvas.getContext("2d").drawImage(told.bitmap, 0, 0);
-      const text = `Its middle cell reaches ${fixed(told.reached, 1)} times the feature's maximum in test pictures; one made for a random direction, ${fixed(told.random, 1)} times that direction's. It shows what the feature could answer to; the patches show what it does answer to.`;
+      const text = `Its middle cell reaches ${fixed(told.reached, 1)} times the feature's maximum in test pictures; a picture made for a random direction reaches ${fixed(told.random, 1)} times that direction's maximum. It shows what could activate the feature; the patches show what does.`;
       ui.made.replaceChildren(canvas, h("p", { className: "quiet" }, text));
       drawn(`made ${id}`);
     }));
@@ -172,7 +172,7 @@ function featurePart(app) {
   function drawFacts() {
     const id = state.feature, c = columns(), view = state.view;
     const verdict = c.verdict && c.verdict[id];
-    ui.verdict.textContent = verdict || (state.facts.has_verdicts ? "not tested: not on the frozen list" : "no verdicts yet: run notebook 05");
+    ui.verdict.textContent = verdict || (state.facts.has_verdicts ? "not tested" : "no verdicts yet: run notebook 05");
     ui.verdict.className = `badge ${verdict && verdict.startsWith("detector") ? "good" : ""}`;
     ui.verdict.title = (c.why && c.why[id] && `failed: ${c.why[id]}`) || "";
     const match = c.seed_match && c.seed_match[id];
@@ -180,10 +180,10 @@ function featurePart(app) {
     ui.stability.className = `badge ${match >= 0.7 ? "good" : ""}`;
     ui.why.textContent = (c.why && c.why[id] && `Tests failed: ${c.why[id]}.`) || "";
     const rows = [
-      ["active in", `${shown("density_cell", c.density_cell[id])}% of cells, ${shown("density_image", c.density_image[id])}% of pictures, of all splits`],
-      ["when active", `mean ${number(c.mean[id])}, maximum ${number(c.max[id])}, of all splits`],
+      ["active in", `${shown("density_cell", c.density_cell[id])}% of cells, ${shown("density_image", c.density_image[id])}% of pictures (all splits)`],
+      ["when active", `mean ${number(c.mean[id])}, maximum ${number(c.max[id])} (all splits)`],
     ];
-    if (c.suppressed) rows.push(["suppressing it", `moves its pictures' logit by ${fixed(c.suppressed[id])}; a random direction by ${fixed(c.suppressed_random[id])}`]);
+    if (c.suppressed) rows.push(["suppressing it", `changes its pictures' logit by ${fixed(c.suppressed[id])}; a random direction changes it by ${fixed(c.suppressed_random[id])}`]);
     ui.numbers.replaceChildren(...rows.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]));
     drawHistogram(view.histogram);
     if (ui.made) drawMade();
@@ -192,25 +192,25 @@ function featurePart(app) {
       const bar = h("span", { className: "scale" },
         h("span", { className: "band", style: `left:${100 * low}%;width:${100 * (high - low)}%` }),
         h("span", { className: "dot", style: `left:${100 * (each.auroc ?? 0.5)}%`, hidden: each.auroc === null }));
-      const told = each.z === null ? "too rare to be tested" : `AUROC ${fixed(each.auroc, 2)}, z ${number(each.z)}`;
+      const told = each.z === null ? "too rare to test" : `AUROC ${fixed(each.auroc, 2)}, z ${number(each.z)}`;
       return h("div", { className: "level" }, h("b", {}, each.level), h("span", {}, each.class ?? "–"), bar, h("small", {}, told));
     }));
     const { pushes } = view;
     const signed = ([name, value]) => `${name} ${value > 0 ? "+" : "−"}${fixed(Math.abs(value))}${Math.abs(value) > pushes.band ? "*" : ""}`;
     ui.pushes.replaceChildren(...(pushes ? [
       h("p", {}, h("b", {}, "up: "), pushes.up.map(signed).join(", ")), h("p", {}, h("b", {}, "down: "), pushes.down.map(signed).join(", ")),
-      h("p", { className: "quiet" }, `What the feature adds to logits, over the mean of all classes, in ${pushes.n} test pictures in which it is active. The class that a random direction of equal length moves most stays within ±${fixed(pushes.band)} for 95% of them; * is beyond that.`),
+      h("p", { className: "quiet" }, `What the feature adds to each logit, less the mean over classes, in ${pushes.n} test pictures where it is active. 95% of random directions of the same length move no class by more than ±${fixed(pushes.band)}; * marks what is beyond that.`),
     ] : [h("p", { className: "quiet" }, view.histogram.counts.some(Boolean)
-      ? "Here this takes a forward pass for each picture: the bench says it of one." : "Active in no test picture.")]));
+      ? "This network needs a forward pass for each picture: the bench does it for one." : "Active in no test picture.")]));
     ui.classes.replaceChildren(...Object.entries(view.classes).map(([level, bars]) => {
       const most = bars.length ? bars[0][1] : 1;
       return h("div", { className: "bars" }, h("b", {}, level), ...bars.map(([name, value]) =>
         h("div", {}, h("span", { className: "fill", style: `width:${(60 * value) / most}%` }), h("small", {}, `${name} ${number(value, 2)}`))));
     }));
     ui.parts.replaceChildren(state.facts.has_parts
-      ? table(["part", "AP", "chance", "goes with it"], view.parts.slice(0, 6).map((each) =>
+      ? table(["part", "AP", "chance", "lost without it"], view.parts.slice(0, 6).map((each) =>
         [words(each.part), fixed(each.ap, 2), fixed(each.prevalence, 2), percent(each.response, 0)]))
-      : h("p", { className: "quiet" }, "These are photographs: without part masks it can't be known which parts a feature follows."));
+      : h("p", { className: "quiet" }, "These pictures have no part masks: the parts that a feature follows are unknown."));
     ui.neighbours.replaceChildren(...view.neighbours.map((each) => link(each.feature_id, fixed(each.cosine, 2))));
     ui.coactive.replaceChildren(...(view.coactive.length
       ? view.coactive.map((each) => link(each.feature_id, percent(each.share, 0))) : [h("span", { className: "quiet" }, "none beyond chance")]));
@@ -218,11 +218,11 @@ function featurePart(app) {
   }
 
 
-  function buildFeature() { // the gallery, the name, what was measured
+  function buildFeature() { // the gallery, the name, the measurements
     const { facts } = state;
     ui.how = h("select", { onchange: () => { state.how = ui.how.value; show(state.feature); } }, ...options(facts.hows.map((how) => [how, HOWS[how]])));
     ui.heat = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: HEAT, oninput: () => { state.alpha = Number(ui.heat.value); state.heat = state.alpha > 0; app.redraw(); } });
-    ui.field = h("input", { type: "checkbox", onchange: app.redraw, title: "a circle that holds half of the feature's gradient in the picture" });
+    ui.field = h("input", { type: "checkbox", onchange: app.redraw, title: "it holds half of the gradient of the activation in its cell" });
     ui.crop = h("input", { type: "checkbox", onchange: app.redraw });
     ui.wrong = h("input", { type: "checkbox", onchange: () => show(state.feature) });
     ui.tiles = h("div", { className: "tiles" });
@@ -230,8 +230,8 @@ function featurePart(app) {
     const centre = h("main", {}, h("div", { className: "row" }, field("show", ui.how), field("heat", ui.heat),
       source.byClass ? field("misclassified only", ui.wrong) : null,
       field("close-ups", ui.crop), facts.radius ? field("circle: what the cell sees", ui.field) : null), ui.empty, ui.tiles,
-    h("p", { className: "quiet" }, "One scale for the feature, from 0 to its maximum in any picture of the study. Cyan: the cell that was picked. Red: misclassified. " +
-      (state.onBench.size < facts.n_pictures ? "“bench”: a click puts it there; this atlas has the others' galleries only." : "Click a picture to put it on the bench.")));
+    h("p", { className: "quiet" }, "Heat is on one scale for the feature, from 0 to its maximum in any picture of the study. Cyan: the cell with the activation given. Red: misclassified. " +
+      (state.onBench.size < facts.n_pictures ? "Click a picture marked “bench” to put it there; the other pictures are in the galleries only." : "Click a picture to put it on the bench.")));
     if (state.onBench.size < facts.n_pictures) ui.tiles.classList.add("some");
 
     ui.title = h("h2");
@@ -255,7 +255,7 @@ function featurePart(app) {
     ui.made = source.made ? h("div", { className: "made" }) : null;
     ui.neighbours = h("div", { className: "links" });
     ui.coactive = h("div", { className: "links" });
-    ui.echo = h("p", { className: "told echo" }); // the bench's outcome, where `s` was pressed
+    ui.echo = h("p", { className: "told echo" }); // the bench's outcome, beside the button for `s`
     ui.suppress = h("button", { type: "button", disabled: true, onclick: app.suppressThis, title: "s" }, "Suppress on the bench");
     const fold = (title, open, ...children) => h("details", { open }, h("summary", {}, title), ...children);
     const own = h("section", { className: "naming", ariaLabel: "the feature" },
@@ -265,14 +265,14 @@ function featurePart(app) {
     const right = h("aside", {}, ui.numbers,
       fold("Activation", true, ui.histogram, ui.histogramNote),
       ui.made ? fold("A picture made for it", false, ui.made) : null,
-      fold("Classes: AUROC on half B, grey where shuffled labels end up", true, ui.selectivity),
-      fold("Classes that it pushes up and down", true, ui.pushes),
-      fold("Mean of pictures' maxima, by class", false, ui.classes),
+      fold("Classes: AUROC on half B; grey: range of shuffled labels", true, ui.selectivity),
+      fold("Classes it pushes up and down", true, ui.pushes),
+      fold("Mean over pictures of the maximum, by class", false, ui.classes),
       fold("Parts", true, facts.has_parts ? wide(ui.parts) : ui.parts), fold("Nearest decoder directions (cosine)", true, ui.neighbours), fold("Active in the same cells (share)", true, ui.coactive));
     return { centre, own, right };
   }
 
-  // How the gallery is shown, and back to it: for links.
+  // The gallery's settings for links; galleryTo restores them.
   const controls = () => ({ show: [ui.how, "top"], heat: [ui.heat, String(HEAT)], wrong: [ui.wrong, false], close: [ui.crop, false], circle: [ui.field, false] });
   const galleryPlace = () => ({ ...placed(controls()), ...(!state.heat && { plain: "1" }) });
   function galleryTo(wanted) {

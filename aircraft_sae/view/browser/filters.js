@@ -1,4 +1,4 @@
-// Which of the listed features are left in: by part, class, tier and label, and by ranges of what was measured.
+// The list's filters: by part, class, tier and label, and by ranges of measured values.
 function filtersPart(app) {
   const { source, state, ui, columns } = app;
   function titled(name) {
@@ -7,17 +7,17 @@ function filtersPart(app) {
     return {
       feature_id: "number", density_cell: "share of cells, %", density_image: "share of pictures, %", mean: "mean when active",
       max: "maximum", part_ap: "part: average precision",
-      response: "part: share that goes with it", seed_match: "found by other seeds (cosine)", tier: "tier of the tests",
+      response: "part: share lost without it", seed_match: "match in other seeds (cosine)", tier: "tier reached",
       suppressed: "effect of suppression", suppressed_random: "effect of a random direction", rating: "your rating",
     }[name] || words(name);
   }
   const TIERS = [...[1, 2, 3].map((n) => [n, `tier ${n} or higher`]), [4, "tier 4"], [0, "none reached, or not tested"]];
   const sortable = () => Object.keys(columns()).filter((name) => columns()[name].some((value) => typeof value === "number"));
-  const tierOf = (id) => { // of the part that is filtered by, or chosen in the entrance by parts
+  const tierOf = (id) => { // for the part in the filter, or the one chosen in the tab Parts
     const of = ui.ofPart.value || (state.entrance === "part" && ui.part.value);
     return (of ? state.facts.parts[of].tier[id] : (columns().tier || [])[id]) ?? null;
   };
-  function passes(id) { // the filters, which stand beside every entrance
+  function passes(id) { // filters act in every tab
     const c = columns(), part = ui.ofPart.value, [level, ...name] = ui.ofClass.value.split("|"), tier = ui.ofTier.value, label = ui.ofLabel.value;
     if (part && c.part[id] !== part && state.facts.parts[part].tier[id] === null) return false;
     if (level && (c[`${level}/class`][id] !== name.join("|") || c.placed[id] === "none")) return false;
@@ -48,7 +48,7 @@ function filtersPart(app) {
     ui.filters = h("details", { className: "filters" }, ui.filtered, ui.ofPart, ui.ofClass, ui.ofTier, ui.ofLabel);
   }
 
-  // What is listed and how, and back to it: for links. Each is left out where it is as it was at first.
+  // The list's state for links, without what has its initial value; listTo restores it.
   const controls = () => ({
     q: [ui.search, ""], sort: [ui.sort, ui.firstSort], up: [ui.up, false], alive: [ui.alive, true], only: [ui.only, false],
     "of-part": [ui.ofPart, ""], "of-class": [ui.ofClass, ""], "of-tier": [ui.ofTier, ""], "of-label": [ui.ofLabel, ""],
@@ -85,7 +85,7 @@ function filtersPart(app) {
     const entrance = wanted.in || (wanted.pair || wanted.class ? "class" : wanted.part ? "part" : "features");
     app.setEntrance(ui.panels[entrance] ? entrance : "features");
     if (wanted.pair && source.pair) await app.comparePair(...wanted.pair.split("|"));
-    return lost.length ? [`left out of the link, since this study lacks it: ${lost.join(", ")}`] : [];
+    return lost.length ? [`this study does not have what the link asks for: ${lost.join(", ")}`] : [];
   }
 
   Object.assign(app, { buildFilters, chosen, listPlace, listTo, passes, range, sortable, titled });

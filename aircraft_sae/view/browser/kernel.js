@@ -1,4 +1,4 @@
-// The browser's and the bench's source: what the front end (app.js) asks of a kernel (widgets.py), by messages.
+// The front end's source in a notebook: it asks the kernel (widgets.py) by messages.
 export default { render({ model, el }) {
   let last = 0, hears = null;
   const waiting = new Map();
@@ -19,9 +19,9 @@ export default { render({ model, el }) {
   const bitmap = (view) => createImageBitmap(new Blob([bytes(view)], { type: "image/jpeg" }));
   const bitmaps = (rows, files) => Promise.all(rows.map(async (row, i) => [row, await bitmap(files[i])]));
   const subject = async ([result, [picture]]) => ({ ...result, bitmap: await bitmap(picture) });
-  const small = async (file) => { // JupyterLab's connection breaks at a message of 10 MB
+  const small = async (file) => { // JupyterLab's connection breaks at messages of 10 MB
     if (file.size < 4e6) return file.arrayBuffer();
-    const fail = () => { throw new Error(`${file.name} cannot be used: it is no picture`); };
+    const fail = () => { throw new Error(`${file.name} cannot be used: it is not a picture`); };
     const whole = await createImageBitmap(file).catch(fail);
     const share = Math.min(1, 2048 / Math.max(whole.width, whole.height));
     const [width, height] = [whole.width, whole.height].map((size) => Math.ceil(share * size));
@@ -34,9 +34,10 @@ export default { render({ model, el }) {
     byClass: true, prefetch: true,
     overview: async () => {
       const at = model.get("at");
-      model.set("at", ""); // another view begins where this one is
+      model.set("at", ""); // another view starts where this one is
       model.save_changes();
-      return { ...(await ask("overview"))[0], feature: model.get("feature_id"), at };
+      const [[facts], [labels]] = await Promise.all([ask("overview"), ask("heard")]);
+      return { facts, labels, feature: model.get("feature_id"), at };
     },
     feature: async (wanted, known) => {
       const [view, [maps, ...files]] = await ask("feature", { ...wanted, known });
@@ -44,7 +45,7 @@ export default { render({ model, el }) {
     },
     made: async (given) => subject(await ask("made", given)),
     pictures: async (rows) => bitmaps(rows, (await ask("pictures", { rows }))[1]),
-    open: async (row) => subject(await ask("open", { row })),
+    open: async (key) => subject(await ask("open", { key })),
     upload: async (file) => subject(await ask("upload", { name: file.name }, [await small(file)])),
     change: async (given) => (await ask("change", given))[0],
     blur: async (given) => subject(await ask("blur", given)),
@@ -52,14 +53,14 @@ export default { render({ model, el }) {
       const [told, adds] = await ask("regions"), [features, random] = adds.map((each) => new Float32Array(bytes(each)));
       return { ...told, features, random };
     },
-    against: async (given) => (await ask("against", given))[0],
+    against: async ({ key, name }) => (await ask("open", { key, against: name }))[0],
     effect: async (given) => (await ask("effect", given))[0],
     link: (place, like) => `FeatureBrowser(study, like="${like}", at="${place}")`,
     flip: async (given) => (await ask("flip", given))[0],
     pair: async (given) => (await ask("pair", given))[0],
     export: async (told) => { hears = told; return (await ask("export"))[0]; },
     label: async (given) => (await ask("label", given))[0],
-    heard: async (given) => (await ask("heard", given))[0],
+    heard: async () => (await ask("heard"))[0],
     chosen: (id) => { model.set("feature_id", id); model.save_changes(); },
   };
   const app = AircraftApp.mount(el, source, model.get("mode"));

@@ -1,10 +1,10 @@
-// What is done to the bench's picture: its features multiplied, the class that the margin is against, the fewest features
-// that flip it; and what the network makes of that, beside its controls.
+// The bench's controls: sliders for features, the class for the margin, the smallest flip; and the logits that result,
+// beside the controls' logits.
 function leversPart(app) {
   const { mode, root, source, state, ui, drawn, fail, guarded, working } = app;
   const against = latest(guarded((name) => working(async () => { // another class for the margin
     const { subject } = state;
-    ui.against.value = subject.other; // until it is known
+    ui.against.value = subject.other; // until the answer comes
     const told = await source.against({ key: subject.key, name });
     if (state.subject !== subject) return;
     Object.assign(subject, told);
@@ -15,28 +15,28 @@ function leversPart(app) {
     if (state.entrance === "picture") app.showList();
     drawn(`against ${name}`);
   })));
-  const overPictures = guarded(() => working(async () => { // this feature, these two classes, all their pictures
+  const overPictures = guarded(() => working(async () => { // this feature in all pictures of these two classes
     const { subject, feature } = state, [one, two] = [subject.own, subject.other];
     const found = await source.effect({ feature_id: feature, one, two });
     if (state.subject !== subject || state.feature !== feature || subject.other !== two) return;
     const told = ({ value, low, high }) => `${fixed(value)} [${fixed(low)}, ${fixed(high)}]`;
     tellEffect(feature,
-      `Suppressing #${feature} wholly, whatever the sliders say, changes the margin of the true class over the other of ${one} and ${two} by ${told(found.effect)} in ${found.effect.n} test pictures; ` +
-      `as much of a random direction by ${told(found.random)}. It changes most in `,
+      `Suppressing #${feature} fully, whatever the sliders say, changes the margin of the true class over the other (${one}, ${two}) by ${told(found.effect)} in ${found.effect.n} test pictures; ` +
+      `a random direction changes it by ${told(found.random)}. The largest changes are in `,
       ...found.pictures.flatMap(({ picture, label, change }, i) => {
         const said = [`${label}, picture ${picture}`, h("small", {}, ` ${fixed(change, 2)}`)], other = label === one ? two : one;
         return [i ? "; " : "", state.onBench.has(picture) ? h("button", { type: "button", className: "link", onclick: () => reopen(picture, other, feature) }, ...said)
-          : h("span", { title: "not among the bench's pictures here" }, ...said)];
+          : h("span", { title: "this atlas does not have it on the bench" }, ...said)];
       }),
     );
     drawn("effect");
   }));
 
-  function tellEffect(feature = null, ...said) { // of which feature it is, for links
+  function tellEffect(feature = null, ...said) { // for links: the feature that the text is about
     state.told = feature;
     ui.effectText.replaceChildren(...said);
   }
-  async function reopen(picture, other, feature) { // with the feature suppressed, and the list that it was chosen from
+  async function reopen(picture, other, feature) { // with the feature suppressed; the text stays
     const kept = [...ui.effectText.childNodes];
     await app.benchTo({ picture, against: other, x: `${feature}:0` });
     tellEffect(feature, ...kept);
@@ -76,11 +76,11 @@ function leversPart(app) {
     setSliders();
     const n = state.subject.n_active, most = Math.min(MOST_SLIDERS, state.subject.active.length);
     ui.slidersText.textContent = n
-      ? `${n} feature${n > 1 ? "s are" : " is"} active here${n > most ? `; below the ${most} whose suppression moves the margin most${ids.length > most ? ", after those in hand" : ""}` : ""}.` +
-        (state.facts.switches ? " Switch one off at a time: forward passes gave what then comes out." : "")
+      ? `${n} feature${n > 1 ? "s are" : " is"} active here${n > most ? `; these are the ${most} whose suppression changes the margin most${ids.length > most ? ", after those in use" : ""}` : ""}.` +
+        (state.facts.switches ? " Switch off one at a time: the results are from forward passes." : "")
       : "No feature is active in this picture.";
   }
-  function setSliders() { // rows stay where they are: one of them may be under the hand
+  function setSliders() { // rows stay in place: one of them may be under the pointer
     for (const row of ui.sliders.children) {
       const [, , slider, value] = row.children, factor = state.multipliers.get(Number(row.dataset.id)) ?? 1;
       slider.value = factor;
@@ -100,7 +100,7 @@ function leversPart(app) {
   const changeSoon = latest(guarded(async () => {
     const { subject } = state, cells = app.limited().map((key) => key.split(",").map(Number));
     const after = await source.change({ key: subject.key, multipliers: Object.fromEntries(state.multipliers), ...(cells.length && { cells }) });
-    if (state.subject !== subject) return; // another picture meanwhile
+    if (state.subject !== subject) return; // another picture has been opened
     Object.assign(state, { after: { ...after, n: cells.length }, blurring: false });
     drawLogits();
     drawn("logits");
@@ -118,7 +118,7 @@ function leversPart(app) {
   function suppressThis() {
     if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));
     if (!state.subject.active.some((each) => each.feature_id === state.feature)) {
-      return fail(new Error(`feature ${state.feature} is not ${source.upload ? "active in the bench's picture" : "among those that this atlas has of the bench's picture"}`));
+      return fail(new Error(`feature ${state.feature} is not ${source.upload ? "active in the picture on the bench" : "among those that this atlas has for the picture on the bench"}`));
     }
     multiply(state.feature, state.multipliers.get(state.feature) === 0 ? 1 : 0);
   }
@@ -127,9 +127,9 @@ function leversPart(app) {
     const { subject, after, blurred } = state, classes = subject.classes;
     const kinds = [["as it is", subject.before], ["features changed", after.after], ["random directions", after.random],
       ["reconstruction only", subject.reconstruction]];
-    if (source.blur) kinds.push(["cells blurred", blurred && blurred.logits], ["as much blurred elsewhere", blurred && blurred.elsewhere]);
-    // rows and outcome are of what was changed last
-    const [what, made, control, other_] = state.blurring ? ["Cells blurred", blurred.logits, "as much elsewhere", blurred.elsewhere]
+    if (source.blur) kinds.push(["cells blurred", blurred && blurred.logits], ["other cells blurred", blurred && blurred.elsewhere]);
+    // rows and outcome show the last change
+    const [what, made, control, other_] = state.blurring ? ["Cells blurred", blurred.logits, "other cells", blurred.elsewhere]
       : ["Features changed", after.after, "random directions", after.random];
     const best = (logits) => logits.map((value, i) => [value, i]).sort((a, b) => b[0] - a[0]).map(([, i]) => i);
     const true_ = subject.label ? classes.indexOf(subject.label) : -1, [winner] = best(subject.before);
@@ -156,7 +156,7 @@ function leversPart(app) {
     ui.margin.textContent = `Margin ${classes[own]} − ${classes[other]}: ${margin(subject.before)}` + (changed ? ` → ${margin(made)}${other_ ? `; ${control}: ${margin(other_)}` : ""}.` : ".");
     drawEcho();
   }
-  function drawEcho() { // beside the button for `s`: in the panel of a feature that was changed, not in another's
+  function drawEcho() { // beside the button for `s`, in the panel of a feature that was changed
     if (!ui.echo) return;
     const own = state.subject && (state.blurring || state.multipliers.has(state.feature)), what = state.blurring ? "Cells blurred" : "Features changed";
     const which = state.blurring ? what : [...state.multipliers].slice(0, 4).map(([id, factor]) => `#${id} ×${factor}`).join(", ") + (state.multipliers.size > 4 ? ", …" : "");
@@ -170,7 +170,7 @@ function leversPart(app) {
     if (state.subject !== subject) return;
     if (n) {
       state.multipliers = new Map(found.features.map((id) => [id, 0]));
-      ui.limitOn.checked = false; // it is of all cells
+      ui.limitOn.checked = false; // a flip acts in all cells
       app.brushes();
       app.drawPicture();
       drawSliders();
@@ -180,11 +180,11 @@ function leversPart(app) {
       ? `Suppressing ${n} feature${n > 1 ? "s" : ""} (${found.features.map((id) => `#${id}`).join(", ")}) turns ${found.before} into ` +
         `${found.after}. A forward pass of the whole network ${found.verified ? "agrees" : "disagrees"}` +
         `${found.needed ? `; putting ${n > 1 ? "any of them" : "it"} back undoes it.` : "."}`
-      : "No set of features was found whose suppression changes the prediction.";
+      : "No set of features was found that changes the prediction when suppressed.";
     drawn("flip");
   }));
 
-  function buildLevers() { // {buttons, told: what came out, details: sliders and the table}
+  function buildLevers() { // {buttons, told: the outcome, details: sliders and the table}
     ui.sliders = h("div", { className: "sliders" });
     ui.slidersText = h("p", { className: "quiet" });
     ui.logits = h("table", { className: "logits" });
@@ -196,7 +196,7 @@ function leversPart(app) {
     ui.effectText = h("p", { className: "effect" });
     ui.over = h("button", { type: "button", onclick: overPictures, hidden: !source.effect || mode === "bench" || !state.facts.level, title: "suppress this feature in all test pictures of the two classes of the margin" }, "In all pictures of both classes");
     ui.flip = h("button", { type: "button", onclick: flip, hidden: !source.flip }, "Minimal flip");
-    ui.flip.title = "the fewest features whose suppression changes the prediction, whatever was changed before";
+    ui.flip.title = "the smallest set of features found that changes the prediction when suppressed; earlier changes are undone";
     return {
       buttons: [ui.flip, h("button", { type: "button", onclick: resetBench }, "Reset"), field("margin against", ui.against), ui.over],
       told: h("div", { className: "outcomes" }, ui.outcome, ui.margin, ui.flipText, ui.effectText),
@@ -204,7 +204,7 @@ function leversPart(app) {
     };
   }
   function chooseOther(name) {
-    root.focus({ preventScroll: true }); // so that `s` is no search in the list of classes
+    root.focus({ preventScroll: true }); // so that the key `s` does not search the list of classes
     return against(name);
   }
 

@@ -1,20 +1,20 @@
-// What there is to choose from: the list of features, its filters, and its entrances by part, by picture and by class.
+// The list of features, and its tabs: all of them, by part, by picture and by class.
 function listPart(app) {
   const { root, source, state, ui, drawn, guarded, columns, chosen, passes, sortable, titled } = app;
   const ofMeant = (id) => Math.max(...state.meant.map((part) => state.facts.parts[part].ap[id] ?? -1));
   const valueOf = (name, id) => name === "part_ap" && state.meant.length ? (ofMeant(id) < 0 ? null : ofMeant(id)) : (name === "rating" ? (state.labels[id] || {}).rating || null : columns()[name][id]);
 
   const plain = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
-  const has = (text, word) => text.includes(word) || (word.endsWith("s") && text.includes(word.slice(0, -1))); // wheels, too
+  const has = (text, word) => text.includes(word) || (word.endsWith("s") && text.includes(word.slice(0, -1))); // plurals, too
   const named = (part) => `${words(part)} ${SYNONYMS[part] || ""}`;
-  const ofParts = new Map(); // words of the parts that a feature is among the ten best of
+  const ofParts = new Map(); // names of the parts that a feature is among the ten best for
   function fillParts() {
     for (const [part, { ap }] of Object.entries(state.facts.parts)) {
       const best = state.all.filter((id) => ap[id] !== null).sort((a, b) => ap[b] - ap[a]).slice(0, 10);
       best.forEach((id) => ofParts.set(id, `${ofParts.get(id) || ""} ${named(part)}`));
     }
   }
-  function said(id) { // what the search looks through
+  function said(id) { // the text that the search covers
     const own = state.labels[id] || {}, c = columns();
     const parts = [`#${id}`, own.label, own.note, c.part && c.part[id], ofParts.get(id), c.verdict && c.verdict[id]];
     return parts.concat(state.facts.levels.map((level) => c[`${level}/class`][id])).filter(Boolean).join(" ");
@@ -50,7 +50,7 @@ function listPart(app) {
         if (!search.every((word) => has(text, word))) return false;
       }
       return ranges.every(([name, low, high]) => {
-        const value = valueOf(name, id), seen = Number(shown(name, value)); // as a person reads it in the list
+        const value = valueOf(name, id), seen = Number(shown(name, value)); // as the list shows it
         return value !== null && (low === null || seen >= low) && (high === null || seen <= high);
       });
     });
@@ -62,7 +62,7 @@ function listPart(app) {
     });
   }
 
-  function caption(id) { // the same wherever it stands, however the list is sorted
+  function caption(id) { // the same everywhere, however the list is sorted
     const own = state.labels[id] || {}, c = columns();
     if (own.label) return own.label;
     if (c.verdict && /^(detector|follows)/.test(c.verdict[id])) return c.verdict[id];
@@ -108,13 +108,13 @@ function listPart(app) {
       button.dataset.id = id;
       name.textContent = `#${id}`;
       text.textContent = caption(id);
-      text.title = text.textContent.endsWith("?") ? "a guess from what was measured, nobody's label" : "";
+      text.title = text.textContent.endsWith("?") ? "a guess from measurements, not a label" : "";
       value.textContent = beside(id);
       button.setAttribute("aria-current", id === state.feature ? "true" : "false");
     });
     rove(ids.indexOf(state.feature));
     const current = ui.list.children[ids.indexOf(state.feature)];
-    if (current && !keepPage) { // into the list's view, without moving the page
+    if (current && !keepPage) { // scroll the list, not the page
       const { offsetTop: top, offsetHeight: tall } = current, { scrollTop, clientHeight } = ui.list;
       if (top < scrollTop || top + tall > scrollTop + clientHeight) ui.list.scrollTop = top - clientHeight / 2;
     }
@@ -122,12 +122,12 @@ function listPart(app) {
     ui.filtered.textContent = chosen() ? `Filters: ${state.hidden.toLocaleString("en")} left out` : "Filters";
     ui.count.textContent = state.ids.length
       ? `${state.page * PAGE + 1}–${state.page * PAGE + ids.length} of ${state.ids.length.toLocaleString("en")}${more ? `, of ${state.subject.n_active} active` : ""}`
-      : state.hidden ? "none passes the filters" : state.entrance === "part" ? "no feature was scored so" : state.entrance === "class" ? "no feature is selective for it" : `no feature is like that${ui.alive.checked && state.entrance === "features" ? ", dead ones left out" : ""}`;
+      : state.hidden ? "no feature passes the filters" : state.entrance === "part" ? "no feature has this score" : state.entrance === "class" ? "no feature is selective for this class" : `no feature matches${ui.alive.checked && state.entrance === "features" ? "; dead ones are hidden" : ""}`;
     ui.back.disabled = state.page === 0;
     ui.forth.disabled = state.page >= n - 1;
   }
 
-  function rove(at) { // one of the list's buttons can be tabbed to; up and down go to the others
+  function rove(at) { // Tab stops at one button of the list; up and down move to the others
     [...ui.list.children].forEach((item, i) => { item.firstChild.tabIndex = i === Math.max(0, at) ? 0 : -1; });
   }
   function roam(event) {
@@ -144,7 +144,7 @@ function listPart(app) {
     if (!state.ids.length) return;
     state.towards = by;
     const n = state.ids.length, at = state.ids.indexOf(state.feature), left = state.ids[state.at] !== state.last;
-    const from = at < 0 ? state.at - (by > 0 && left ? 1 : 0) : at; // where one left the list, the next one stands
+    const from = at < 0 ? state.at - (by > 0 && left ? 1 : 0) : at; // if the feature has left the list, the next one took its place
     return app.show(state.ids[(from + by + n) % n]);
   }
   const random = () => state.ids.length && app.show(state.ids[Math.floor(Math.random() * state.ids.length)]);
@@ -157,7 +157,7 @@ function listPart(app) {
       tab.tabIndex = tab.dataset.name === name ? 0 : -1;
     }
     Object.entries(ui.panels).forEach(([own, panel]) => { panel.hidden = own !== name; });
-    const first = name === "picture"; // the picture comes first, where it is what one chose
+    const first = name === "picture"; // in the tab Picture, the bench comes first
     if ((ui.bench.nextSibling === ui.panes) !== first) ui.panes[first ? "before" : "after"](ui.bench);
     state.page = state.at = ui.list.scrollTop = 0;
     showList();
@@ -183,7 +183,7 @@ function listPart(app) {
     ui.pairText.replaceChildren(wide(table(["feature", "margin", "interval", "random"], state.pair.map((each) =>
       [app.link(each.feature_id, ""), fixed(each.value, 3), `${fixed(each.low, 3)} to ${fixed(each.high, 3)}`, fixed(each.random, 3)]))),
     h("button", { type: "button", onclick: classChosen }, "back to the class"),
-    h("p", { className: "quiet" }, `Change of the true class's logit less the other's when the feature is suppressed: chosen on half A, measured on ${state.pair.length ? state.pair[0].n : 0} pictures of half B; random: as much of a random direction.`));
+    h("p", { className: "quiet" }, `Change of the margin (true class minus the other) when the feature is suppressed. Features are chosen on half A and measured on ${state.pair.length ? state.pair[0].n : 0} pictures of half B. Random: the same edit along a random direction.`));
     state.page = 0;
     showList();
     drawn("pair");
@@ -196,14 +196,14 @@ function listPart(app) {
     setEntrance("part");
     return state.ids.length ? app.show(state.ids[0]) : undefined;
   }
-  function searched() { // parts that the words mean are offered
+  function searched() { // offer the parts that the words mean
     const asked = plain(ui.search.value).split(/\s+/).filter((word) => word.length > 2);
     const meant = asked.length ? Object.keys(state.facts.parts).filter((part) => asked.every((word) => has(plain(named(part)), word))) : [];
     state.meant = meant;
     ui.meant.replaceChildren(...meant.map((part) => h("button", { type: "button", onclick: () => choosePart(part) }, `all features by ${words(part)}`)));
     filtered();
   }
-  function turn(event) { // arrows on a tab go to the tab beside it
+  function turn(event) { // arrow keys move between tabs
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key], tabs = [...ui.tabs.children];
     if (!by) return;
     event.preventDefault();
@@ -213,7 +213,7 @@ function listPart(app) {
     next.focus();
   }
 
-  function buildList() { // the header and what is left of the gallery
+  function buildList() { // the header, and the column left of the gallery
     const { facts } = state;
     const parts = Object.keys(facts.parts), entrances = [["features", "Features"], ["picture", "Picture"]];
     if (parts.length) entrances.splice(1, 0, ["part", "Parts"]);
@@ -240,7 +240,7 @@ function listPart(app) {
       } });
     ui.meant = h("div", { className: "row" });
     ui.part = h("select", { onchange: () => choosePart() }, ...options(parts.map((part) => [part, words(part)])));
-    const known = [["ap", "average precision"], ["tier", "tier of the tests"], ["response", "share that goes when the part does"]]
+    const known = [["ap", "average precision"], ["tier", "tier reached"], ["response", "share lost without the part"]]
       .filter(([name]) => parts.some((part) => facts.parts[part][name].some((value) => value !== null)));
     ui.partSort = h("select", { onchange: () => choosePart() }, ...options(known));
     ui.sort = h("select", { ariaLabel: "sort by", onchange: filtered }, ...options([...sortable(), "rating"].map((name) => [name, titled(name)])));
@@ -253,14 +253,14 @@ function listPart(app) {
     ui.help = h("dialog", { onclose: () => root.focus({ preventScroll: true }) }, h("h3", {}, "Keys"), table(["key", "what it does"], KEYS.map(([key, text]) => [h("kbd", {}, key), text])),
       h("h3", {}, "Words"), h("dl", {}, ...WORDS.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])),
       h("button", { type: "button", onclick: () => ui.help.close() }, "Close"));
-    const bar = h("progress", { ariaLabel: "share of the atlas that is written" }), told = h("span", {});
+    const bar = h("progress", { ariaLabel: "progress of the atlas" }), told = h("span", {});
     ui.exported = h("p", { className: "quiet", hidden: true }, bar, told);
     const exporting = guarded(async (event) => {
       const button = event.target;
       button.disabled = true;
       ui.exported.hidden = false;
       Object.assign(bar, { value: 0, hidden: false });
-      told.textContent = " The atlas is being written. The kernel does nothing else meanwhile.";
+      told.textContent = " The atlas is being written. The kernel is busy meanwhile.";
       try {
         const { path } = await source.export((done) => { bar.value = done; });
         told.textContent = `The atlas is in ${path}. Open its index.html, or send ${path}.zip.`;
@@ -274,8 +274,8 @@ function listPart(app) {
       h("button", { type: "button", onclick: () => step(-1), title: "previous (←)" }, "← Previous"),
       h("button", { type: "button", onclick: () => step(1), title: "next (→)" }, "Next →"),
       h("button", { type: "button", onclick: random, title: "random (r)" }, "Random"), field("go to", ui.go),
-      h("button", { type: "button", onclick: app.copyLink, title: "to this feature, picture and bench" }, "Copy link"),
-      source.export ? h("button", { type: "button", onclick: exporting, title: "write all features and this bench as a folder of pages that need no kernel" }, "Export the atlas") : null,
+      h("button", { type: "button", onclick: app.copyLink, title: "a link to this feature, picture and bench" }, "Copy link"),
+      source.export ? h("button", { type: "button", onclick: exporting, title: "write all features and the bench to a folder of pages that need no kernel" }, "Export the atlas") : null,
       app.beside ? h("button", { type: "button", onclick: () => app.beside(), title: "a second browser beside this one" }, "Side by side") : null,
       h("button", { type: "button", onclick: () => ui.help.showModal(), title: "keys (?)", ariaLabel: "keys" }, "?"), ui.exported);
 
@@ -295,7 +295,7 @@ function listPart(app) {
       h("button", { type: "button", onclick: () => { ui.ranges.append(app.range()); } }, "+ filter")), ui.ranges);
     if (parts.length) ui.panels.part = panel("part", field("part", ui.part), field("ranked by", ui.partSort));
     ui.panels.picture = panel("picture", h("p", { className: "quiet" },
-      "Features active in the bench's picture, and beside each the change of the margin when it is suppressed; or those in the cell that you click, and their activations there."),
+      "Features active in the picture on the bench, with the change of the margin when each is suppressed. Click a cell for the features active there, with their activations."),
       h("button", { type: "button", onclick: () => { state.cell = null; showList(); if (state.subject) app.drawPicture(); drawn("list"); } }, "whole picture"));
     ui.level = h("select", { onchange: () => { fillClasses(); classChosen(); } }, ...options(facts.levels.map((level) => [level, level])));
     ui.className = h("select", { onchange: classChosen });

@@ -1,10 +1,10 @@
-// What a person says of a feature: label, note, rating; saved while they type, and heard from others.
+// Labels, notes and ratings: saved while you type, and updated with what others write.
 function namingPart(app) {
   const { mode, source, state, ui, drawn, guarded } = app;
   const unsaved = new Map();
   let waiting = null;
   const saidOf = (id) => state.labels[id] || { label: "", note: "", rating: 0 };
-  function drawLabel() { // at once, so that what is typed next belongs to the feature that is named
+  function drawLabel() { // at once, so that typing goes to the feature that is named
     const { label, note, rating } = unsaved.get(state.feature) || saidOf(state.feature);
     ui.title.textContent = `Feature ${state.feature}`;
     ui.label.value = label;
@@ -32,7 +32,7 @@ function namingPart(app) {
     try {
       if (Object.keys(changed).length) {
         state.labels = { ...state.labels, [id]: given };
-        Object.assign(state, await source.label({ feature_id: id, ...changed }));
+        state.labels = await source.label({ feature_id: id, ...changed });
         told = "saved";
       }
     } catch (error) { // kept, and tried again when the feature changes
@@ -45,11 +45,12 @@ function namingPart(app) {
     if (state.subject) app.drawSliders(); // its caption
     drawn(`label ${id}`);
   });
-  const hear = latest(guarded(async () => { // what others wrote meanwhile
+  const hear = latest(guarded(async () => { // what others have written
     if (!source.heard || mode === "bench" || !state.facts) return;
-    const before = state.labels, { labels, stamp } = await source.heard({ stamp: state.stamp });
-    if (!labels || state.labels !== before || state.closed) return; // nothing new, or a label of ours on its way
-    Object.assign(state, { labels, stamp });
+    const before = state.labels, labels = await source.heard();
+    if (state.labels !== before || state.closed) return; // a label of ours is on its way
+    if (JSON.stringify(labels) === JSON.stringify(before)) return;
+    state.labels = labels;
     app.showList(true);
     if (!unsaved.has(state.feature)) drawLabel();
     if (state.subject) app.drawSliders();

@@ -1,12 +1,12 @@
-// Which part of the aircraft a linear head names in each cell: of the picture as it is, with features changed, and with
-// random directions in their place. The head is linear in a cell's acts, so that all of it is worked out here.
-const PART_COLOURS = [ // twelve that stay apart for the colour-blind: Krzywinski, mk.bcgsc.ca/colorblind
+// The part of the aircraft that a linear head names in each cell: as it is, with features changed, and with random
+// directions in their place. The head is linear in a cell's acts, so all of this is computed here.
+const PART_COLOURS = [ // twelve that colour-blind people can tell apart: Krzywinski, mk.bcgsc.ca/colorblind
   "#008df9", "#ffc33b", "#e20134", "#00fccf", "#8400cd", "#ff6e3a", "#009f81", "#ffb2fd", "#9f0162", "#00c2f9", "#a40122", "#ff5aaf",
 ];
 const partColour = (region) => PART_COLOURS[(region - 1) % PART_COLOURS.length];
 
-// The head's logits of each cell: those of the acts as they are, and (m - 1) f times what a unit of a feature adds to
-// them. seen: {cells, regions}; adds: (features, regions); multipliers: {feature: m}; acts(i): whether those of cell i change.
+// The head's logits for each cell: the original ones plus (m - 1) f times what a unit of each feature adds.
+// seen: {cells, regions}; adds: (features, regions); multipliers: {feature: m}; acts(i): whether cell i changes.
 function regionLogits({ cells, regions }, adds, multipliers, acts = () => true) {
   return regions.map((logits, i) => {
     const made = Float64Array.from(logits), n = made.length;
@@ -21,7 +21,7 @@ const named = (logits) => logits.map((each) => each.indexOf(Math.max(...each)));
 
 function regionsPart(app) {
   const { state, ui } = app;
-  let at = null; // the cell that is told
+  let at = null; // the cell whose names are shown
   function drawRegions() {
     const { head, subject, blurred, multipliers, facts } = state;
     if (!head || !subject) return;
@@ -44,7 +44,7 @@ function regionsPart(app) {
       ["cells named differently", "", differ[0], n ? differ[1] : "–"]]).children);
     tell(names);
   }
-  function drawNamed(context, bitmap, own, changed) { // grey, with the colour of its part on each cell
+  function drawNamed(context, bitmap, own, changed) { // grey, with each cell in the colour of its part
     const { width, height } = context.canvas, { grid } = state.facts;
     context.globalCompositeOperation = "source-over";
     context.drawImage(bitmap, 0, 0, width, height);
@@ -65,13 +65,13 @@ function regionsPart(app) {
   }
   function tell(names) {
     const [before, after] = at ? names.map((own) => words(state.head.names[own[at[0] * state.facts.grid[1] + at[1]]])) : [];
-    ui.regionText.textContent = at ? `Row ${at[0] + 1}, column ${at[1] + 1}: ${before}${before === after ? ", unchanged" : `, now ${after}`}.` : "Point at a cell for its names. Cells that change have a white border.";
+    ui.regionText.textContent = at ? `Row ${at[0] + 1}, column ${at[1] + 1}: ${before}${before === after ? ", unchanged" : `, now ${after}`}.` : "Point at a cell to see its names. Cells that change have a white border.";
   }
   function moveTo(cell) {
     at = cell;
     if (state.subject) drawRegions();
   }
-  function buildRegions() { // nothing where no head names parts
+  function buildRegions() { // nothing without a head
     if (!state.head) return null;
     ui.regions = [0, 1].map(() => {
       const canvas = h("canvas", { width: 224, height: 224, tabIndex: 0 });
@@ -88,7 +88,7 @@ function regionsPart(app) {
     ui.regionCounts = h("table");
     const counts = h("div", { className: "wide counts", tabIndex: 0, role: "group", ariaLabel: "cells of each part" }, ui.regionCounts);
     return h("section", { className: "regions", ariaLabel: "segmentation" },
-      h("div", { className: "maps" }, ...ui.regions.map(({ canvas, caption }) => h("figure", {}, caption, canvas))), h("div", {}, h("h4", { title: "by its activations alone: a guess, not what is there" }, "Part that a linear head names in each cell"), ui.regionText, counts));
+      h("div", { className: "maps" }, ...ui.regions.map(({ canvas, caption }) => h("figure", {}, caption, canvas))), h("div", {}, h("h4", { title: "a guess from the activations, not the true part" }, "The part that a linear head names in each cell"), ui.regionText, counts));
   }
 
   Object.assign(app, { buildRegions, drawRegions });
