@@ -171,7 +171,7 @@ def test_controls_are_as_long_as_the_feature_and_no_two_alike(drawn, made):
     """And a control's arm is the mean over its directions, by the slow way."""
     (acts, _), (folder, saes) = drawn, made
     head, direction = CellHead.open(folder / "segmentation"), 2.5 * torch.eye(D)[1]
-    ways = manipulation.in_its_place(direction, 1, head, acts, torch.eye(D)[[5]])
+    ways = manipulation.control_directions(direction, 1, head, acts, torch.eye(D)[[5]])
     assert {name: len(each) for name, each in ways.items()} == {
         "random direction": manipulation.N_RANDOM, "isotropic direction": manipulation.N_RANDOM, "probe": 1,
         "random feature": 1,
@@ -184,7 +184,7 @@ def test_controls_are_as_long_as_the_feature_and_no_two_alike(drawn, made):
     x = torch.from_numpy(np.float32(acts.acts[acts.images["image"] == row["image"]])).view(-1, D)
     f = saes["feature"].encode(x).dense()[:, int(knob["feature_id"])]
     own = saes["feature"].W_dec[int(knob["feature_id"])].detach()
-    drawn_ = manipulation.in_its_place(own, 1, head, acts, None)["random direction"]
+    drawn_ = manipulation.control_directions(own, 1, head, acts, None)["random direction"]
     before = head.logits(x).argmax(1)
     made_ = [head.logits(x + (-2 * knob["top"] - f)[:, None] * each).argmax(1) for each in drawn_]
     changed = torch.stack([(each != before)[before != 1].float().mean() for each in made_]).mean()
