@@ -1,6 +1,7 @@
-"""Features as knobs in a second task: planted knobs, slow loops, and edits of scenes."""
+"""Features as knobs in a second task: planted knobs, slow loops, scene edits."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -18,23 +19,14 @@ from aircraft_sae.hangar.scene import Scene, sample
 from aircraft_sae.pictures.scenes import LEAST_PIXELS
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.studies import manipulation
-from aircraft_sae.studies.manipulation import (
-    CellHead,
-    agreement,
-    beyond,
-    cell_regions,
-    choose_knobs,
-    ious,
-    macro,
-    on_target,
-)
+from aircraft_sae.studies.manipulation import CellHead, agreement, beyond, choose_knobs, ious, macro, on_target
 
 GRID, D, PARTS_HERE = (4, 4), 8, ("fin", "wing", "engine")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures of which each cell shows one region; fingerprint: for digests."""
+    """Pictures in which each cell shows one region."""
 
     shown: dict
     region_names: tuple = PARTS_HERE
@@ -86,13 +78,12 @@ def made(drawn, tmp_path_factory):
     return folder, saes
 
 
-def test_a_cell_is_of_the_part_that_fills_most_of_it_and_else_background():
+def test_a_cell_shows_the_part_that_fills_most_of_it_or_background():
     coverage = np.array([[0.2, 0.04], [0.1, 0.3], [0.0, 0.0], [0.5, 0.5]])
-    assert cell_regions(coverage).tolist() == [0, 2, 0, 1]
+    assert manipulation.cell_regions(coverage).tolist() == [0, 2, 0, 1]
 
 
-def test_iou_is_scikit_learns(drawn, made):
-    """Of whole cells; and drawing each picture once changes nothing."""
+def test_iou_of_whole_cells_is_scikit_learns(drawn, made):
     acts, pictures = drawn
     rows = acts.rows("test")
     truth = np.stack([pictures.shown[name] for name in acts.images["image"].iloc[rows]]).ravel()
@@ -103,10 +94,8 @@ def test_iou_is_scikit_learns(drawn, made):
     np.testing.assert_allclose(ious(own, np.ones((2, 40))), np.stack([ious(own)] * 2))
     assert (ious(ceiling) == 1).all() and head.names == ["background", *PARTS_HERE]
     scores = manipulation.segmentation_scores(made[0] / "segmentation")
-    assert (
-        scores["miou"]["value"] == pytest.approx(ious(own)[1:].mean())
-        and scores["miou_of_grid_ceiling"]["value"] > 0.95
-    )
+    assert scores["miou"]["value"] == pytest.approx(ious(own)[1:].mean()) and scores["miou_right"]["value"] == 1
+    assert scores["miou_of_grid_ceiling"]["value"] > 0.95
     assert scores["miou"]["low"] <= scores["miou"]["value"] <= scores["miou"]["high"] <= 1
 
 
@@ -126,26 +115,27 @@ def test_knobs_have_the_best_f1_of_all_features_and_thresholds():
 
 
 def test_planted_knobs_are_found_and_turn_their_part_alone(made):
-    folder, _ = made
-    knobs, turned = (pd.read_parquet(folder / "knobs" / f"{name}.parquet") for name in ("knobs", "turned"))
+    knobs, turned = (pd.read_parquet(made[0] / "knobs" / f"{name}.parquet") for name in ("knobs", "turned"))
     own = knobs[knobs["arm"] == "feature"]
-    assert own["feature_id"].tolist() == [0, 1, 2] and own["part"].tolist() == [*PARTS_HERE] and (own["f1"] > 0.9).all()
-    share = {arm: macro(turned, arm, 0.0)[0]["value"] for arm in turned["arm"].unique()}
-    assert share["feature"] > 0.95 and macro(turned, "feature", 0.0, "other")[0]["value"] < 0.02
-    assert share["probe"] > 0.95 and all(share[each] < 0.5 for each in ("random direction", "isotropic direction"))
-    assert share["untrained"] < 0.8
-    up = {which: macro(turned, "feature", 1.0, which)[0]["value"] for which in ("target", "other", "gained")}
-    assert up["target"] < 0.02 < 0.9 < up["gained"] <= up["other"] and (own["f1_b"] > 0.9).all()
-    assert macro(turned, "feature", 0.0, "gained")[0]["value"] == 0
-    assert (
-        on_target(turned, "feature", 0.0)["value"] > 0.95 > 0.7 > on_target(turned, "random direction", -2.0)["value"]
-    )
+    assert own["feature_id"].tolist() == [0, 1, 2] and own["part"].tolist() == [*PARTS_HERE]
+    assert (own[["f1", "f1_b"]] > 0.9).all(axis=None)
+
+    def share(arm, dose, which="target"):
+        return macro(turned, arm, dose, which)[0]["value"]
+
+    assert min(share("feature", 0.0), share("probe", 0.0)) > 0.95
+    assert max(share(arm, 0.0) for arm in ("random direction", "isotropic direction")) < 0.5
+    assert share("untrained", 0.0) < 0.8 and share("feature", 0.0, "other") < 0.02
+    assert share("feature", 1.0) < 0.02 < 0.9 < share("feature", 1.0, "gained") <= share("feature", 1.0, "other")
+    assert share("feature", 0.0, "gained") == 0
+    shares = [on_target(turned, *each)["value"] for each in (("feature", 0.0), ("random direction", -2.0))]
+    assert shares[0] > 0.95 > 0.7 > shares[1]
     apart = beyond(turned, 0.0, "random direction")
     assert list(apart) == sorted(PARTS_HERE) and all(each["low"] > 0.4 and each["n"] > 15 for each in apart.values())
 
 
 def test_a_turned_knob_is_the_head_on_edited_acts(drawn, made):
-    """Picture by picture, by the slow way; and the macro mean is a mean of means."""
+    """Picture by picture, by a slow loop; the macro mean is a mean of means."""
     (acts, _), (folder, saes) = drawn, made
     head, turned = CellHead.open(folder / "segmentation"), pd.read_parquet(folder / "knobs" / "turned.parquet")
     knobs = pd.read_parquet(folder / "knobs" / "knobs.parquet")
@@ -167,15 +157,13 @@ def test_a_turned_knob_is_the_head_on_edited_acts(drawn, made):
     assert macro(turned, "feature", -2.0)[0]["value"] == pytest.approx(np.mean(means)) and len(shares) == 20
 
 
-def test_controls_are_as_long_as_the_feature_and_no_two_alike(drawn, made):
-    """And a control's arm is the mean over its directions, by the slow way."""
+def test_controls_are_as_long_as_the_feature_and_all_different(drawn, made):
+    """A control's arm is the mean over its directions, by a slow loop."""
     (acts, _), (folder, saes) = drawn, made
     head, direction = CellHead.open(folder / "segmentation"), 2.5 * torch.eye(D)[1]
-    ways = manipulation.in_its_place(direction, 1, head, acts, torch.eye(D)[[5]])
-    assert {name: len(each) for name, each in ways.items()} == {
-        "random direction": manipulation.N_RANDOM, "isotropic direction": manipulation.N_RANDOM, "probe": 1,
-        "random feature": 1,
-    }  # fmt: skip
+    ways = manipulation.control_directions(direction, 1, head, acts, torch.eye(D)[[5]])
+    assert [*ways] == ["random direction", "isotropic direction", "probe", "random feature"]
+    assert [len(each) for each in ways.values()] == [manipulation.N_RANDOM, manipulation.N_RANDOM, 1, 1]
     for each in ways.values():
         torch.testing.assert_close(each.norm(dim=1), torch.full((len(each),), 2.5))
     assert len(torch.cat(list(ways.values())).unique(dim=0)) == 2 * manipulation.N_RANDOM + 2
@@ -184,7 +172,7 @@ def test_controls_are_as_long_as_the_feature_and_no_two_alike(drawn, made):
     x = torch.from_numpy(np.float32(acts.acts[acts.images["image"] == row["image"]])).view(-1, D)
     f = saes["feature"].encode(x).dense()[:, int(knob["feature_id"])]
     own = saes["feature"].W_dec[int(knob["feature_id"])].detach()
-    drawn_ = manipulation.in_its_place(own, 1, head, acts, None)["random direction"]
+    drawn_ = manipulation.control_directions(own, 1, head, acts, None)["random direction"]
     before = head.logits(x).argmax(1)
     made_ = [head.logits(x + (-2 * knob["top"] - f)[:, None] * each).argmax(1) for each in drawn_]
     changed = torch.stack([(each != before)[before != 1].float().mean() for each in made_]).mean()
@@ -196,18 +184,16 @@ def test_agreement_tells_own_parts_from_others():
     rng, rows = np.random.default_rng(0), []
     for part in range(6):
         effect = rng.normal(size=30)
-        for scene in range(12):
-            for how in ("scene edit", "feature", "random direction 0", "random direction 1"):
-                own = rng.normal(size=30) if how.startswith("random") else effect
-                rows.append([str(part), scene, how, *(own + rng.normal(0, 0.5, 30))])
+        for scene, how in product(range(12), ("scene edit", "feature", "random direction 0", "random direction 1")):
+            own = rng.normal(size=30) if how.startswith("random") else effect
+            rows.append([str(part), scene, how, *(own + rng.normal(0, 0.5, 30))])
     table = pd.DataFrame(rows, columns=["part", "scene", "how", *map(str, range(30))])
     found = agreement(table)
     assert found["own"]["value"] > 0.9 > 0.3 > abs(found["random direction"]["value"])
     assert abs(found["other parts"]["value"]) < 0.1 and found["beyond other parts"]["low"] > 0.5
     assert found["p"]["value"] < 0.01 and found["beyond random direction"]["low"] > 0.3
-    silent = table.copy()
-    silent.loc[silent["how"] == "feature", silent.columns[3:]] = 0.0
-    assert agreement(silent)["own"]["value"] == 0
+    table.loc[table["how"] == "feature", table.columns[3:]] = 0.0
+    assert agreement(table)["own"]["value"] == 0
 
 
 def test_pictures_without_regions_have_nothing_to_name(drawn, tmp_path):
@@ -216,60 +202,57 @@ def test_pictures_without_regions_have_nothing_to_name(drawn, tmp_path):
         manipulation.segment(tmp_path, acts=acts, pictures=Drawn(pictures.shown, ()))
 
 
-def test_edits_of_scenes_and_of_features_are_compared(smoke_study, tmp_path):
-    """An edit of no strength changes nothing; one of a scene is that of the network on the rendered scene."""
-    study, site = smoke_study, smoke_study.config.local.site
-    head, acts = study.segmentation("local"), study.activations(site)
-    saes, scenes = {"feature": study.sae("local")}, study.removals()
-    given = {"segmentation": head, "acts": acts}
-    for name in ("knobs", "compared", "nothing"):
-        (tmp_path / name).mkdir()
-    manipulation.turn_knobs(tmp_path / "knobs", pictures=study.pictures(), saes=saes, **given)
-    given |= {"network": study.network(), "sae": saes["feature"], "scenes": scenes, "dose": 0.0}
-    manipulation.compare_edits(tmp_path / "compared", knobs=tmp_path / "knobs", everywhere=True, **given)
-    logits = pd.read_parquet(tmp_path / "compared" / "logits.parquet")
+def test_scene_edits_beside_knobs(smoke_study, tmp_path):
+    """Against the network on the rendered scenes, a hook in the network, masks by hand, and knobs of no strength."""
+    study, site, out = smoke_study, smoke_study.config.local.site, tmp_path / "compared"
+    segmentation, acts, sae, scenes = (
+        study.segmentation("local"),
+        study.activations(site),
+        study.sae("local"),
+        study.removals(),
+    )
+    head, given = CellHead.open(segmentation), {"segmentation": segmentation, "acts": acts}
+    for folder in (tmp_path / "knobs", tmp_path / "silent", out):
+        folder.mkdir()
+    manipulation.turn_knobs(tmp_path / "knobs", pictures=study.pictures(), saes={"feature": sae}, **given)
+    knobs = pd.read_parquet(tmp_path / "knobs" / "knobs.parquet")
+
+    def compare(dose, everywhere=True, knobs="knobs"):
+        how = given | {"network": study.network(), "sae": sae, "scenes": scenes, "knobs": tmp_path / knobs}
+        manipulation.compare_edits(out, **how, dose=dose, everywhere=everywhere)
+        cells, logits = (pd.read_parquet(out / f"{name}.parquet") for name in ("cells", "logits"))
+        own = cells[cells["how"] == "feature"].reset_index(drop=True)
+        names = np.load(out / "named.npy").transpose(1, 0, 2, 3)
+        return cells, logits, own, names, own["part"].map(head.names.index).to_numpy()[:, None, None]
+
+    cells, logits, own, (before, turned, edited), part = compare(0.0)
     edits, stored = pd.read_parquet(scenes / "edits.parquet"), np.load(scenes / "trained" / "logits.npy")
     expected = stored[len(stored) - len(edits) :] - stored[edits["scene"]]
     order = edits.groupby("part", sort=False).ngroup().argsort(kind="stable")
-    own = logits[logits["how"] == "scene edit"].drop(columns=["part", "scene", "how"]).to_numpy()
-    np.testing.assert_allclose(own, expected[order], atol=0.05)  # kept as float16
+    of_edits = logits[logits["how"] == "scene edit"].drop(columns=["part", "scene", "how"]).to_numpy()
+    np.testing.assert_allclose(of_edits, expected[order], atol=0.05)  # kept as float16
     of_features = logits[logits["how"] == "feature"].set_index(["part", "scene"]).drop(columns="how")
     moved = of_features[(of_features != 0).any(axis=1)].iloc[0]  # one scene, by a hook in the network
-    part, scene = moved.name
-    knob = pd.read_parquet(tmp_path / "knobs" / "knobs.parquet").set_index("part").loc[part]
-    x, j = torch.from_numpy(np.load(scenes / "trained" / f"{site}.npy"))[[scene]].float(), int(knob["feature_id"])
-    f = saes["feature"].encode(x.flatten(0, 2)).dense()[:, j].view(*x.shape[:3], 1)
-    without = {site: lambda acts: acts - f * saes["feature"].W_dec[j].detach()}
-    before, after = (study.network().see(None, edits=each, given={site: x}).logits for each in ({}, without))
-    np.testing.assert_allclose(moved.to_numpy(float), (after - before)[0].detach(), atol=1e-4)
-    cells = pd.read_parquet(tmp_path / "compared" / "cells.parquet")
+    x = torch.from_numpy(np.load(scenes / "trained" / f"{site}.npy"))[[moved.name[1]]].float()
+    j = int(knobs.set_index("part").at[moved.name[0], "feature_id"])
+    f = sae.encode(x.flatten(0, 2)).dense()[:, j].view(*x.shape[:3], 1)
+    without = {site: lambda acts: acts - f * sae.W_dec[j].detach()}
+    whole, after = (study.network().see(None, edits=each, given={site: x}).logits for each in ({}, without))
+    np.testing.assert_allclose(moved.to_numpy(float), (after - whole)[0].detach(), atol=1e-4)
     assert (cells["target"] + cells["others"] == acts.cells_per_image).all()
-    assert (cells["both"] <= cells[["turned", "edited"]].min(axis=1)).all()
-    assert (cells[["same", "shuffled", "background"]].max(axis=1) <= cells["both"]).all()
-    assert cells["how"].nunique() == 2 + manipulation.N_PASSES
-    own = cells[cells["how"] == "feature"].reset_index(drop=True)
-    before, turned, edited = (np.load(tmp_path / "compared" / "named.npy")[:, i] for i in range(3))
-    part = own["part"].map(CellHead.open(head).names.index).to_numpy()[:, None, None]
+    assert (cells["shuffled"] <= cells["both"]).all() and cells["how"].nunique() == 2 + manipulation.N_PASSES
     both = (before == part) & (turned != part) & (edited != part)
     for name, mask in {"both": both, "same": both & (turned == edited), "background": both & (edited == 0)}.items():
         assert (own[name] == mask.sum((1, 2))).all()
-    for everywhere in (True, False):  # an edit of cells that are named the part leaves the others as they are
-        pushed = given | {"dose": -2.0, "everywhere": everywhere}
-        manipulation.compare_edits(tmp_path / "compared", knobs=tmp_path / "knobs", **pushed)
-        names, cells = (
-            np.load(tmp_path / "compared" / "named.npy"),
-            pd.read_parquet(tmp_path / "compared" / "cells.parquet"),
-        )
-        part = cells[cells["how"] == "feature"]["part"].map(CellHead.open(head).names.index).to_numpy()[:, None, None]
-        elsewhere = (names[:, 0] != part) & (names[:, 2] != part)
-        assert cells["turned"].sum() > 0 and (names[:, 0] != names[:, 1])[elsewhere].any() == everywhere
+    for everywhere in (True, False):  # else cells that are never named the part stay as they are
+        cells, _, _, (before, turned, edited), part = compare(-2.0, everywhere)
+        elsewhere = (before != part) & (edited != part)
+        assert cells["turned"].sum() > 0 and (before != turned)[elsewhere].any() == everywhere
     never = int(np.flatnonzero(study.features("local").table["density_cell"] == 0)[0])
-    silent = pd.read_parquet(tmp_path / "knobs" / "knobs.parquet").assign(top=0.0, feature_id=never)
-    silent.to_parquet(tmp_path / "nothing" / "knobs.parquet")
-    manipulation.compare_edits(tmp_path / "nothing", knobs=tmp_path / "nothing", everywhere=True, **given)
-    logits = pd.read_parquet(tmp_path / "nothing" / "logits.parquet").set_index("how")
-    assert (logits.drop(index="scene edit").drop(columns=["part", "scene"]) == 0).all(axis=None)
-    assert (pd.read_parquet(tmp_path / "nothing" / "cells.parquet")[["turned", "others_turned"]] == 0).all(axis=None)
+    knobs.assign(top=0.0, feature_id=never).to_parquet(tmp_path / "silent" / "knobs.parquet")
+    cells, logits, *_ = compare(0.0, knobs="silent")
+    logits = logits[logits["how"] != "scene edit"].drop(columns=["part", "scene", "how"])
+    assert (logits == 0).all(axis=None) and (cells[["turned", "others_turned"]] == 0).all(axis=None)
 
 
 def test_a_head_of_two_regions_tells_them_apart(drawn, tmp_path):
@@ -281,7 +264,7 @@ def test_a_head_of_two_regions_tells_them_apart(drawn, tmp_path):
 
 
 def test_engines_can_be_added_and_nothing_else():
-    """Another pair under the wings: more pixels of engine, none lost elsewhere but to it; read back as it was."""
+    """More pixels of engine, which alone change; the scene survives a round trip through JSON."""
     number = next(n for n in range(99) if abs(abs(sample("Hauler 2", 1, n).camera.azimuth) - 0.8) < 0.5)
     scene = sample("Hauler 2", 1, number)
     more = scene.edit("add", "engine")
@@ -290,7 +273,7 @@ def test_engines_can_be_added_and_nothing_else():
     engine = [PARTS.index("engine"), PARTS.index("propeller")]
     assert np.isin(after, engine).sum() > np.isin(before, engine).sum() + LEAST_PIXELS * 128**2
     assert np.isin(after[after != before], engine).mean() > 0.9
-    ground = next(s for s in (sample("Delta 3", 1, n) for n in range(99)) if s.on_ground)  # its engines hang low
+    ground = next(s for s in (sample("Delta 3", 1, n) for n in range(99)) if s.on_ground)  # with low engines
     one, two = (render(each, 128, 1).mask for each in (ground, ground.edit("add", "engine")))
     body = PARTS.index("fuselage")
     assert ((one == body) >= (two == body)).all()  # it stands where it stood

@@ -1,9 +1,9 @@
-"""Blurring in input space: the patch under a feature's peak, and windows of equal area and equal change beside it.
+"""Blurring in input space: the patch under a feature's peak, and matched windows elsewhere in the picture.
 
-For a picture x and its blurred copy g, an edit takes g inside one square window and x outside it. Its controls on the
-same picture, two of these drawn at random, are windows whose squared change |x - g|^2 is within a fifth of the
-target's: in the foreground (what shows any region), anywhere, in the foreground where the feature is lowest; and the
-peak of another feature of like density, matched or not.
+An edit takes the blurred picture g inside a square window, and the picture x outside it. A control window is *matched*
+if its squared change |x - g|^2 is within a fifth of the target's. Kinds of control: on the foreground (which shows any
+region), anywhere, on the foreground where the feature is lowest, and under the peak of another feature of like density.
+Two of them, drawn at random, are blurred in each picture.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,8 +26,8 @@ from aircraft_sae.metrics import with_interval
 from aircraft_sae.networks import BATCH
 from aircraft_sae.store import write_parquet
 
-STEP = 8  # pixels between windows that are tried as controls
-LIKE_CHANGE = 0.2  # relative difference in squared change at which a control is matched
+STEP = 8  # pixels between candidate windows
+LIKE_CHANGE = 0.2  # relative difference in squared change, up to which a control is matched
 MOST_SHARED = 0.25  # share of the target that a control may cover
 PAIR = ["feature_id", "image_row"]
 
@@ -42,7 +42,7 @@ class Window:
 
     @classmethod
     def around(cls, row: int, column: int, grid: tuple[int, int], image_size: int, size: int) -> "Window":
-        """Centred on a cell, moved inwards where it would leave the picture."""
+        """Centre a window on a cell, moved inwards if it would leave the picture."""
         centres = [(at + 0.5) * image_size / n for at, n in zip((row, column), grid, strict=True)]
         top, left = (int(np.clip(round(c - size / 2), 0, image_size - size)) for c in centres)
         return cls(top, left, size)
@@ -53,14 +53,14 @@ class Window:
 
 
 def blur(picture: torch.Tensor, sigma: float) -> torch.Tensor:
-    """The picture (3, height, width) under a Gaussian of `sigma` pixels, cut off at 3 sigma; edges are mirrored."""
+    """Blur a picture (3, height, width) by a Gaussian of `sigma` pixels, cut off at 3 sigma, with mirrored edges."""
     size = 2 * min(round(3 * sigma), min(picture.shape[1:]) - 1) + 1
     # one axis at a time: torchvision convolves with the whole square
     return gaussian_blur(gaussian_blur(picture, [size, 1], [sigma, sigma]), [1, size], [sigma, sigma])
 
 
 def patched(x: torch.Tensor, other: torch.Tensor, window: Window) -> torch.Tensor:
-    """x (3, height, width) with what `other` shows inside the window."""
+    """x (3, height, width), with `other` inside the window."""
     made = x.clone()
     made[:, *window.slices] = other[:, *window.slices]
     return made
@@ -69,16 +69,16 @@ def patched(x: torch.Tensor, other: torch.Tensor, window: Window) -> torch.Tenso
 def control_windows(
     target: Window, change: np.ndarray, foreground: np.ndarray | None, feature_map, other: Window | None, rng
 ) -> dict[str, tuple[Window, bool]]:
-    """{control: (window, whether its squared change is matched)} of one picture; those that cannot be are left out.
+    """{control: (window, whether it is matched)} of one picture; a kind without a window is left out.
 
-    change: (size, size) squared change of each pixel; foreground: bool picture of any size, None where no regions are
-    known ("foreground" is then left out, and "lowest" is of all windows); feature_map: (rows, columns) activations.
+    change: (size, size) squared change of each pixel; foreground: bool, of any size, None where no regions are known
+    ("foreground" is then left out, and "lowest" is of all windows); feature_map: (rows, columns) activations.
     """
     size, own, covered = target.size, max(change[target.slices].sum(), 1e-12), np.zeros_like(change)
     covered[target.slices] = 1
 
     def totals(of: np.ndarray) -> np.ndarray:
-        """Sums over all windows of a picture, or of a map whose cells are enlarged to one."""
+        """Sums over every candidate window of a picture, or of a map enlarged to one."""
         pixels = interpolate(torch.tensor(of)[None, None].double(), len(change), mode="nearest-exact")
         return avg_pool2d(pixels, size, STEP, divisor_override=1)[0, 0].numpy()
 
@@ -90,7 +90,7 @@ def control_windows(
     for name, allowed in (pools | {"anywhere": free, "lowest": shown}).items():
         if not allowed.any():
             continue
-        nearest = distance[allowed].min()  # 0 where one is matched
+        nearest = distance[allowed].min()  # 0 if any is matched
         pool = allowed & (distance <= nearest + 1e-9)
         if name == "lowest":
             pool &= level <= level[pool].min() + 1e-9
@@ -102,7 +102,7 @@ def control_windows(
 
 
 def choose_picks(index: FeatureIndex, features: Sequence[int], rows: np.ndarray, n: int) -> pd.DataFrame:
-    """Up to n of each feature's patches in `rows`, with feature_id and how: the "top" half, "random" ones of others."""
+    """Up to n patches of each feature in `rows`: half the "top" ones, half "random" others (how), with feature_id."""
     picks = []
     for j in features:
         peaks = index.patches(int(j), "top", len(rows), rows)
@@ -113,7 +113,7 @@ def choose_picks(index: FeatureIndex, features: Sequence[int], rows: np.ndarray,
 
 
 def beyond_controls(blur: pd.DataFrame, kinds: Sequence[str]) -> dict[str, float | None]:
-    """Mean change of the logit under the peak, less that of matched controls of these kinds on the same picture."""
+    """Mean change of the logit under the peak, less that of matched controls of these kinds in the same picture."""
     target = blur[blur["where"] == "target"].set_index(PAIR)["logit"]
     controls = blur[blur["where"].isin(kinds) & blur["matched"]].groupby(PAIR)["logit"].mean()
     pairs = (target - controls).dropna().reset_index()
@@ -121,20 +121,20 @@ def beyond_controls(blur: pd.DataFrame, kinds: Sequence[str]) -> dict[str, float
 
 
 def feature_lost(blur: pd.DataFrame, where: str) -> dict[str, float | None]:
-    """Share of the features' maxima that blurring takes: under the peak ("target"), or in matched controls."""
+    """Share of the features' maxima that blurring removes, under the peak ("target") or in matched controls."""
     own = blur[(blur["where"] == where) & blur["matched"]]
     return _over_pictures(own.assign(lost=-own["feature"]), "lost", "before")
 
 
 def mediation(blur: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """Share of the logit's loss by blurring that comes back with the feature, or with as much of a random direction."""
+    """Share of the logit's loss by blurring that returns with the feature, or a random direction of the same length."""
     harmed = blur[(blur["where"] == "target") & (blur["logit"] < 0)]
     after = {"the feature": harmed["restored_logit"], "a random direction": harmed["random_logit"]}
     return {k: _over_pictures(harmed.assign(back=harmed["logit"] - v), "back", "logit") for k, v in after.items()}
 
 
 def _over_pictures(rows: pd.DataFrame, numerator: str, denominator: str) -> dict[str, float | None]:
-    """Ratio of sums over pairs of a feature and a picture; pictures are the units of the interval. nan for none."""
+    """Ratio of sums over pairs of feature and picture, as a result with pictures as units; nan for none."""
     sums = rows.groupby("image_row")[[numerator, denominator]].sum()
     if not sums[denominator].sum():
         return {"value": np.nan, "low": None, "high": None, "n": 0}
@@ -142,11 +142,11 @@ def _over_pictures(rows: pd.DataFrame, numerator: str, denominator: str) -> dict
 
 
 def agreement(blur: pd.DataFrame, suppressed: pd.DataFrame) -> pd.DataFrame:
-    """Do blurring under a feature's peak and suppressing it change the logit alike? One row a feature.
+    """Does blurring under a feature's peak change the logit as suppressing it does? One row a feature_id.
 
-    suppressed: feature_id, image_row, suppressed (change of the logit). spearman: rank correlation over the feature's n
-    pictures, nan below 4 or without spread, with its 95 % interval by redrawing these; same_sign: share of them of like
-    sign; suppressed, blurred: means.
+    suppressed: feature_id, image_row, suppressed (change of the logit).
+    spearman, low, high: rank correlation over its n pictures, nan below 4 or without spread; bootstrap interval
+    same_sign: share of pictures in which both have one sign; suppressed, blurred: mean changes of the logit
     """
     both = blur[blur["where"] == "target"].merge(suppressed, on=PAIR, validate="1:1")
     table, rng = [], np.random.default_rng(0)
@@ -170,22 +170,22 @@ def agreement(blur: pd.DataFrame, suppressed: pd.DataFrame) -> pd.DataFrame:
 def blur_peaks(
     folder: Path, *, trial: Trial, index: FeatureIndex, picks: pd.DataFrame, sigma: float, window: int
 ) -> None:
-    """Blur under each picked peak and under its controls; and suppress the feature there instead.
+    """Blur under each picked peak and its controls; and suppress the feature instead.
 
-    picks: of `choose_picks`; sigma, window: in pixels of the network's input. blur.parquet: a row for each pick and
-    window, with where ("target" or a control), matched, change (mean squared change of a pixel in the window), before
-    (the feature's largest activation), feature (its change), pooled (change of its mean over cells), then logit,
-    margin, confidence, specificity as in `effects`; restored_… : the same with the feature put back into the blurred
-    acts, and random_… : with as much of a random direction of equal length put back; and the pick's how.
-    suppressed.parquet: each pick with the change of the true class's logit when its feature is suppressed.
-    Raises: ValueError for a feature that is not there, and a window larger than the picture.
+    picks: of `choose_picks`; sigma, window: in pixels of the network's input.
+    blur.parquet: feature_id, image_row, how, where ("target" or a kind of control), matched
+        change: mean squared change of the window's pixels
+        before, feature: the feature's largest activation, and its change
+        logit, margin, confidence, specificity: `effects`
+        restored_logit, random_logit: logit with the feature put back into the blurred acts, or its random direction
+    suppressed.parquet: feature_id, image_row, suppressed (change of the true class's logit)
+    Raises: ValueError for an unknown feature, and for a window larger than the picture.
     """
     network, sae, pictures, site = trial.network, trial.sae, trial.pictures, trial.acts.site
     if not 1 <= window <= network.size:
         raise ValueError(f"window must be 1 to {network.size} pixels, the picture's size, got {window}")
     check_features(picks["feature_id"], sae.d_sae)
     partners = matched_features(index.table)
-    given_back = {"restored_": sae.W_dec.detach(), "random_": trial.random}
 
     @torch.no_grad()
     def of_picture(picked: tuple[int, pd.DataFrame]) -> pd.DataFrame:
@@ -207,11 +207,11 @@ def blur_peaks(
         label = network.classes.index(facts[network.level]) if network.level else int(before[0].argmax())
         labels = torch.full((len(jobs),), label)
         peak = whole.amax((1, 2))
-        found = {"before": peak, "feature": own.amax((1, 2)) - peak, "pooled": -lost.mean((1, 2))}
-        edits = {name: lost[..., None] * each[features][:, None, None] for name, each in given_back.items()}
-        for name, back in {"": 0, **edits}.items():
-            made = effects(before, logits_from(network, site, changed + back, x), labels)
-            found |= {name + effect: values for effect, values in made.items()}
+        found = {"before": peak, "feature": own.amax((1, 2)) - peak}
+        found |= effects(before, logits_from(network, site, changed, x), labels)
+        for name, directions in {"restored_logit": sae.W_dec.detach(), "random_logit": trial.random}.items():
+            back = lost[..., None] * directions[features][:, None, None]
+            found[name] = effects(before, logits_from(network, site, changed + back, x), labels)["logit"]
         return jobs.assign(**{name: values.numpy() for name, values in found.items()}, image_row=int(row))
 
     groups = picks.groupby("image_row", sort=True)

@@ -1,4 +1,4 @@
-"""Scene edits: one region of a rendered picture taken away or added, every other pixel as it was."""
+"""Scene edits: remove one part from a rendered scene, or add one, and leave every other pixel as it was."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -29,18 +29,18 @@ from aircraft_sae.store import write_parquet
 
 
 def plain(scene: str) -> Scene:
-    """A scene from its JSON, without shadows: a part's shadow would go with the part."""
+    """A scene from its JSON, without shadows: a removed part would take its shadow along."""
     return replace(Scene.from_json(scene), shadows=False)
 
 
 def without(scene: str, part: str | None, size: int, supersampling: int) -> Image.Image:
-    """The picture of a scene (JSON), rendered without shadows and without one part, or with all of them."""
+    """The picture of a scene (JSON) without shadows, and without one part unless it is None."""
     whole = plain(scene)
     return _saved(render(whole.edit("remove", part) if part else whole, size, supersampling).image, whole)
 
 
 def choose_scenes(pictures: Pictures, images: Sequence[str], most: int, size: int) -> list[str]:
-    """Scenes (JSON) of these images, size pixels wide, in random order: those needed to have `most` of each region."""
+    """Scenes (JSON) of these images, in random order, until `most` show each region in pictures of `size` pixels."""
     table = pictures.scenes.set_index("image").loc[list(images)].sample(frac=1, random_state=0)
     needed, chosen = dict.fromkeys(pictures.region_names, most), []
     for row in table.to_dict("records"):
@@ -55,19 +55,21 @@ def edit_scenes(
     folder: Path, *, networks: Mapping[str, Network], sites: Sequence[str], scenes: Sequence[str], kind: str,
     parts: Sequence[str], most: int, size: int, supersampling: int,
 ) -> None:  # fmt: skip
-    """Render each scene (JSON), then with each part that it shows edited, and write what the networks make of them.
+    """Render each scene (JSON), then with each part edited that it shows, and run the networks on all pictures.
 
-    kind: "remove", "add", or "nothing" as a control; parts: names of regions; most: edits of a part, in scenes' order.
-    Into `folder`: scenes.parquet (scene as JSON, shown_<part> pixels), masks.npy (of the scenes: 0, or i + 1 where
-    parts[i] is seen), edits.parquet (scene, part, changed pixels) and, for each network, <network>/<site>.npy (scenes
-    then edits) and <network>/logits.npy. Raises: ValueError for another site, or no scenes.
+    kind: "remove", "add", or "nothing" as a control; parts: names of regions; most: edits of each part.
+    scenes.parquet: scene (JSON), shown_<part> (pixels)
+    masks.npy: of the scenes, 0, or i + 1 where parts[i] is seen
+    edits.parquet: scene (row), part, changed (pixels)
+    <network>/<site>.npy, <network>/logits.npy: for the scenes, then the edits
+    Raises: ValueError for an unknown site, and without scenes.
     """
     if not scenes:
         raise ValueError("edit_scenes needs at least one scene")
     views, ids = [plain(scene) for scene in scenes], [PARTS.index(part) for part in parts]
     for network, site in product(networks.values(), sites):
-        network.check_site(site)  # and another site
-    # all is rendered before the networks see any of it: beside each other, their threads would wait
+        network.check_site(site)
+    # rendering ends before the networks start: their threads would wait for each other
     with mapper(len(views) * (1 + len(parts))) as mapped:
         rendered = partial(mapped, partial(render, size=size, supersampling=supersampling))
         whole = list(tqdm(rendered(views), "render scenes", len(views), leave=False))
@@ -98,7 +100,7 @@ def edit_scenes(
 
 
 def _saved(image: np.ndarray, scene: Scene) -> Image.Image:
-    """What is left of a picture once it is saved as JPEG, as the data set's pictures are."""
+    """The picture after a round trip through JPEG, as the data set's pictures are."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=scene.finish.quality)
     return Image.open(file).convert("RGB")
@@ -106,23 +108,23 @@ def _saved(image: np.ndarray, scene: Scene) -> Image.Image:
 
 @dataclass
 class Responses:
-    """What edits do to features. Axes: scenes s, edits e, parts p, features j.
+    """What edits do to features: scenes s, edits e, parts p, features j.
 
-    edits: as `edit_scenes` writes; before: (s, j) image maxima; after: (e, j); shows: (s, rows, columns, p) whether a
-    cell shows a part; codes: (cells of scenes then edits, j).
+    edits: edits.parquet; before: (s, j) image maxima; after: (e, j); shows: (s, rows, columns, p) bool, the cells that
+    show a part; codes: (cells of scenes then edits, j).
     """
 
     parts: list[str]
     edits: pd.DataFrame
     before: np.ndarray
     after: np.ndarray
-    shows: np.ndarray | None = None
-    codes: csc_array | None = None
+    shows: np.ndarray
+    codes: csc_array
 
     @classmethod
     @torch.no_grad()
     def of(cls, sae: SparseAutoencoder, folder: str | Path, network: str = "trained") -> "Responses":
-        """Of an autoencoder's features, from what `edit_scenes` wrote; FileNotFoundError where it has not."""
+        """Encode what `edit_scenes` wrote; FileNotFoundError for a network or site that it did not see."""
         folder = Path(folder)
         path = folder / network / f"{site_folder(sae.cfg.site)}.npy"
         if not path.is_file():
@@ -138,12 +140,12 @@ class Responses:
         return cls(parts, edits, maxima[:s], maxima[s:], shows(np.stack(cells)), codes.tocsc())
 
     def of_part(self, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """(indices of the edits of a part, their scenes)."""
+        """(e,) the edits of a part, and (e,) their scenes."""
         own = np.flatnonzero(self.edits["part"] == part)
         return own, self.edits["scene"].to_numpy()[own]
 
     def table(self) -> pd.DataFrame:
-        """feature_id, part, response: the share of a feature's image maximum that a part's edits take; nan for none."""
+        """feature_id, part, response: share of the feature's image maxima lost to a part's edits, nan without any."""
         R = {}
         for part in self.parts:
             own, scenes = self.of_part(part)
@@ -154,14 +156,15 @@ class Responses:
         return table.melt("feature_id", var_name="part", value_name="response")
 
     def at_part(self, part: str, feature_id: int) -> tuple[Estimate, Estimate]:
-        """R_p at the part's own cells: (when it is removed, when other parts are whose edits are of no more pixels).
+        """R at the part's own cells: when the part is removed, and when other parts are that change no more pixels.
 
-        Over scenes that show the part and in which the feature is active: what the largest activation in the part's
-        cells loses, as a share of the largest anywhere before. No more pixels: at most twice, in the median.
+        R: what the largest activation in these cells loses, by the largest anywhere before, over scenes that show the
+        part and in which the feature is active. No more: at most twice, in the median.
         """
         n_scenes, rows, columns, _ = self.shows.shape
         maps = self.codes[:, [feature_id]].toarray().reshape(-1, rows, columns)
         place, changed = self.shows[..., self.parts.index(part)], self.edits.groupby("part")["changed"].median()
+        changed = changed.reindex(self.parts)
         own = self.of_part(part)[1]
         own = own[self.before[own, feature_id] > 0]
         like = [each for each in changed.index if each != part and changed[each] <= 2 * changed[part]]
@@ -169,8 +172,8 @@ class Responses:
         for removed in ([part], like):
             edits = np.flatnonzero(self.edits["part"].isin(removed) & self.edits["scene"].isin(own))
             scenes = self.edits["scene"].to_numpy()[edits]
-            there = np.where(place[scenes], maps[scenes], 0).max((1, 2), initial=0)
-            there = there - np.where(place[scenes], maps[n_scenes + edits], 0).max((1, 2), initial=0)
-            sums = pd.DataFrame({"lost": there, "whole": self.before[scenes, feature_id]}).groupby(scenes).sum()
+            peaks = [np.where(place[scenes], maps[at], 0).max((1, 2), initial=0) for at in (scenes, n_scenes + edits)]
+            sums = pd.DataFrame({"lost": peaks[0] - peaks[1], "whole": self.before[scenes, feature_id]})
+            sums = sums.groupby(scenes).sum()
             found.append(ratio(sums["lost"], sums["whole"]))
         return found[0], found[1]

@@ -1,9 +1,8 @@
-"""Suppression in feature space: take a feature out of the activations, and see what a read-out makes of the rest.
+"""Suppression in feature space: take a feature out of the activations, and see what a read-out loses.
 
-An edit replaces acts x by x - (1 - factor) f d in every cell: f is the feature's activation, d its decoder row.
-The part of x that the autoencoder does not explain stays, so that changing nothing changes nothing. Where the network
-goes on from the site by a mean over cells (`Network.readout`), each effect follows from the means in closed form;
-elsewhere a forward pass of each feature and picture gives it.
+An edit replaces acts x by x - (1 - factor) f d in every cell: f is the feature's activation, d its decoder row. What
+the autoencoder does not explain stays, so an edit of nothing changes nothing. Where only a mean over cells follows the
+site (`Network.readout`), effects have a closed form; elsewhere each feature and picture takes a forward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,15 +24,14 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import digest, write_parquet
 
-N_TRIED = 20  # features tried where each costs a forward pass
+N_TRIED = 20  # features tried where each costs forward passes
 
 
 def effects(before: Tensor, after: Tensor, labels: Tensor, rival: Tensor | None = None) -> dict[str, Tensor]:
-    """What an edit changes, (n, …) each: logit and confidence (probability) of the true class, margin and specificity.
+    """What an edit changes, each (n, …), from logits before (n, classes) and after (n, …, classes), and labels (n,).
 
-    before: (n, classes) logits; after: (n, …, classes); labels: (n,) true classes.
-    margin: true class's logit less that of `rival` (n,), by default the most probable other class before the edit;
-    specificity: change of the true class's logit less the mean change of all other classes'.
+    logit, confidence: the true class's logit and probability; specificity: its logit less the mean of all others';
+    margin: its logit less that of `rival` (n,), by default the most probable other class before the edit.
     """
     before, labels = (each.view(len(after), *(1,) * (after.ndim - 2), -1) for each in (before, labels))
     if rival is None:
@@ -54,10 +52,10 @@ def effects(before: Tensor, after: Tensor, labels: Tensor, rival: Tensor | None 
 
 @dataclass
 class Trial:
-    """Pictures in which features are suppressed, and how that is scored.
+    """Pictures in which features are suppressed, and the read-out that scores them.
 
-    rows: (n,) of acts; labels: (n,) int64 indices into what `read` gives of a picture; in_b: (n,) bool, half B;
-    strength: (n, d_sae) features' activations averaged over cells; sites: what `read` looks at.
+    rows: (n,) of acts; labels: (n,) the true index into what `read` gives; in_b: (n,) bool, half B; strength:
+    (n, d_sae) activations averaged over cells; sites: those that `read` looks at.
     """
 
     network: Network
@@ -73,10 +71,10 @@ class Trial:
 
     @classmethod
     def of(cls, network: Network, sae: SparseAutoencoder, pictures: Pictures, acts: Activations, index: FeatureIndex):
-        """The test pictures of the index; labels are their classes, or what the network takes them for without any."""
+        """The test pictures of the index; labels are their classes, or the network's guesses where there are none."""
         test = index.rows("test")
         images, places = index.images.iloc[test], pd.Series(np.arange(len(acts.images)), acts.images["image"])
-        rows = places[~places.index.duplicated()][images["image"]].to_numpy()  # views come last
+        rows = places[~places.index.duplicated()][images["image"]].to_numpy()  # a picture's own row precedes its views
         in_b = halves(images[pictures.levels[0]] if pictures.levels else np.zeros(len(images)))
         strength = torch.from_numpy(index.sums(test) / index.cells_per_image)
         made = cls(network, sae, pictures, acts, rows, torch.zeros(len(rows), dtype=torch.int64), in_b, strength)
@@ -86,12 +84,11 @@ class Trial:
 
     def __getitem__(self, kept: np.ndarray) -> "Trial":
         """Some of the pictures: (n,) bool, or indices."""
-        own = {name: getattr(self, name)[kept] for name in ("rows", "labels", "in_b", "strength")}
-        return replace(self, **own)
+        return replace(self, **{name: getattr(self, name)[kept] for name in ("rows", "labels", "in_b", "strength")})
 
     @cached_property
     def fingerprint(self) -> str:
-        """Known by content, and by no other read-out than logits, whose source says what it is."""
+        """Known by content; ValueError for a read-out other than logits, which has no digest."""
         if self.read is not logits:
             raise ValueError("a trial with another read-out has no fingerprint: make it inside the experiment")
         return digest([self.network, self.sae, self.acts, self.rows, self.labels, self.in_b])
@@ -108,27 +105,27 @@ class Trial:
 
     @cached_property
     def random(self) -> Tensor:
-        """(d_sae, d_in) a random direction for each feature, as long as its decoder row, spread as the cells are."""
+        """(d_sae, d_in) random directions with the cells' covariance, each as long as a feature's decoder row."""
         return random_directions(self.sae.W_dec.detach(), cell_covariance(self.acts))
 
     def strongest(self, strength: Tensor) -> np.ndarray:
-        """The N_TRIED features that add most to the acts, of their mean activations (d_sae,); only active ones."""
+        """The N_TRIED active features that add most to the acts, given mean activations (d_sae,)."""
         size = strength * self.sae.W_dec.detach().norm(dim=1)
         best = size.topk(min(N_TRIED, len(size))).indices
         return best[size[best] > 0].numpy()
 
     @torch.no_grad()
     def scores(self, edit: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """(n, …) what `read` gives, of acts as they are or changed by `edit`, by forward passes."""
+        """(n, …) `read` after forward passes from the acts, changed by `edit`."""
         seen = replay(self.network, self.pictures, self.acts, self.rows, edit, self.sites)
         return torch.cat([self.read(each) for each in seen])
 
     @torch.no_grad()
     def suppress(self, features: Sequence[int], factor=0.0, directions=None, rival=None) -> dict[str, np.ndarray]:
-        """`effects` (n, len(features)) of multiplying each feature by `factor`, one at a time; it may be listed twice.
+        """`effects` (n, len(features)) of multiplying each feature by `factor`, one at a time.
 
-        directions: (len(features), d_in) to go along in place of the decoder's rows; rival: (n,).
-        Raises: ValueError for a feature that is not there.
+        directions: (len(features), d_in) in place of the decoder rows; rival: (n,).
+        Raises: ValueError for an unknown feature.
         """
         check_features(features, self.sae.d_sae)
         features = list(features)
@@ -161,7 +158,7 @@ class Trial:
         return {name: torch.stack([part[name] for part in parts], 1).numpy() for name in parts[0]}
 
     def beside_random(self, feature_id: int, n_random: int, direction: Tensor | None = None):
-        """Specificity of suppressing a feature or `direction` (n,), and as much of random ones (n, n_random)."""
+        """Specificity (n,) of suppressing a feature, or `direction` in its place, and (n, n_random) random ones."""
         own = (self.sae.W_dec.detach()[feature_id] if direction is None else direction)[None]
         random = random_directions(own.expand(n_random, -1), cell_covariance(self.acts), (0, feature_id))
         found = self.suppress([feature_id] * (n_random + 1), directions=torch.cat([own, random]))["specificity"]
@@ -179,16 +176,15 @@ def logits_from(network: Network, site: str, acts: Tensor, x: Tensor | None) -> 
 
 
 def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
-    """The n features whose suppression lowers the margin between two classes most on half A, and what it does on B.
+    """The n features whose suppression most lowers the margin between two labels on half A, with the effect on half B.
 
-    pair: two labels. Without a closed form, features are chosen among the `strongest` in the two's pictures of half A.
-    feature_id; value, low, high, n: mean change of the true class's logit less the other's over half B's pictures of
-    the two; random: that of the random direction; beyond_value, beyond_low, …: value less random.
+    Without a closed form, only the `strongest` features of the pair's half A are tried. feature_id; value, low, high,
+    n: mean change of the margin; random: its random direction's; beyond_value, beyond_low, …: value less random.
     """
     own, W_dec = trial[np.isin(trial.labels, pair)], trial.sae.W_dec.detach()
-    strength = own.strength[~own.in_b].mean(0)
-    features = np.arange(trial.sae.d_sae) if trial.readout else trial.strongest(strength)
-    features = features if len(features) else np.arange(min(n, trial.sae.d_sae))
+    features = np.arange(trial.sae.d_sae)
+    if not trial.readout and len(tried := trial.strongest(own.strength[~own.in_b].mean(0))):
+        features = tried
 
     def margins(half: np.ndarray, which: np.ndarray, directions: Tensor) -> np.ndarray:
         rival = torch.where(own.labels == pair[0], pair[1], pair[0])[half]
@@ -204,7 +200,7 @@ def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
 
 
 def matched_features(table: pd.DataFrame) -> np.ndarray:
-    """(d_sae,) for each feature a random one of density and strength within a quarter of its own; -1 for none."""
+    """(d_sae,) for each feature a random other one of density and strength within 25 % of its own; -1 for none."""
     density, rng = table["density_cell"].to_numpy(), np.random.default_rng(0)
     strength, partner = (table["mean"] * table["norm"]).fillna(0).to_numpy(), np.full(len(density), -1)
     for j in np.flatnonzero(density > 0):
@@ -217,17 +213,17 @@ def matched_features(table: pd.DataFrame) -> np.ndarray:
 
 
 def mean_over_active(values: np.ndarray, active: np.ndarray) -> np.ndarray:
-    """(d,) mean of values (n, d) over the pictures in which each feature is active; 0 where there are none."""
+    """(d,) mean of values (n, d) over the pictures in which each feature is active; 0 if there are none."""
     return (values * active).sum(0) / np.maximum(active.sum(0), 1)
 
 
 def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims: pd.DataFrame) -> None:
-    """What the network loses with each feature, and with what is taken out in its place: the controls.
+    """Suppress features and two controls on half B: without a closed form those of `claims`, in 140 pictures; else all.
 
-    features.parquet: feature_id, n (pictures in which it is active), often (in enough of them for a median), partner
-    (-1 for none), and the mean absolute specificity of "feature", "random direction" and "feature of like density";
-    without a closed form of the features of `claims` alone, in 140 pictures of half B. beyond_random.parquet: of the
-    claims drawn at random.
+    features.parquet: feature_id, n (pictures in which it is active), often (enough of them for a median), partner (the
+        feature of like density, -1 for none)
+        feature, random direction, feature of like density: mean absolute specificity
+    beyond_random.parquet: `beyond_random` of the claims drawn at random
     """
     half_b, features, W_dec = _half_b(trial), np.arange(trial.sae.d_sae), trial.sae.W_dec.detach()
     if trial.readout is None:
@@ -235,12 +231,12 @@ def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims
     partner = matched_features(index.table)
     swapped = W_dec[np.where(partner >= 0, partner, 0)]
     like = swapped * (W_dec.norm(dim=1) / swapped.norm(dim=1))[:, None]
-    edits = {"feature": None, "random direction": trial.random[features], "feature of like density": like[features]}
     active = (half_b.strength[:, features] > 0).numpy()
     table = pd.DataFrame({"feature_id": features, "n": active.sum(0), "partner": partner[features]})
     table["often"] = table["n"] >= min(8, len(active) // 4)
-    for name, directions in edits.items():
-        found = half_b.suppress(features, directions=directions)["specificity"]
+    kinds = {"feature": W_dec, "random direction": trial.random, "feature of like density": like}
+    for name, directions in kinds.items():
+        found = half_b.suppress(features, directions=directions[features])["specificity"]
         table[name] = mean_over_active(np.abs(found), active)
     write_parquet(table, folder / "features.parquet")
     drawn = claims.loc[claims["chosen"] == "random", "feature_id"].tolist()
@@ -248,12 +244,12 @@ def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims
 
 
 def beyond_random(trial: Trial, features: Sequence[int]) -> pd.DataFrame:
-    """Is a feature's effect beyond that of as much of random directions of its length? One row a feature.
+    """Is a feature's effect larger than that of random directions of the same length? One row an active feature.
 
-    effect: mean absolute specificity over the pictures in which the feature is active; random: the median of its random
-    directions; beyond: whether it is above 95 % of these; n: pictures. Features that are active in none are left out.
+    effect, random: mean absolute specificity over the n pictures in which the feature is active, of the feature, and of
+    the median random direction; beyond: it exceeds 95 % of them.
     """
-    table, n_random = [], 19 if trial.readout is None else 99  # 19 are the fewest for a test at 5 %
+    table, n_random = [], 19 if trial.readout is None else 99  # 19 is the fewest for a test at 5 %
     for j in features:
         active = (trial.strength[:, j] > 0).numpy()
         if active.any():
@@ -264,16 +260,16 @@ def beyond_random(trial: Trial, features: Sequence[int]) -> pd.DataFrame:
 
 
 def _half_b(trial: Trial, most: int | None = None) -> Trial:
-    """Half B of the pictures, or `most` of it, drawn at random: 140 where each effect costs a forward pass."""
+    """Half B, or `most` pictures of it at random: by default 140 where effects cost forward passes."""
     most = 140 if most is None and trial.readout is None else most
     return trial[np.sort(np.random.default_rng(0).permutation(np.flatnonzero(trial.in_b))[:most])]
 
 
 def dose_response(folder: Path, *, trial: Trial, features: Sequence[int], doses: Sequence[float]) -> None:
-    """Features multiplied by each dose, and as much of random directions added or taken out.
+    """Multiply features by each dose, and change random directions by the same length.
 
-    doses.parquet: of ("features" or "random directions"), dose, feature_id, n (pictures of half B in which it is
-    active), and means over these of the change of the true class's logit and of its size.
+    doses.parquet: of ("features" or "random directions"), dose, feature_id, n (half B's pictures in which it is active)
+        logit, size: means over these of the change of the true class's logit, and of its absolute value
     """
     half_b, features, table = _half_b(trial), list(features), []
     active = (half_b.strength[:, features] > 0).numpy()
@@ -287,9 +283,9 @@ def dose_response(folder: Path, *, trial: Trial, features: Sequence[int], doses:
 
 
 def suppress_some(folder: Path, *, trial: Trial, features: Sequence[int], n_images: int) -> None:
-    """Features and random directions suppressed in n_images pictures of half B, drawn at random.
+    """Suppress features and random directions in n_images pictures of half B, drawn at random.
 
-    features.parquet: feature_id, n (pictures in which it matters), feature, random (mean absolute specificity there).
+    features.parquet: feature_id, n (pictures that change), feature, random (mean absolute specificity in these).
     """
     half_b, random = _half_b(trial, n_images), trial.random[features]
     ours, null = (np.abs(half_b.suppress(features, directions=each)["specificity"]) for each in (None, random))

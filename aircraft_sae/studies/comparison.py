@@ -1,13 +1,13 @@
 """Networks compared by what their features respond to, on the same pictures.
 
-Scenes differ in one thing alone (`vary_scenes`). The response of a feature to a factor is how much its image maximum
-changes, as a share of its range, on average over the scenes in which it is active:
+Scenes differ in one factor alone (`vary_scenes`). The response of feature j to factor f is the change of its image
+maximum, as a share of its range, averaged over the scenes s in which it is active:
 
-    r_jf = E_s |max over cells f_j(scene s with factor f changed) - max over cells f_j(scene s)| / max over pictures f_j
+    r_jf = E_s |max over cells f_j(s with f changed) - max over cells f_j(s)| / max over pictures f_j
 
-A network's *sensitivity profile* is the mean of r_jf over its features, weighted by how much they are active. Random
-directions respond too, and more to large changes of the picture; so each profile stands beside that of as many of
-them, and a feature is *about* a factor only where that has a larger share in its responses than in 99.5 % of theirs.
+A network's *profile* is the mean of r_jf over features, weighted by activity. Random directions respond too, and more
+to larger changes of the picture, so their profile stands beside it, and a feature is *about* a factor only if the
+factor's share in its responses exceeds that in 99.5 % of random directions.
 """
 
 import math
@@ -37,49 +37,47 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
 ALL = (*EDITS, *FACTORS)
-FEWEST = 10
-"""Scenes in which a feature is active and a factor changes, below which its response is not known; a third of few."""
-BEYOND = 0.995
-"""Share of random directions that a feature has to surpass: 5 % of these would be about one of ten factors."""
+FEWEST = 10  # known scenes that a response needs, or a third of few
+BEYOND = 0.995  # share of random directions that a feature must surpass; 5 % of them are about one of ten factors
 RANDOM = "random directions"
 
 
 @dataclass
 class Sensitivity:
-    """How features respond. change: {factor: (scenes, d) as a share of the range, nan where it is not known}."""
+    """How features respond. change: {factor: (scenes, d) as a share of the feature's range, nan where unknown}."""
 
     change: dict[str, np.ndarray]
 
     @classmethod
     def of(cls, maxima: np.ndarray, table: pd.DataFrame, top: np.ndarray, parts: Sequence[str]) -> "Sensitivity":
-        """maxima: (pictures, d) of the pictures of `table`, as `VariedScenes` has it; top: (d,) the features' ranges.
+        """maxima: (pictures, d) for the rows of `table`, that of `VariedScenes`; top: (d,) the features' ranges.
 
-        Which part a feature responds to is chosen on scenes of even number, and its response is that on the others.
+        The part that a feature responds to most is chosen on even scenes, and its response measured on odd ones.
         """
-        whole = (table["factor"] == "").to_numpy()
-        before = np.full((table["number"].max() + 1, maxima.shape[1]), np.nan)
-        before[table["number"][whole]] = maxima[whole]
-        before[before == 0] = np.nan  # where it is silent, nothing can be taken from it
+        shape = table["number"].max() + 1, maxima.shape[1]
 
-        def changes(factor: str, part: str) -> np.ndarray:
+        def by_scene(factor: str, part: str) -> np.ndarray:
             own = ((table["factor"] == factor) & (table["part"] == part)).to_numpy()
-            after = np.full(before.shape, np.nan)
-            after[table["number"][own]] = maxima[own]
-            return np.abs(after - before) / np.where(top > 0, top, np.nan)
+            found = np.full(shape, np.nan)
+            found[table["number"][own]] = maxima[own]
+            return found
 
-        found = {factor: changes(factor, "") for factor in FACTORS}
-        even = np.arange(len(before)) % 2 == 0
-        for factor in EDITS:
-            each = np.stack([changes(factor, part) for part in parts])  # (parts, scenes, d)
+        before = by_scene("", "")
+        before[before == 0] = np.nan  # a silent feature has nothing to lose
+        span, even = np.where(top > 0, top, np.nan), np.arange(shape[0]) % 2 == 0
+        change = {}
+        for factor in ALL:
+            own = parts if factor in EDITS else [""]
+            each = np.stack([np.abs(by_scene(factor, part) - before) / span for part in own])  # (parts, scenes, d)
             best = np.nan_to_num(means(each[:, even], 1), nan=-1).argmax(0)
-            own = np.take_along_axis(each, best[None, None], 0)[0]
-            own[even] = np.nan
-            found[factor] = own
-        return cls({factor: found[factor] for factor in ALL})
+            change[factor] = np.take_along_axis(each, best[None, None], 0)[0]
+            if factor in EDITS:
+                change[factor][even] = np.nan
+        return cls(change)
 
     @property
     def response(self) -> np.ndarray:
-        """(d, factors) r_jf, nan where it is not known."""
+        """(d, factors) r_jf, nan where unknown."""
         return np.stack([means(change, 0, self.fewest) for change in self.change.values()], 1)
 
     @property
@@ -87,7 +85,7 @@ class Sensitivity:
         return min(FEWEST, len(next(iter(self.change.values()))) // 3)
 
     def draws(self, mass: np.ndarray, n_draws: int = 500) -> dict[str, np.ndarray]:
-        """By factor, (1 + n_draws,) the features' mean response, weighted by mass (d,): of all scenes, and of draws."""
+        """{factor: (1 + n_draws,) mean response weighted by features' mass (d,)}: over all scenes, then redrawn."""
         found = {}
         for factor, change in self.change.items():
             known = np.isfinite(change)
@@ -99,23 +97,22 @@ class Sensitivity:
             found[factor] = np.ma.average(drawn, 1, weight).filled(np.nan)
         return found
 
-    def profile(self, mass: np.ndarray, usual: Mapping[str, np.ndarray] | None = None) -> pd.DataFrame:
-        """A row a factor: the mean response with its interval over n scenes; and, as times, by that of others' `draws`.
+    def profile(self, mass: np.ndarray, random: Mapping[str, np.ndarray]) -> pd.DataFrame:
+        """A row a factor: value, low, high, n (mean response over n scenes); times, times_low, times_high.
 
-        Columns: factor, value, low, high, n; times, times_low, times_high.
+        times: the response as a multiple of that of random directions, whose `draws` are given.
         """
         rows = []
         for factor, drawn in self.draws(mass).items():
             n = int(np.isfinite(self.change[factor]).any(1).sum())
-            times = drawn / (drawn if usual is None else usual[factor])
-            own, times = (with_draws(each[0], each[1:], n) for each in (drawn, times))
+            own, times = (with_draws(each[0], each[1:], n) for each in (drawn, drawn / random[factor]))
             relative = {"times": times["value"], "times_low": times["low"], "times_high": times["high"]}
             rows.append({"factor": factor} | own | relative)
         return pd.DataFrame(rows)
 
 
 def means(values: np.ndarray, axis: int, fewest: int = 1) -> np.ndarray:
-    """Mean of what is not nan, nan where there are fewer than `fewest` such values."""
+    """Mean that ignores nan, and is nan where fewer than `fewest` values are known."""
     known = np.isfinite(values).sum(axis)
     return np.where(known >= fewest, np.nansum(values, axis) / np.maximum(known, 1), np.nan)
 
@@ -123,7 +120,7 @@ def means(values: np.ndarray, axis: int, fewest: int = 1) -> np.ndarray:
 def shares(response: np.ndarray, random: np.ndarray) -> np.ndarray:
     """(d, factors) each factor's share in a feature's responses, in multiples of random directions' mean response.
 
-    A feature that responds as random directions do has a flat row. response: (d, factors); random: (n, factors).
+    A feature that responds like random directions has a flat row. response: (d, factors); random: (n, factors).
     """
     usual = means(random, 0)
     relative = np.nan_to_num(response / np.where(usual > 0, usual, np.nan), nan=0.0)
@@ -131,7 +128,7 @@ def shares(response: np.ndarray, random: np.ndarray) -> np.ndarray:
 
 
 def about(response: np.ndarray, random: np.ndarray) -> np.ndarray:
-    """(d,) the factor whose share surpasses that in random directions by most, "" where it surpasses BEYOND by none."""
+    """(d,) the factor whose share is furthest above the BEYOND quantile of random directions; "" if none is above."""
     usual = np.quantile(shares(random, random), BEYOND, axis=0)
     beyond = shares(response, random) / np.where(usual > 0, usual, np.inf)
     return np.where(beyond.max(1) > 1, np.array(ALL)[beyond.argmax(1)], "")
@@ -141,20 +138,21 @@ def profile_network(
     folder: Path, *, acts: Activations, varied: Activations, pictures: Pictures, saes: Mapping[str, SparseAutoencoder],
     random: Sequence[SparseAutoencoder],
 ) -> None:  # fmt: skip
-    """What the features of one network at one site respond to and show, with random directions beside them.
+    """What the features of one network respond to and show at one site, beside random directions.
 
-    acts: of `pictures`; varied: of `VariedScenes`; saes: of several seeds, by name; random: two dictionaries of random
-    directions, the first of which says what is beyond chance.
-    features.parquet: dictionary, feature_id, mass (share of all activation on test pictures), a column a factor, about.
-    typical.parquet: of the first seed the most active feature about each factor (factor, feature_id) and its nine
-    strongest patches, as of `FeatureIndex.patches`. profile.parquet: dictionary and `Sensitivity.profile`.
-    scores.parquet: dictionary, measure, value, low, high, n: mean_ap and n_parts (best features of parts, and how many
-    beat those of the first random directions), auroc_<level> (mean over classes of the best feature), probe_<k> (mean
-    over classes of the second level), dead, seed_agreement.
+    acts: of `pictures`; varied: of `VariedScenes`; saes: seeds by name; random: two dictionaries of random directions,
+    the first as the null, the second to be compared with it as features are.
+    features.parquet: dictionary, feature_id, mass (share of all activation), about, and a response for each factor
+    typical.parquet: factor, feature_id (most active one about it, first seed), its nine strongest patches
+    profile.parquet: dictionary, and the columns of `Sensitivity.profile`
+    scores.parquet: dictionary, measure, value, low, high, n
+        mean_ap, n_parts: of the parts' best features, and how many of them beat the null's
+        auroc_<level>, probe_<k>: of classes' best features and of `probed`, means over classes
+        dead, seed_agreement
     """
     first, *others = saes.values()
     parts, dictionaries = list(pictures.region_names), {"null": random[0], RANDOM: random[1], **saes}
-    tables, profiles, scores, null, usual = [], [], {}, {}, None
+    tables, profiles, scores, null, usual = [], [], {}, {}, {}
     for name, sae in dictionaries.items():
         index, changed = (FeatureIndex.of(sae, each, each.rows("test")) for each in (acts, varied))
         mass, top = np.asarray(index.by_cell.sum(axis=0)).ravel(), index.by_cell.max(axis=0).toarray().ravel()
@@ -167,22 +165,22 @@ def profile_network(
         table = pd.DataFrame(found.response, columns=ALL).rename_axis("feature_id").reset_index()
         table = table.assign(mass=mass / mass.sum(), about=about(found.response, null["response"]), dictionary=name)
         tables.append(table)
-        usual = found.draws(mass) if name == RANDOM else usual
+        usual = usual or found.draws(mass)  # of RANDOM, which comes before features
         profiles.append(found.profile(mass, usual).assign(dictionary=name))
         better = sum((estimates[part] - null["estimates"][part]).interval[0] > 0 for part in estimates)
-        own = {"mean_ap": average(list(estimates.values())).entry, "n_parts": point(better, len(parts))}
         maxima, labels = index.maxima(index.rows("test")), index.images.loc[:, list(pictures.levels)]
+        scores[name] = {"mean_ap": average(list(estimates.values())).entry, "n_parts": point(better, len(parts))}
+        scores[name] |= {"dead": point((mass == 0).mean(), len(mass))} | probed(maxima, labels)
         areas = best_aurocs(maxima, labels).groupby(level=0)
-        own |= {"dead": point((mass == 0).mean(), len(mass))} | probed(maxima, labels)
-        scores[name] = own | {f"auroc_{level}": point(each.mean(), len(each)) for level, each in areas}
+        scores[name] |= {f"auroc_{level}": point(each.mean(), len(each)) for level, each in areas}
         if sae is first:
             write_parquet(typical(table, index), folder / "typical.parquet")
     agreement = [seed_agreement(first.W_dec, other.W_dec)["agreement"] for other in others]
     scores |= {"all": {"seed_agreement": point(np.mean(agreement), len(agreement))}} | baselines(acts, pictures)
     rows = [{"dictionary": name, "measure": each} | own[each] for name, own in scores.items() for each in own]
     write_parquet(pd.DataFrame(rows), folder / "scores.parquet")
-    for made, file in ((tables, "features"), (profiles, "profile")):
-        write_parquet(pd.concat(made, ignore_index=True), folder / f"{file}.parquet")
+    write_parquet(pd.concat(tables, ignore_index=True), folder / "features.parquet")
+    write_parquet(pd.concat(profiles, ignore_index=True), folder / "profile.parquet")
 
 
 def typical(table: pd.DataFrame, index: FeatureIndex) -> pd.DataFrame:
@@ -197,27 +195,23 @@ def typical(table: pd.DataFrame, index: FeatureIndex) -> pd.DataFrame:
 def probed(values: np.ndarray, labels: pd.DataFrame, ks: Sequence[int] = (1, 5)) -> dict[str, dict]:
     """k-sparse probing: AUROC on half B of a logistic regression on k columns, mean over classes of the second level.
 
-    values: (images, d). The k columns are those whose class means differ most, in deviations, on half A.
+    values: (images, d). The k columns are those whose standardised class means differ most on half A.
     Source: Gurnee et al. 2023, arXiv 2305.01610.
     """
     own, in_b = labels.iloc[:, min(1, labels.shape[1] - 1)].to_numpy(), halves(labels.iloc[:, 0])
-    values, found = (values - values.mean(0)) / np.maximum(values.std(0), 1e-9), {}
-    for k in ks:
-        scores = []
-        for name in np.unique(own):
-            member = own == name
-            if not (member[in_b].any() and member[~in_b].any()):
-                continue
+    values, scores = (values - values.mean(0)) / np.maximum(values.std(0), 1e-9), {k: [] for k in ks}
+    for member in (own == name for name in np.unique(own)):
+        if member[in_b].any() and member[~in_b].any():
             apart = np.abs(values[~in_b & member].mean(0) - values[~in_b & ~member].mean(0))
-            best = np.argsort(-apart, kind="stable")[:k]
-            fitted = LogisticRegression(class_weight="balanced").fit(values[~in_b][:, best], member[~in_b])
-            scores.append(roc_auc_score(member[in_b], fitted.decision_function(values[in_b][:, best])))
-        found[f"probe_{k}"] = point(np.mean(scores), len(scores))
-    return found
+            for k in ks:
+                best = np.argsort(-apart, kind="stable")[:k]
+                fitted = LogisticRegression(class_weight="balanced").fit(values[~in_b][:, best], member[~in_b])
+                scores[k].append(roc_auc_score(member[in_b], fitted.decision_function(values[in_b][:, best])))
+    return {f"probe_{k}": point(np.mean(each), len(each)) for k, each in scores.items()}
 
 
 def baselines(acts: Activations, pictures: Pictures) -> dict[str, dict[str, dict]]:
-    """`probed` of the site's channels and of their principal components, in place of features."""
+    """`probed` with the site's channels and with their principal components, both signs, in place of features."""
     rows = acts.rows("test")
     mean, directions = pca(acts, acts.rows("train", "val"), acts.d_in)
     blocks = [block.flatten(1, 2) for block in acts.blocks(rows)]
@@ -232,7 +226,7 @@ def baselines(acts: Activations, pictures: Pictures) -> dict[str, dict[str, dict
 def share_features(
     folder: Path, *, acts: Mapping[str, Activations], dictionaries: Mapping[str, Sequence[SparseAutoencoder]]
 ) -> None:
-    """`shared` of networks' dictionaries on the same test pictures and grid, in shared.parquet."""
+    """Write shared.parquet: `shared` for networks' dictionaries on the same test pictures and grid."""
     blocks = {name: list(each.blocks(each.rows("test"))) for name, each in acts.items()}
     codes = {name: [encoded(sae, blocks[name]) for sae in saes] for name, saes in dictionaries.items()}
     first = next(iter(acts.values()))
@@ -240,12 +234,13 @@ def share_features(
 
 
 def shared(codes: Mapping[str, Sequence[csr_array]], shift: int) -> pd.DataFrame:
-    """Which features two networks have in common: a row an ordered pair of networks.
+    """Which features do two networks have in common? A row an ordered pair: first, second, n (living features).
 
-    codes: of each network, of the same cells, three (cells, d): its features', another seed's, random directions';
-    shift: by how many cells the second's are moved to see what chance gives. correlation: of each feature of the first
-    with its best partner in the second, the median weighted by activity; of a network with itself, in the other seed;
-    chance: the same when moved; random: the same of random directions; share: of activity, beyond 99.5 % of chance's.
+    codes: for each network (cells, d) of its features, another seed's and random directions', on the same cells.
+    correlation: of the first's features with their best partners in the second (of one network, in its other seed);
+        the median weighted by activity
+    chance, random: the same with the second's cells moved by `shift`, and with random directions
+    share: of activity, in features whose correlation exceeds 99.5 % of chance's
     """
     rows = []
     for first, second in product(codes, repeat=2):
@@ -264,42 +259,39 @@ def shared(codes: Mapping[str, Sequence[csr_array]], shift: int) -> pd.DataFrame
 
 
 def correlations(a: csr_array, b: csr_array) -> np.ndarray:
-    """(d_a, d_b) Pearson's correlations of the columns of a (cells, d_a) and b (cells, d_b); 0 for constant ones."""
+    """(d_a, d_b) Pearson correlations of the columns of a (cells, d_a) and b (cells, d_b); 0 for constant ones."""
     n, sums = a.shape[0], [np.asarray(each.sum(axis=0)).ravel() for each in (a, b)]
     squares = [np.asarray(each.multiply(each).sum(axis=0)).ravel() for each in (a, b)]
     deviations = [np.sqrt(np.maximum(q / n - (s / n) ** 2, 0)) for q, s in zip(squares, sums, strict=True)]
-    covariance = (a.T @ b).toarray() / n - np.outer(sums[0], sums[1]) / n**2
-    scale_ = np.outer(*deviations)
-    return np.divide(covariance, scale_, out=np.zeros_like(scale_), where=scale_ > 0)
+    covariance = (a.T @ b).toarray() / n - np.outer(*sums) / n**2
+    scale = np.outer(*deviations)
+    return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
 
 
 def sites_at(network: Network, strides: Sequence[int] = (16, 32)) -> list[str]:
-    """The last site of each stride, "stage3" and so on where the network has stages; ValueError where it has none."""
+    """The last site of each stride, by its alias ("stage3") if it has one; ValueError where a stride is missing."""
     found = {info["reduction"]: info["module"] for info in getattr(network.model, "feature_info", [])}
     if lacking := [stride for stride in strides if stride not in found]:
         raise ValueError(f"{network.name} has no site of stride {lacking[0]}: it has {', '.join(map(str, found))}")
-    # the config's own names: their activations are there, and are extracted in one pass
+    # the config names sites by alias, and activations are kept by name
     return [re.sub(r"^stages\.(\d)$", lambda path: f"stage{int(path[1]) + 1}", found[stride]) for stride in strides]
 
 
 def common_width(widths: Sequence[int], least: int = 1000) -> int:
-    """The smallest multiple of all these widths that is no smaller than `least`: as many features for each network."""
+    """The smallest common multiple of these widths from `least` on: as many features for each network."""
     step = math.lcm(*widths)
     return step * -(-least // step)
 
 
 def accuracies(acts: Activations, level: str, k: int = 10) -> dict[str, dict[str, float | None]]:
-    """Of test pictures, the share whose class is told from pooled acts by what training pictures say: two results.
-
-    knn: most of the k nearest, by cosine, are of it; linear: logistic regression says so. Acts are pooled over cells,
-    each channel standardised.
-    """
+    """Test accuracy of two classifiers of pooled acts, fitted on training pictures: "knn" (cosine), "linear"."""
     rows, labels = [acts.rows(split) for split in ("train", "test")], acts.images[level].to_numpy()
     train, test = (np.concatenate([block.mean((1, 2)).numpy() for block in acts.blocks(each)]) for each in rows)
     mean, deviation = train.mean(0), np.maximum(train.std(0), 1e-6)
-    train, test, found = (train - mean) / deviation, (test - mean) / deviation, {}
     kinds = {"knn": KNeighborsClassifier(min(k, len(train)), metric="cosine"), "linear": LogisticRegression(C=0.1)}
+    found = {}
     for name, kind in kinds.items():
-        right = kind.fit(train, labels[rows[0]]).predict(test) == labels[rows[1]]
+        fitted = kind.fit((train - mean) / deviation, labels[rows[0]])
+        right = fitted.predict((test - mean) / deviation) == labels[rows[1]]
         found[name] = with_interval(right, np.ones(len(right)))
     return found

@@ -1,12 +1,12 @@
 """Features as knobs in a second task: which part of the aircraft does a cell show?
 
-A linear head on the acts x of a cell names its region. Turning feature j to s sets it to s times its maximum m_j, in
-every cell or in some, and keeps what the autoencoder does not explain:
+A linear head names the region that a cell shows from its activations x. Setting feature j to s times its maximum m_j
+keeps what the autoencoder does not explain, so the head's logits follow in closed form:
 
-    x' = x + (s m_j - f_j) d_j,  so that the head's logits become  W x' + b = W x + b + (s m_j - f_j) W d_j
+    x' = x + (s m_j - f_j) d_j        W x' + b = W x + b + (s m_j - f_j) W d_j
 
-Source: Stevens et al. 2025, arXiv 2502.06755, with every control run. As the head reads each cell by itself, what
-changes elsewhere changes because the feature is active there, too.
+The head reads one cell at a time: another cell changes its name only because its own activation changed.
+Source: Stevens et al. 2025, arXiv 2502.06755, with every control run.
 """
 
 from collections.abc import Mapping
@@ -27,19 +27,17 @@ from aircraft_sae.features import Regions
 from aircraft_sae.features.index import encoded
 from aircraft_sae.features.reconstruction import cell_covariance, random_directions
 from aircraft_sae.features.regions import LEAST
-from aircraft_sae.interventions.suppression import matched_features
+from aircraft_sae.interventions.suppression import logits_from, matched_features
 from aircraft_sae.metrics import bootstrap_counts, bootstrap_draws, with_draws, with_interval
-from aircraft_sae.networks import BATCH, Network
+from aircraft_sae.networks import Network
 from aircraft_sae.networks.weights import write_safetensors
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import read_json, write_json, write_parquet
 
 DOSES = (-2.0, 0.0, 0.5, 1.0, 2.0)
-THRESHOLDS = (0.0, 0.1, 0.3, 1.0)
-"""Shares of a feature's maximum from which it is taken to say that a cell shows its part."""
-N_RANDOM, N_PASSES = 20, 12
-"""Random directions for each part; and those that cost forward passes."""
+THRESHOLDS = (0.0, 0.1, 0.3, 1.0)  # as shares of a feature's maximum
+N_RANDOM, N_PASSES = 20, 12  # random directions for each part: by the head alone, and with forward passes
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,63 +50,68 @@ class CellHead:
 
     @classmethod
     def open(cls, folder: str | Path) -> "CellHead":
-        """What `segment` wrote."""
+        """Read what `segment` wrote."""
         arrays = load_file(Path(folder) / "head.safetensors")
         return cls(arrays["weight"], arrays["bias"], read_json(Path(folder) / "names.json")["names"])
 
     def logits(self, acts: torch.Tensor) -> torch.Tensor:
-        """(…, regions) of acts (…, d_in)."""
+        """(…, regions) from acts (…, d_in)."""
         return acts @ self.weight.t() + self.bias
+
+    def probe(self, region: int) -> torch.Tensor:
+        """(d_in,) the head's own direction for a region: its weights less their mean over regions."""
+        return self.weight[region] - self.weight.mean(0)
 
 
 def cell_regions(coverage: np.ndarray) -> np.ndarray:
-    """(…) 1 + the region that fills most of a cell; 0 where all fill less than LEAST of it. coverage: (…, regions)."""
+    """(…) the region that fills most of a cell, from 1; 0 where all together fill less than LEAST of it."""
     return np.where(coverage.sum(-1) >= LEAST, coverage.argmax(-1) + 1, 0)
 
 
 def segment(folder: Path, *, acts: Activations, pictures: Pictures, n_cells: int = 100_000) -> None:
     """Fit a head on n_cells of training and validation pictures, and score it on test pictures.
 
-    head.safetensors and names.json: as `CellHead` has them. confusion.npy: (2, pictures, regions, regions) pixels of a
-    region, as shares of a cell, by the region that the head names their cell, and by `cell_regions`, the right names.
+    head.safetensors, names.json: the `CellHead`
+    confusion.npy: (2, pictures, regions, regions) area by region and by its cell's name: the head's, the right one
     Raises: ValueError for pictures without regions.
     """
-    if not (names := ["background", *pictures.region_names])[1:]:
+    names = ["background", *pictures.region_names]
+    if len(names) == 1:
         raise ValueError("the pictures have no regions: there is nothing to name in their cells")
-    rows = {"fit": acts.rows("train", "val"), "test": acts.rows("test")}
-    shares = {}
-    for name, own in rows.items():
-        found = np.stack([pictures.regions(image, acts.grid) for image in acts.images["image"].iloc[own]])
-        shares[name] = np.concatenate([1 - found.sum(3, keepdims=True), found], 3).reshape(-1, len(names))
-    shown = {name: cell_regions(each[:, 1:]) for name, each in shares.items()}
-    some = np.sort(np.random.default_rng(0).permutation(len(shown["fit"]))[:n_cells])
+
+    def truth(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (…, regions) area of each, (…) the right name
+        covered = np.stack([pictures.regions(image, acts.grid) for image in acts.images["image"].iloc[rows]])
+        return np.concatenate([1 - covered.sum(3, keepdims=True), covered], 3), cell_regions(covered)
+
+    rows, test = acts.rows("train", "val"), acts.rows("test")
+    labels = truth(rows)[1].ravel()
+    some = np.sort(np.random.default_rng(0).permutation(len(labels))[:n_cells])
     image, cell = np.divmod(some, acts.cells_per_image)
-    x = np.float32(acts.acts[rows["fit"]].reshape(len(rows["fit"]), -1, acts.d_in)[image, cell])
+    x, labels = np.float32(acts.acts[rows].reshape(len(rows), -1, acts.d_in)[image, cell]), labels[some]
     mean, deviation = x.mean(0), x.std(0) + 1e-6
-    present, n = np.unique(shown["fit"][some], return_counts=True)
-    weights = dict(zip(present.tolist(), np.sqrt(n.min() / n), strict=True))  # else hardly a cell were named a gear
-    fitted = LogisticRegression(C=0.1, max_iter=100, tol=1e-3, class_weight=weights)
-    fitted.fit((x - mean) / deviation, shown["fit"][some])
-    weight, bias = np.zeros((len(names), acts.d_in), np.float32), np.full(len(names), -1e4, np.float32)
+    present, n = np.unique(labels, return_counts=True)
+    weights = dict(zip(present.tolist(), np.sqrt(n.min() / n), strict=True))  # else hardly a cell would be named gear
+    fitted = LogisticRegression(C=0.1, max_iter=100, tol=1e-3, class_weight=weights).fit((x - mean) / deviation, labels)
     coef, intercept = fitted.coef_, fitted.intercept_
-    if len(coef) == 1:  # of two regions, the second's odds
+    if len(coef) == 1:  # two regions: scikit-learn keeps the second's log-odds alone
         coef, intercept = (np.concatenate([-each, each]) / 2 for each in (coef, intercept))
-    weight[fitted.classes_] = coef / deviation  # regions that no cell showed are never named
-    bias[fitted.classes_] = intercept - weight[fitted.classes_] @ mean
+    weight, bias = np.zeros((len(names), acts.d_in), np.float32), np.full(len(names), -1e4, np.float32)
+    weight[present] = coef / deviation  # a region that no cell showed is never named
+    bias[present] = intercept - weight[present] @ mean
     head = CellHead(torch.from_numpy(weight), torch.from_numpy(bias), names)
-    named = torch.cat([head.logits(block).argmax(-1) for block in acts.blocks(rows["test"])]).numpy()
-    shape = len(rows["test"]), acts.cells_per_image, len(names)
-    truth = shares["test"].reshape(shape)
-    by = [np.eye(len(names))[each.reshape(shape[:2])] for each in (named, shown["test"])]
-    np.save(folder / "confusion.npy", np.stack([truth.transpose(0, 2, 1) @ each for each in by]))
+    area, right = truth(test)
+    named = torch.cat([head.logits(block).argmax(-1) for block in acts.blocks(test)]).numpy()
+    area, right, named = (each.reshape(len(test), acts.cells_per_image, -1) for each in (
+        area, np.eye(len(names))[right], np.eye(len(names))[named]))  # fmt: skip
+    np.save(folder / "confusion.npy", np.stack([area.transpose(0, 2, 1) @ each for each in (named, right)]))
     write_safetensors(folder / "head.safetensors", {"weight": head.weight, "bias": head.bias})
     write_json(folder / "names.json", {"names": names})
 
 
 def ious(confusion: np.ndarray, counts=None) -> np.ndarray:
-    """(draws, regions) or (regions,) intersection over union; nan where a region is neither shown nor named.
+    """(regions,) or (draws, regions) intersection over union; nan where a region is neither shown nor named.
 
-    confusion: (pictures, regions, regions) pixels by what they show, by what they are named.
+    confusion: (pictures, regions, regions) area by the region shown and the region named.
     """
     total = np.tensordot(np.ones(len(confusion)) if counts is None else counts, confusion, 1)
     hits = np.diagonal(total, axis1=-2, axis2=-1)
@@ -117,17 +120,16 @@ def ious(confusion: np.ndarray, counts=None) -> np.ndarray:
 
 
 def segmentation_scores(folder: Path) -> dict[str, dict]:
-    """Results: miou of parts, that of the right names, and their ratio; and iou/<region>, iou_right/<region>."""
-    names, (own, right) = CellHead.open(folder).names, np.load(folder / "confusion.npy")
-    drawn = {"": bootstrap_draws(ious, own), "_right": bootstrap_draws(ious, right)}
-    value, n = {"": ious(own), "_right": ious(right)}, len(own)
-    mean, draws = ({name: np.nanmean(each[..., 1:], -1) for name, each in of.items()} for of in (value, drawn))
-    found = {f"miou{name}": with_draws(mean[name], draws[name], n) for name in mean}
-    found["miou_of_grid_ceiling"] = with_draws(mean[""] / mean["_right"], draws[""] / draws["_right"], n)
-    for name, (i, region) in product(value, enumerate(names)):
-        if np.isfinite(value[name][i]):
-            found[f"iou{name}/{region}"] = with_draws(value[name][i], drawn[name][:, i], n)
-    return found
+    """Results: iou/<region> of the head, iou_right/<region> of the right names; their means over parts, and ratio."""
+    names, found, mious = CellHead.open(folder).names, {}, []
+    for suffix, confusion in zip(("", "_right"), np.load(folder / "confusion.npy"), strict=True):
+        value, draws, n = ious(confusion), bootstrap_draws(ious, confusion), len(confusion)
+        mious.append((np.nanmean(value[1:]), np.nanmean(draws[:, 1:], 1)))
+        found[f"miou{suffix}"] = with_draws(*mious[-1], n)
+        known = np.flatnonzero(np.isfinite(value))
+        found |= {f"iou{suffix}/{names[i]}": with_draws(value[i], draws[:, i], n) for i in known}
+    ratios = (own / right for own, right in zip(*mious, strict=True))
+    return found | {"miou_of_grid_ceiling": with_draws(*ratios, n)}
 
 
 def f1_scores(codes: csr_array, shows: np.ndarray, least: np.ndarray) -> np.ndarray:
@@ -139,10 +141,10 @@ def f1_scores(codes: csr_array, shows: np.ndarray, least: np.ndarray) -> np.ndar
 
 
 def choose_knobs(codes: csr_array, shows: np.ndarray) -> pd.DataFrame:
-    """The feature that tells each part best: a row a part, with feature_id, threshold, f1, top and active.
+    """The feature with the best F1 for each part, one row a part: feature_id, threshold, f1, top, active.
 
-    codes: (cells, d) feature activations; shows: (cells, parts) bool, whether a cell shows a part. f1: of the best of
-    THRESHOLDS; top: the feature's maximum; active: share of the part's cells in which it is above 0.
+    codes: (cells, d) activations; shows: (cells, parts) bool. threshold: the best of THRESHOLDS; top: the feature's
+    maximum; active: share of the part's cells in which it is active.
     """
     top = codes.max(axis=0).toarray().ravel()
     f1 = np.stack([f1_scores(codes, shows, threshold * top) for threshold in THRESHOLDS])  # (thresholds, d, parts)
@@ -157,87 +159,83 @@ def choose_knobs(codes: csr_array, shows: np.ndarray) -> pd.DataFrame:
 def turn_knobs(
     folder: Path, *, segmentation: Path, acts: Activations, pictures: Pictures, saes: Mapping[str, SparseAutoencoder]
 ) -> None:
-    """Turn the best feature of each part, and what is turned in its place, in all cells of half B's test pictures.
+    """Set the best feature of each part, and its controls, in all cells of half B's test pictures.
 
-    saes: the autoencoder as "feature", and others by name, whose own best features are controls. knobs.parquet: arm,
-    part, the columns of `choose_knobs` (of half A), f1_b (on half B). turned.parquet: arm, part, dose, image, n and
-    n_other (cells named the part, and other ones), target (share of n whose name changes; nan without any), other (of
-    n_other), gained (share of n_other that get the part's name). Arms beside `saes`, of as much in each cell along
-    another direction of equal length: "random direction" (the mean of N_RANDOM, spread as the cells are), "isotropic
-    direction" (the same, spread evenly), "random feature" (the direction of one of like density and strength; left out
-    where there is none), "probe" (the head's own row for the part, less the mean row).
+    saes: the autoencoder as "feature", and others by name, each with best features of its own. Other arms change each
+    cell by the same length along "random direction" (the mean of N_RANDOM, with the cells' covariance), "isotropic
+    direction", "random feature" (of like density and strength, if there is one) and "probe" (`CellHead.probe`).
+    knobs.parquet: arm, part, the columns of `choose_knobs` (on half A); f1_b: F1 on half B
+    turned.parquet: arm, part, dose, image
+        n, n_other: cells that the head names the part, and the others
+        target, other: share of either that lose their names, nan without any
+        gained: share of the others that get the part's name
     """
-    head, rows = CellHead.open(segmentation), acts.rows("test")
-    regions = Regions.of(acts, pictures)
+    head, rows, regions = CellHead.open(segmentation), acts.rows("test"), Regions.of(acts, pictures)
     cells, rows_b = np.repeat(regions.in_b, acts.cells_per_image), rows[regions.in_b]
     before = torch.cat([head.logits(block).flatten(0, 2) for block in acts.blocks(rows_b)]).t().contiguous()
-    named, images = before.argmax(0).numpy(), acts.images["image"].iloc[rows_b].to_numpy()
+    named, images = before.argmax(0).view(len(rows_b), -1).numpy(), acts.images["image"].iloc[rows_b].to_numpy()
     shows, knobs, turned = regions.labels.reshape(-1, len(regions.names)), [], []
 
-    def after(amount: np.ndarray, direction: torch.Tensor) -> np.ndarray:  # regions first: four times as fast
+    def names_after(amount: np.ndarray, direction: torch.Tensor) -> np.ndarray:
         logits = torch.addr(before, head.weight @ direction, torch.from_numpy(np.float32(amount)))
-        return logits.max(0).indices.numpy()
+        return logits.max(0).indices.view(named.shape).numpy()  # regions first: four times as fast
 
     for arm, sae in saes.items():
         codes, W_dec = encoded(sae, acts.blocks(rows)), sae.W_dec.detach()
         own, other = codes[~cells], codes[cells].tocsc()
         chosen, n_on = choose_knobs(own, shows[~cells]), np.diff(own.tocsc().indptr)
-        ids = chosen["feature_id"].to_numpy()
-        scored = f1_scores(other[:, ids].tocsr(), shows[cells], (chosen["threshold"] * chosen["top"]).to_numpy())
-        knobs.append(chosen.assign(f1_b=scored.diagonal(), arm=arm, part=regions.names))
+        ids, least = chosen["feature_id"].to_numpy(), (chosen["threshold"] * chosen["top"]).to_numpy()
+        f1_b = f1_scores(other[:, ids].tocsr(), shows[cells], least).diagonal()
+        knobs.append(chosen.assign(f1_b=f1_b, arm=arm, part=regions.names))
         density = {"density_cell": n_on / own.shape[0], "mean": own.sum(axis=0) / np.maximum(n_on, 1)}
         partner = matched_features(pd.DataFrame(density | {"norm": W_dec.norm(dim=1)}))
         for i, (j, top) in enumerate(zip(ids, chosen["top"], strict=True), 1):
             ways = {arm: W_dec[[j]]}
             if arm == "feature":
-                ways |= in_its_place(W_dec[j], i, head, acts, W_dec[partner[[j]]] if partner[j] >= 0 else None)
-            activation, target = other[:, [j]].toarray().ravel(), (named == i).reshape(len(images), -1)
-            n, n_other = target.sum(1), (~target).sum(1)
+                ways |= control_directions(W_dec[j], i, head, acts, W_dec[partner[[j]]] if partner[j] >= 0 else None)
+            activation, target = other[:, [j]].toarray().ravel(), named == i
+            facts = {"part": head.names[i], "image": images, "n": target.sum(1), "n_other": (~target).sum(1)}
             for dose, (way, directions) in product(DOSES, ways.items()):
-                made = [after(dose * top - activation, each).reshape(target.shape) for each in directions]
-                changed = np.mean([each != named.reshape(target.shape) for each in made], 0)
-                gained = np.mean([each == i for each in made], 0)
-                counts = {"target": (changed * target, n), "other": (changed * ~target, n_other),
-                          "gained": (gained * ~target, n_other)}  # fmt: skip
+                after = np.stack([names_after(dose * top - activation, each) for each in directions])
+                changed, gained = (after != named).mean(0), (after == i).mean(0)
                 with np.errstate(invalid="ignore"):
-                    shares = {name: each.sum(1) / of for name, (each, of) in counts.items()}
-                facts = {"arm": way, "part": head.names[i], "dose": dose, "image": images, "n": n, "n_other": n_other}
-                turned.append(pd.DataFrame(facts | shares))
+                    shares = {"target": (changed * target).sum(1) / facts["n"],
+                              "other": (changed * ~target).sum(1) / facts["n_other"],
+                              "gained": (gained * ~target).sum(1) / facts["n_other"]}  # fmt: skip
+                turned.append(pd.DataFrame({"arm": way, "dose": dose} | facts | shares))
     write_parquet(pd.concat(knobs, ignore_index=True), folder / "knobs.parquet")
     write_parquet(pd.concat(turned, ignore_index=True), folder / "turned.parquet")
 
 
-def in_its_place(
+def control_directions(
     direction: torch.Tensor, region: int, head: CellHead, acts: Activations, partner: torch.Tensor | None
 ) -> dict[str, torch.Tensor]:
-    """By arm, directions (n, d_in) as long as a feature's: random ones, the probe's, another feature's."""
-    own = (head.weight[region] - head.weight.mean(0))[None]
+    """By arm, directions (n, d_in) as long as a feature's. partner: (1, d_in) the "random feature", or None."""
     spreads = {"random direction": cell_covariance(acts), "isotropic direction": torch.eye(acts.d_in)}
-    drawn = {name: random_directions(direction.expand(N_RANDOM, -1), each, (region,)) for name, each in spreads.items()}
-    ways = drawn | {"probe": own} | ({} if partner is None else {"random feature": partner})
+    ways = {name: random_directions(direction.expand(N_RANDOM, -1), each, (region,)) for name, each in spreads.items()}
+    ways |= {"probe": head.probe(region)[None]} | ({} if partner is None else {"random feature": partner})
     return {name: each * direction.norm() / each.norm(dim=1, keepdim=True) for name, each in ways.items()}
 
 
 def macro(turned: pd.DataFrame, arm: str, dose: float, which: str = "target") -> tuple[dict, np.ndarray]:
-    """(result, draws) of a share: mean over the pictures that have such cells, then over parts that the head names.
+    """(result, draws) of a share: its mean over pictures that have such cells, then over parts that the head names.
 
-    which: "target", "other" or "gained". Parts without a partner are left out of "random feature".
+    which: "target", "other" or "gained". A part without a "random feature" is left out of that arm.
     """
-    named = turned.groupby("part")["n"].transform("sum") > 0
-    own = turned[named & (turned["arm"] == arm) & (turned["dose"] == dose)]
+    ever_named = turned.groupby("part")["n"].transform("sum") > 0
+    own = turned[ever_named & (turned["arm"] == arm) & (turned["dose"] == dose)]
     shares = own.pivot(index="image", columns="part", values=which).to_numpy()
     draws = bootstrap_draws(_mean_of_means, shares)
-    return with_draws(_mean_of_means(shares), draws, len(shares)), draws
+    return with_draws(_mean_of_means(shares, np.ones(len(shares))), draws, len(shares)), draws
 
 
-def _mean_of_means(shares: np.ndarray, counts=None) -> np.ndarray:
-    counts = np.ones(len(shares)) if counts is None else counts
+def _mean_of_means(shares: np.ndarray, counts: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         return np.nanmean((counts @ np.nan_to_num(shares)) / (counts @ np.isfinite(shares)), axis=-1)
 
 
 def on_target(turned: pd.DataFrame, arm: str, dose: float) -> dict[str, float | None]:
-    """Of all cells whose name changes, the share that was named the part: a result, with pictures as units."""
+    """Share of the cells that change which the head had named the part; pictures are the units."""
     own = turned[(turned["arm"] == arm) & (turned["dose"] == dose)]
     hits = own["n"] * own["target"].fillna(0)
     sums = pd.DataFrame({"image": own["image"], "hits": hits, "all": hits + own["n_other"] * own["other"]})
@@ -246,7 +244,7 @@ def on_target(turned: pd.DataFrame, arm: str, dose: float) -> dict[str, float | 
 
 
 def beyond(turned: pd.DataFrame, dose: float, control: str, arm: str = "feature") -> dict[str, dict]:
-    """For each part, how much more of its cells `arm` changes than `control`: results over pictures, pair by pair."""
+    """For each part, the share of its cells that `arm` changes less that of `control`, paired by picture."""
     own = turned[turned["dose"] == dose].pivot(index=["part", "image"], columns="arm", values="target")
     apart = (own[arm] - own[control]).dropna()
     return {part: with_interval(each, np.ones(len(each))) for part, each in apart.groupby(level=0, sort=False)}
@@ -257,46 +255,41 @@ def compare_edits(
     folder: Path, *, network: Network, sae: SparseAutoencoder, segmentation: Path, knobs: Path, scenes: Path,
     acts: Activations, dose: float, everywhere: bool,
 ) -> None:  # fmt: skip
-    """Turn each part's knob in scenes of which the part was edited too: does the same follow?
+    """Set a part's feature in the scenes where `edit_scenes` (folder: scenes) edited the part: does the same follow?
 
-    scenes: what `edit_scenes` wrote; acts: of the study, for random directions; everywhere: in all cells, or in those
-    that the head names the part in the scene as it is or edited. Each is done by the "feature", as much by "random
-    direction 0", … and by the "probe".
-    cells.parquet: a row for each edited scene and way: part, scene, how, target (cells named the part), edited (of
-    these, those that the scene edit renames), turned (those that the knob renames), both; same (of both, those with the
-    edited scene's name), shuffled (of both, were those names shuffled), background (of both, those that the edited
-    scene has as background), others and others_turned. named.npy: (edited scenes, 3, rows, columns) what the head
-    names: as it is, with the feature turned, edited. logits.parquet: part, scene, how (or "scene edit") and the change
-    of each class's logit. Raises: ValueError for a network that cannot go on from the site.
+    everywhere: change all cells, or only those that the head names the part before or after the scene edit. Ways (how):
+    "feature", and by the same length "probe" and "random direction 0", … with the covariance of acts.
+    cells.parquet: part, scene, how, and counts of cells
+        target, others: named the part before, or not; others_turned: of others, those that the way renames
+        edited, turned, both: of target, those that the scene edit renames, the way, both
+        same, shuffled: of both, those with the same new name; the same with shuffled names
+        background: of both, those that the scene edit makes background
+    logits.parquet: part, scene, how (also "scene edit"), and for each class the change of its logit
+    named.npy: (edited scenes, 3, rows, columns) names as it is, with the feature set, with the scene edit
+    Raises: ValueError for a network that cannot start at the site.
     """
-    head, table = CellHead.open(segmentation), pd.read_parquet(knobs / "knobs.parquet")
-    table, site = table[table["arm"] == "feature"].set_index("part"), sae.cfg.site
+    head, site = CellHead.open(segmentation), sae.cfg.site
+    table = pd.read_parquet(knobs / "knobs.parquet").query("arm == 'feature'").set_index("part")
     edits, cells, logits, maps = pd.read_parquet(scenes / "edits.parquet"), [], [], []
     stored = torch.from_numpy(np.load(scenes / network.name / f"{site_folder(site)}.npy")).float()
-
-    def see(given: torch.Tensor) -> np.ndarray:
-        return torch.cat([network.see(None, given={site: each}).logits for each in given.split(BATCH)]).numpy()
-
     for part, own in edits.groupby("part", sort=False):
         i, j, top = head.names.index(part), int(table.at[part, "feature_id"]), float(table.at[part, "top"])
         whole, edited = stored[own["scene"].tolist()], stored[(len(stored) - len(edits) + own.index).tolist()]
         activation = torch.from_numpy(encoded(sae, [whole])[:, [j]].toarray()).view(*whole.shape[:3], 1)
         before, after = (head.logits(each).argmax(-1) for each in (whole, edited))
         where = torch.ones_like(before, dtype=torch.bool) if everywhere else (before == i) | (after == i)
-        amount, direction = (dose * top - activation) * where[..., None], sae.W_dec.detach()[j]
+        amount, direction, probe = (dose * top - activation) * where[..., None], sae.W_dec.detach()[j], head.probe(i)
         drawn = random_directions(direction.expand(N_PASSES, -1), cell_covariance(acts), (i, 1))
-        probe = head.weight[i] - head.weight.mean(0)
         ways = {"feature": direction, "probe": probe * direction.norm() / probe.norm()}
         ways |= {f"random direction {n}": each for n, each in enumerate(drawn)}
-        facts, plain = {"part": part, "scene": own["scene"].to_numpy()}, see(whole)
-        for how, each in {"scene edit": None, **ways}.items():
-            x = edited if each is None else whole + amount * each
-            change = pd.DataFrame(see(x) - plain, columns=network.classes)
-            logits.append(pd.DataFrame(facts | {"how": how}).join(change))
-            if each is None:
-                continue
+        changed = {"scene edit": edited} | {how: whole + amount * each for how, each in ways.items()}
+        plain, facts = logits_from(network, site, whole, None), {"part": part, "scene": own["scene"].to_numpy()}
+        for how, x in changed.items():
+            change = (logits_from(network, site, x, None) - plain).numpy()
+            logits.append(pd.DataFrame(facts | {"how": how}).join(pd.DataFrame(change, columns=network.classes)))
             named = head.logits(x).argmax(-1)
-            cells.append(pd.DataFrame(facts | {"how": how} | _compared(before, named, after, i)))
+            if how != "scene edit":
+                cells.append(pd.DataFrame(facts | {"how": how} | _counts(before, named, after, i)))
             if how == "feature":
                 maps.append(torch.stack([before, named, after], 1).byte().numpy())
     np.save(folder / "named.npy", np.concatenate(maps))
@@ -304,26 +297,27 @@ def compare_edits(
     write_parquet(pd.concat(logits, ignore_index=True), folder / "logits.parquet")
 
 
-def _compared(before: torch.Tensor, named: torch.Tensor, after: torch.Tensor, part: int) -> dict[str, np.ndarray]:
-    """Counts of `compare_edits` for each scene (n, rows, columns), from the names of its cells."""
+def _counts(before: torch.Tensor, named: torch.Tensor, after: torch.Tensor, part: int) -> dict[str, np.ndarray]:
+    """Counts of `compare_edits` in each scene, from the names of its cells (n, rows, columns)."""
     target, turned, edited = before == part, named != before, after != part
     both = target & turned & edited
-    masks = {"target": target, "edited": target & edited, "turned": target & turned, "both": both}
-    masks |= {"same": both & (named == after), "background": both & (after == 0)}
-    masks |= {"others": ~target, "others_turned": ~target & turned}
-    regions = range(int(torch.stack([named, after]).max()) + 1)
-    shares = [torch.stack([(both & (each == r)).sum((1, 2)) for r in regions], 1) for each in (named, after)]
+    masks = {
+        "target": target, "edited": target & edited, "turned": target & turned, "both": both,
+        "same": both & (named == after), "background": both & (after == 0),
+        "others": ~target, "others_turned": ~target & turned,
+    }  # fmt: skip
     counts = {name: each.sum((1, 2)).numpy() for name, each in masks.items()}
-    return counts | {"shuffled": (shares[0] * shares[1]).sum(1).numpy() / np.maximum(counts["both"], 1)}
+    regions = range(int(torch.stack([named, after]).max()) + 1)
+    by_name = [torch.stack([(both & (each == r)).sum((1, 2)) for r in regions], 1) for each in (named, after)]
+    return counts | {"shuffled": (by_name[0] * by_name[1]).sum(1).numpy() / np.maximum(counts["both"], 1)}
 
 
 def agreement(logits: pd.DataFrame, n_draws: int = 500) -> dict[str, dict]:
     """Do a feature and a scene edit move the same logits? Rank correlations over classes, means over parts.
 
-    logits: of `compare_edits`. own: of the effects of a part's feature and of its scene edit, each the mean over
-    scenes; other parts: of a part's feature and other parts' scene edits; random direction: in the feature's place; and
-    how far own is beyond either. Intervals: scenes drawn anew within each part, and of random directions these too.
-    p: of own, were features and scene edits paired at random.
+    Effects are means over a part's scenes; intervals redraw scenes within each part and pool random directions. own: a
+    part's feature and its scene edit; other parts: other parts' scene edits; random direction: in the feature's place;
+    beyond …: own less either; p: of own, were features and scene edits paired at random.
     """
     drawn = {how: [] for how in logits["how"].unique() if how != "probe"}
     for i, (_, own) in enumerate(logits.groupby("part", sort=False)):
@@ -335,14 +329,14 @@ def agreement(logits: pd.DataFrame, n_draws: int = 500) -> dict[str, dict]:
             drawn[how].append(ranks / np.maximum(np.linalg.norm(ranks, axis=1, keepdims=True), 1e-12))
     ranks = {how: np.stack(each) for how, each in drawn.items()}  # (parts, 1 + draws, classes)
     n, scene = len(ranks["scene edit"]), ranks.pop("scene edit")
-    both = {how: np.einsum("pdc,qdc->dpq", each, scene) for how, each in ranks.items()}
-    crossed = both.pop("feature")
-    feature, *random = (np.trace(each, axis1=1, axis2=2) / n for each in (crossed, *both.values()))
-    others = (crossed.sum((1, 2)) - n * feature) / max(1, n * (n - 1))
-    random, rng = np.stack(random), np.random.default_rng(0)
-    paired = np.array([crossed[0][np.arange(n), rng.permutation(n)].mean() for _ in range(2000)])
-    found = {"own": (feature, feature), "other parts": (others, others), "random direction": (random.mean(0), random)}
-    found["beyond other parts"] = (feature - others,) * 2
-    found["beyond random direction"] = feature - random.mean(0), feature - random
-    results = {name: with_draws(value[0], draws[..., 1:].ravel(), n) for name, (value, draws) in found.items()}
-    return results | {"p": with_draws((1 + (paired >= feature[0]).sum()) / 2001, [], n)}
+    crossed = {how: np.einsum("pdc,qdc->dpq", each, scene) for how, each in ranks.items()}
+    same_part = {how: np.trace(each, axis1=1, axis2=2) / n for how, each in crossed.items()}
+    own, random = same_part.pop("feature"), np.stack([*same_part.values()])
+    others = (crossed["feature"].sum((1, 2)) - n * own) / max(1, n * (n - 1))
+    found = {"own": own, "other parts": others, "random direction": random}
+    found |= {"beyond other parts": own - others, "beyond random direction": own - random}
+    found = {name: np.atleast_2d(each) for name, each in found.items()}  # (directions, 1 + draws)
+    results = {name: with_draws(each[:, 0].mean(), each[:, 1:].ravel(), n) for name, each in found.items()}
+    rng = np.random.default_rng(0)
+    paired = np.array([crossed["feature"][0][np.arange(n), rng.permutation(n)].mean() for _ in range(2000)])
+    return results | {"p": with_draws((1 + (paired >= own[0]).sum()) / 2001, [], n)}
