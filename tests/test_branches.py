@@ -17,17 +17,7 @@ from aircraft_sae.hangar.scene import FACTORS
 from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.studies import branches, circuits, comparison
-from aircraft_sae.studies.branches import (
-    across,
-    by_chance,
-    contribution,
-    equalised,
-    excess,
-    home,
-    information,
-    purity,
-    specialised,
-)  # fmt: skip
+from aircraft_sae.studies.branches import across, by_chance, contribution, excess, home, information, specialised
 
 GROUPS = {"1x1": slice(0, 16), "3x3": slice(16, 40), "5x5": slice(40, 52), "pool": slice(52, 64)}
 
@@ -101,11 +91,11 @@ def test_a_single_channel_is_in_a_branch_by_chance():
 
 def test_branches_of_equal_width_keep_their_features(planted):
     """A planted feature stays where it lives, and no branch gains by its width."""
-    columns, groups = equalised(GROUPS)
+    columns, groups = branches.equalised(GROUPS)
     assert len(set(columns)) == 48 and all(own.stop - own.start == 12 for own in groups.values())
     special = specialised(by_chance(planted[:, columns], groups))
     assert special["5x5"][:100].mean() > 0.6 and special.iloc[100:].to_numpy().mean() < 0.01
-    plain, (some, in_proportion) = decoder(1, planted=0), equalised(GROUPS, even=False)
+    plain, (some, in_proportion) = decoder(1, planted=0), branches.equalised(GROUPS, even=False)
     assert len(set(some)) == 48 and [own.stop - own.start for own in in_proportion.values()] == [12, 18, 9, 9]
     for chosen, found in ((columns, groups), (some, in_proportion)):
         for name, own in found.items():
@@ -114,28 +104,8 @@ def test_branches_of_equal_width_keep_their_features(planted):
     assert contribution(plain, GROUPS, squared=True).mean()["3x3"] > 0.33
 
 
-def test_blocks_are_seen_and_their_features_given_a_category(smoke_study, tmp_path):
-    """Image maxima are those of all cells, and a silent feature is unknown."""
-    network, pictures = smoke_study.network(), smoke_study.pictures()
-    d = network.shape("stage3")[2]
-    cfg = SAEConfig(site="stage3", variant="topk", k=4, expansion=2)
-    sae, random = (SparseAutoencoder(replace(cfg, seed=seed), d) for seed in (0, 1))
-    given = {"network": network, "pictures": pictures, "varied": smoke_study.varied(4)}
-    branches.see_blocks(tmp_path, saes={"three": sae}, random={"three": random}, **given)
-    table = pd.read_parquet(tmp_path / "features.parquet")
-    own, other = (table[table["dictionary"] == name].reset_index(drop=True) for name in ("three", "three-random"))
-    maxima = load_npz(tmp_path / "three.npz").toarray()
-    x = torch.stack([network.as_input(pictures.picture(name)) for name in pictures.rows("test")["image"]])
-    acts = network.see(x, ["stage3"]).acts["stage3"].detach()
-    slow = sae.encode(acts.flatten(0, 2)).dense().view(len(acts), -1, sae.d_sae).amax(1)
-    np.testing.assert_allclose(maxima, slow, atol=1e-4)
-    assert len(own) == len(other) == 2 * d and set(own["about"]) <= {*comparison.ALL, *pictures.levels, "unknown"}
-    np.testing.assert_allclose(own["mass"], maxima.mean(0), rtol=1e-5)
-    assert (own.loc[(maxima == 0).all(0), ["about", "leaning"]] == "unknown").all(axis=None)
-
-
 class Planted:
-    """A network without weights: a picture is the acts of its middle cell."""
+    """A network without weights: a picture is the acts of its middle cell, and twice those of the other cells."""
 
     def __init__(self, values: dict[str, np.ndarray]):
         self.values = values
@@ -145,13 +115,13 @@ class Planted:
 
     def stream(self, batches, sites, logits=True):
         for x in batches:
-            acts = torch.zeros(len(x), 3, 3, x.shape[1])
+            acts = (x / 2)[:, None, None].repeat(1, 3, 3, 1)
             acts[:, 1, 1] = x
             yield SimpleNamespace(acts={site: acts for site in sites})
 
 
 def test_features_lean_to_the_factor_they_follow_and_are_about_the_level_of_their_class(tmp_path):
-    """Channel 0 falls without the fin, 1 changes with light, 2 follows a variant; the others are noise."""
+    """Channel 0 falls without the fin, 1 changes with light, 2 follows a variant, 39 is silent; the rest are noise."""
     rng, n = np.random.default_rng(0), 60
     kinds = [("", ""), *((name, "") for name in FACTORS), *((name, "fin") for name in ("part", "paint"))]
     rows = [(f"{i}-{factor}", i, factor, part) for i in range(n) for factor, part in kinds]
@@ -161,11 +131,12 @@ def test_features_lean_to_the_factor_they_follow_and_are_about_the_level_of_thei
         values[image] = base[i] + (0.2 * rng.normal(size=40) if factor else 0)
         values[image][0] -= 0.9 * (factor == "part")
         values[image][1] += 2.0 * (factor == "light")
+        values[image][39] = 0
     variants = np.repeat([*"abcdef"], 20)
     test = pd.DataFrame({"image": [f"t{i}" for i in range(120)], "variant": variants, "split": "test"})
     for image, own in zip(test["image"], variants, strict=True):
         values[image] = 1 + rng.random(40)
-        values[image][2] = 0.5 + 2 * (own == "c")
+        values[image][2], values[image][39] = 0.5 + 2 * (own == "c"), 0
     saes, noise = {}, torch.eye(40)[[*range(10, 13), *range(3, 40)]]
     for name, rows_ in {"a": torch.eye(40), "a-random": noise}.items():
         saes[name] = SparseAutoencoder(SAEConfig(site="x", variant="topk", k=40, expansion=1, aux_k=1), 40)
@@ -182,8 +153,11 @@ def test_features_lean_to_the_factor_they_follow_and_are_about_the_level_of_thei
 
     table = described(varied=scenes)
     assert table["leaning"][0] == table["about"][0] == "part" and table["leaning"][1] == table["about"][1] == "light"
-    assert table["about"][2] == "variant" and set(table["leaning"]) <= {*comparison.ALL}
-    assert (table["about"][3:] == "unknown").mean() > 0.6
+    assert table["about"][2] == "variant" and set(table["leaning"]) <= {*comparison.ALL, "unknown"}
+    assert (table["about"][3:] == "unknown").mean() > 0.6 and set(table.loc[39, ["leaning", "about"]]) == {"unknown"}
+    maxima = np.stack([values[image] for image in test["image"]])
+    np.testing.assert_allclose(load_npz(tmp_path / "a.npz").toarray(), maxima, rtol=1e-6)
+    np.testing.assert_allclose(table["mass"], maxima.mean(0), rtol=1e-5)
     table = described()
     assert table["about"][2] == "variant" and (table["about"][:2] == "unknown").all()
     shown.levels = ()
@@ -252,15 +226,15 @@ def test_features_that_share_a_partner_count_once():
 
 
 def test_neighbours_of_planted_rows_share_their_branch(planted):
-    found = purity(planted, np.where(np.arange(300) < 100, "5x5", ""))
+    found = branches.purity(planted, np.where(np.arange(300) < 100, "5x5", ""))
     assert found["purity"]["value"] > found["permuted"]["high"] + 0.1
     rows, labels = np.random.default_rng(6).normal(size=(60, 8)), np.random.default_rng(7).choice([*"ab"], 60)
     unit, same = rows / np.linalg.norm(rows, axis=1, keepdims=True), []
     for i in range(60):
         near = [j for j in np.argsort(-unit @ unit[i]) if j != i][:15]
         same.append((labels[near] == labels[i]).mean())
-    assert purity(rows, labels)["purity"]["value"] == pytest.approx(np.mean(same))
-    mixed = purity(decoder(1, planted=0), np.where(np.arange(300) < 100, "5x5", ""))
+    assert branches.purity(rows, labels)["purity"]["value"] == pytest.approx(np.mean(same))
+    mixed = branches.purity(decoder(1, planted=0), np.where(np.arange(300) < 100, "5x5", ""))
     assert abs(mixed["purity"]["value"] - mixed["permuted"]["value"]) < 0.03
 
 
@@ -275,13 +249,12 @@ def test_random_directions_are_as_often_active_as_features(smoke_study):
 
 
 @pytest.fixture(scope="module")
-def line(smoke_study):
+def line():
     """(a network of two convolutions, autoencoders of both with the channels as features)."""
     one, two = nn.Conv2d(3, 4, 8, 8), nn.Conv2d(4, 4, 1)
     with torch.no_grad():
-        two.weight.copy_(torch.eye(4)[..., None, None] + 0.01)
-        two.bias.zero_(), one.weight.mul_(0.2)
-        one.bias.copy_(torch.tensor([3.0, 0.5, 1.0, 0.5]))
+        two.weight.copy_(torch.eye(4)[..., None, None] + 0.01), two.bias.zero_()
+        one.weight.mul_(0.2), one.bias.copy_(torch.tensor([3.0, 0.5, 1.0, 0.5]))
     network = Network(nn.Sequential(one, two, nn.AdaptiveAvgPool2d(1), nn.Flatten()), list("abcd"), size=64)
     saes = []
     for site in ("0", "1"):
