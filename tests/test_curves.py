@@ -225,19 +225,19 @@ def test_a_stimulus_cropped_where_the_middle_does_not_see_gives_what_the_whole_g
     torch.manual_seed(0)
     network = Network(InceptionV1(3).eval(), list("abc"), mean=(117 / 255,) * 3, std=(1 / 255,) * 3)
     few, sites = stimuli.subset([0, 900, 2400], "few"), ["conv2d2", site]
-    assert curves._margin(network, sites) == margin
+    cells = {each: curves._cell(network, each) for each in sites}
+    assert curves._margin(network, cells) == margin
     curves.see_middle(tmp_path, network=network, pictures=few, sites=sites)
     x = torch.stack([network.as_input(few.picture(image)) for image in few.table["image"]])
-    for site, acts in network.see(x, sites).acts.items():
-        cell = curves._cell(network, site)
-        wanted = acts[:, cell, cell].detach().numpy()
-        np.testing.assert_allclose(np.load(tmp_path / f"{site}.npy"), wanted, rtol=1e-3, atol=1e-4 * wanted.max())
+    for each, acts in network.see(x, sites).acts.items():
+        wanted = acts[:, cells[each], cells[each]].detach().numpy()
+        np.testing.assert_allclose(np.load(tmp_path / f"{each}.npy"), wanted, rtol=1e-3, atol=1e-4 * wanted.max())
 
 
 def test_a_middle_cell_does_not_keep_its_map():
     network = Network(nn.Sequential(nn.Conv2d(3, 3, 8, 8)), list("abc"), 64)
-    cell = curves._middle(network, torch.zeros(2, 8, 8, 3), 4, 0)
-    assert cell.shape == (2, 3) and cell.untyped_storage().nbytes() == 2 * 3 * 4
+    (seen,) = curves._middles(network, [torch.zeros(2, 3, 64, 64)], {"0": 4}, 0)
+    assert seen["0"].shape == (2, 3) and seen["0"].untyped_storage().nbytes() == 2 * 3 * 4
 
 
 def test_what_is_usual_is_the_quantile_of_positive_activations(smoke_study):

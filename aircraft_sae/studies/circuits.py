@@ -14,7 +14,7 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 from aircraft_sae.studies.branches import SPECIAL, image_maxima
-from aircraft_sae.studies.curves import watch
+from aircraft_sae.studies.curves import batches
 
 STEP = 0.01
 """Share of a feature's activation that is taken away to measure the derivative."""
@@ -37,7 +37,8 @@ def find_edges(
     """
     (first, second), names, tables = saes, pictures.rows("test")["image"].tolist(), []
     module, ids = network.model.get_submodule(second.cfg.site), [j for own in roles.values() for j in own]
-    acts = [seen[first.cfg.site] for seen in watch(network, pictures, names, [first.cfg.site], "upstream")]
+    seen = network.stream(batches(network, pictures, names), [first.cfg.site], logits=False)
+    acts = [each.acts[first.cfg.site] for each in seen]
     codes = [first.encode(each.flatten(0, 2)).dense()[:, ids] for each in acts]
 
     def after(own: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ A unit's response is its activation in the middle cell of a stimulus (`Curves`);
 Source of the claim: Gorton 2024, arXiv 2406.03662, which has neither numbers nor a control.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,14 +33,22 @@ def see_middle(folder: Path, *, network: Network, pictures: Pictures, sites: Seq
     """Write the acts of each site's middle cell, (pictures, d_in) float32, to <site>.npy."""
     if type(network.model).__name__ == "GoogLeNet":
         raise ValueError("torchvision's googlenet has 3x3 kernels in its 5x5 branches: take arch inceptionv1")
-    names, found, margin = pictures.table["image"].tolist(), {site: [] for site in sites}, _margin(network, sites)
-    cells = {site: _cell(network, site) for site in sites}
-    cropped = (pad(x, (-margin,) * 4) for x in batches(network, pictures, names))
-    for each in tqdm(network.stream(cropped, sites, logits=False), "stimuli", -(-len(names) // BATCH), leave=False):
-        for site, acts in each.acts.items():
-            found[site].append(_middle(network, acts, cells[site], margin))
-    for site, acts in found.items():
-        np.save(folder / f"{site_folder(site)}.npy", torch.cat(acts).numpy())
+    names, cells = pictures.table["image"].tolist(), {site: _cell(network, site) for site in sites}
+    seen = _middles(network, batches(network, pictures, names), cells, _margin(network, cells))
+    found = list(tqdm(seen, "stimuli", -(-len(names) // BATCH), leave=False))
+    for site in sites:
+        np.save(folder / f"{site_folder(site)}.npy", torch.cat([each[site] for each in found]).numpy())
+
+
+def _middles(
+    network: Network, batches: Iterable[torch.Tensor], cells: Mapping[str, int], margin: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """{site: (n, d)} acts in a cell (of whole pictures) of each site, from pictures without their margins."""
+    cropped = (pad(x, (-margin,) * 4) for x in batches)
+    for seen in network.stream(cropped, list(cells), logits=False):
+        grids = {site: acts.shape[1] for site, acts in seen.acts.items()}
+        at = {site: cells[site] - margin * n // (network.size - 2 * margin) for site, n in grids.items()}
+        yield {site: acts[:, at[site], at[site]].clone() for site, acts in seen.acts.items()}  # a view keeps the map
 
 
 def batches(network: Network, pictures: Pictures, names: Sequence[str]) -> Iterator[torch.Tensor]:
@@ -75,20 +83,13 @@ def _cell(network: Network, site: str) -> int:
     return middle + round((wanted - centre) * acts.shape[1] / network.size)
 
 
-def _margin(network: Network, sites: Sequence[str]) -> int:
-    """Pixels to cut off each side where the middle cells do not see them: many for early layers, else none."""
-    x, cells = _noise(network), {site: _cell(network, site) for site in sites}
-    margin, middles = 16 * (network.size * 3 // 14 // 16), []
+def _margin(network: Network, cells: Mapping[str, int]) -> int:
+    """Pixels to cut off each side where the sites' cells do not see them: many for early layers, else none."""
+    margin, found = 16 * (network.size * 3 // 14 // 16), []
     for cut in (0, margin):
-        (seen,) = network.stream([pad(x, (-cut,) * 4)], sites, logits=False)
-        middles.append(torch.cat([_middle(network, acts, cells[site], cut) for site, acts in seen.acts.items()], 1))
-    return margin if torch.allclose(*middles, rtol=1e-3, atol=1e-4) else 0
-
-
-def _middle(network: Network, acts: torch.Tensor, cell: int, margin: int) -> torch.Tensor:
-    """(n, d) acts in a cell, which is that of whole pictures, seen without their margins."""
-    at = cell - margin * acts.shape[1] // (network.size - 2 * margin)
-    return acts[:, at, at].clone()  # a view would keep the whole map
+        (seen,) = _middles(network, [_noise(network)], cells, cut)
+        found.append(torch.cat(list(seen.values()), 1))
+    return margin if torch.allclose(*found, rtol=1e-3, atol=1e-4) else 0
 
 
 def usual(sae: SparseAutoencoder | None, acts: Activations) -> np.ndarray:
@@ -205,7 +206,7 @@ def suppress_families(
         middles: dict[str, list] = {name: [] for name in edits}
         for x in batches(network, pictures, table["image"].tolist()):
             for name, edit in edits.items():
-                middles[name].append(_middle(network, network.see(x, [after], edit).acts[after], cell, 0))
+                middles[name].append(network.see(x, [after], edit).acts[after][:, cell, cell].clone())
         plain, *changed = (torch.cat(each) for each in middles.values())
         rows += [{"family": name, "kind": kind} | with_interval((each - plain).norm(dim=1), plain.norm(dim=1))
                  for name, each in zip(families, changed, strict=True)]  # fmt: skip

@@ -14,8 +14,7 @@ WIDEST, ECHO, BEYOND_LINE, QUANTILE = 70.0, 0.3, 1.3, 0.95
 +180 degrees; the least ratio of its best response to a curve and to the line there; the quantile of its positive
 activations on real pictures that its best response exceeds. No corner may excite it more than curves do."""
 PUBLISHED = (22.5, 66.5, 91.5, 110.0, 145.0, 181.0, 243.0, 268.5, 290.0, 358.0)
-"""Peaks of mixed3b's ten curve neurons in degrees, from the data of Cammarata et al. 2020; their coverage is at least
-0.307."""
+"""Peaks of mixed3b's ten curve neurons in degrees, from the data of Cammarata et al. 2020; minimum coverage 0.307."""
 LARGEST = 24  # units in the largest family
 APART, SECOND, CARRIED, NEAR = 60.0, 0.5, 0.1, 30.0
 """Modes of a tuning curve are APART degrees apart and have SECOND of the highest one's height. A carrier is a feature

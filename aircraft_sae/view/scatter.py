@@ -28,13 +28,13 @@ def scatter(
     at = 10 + (SIDE - 20) * (xy - low) / np.maximum(high - low, 1e-9)
     kinds, marks = sorted(set(groups)), []
     colour = dict(zip(kinds, [each for each in COLOURS if each != "#000000"] * len(kinds), strict=False))
+    for i, kind in enumerate(kinds):
+        marks.append(f'<circle cx="{SIDE + 18}" cy="{14 + 18 * i}" r="5" fill="{colour[kind]}"/>')
+        marks.append(f'<text x="{SIDE + 30}" y="{19 + 18 * i}">{escape(kind)}</text>')
     for (x, y), group, name, own in sorted(zip(at, groups, names, patches, strict=True), key=lambda each: len(each[3])):
         look = f'r="{5 if own else 2}" opacity="{1 if own else 0.6}" fill="{colour[group]}"'
         dot = f'<circle class="mark" cx="{x:.1f}" cy="{SIDE - y:.1f}" {look}/>'
         marks.append(_focusable(dot, name, own, SIDE + GAP, 150) if own else dot)
-    for i, kind in enumerate(kinds):
-        marks.append(f'<circle cx="{SIDE + 18}" cy="{14 + 18 * i}" r="5" fill="{colour[kind]}"/>')
-        marks.append(f'<text x="{SIDE + 30}" y="{19 + 18 * i}">{escape(kind)}</text>')
     return _svg("".join(marks), SIDE + 300, SIDE, alt)
 
 
