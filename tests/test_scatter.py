@@ -1,4 +1,4 @@
-"""Points and graphs that show patches: whose, where, and what is said of them."""
+"""Points and graphs that show patches: which ones, where, and with what text."""
 
 import base64
 import io
@@ -15,19 +15,23 @@ COLOUR = {"a": (250, 10, 10), "b": (10, 250, 10), "c": (10, 10, 250)}
 PATCHES = {name: [Image.new("RGB", (72, 72), colour)] * 2 for name, colour in COLOUR.items()}
 
 
+def marks_of(svg) -> dict[str, ElementTree.Element]:
+    return {each.get("aria-label"): each for each in svg.iter(f"{SVG}g") if each.get("tabindex") == "0"}
+
+
 def shown(mark) -> list[tuple[int, ...]]:
-    """The colours of the patches that a mark shows."""
+    """The colours of a mark's patches."""
     files = [each.get("href").partition(",")[2] for each in mark.iter(f"{SVG}image")]
     return [Image.open(io.BytesIO(base64.b64decode(each))).getpixel((9, 9)) for each in files]
 
 
-def test_points_show_their_own_patches_and_lie_where_they_are():
+def test_points_show_their_own_patches_in_their_own_places():
     xy, names = np.array([[0.0, 0], [1, 0], [0, 1], [1, 1]]), ["a", "b", "<c>", "d"]
     text = scatter(xy, ["5x5", "1x1", "5x5", "1x1"], names, [*PATCHES.values(), []], 'four "points"')
     svg = ElementTree.fromstring(text)
     assert svg.get("aria-label") == 'four "points"' and svg.get("role") == "group"
-    marks = {each.get("aria-label"): each for each in svg.iter(f"{SVG}g") if each.get("tabindex") == "0"}
-    assert list(marks) == ["a", "b", "<c>"], "a point without patches is not reached"
+    marks = marks_of(svg)
+    assert list(marks) == ["a", "b", "<c>"], "Tab skips a point without patches"
     for name, mark in marks.items():
         assert np.abs(np.subtract(shown(mark), COLOUR[name.strip("<>")])).max() < 12 and len(shown(mark)) == 2
         assert [each.text for each in mark.iter(f"{SVG}text")] == [name]
@@ -38,7 +42,7 @@ def test_points_show_their_own_patches_and_lie_where_they_are():
     assert {"5x5", "1x1"} <= {each.text for each in svg.iter(f"{SVG}text")}
 
 
-def test_no_colour_is_black_where_the_page_may_be():
+def test_no_point_is_black_since_the_page_may_be():
     text = scatter(np.random.default_rng(0).random((12, 2)), [*"abcdefghijkl"], [""] * 12, [[]] * 12, "twelve")
     assert "#000" not in text and "currentColor" in text
 
@@ -50,11 +54,8 @@ def test_a_graph_joins_its_nodes_and_tells_losses_from_gains():
     assert [bool(line.get("stroke-dasharray")) for line in lines] == [False, True]
     assert float(lines[0].get("stroke-width")) == 6 > float(lines[1].get("stroke-width")) > 1
     assert lines[0].find(f"{SVG}title").text == "a → c: -50%" and lines[0].get("y2") == lines[1].get("y2")
-    marks = {each.get("aria-label"): each for each in svg.iter(f"{SVG}g") if each.get("tabindex") == "0"}
-    for name, mark in marks.items():
-        assert np.abs(np.subtract(shown(mark), COLOUR[name])).max() < 12 and len(shown(mark)) == 3, (
-            "node and two patches"
-        )
+    for name, mark in marks_of(svg).items():
+        assert len(shown(mark)) == 3 and np.abs(np.subtract(shown(mark), COLOUR[name])).max() < 12  # node and patches
     assert {each.text for each in svg.iter(f"{SVG}text")} == {"one", "two", "a", "b", "c"}
     with pytest.raises(KeyError):
         graph(columns, [("a", "d", 1.0)], PATCHES, "")

@@ -13,7 +13,7 @@ from aircraft_sae.view.visualise import feature, maximise, middle
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    """Two channels: how red the neighbourhood is; and stripes from left to right of eight pixels."""
+    """Two channels: how red the neighbourhood is, and vertical stripes with a period of eight pixels."""
     conv = nn.Conv2d(3, 2, 16, 4, 6, bias=False)
     across = torch.cos(torch.arange(16) * 2 * torch.pi / 8).expand(3, 16, 16)
     with torch.no_grad():
@@ -28,8 +28,8 @@ def test_a_red_unit_gets_a_red_picture(network):
     assert (centre[:, 0] > centre[:, 1:].max(1) + 60).all() and (reached > 1).all()
 
 
-def test_a_unit_of_stripes_gets_stripes(network):
-    """Across, eight pixels apart, and far beyond what noise reaches."""
+def test_a_unit_for_stripes_gets_stripes(network):
+    """Of the right direction and period, and far beyond the response to noise."""
     pictures, reached = maximise(network, "0", middle(torch.tensor([0.0, 1.0])), size=64, steps=60)
     noise = torch.rand(50, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (network.mean, network.std))
@@ -38,12 +38,6 @@ def test_a_unit_of_stripes_gets_stripes(network):
     profile = pictures[0, 24:40, 24:40].mean((0, 2))
     assert np.abs(np.fft.rfft(profile - profile.mean())).argmax() == 2
     assert np.ptp(profile) > 2 * np.ptp(pictures[0, 24:40, 24:40].mean((1, 2)))
-
-
-def test_the_same_seed_gives_the_same_picture_and_others_differ(network):
-    read = middle(torch.tensor([0.0, 1.0]))
-    one, again, other = (maximise(network, "0", read, size=64, steps=5, seed=seed)[0] for seed in (0, 0, 1))
-    assert np.array_equal(one, again) and not np.array_equal(one, other)
 
 
 def test_a_feature_reads_its_own_pre_activation():

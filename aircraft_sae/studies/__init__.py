@@ -1,1 +1,1 @@
-"""What one of the further studies alone needs: comparison, manipulation, curves and tuning, branches and circuits."""
+"""What only the further studies need: comparison, manipulation, curves and tuning, branches and circuits."""

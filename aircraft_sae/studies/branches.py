@@ -1,6 +1,6 @@
-"""Branch specialisation: do features of an Inception block live in one of its branches, and does it last across layers?
+"""Branch specialisation: do features of an Inception block live in one of its branches, and alike in all blocks?
 
-The acts of a block are its branches' channels side by side; a feature's decoder row d_i has a part d_i[b] in each.
+A block's acts are its branches' channels side by side, so a decoder row d_i has a part d_i[b] in each branch.
 Source: Bozoukov 2025, arXiv 2504.11489, with the nulls that it lacks.
 """
 
@@ -22,39 +22,42 @@ from aircraft_sae.features import halves
 from aircraft_sae.features.reconstruction import random_dictionaries
 from aircraft_sae.features.regions import selectivity
 from aircraft_sae.metrics import adjusted, point, with_draws, with_interval
-from aircraft_sae.networks import BATCH, Network
+from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.pictures.scenes import EDITS, VariedScenes
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 from aircraft_sae.studies.comparison import ALL, BEYOND, FEWEST, Sensitivity, about, correlations, shares
-from aircraft_sae.studies.curves import batches
+from aircraft_sae.studies.curves import watch
 
 BRANCHES = ("1x1", "3x3", "5x5", "pool")
-SPECIAL = 0.001
-"""Share of what chance gives that may be as large, at most: of permutations, in `circuits` of others' effects."""
+SPECIAL, N_PERMUTED = 0.001, 9999
+"""A share is beyond chance if at most SPECIAL of N_PERMUTED permutations reach it; `circuits` uses SPECIAL too."""
 Groups = Mapping[str, slice]
 
 
 def contribution(W_dec: np.ndarray, groups: Groups, squared: bool = False) -> pd.DataFrame:
-    """(d_sae, branches) the share of each branch in each decoder row.
+    """(d_sae, branches) share of each branch in each decoder row.
 
-    ||relu(d_i[b])|| / ||relu(d_i)||, the paper's; or with `squared` ||d_i[b]||^2 / ||d_i||^2, which adds up to 1.
+    The paper's is ||relu(d_i[b])|| / ||relu(d_i)||; with `squared`, ||d_i[b]||^2 / ||d_i||^2, which sums to 1.
     """
-    squares = np.square(W_dec if squared else np.maximum(W_dec, 0))
-    squares = squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
+    squares = _squares(W_dec if squared else np.maximum(W_dec, 0))
     found = pd.DataFrame({name: squares[:, own].sum(1) for name, own in groups.items()})
     return found if squared else np.sqrt(found)
 
 
-def excess(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
-    """(d_sae, branches) how far the square of the paper's contribution is above chance, in chance's deviations.
+def _squares(W_dec: np.ndarray) -> np.ndarray:
+    squares = np.square(W_dec)
+    return squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
 
-    Chance: as many of the row's channels drawn at random; its mean and variance are those of sampling without
-    replacement, n / d and n (d - n) / (d - 1) Var(w), where w are the channels' shares of the row's square.
+
+def excess(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
+    """(d_sae, branches) standard deviations by which the square of the paper's contribution is above chance.
+
+    Chance draws the branch's n of the row's d channels without replacement: mean n / d, variance n (d - n) / (d - 1)
+    Var(w), where w are the channels' shares of the row's square.
     """
-    squares, d, found = np.square(np.maximum(W_dec, 0)), W_dec.shape[1], {}
-    squares = squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
+    squares, d, found = _squares(np.maximum(W_dec, 0)), W_dec.shape[1], {}
     for name, own in groups.items():
         n = own.stop - own.start
         spread = np.sqrt(n * (d - n) / (d - 1) * squares.var(1))
@@ -62,122 +65,116 @@ def excess(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def equalised(groups: Groups, even: bool = True, seed: int = 0) -> tuple[np.ndarray, dict[str, slice]]:
-    """(channels, groups among them): of each branch as many, drawn at random, as the narrowest has.
+def equalised(groups: Groups, even: bool = True) -> tuple[np.ndarray, dict[str, slice]]:
+    """(random channels, groups among them): of each branch as many as the narrowest has.
 
-    Not even: as many channels in all, in the proportions of the branches.
+    Not even: as many channels in all, in the branches' own proportions.
     """
-    rng, widths = np.random.default_rng(seed), np.array([own.stop - own.start for own in groups.values()])
-    least = widths.min()
-    wanted = np.full(len(widths), least) if even else (widths * len(widths) * least / widths.sum()).round().astype(int)
+    rng, widths = np.random.default_rng(0), np.array([own.stop - own.start for own in groups.values()])
+    wanted = np.full(len(widths), widths.min())
+    if not even:
+        wanted = (widths * wanted.sum() / widths.sum()).round().astype(int)
     drawn = [np.sort(rng.choice(np.arange(own.start, own.stop), n, False))
              for own, n in zip(groups.values(), wanted, strict=True)]  # fmt: skip
     ends = np.cumsum(wanted).tolist()
     return np.concatenate(drawn), {name: slice(end - n, end) for name, end, n in zip(groups, ends, wanted, strict=True)}
 
 
-def by_chance(W_dec: np.ndarray, groups: Groups, n_draws: int = 9999, seed: int = 0) -> pd.DataFrame:
-    """(d_sae, branches) p: in how many of n_draws permutations of the row's channels a branch has as much of the row.
+def by_chance(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
+    """(d_sae, branches) p: how often a branch has as much of the row when the row's channels are permuted.
 
     1 where the share is less than two deviations above chance, which is seldom as rare as SPECIAL.
     """
     far, squares = excess(W_dec, groups), np.square(np.maximum(W_dec, 0)).astype(np.float32)
-    drawn, found = _drawn(n_draws, W_dec.shape[1], tuple(own.stop - own.start for own in groups.values()), seed), {}
+    drawn, found = _drawn(W_dec.shape[1], tuple(own.stop - own.start for own in groups.values())), {}
     for (name, own), chosen in zip(groups.items(), drawn, strict=True):
         found[name], some = np.ones(len(W_dec)), (far[name] > 2).to_numpy()
         least = squares[some][:, own].sum(1) * (1 - 1e-5)
-        found[name][some] = (1 + (squares[some] @ chosen.T >= least[:, None]).sum(1)) / (1 + n_draws)
+        found[name][some] = (1 + (squares[some] @ chosen.T >= least[:, None]).sum(1)) / (1 + N_PERMUTED)
     return pd.DataFrame(found)
 
 
-def specialised(p: pd.DataFrame) -> pd.DataFrame:
-    """(d_sae, branches) bool: p at most SPECIAL, at a false discovery rate of 5 % (Benjamini-Hochberg, over features).
-
-    With p from 9,999 draws, fewer than one feature in 500 cannot be found.
-    """
-    return (p <= SPECIAL) & p.apply(lambda own: adjusted(own.to_numpy()) <= 0.05)
-
-
 @lru_cache(maxsize=2)
-def _drawn(n: int, d: int, widths: tuple[int, ...], seed: int) -> list[np.ndarray]:
-    """For each width (n, d), in each row as many ones at random: no channel is in two of them."""
-    order = np.random.default_rng(seed).random((n, d), np.float32).argsort(1)
-    chosen = [np.zeros((n, d), np.float32) for _ in widths]
+def _drawn(d: int, widths: tuple[int, ...]) -> list[np.ndarray]:
+    """For each branch (N_PERMUTED, d) with ones at random channels, as many as it has; no two share a channel."""
+    order = np.random.default_rng(0).random((N_PERMUTED, d), np.float32).argsort(1)
+    chosen = [np.zeros((N_PERMUTED, d), np.float32) for _ in widths]
     for each, columns in zip(chosen, np.split(order, np.cumsum(widths)[:-1], axis=1), strict=True):
         np.put_along_axis(each, columns, 1, 1)
     return chosen
 
 
+def specialised(p: pd.DataFrame) -> pd.DataFrame:
+    """(d_sae, branches) bool: p is at most SPECIAL, at a false discovery rate of 5 % over features."""
+    return (p <= SPECIAL) & p.apply(lambda own: adjusted(own.to_numpy()) <= 0.05)
+
+
 def home(W_dec: np.ndarray, groups: Groups) -> np.ndarray:
-    """(d_sae,) the branch that has most of each row beyond chance, specialised or not."""
+    """(d_sae,) the branch whose share of each row is furthest above chance, specialised or not."""
     return np.array(list(groups))[excess(W_dec, groups).to_numpy().argmax(1)]
 
 
-def information(category: np.ndarray, branch: np.ndarray, n_permuted: int = 1000, seed: int = 0) -> dict:
-    """Mutual information of two labels, (n,) each, in nats, beside permuted ones: value, p, null (a result), table.
+def information(category: np.ndarray, branch: np.ndarray) -> dict:
+    """Mutual information of two labels (n,) in nats and for 1,000 permutations: value, p, null (a result), table.
 
-    table: counts of category by branch, and what independence would give, in columns "<branch>", "<branch>, expected".
+    table: counts of category by branch, and those expected of independent labels, in columns "<branch>, expected".
     """
     if not len(branch):
         return {"value": 0.0, "p": 1.0, "null": point(0.0, 0), "table": pd.DataFrame()}
-    counts = pd.crosstab(category, branch)
-    expected = pd.DataFrame(contingency.expected_freq(counts), counts.index, [f"{name}, expected" for name in counts])
-    chance = expected.to_numpy() / len(branch)
+    table = pd.crosstab(category, branch)
+    counts, expected = table.to_numpy(), contingency.expected_freq(table)
 
     def mutual(counts: np.ndarray) -> np.ndarray:
         joint = counts / len(branch)
-        return (joint * np.log(np.maximum(joint, 1e-12) / chance)).sum((-2, -1))
+        return (joint * np.log(np.maximum(joint, 1e-12) / (expected / len(branch)))).sum((-2, -1))
 
-    value, null = mutual(counts.to_numpy()), mutual(_permuted(counts.to_numpy(), n_permuted, seed))
-    p = (1 + (null >= value - 1e-9).sum()) / (1 + n_permuted)
-    return {"value": value, "p": p, "null": with_draws(null.mean(), null, len(branch)), "table": counts.join(expected)}
+    drawn = np.tile(counts, (1000, 1, 1))
+    if min(counts.shape) > 1:  # otherwise nothing can change, and scipy's table is wrong
+        drawn = random_table(counts.sum(1), counts.sum(0), seed=0).rvs(1000)
+    value, null = mutual(counts), mutual(drawn)
+    table = table.join(pd.DataFrame(expected, table.index, [f"{name}, expected" for name in table]))
+    null_entry = with_draws(null.mean(), null, len(branch))
+    return {"value": value, "p": _p(value, null), "null": null_entry, "table": table}
 
 
-def content(features: pd.DataFrame, branch: str = "5x5") -> tuple[str, dict, dict]:
-    """(factor, its share at home in a branch, its share elsewhere): what features of the branch lean to more.
+def _p(value: float, null: np.ndarray) -> float:
+    return (1 + (null >= value - 1e-9).sum()) / (1 + len(null))
 
-    features: feature_id, leaning, home. The factor is chosen on even ids, by the largest difference; odd ones count.
+
+def content(features: pd.DataFrame) -> tuple[str, dict, dict]:
+    """(factor, share that leans to it in 5x5, share elsewhere): the factor that 5x5 is richest in.
+
+    features: feature_id, leaning, home. Even ids choose the factor by the largest difference; odd ids give the shares.
     """
     chosen_on, counted = (features[features["feature_id"] % 2 == half] for half in (0, 1))
-    often = pd.crosstab(chosen_on["leaning"], chosen_on["home"] == branch, normalize="columns")
+    often = pd.crosstab(chosen_on["leaning"], chosen_on["home"] == "5x5", normalize="columns")
     often = often.reindex(columns=[True, False], fill_value=0.0)
     factor = (often[True] - often[False]).idxmax() if len(often) else "nothing"
-    parts = (counted["leaning"][(counted["home"] == branch) == here] == factor for here in (True, False))
+    parts = (counted["leaning"][(counted["home"] == "5x5") == here] == factor for here in (True, False))
     here, elsewhere = (with_interval(part, np.ones(len(part))) if len(part) else point(0.0, 0) for part in parts)
     return factor, here, elsewhere
 
 
-def _permuted(counts: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
-    """(n, …) tables of counts as they would be with one of the two labels permuted."""
-    if min(counts.shape) < 2:  # nothing can change, and scipy's table is wrong
-        return np.tile(counts, (n, 1, 1))
-    return random_table(counts.sum(1), counts.sum(0), seed=seed).rvs(n)
-
-
 @torch.no_grad()
-def see_maxima(
-    network: Network, saes: Mapping[str, SparseAutoencoder], pictures: Pictures, split: str = "test"
-) -> dict[str, csr_array]:
-    """(pictures, d_sae) largest activation of each feature of dictionaries, by name, each at its own site.
+def image_maxima(sae: SparseAutoencoder, acts: torch.Tensor) -> torch.Tensor:
+    """(n, d_sae) largest activation of each feature in each picture's acts (n, rows, columns, d_in)."""
+    codes, top = sae.encode(acts.flatten(0, 2)), torch.zeros(len(acts), sae.d_sae)
+    at = codes.cells // acts[0, ..., 0].numel() * sae.d_sae + codes.features
+    return top.view(-1).scatter_reduce_(0, at, codes.values, "amax").view_as(top)
 
-    One pass over the pictures of a split, and no map is kept.
-    """
-    names, found = pictures.rows(split)["image"].tolist(), {name: [] for name in saes}
+
+def see_maxima(network: Network, saes: Mapping[str, SparseAutoencoder], pictures: Pictures) -> dict[str, csr_array]:
+    """`image_maxima` (pictures, d_sae) of each dictionary at its own site, in one pass over the test pictures."""
+    names, found = pictures.rows("test")["image"].tolist(), {name: [] for name in saes}
     sites = list(dict.fromkeys(sae.cfg.site for sae in saes.values()))
-    for x in tqdm(batches(network, pictures, names), "features of pictures", -(-len(names) // BATCH), leave=False):
-        (seen,) = network.stream([x], sites, logits=False)  # one by one: coding takes longer, and all threads
+    for acts in watch(network, pictures, names, sites, "features of pictures"):
         for name, sae in saes.items():
-            acts = seen.acts[sae.cfg.site]
-            codes, top = sae.encode(acts.flatten(0, 2)), torch.zeros(len(acts), sae.d_sae)
-            at = codes.cells // acts[0, ..., 0].numel() * sae.d_sae + codes.features
-            found[name].append(
-                csr_array(top.view(-1).scatter_reduce_(0, at, codes.values, "amax").view_as(top).numpy())
-            )
+            found[name].append(csr_array(image_maxima(sae, acts[sae.cfg.site]).numpy()))
     return {name: vstack(each, "csr") for name, each in found.items()}
 
 
 def random_thousand(sae: SparseAutoencoder, acts: Activations) -> SparseAutoencoder:
-    """At least 1,000 random directions, if there are as many features, active as often as features are."""
+    """1,000 random directions or a few more, at most as many as features, and as often active as these."""
     expansion = min(sae.cfg.expansion, -(-1000 // sae.d_in))
     k = max(1, round(sae.cfg.k * expansion / sae.cfg.expansion))
     like = SparseAutoencoder(change(sae.cfg, expansion=expansion, k=k, tied=False, aux_k=0), sae.d_in)
@@ -188,35 +185,35 @@ def see_blocks(
     folder: Path, *, network: Network, pictures: Pictures, saes: Mapping[str, SparseAutoencoder],
     random: Mapping[str, SparseAutoencoder], varied: VariedScenes | None = None,
 ) -> None:  # fmt: skip
-    """What the features of several sites are about, from test pictures and from scenes in which one thing is changed.
+    """Find what the features of several sites are about, from test pictures and from scenes with one thing changed.
 
-    saes: by name; random: random directions of the same sites, by the same names; these become dictionaries
-    "<name>-random". <dictionary>.npz: (test pictures, d) image maxima. features.parquet: dictionary, feature_id, mass
-    (mean of its maxima), leaning and about. leaning: the factor that has the largest of its `shares`, "unknown" unless
-    the responses to all factors but EDITS are known. about: the factor that it is `about`; else the level of classes
-    that it is placed at, where its AUROC stands out more than BEYOND of random directions'; else "unknown". Without
-    scenes, leaning is the level whose class stands out most; without classes, "unknown".
+    saes: by name; random: random directions at the same sites, by the same names, called "<name>-random" below.
+    <dictionary>.npz: `see_maxima` on test pictures. features.parquet has a row per feature:
+    dictionary, feature_id; mass: mean of its image maxima;
+    leaning: the factor with the largest of its `shares`, if its responses to all factors but EDITS are known; without
+    scenes, the class level it selects best; else "unknown";
+    about: the factor it is `about`; else the class level it is placed on, if it selects a class more clearly than
+    BEYOND of random directions do; else "unknown".
     """
     both = dict(saes) | {f"{name}-random": sae for name, sae in random.items()}
-    test = see_maxima(network, both, pictures)
-    edited = see_maxima(network, both, varied) if varied else {}
+    test, edited = see_maxima(network, both, pictures), see_maxima(network, both, varied) if varied else {}
     rows, tables = pictures.rows("test"), []
     labels = {level: (pd.Categorical(rows[level], pictures.classes(level)).codes, pictures.classes(level))
               for level in pictures.levels}  # fmt: skip
     for name, maxima in test.items():
         save_npz(folder / f"{name}.npz", maxima)
     for name in saes:
-        names, responses, selective = (name, f"{name}-random"), [], []
-        for each in names:
+        pair, responses, selective = (name, f"{name}-random"), [], []
+        for each in pair:
             maxima = test[each].toarray()
-            nothing = pd.DataFrame({"level": "unknown", "placed": "none"}, np.arange(maxima.shape[1]))
-            selective.append(selectivity(maxima, labels, halves(rows[pictures.levels[0]])) if labels else nothing)
+            unknown = pd.DataFrame({"level": "unknown", "placed": "none"}, np.arange(maxima.shape[1]))
+            selective.append(selectivity(maxima, labels, halves(rows[pictures.levels[0]])) if labels else unknown)
             if varied:
-                parts = pictures.region_names
-                responses.append(Sensitivity.of(edited[each].toarray(), varied.table, maxima.max(0), parts).response)
-        stand_out = [each.filter(regex="/auroc_z$").max(axis=1).fillna(0) for each in selective]
-        for i, each in enumerate(names):
-            placed = selective[i]["placed"].where(stand_out[i] > stand_out[1].quantile(BEYOND), "none")
+                top, parts = maxima.max(0), pictures.region_names
+                responses.append(Sensitivity.of(edited[each].toarray(), varied.table, top, parts).response)
+        z = [each.filter(regex="/auroc_z$").max(axis=1).fillna(0) for each in selective]
+        for i, each in enumerate(pair):
+            placed = selective[i]["placed"].where(z[i] > z[1].quantile(BEYOND), "none")
             facts = {"dictionary": each, "feature_id": np.arange(len(placed)), "mass": test[each].mean(axis=0)}
             facts |= {"leaning": selective[i]["level"], "about": placed.replace("none", "unknown")}
             if varied:
@@ -228,57 +225,54 @@ def see_blocks(
     write_parquet(pd.concat(tables, ignore_index=True), folder / "features.parquet")
 
 
-def across(first: csr_array, second: csr_array, homes: Sequence[np.ndarray], n_draws: int = 1000) -> dict:
-    """Do matched features of two blocks live in branches of the same kind? Cohen's kappa, beside permuted homes.
+def across(first: csr_array, second: csr_array, homes: Sequence[np.ndarray]) -> dict:
+    """Do matched features of two blocks live in branches of the same kind? Cohen's kappa, and for permuted homes.
 
-    first, second: (pictures, d) image maxima on the same pictures; homes: the branch of each feature of both. Of
-    features that are active in FEWEST pictures, a partner is that of the largest correlation; the two are matched if it
-    is beyond BEYOND of those with the pictures shifted. kappa: with its interval by bootstrap over partners, which
-    several features may share; permuted, p: with the second block's homes permuted over its features; matched: a share.
+    first, second: (pictures, d) image maxima on the same pictures; homes: the branch of each feature of both. A
+    feature's partner is its best correlate among the second block's features; both must be active in FEWEST pictures.
+    They are matched if they correlate better than BEYOND of features do with shifted pictures.
+    kappa: with a bootstrap interval over partners, which several features may share;
+    permuted, p: with the second block's homes permuted over its features; matched: share of features.
     """
-    fewest = min(FEWEST, first.shape[0] // 3)
+    fewest, n_draws = min(FEWEST, first.shape[0] // 3), 1000
     often = [np.flatnonzero((each > 0).sum(axis=0) >= fewest) for each in (first, second)]
     first, second = (csr_array(each[:, own]) for each, own in zip((first, second), often, strict=True))
     shifted = csr_array(second[(np.arange(second.shape[0]) + second.shape[0] // 2) % second.shape[0]])
-    partners, best, chance = [], [], []
-    for at in range(0, first.shape[1], 1000):  # of all at once, it would be a gigabyte
-        found, other = (correlations(first[:, at : at + 1000], each) for each in (second, shifted))
-        partners.append(found.argmax(1)), best.append(found.max(1)), chance.append(other.max(1))
-    matched = np.concatenate(best) > np.quantile(np.concatenate(chance), BEYOND)
+    found = []
+    for at in range(0, first.shape[1], 1000):  # all at once would take a gigabyte
+        own, other = (correlations(first[:, at : at + 1000], each) for each in (second, shifted))
+        found.append((own.argmax(1), own.max(1), other.max(1)))
+    partner, best, chance = (np.concatenate(each) for each in zip(*found, strict=True))
+    matched = best > np.quantile(chance, BEYOND)
     if not matched.any():
         return {"kappa": point(0.0, 0), "permuted": point(0.0, 0), "p": 1.0, "matched": 0.0}
-    names, partner = np.unique(np.concatenate(homes)), np.concatenate(partners)[matched]
-    own, other = (pd.Categorical(each[some], names).codes.astype(int) for each, some in zip(homes, often, strict=True))
-    own, n = own[matched], len(names)
+    kinds, shared = np.unique(np.concatenate(homes)), np.unique(partner[matched], return_inverse=True)[1]
+    own, other = (np.searchsorted(kinds, each[some]) for each, some in zip(homes, often, strict=True))
+    own, partner, n = own[matched], partner[matched], len(kinds)
 
     def kappa(counts: np.ndarray) -> np.ndarray:
         counts = counts.reshape(-1, n, n) / counts.reshape(-1, n * n).sum(1)[:, None, None]
         chance = (counts.sum(1) * counts.sum(2)).sum(1)
         return (np.trace(counts, axis1=1, axis2=2) - chance) / np.maximum(1 - chance, 1e-12)
 
-    def counted(others: np.ndarray) -> np.ndarray:
-        return np.stack([np.bincount(own * n + each, minlength=n * n) for each in others])
-
-    rng, shared = np.random.default_rng(0), np.unique(partner, return_inverse=True)[1]
-    by_partner = np.zeros((shared.max() + 1, n * n))
+    rng, by_partner = np.random.default_rng(0), np.zeros((shared.max() + 1, n * n))
     np.add.at(by_partner, (shared, own * n + other[partner]), 1)
     drawn = rng.multinomial(len(by_partner), np.full(len(by_partner), 1 / len(by_partner)), n_draws) @ by_partner
-    value = kappa(counted(other[partner][None]))[0]
-    null = kappa(counted(rng.permuted(np.tile(other, (n_draws, 1)), axis=1)[:, partner]))
+    permuted = rng.permuted(np.tile(other, (n_draws, 1)), axis=1)[:, partner]
+    null = kappa(np.stack([np.bincount(own * n + each, minlength=n * n) for each in permuted]))
+    value = kappa(by_partner.sum(0))[0]
     found = {"kappa": with_draws(value, kappa(drawn), len(own)), "permuted": with_draws(null.mean(), null, len(own))}
-    return found | {"p": (1 + (null >= value - 1e-9).sum()) / (1 + n_draws), "matched": float(matched.mean())}
+    return found | {"p": _p(value, null), "matched": float(matched.mean())}
 
 
-def purity(
-    W_dec: np.ndarray, labels: np.ndarray, k: int = 15, n_rows: int = 3000, n_permuted: int = 100
-) -> dict[str, dict]:
-    """Share of a row's k nearest neighbours, by cosine, with its own label; and with permuted labels: two results.
+def purity(W_dec: np.ndarray, labels: np.ndarray) -> dict[str, dict]:
+    """Share of a row's 15 nearest neighbours, by cosine, with its own label; and with permuted labels: two results.
 
-    Among n_rows rows, drawn at random if there are more.
+    At most 3,000 rows, drawn at random.
     """
     rng = np.random.default_rng(0)
-    some = rng.permutation(len(W_dec))[:n_rows]
-    W_dec, labels, k = W_dec[some], labels[some], min(k, len(some) - 1)
+    some = rng.permutation(len(W_dec))[:3000]
+    W_dec, labels, k = W_dec[some], labels[some], min(15, len(some) - 1)
     if k < 1:
         return {"purity": point(0.0, 0), "permuted": point(0.0, 0)}
     nearest = NearestNeighbors(n_neighbors=k + 1, metric="cosine").fit(W_dec)
@@ -288,15 +282,15 @@ def purity(
         return (own[near] == own[:, None]).mean(1)
 
     own = same(labels)
-    draws = [own[rng.integers(len(own), size=len(own))].mean() for _ in range(n_permuted)]
-    null = [same(rng.permutation(labels)).mean() for _ in range(n_permuted)]
+    draws = [own[rng.integers(len(own), size=len(own))].mean() for _ in range(100)]
+    null = [same(rng.permutation(labels)).mean() for _ in range(100)]
     return {"purity": with_draws(own.mean(), draws, len(own)), "permuted": with_draws(np.mean(null), null, len(own))}
 
 
 def see_reach(
     folder: Path, *, network: Network, pictures: Pictures, sae: SparseAutoencoder, patches: Path, units: Sequence[int]
 ) -> None:  # fmt: skip
-    """How much of the picture features see, in reach.parquet: unit, radius (`effective_radius`, at its best patch)."""
+    """Measure how much of the picture features see at their best patch: reach.parquet has unit, `effective_radius`."""
     best, rows = pd.read_parquet(patches / "patches.parquet").drop_duplicates("unit").set_index("unit"), []
     for j in tqdm(units, "gradients", leave=False):
         cell, image = (int(best.at[j, "row"]), int(best.at[j, "column"])), best.at[j, "image"]

@@ -1,4 +1,4 @@
-"""Figures that open no window, readable at half of a notebook's width, in colours that the colour-blind tell apart."""
+"""Figures that open no window, stay readable at half a notebook's width, and use colours safe for the colour-blind."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,17 @@ from PIL import Image, ImageDraw
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
 COLOURS = (BLUE, ORANGE, GREY, "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00")
+FIVE = [COLOURS[i] for i in (0, 1, 3, 6, 5)]  # any two differ by 24 CIELAB units, seen as below
 WIDTH = 9.5  # inches
 OUTSIDE = "#E9EEF3"
 REGION_COLOURS = (
     "#EEDD88", "#0072B2", "#66CCEE", "#228833", "#661100", "#CC79A7",
     "#AAAA00", "#6699FF", "#000000", "#332288", "#555555", "#F0E442",
 )  # fmt: skip
-"""With OUTSIDE, any two differ by 18 CIELAB units, seen with normal vision, protanopia and deuteranopia."""
+"""Any two, and OUTSIDE, differ by 18 CIELAB units in normal vision, protanopia and deuteranopia."""
 Grid = Sequence[Sequence[Any]]
 
-# "default": text set by LaTeX, or white on black, in a person's matplotlibrc would stop or hide a figure
+# "default": a user's matplotlibrc with LaTeX text or a black background would stop or hide a figure
 matplotlib.style.use(["default", {
     "axes.prop_cycle": cycler(color=COLOURS), "axes.spines.top": False, "axes.spines.right": False, "font.size": 11,
     "axes.labelsize": 12, "axes.titlesize": 12, "legend.frameon": False, "figure.constrained_layout.use": True,
@@ -35,7 +36,7 @@ matplotlib.style.use(["default", {
 
 
 def in_words(entry: Mapping[str, float | None], percent: bool = True, unit: str = "") -> str:
-    """A result with its interval and what n counts: "93.1% (91.2 to 94.8, n = 990)", or "… n = 990 pictures)"."""
+    """A result as text: "93.1% (91.2 to 94.8, n = 990)", where a unit for n may follow."""
     scale, digits = (100, 1) if percent else (1, 3)
     number = {key: f"{scale * entry[key]:.{digits}f}" for key in ("value", "low", "high") if entry[key] is not None}
     about = [f"{number['low']} to {number['high']}"] if "low" in number else []
@@ -44,7 +45,7 @@ def in_words(entry: Mapping[str, float | None], percent: bool = True, unit: str 
 
 
 def sheet(height: float, *grid: int, width: float = WIDTH, **options: Any) -> tuple[Figure, Any]:
-    """(a figure of this size in inches, its axes: one, or an array as `Figure.subplots` gives it)."""
+    """(a figure of this size in inches, its axes as from `Figure.subplots`)."""
     figure = Figure((width, height), layout="constrained")
     return figure, figure.subplots(*grid, **options)
 
@@ -52,42 +53,42 @@ def sheet(height: float, *grid: int, width: float = WIDTH, **options: Any) -> tu
 def dots(
     entries: Mapping[str, Mapping[str, float]], label: str, names: str, scale: float = 1.0, line: float | None = None
 ) -> Figure:
-    """A dot with its interval for each named result, the value beside it; `line` marks a value to compare with."""
+    """A labelled dot with its interval for each result; `line` marks a value to compare with."""
     figure, ax = sheet(1.0 + 0.42 * len(entries))
     for y, entry in enumerate(entries.values()):
         value = scale * entry["value"]
         low, high = (value if entry[end] is None else scale * entry[end] for end in ("low", "high"))
         ax.plot([low, high], [y, y], color=BLUE, linewidth=2.5)
         ax.plot(value, y, "o", color=BLUE, markersize=8)
-        said = f"{value:.1f}" if scale == 100 else f"{value:.2f}"
-        ax.annotate(said, (max(high, value), y), (8, 0), textcoords="offset points", va="center")
+        end, away, side = (min(low, value), -8, "right") if value < 0 else (max(high, value), 8, "left")
+        text = f"{value:.1f}" if scale == 100 else f"{value:.2f}"
+        ax.annotate(text, (end, y), (away, 0), textcoords="offset points", va="center", ha=side)
     if line is not None:
         ax.axvline(line, color=GREY, linestyle=":")
     ax.set_yticks(range(len(entries)), list(entries))
     ax.set(xlabel=label, ylabel=names, ylim=(len(entries) - 0.5, -0.5))
-    ax.margins(x=0.12)
+    ax.margins(x=0.14)
     return figure
 
 
 def scores_by_part(kinds: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Average precision of each part: two kinds as markers, of the others a bar that the largest one names."""
+    """Average precision of each part, with a marker for each kind; parts in the order of the first kind's scores."""
     table = pd.DataFrame({name: dict(scores) for name, scores in kinds.items()})
     table = table.sort_values(table.columns[0], na_position="first").rename(lambda part: part.replace("_", " "))
-    (figure, ax), others = sheet(1.6 + 0.36 * len(table)), table.iloc[:, 2:]
-    ax.barh(table.index, others.max(axis=1), color="#CFD8DC", height=0.6, label="the largest of the others, named")
-    for part, row in others.dropna(how="all").iterrows() if others.size else ():
-        ax.annotate(row.idxmax(), (0, part), (4, 0), textcoords="offset points", va="center", size=9)
-    for kind, marker, colour in zip(table, "oD", (BLUE, ORANGE), strict=False):
-        ax.plot(table[kind], table.index, marker, color=colour, markersize=9, label=kind)
-    ax.set(xlabel="average precision on half B", ylabel="part")
-    figure.legend(loc="outside lower center", ncols=3)
+    (figure, ax), y = sheet(1.6 + 0.36 * len(table)), np.arange(len(table))
+    for i, (kind, marker, colour) in enumerate(zip(table, cycle("oDs^vX"), cycle(FIVE), strict=False)):
+        lower = 0.5 * ((i + 0.5) / len(kinds) - 0.5)  # equal scores stay visible
+        ax.plot(table[kind], y - lower, marker, color=colour, markersize=8, label=kind)
+    ax.grid(axis="y", color=OUTSIDE)
+    ax.set(xlabel="average precision on half B", ylabel="part", yticks=y, yticklabels=table.index, axisbelow=True)
+    figure.legend(loc="outside lower center", ncols=min(5, len(kinds)))
     return figure
 
 
 def profiles(panels: Mapping[str, pd.DataFrame], label: str, line: float) -> Figure:
-    """In each panel a row a factor, in it a dot with its interval for each network; `line` marks what to compare with.
+    """A dot with its interval for each factor (row) and network (colour); `line` marks a value to compare with.
 
-    panels: tables with network, factor, value, low, high, in the order they are shown in.
+    panels: tables with network, factor, value, low, high, in the order shown.
     """
     factors = list(next(iter(panels.values()))["factor"].unique())
     figure, axes = sheet(1.4 + 0.55 * len(factors), 1, len(panels), sharex=True, sharey=True, squeeze=False)
@@ -106,7 +107,7 @@ def profiles(panels: Mapping[str, pd.DataFrame], label: str, line: float) -> Fig
 
 
 def rosettes(families: Mapping[str, np.ndarray], marks: Mapping[str, Sequence[float]] | None = None) -> Figure:
-    """Tuning curves (m, angles) of each family about a circle, a colour an angle; marks: angles on the outer circle."""
+    """Each family's tuning curves (m, angles) around a circle, coloured by their peaks; marks: angles on its rim."""
     figure, axes = sheet(3.6, 1, len(families), squeeze=False, subplot_kw={"projection": "polar"})
     for ax, (name, curves) in zip(axes[0], families.items(), strict=True):
         angles = np.linspace(0, 2 * np.pi, curves.shape[1] + 1)
@@ -126,9 +127,9 @@ def rosettes(families: Mapping[str, np.ndarray], marks: Mapping[str, Sequence[fl
 def picture_grid(
     rows: Grid, captions: Grid | None = None, names: Sequence[str] = (), marks: Grid | None = None, empty: str = ""
 ) -> Figure:
-    """Pictures in rows: names stand left of rows, captions under pictures, marked pixels in orange on a pale picture.
+    """Rows of pictures with names to their left and captions below; `empty` is shown where there are no pictures.
 
-    rows: pictures (h, w, 3) uint8 or PIL; marks: boolean (h, w) or None. For no pictures, `empty` is said.
+    rows: pictures (h, w, 3) uint8 or PIL; marks: boolean (h, w), orange on a pale picture, or None.
     """
     if not any(map(len, rows)):
         return message(empty)
@@ -142,8 +143,8 @@ def picture_grid(
     for i, axes in enumerate(grid):
         for j, picture in enumerate(rows[i]):
             if marks and marks[i][j] is not None:
-                orange = 255 * np.array(to_rgb(ORANGE))
-                picture = np.where(marks[i][j][..., None], orange, pale(picture)).astype(np.uint8)
+                pale = 150 + 0.4 * np.asarray(picture).mean(axis=2, keepdims=True)
+                picture = np.where(marks[i][j][..., None], 255 * np.array(to_rgb(ORANGE)), pale).astype(np.uint8)
             show(axes[j], picture, captions[i][j])
         axes[0].set_ylabel(names[i] if names else "")
     for ax in figure.axes:
@@ -154,7 +155,7 @@ def picture_grid(
 def part_masks(
     pictures: Sequence[Any], masks: Sequence[Any], names: Sequence[str], captions: Sequence[str], empty: str
 ) -> Figure:
-    """Pictures above their masks (height, width), 0 outside and i + 1 for names[i]."""
+    """Pictures above their masks (height, width), which are 0 outside and i + 1 at names[i]."""
     if not len(pictures):
         return message(empty)
     side, colours = WIDTH / max(3, len(pictures)), [OUTSIDE, *np.resize(REGION_COLOURS, len(names))]
@@ -169,7 +170,7 @@ def part_masks(
 
 
 def heat(picture: Any, values: np.ndarray, top: float, cell: tuple[int, int] | None = None) -> np.ndarray:
-    """A picture (h, w, 3), paler where a map (rows, columns) is 0, dark to yellow up to `top`; one cell is outlined."""
+    """A picture (h, w, 3) under a map (rows, columns): pale at 0, dark to yellow at `top`; one cell is outlined."""
     paler = np.asarray(picture, np.float32) * 0.75 + 45
     share = np.clip(np.nan_to_num(values) / max(top, 1e-12), 0, 1).astype(np.float32)
     large = np.asarray(Image.fromarray(share).resize(paler.shape[1::-1], Image.Resampling.BILINEAR))
@@ -183,31 +184,26 @@ def heat(picture: Any, values: np.ndarray, top: float, cell: tuple[int, int] | N
     return np.asarray(made)
 
 
-def pale(picture: Any) -> np.ndarray:
-    """The picture (height, width, 3), pale and grey, float."""
-    return 150 + 0.4 * np.asarray(picture).mean(axis=2, keepdims=True).repeat(3, axis=2)
-
-
 def show(ax: Axes, picture: Any, caption: str = "", **options: Any) -> None:
-    """A picture without axes, its caption below."""
+    """Draw a picture without axes, and its caption below."""
     ax.imshow(picture, **options)
     ax.set(xticks=[], yticks=[], xlabel=caption)
     ax.spines[:].set_visible(False)
 
 
 def wrap(text: str, inches: float) -> str:
-    """The text in lines that are no wider, as letters and not as formulas."""
+    """Break text into lines of this width, with nothing read as a formula."""
     return "\n".join(textwrap.fill(line, int(inches / 0.095)) for line in literal(text).split("\n"))
 
 
 def message(text: str) -> Figure:
     """A figure that says why there is nothing to show."""
     figure, ax = sheet(0.6)
-    ax.set_axis_off()  # a notebook shows no figure without axes
+    ax.set_axis_off()  # without axes, a notebook shows no figure
     figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12)
     return figure
 
 
 def literal(text: Any) -> str:
-    """A name as matplotlib is to write it: two dollars in it are no formula."""
+    """A name as matplotlib should write it: two dollar signs make no formula."""
     return str(text).replace("$", r"\$")

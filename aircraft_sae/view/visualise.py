@@ -1,6 +1,6 @@
-"""Feature visualisation: the picture that a unit answers to most, by gradient ascent; shown beside patches alone.
+"""Feature visualisation: the picture that drives a unit most, by gradient ascent. Show it only beside patches.
 
-A picture is parametrised by its decorrelated Fourier spectrum and seen under jitter, scale and rotation.
+Pictures are parametrised by their decorrelated Fourier spectrum and seen under jitter, scale and rotation.
 Source: Olah et al. 2017, "Feature Visualization", with the colour correlation of its code (lucid).
 """
 
@@ -17,36 +17,36 @@ from aircraft_sae.sae import SparseAutoencoder
 
 _ROOT = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 COLOURS = _ROOT / _ROOT.norm(dim=0).max()
-"""From decorrelated channels to red, green and blue of photographs, the longest column of length 1."""
+"""From decorrelated channels to the red, green and blue of photographs; the longest column has length 1."""
 
 
 def middle(direction: Tensor, bias: float = 0.0) -> Callable[[Tensor], Tensor]:
-    """(n,) x . direction + bias of the middle cell of acts (n, rows, columns, d): what a neuron or feature reads."""
+    """What a neuron or feature reads: x . direction + bias in the middle cell of acts (n, rows, columns, d)."""
     return lambda acts: acts[:, acts.shape[1] // 2, acts.shape[2] // 2] @ direction + bias
 
 
 def feature(sae: SparseAutoencoder, j: int) -> Callable[[Tensor], Tensor]:
-    """What feature j reads of the middle cell: its pre-activation."""
+    """Feature j's pre-activation in the middle cell."""
     row = sae.W_enc_rows[j].detach()
     return middle(row, float((sae.b_enc[j] - sae.b_dec @ row).detach()))
 
 
 def maximise(
     network: Network, site: str, read: Callable[[Tensor], Tensor], *, n: int = 2, size: int = 96, steps: int = 128,
-    rate: float = 0.05, diversity: float = 0.1, seed: int = 0,
+    diversity: float = 0.1,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """((n, size, size, 3) uint8 pictures, (n,) what `read` gives of them as they are), by Adam from random spectra.
+    """((n, size, size, 3) uint8 pictures, (n,) what `read` gives for them, untransformed), by Adam from random spectra.
 
-    The best n of twice as many, since a ReLU may hide a unit from where a picture begins, and then for ever.
-    read: from acts of the site (n, rows, columns, d) to (n,); diversity: weight of the mean cosine between the
-    pictures' acts, which is kept low.
+    The best n of 2n, since a picture that starts where a ReLU silences the unit gets no gradient and stays there.
+    read: from the site's acts (n, rows, columns, d) to (n,). diversity: weight of a penalty on the mean cosine between
+    the pictures' acts.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     frequencies = torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None])
     scale = size / frequencies.clamp(min=1 / size)
     spectrum = 0.3 * torch.randn(2 * n, 3, *frequencies.shape, 2, generator=generator)
     spectrum = spectrum.to(network.device).requires_grad_()
-    optimizer = torch.optim.Adam([spectrum], rate)
+    optimizer = torch.optim.Adam([spectrum], 0.05)
     mean, std = (torch.tensor(each, device=network.device).view(3, 1, 1) for each in (network.mean, network.std))
 
     def drawn() -> Tensor:
@@ -68,7 +68,7 @@ def maximise(
             spread = (alike @ alike.t()).triu(1).sum() / (n * (2 * n - 1))
             value = read(acts)
             loss = diversity * value.detach().abs().mean() * spread - value.mean()
-            (spectrum.grad,) = torch.autograd.grad(loss, spectrum)  # the network's weights get none
+            (spectrum.grad,) = torch.autograd.grad(loss, spectrum)  # and none for the network's weights
             optimizer.step()
     with torch.no_grad():
         x = drawn()
