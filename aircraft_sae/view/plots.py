@@ -211,3 +211,9 @@ def message(text: str) -> Figure:
 def literal(text: Any) -> str:
     """A name as matplotlib is to write it: two dollars in it are no formula."""
     return str(text).replace("$", r"\$")
+
+
+def titled(figure: Figure, question: str) -> Figure:
+    """The figure under a title that states its question."""
+    figure.suptitle(question, size=13)
+    return figure
