@@ -357,7 +357,8 @@ print("missing:", [name for name in wanted if name not in results])
 value = {name: np.ravel(entry["value"] if isinstance(entry, dict) else entry)[0] for name, entry in results.items()}
 study.record(NAME, {name: entry for name, entry in results.items() if np.isfinite(value[name])})
 lines = [
-    f"Networks that differ in their objective alone respond differently: of {n_factors} factors and depths, {told_pairs} differ.",
+    f"""Networks that differ in their objective alone respond differently: of {n_factors} factors and depths,
+    {told_pairs} differ.""",
     f"Features are about one factor more often than random directions in {len(above)} of {len(rows)} cases.",
     f"The best features find parts better than random directions do in {finds} of {len(gain)} networks.",
     f"Networks share features beyond chance in {n_above} of {len(pairs)} ordered pairs.",
