@@ -448,6 +448,8 @@ print("missing:", [name for name in wanted if name not in results])
 
 # %%
 study.record(NAME, results)
+
+# %%
 agree = "agree" if beyond["low"] > 0 else "do not clearly agree"
 lines = [
     f"""Switching a part's feature off renames {in_words(results["target_change"])} of the part's cells, and
