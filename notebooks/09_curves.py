@@ -247,6 +247,8 @@ for pair, kind in product(PAIRS, SHOWN):
     if len(chosen := own[family(tuning[own], min(size[pair] or 10, LARGEST))]):
         members[pair][kind] = np.sort(chosen).tolist()
         rosettes[pair][kind.removesuffix(" 0")] = tuning[chosen]
+
+# %%
 first_ten = {kind: each[:10] for kind, each in rosettes[best].items() if kind != "random directions"}
 first_ten = {f"{kind} of {best[1]}": each for kind, each in first_ten.items()}
 figure = plots.rosettes(first_ten, {"peaks of the ten published neurons of mixed3b": PUBLISHED})
@@ -482,7 +484,8 @@ lines = [
     f"""Do features cover more orientations than directions that nobody learned? **{verdict}**: the worst seed of the
     features is above both nulls' best in {n_above} of {len(asked)} layers (mean difference {beyond.mean():+.2f}).""",
     f"Compared with equally many neurons, their lowest coverage differs by {over.mean():+.2f}.",
-    f"{n_split} of {len(splits)} neurons with several modes split into features with one; chance gives {by_chance:.1f}.",
+    f"""{n_split} of {len(splits)} neurons with several modes split into features with one; chance gives
+    {by_chance:.1f}.""",
     f"""Outlines of aircraft fit tuning curves with a mean correlation of {means["features"]:.2f} for features, and
     {means["random directions"]:.2f} for random directions.""",
 ]
