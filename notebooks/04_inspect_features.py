@@ -109,6 +109,14 @@ plots.titled(figure, "What do the best local features show?")
 figure = patches_figure(indexes["main"], pictures, best_of["main"], rows_b)
 plots.titled(figure, "What do the best features at the network's end show?")
 
+# %%
+if parts and pictures.scenes is not None:  # the picture of the README; photographs are never written
+    five = best["main"].nlargest(5, "ap")["feature_id"]
+    five = {f"{part.replace('_', ' ')}\nfeature {j}": j for part, j in five.items()}
+    (study.folder / "results").mkdir(parents=True, exist_ok=True)
+    figure = patches_figure(index, pictures, five, rows_b)
+    figure.savefig(study.folder / "results" / "features.jpg", dpi=110, pil_kwargs={"quality": 85})
+
 # %% [markdown]
 # Most rows can be named at a glance. But a title tells the eye what to see, and each feature was picked from hundreds.
 # What does the best of as many features look like that learned nothing? Here is an untrained autoencoder:
