@@ -103,7 +103,8 @@ figure = patches_figure(indexes["local"], pictures, best_of["local"], rows_b)
 plots.titled(figure, "What do the best local features show?")
 
 # %% [markdown]
-# Now the *main* autoencoder, at the network's end. Its cells are twice as wide, and each sees nearly the whole picture:
+# Now the *main* autoencoder, at the network's end. Its cells are twice as wide, and each sees nearly the whole picture
+# (we save the five best rows for the README):
 
 # %%
 figure = patches_figure(indexes["main"], pictures, best_of["main"], rows_b)

@@ -39,9 +39,9 @@ study = Study.open()
 # %% [markdown]
 # ## The browser
 #
-# On the left are the features, in the middle pictures in which the chosen one is active, on the right what was measured.
-# Click a picture to put it on the bench below. All heat maps of a feature share one scale. Labels are saved while you
-# type. Press `?` for the keys.
+# On the left are the features, in the middle pictures in which the chosen one is active, on the right what was
+# measured. Click a picture to put it on the bench below. All heat maps of a feature share one scale. Labels are saved
+# while you type. Press `?` for the keys.
 
 # %%
 browser = FeatureBrowser(study)
