@@ -11,4 +11,4 @@ feature fires on, how good a reconstruction is); `interventions` (what it does: 
 notebooks tell the story; nothing imports them.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
