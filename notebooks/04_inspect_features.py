@@ -211,7 +211,7 @@ if parts:
     regions, ids = features.Regions.of(index, pictures), best["main"]["feature_id"][list(estimates["main"])]
     swapped = [features.average_precision(index, regions, j, part, swap=True).value for part, j in ids.items()]
     results["swapped/mean_part_ap"] = float(np.mean(swapped))
-    above = (best["main"]["ap"] > guessed["main"].max())[list(estimates["main"])]
+    above = best["main"]["ap"].gt(guessed["main"].max())[list(estimates["main"])]
     results["parts_above_guesses"] = (int(above.sum()), None, None, len(above))
     means = pd.Series({key: entry["value"] for key, entry in null_means.items()})
     results["best_null/mean_part_ap"] = null_means["main", means["main"].idxmax()]
