@@ -11,4 +11,4 @@ Study.open("hangar") loads or runs each stage); `view` (figures, browser, atlas,
 command line); `__main__` (the command, which runs notebooks). The notebooks tell the story, and nothing imports them.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -17,19 +17,16 @@
 # **Question.** How well can a small ConvNeXt tell apart aircraft that differ only in details, and where does it go
 # wrong?
 #
-# This is the first of six notebooks that ask what an aircraft classifier looks at, and how sure we can be. This one
-# trains it; 02 takes its activations; 03 writes them as sums of a few directions, called features; 04 asks what the
-# features show, 05 whether they do it; 06 lets you look for yourself. Before we look inside a network, we have to know
-# how good it is, and on what.
+# This is the first of six notebooks that ask what an aircraft classifier looks at, and how sure we can be. Notebook 01
+# trains it; 02 takes its activations; 03 decomposes them into a few directions, called features; 04 asks what the
+# features show, and 05 whether they do it; 06 lets you look for yourself. Before we look inside a network, we have to
+# know how good it is, and on what.
 #
-# **Reads** nothing but the settings in the next cells: the default preset renders its own pictures, the *hangar*.
-# Other presets read photographs in FGVC-Aircraft layout.
+# **Reads** only the settings below. The default preset renders its own pictures, the *hangar*; other presets read
+# photographs in FGVC-Aircraft layout. **Writes** `data/runs/<preset>/dataset` and `…/networks/trained`, the numbers in
+# `data/runs/<preset>/results/01_train_classifier.json`, and a contact sheet of rendered aircraft.
 #
-# **Writes** `data/runs/<preset>/dataset` and `…/networks/trained` (found again when they match), the numbers in
-# `data/runs/<preset>/results/01_train_classifier.json` and, of rendered aircraft, `contact_sheet.jpg` beside them.
-#
-# **Runtime** with the default preset on 2 CPU cores: 6 to 9 minutes the first time, less than half a minute after
-# that. The takeaways at the end say what it took on the machine that made this copy.
+# **Runtime** with the default preset on 2 CPU cores: 6 to 9 minutes the first time, less than half a minute after that.
 
 # %%
 # %matplotlib inline
@@ -47,7 +44,6 @@ from sklearn.metrics import ConfusionMatrixDisplay
 # %%
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
-from aircraft_sae.hangar.solids import PARTS
 from aircraft_sae.networks import evaluate
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
@@ -56,9 +52,8 @@ from aircraft_sae.view.plots import in_words
 # %% [markdown]
 # ## Settings
 #
-# The environment variable `AIRCRAFT_SAE_PRESET` chooses the preset: `hangar` unless it says otherwise, `smoke` in the
-# tests. Only the default preset promises anything about its numbers: what it promises stands here, and is asserted
-# below.
+# The environment variable `AIRCRAFT_SAE_PRESET` chooses the preset: `hangar` by default, `smoke` in the tests. The
+# default preset promises the numbers below, and the notebook fails if it misses one. Other presets promise nothing.
 
 # %%
 study = Study.open()
@@ -71,8 +66,8 @@ promised = {"hangar": {"accuracy": 0.88, "n_classes": 30, "n_parts": 12}}.get(
 # ## What pictures are there?
 #
 # Every picture belongs to one *variant*, every variant to one *family*, every family to one *manufacturer*: three
-# levels, as in FGVC-Aircraft. The network learns on `train`, is watched on `val`, and is measured once on `test` (whose
-# pictures later notebooks use too).
+# levels, as in FGVC-Aircraft. The network learns on `train`, is watched on `val`, and is measured once on `test`. Later
+# notebooks measure features on these test pictures, too.
 
 # %%
 data = study.pictures()
@@ -82,14 +77,8 @@ splits = data.table.groupby("split", sort=False).agg(
 )
 results |= {"n_train": len(data.rows(study.config.classifier.train_split)), "n_test": len(data.rows("test"))}
 results |= {"n_classes": len(data.classes(fine)), "chance": 1 / len(data.classes(fine))}
+assert results["n_classes"] >= promised["n_classes"]
 display(splits)
-
-# %% [markdown]
-# A picture that is in two splits would make the test easier than it is. There are none:
-
-# %% tags=["nbval-check-output"]
-print("pictures in more than one split:", int(data.table["image"].duplicated().sum()))
-assert not data.table["image"].duplicated().any() and results["n_classes"] >= promised["n_classes"]
 
 # %% [markdown]
 # The classes, from the manufacturer down:
@@ -100,9 +89,8 @@ above = coarser[::-1] or [fine]
 data.table.groupby(above)[fine].unique().map(sorted).map(", ".join).to_frame(f"{fine} classes")
 
 # %% [markdown]
-# What do they look like? Below is one picture of each family, with its manufacturer. Of rendered aircraft we take
-# pictures that show the whole aircraft from the front quarter in sunlight, and of these the one with the most aircraft
-# in it; of photographs, simply the first.
+# And one picture of each family. Of rendered aircraft we show the clearest view: the whole aircraft from the front
+# quarter, in sunlight, as large as possible. Of photographs we show the first.
 
 # %%
 rendered = data.scenes is not None
@@ -126,28 +114,28 @@ if rendered:  # photographs belong to their owners, so a sheet of them is never 
     sheet = study.folder / "results" / "contact_sheet.jpg"
     sheet.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(sheet, dpi=110, pil_kwargs={"quality": 85})
-display(figure)
+plots.titled(figure, f"What does each {shown} look like?")
 
 # %%
-text = f"""**Takeaway.** There are {results["n_classes"]} {fine} classes; guessing is right in
+text = f"""**Takeaway.** There are {results["n_classes"]} {fine} classes, so that guessing is right in
 {results["chance"]:.1%} of the cases. The network learns from {results["n_train"]:,} pictures and is tested on
 {results["n_test"]:,}."""
 display(Markdown(text))
-assert results["n_train"] + results["n_test"] <= len(data.table)
 
 # %% [markdown]
-# One picture per family does not show how much the pictures of one family vary: the camera goes all round, and light,
-# paint, background and sharpness change from scene to scene. In the hangar none of these depends on the class.
+# One picture per family hides how much pictures of one family vary: the camera goes all round, and light, paint,
+# background and sharpness change from scene to scene. In the hangar, none of these depends on the class.
+# `tests/test_hangar.py` checks that: from the background alone, or from the colours alone, a linear classifier scores
+# at chance. Photographs have no such guarantee. An airline or an airport can hint at the type.
 
 # %% [markdown]
 # ## What tells two variants of a family apart?
 #
-# Pictures of two variants also differ in view and paint. In the hangar we can take that away: a scene is a record of
-# everything in the picture, and the variant is one of its entries. Below, each column is one scene rendered twice, with
-# nothing changed but the variant; pixels that show another part are marked in orange.
+# In the hangar we can ask this with everything else held the same. Each column is one scene rendered twice, with
+# nothing changed but the variant. Orange marks pixels that show another part.
 
 # %%
-NO_SCENES = "This data set holds photographs: there are no scenes to render again, and no part masks."
+NO_SCENES = "These pictures are photographs. There are no scenes to render again, and no part masks."
 parents = data.parents(fine, shown) if coarser else {}
 families = [name for name in data.classes(shown) if rendered and list(parents.values()).count(name) > 1]
 chosen = families[:: max(1, len(families) // 5)][:5]
@@ -158,53 +146,55 @@ differ = [one.mask != other.mask for one, other in drawn]
 
 # %%
 one, other = ([pair[k] for pair in drawn] for k in (0, 1))
-plots.picture_grid(
+figure = plots.picture_grid(
     [[p.image for p in one], [p.image for p in other], [p.image for p in other]],
     [[pair[0] for pair in twins], [pair[1] for pair in twins], [""] * len(twins)],
     ["one variant", "the other", "part differs"],
     [[None] * len(twins), [None] * len(twins), differ],
     empty=NO_SCENES,
 )
+plots.titled(figure, "What tells two variants of a family apart?")
 
 # %%
 shares = [mark.sum() / ((a.mask >= 2) | (b.mask >= 2)).sum() for mark, (a, b) in zip(differ, drawn, strict=True)]
+text = NO_SCENES
 if rendered:
     results["variants/least_share_of_pixels_that_differ"] = (min(shares), None, None, len(shares))
-    text = f"""**Takeaway.** In these {len(shares)} pairs, {min(shares):.0%} to {max(shares):.0%} of the
-    aircraft's pixels show another part, with view, light and paint held the same."""
-    display(Markdown(text))
+    text = f"""**Takeaway.** In these {len(shares)} pairs, {min(shares):.0%} to {max(shares):.0%} of the aircraft's
+    pixels show another part."""
     assert min(shares) > 0.02
+display(Markdown(text))
 
 # %% [markdown]
-# This shows that the difference is there to be seen in a clear view. It does not show that it can be seen in every
-# view: from behind, two lengths of fuselage look much alike.
+# So the difference can be seen in a clear view. That does not mean it can be seen in every view: from behind, two
+# lengths of fuselage look much alike.
 
 # %% [markdown]
 # ## Where are the parts?
 #
-# The hangar knows which part of the airframe each pixel shows. The classifier never sees these masks; later notebooks
-# need them to ask whether something inside the network responds to, say, engines. Below are the scenes that show the
-# most parts at once, of up to three manufacturers.
+# The hangar knows which part of the airframe each pixel shows. The classifier never sees these masks. Later notebooks
+# need them to ask whether something inside the network responds to, say, engines. Here are the scenes that show the
+# most parts at once.
 
 # %%
 most = scenes.iloc[:0]
 if rendered:
     n_seen = (scenes[pixels] >= 40).sum(axis=1).sort_values(ascending=False, kind="stable")
     most = scenes.loc[n_seen.index].drop_duplicates(coarser[-1]).head(3)
-plots.part_masks(
+figure = plots.part_masks(
     [data.picture(image) for image in most["image"]],
     [data.mask(image) for image in most["image"]],
     data.region_names,
     most[fine].tolist(),
     empty=NO_SCENES,
 )
+plots.titled(figure, "Where are the parts?")
 
 # %% tags=["nbval-check-output"]
 print("parts:", ", ".join(data.region_names))
 
 # %% [markdown]
-# How much of an aircraft is each part? The left bars are shares of all pixels that show aircraft, in all splits; the
-# right bars say in how many pictures a part can be seen at all.
+# How much of an aircraft is each part, and how often is it in sight at all?
 
 # %%
 share, seen, figure = {}, {}, Markdown(NO_SCENES)
@@ -213,86 +203,65 @@ if rendered:
     share = dict(zip(data.region_names, total / total.sum(), strict=True))
     seen = dict(zip(data.region_names, scenes[pixels].gt(0).mean(), strict=True))
     table = 100 * pd.DataFrame({"of the aircraft's pixels, %": share, "of pictures that show it, %": seen})[::-1]
-    figure, axes = plots.sheet(0.8 + 0.32 * len(table), 1, 2, sharey=True)
+    figure, axes = plots.sheet(1.2 + 0.32 * len(table), 1, 2, sharey=True)
     table.rename(lambda part: part.replace("_", " ")).plot.barh(subplots=True, ax=axes, color="C0", legend=False)
     for ax in axes:
         ax.bar_label(ax.containers[0], fmt="%.1f", padding=3)
         ax.margins(x=0.15)
-display(figure)
 
 # %%
+display(plots.titled(figure, "How much of an aircraft is each part?") if rendered else figure)
+
+# %%
+text = NO_SCENES
 if rendered:
     results["parts/n_seen"] = int(sum(value > 0 for value in seen.values()))
     results |= {f"parts/{part}/share_of_pixels": (share[part], None, None, len(scenes)) for part in data.region_names}
     small, *_, large = sorted((part for part in share if share[part]), key=share.get)
-    text = f"""**Takeaway.** {results["parts/n_seen"]} of {len(share)} parts occur (n = {len(scenes):,} pictures).
-    Of the aircraft's pixels, {share[large]:.0%} show {large}, and {share[small]:.1%} show {small}."""
-    display(Markdown(text.replace("_", " ")))
+    text = f"""**Takeaway.** Parts differ widely in size: {share[large]:.0%} of the aircraft's pixels show
+    {large}, and {share[small]:.1%} show {small} (n = {len(scenes):,} pictures)."""
     assert results["parts/n_seen"] >= promised["n_parts"] and abs(sum(share.values()) - 1) < 1e-9
+display(Markdown(text.replace("_", " ")))
 
 # %% [markdown]
-# A small part is not an unimportant one: the share of pixels says nothing about how much a part helps to tell classes
-# apart. That is the subject of the notebooks to come.
+# A small part is not an unimportant one. How much a part helps to tell classes apart, its pixels do not say.
 
 # %% [markdown]
-# ## Does an edit change only what it says?
+# ## What is a scene edit?
 #
-# Later we shall take a part away and see what the network makes of it. That is evidence only if nothing else in the
-# picture changes. Below, one scene is edited in three ways, with cast shadows off and one ray per pixel, so that each
-# pixel shows exactly one thing; the lower row marks every pixel whose colour changed at all.
+# Later we shall remove a part and watch the network. That is evidence only if nothing else in the picture changes.
+# Below, one scene is edited in three ways; orange marks every pixel whose colour changed at all.
+# (`tests/test_hangar.py` checks for every part that an edit changes its own pixels and no others.)
 
 # %%
 edits = {}
 if rendered:
-    scene = Scene.from_json(first.loc[data.classes(shown)[0], "scene"])
-    scene = replace(scene, shadows=False, finish=replace(scene.finish, blur=0.0))
+    scene = replace(Scene.from_json(first.loc[data.classes(shown)[0], "scene"]), shadows=False)
     edits = {
-        "as it was": ("engine", scene),
-        "engine removed": ("engine", scene.edit("remove", "engine")),
-        "fin moved forward": ("fin", scene.edit("move", "fin", (0.12, 0.0, 0.0))),
-        "wing in red": ("wing", scene.edit("recolour", "wing", (0.85, 0.1, 0.1))),
+        "as it was": scene,
+        "engine removed": scene.edit("remove", "engine"),
+        "fin moved forward": scene.edit("move", "fin", (0.12, 0.0, 0.0)),
+        "wing in red": scene.edit("recolour", "wing", (0.85, 0.1, 0.1)),
     }
-pictures = {name: render(edited, supersampling=1) for name, (_, edited) in edits.items()}
+images = [render(edited).image for edited in edits.values()]
+changed = [(image != images[0]).any(axis=2) for image in images]
 
 # %%
-before = pictures.get("as it was")
-changed = {name: (p.image != before.image).any(axis=2) for name, p in pictures.items()}
-own = {name: PARTS.index(part) for name, (part, _) in edits.items()}
-allowed = {name: (before.mask == own[name]) | (p.mask == own[name]) for name, p in pictures.items()}
-images = [p.image for p in pictures.values()]
-plots.picture_grid(
-    [images, images],
-    [list(edits), [f"{mark.sum():,} pixels changed" for mark in changed.values()]],
-    marks=[[None] * len(images), list(changed.values())],
-    empty=NO_SCENES,
-)
-
-# %% tags=["nbval-check-output"]
-elsewhere = sum(int((changed[name] & ~allowed[name]).sum()) for name in edits)
-share = elsewhere / max(1, sum(mark.size for mark in changed.values()))  # where two faces coincide, one ray may differ
-print(f"pixels changed outside the edited part, before or after: {share:.2%}")
-assert share < 5e-5 and (not rendered or changed["engine removed"].any())
+captions = [list(edits), [f"{mark.sum():,} pixels changed" for mark in changed]]
+figure = plots.picture_grid([images, images], captions, marks=[[None] * len(images), changed], empty=NO_SCENES)
+plots.titled(figure, "What does a scene edit change?")
 
 # %% [markdown]
-# **Takeaway.** An edit changes pixels of the part it names, where that was or where it now is, and no others. With
-# shadows on, a removed part takes its shadow with it as well. Every part is tested like this in `tests/test_hangar.py`.
-#
-# One more thing has to hold for the class to be in the airframe and nowhere else: it must not be readable from the
-# background or from the colours. The same file tests that a linear classifier scores at chance on held-out scenes when
-# it sees only what is around the aircraft, and when it sees only the aircraft's colour histogram. That is a statement
-# about linear classifiers on rendered scenes. Photographs have no such guarantee: there, an airline or a place can hint
-# at the type.
+# We edit scenes without cast shadows; otherwise a removed part would take its shadow with it.
 
 # %% [markdown]
-# ## Does it learn?
+# ## Does the network learn?
 #
-# The network is a ConvNeXt: four *stages*, one after the other, each of which leaves a coarser grid of cells with more
-# numbers in each. The *head* takes the mean over the last grid, norms it, and gives one number a class, its *logit*;
-# softmax makes probabilities of these. It starts from the weights that the preset names (shipped ones that have seen
-# other made-up variants, by default), with a new last layer, and is trained by the optimiser Muon where the preset says
-# nothing else; the next cell loads the result where it is on disk already. Training accuracy is measured on the fly, on
-# cropped and recoloured pictures; validation accuracy on whole pictures, with weights averaged over past steps. From a
-# vertical line on, pictures are larger. The dotted line is what guessing would give.
+# The network is a ConvNeXt: four *stages*, each of which leaves a coarser grid of cells with more channels. The *head*
+# averages the last grid over its cells, normalises it, and gives one number a class, its *logit*. By default, training
+# starts from weights that have seen other made-up variants, and a new head. Training accuracy is measured on the fly,
+# on cropped and recoloured pictures; validation accuracy on whole pictures, with averaged weights. From the vertical
+# line on, pictures are larger. The dotted line is guessing.
 
 # %%
 network, cfg = study.network(), study.config.classifier
@@ -301,7 +270,7 @@ print(f"{cfg.arch}, from {cfg.weights or 'random'} weights, {network.size} px")
 by_epoch = history.set_index("epoch").dropna(axis=1, how="all")
 
 # %%
-figure, (left, right) = plots.sheet(3.6, 1, 2)
+figure, (left, right) = plots.sheet(3.8, 1, 2)
 look = {"style": ["o-", "s-"], "xticks": by_epoch.index}
 by_epoch.filter(like="_loss").plot(ax=left, ylabel="cross-entropy, nats", **look)
 (100 * by_epoch.filter(like="_accuracy")).plot(ax=right, ylabel="accuracy, %", ylim=(0, 100), **look)
@@ -310,15 +279,12 @@ for ax, guess in ((left, np.log(len(network.classes))), (right, 100 / len(networ
     ax.set_ylim(0)
     for epoch in by_epoch.index[by_epoch["size"].diff() > 0]:
         ax.axvline(epoch - 0.5, color=plots.GREY, linewidth=0.8)
-display(figure)
+display(plots.titled(figure, "Does the network learn?"))
 
 # %%
-results["train_seconds"] = study.stages["networks/trained"].meta["seconds"]
-results |= {"render_seconds": study.stages["dataset"].meta["seconds"]} if rendered else {}
+made = {"train_seconds": "networks/trained", "render_seconds": "dataset"}
+results |= {name: study.stages[stage].meta["seconds"] for name, stage in made.items() if rendered or "train" in name}
 results |= {"n_epochs": len(history), "train/accuracy": history["train_accuracy"].iloc[-1]}
-assert results["n_epochs"] == cfg.n_epochs and 0 <= results["train/accuracy"] <= 1
-
-# %%
 watched, on_watched = cfg.val_split, ""
 if watched:
     results["val/accuracy"] = (history["val_accuracy"].iloc[-1], None, None, len(data.rows(watched)))
@@ -326,17 +292,18 @@ if watched:
 text = f"""**Takeaway.** After {len(history)} epochs, accuracy is {results["train/accuracy"]:.1%} in
 training{on_watched}."""
 display(Markdown(text))
+assert results["n_epochs"] == cfg.n_epochs
 
 # %% [markdown]
-# These curves are there to see that training went well. They are not the result: that is the test split, which no
-# choice was made on.
+# These curves say that training went well. They are not the result. That comes from the test split, on which no choice
+# was made.
 
 # %% [markdown]
 # ## How good is it?
 #
-# The official metric of FGVC-Aircraft is class-averaged accuracy: the share of pictures recognised, averaged over
-# classes, so that frequent classes do not count more. Top-1 is the share of all pictures. A family's probability is the
-# sum over its variants. Intervals hold 95% of 2,000 bootstrap draws of test pictures, which n counts.
+# FGVC-Aircraft's official metric is *class-averaged accuracy*: the share of recognised pictures, averaged over classes,
+# so that frequent classes do not count more. *Top-1* is the share of all pictures. The probability of a family is the
+# sum over its variants. Intervals hold 95% of 2,000 bootstrap draws of test pictures.
 
 # %%
 level = network.level
@@ -344,8 +311,6 @@ measured, confusion = evaluate(network, data, "test", network.predictions)
 results |= measured
 levels = [name for name in data.levels if f"test/{name}/top1_accuracy" in results]
 titles = {"class_averaged_accuracy": "class-averaged accuracy", "top1_accuracy": "top-1"}
-
-# %%
 table = pd.DataFrame({"guessing": {name: f"{1 / len(data.classes(name)):.1%}" for name in levels}})
 for metric, title in titles.items():
     table[title] = [in_words(results[f"test/{name}/{metric}"] | {"n": None}) for name in levels]
@@ -355,19 +320,20 @@ display(table)
 official = {name: results[f"test/{name}/class_averaged_accuracy"] for name in levels}
 counts = {name: len(data.classes(name)) for name in levels}
 named = {f"{name} ({n} classes, guessing {1 / n:.1%})": official[name] for name, n in counts.items()}
-plots.dots(named, "class-averaged accuracy and its 95% interval, %", "level", 100)
+figure = plots.dots(named, "class-averaged accuracy, % (axis truncated)", "level", 100)
+plots.titled(figure, "How good is the classifier?")
 
 # %%
 at_others = "".join(f" At {name} level it is {in_words(official[name])}." for name in levels[1:])
-text = f"""**Takeaway.** Class-averaged accuracy on test pictures is {in_words(official[level])} at {level}
-level; guessing gives {results["chance"]:.1%}.{at_others}"""
+text = f"""**Takeaway.** Class-averaged accuracy on test pictures is {in_words(official[level])} at {level} level;
+guessing gives {results["chance"]:.1%}.{at_others}"""
 display(Markdown(text))
 assert all(entry["low"] <= entry["value"] <= entry["high"] for entry in official.values())
 assert official[level]["value"] >= promised["accuracy"] and official[level]["n"] == results["n_test"]
 
 # %% [markdown]
-# The intervals say how far the numbers could move with other test pictures of the same kind. They do not say how far
-# they move with another training run, and nothing here says how the network does on pictures of another kind.
+# The intervals say how far the numbers could move with other test pictures of this kind. They do not cover another
+# training run, or pictures of another kind.
 
 # %% [markdown]
 # ## Which classes does it confuse?
@@ -385,7 +351,7 @@ drawn = ConfusionMatrixDisplay(100 * shares.to_numpy(), display_labels=[plots.li
 drawn.plot(include_values=False, cmap="Blues", xticks_rotation="vertical", ax=ax)
 ax.set(xlabel="predicted", ylabel="actual")
 drawn.im_.colorbar.set_label("share of the actual class's pictures, %")
-display(figure)
+display(plots.titled(figure, "Which classes does it confuse?"))
 
 # %%
 wrong = network.predictions.query("label != predicted").sort_values("confidence", ascending=False, kind="stable")
@@ -393,8 +359,7 @@ confused = confusion.stack().rename("n_images").reset_index()
 confused["share"] = confused["n_images"] / confused["actual"].map(confusion.sum(axis=1))
 confused = confused.query("actual != predicted and n_images > 0")
 confused = confused.sort_values("n_images", ascending=False, kind="stable")
-results["test/n_mistakes"] = len(wrong)
-in_family = ""
+results["test/n_mistakes"], in_family = len(wrong), ""
 
 # %%
 if len(wrong) and "family" in levels[1:]:
@@ -405,19 +370,17 @@ if len(wrong) and "family" in levels[1:]:
     siblings = family.map(family.value_counts()) - 1  # of each class
     by_chance = float(wrong["label"].map(siblings).mean() / (len(family) - 1))
     results["test/share_of_mistakes_within_family_if_random"] = (by_chance, None, None, len(wrong))
-    in_family = f""", {within} of them ({within / len(wrong):.0%}, {interval.low:.0%} to {interval.high:.0%}) for
-    another class of the same family; of mistakes at random it would be {by_chance:.0%}"""
-text = f"""**Takeaway.** {len(wrong):,} of {results["n_test"]:,} test pictures are mistaken{in_family}."""
-display(Markdown(text))
+    in_family = f""" {within / len(wrong):.0%} of the mistakes ({interval.low:.0%} to {interval.high:.0%}) stay within
+    the family; random mistakes would in {by_chance:.0%} of the cases."""
 
 # %%
-assert len(wrong) == confusion.to_numpy().sum() - confusion.to_numpy().trace()
+text = f"""**Takeaway.** The network gets {len(wrong):,} of {results["n_test"]:,} test pictures wrong.{in_family}"""
+display(Markdown(text))
 
 # %% [markdown]
-# What do the most confused pairs look like? The upper row shows mistaken pictures; for each pair, the one that the
-# network was surest of. Below each is what it was taken for: in the hangar the very same scene with the variant that
-# the network named, so that only the airframe differs; of photographs, the first picture of that class. Shares are of
-# the test pictures of the class in the upper row; n counts the mistaken ones.
+# What do the most confused pairs look like? The upper row shows, for each pair, the mistake that the network was surest
+# of. Below is what it took the picture for: in the hangar the very same scene with that variant, so that only the
+# airframe differs; of photographs, the first picture of that class.
 
 # %%
 pairs = list(confused.head(4).itertuples())
@@ -431,50 +394,30 @@ else:
     taken_for = [data.picture(examples[p.predicted]) for p in pairs]
 
 # %%
-plots.picture_grid(
+figure = plots.picture_grid(
     [[data.picture(image) for image in mistaken], taken_for],
     [[p.actual for p in pairs], [f"{p.predicted}\n{p.share:.0%} (n = {p.n_images})" for p in pairs]],
     ["is", "taken for"],
     empty="no mistakes",
 )
+plots.titled(figure, "What do the most confused pairs look like?")
 
 # %%
 text = "**Takeaway.** There are no mistakes to show."
 for p in confused.head(1).itertuples():
-    text = f"""**Takeaway.** The commonest mistake is to take {p.actual} for {p.predicted}: {p.n_images} of its test
+    text = f"""**Takeaway.** The most common mistake takes {p.actual} for {p.predicted}, in {p.n_images} of its test
     pictures ({p.share:.0%})."""
 display(Markdown(text))
-assert confused["n_images"].is_monotonic_decreasing and bool(len(pairs)) == bool(len(wrong))
 
 # %% [markdown]
-# With a few dozen test pictures per class, which pair comes first is partly chance. The pictures show mistakes, not
-# their causes.
-
-# %% [markdown]
-# ## When is it wrong and sure?
-#
-# Mistakes made with high confidence are the ones to look at: there the network saw something that misled it.
-
-# %%
-surest = list(wrong.head(8).itertuples())
-captions = [f"{m.label}\nsaid {m.predicted}\n{m.confidence:.0%} sure" for m in surest]
-images = [data.picture(m.image) for m in surest]
-plots.picture_grid([images[:4], images[4:]][: 1 + (len(images) > 4)], [captions[:4], captions[4:]], empty="no mistakes")
-
-# %%
-results["test/n_mistakes_above_90_percent"] = int((wrong["confidence"] > 0.9).sum())
-text = f"""**Takeaway.** Mistakes made with more than 90% confidence: {results["test/n_mistakes_above_90_percent"]} of
-{len(wrong):,}."""
-display(Markdown(text))
-
-# %% [markdown]
-# Label smoothing holds confidence down in training; how many mistakes there would be without it was not tried.
+# With a few dozen test pictures per class, which pair comes first is partly chance. Pictures show mistakes, not their
+# causes.
 
 # %% [markdown]
 # ## Takeaways
 #
-# All numbers are now written down, and the list below is built from the file. Numbers that other programs added to it
-# (a classical baseline on photographs, under `hog_svm/`) are kept.
+# The list is built from the numbers written down. (Numbers that a classical baseline on photographs added to the file,
+# under `hog_svm/`, are kept.)
 
 # %%
 kept = {}
@@ -486,27 +429,21 @@ number = {name: entry["value"] for name, entry in final.items()}
 
 # %%
 accuracy = {name: in_words(final[f"test/{name}/class_averaged_accuracy"]) for name in levels}
-rendering = f", rendering {number['render_seconds'] / 60:.1f}" if rendered else ""
 lines = [
     f"""Class-averaged accuracy on test pictures is {accuracy[level]} at {level} level, with {number["n_classes"]}
-    classes; guessing gives {number["chance"]:.1%} (n: test pictures).""",
+    classes; guessing gives {number["chance"]:.1%}.""",
     *(f"At {name} level it is {accuracy[name]}." for name in levels[1:]),
 ]
 if "test/share_of_mistakes_within_family" in final:
-    within = in_words(final["test/share_of_mistakes_within_family"])
-    lines += [f"Mistakes that stay within the family: {within} of all mistakes (n: mistaken pictures)."]
-lines += [f"On this machine, training took {number['train_seconds'] / 60:.1f} minutes{rendering}."]
+    within = in_words(final["test/share_of_mistakes_within_family"], unit="mistakes")
+    lines += [f"Mistakes stay within the family in {within} of the cases."]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
-
-# %%
-assert number["test/n_mistakes"] == len(wrong) and len(lines) <= 5
 
 # %% [markdown]
 # ## What this does not show
 #
-# - **What the network looks at.** High accuracy is no evidence of sensible reasons. That is the question of the
-#   notebooks that follow.
-# - **Real aircraft**, where the data set is the hangar: rendered aircraft are cleaner and less varied than photographs.
-#   The presets `photos` and `fgvc` run this same notebook on photographs.
-# - **The spread between training runs.** One network was trained, from one seed; the intervals are over test pictures.
-# - **The best accuracy possible.** The settings are for a small machine, and were not tuned on the test split.
+# - **What the network looks at.** High accuracy is no evidence of good reasons. The next notebooks ask for these.
+# - **Real aircraft**, where the data set is the hangar: renders are cleaner and vary less than photographs. The presets
+#   `photos` and `fgvc` run this notebook on photographs.
+# - **The spread between training runs.** We trained one network from one seed.
+# - **The best accuracy possible.** The settings suit a small machine, and were not tuned on the test split.

@@ -14,16 +14,17 @@
 # %% [markdown]
 # # 4. Inspect features
 #
-# **Question.** What do the features of the autoencoder show? A gallery of pictures in which a feature is strong looks
-# convincing almost always. So beside each thing that a feature seems to be stands what the same procedure finds where
-# there is nothing to be found: labels in random order, autoencoders that learned nothing, networks that learned
-# nothing, and guesses that know the aircraft's outline, the place in the picture and the class, and nothing else.
+# **Question.** What do the features of an autoencoder show?
 #
-# **Reads** `data/runs/<preset>/sae` (notebook 03). **Writes** `…/features/<name>` (every cell's codes and one table)
-# and the numbers in `data/runs/<preset>/results/04_inspect_features.json`.
+# Why care: the pictures in which a feature is strong almost always look convincing. They look convincing for features
+# of autoencoders that learned nothing, too. So this notebook never shows what a feature seems to mean without a *null*
+# beside it: the same procedure with shuffled labels, with directions that learned nothing, or with a guess that knows
+# where aircraft are and nothing else.
 #
-# **Runtime** with the default preset on 2 CPU cores: 5 minutes the first time, one after that. Most of it goes into
-# null dictionaries and scenes without parts, which notebook 05 needs too.
+# **Reads** the autoencoders of notebook 03. **Writes** `data/runs/<preset>/features/<name>` (every cell's codes, and a
+# table of features) and the numbers in `data/runs/<preset>/results/04_inspect_features.json`.
+#
+# **Runtime** with the default preset on 2 CPU cores: 4 minutes the first time, one after that.
 
 # %%
 # %matplotlib inline
@@ -52,102 +53,74 @@ from aircraft_sae.view.plots import in_words
 # %% [markdown]
 # ## Settings
 #
-# Half of the test pictures of each class (*half A*) serve to choose: the class or part that a feature is said to
-# follow, thresholds, which features to show. Every number about a choice is measured on the other half (*half B*).
-# The list of features to be tested is drawn here, before any test, and is the same in notebook 05.
+# We split the test pictures of each class in two. *Half A* serves to choose: the class or part that a feature is said
+# to follow, thresholds, features to show. *Half B* serves to measure. No number below was measured on the pictures that
+# chose it, unless the text says so. The list of features to be tested (`claims`) is drawn here, before any test.
 
 # %%
 study = Study.open()
 NAME, results, config = "04_inspect_features", {}, study.config.sae
-NO_MASKS = (
-    "This data set holds photographs: there are no part masks, so what parts features follow can't be known here."
-)
+LIKES = {"local": study.config.local.site, "main": study.config.sae.site}
+NO_MASKS = "These pictures are photographs without part masks, so nobody knows which parts features follow."
+only = {"splits": ["test"], "selectivity": False}
 
 # %%
-LIKES = {"local": study.config.local.site, "main": study.config.sae.site}
 indexes = {like: study.features(like) for like in LIKES}
 sae, index, acts = study.sae(), indexes["main"], study.activations()
 pictures, network, table = study.pictures(), study.network(), index.table
-test, level, parts, scores = index.rows("test"), pictures.levels[0], list(pictures.region_names), None
+test, level, parts = index.rows("test"), pictures.levels[0], list(pictures.region_names)
 images = index.images.iloc[test].reset_index(drop=True)
 in_b = features.halves(images[level])
 rows_b = test[in_b]
-if parts:
-    scores = pd.read_parquet(index.folder / "parts.parquet")
-    regions = features.Regions.of(index, pictures)
-
-# %%
 claims = {like: study.claims(like) for like in LIKES}
-frozen = claims["main"]
+random_ids = claims["main"].query("chosen == 'random'")["feature_id"]
 print(f"{index.d_sae} features of {len(index.images):,} pictures; half A {(~in_b).sum()}, half B {in_b.sum()}")
 
 # %% [markdown]
-# ## Twelve parts, and the feature that shows each best
+# ## What do the best features show?
 #
-# For each part of the aircraft the feature is chosen whose strongest cells show the part best on half A. A row has its
-# nine strongest patches of half B, one a picture, cut out around the peak. *AP* (average precision, on half B) is 1
-# where all cells that show the part come before all others, and about their share of all cells for a random order. The
-# *tier* says which tests the claim has passed. Tier 1: average precision is above that of four null dictionaries. Tier
-# 2: so is the ability to tell the part's cells from others of the same family and place. Tier 3: the activation falls
-# where the part is removed. Tier 4: two other seeds also have a feature of tier 3 for the part. Tier 0: none. Notebook
-# 05 has the tests. (Photographs have no masks; there the rows are the features that follow a class most.)
+# For each part of the aircraft we take the feature that finds the part best on half A. A row shows its nine strongest
+# patches of half B, one a picture, cropped around the peak. *AP* (average precision, on half B) ranks all cells by the
+# feature's activation: it is 1 if the cells that show the part come first. (Without masks, on photographs, the rows are
+# the features that follow a class most.)
 #
-# There are two autoencoders: *local* reads the stage before the last, where the activations of neighbouring cells
-# hardly correlate in a feature (measured below), *main* the network's end. The local one comes first.
+# First the *local* autoencoder, which reads the stage before the last:
 
 # %%
-tiers, best_of, second, only = {}, {}, {}, {"splits": ["test"], "selectivity": False}
-if parts and pictures.scenes is None:
-    raise ValueError("these pictures have masks but no scenes: parts cannot be taken out of them, nor claims be tested")
-if parts:
-    for like in LIKES:
-        judged = pd.read_parquet(study.tiers(like) / "tiers.parquet")
-        tiers[like] = judged[(judged["claimant"] == like) & judged["best"]].set_index("part").reindex(parts)
-        second[like] = judged[judged["best"]].groupby("claimant")["tier"].agg(lambda tier: (tier >= 2).sum())
-        facts = tiers[like].dropna(subset="feature_id").astype({"feature_id": int, "tier": int})
-        words = zip(facts.index.str.replace("_", " "), facts["ap"], facts["tier"], strict=True)
-        titles = [f"{part}\nAP {ap:.2f}\ntier {tier}" for part, ap, tier in words]
-        best_of[like] = dict(zip(titles, facts["feature_id"], strict=True))
-
-# %%
-if not parts:  # photographs: the features that follow a class most (on half B, so that their AUROC flatters)
-    for like in LIKES:
-        each = indexes[like].table.nlargest(8, f"{level}/auroc_z")
-        words = zip(each["feature_id"], each[f"{level}/class"], each[f"{level}/auroc"], strict=True)
-        titles = [f"{name}\nfeature {j}\nAUROC {auroc:.2f}" for j, name, auroc in words]
-        best_of[like] = dict(zip(titles, each["feature_id"], strict=True))
+scores, best, best_of = {}, {}, {}
+for like, own in indexes.items() if parts else ():
+    scores[like] = pd.read_parquet(own.folder / "parts.parquet")
+    best[like] = features.best_matches(scores[like]).reindex(parts).dropna(subset="ap").astype({"feature_id": int})
+    titles = [f"{part.replace('_', ' ')}\nAP {ap:.2f}" for part, ap in best[like]["ap"].items()]
+    best_of[like] = dict(zip(titles, best[like]["feature_id"], strict=True))
+for like, own in {} if parts else indexes.items():  # chosen on half B, so that these AUROCs flatter
+    each = own.table.nlargest(8, f"{level}/auroc_z")
+    words = zip(each["feature_id"], each[f"{level}/class"], each[f"{level}/auroc"], strict=True)
+    best_of[like] = {f"{name}\nfeature {j}\nAUROC {auroc:.2f}": j for j, name, auroc in words}
 
 # %% tags=["report"]
-patches_figure(indexes["local"], pictures, best_of["local"], rows_b)
+figure = patches_figure(indexes["local"], pictures, best_of["local"], rows_b)
+plots.titled(figure, "What do the best local features show?")
 
 # %% [markdown]
-# The same at the network's end, where a cell is twice as wide and sees nearly the whole picture:
+# Now the *main* autoencoder, at the network's end. Its cells are twice as wide, and each sees nearly the whole picture
+# (we save the five best rows for the README):
 
 # %%
-patches_figure(indexes["main"], pictures, best_of["main"], rows_b)
+figure = patches_figure(indexes["main"], pictures, best_of["main"], rows_b)
+plots.titled(figure, "What do the best features at the network's end show?")
 
 # %%
-text = NO_MASKS
-if parts:
-    at = {like: [int((each["tier"] >= tier).sum()) for tier in (1, 2, 3, 4)] for like, each in tiers.items()}
-    results |= {f"{like}/parts_at_tier_{i + 1}": n for like, counts in at.items() for i, n in enumerate(counts)}
-    seeds_ = {like: second[like].reindex([like, f"{like}-seed1", f"{like}-seed2"]) for like in LIKES}
-    null_2 = {like: second[like][second[like].index.str.startswith("null")] for like in LIKES}
-
-# %%
-if parts:
-    told = [
-        f"""{at[like][1]} of {len(parts)} reach tier 2 at {site} (median of three seeds {seeds_[like].median():.0f};
-        best null {null_2[like].max()})"""
-        for like, site in LIKES.items()
-    ]
-    text = f"**Takeaway.** Of the parts' best features in this seed, {'; '.join(told)}."
-display(Markdown(text))
+if parts and pictures.scenes is not None:  # the picture of the README; photographs are never written
+    five = best["main"].nlargest(5, "ap")["feature_id"]
+    five = {f"{part.replace('_', ' ')}\nfeature {j}": j for part, j in five.items()}
+    (study.folder / "results").mkdir(parents=True, exist_ok=True)
+    figure = patches_figure(index, pictures, five, rows_b)
+    figure.savefig(study.folder / "results" / "features.jpg", dpi=110, pil_kwargs={"quality": 85})
 
 # %% [markdown]
-# Patches are chosen for being strong, and a title tells the eye what to see. In a blind test a rater therefore got the
-# local rows of the committed run in random order, without titles, and the twelve names to choose from. Another rater
-# did the same for an untrained autoencoder, whose rows these are:
+# Most rows can be named at a glance. But a title tells the eye what to see, and each feature was picked from hundreds.
+# What does the best of as many features look like that learned nothing? Here is an untrained autoencoder:
 
 # %%
 figure = Markdown(NO_MASKS)
@@ -156,7 +129,12 @@ if parts:
     matches = features.best_matches(pd.read_parquet(untrained.folder / "parts.parquet"))
     titles = {f"{part.replace('_', ' ')}\nAP {row.ap:.2f}": int(row.feature_id) for part, row in matches.iterrows()}
     figure = patches_figure(untrained, pictures, titles, untrained.rows("test")[in_b])
+    figure = plots.titled(figure, "And the best features of an untrained autoencoder?")
 display(figure)
+
+# %% [markdown]
+# In a blind test, one rater got the trained rows of the committed run, shuffled and without titles, and the twelve
+# names to choose from. Another rater got the untrained rows.
 
 # %%
 path, text = Path("../data/results/hangar/blind_test.csv"), "No blind test belongs to these pictures."
@@ -164,64 +142,138 @@ if study.config.name == "hangar" and path.is_file():
     blind = pd.read_csv(path)
     right = (blind["part"] == blind["named"]).groupby(blind["rows"]).sum()
     results["blind_named_right"], results["blind_named_right_null"] = int(right["trained"]), int(right["untrained"])
-    text = f"""**Takeaway.** Of the trained autoencoder's rows, {results["blind_named_right"]} of 12 were named right,
-    of the untrained one's {results["blind_named_right_null"]}; guessing names one right on average. With one rater
-    each, which is higher says nothing; but a row that can be named is no evidence of a detector."""
+    text = f"""**Takeaway.** The raters named {results["blind_named_right"]} of 12 trained rows right, and
+    {results["blind_named_right_null"]} of 12 untrained ones (one rater each; guessing names one right). A row that
+    looks right is no evidence of a detector."""
 display(Markdown(text))
 
 # %% [markdown]
-# A row that can be named says that the strongest patches of one feature show one thing. Among a thousand features that
-# learned nothing, but read a network that learned much, there can be one for each part whose patches do so too: it was
-# looked for, with masks. Looks therefore tell no detector from a lucky direction. The tiers ask for more. (One feature
-# can be the best of two parts. Their rows are then the same, and only luck tells them apart.)
+# An untrained autoencoder still reads a trained network. Among its hundreds of random directions, masks can find one
+# for each part whose strongest patches show that part. Looks cannot tell it from a learned feature. Numbers have to.
 
 # %% [markdown]
-# ## What does a feature look like?
+# ## Do the best features beat nulls and guesses?
 #
-# From here on, where nothing else is said, features are those of the network's end. Four of them: two at random, the
-# best match of a part on half A (the feature whose strongest cells show it best, by average precision, below), and the
-# one that is furthest above chance for a class, in standard deviations. *AUROC* is how often a feature is stronger in a
-# picture of the class than in one of another, ties counting half: 0.5 is chance, 1 always. (This feature was chosen on
-# half B, so its AUROC flatters.) Upper row: the pictures of half B in which it is strongest. Middle row: pictures from
-# different tenths of its range. Lower row: any picture in which it is active. Heat has one scale for the feature, up to
-# its largest activation; the cyan square is the cell that was picked. Galleries usually show the upper row only.
+# A cell *shows* a part if the part fills a quarter of the cell, or the cell holds a quarter of the part. Four scores
+# compete for each part:
+#
+# - the *best feature*, chosen on half A and scored on half B;
+# - the *best null*, the highest score that any of six dictionaries reaches by the same rule: the network's own channels
+#   and principal components (each with its negative), random directions, an untrained autoencoder, one whose decoder
+#   stays random, and one trained on the network with permuted weights;
+# - the *best guess*: it knows the true outline of the aircraft, and from half A how often each place and each class
+#   shows the part;
+# - a *probe*: one direction fitted to the labels of half A. It shows how far a single direction can go.
 
 # %%
-selective = int(table[f"{level}/auroc_z"].fillna(-np.inf).to_numpy().argmax())
-shown = frozen.query("chosen == 'random'")["feature_id"].sample(2, random_state=1).tolist()
-matched = frozen.query("chosen == 'part'")
-best = int(matched["feature_id"].iloc[0]) if len(matched) else None
-display(Markdown(f"A random feature, {shown[0]}:"), gallery_figure(index, pictures, shown[0], rows_b))
+nulls, null_ap, null_means = {like: study.nulls(like) for like in LIKES} if parts else {}, {}, {}
+for like, (name, null) in ((like, each) for like, own in nulls.items() for each in own.items()):
+    own = study.features(f"{like}-null-{name}".replace(" ", "-"), **null._asdict(), **only)
+    its_regions = features.Regions.of(own, study.pictures(null.pictures))
+    matches = features.best_matches(pd.read_parquet(own.folder / "parts.parquet"))
+    null_ap[like, name] = matches["ap"]
+    null_means[like, name] = average(features.best_estimates(own, its_regions, matches).values()).entry
+    results["local/" * (like == "local") + f"null/{name}/mean_part_ap"] = null_means[like, name]
 
 # %%
-display(Markdown(f"Another, {shown[1]}:"), gallery_figure(index, pictures, shown[1], rows_b))
-
-# %%
-if best is None:
-    display(Markdown(NO_MASKS))
-else:
-    named = matched["part"].iloc[0].replace("_", " ")
-    display(Markdown(f"The best match of *{named}* on half A, feature {best}:"))
-    display(gallery_figure(index, pictures, best, rows_b))
+kinds, guessed = {}, {}
+for like, own in indexes.items() if parts else ():
+    at, before = study.activations(LIKES[like]), "local/" * (like == "local")
+    regions = features.Regions.of(own, pictures)
+    ceiling = features.probe_scores(at.acts[at.rows("test")], regions)
+    guessed[like] = features.guess_scores(regions).pivot(index="guess", columns="part", values="ap")
+    highest = pd.DataFrame({name: ap for (site, name), ap in null_ap.items() if site == like}).max(axis=1)
+    kinds[like] = {"best feature": best[like]["ap"], "best null": highest, "best guess": guessed[like].max()}
+    kinds[like]["probe"] = ceiling
+    results[f"{before}probe/mean_part_ap"] = (float(ceiling.mean()), None, None, int(in_b.sum()))
+    results["ap_over_probe_mean" + "/main" * (like == "main")] = float((best[like]["ap"] / ceiling).mean())
+    results |= {f"{before}guess/{name}/mean_part_ap": float(ap) for name, ap in guessed[like].mean(axis=1).items()}
 
 # %% tags=["report"]
-words = f"{table.at[selective, f'{level}/class']}, AUROC {table.at[selective, f'{level}/auroc']:.2f} on half B"
-display(Markdown(f"Feature {selective}, most selective for a {level}: {words}."))
-gallery_figure(index, pictures, selective, rows_b)
+title = f"Do the best features beat nulls and guesses at {LIKES['local']}?"
+display(plots.titled(plots.scores_by_part(kinds["local"]), title) if parts else Markdown(NO_MASKS))
+
+# %%
+display(plots.titled(plots.scores_by_part(kinds["main"]), "And at the network's end?") if parts else Markdown(NO_MASKS))
+
+# %%
+estimates = {}
+for like, own in indexes.items() if parts else ():
+    before, regions = "local/" * (like == "local"), features.Regions.of(own, pictures)
+    found = features.best_estimates(own, regions, best[like])
+    estimates[like] = {part: each for part, each in found.items() if np.isfinite(each.value)}
+    results[f"{before}mean_part_ap"] = average(estimates[like].values()).entry
+if parts:
+    results |= {f"part_ap/{part}": each.entry for part, each in estimates["main"].items()}
+
+# %%
+if parts:
+    regions, ids = features.Regions.of(index, pictures), best["main"]["feature_id"][list(estimates["main"])]
+    swapped = [features.average_precision(index, regions, j, part, swap=True).value for part, j in ids.items()]
+    results["swapped/mean_part_ap"] = float(np.mean(swapped))
+    above = best["main"]["ap"].gt(guessed["main"].max())[list(estimates["main"])]
+    results["parts_above_guesses"] = (int(above.sum()), None, None, len(above))
+    means = pd.Series({key: entry["value"] for key, entry in null_means.items()})
+    results["best_null/mean_part_ap"] = null_means["main", means["main"].idxmax()]
+
+# %%
+told = {}
+for like, site in LIKES.items() if parts else ():
+    before, name = "local/" * (like == "local"), means[like].idxmax()
+    guess = results[f"{before}guess/outline, place, class/mean_part_ap"]
+    told[like] = f"""**Takeaway, {site}.** The best features have a mean AP of
+    {in_words(results[f"{before}mean_part_ap"], percent=False)}. The best null ({name}) has
+    {null_means[like, name]["value"]:.2f}, a guess from outline, place and class {guess:.2f}, the probe
+    {results[f"{before}probe/mean_part_ap"][0]:.2f}."""
+display(Markdown("\n\n".join(told.values()) if parts else NO_MASKS))
+
+# %%
+if parts:
+    text = f"""**Takeaway.** Features at the network's end beat every guess for {results["parts_above_guesses"][0]} of
+    {len(above)} parts. They do look at the picture: with the masks of another picture of the same class, their mean AP
+    falls to {results["swapped/mean_part_ap"]:.2f}."""
+    display(Markdown(text))
 
 # %% [markdown]
-# Look at the lower rows too: they are what a feature does most of the time. Pictures suggest; they show neither how
-# often a suggestion is right nor whether a feature that learned nothing would suggest as much.
+# AP is a strict measure. It punishes a feature for neighbouring cells, and for every cell with the part in which the
+# feature is silent. A feature that marks engines seen from the left is right whenever it speaks, and still scores low.
+# AP also falls on a finer grid, so compare within a figure, not between the two.
 
 # %% [markdown]
-# ## Which classes do features follow?
+# ## What does a feature drawn at random show?
 #
-# For each feature and each level of the taxonomy the class whose pictures it ranks highest is chosen on half A. On half
-# B we take the AUROC of the feature's largest activation in a picture for that class, and how many standard deviations
-# it is above chance (z). A feature is *placed* on the level where it stands out most on half A, if its AUROC there is
-# significant on half B (9,999 permutations of the labels; Benjamini-Hochberg for many tests, q < 0.05). Beside it: the
-# same with shuffled labels, and of random directions, since any direction of a network that was trained to tell classes
-# apart may follow one.
+# The best features are exceptions. Here are eight features of the network's end, drawn at random before any test:
+
+# %%
+drawn = random_ids.sample(min(8, len(random_ids)), random_state=1).tolist()
+figure = patches_figure(index, pictures, {f"feature {j}": j for j in drawn}, rows_b)
+plots.titled(figure, "What do random features show?")
+
+# %% [markdown]
+# Strongest patches are all that most galleries show. The next figure shows the first of these features three times:
+# where it is strongest, at different tenths of its range, and in any picture in which it is active. Heat has one scale,
+# up to the feature's largest activation; the cyan square is the chosen cell. Read the lowest row first: that is what
+# the feature does most of the time.
+
+# %% tags=["report"]
+plots.titled(
+    gallery_figure(index, pictures, drawn[0], rows_b), f"What does feature {drawn[0]} do outside its strongest cells?"
+)
+
+# %% [markdown]
+# Pictures suggest meanings. They show neither how often a suggestion holds, nor whether a direction that learned
+# nothing would suggest one as readily. The rest of this notebook counts instead of looking.
+
+# %% [markdown]
+# ## Do features follow classes?
+#
+# For each feature and each level of the taxonomy, half A chooses the class whose pictures the feature ranks highest. On
+# half B we measure the *AUROC*: how often the feature is stronger in a picture of that class than in another one (0.5
+# is chance, 1 is always), and its distance z from chance in standard deviations. A feature is *placed* at a level if it
+# passes a permutation test there (9,999 permutations; Benjamini-Hochberg over all features and levels, q < 0.05).
+#
+# Two nulls: shuffled labels, and random directions. The second is the harder one. This network was trained to tell
+# classes apart, so any direction in it may follow some class.
 
 # %%
 classes = {each: pictures.classes(each) for each in pictures.levels}
@@ -237,15 +289,16 @@ null = pd.concat(shuffles, ignore_index=True)
 given = study.nulls()["random directions"]._asdict()
 others = study.features("main-null-random-directions", **given, **only)
 lucky = features.selectivity(others.maxima(others.rows("test")), codes, in_b)
-kinds = {"features": table, "random directions": lucky, "features, shuffled labels": null}
-z = {name: each[[f"{own}/auroc_z" for own in pictures.levels]].max(axis=1).dropna() for name, each in kinds.items()}
+kinds_ = {"features": table, "random directions": lucky, "features, shuffled labels": null}
+z = {name: each[[f"{own}/auroc_z" for own in pictures.levels]].max(axis=1).dropna() for name, each in kinds_.items()}
 
 # %%
-figure = Markdown("No class has pictures enough to test.")
+figure = Markdown("No class has enough pictures for a test.")
 if len(z["features"]):
-    figure, ax = plots.sheet(3.4)
+    figure, ax = plots.sheet(3.6)
     sns.histplot(z, stat="percent", common_norm=False, bins=50, element="step", fill=False, ax=ax)
-    ax.set(xlabel="largest z over levels of AUROC on half B", ylabel="share, %")
+    ax.set(xlabel="largest z of a feature's AUROC on half B", ylabel="share, %")
+    figure = plots.titled(figure, "Do features follow classes more than random directions do?")
 display(figure)
 
 # %%
@@ -254,157 +307,42 @@ results["shuffled_share_below_0.05"] = (float((tested < 0.05).mean()), None, Non
 ends = {"": table, "_random_directions": lucky, "_shuffled": null}
 for (end, each), name in product(ends.items(), (*pictures.levels, "none")):
     results[f"placed{end}/{name}"] = (float((each["placed"] == name).mean()), None, None, len(each))
-    placed.setdefault(name, []).append(f"{results[f'placed{end}/{name}'][0]:.1%}")
+    placed.setdefault(name, []).append(f"{results[f'placed{end}/{name}'][0]:.0%}")
 results["median_z"] = float(z["features"].median())
 results["median_z_shuffled"] = float(z["features, shuffled labels"].median())
-display(pd.DataFrame(placed, index=list(kinds)).rename_axis("placed on"))
+display(pd.DataFrame(placed, index=list(kinds_)).rename_axis("placed at"))
 
 # %%
 strong = table[f"{level}/auroc"] >= 0.9
 for end, each in ends.items():
     results[f"share_auroc_0.9{end}/{level}"] = (float((each[f"{level}/auroc"] >= 0.9).mean()), None, None, len(each))
-    own_level = each[each["placed"] != "none"]
-    areas = [row[f"{row['placed']}/auroc"] for _, row in own_level.iterrows()]
-    results[f"placed{end}/median_auroc"] = (float(np.median(areas or [0.5])), None, None, len(areas))
 
 # %%
 beyond, at_09 = (
     [results[name.format(end)][0] for end in ends] for name in ("placed{}/none", f"share_auroc_0.9{{}}/{level}")
 )
-text = f"""**Takeaway.** {1 - beyond[0]:.0%} of {len(table)} features rank some class's pictures above others beyond
-chance, of random directions {1 - beyond[1]:.0%}, with shuffled labels {1 - beyond[2]:.0%}. An AUROC of 0.9 for a
-{level} is reached by {at_09[0]:.0%}, {at_09[1]:.0%} and {at_09[2]:.0%}."""
+text = f"""**Takeaway.** {1 - beyond[0]:.0%} of {len(table)} features follow some class beyond chance. So do
+{1 - beyond[1]:.0%} of random directions (shuffled labels: {1 - beyond[2]:.0%}). An AUROC of 0.9 for a {level} is
+reached by {at_09[0]:.0%} of the features and {at_09[1]:.0%} of the random directions."""
 display(Markdown(text))
 assert study.config.name != "hangar" or beyond[2] > 0.9
 
 # %% [markdown]
-# That a feature follows classes is no news in a network trained to tell them apart. And that a feature follows a class
-# does not say what in the picture it follows.
-
-# %% [markdown]
-# ## Which parts of the aircraft do features follow?
-#
-# In the hangar each pixel's part is known. A cell *shows* a part if the part fills a quarter of the cell, or the cell
-# holds a quarter of the part. *Average precision* (AP) ranks all cells by activation: it is 1 if those that show the
-# part come first, and about their share of all cells if the order is random. For each part, the feature of largest AP
-# on half A is scored on half B. Beside it: the best feature of each null (the network's own channels and principal
-# components, both with their negatives; random directions; an untrained autoencoder; one with a frozen random decoder;
-# one trained on the network with permuted weights), and a *probe*: one direction fitted to the labels of half A, which
-# shows how far one direction can go. The frozen and the permuted one saw an eighth of the cells in training. The
-# permuted network is scored on every third picture. AP falls with the fineness of the grid by itself, since a smaller
-# cell shows a part more rarely: compare within a figure. First the local autoencoder.
-
-# %%
-null_ap, null_results = {}, {}
-nulls = {like: study.nulls(like) for like in LIKES} if parts else {}
-for like, (name, null) in ((like, each) for like, own in nulls.items() for each in own.items()):
-    own = study.features(f"{like}-null-{name}".replace(" ", "-"), **null._asdict(), **only)
-    its_regions = features.Regions.of(own, study.pictures(null.pictures))
-    matches = features.best_matches(pd.read_parquet(own.folder / "parts.parquet"))
-    null_ap[like, name] = matches["ap"]
-    null_results[like, name] = average(features.best_estimates(own, its_regions, matches).values()).entry
-
-# %%
-kinds = {}
-if parts:
-    for like, own in indexes.items():
-        at, best_ = study.activations(LIKES[like]), features.best_matches(pd.read_parquet(own.folder / "parts.parquet"))
-        ceiling = features.probe_scores(at.acts[at.rows("test")], features.Regions.of(own, pictures))
-        kinds[like] = {"best feature": best_["ap"], "probe": ceiling}
-        kinds[like] |= {name: ap for (site, name), ap in null_ap.items() if site == like}
-        kinds[like]["chance"] = best_["prevalence"]
-        before = "" if like == "main" else "local/"
-        results[f"{before}probe/mean_part_ap"] = (float(ceiling.mean()), None, None, int(in_b.sum()))
-        results["ap_over_probe_mean" + "/main" * (like == "main")] = float((best_["ap"] / ceiling).mean())
-
-# %% tags=["report"]
-display(plots.scores_by_part(kinds["local"]) if parts else Markdown(NO_MASKS))
-
-# %%
-display(plots.scores_by_part(kinds["main"]) if parts else Markdown(NO_MASKS))
-
-# %%
-if parts:
-    local_index, local_scores = indexes["local"], pd.read_parquet(indexes["local"].folder / "parts.parquet")
-    local_best, local_regions = features.best_matches(local_scores), features.Regions.of(local_index, pictures)
-    drawn = features.best_estimates(local_index, local_regions, local_best)
-    results["local/mean_part_ap"] = average(drawn.values()).entry
-    chosen = features.best_matches(scores)
-    own_ap = chosen["ap"]
-
-# %%
-if parts:
-    drawn = features.best_estimates(index, regions, chosen)
-    drawn = {part: each for part, each in drawn.items() if np.isfinite(each.value)}
-    results["mean_part_ap"] = average(drawn.values()).entry
-    results["parts_with_ap_0.3"] = (int((own_ap >= 0.3).sum()), None, None, len(own_ap))
-    results |= {f"part_ap/{part}": each.entry for part, each in drawn.items()}
-    for (like, name), entry in null_results.items():
-        results["local/" * (like == "local") + f"null/{name}/mean_part_ap"] = entry
-
-# %%
-text = NO_MASKS
-if parts:
-    means = pd.Series({key: entry["value"] for key, entry in null_results.items()})
-    highest = {like: (like, means[like].idxmax()) for like in LIKES}
-    results["best_null/mean_part_ap"] = null_results[highest["main"]]
-    by_null = {like: f"{in_words(null_results[key], percent=False)} ({key[1]})" for like, key in highest.items()}
-    text = f"""**Takeaway.** At {LIKES["local"]} the best features have a mean AP of
-    {in_words(results["local/mean_part_ap"], percent=False)}, the best null {by_null["local"]}, the probe
-    {results["local/probe/mean_part_ap"][0]:.2f}; part by part, features reach {results["ap_over_probe_mean"]:.2f} of
-    the probe's AP. At {LIKES["main"]}: {in_words(results["mean_part_ap"], percent=False)}, {by_null["main"]},
-    {results["probe/mean_part_ap"][0]:.2f} and {results["ap_over_probe_mean/main"]:.2f}."""
-display(Markdown(text))
-
-# %% [markdown]
-# Is that more than what one could guess without looking for a part? *Guesses* know the true outline of the aircraft,
-# and from half A how often each cell shows the part (place), and how often the picture's class does. And the best
-# features once more, with the masks of another picture of the same class.
-
-# %%
-if parts:
-    guesses = features.guess_scores(regions)
-    guessed = {name: each.set_index("part")["ap"] for name, each in guesses.groupby("guess", sort=False)}
-    ids = chosen["feature_id"].astype(int)[list(drawn)]
-    swapped = {part: features.average_precision(index, regions, j, part, swap=True).value for part, j in ids.items()}
-    results["swapped/mean_part_ap"] = float(np.mean(list(swapped.values())))
-    results |= {f"guess/{name}/mean_part_ap": float(each.mean()) for name, each in guessed.items()}
-
-# %%
-if parts:
-    named = {"best feature": dict(own_ap), "its AP with masks of another picture": swapped}
-    named |= {f"guess: {name}": dict(each) for name, each in guessed.items()}
-
-# %% tags=["report"]
-display(plots.scores_by_part(named) if parts else Markdown(NO_MASKS))
-
-# %%
-text = NO_MASKS
-if parts:
-    beaten = sum(own_ap[part] > max(each[part] for each in guessed.values()) for part in drawn)
-    results["parts_above_guesses"] = (beaten, None, None, len(drawn))
-    reached = "; ".join(f"{results[f'guess/{name}/mean_part_ap']:.2f} ({name})" for name in guessed)
-    text = f"""**Takeaway.** Guesses reach a mean AP of {reached}. The best feature is above all of them for {beaten} of
-    {len(drawn)} parts; its mean AP is {results["mean_part_ap"]["value"]:.2f}, and
-    {results["swapped/mean_part_ap"]:.2f} with masks of another picture of the class."""
-display(Markdown(text))
-
-# %% [markdown]
-# AP is a hard measure: it counts a neighbouring cell, and cells in which a part is shown and the feature silent, as
-# errors. A feature that follows an engine seen from the left only is right whenever it speaks and still scores low.
+# In a network trained on these classes, following a class is no achievement. Nor does it say what in the picture the
+# feature follows.
 
 # %% [markdown]
 # ## Does a feature have one meaning?
 #
-# Take the 16 pictures of half B in which a feature is strongest, the picked cells that are on the aircraft, and the
-# parts that these show. *Purity* is the share of these cells that show the commonest part. Many cells show several
-# parts, so purity is high by itself: the control is as many random aircraft cells.
+# We take the 16 pictures of half B in which a random feature is strongest, keep the chosen cells that lie on the
+# aircraft, and ask which parts they show. *Purity* is the share of these cells that show the most common part. Many
+# cells show several parts, so purity is high by itself: the control is as many random aircraft cells.
 
 # %%
 N_TOP, purity, on_aircraft, draws = 16, {}, {}, []
 if parts:
     within, rng = regions.within, np.random.default_rng(0)
-    random_cells, random_ids = regions.labels[in_b][within[in_b]], frozen.query("chosen == 'random'")["feature_id"]
+    random_cells = regions.labels[in_b][within[in_b]]
     both = {"features": (index, test, random_ids), "random directions": (others, others.rows("test"), random_ids)}
 
 # %%
@@ -423,9 +361,10 @@ for of, (own, rows_, ids) in both.items() if parts else ():
 figure = Markdown("No feature has 8 such cells." if parts else NO_MASKS)
 if len(purity):
     highest, null = np.array([each.max() for each in purity.values()]), np.concatenate(draws)
-    both, (figure, ax) = {"random features": highest, "as many random aircraft cells": null}, plots.sheet(3.4)
+    both, (figure, ax) = {"random features": highest, "random aircraft cells (control)": null}, plots.sheet(3.6)
     sns.histplot(both, stat="percent", common_norm=False, bins=16, element="step", ax=ax)
-    ax.set(xlabel="purity of the strongest cells on the aircraft", ylabel="share, %")
+    ax.set(xlabel="purity: share of the strongest cells that show one part", ylabel="share, %")
+    figure = plots.titled(figure, "Do a feature's strongest cells show one part?")
 display(figure)
 
 # %%
@@ -442,31 +381,33 @@ if len(purity):
 # %%
 if len(purity):
     on_, on_random = (in_words(results[f"top_cells_on_aircraft{end}"]) for end in ("", "_random_directions"))
-    text = f"""**Takeaway.** Of the strongest cells of random features, {on_} are on the aircraft, of random directions
-    {on_random}. For the {len(purity)} features with half of them there, median purity is {np.median(highest):.2f}, of
-    random aircraft cells {np.median(null):.2f}; {pure.mean():.0%} are purer than 95% of as many random cells."""
+    text = f"""**Takeaway.** A random feature's strongest cells lie on the aircraft in {on_} of the cases, a random
+    direction's in {on_random}. For the {len(purity)} features with half of them there, median purity is
+    {np.median(highest):.2f} (random aircraft cells: {np.median(null):.2f}; {pure.mean():.0%} of the features are above
+    95% of their controls)."""
     display(Markdown(text))
 
+# %% [markdown]
+# A feature of low purity may still have one meaning that the hangar has no mask for: a colour, a viewing direction, a
+# shadow. Here are the two least pure features with half of their strongest cells on the aircraft:
+
 # %%
+figure = Markdown("No feature has 8 such cells." if parts else NO_MASKS)
 if len(purity):
-    mixed = min(purity, key=lambda feature_id: purity[feature_id].max())
-    named = pd.Series(purity[mixed], parts).nlargest(3)
-    shown_parts = ", ".join(f"{part.replace('_', ' ')} in {share:.0%}" for part, share in named.items())
-    display(Markdown(f"The least pure of them, feature {mixed}: {shown_parts}"))
-    display(gallery_figure(index, pictures, mixed, rows_b))
+    mixed, titles = sorted(purity, key=lambda feature_id: purity[feature_id].max())[:2], {}
+    for j in mixed:
+        two = pd.Series(purity[j], parts).nlargest(2)
+        titles[f"feature {j}\n" + "\n".join(f"{part.replace('_', ' ')} {share:.0%}" for part, share in two.items())] = j
+    figure = plots.titled(patches_figure(index, pictures, titles, rows_b), "What do the least pure features show?")
+display(figure)
 
 # %% [markdown]
-# A feature of low purity may still have one meaning, for which the hangar has no mask: a colour, a viewing direction,
-# a shadow. Low purity shows only that no part of this list is it.
-
-# %% [markdown]
-# ## And the features that claim no part?
+# ## What do features follow that claim no part?
 #
-# Scenes of the hangar are drawn from numbers: who stands there, from where it is seen, in which paint, light and
-# weather. For each local feature that claims no part (more than the best of as many random directions would), the
-# factor is chosen on half A that explains most of the variance of its largest activation in a picture; on half B it is
-# told how much (the share between groups, less what so many groups explain by chance; numbers are cut into eighths).
-# The null is the same with half B's pictures in random order.
+# A feature *claims* a part if its AP on half A beats what the best of as many random directions reaches; most features
+# claim none. But each scene of the hangar was drawn from known numbers: class, view, light, paint, weather. For each
+# local feature without a part, half A chooses the factor that explains most of the variance of the feature's largest
+# activation in a picture (numbers are cut into eighths). Half B says how much it explains. The null shuffles half B.
 
 # %%
 groups, numbers = {}, pd.DataFrame()
@@ -474,7 +415,7 @@ if parts:
     known = pictures.table.set_index("image").loc[images["image"]]
     numbers = known.filter(regex="^(variant|family|camera|light|livery|background|finish_[ebn]|gear)")
 for name, column in numbers.items():
-    many = column.nunique() > 40  # a number, and no name
+    many = column.nunique() > 40  # a number, not a name
     groups[name] = pd.factorize(pd.qcut(column, 8, duplicates="drop") if many else column)[0]
 titles = {"variant": "class", "family": "class", "camera": "view", "light": "light", "livery": "paint"}
 titles |= {"background": "background", "finish": "photographic finish", "gear": "gear down or not"}
@@ -493,7 +434,7 @@ for (half, order), (name, codes_) in product(halves_.items(), groups.items()):
 # %%
 if parts:
     by_factor = {half: pd.DataFrame({name: shares[half, name] for name in groups}) for half in halves_}
-    silent = features.claims_of(local_scores, study.bars("local")).isna().to_numpy() & (maxima_[in_b].max(0) > 0)
+    silent = features.claims_of(scores["local"], study.bars("local")).isna().to_numpy() & (maxima_[in_b].max(0) > 0)
     factor = by_factor["a"][silent].idxmax(axis=1)
     at = factor.index, by_factor["a"].columns.get_indexer(factor)
     told_b, by_chance_b = by_factor["b"].to_numpy()[at], by_factor["null"].to_numpy()[at]
@@ -503,41 +444,44 @@ if parts:
 # %%
 figure = Markdown(NO_MASKS)
 if parts:
-    figure, ax = plots.sheet(3.4)
+    figure, ax = plots.sheet(3.6)
     sns.boxplot(x=100 * told_b, y=kind, order=kinds_of.index, color="#9ECAE1", fliersize=2, ax=ax)
     ax.axvline(100 * least, color=plots.GREY, linestyle=":")
-    ax.set(xlabel="variance of a feature's maximum explained on half B, %", ylabel="")
+    ax.set(
+        xlabel="variance of a feature's maximum explained on half B, %\n(dotted: 95th percentile of the null)",
+        ylabel="",
+    )
+    figure = plots.titled(figure, "What explains features that claim no part?")
 display(figure)
 
 # %%
-text = NO_MASKS
 if parts:
     above = told_b > least
     results["no_part/share"] = (float(silent.mean()), None, None, len(silent))
     results["no_part/explained_above_chance"] = (float(above.mean()), None, None, len(above))
     results |= {f"no_part/{name}": (float(each), None, None, len(kind)) for name, each in kinds_of.items()}
-    commonest = ", ".join(f"{name} {share:.0%}" for name, share in kinds_of.head(4).items())
     results["no_part/median_explained"] = (float(np.median(told_b)), None, None, len(told_b))
 
 # %%
+text = NO_MASKS
 if parts:
-    text = f"""**Takeaway.** {silent.mean():.0%} of the local features are active and claim no part
-    (n = {len(silent):,}). The best factor explains a median of {np.median(told_b):.0%} of their variance on half B, and
-    more than the null's 95th percentile (dotted) for {above.mean():.0%}. By share of features it is {commonest}. Random
-    directions were not tried."""
+    most = kinds_of.index[0]
+    text = f"""**Takeaway.** {silent.mean():.0%} of the local features are active and claim no part (n =
+    {len(silent):,}). The best factor is most often the {most} ({kinds_of[most]:.0%} of the features). It explains
+    little: a median of {np.median(told_b):.0%} of the variance, above the null's 95th percentile for {above.mean():.0%}
+    of the features."""
 display(Markdown(text))
 
 # %% [markdown]
 # What explains a maximum need not be what a person would name: a class brings its own parts, and a view shows some and
-# hides others.
+# hides others. We did not repeat this for random directions.
 
 # %% [markdown]
-# ## How local are features?
+# ## Are features local?
 #
-# Galleries can show bands: a feature that is strong in one cell is strong along the whole column. A number for it is
-# the correlation between the activations of neighbouring cells, one above the other or side by side, over half B.
-# Beside the features (median of the random ones) stand the network's own channels, which the autoencoder had to
-# explain, and the share of aircraft in a cell.
+# Heat maps of the network's end show bands: a feature that is strong in one cell is often strong in the whole column.
+# The table has the correlation between activations of neighbouring cells on half B: for the median random feature, for
+# the median channel of the network, and for the share of aircraft in a cell.
 
 # %%
 local = {}
@@ -558,30 +502,27 @@ for (name, maps), (i, way) in product(local.items(), enumerate(("vertical", "hor
         found = [np.corrcoef(each[:-1].ravel(), each[1:].ravel())[0, 1] for each in turned]
     rows[name].append(np.nanmedian(found))
     results[f"neighbour_correlation/{name}/{way}"] = (float(rows[name][-1]), None, None, len(found))
-display(pd.DataFrame(rows, index=["one above the other", "side by side"]).round(2))
+display(pd.DataFrame(rows, index=["one above the other", "side by side"]).T.round(2))
 
 # %%
 near = rows[f"{LIKES['local']}/features"]
-text = f"""**Takeaway.** At {LIKES["main"]}, cells one above the other correlate to {rows["features"][0]:.2f} in the
-median feature and to {rows["channels"][0]:.2f} in the median channel, side by side to {rows["features"][1]:.2f} and
-{rows["channels"][1]:.2f} (n = {in_b.sum()} pictures). At {LIKES["local"]}, features to {near[0]:.2f} and
-{near[1]:.2f}."""
+text = f"""**Takeaway.** At {LIKES["main"]}, vertical neighbours correlate with {rows["features"][0]:.2f} in the median
+feature (channel: {rows["channels"][0]:.2f}), horizontal ones with {rows["features"][1]:.2f} (channel:
+{rows["channels"][1]:.2f}). Features at {LIKES["local"]}: {near[0]:.2f} and {near[1]:.2f}
+(n = {in_b.sum()} pictures)."""
 display(Markdown(text))
 assert all(-1 <= value <= 1 for each in rows.values() for value in each if np.isfinite(value))
 
 # %% [markdown]
-# Where channels are more alike down than across, and the aircraft is not, the bands come at least in part from the
-# network. Where features show none, bands do not explain why few of them mark a small part's cells alone.
+# The bands come at least in part from the network: its channels have them too, although aircraft are wider than tall. A
+# feature at the network's end should not be read as a statement about the picture under its cell.
 
 # %% [markdown]
 # ## Would another seed find them?
 #
-# Three things could be found again in another seed, each with its own chance level. *Claims*: a part whose best feature
-# reaches tier 3 here should reach it in both other seeds; by chance, that is the number of such parts times the other
-# two seeds' shares of parts at tier 3, as if seeds were independent (parts that are easy everywhere make chance larger
-# than that). *Subspaces*: a part's five best features span a subspace; we measure how much of it another seed's five
-# best cover (mean squared cosine of the principal angles). One chance is five living features of that seed, drawn at
-# random; the harder one is its five best for another part.
+# Two questions. First, *subspaces*: a part's five best features span a subspace, and so do another seed's. How much do
+# they share (mean squared cosine of the principal angles)? The controls are the other seed's five best features for
+# another part, and five of its features drawn at random.
 
 # %%
 bases, drawn_bases, rng = {}, {}, np.random.default_rng(0)
@@ -599,44 +540,29 @@ for like, i in product(LIKES, range(3)) if parts else ():
 # %%
 again = {}
 for like, site in LIKES.items() if parts else ():
-    judged = pd.read_parquet(study.tiers(like) / "tiers.parquet").query("best and tier >= 3")
-    three = [f"{like}{end}" for end in ("", "-seed1", "-seed2")]
-    own, *others = (set(judged.loc[judged["claimant"] == name, "part"]) for name in three)
-    n_again, chance = len(own.intersection(*others)), len(own) * np.prod([len(each) / len(parts) for each in others])
-    results[f"{like}/claims_replicated"] = (n_again, None, None, len(own))
-    results[f"{like}/claims_replicated_chance"] = float(chance)
-    again[site] = {"claims": f"{n_again} of {len(own)}", "claims by chance": f"{chance:.1f}"}
-
-# %%
-for like, site in LIKES.items() if parts else ():
-    others = [np.concatenate([bases[like, i], drawn_bases[like, i]]) for i in (1, 2)]
-    cosines = [np.einsum("pdi,qdj->pqij", bases[like, 0], each) for each in others]
+    others_ = [np.concatenate([bases[like, i], drawn_bases[like, i]]) for i in (1, 2)]
+    cosines = [np.einsum("pdi,qdj->pqij", bases[like, 0], each) for each in others_]
     shared, n = np.mean([np.square(each).sum((2, 3)) / 5 for each in cosines], axis=0), len(parts)
     own, apart = shared[:, :n].diagonal(), ~np.eye(n, dtype=bool)
     of = {"subspaces": own, "subspaces of random features": shared[:, n:].mean(1)}
     of["subspaces of other parts"] = [row[kept].mean() for row, kept in zip(shared[:, :n], apart, strict=True)]
     for name, values in of.items():
-        entry = with_interval(np.array(values), np.ones(n))
-        results[f"{like}/{name.replace(' ', '_')}"] = entry
-        again[site][name] = in_words(entry, unit="parts")
-
-# %%
+        results[f"{like}/{name.replace(' ', '_')}"] = entry = with_interval(np.array(values), np.ones(n))
+        again.setdefault(site, {})[name] = in_words(entry, unit="parts")
 display(pd.DataFrame(again) if parts else Markdown(NO_MASKS))
 
 # %%
-text, share = NO_MASKS, {}
+text = NO_MASKS
 if parts:
-    names = "subspaces", "subspaces_of_other_parts", "subspaces_of_random_features"
-    share = {like: [f"{results[f'{like}/{name}']['value']:.0%}" for name in names] for like in LIKES}
-    told = [f"{own[0]} at {LIKES[like]} (another part's {own[1]}, random {own[2]})" for like, own in share.items()]
-    text = f"""**Takeaway.** Of the parts at tier 3, {again[LIKES["local"]]["claims"]} recur at {LIKES["local"]},
-    {again[LIKES["main"]]["claims"]} at {LIKES["main"]}. Of its subspace a part shares {"; ".join(told)}."""
+    own, other = (results[f"main/{name}"] for name in ("subspaces", "subspaces_of_other_parts"))
+    text = f"""**Takeaway.** At {LIKES["main"]} a part's subspace shares {in_words(own, unit="parts")} with the same
+    part's in another seed, and {in_words(other, unit="parts")} with another part's."""
 display(Markdown(text))
 
 # %% [markdown]
-# *Features* themselves, at the network's end, are matched one to one with those of the other two seeds, as in notebook
-# 03. Shown is the lowest of four cosines: of encoder and decoder, with each of the two. Chance is the same
-# with random mixtures of the other seeds' features, as there.
+# Second, *single features*. We match the features of the network's end one to one with those of two other seeds, as in
+# notebook 03, and take the lowest of four cosines: of encoder and decoder, with each of the two seeds. Chance is again
+# measured with random mixtures of the other seeds' features.
 
 # %%
 seeds = [study.sae(f"main-seed{seed}", like="main", seed=config.seed + seed) for seed in (1, 2)]
@@ -648,7 +574,7 @@ mixed = [
 by_chance = reconstruction.seed_match(sae, mixed)
 
 # %%
-random_ids = frozen.query("chosen == 'random'")["feature_id"].to_numpy()
+matched = claims["main"].query("chosen == 'part'")
 groups = {
     "random": stability[random_ids],
     "several best matches of each part": stability[matched["feature_id"].unique()],
@@ -659,27 +585,29 @@ entries = {name: with_interval(each, np.ones(len(each))) for name, each in group
 results |= {f"seed_match/{name}": entry for name, entry in entries.items()}
 results["seed_match_0.7"] = (float((stability >= 0.7).mean()), None, None, len(stability))
 results["seed_match_0.7_chance"] = (float((by_chance >= 0.7).mean()), None, None, len(by_chance))
-plots.dots(entries, "cosine with the partner in other seeds", "features", line=0.7)
+
+# %%
+figure = plots.dots(entries, "cosine with the partner in other seeds (dotted: 0.7)", "features", line=0.7)
+plots.titled(figure, "Does another seed find the same features?")
 
 # %%
 random, chance = (in_words(entries[name], percent=False) for name in ("random", "chance: random, with random mixtures"))
-text = f"""**Takeaway.** Random features have a mean cosine of {random} with their partners (a cosine, not notebook 03's
-agreement), with random mixtures {chance}.
-{results["seed_match_0.7"][0]:.1%} of all features reach 0.7, and {results["seed_match_0.7_chance"][0]:.1%} do with
-random mixtures."""
+text = f"""**Takeaway.** A random feature and its partners have a mean cosine of {random}; chance gives {chance}. Only
+{results["seed_match_0.7"][0]:.1%} of all features reach 0.7 in both other seeds (chance:
+{results["seed_match_0.7_chance"][0]:.1%})."""
 display(Markdown(text))
 
 # %% [markdown]
-# A feature that only one seed finds may still be real: autoencoders choose among many dictionaries of like error.
+# A feature that one seed alone finds may still be real: autoencoders choose among many dictionaries of similar error.
+# But a claim about it needs the number of seeds that support it, which is why the tests of notebook 05 ask three.
 
 # %% [markdown]
-# ## Does a feature of renders show the same in photographs?
+# ## Do features of renders show the same in photographs?
 #
-# This is asked where the notebook runs on photographs, and the default study was made beside it. The hangar's own
-# network looks at the photographs, and its local features are asked for their nine strongest test photographs: is the
-# feature that shows nose gears in renders at nose gears here? Nobody has drawn masks for photographs, so this is for
-# the eye. A number for whether features carry over at all: how many of those active in 1% of the test renders or more
-# are active in half to twice as many photographs.
+# This section runs on photographs, if the default study has been made in the same data folder. The hangar's network
+# looks at the photographs. Are the features that show nose gears in renders at nose gears here? Photographs have no
+# masks, so this is for the eye. One number is not: how many features, of those active in at least 1% of the test
+# renders, are active in half to twice as many photographs.
 
 # %%
 carried, of_renders = None, study.data_dir / "runs" / "hangar" / "sae" / "local"
@@ -696,6 +624,7 @@ if carried:
     best_ = features.best_matches(pd.read_parquet(renders.folder / "parts.parquet"))["feature_id"]
     titles = {f"{part.replace('_', ' ')}\nin renders": int(j) for part, j in best_.items()}
     figure = patches_figure(carried, pictures, titles, carried.rows("test"))
+    figure = plots.titled(figure, "Do features of renders show the same in photographs?")
 display(figure)
 
 # %%
@@ -712,9 +641,8 @@ if carried:
 # %% [markdown]
 # ## Browse them yourself
 #
-# All features, with what was measured of each, their pictures, and a field for what you think they show. The widget
-# needs a running kernel (notebook 06 has it alone, and writes a folder that needs none). Where there is none, the
-# gallery that it opens with stands for it, over all test pictures.
+# All features, what was measured of each, and a field for what you think they show. The widget needs a running kernel;
+# without one, its opening gallery stands in for it. Notebook 06 has the browser alone.
 
 # %%
 browser = FeatureBrowser(study, like="local")
@@ -722,13 +650,10 @@ display(browser)
 
 # %% [markdown]
 # ## Takeaways
-#
-# All numbers are now written down, and the list below is built from the file.
 
 # %% tags=["nbval-check-output"]
 outside = set(index.images["image"].iloc[rows_b]) & set(images["image"][~in_b])
 print("pictures in both halves:", len(outside))
-assert not outside
 
 # %%
 number = {name: (entry["value"] if isinstance(entry, dict) else np.ravel(entry)[0]) for name, entry in results.items()}
@@ -737,44 +662,35 @@ final = study.results(NAME)
 value = {name: entry["value"] for name, entry in final.items()}
 
 # %%
-lines = [
-    f"""{1 - value["placed/none"]:.0%} of features rank a class's pictures above others beyond shuffled labels; so do
-    {1 - value["placed_random_directions/none"]:.0%} of random directions."""
-]
-if parts:
-    guess = value["guess/outline, place, class/mean_part_ap"]
+lines = []
+if "blind_named_right" in value:
     lines += [
-        f"""Mean AP of parts' best features: {value["local/mean_part_ap"]:.2f} at {LIKES["local"]} (best null
-        {means["local"].max():.2f}, probes {value["local/probe/mean_part_ap"]:.2f}) and {value["mean_part_ap"]:.2f} at
-        {LIKES["main"]} ({means["main"].max():.2f}, {value["probe/mean_part_ap"]:.2f}). A guess from outline,
-        place and class has {guess:.2f} there."""
+        f"""Looks deceive: raters named {value["blind_named_right"]} of 12 rows of patches right for the trained
+        autoencoder, and {value["blind_named_right_null"]} of 12 for an untrained one."""
     ]
 
 # %%
-if parts:
+for like, site in LIKES.items() if parts else ():
+    before, guess = "local/" * (like == "local"), "guess/outline, place, class/mean_part_ap"
     lines += [
-        f"""Features that reach tier 3 are found again by two other seeds for {again[LIKES["local"]]["claims"]} parts
-        at {LIKES["local"]}, {again[LIKES["main"]]["claims"]} at {LIKES["main"]}.""",
-        f"""{value["no_part/share"]:.0%} of the local features are active and claim no part. What explains them best,
-        explains a median of {value["no_part/median_explained"]:.0%} of their variance.""",
-    ]
-if "blind_named_right" in value:
-    lines += [
-        f"""Raters named {value["blind_named_right"]} of 12 rows of the trained autoencoder, and
-        {value["blind_named_right_null"]} of the untrained one."""
+        f"""At {site} the best features find parts with a mean AP of {value[f"{before}mean_part_ap"]:.2f}; the best null
+        reaches {means[like].max():.2f}, a guess {value[f"{before}{guess}"]:.2f}, a fitted probe
+        {value[f"{before}probe/mean_part_ap"]:.2f}."""
     ]
 
 # %%
 lines += [
-    f"""Features hardly recur in other seeds: {value["seed_match_0.7"]:.1%} have a cosine of 0.7 with partners in both,
-    {value["seed_match_0.7_chance"]:.1%} with random mixtures."""
+    f"""{1 - value["placed/none"]:.0%} of the features follow some class beyond chance, and so do
+    {1 - value["placed_random_directions/none"]:.0%} of random directions.""",
+    f"""Few features recur: {value["seed_match_0.7"]:.1%} have a cosine of at least 0.7 with partners in both other
+    seeds (chance: {value["seed_match_0.7_chance"]:.1%}).""",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 
 # %% [markdown]
 # ## What this does not show
 #
-# - **That this seed is typical.** Notebook 05 has the medians of three.
-# - **What features do.** To follow a part is not to need it, nor to be used by the classifier. The next notebook asks.
-# - **What the features without a part mean.** The hangar's masks are of twelve parts; light, paint and view have none.
-# - **Anything about other autoencoders.** Other widths and sparsities split parts in other ways.
+# - **That this seed is typical.** Notebook 05 repeats the claims about parts for three seeds.
+# - **What features do.** A feature that follows a part need not matter to the classifier. The next notebook asks.
+# - **What the other features mean.** The hangar has masks of twelve parts, not of light, paint or view.
+# - **Anything about other autoencoders.** Other widths and sparsities split parts differently.

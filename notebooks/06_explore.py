@@ -14,15 +14,17 @@
 # %% [markdown]
 # # 6. Explore
 #
-# **Question.** What do you see? The other notebooks ask about all features at once. Here you look at one after the
-# other, by feature, by picture or by class, name what you see, and change a picture's features to see what the
-# classifier makes of it. Press `?` inside the browser for its keys.
+# **Question.** What do you see?
 #
-# **Reads** what the notebooks before it have made. **Writes** your labels to `data/runs/<preset>/labels.csv`, at each
+# The other notebooks ask about all features at once. Here you look at one after the other, name what you see, and
+# change a picture's features to watch the classifier's answer. Numbers cannot replace that look; they tell you how far
+# to trust it.
+#
+# **Reads** what the notebooks before have made. **Writes** your labels to `data/runs/<preset>/labels.csv`, at each
 # change, and the atlas to `data/runs/<preset>/atlas/`.
 #
-# **Runtime**: a minute the first time, a quarter of one after that. The widgets need a running kernel; where there is
-# none, a gallery of this run stands for the browser.
+# **Runtime**: a minute the first time, a quarter of one after that. The widgets need a running kernel; without one, a
+# gallery of this run stands in for the browser.
 
 # %%
 from IPython.display import Markdown, display
@@ -37,9 +39,9 @@ study = Study.open()
 # %% [markdown]
 # ## The browser
 #
-# On the left the features, in the middle pictures in which the chosen one is active, on the right what was measured of
-# it, at the bottom the bench: click a picture to put it there. All heat maps of a feature have one scale. A label is
-# saved while you type.
+# On the left are the features, in the middle pictures in which the chosen one is active, on the right what was
+# measured. Click a picture to put it on the bench below. All heat maps of a feature share one scale. Labels are saved
+# while you type. Press `?` for the keys.
 
 # %%
 browser = FeatureBrowser(study)
@@ -48,12 +50,12 @@ display(browser)
 # %% [markdown]
 # ## The bench
 #
-# The bench alone, for one picture: of the data set, or your own. A slider multiplies a feature wherever it is active
-# (1: as it is, 0: suppressed). Beside what comes out stands what as much of random directions does, and the
-# reconstruction alone. The blur brush blurs the cells that you click or drag over; with *sliders in chosen cells only*,
-# the brush says where sliders act. Below, a linear head names the part that each cell shows, before and after: the
-# second task of notebook 08. *Minimal flip* looks for the fewest features whose suppression changes the prediction, and
-# checks it with a forward pass of the whole network.
+# One picture, from the data set or your own. A slider multiplies a feature wherever it is active (1 leaves it, 0
+# suppresses it). Two controls stand beside the result: random directions of the same length, and the reconstruction
+# alone. The blur brush blurs the cells that you drag over; with *sliders in chosen cells only*, the brush chooses where
+# sliders act. Below, a linear head names the part that each cell shows, before and after (the second task of notebook
+# 08). *Minimal flip* finds the fewest features whose suppression changes the prediction, and checks them with a forward
+# pass.
 
 # %%
 bench = InterventionBench(study)
@@ -62,9 +64,9 @@ display(bench)
 # %% [markdown]
 # ## The atlas
 #
-# All features, and the bench for some pictures, as a folder of static pages. Open its `index.html`, or send the folder:
-# it needs no kernel and no network. It has your labels as they were when it was written. *Export the atlas* in the
-# browser's header writes it anew and shows how far it is; where labels alone have changed, that takes no time.
+# All features, and the bench for some pictures, as a folder of static pages that needs no kernel and no internet. Open
+# its `index.html`, or send the folder to a colleague. It contains your labels as they were when it was written; *Export
+# the atlas* in the browser's header writes it again.
 
 # %%
 atlas = export_atlas(study)
@@ -74,7 +76,7 @@ print(f"{atlas.relative_to(study.data_dir).as_posix()}: {size / 1e6:.1f} MB")
 # %% [markdown]
 # ## Takeaways of the six notebooks
 #
-# Read from the numbers that they wrote down.
+# Each sentence is read from the numbers that the notebooks wrote down.
 
 # %%
 names = "01_train_classifier", "02_extract_activations", "03_train_sae", "04_inspect_features", "05_ablate_features"

@@ -14,17 +14,18 @@
 # %% [markdown]
 # # 7. Compare networks
 #
-# **Question.** Does what a network was trained *for* show in its features? Studies that compare models with different
-# objectives usually change architecture and data with them. Here three networks differ in their objective alone, and
-# three others stand beside them. All look at the same pictures, and we ask of each feature what it responds to, by
-# changing one thing in a scene at a time: a part, its paint, the light, the background, where the camera stands.
+# **Question.** Does what a network was trained *for* show in its features?
 #
-# **Reads** the data set and the network of notebook 01. **Writes** `data/runs/<preset>/experiments/varied` (the
-# changed scenes), `…/profile-<network>-<site>`, activations and autoencoders of each network, and the numbers in
+# Why care: it is tempting to explain features by the training objective. But studies that compare models with different
+# objectives usually change architecture and data with it. Here three networks differ in their objective alone. All
+# networks look at the same pictures, and we ask of every feature what it responds to, by changing one thing in a scene
+# at a time: a part, its paint, the light, the background, the camera.
+#
+# **Reads** the data set and the network of notebook 01. **Writes** the changed scenes
+# (`data/runs/<preset>/experiments/varied`), activations, autoencoders and profiles of each network, and the numbers in
 # `data/runs/<preset>/results/07_compare_networks.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: some 14 minutes the first time, half of them for activations; one
-# minute after that.
+# **Runtime** with the default preset on 2 CPU cores: 14 minutes the first time, one minute after that.
 
 # %%
 # %matplotlib inline
@@ -47,19 +48,20 @@ from aircraft_sae.view.plots import in_words
 # %% [markdown]
 # ## Settings
 #
-# Six networks. Three are one ConvNeXt, trained from the same first weights on the same scenes of 192 other made-up
-# variants for as many steps, by three objectives: *class labels*; *part masks*, the share of each part in a cell; and
-# *no labels*, where two crops of a picture, and the same place in both, should look alike and others not; its crops and
-# colours vary more, as that objective needs. Between these three, nothing else differs. *This task* is the study's own
-# ConvNeXt, which tells this study's variants apart; in an earlier training it was also told which cells *ImageNet*
-# finds alike. *Permuted* is that network with permuted weights: it has learnt nothing. *ImageNet* is
-# EfficientNet-Lite0, which was shown photographs and never a rendered aircraft. To compare more, add their names at the
-# end: any that timm's hub knows, where it can be reached, such as `convnextv2_tiny.fcmae`, `convnext_tiny.fb_in22k`,
-# `convnext_tiny.dinov3_lvd1689m`, `convnext_base.clip_laion2b`.
+# Six networks:
 #
-# Each is opened at two depths, where a cell is 16 and 32 pixels wide. There, autoencoders have as many features for
-# each network (a multiple of all their widths), and activate 16 of them in a cell. They are trained on an eighth of the
-# cells that notebook 03 takes. Three seeds tell how far a number depends on the autoencoder.
+# - *class labels*, *part masks*, *no labels*: one ConvNeXt, trained from the same first weights, on the same scenes of
+#   192 other made-up variants, for as many steps, with three objectives. The second predicts the share of each part in
+#   a cell. The third is contrastive: two crops of a picture should look alike, and others should not. (It needs more
+#   varied crops and colours, and got them.)
+# - *this task*: the study's own ConvNeXt, trained on the variants of this study.
+# - *permuted*: that network with permuted weights, the null.
+# - *ImageNet*: EfficientNet-Lite0, which has seen photographs and never a render.
+#
+# To compare others, add their names: any that timm's hub knows, such as `convnextv2_tiny.fcmae` or
+# `convnext_tiny.dinov3_lvd1689m`. Each network is opened at two depths, where a cell is 16 and 32 pixels wide, with
+# equally many features for each network, 16 of them active in a cell. Three seeds show how far a number depends on the
+# autoencoder.
 
 # %%
 study = Study.open()
@@ -75,11 +77,11 @@ level = study.pictures().levels[0]
 results["n_networks"] = len(NETWORKS)
 
 # %% [markdown]
-# ## Has each network learnt anything?
+# ## Has each network learned anything?
 #
-# If a network's activations cannot separate variants, its features mean little. Two readers try it on activations of
-# the greater depth, pooled over cells: the vote of the ten training pictures that are most alike, and a logistic
-# regression on training pictures. Only *this task* was trained on these variants. The dotted line is guessing.
+# If a network's activations cannot separate variants, its features mean little. We try two readers on the activations
+# of the deeper site, averaged over cells: a vote of the ten most similar training pictures, and a logistic regression.
+# Only *this task* was trained on these variants. The dotted line is guessing.
 
 # %%
 known = {}
@@ -89,32 +91,31 @@ for name, own in NETWORKS.items():
 for (name, own), kind in product(NETWORKS.items(), ("knn", "linear")):
     results[f"{own.removeprefix('hangar_')}_{kind}_accuracy"] = known[name][kind]
 linear, guess = {name: entry["linear"] for name, entry in known.items()}, 100 / len(study.pictures().classes(level))
-plots.dots(linear, f"{level} named right by a logistic regression, %", "network", 100, line=guess)
+figure = plots.dots(linear, f"{level} named right by a logistic regression, %", "network", 100, line=guess)
+plots.titled(figure, "Has each network learned anything?")
 
 # %%
 unlabelled, none = known["no labels"], known["permuted"]
-learnt = "has learnt" if unlabelled["linear"]["low"] > none["linear"]["high"] else "is not shown to have learnt"
-text = f"""**Takeaway.** The network that saw no labels {learnt}: a regression on its activations names
-{in_words(unlabelled["linear"])}, on those of permuted weights {in_words(none["linear"])}. By their neighbours' vote it
-is {in_words(unlabelled["knn"])} and {in_words(none["knn"])}."""
+text = f"""**Takeaway.** A regression names {in_words(unlabelled["linear"])} of the variants from the network that saw
+no labels, and {in_words(none["linear"])} from permuted weights. The vote of neighbours names
+{in_words(unlabelled["knn"])} and {in_words(none["knn"])}."""
 display(Markdown(text))
 
 # %% [markdown]
-# The three objectives were stopped after 96,000 pictures each; *this task* began from weights trained on six times as
-# many, and was then trained on these variants. The three are compared as they are, after a short training.
+# The three objectives stopped after 96,000 pictures each. *This task* began from weights that had seen six times as
+# many, and then trained on these variants. So compare the three with each other, as they are after a short training.
 
 # %% [markdown]
 # ## What do features respond to?
 #
-# Scenes of half B of the test pictures (the half that claims are made on) are rendered without shadows, as they are
-# and with one thing changed: a *part* removed, a part *painted* red or blue, a new *livery*, another *light* or
-# *background*, the camera turned (*azimuth* by 15°, *elevation* and *roll* by 10°), a *distance* a quarter larger or
-# smaller, a *place* a seventh of the picture to the side. A feature's response is the change of its image maximum as a
-# share of its range, averaged over scenes in which it is active. Which part it responds to is chosen on every second
-# scene and measured on the others.
+# We render scenes of half B of the test pictures without shadows, as they are and with one thing changed: a *part*
+# removed, a part *painted* red or blue, a new *livery*, another *light* or *background*, the camera turned (*azimuth*
+# by 15°, *elevation* and *roll* by 10°), the *distance* changed by a quarter, the *place* moved by a seventh of the
+# picture. A feature's *response* is the change of its image maximum as a share of its range, averaged over scenes in
+# which it is active. (Its part is chosen on every second scene and measured on the others.)
 #
-# Some networks respond more to whatever changes. So each network's features are compared with random directions in the
-# same network: a *profile* is their mean response to each factor as a multiple of theirs.
+# Some networks respond more to any change. The figure therefore shows the mean response of a network's features as a
+# multiple of the mean response of random directions in the same network.
 
 # %%
 widths = {
@@ -145,11 +146,12 @@ for row in profiles.itertuples():
 names = {"times": "value", "times_low": "low", "times_high": "high"}
 relative = profiles[["stride", "network", "factor", *names]].rename(columns=names)
 panels = {f"cells of {stride} pixels": own for stride, own in relative.groupby("stride")}
-plots.profiles(panels, "mean response of features, times that of random directions", line=1)
+figure = plots.profiles(panels, "mean response of features / of random directions", line=1)
+plots.titled(figure, "What do features respond to?")
 
 # %% [markdown]
-# Lines span the 95% intervals, over scenes, of all seeds; at the dotted line, features respond as random directions do.
-# Two networks differ where their lines do not overlap:
+# Lines span the 95% intervals over scenes, of all seeds. At the dotted line, features respond as random directions do.
+# Two networks differ in a factor if their lines do not overlap. The table counts such factors:
 
 # %%
 by_row = {key: row for key, row in relative.set_index(["stride", "factor", "network"]).iterrows()}
@@ -166,9 +168,6 @@ counts.reindex(list(NETWORKS)[:-1], columns=list(NETWORKS)[1:]).rename_axis(inde
 
 # %%
 trained_for = list(combinations(list(NETWORKS)[:3], 2))
-known = profiles.loc[profiles["network"].isin(list(NETWORKS)[:3]), ["stride", "factor"]].drop_duplicates()
-same = [f"{factor} at {stride}" for stride, factor in known.itertuples(index=False)
-        if not any((stride, factor) in apart[pair] for pair in trained_for)]  # fmt: skip
 loud = [f"{row.factor} at {row.stride} in {row.network}" for row in relative[relative["low"] > 1].itertuples()]
 quiet = int((relative["high"] < 1).sum())
 results |= {"quieter_than_random": (quiet, None, None, len(relative)), "louder_than_random": len(loud)}
@@ -177,18 +176,17 @@ for (a, b), found in apart.items():
 
 # %%
 told_pairs = "; ".join(f"{a} and {b} in {len(apart[a, b])}" for a, b in trained_for)
-text = f"""**Takeaway.** The three networks of one architecture respond differently beyond seeds and scenes, of
-{n_factors} factors and depths: {told_pairs}. For none of the three pairs: {", ".join(same) or "no factor"}. In {quiet}
-of {len(relative)} rows features respond less than random directions do, and more in: {", ".join(loud) or "none"}."""
+text = f"""**Takeaway.** Of {n_factors} factors and depths, {told_pairs} differ beyond seeds and
+scenes. Features respond *less* than random directions do in {quiet} of {len(relative)} rows. They respond more to:
+{", ".join(loud) or "nothing"}."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## What is a feature about?
 #
-# A mean over features hides that some respond to one thing alone. A feature is *about* a factor if that has a larger
-# share in its responses than in those of 99.5% of random directions of its network; with ten factors, about one in
-# twenty random directions would be about something. Shares are of all activation, so that features that are hardly
-# ever active count little. Each network's own random directions stand beside its features.
+# A mean over features hides the ones that respond to one thing alone. We call a feature *about* a factor if the
+# factor's share in its responses is larger than in 99.5% of random directions of the same network. With ten factors,
+# about one random direction in twenty would pass. Features count by how active they are.
 
 # %%
 tables = {key: pd.read_parquet(folder / "features.parquet") for key, folder in folders.items()}
@@ -227,14 +225,15 @@ results["about_more_than_random"] = (len(above), None, None, len(table))
 both = table.loc[above].round().astype(int)
 told = [f"{row} ({own['features']}%, random {own['random directions']}%)" for row, own in both.iterrows()]
 below = int((table["largest seed"] < table["random directions"]).sum())
-text = f"""**Takeaway.** In {len(above)} of {len(table)} networks and depths, all seeds' features are about one factor
-for more of their activation than random directions are: {"; ".join(told) or "none"}. In {below} all are for less."""
+text = f"""**Takeaway.** In {below} of {len(table)} networks and depths, all seeds
+have fewer features about one factor than random directions do, by activation; in {len(above)} they have more
+({"; ".join(told) or "none"})."""
 display(Markdown(text))
 
 # %% [markdown]
-# For each factor the most active feature about it, of the first seed, as the three test patches in which it is
-# strongest; white where no feature is about it. They were chosen by their responses, not by their looks, however
-# little of all activation they hold. Three networks a figure, three patches each, in the order that is said above it.
+# What do such features show? For each factor, these are the three strongest test patches of the most active feature
+# about it (first seed), chosen by its responses and not by its looks. White: no feature is about that factor. First the
+# three networks of one architecture:
 
 # %%
 grid, columns = study.network().shape(sites["this task"][16])[:2], ["image", "row", "column"]
@@ -243,19 +242,27 @@ strips = {}
 for name, factor in product(NETWORKS, comparison.ALL):
     own = typical[name][typical[name]["factor"] == factor][columns].head(3).reset_index(drop=True).reindex(range(3))
     strips[name, factor] = own
-for names in (list(NETWORKS)[i : i + 3] for i in range(0, len(NETWORKS), 3)):
-    by_factor = {factor: pd.concat([strips[name, factor] for name in names]) for factor in comparison.ALL}
-    display(Markdown(", ".join(f"*{name}*" for name in names)), crops_figure(by_factor, study.pictures(), grid))
+first, second = list(NETWORKS)[:3], list(NETWORKS)[3:]
+by_factor = {factor: pd.concat([strips[name, factor] for name in first]) for factor in comparison.ALL}
+figure = crops_figure(by_factor, study.pictures(), grid)
+plots.titled(figure, f"What do features about one factor show? ({', '.join(first)})")
+
+# %% [markdown]
+# And the other three:
+
+# %%
+by_factor = {factor: pd.concat([strips[name, factor] for name in second]) for factor in comparison.ALL}
+figure = crops_figure(by_factor, study.pictures(), grid)
+plots.titled(figure, f"What do features about one factor show? ({', '.join(second)})")
 
 # %% [markdown]
 # ## Do features show parts and classes?
 #
-# The same features by the measures of notebook 04, in brackets those of random directions: mean average precision of
-# each part's best feature (chosen on half A, scored on half B); *n above*, how many of these beat the best of other
-# random directions; AUROC of each class's best feature, mean over classes, at each level. *1 feature*, *5 features* and
-# so on are the AUROC, on half B, of logistic regressions for the classes of the second level (chance: 0.5), beside
-# channels and principal components. *Seeds* is the agreement of two seeds' decoders (0: chance, 1: the same), *dead*
-# the share of features that are never active.
+# The measures of notebook 04, with random directions in brackets. *AP*: mean over parts of the best feature's average
+# precision; *n above*: parts whose best feature beats the best random direction. *variant*, *family*, *manufacturer*:
+# AUROC of each class's best feature, mean over classes. *1 feature*, *5 features*, …: AUROC of logistic regressions for
+# families on so few features, channels or principal components (chance: 0.5). *Seeds*: agreement of two seeds' decoders
+# (0 is chance, 1 is identity). *Dead*: features that are never active.
 
 # %%
 measured = []
@@ -286,19 +293,19 @@ finds = int((least["features", "mean_ap"] > null[comparison.RANDOM, "mean_ap"]).
 others = null[[(kind, "probe_5") for kind in ("channels", "PCA", comparison.RANDOM)]].max(axis=1)
 better = [name for name in NETWORKS if least.loc[name, ("features", "probe_5")] > others[name]]
 agreed = mean["all", "seed_agreement"]
-text = f"""**Takeaway.** At 16 pixels, parts' best features surpass random directions in all seeds in {finds} of
-{len(gain)} networks, by most in *{gain.index[0]}* ({gain.iloc[0]:.2f}). Five features tell classes better than five
-channels, components or random directions in all seeds in {len(better)} ({", ".join(better) or "none"}). Decoders of two
-seeds agree to {agreed.min():.2f} to {agreed.max():.2f}."""
+text = f"""**Takeaway.** At 16 pixels, the best features find parts better than random directions do in {finds} of
+{len(gain)} networks (mean AP up by {gain.iloc[0]:.2f} in *{gain.index[0]}*, the most). Five features tell classes
+better than five channels, components or random directions in {len(better)} ({", ".join(better) or "none"}). Seeds agree
+by at most {agreed.max():.2f}."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Which features do networks share?
 #
-# Two features are alike if they are active in the same cells. For each feature of one network, take the other's feature
-# whose activations correlate best with its own over all cells of the test pictures; the table has the median, weighted
-# by activity, of the row's network with the column's. On the diagonal is the ceiling: the network's other seed. In
-# brackets is the null: the same of one draw of random directions in both networks.
+# Two features are alike if they are active in the same cells. For each feature of one network (row), we take the
+# feature of the other (column) whose activations correlate best over all test cells. The table shows the median
+# correlation, weighted by activity. The diagonal is the ceiling, another seed of the same network. In brackets is the
+# null, random directions in both networks.
 
 # %%
 inputs = {"acts": {}, "dictionaries": {}}
@@ -326,15 +333,14 @@ most, least, n_above = (
     int((pairs["gain"] > 0).sum()),
 )
 results["shared_more_than_random"] = (n_above, None, None, len(pairs))
-text = f"""**Takeaway.** In {n_above} of {len(pairs)} ordered pairs, features of the first have better partners in the
-second than random directions have. By most: *{most["first"]}* in *{most["second"]}* ({most["correlation"]:.2f}, random
-directions {most["random"]:.2f}); by least: *{least["first"]}* in *{least["second"]}* ({least["correlation"]:.2f},
-{least["random"]:.2f})."""
+text = f"""**Takeaway.** In {n_above} of {len(pairs)} ordered pairs, features have better partners in the other network
+than random directions have. The gain is largest for *{most["first"]}* in *{most["second"]}* ({most["correlation"]:.2f}
+against {most["random"]:.2f}), and smallest for *{least["first"]}* in *{least["second"]}*."""
 display(Markdown(text))
 
 # %% [markdown]
-# These are point values of one seed and one draw, without intervals. The diagonal compares in which cells features of
-# two seeds are active, *seeds* above their directions: the two need not agree.
+# These are values of one seed and one draw, without intervals. The diagonal asks whether two seeds are active in the
+# same cells, *seeds* above whether their directions agree. The first can hold without the second.
 #
 # ## Takeaways
 
@@ -351,19 +357,20 @@ print("missing:", [name for name in wanted if name not in results])
 value = {name: np.ravel(entry["value"] if isinstance(entry, dict) else entry)[0] for name, entry in results.items()}
 study.record(NAME, {name: entry for name, entry in results.items() if np.isfinite(value[name])})
 lines = [
-    f"Of {n_factors} factors and depths, networks of one architecture differ in: {told_pairs}.",
-    f"In {len(above)} of {len(rows)} cases features are more about one factor than random directions, in {below} less.",
-    f"Parts' best features surpass random directions in {finds} of {len(gain)} networks.",
-    f"Features have better partners in other networks than random directions have in {n_above} of {len(pairs)} pairs.",
+    f"""Networks that differ in their objective alone respond differently: of {n_factors} factors and depths,
+    {told_pairs} differ.""",
+    f"Features are about one factor more often than random directions in {len(above)} of {len(rows)} cases.",
+    f"The best features find parts better than random directions do in {finds} of {len(gain)} networks.",
+    f"Networks share features beyond chance in {n_above} of {len(pairs)} ordered pairs.",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 
 # %% [markdown]
 # ## What this does not show
 #
-# - **What objectives do at scale.** Three small networks saw the same scenes for as many steps; each may need its own
-#   schedule, and one training each says nothing about the spread between trainings. That *no labels* saw more varied
-#   crops and colours may count for as much as its objective.
+# - **What objectives do at scale.** Three small networks saw the same scenes for equally many steps; each may need its
+#   own schedule. One training each says nothing about the spread between trainings. And *no labels* saw more varied
+#   crops.
 # - **What architecture or pictures do.** *ImageNet* differs in both, and in its objective.
 # - **That a feature means its factor.** A feature can respond to the background because it follows an outline.
-# - **What larger networks do.** All are small, and shown one kind of picture.
+# - **What larger networks do.** All are small, and look at one kind of picture.

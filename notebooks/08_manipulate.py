@@ -14,14 +14,16 @@
 # %% [markdown]
 # # 8. Turn features like knobs
 #
-# **Question.** A feature that looks like "fin" should behave like a knob: turn it down, and the network sees less fin;
-# turn it up, and it sees more; everything else stays as it is. Does it? One good example cannot tell. Here every part
-# of the aircraft gets a knob, chosen by a rule; each is turned in a task that no feature was made for; and the same
+# **Question.** Can a feature be turned like a knob?
+#
+# Why care: if a feature shows the fin, then turning it down should make the network see less fin, turning it up should
+# make it see more, and nothing else should change. Many papers show one example where this works. Here every part of
+# the aircraft gets a knob by a fixed rule, each knob is turned in a task that no feature was made for, and the same
 # amount is added along random directions.
 #
-# **Reads** the data set, the network, the activations and the local autoencoder of notebooks 01 to 03, and the scenes
-# without parts of notebook 05. **Writes** `data/runs/<preset>/experiments/segmentation-local`, `…/knobs`,
-# `…/knobs-removed`, `…/knobs-added`, and the numbers in `data/runs/<preset>/results/08_manipulate.json`.
+# **Reads** the network, the activations and the local autoencoder of notebooks 01 to 03, and the scenes without parts
+# of notebook 05. **Writes** `data/runs/<preset>/experiments/segmentation-local`, `…/knobs`, `…/knobs-removed`,
+# `…/knobs-added`, and the numbers in `data/runs/<preset>/results/08_manipulate.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: one minute after notebook 05, four without it.
 
@@ -48,9 +50,8 @@ from aircraft_sae.view.plots import in_words
 # %% [markdown]
 # ## Settings
 #
-# The autoencoder is the local one, at the end of stage 3, where a cell is 16 pixels wide: a large part fills a few
-# cells there, a small one not even one. It is compared with one that was never trained, whose features are chosen by
-# the same rule.
+# We use the local autoencoder, at the end of stage 3, where a cell is 16 pixels wide: a large part fills a few cells, a
+# small one not even one. Its null is an untrained autoencoder, whose features are chosen by the same rule.
 
 # %%
 study = Study.open()
@@ -64,11 +65,11 @@ saes = {"feature": sae, "untrained": study.nulls(LIKE)["untrained"].sae}
 # %% [markdown]
 # ## The second task: which part does a cell show?
 #
-# The network was trained to name variants and was never told of parts. A linear head on its activations is now told:
-# it names, from the activations of one cell, the part that fills most of it, or the background where all parts
-# together fill less than a quarter (ground and sky are one). It is fitted on training and validation pictures, and
-# scored pixel by pixel on test pictures: intersection over union (*IoU*), averaged over the twelve parts. Outlines run
-# through cells, so that even the right names score far below 1; theirs is the score to compare with.
+# The network was trained to name variants and never learned about parts. We fit a linear head on the activations of one
+# cell: it names the part that fills most of the cell, or the background where all parts together fill less than a
+# quarter. It is fitted on training and validation pictures, and scored pixel by pixel on test pictures by intersection
+# over union (*IoU*), averaged over parts. Outlines run through cells, so even the right names score far below 1. *Right
+# names* is that ceiling.
 
 # %%
 segmentation = study.segmentation(LIKE)
@@ -81,13 +82,12 @@ named = {name: {region: in_words(scores[f"{key}/{region}"] | {"n": None}, percen
 pd.DataFrame(named).rename_axis("IoU")
 
 # %%
-text = f"""**Takeaway.** The head's mean IoU is {in_words(scores["miou"], percent=False)}, that of the right names
-{scores["miou_right"]["value"]:.3f}: it reaches {scores["miou_of_grid_ceiling"]["value"]:.0%}. The network itself names
-the variant in {results["class_accuracy"]["value"]:.0%} of these pictures."""
+text = f"""**Takeaway.** The head's mean IoU is {in_words(scores["miou"], percent=False)}, which is
+{scores["miou_of_grid_ceiling"]["value"]:.0%} of what the right names reach ({scores["miou_right"]["value"]:.2f})."""
 display(Markdown(text))
 
 # %% [markdown]
-# In three test pictures: what is there, and what the head names, cell by cell (*outside* is the background).
+# Three test pictures: the true parts, and the head's names, cell by cell (*outside* is the background).
 
 # %%
 rows = acts.rows("test")[:: max(1, len(acts.rows("test")) // 3)][:3]
@@ -97,15 +97,16 @@ views, masks = [], []
 for name, own in zip(shown, cells, strict=True):
     views += [pictures.picture(name)] * 2
     masks += [pictures.mask(name), np.kron(own, np.ones((network.size // len(own),) * 2, int))]
-plots.part_masks(views, masks, head.names[1:], ["true parts", "head's names"] * 3, "no test pictures")
+figure = plots.part_masks(views, masks, head.names[1:], ["true parts", "head's names"] * 3, "no test pictures")
+plots.titled(figure, "Which part does a cell show?")
 
 # %% [markdown]
 # ## A knob for each part
 #
-# For each part, take the feature that tells best which cells show it (at least a quarter of the cell, or of the part):
-# the best F1 on half A of the test pictures, where a feature counts as active above the best of four thresholds (0, 10,
-# 30 or 100% of its maximum). One feature may serve two parts. The untrained dictionary's features are chosen by the
-# same rule. The table has the F1 of these choices on half B; knobs are turned in pictures of half B only.
+# A part's knob is the feature that best says which cells show the part: the best F1 on half A of the test pictures,
+# with the best of four thresholds (0, 10, 30 or 100% of its maximum). One feature may serve two parts. The untrained
+# dictionary gets knobs by the same rule. The table shows the F1 of these choices on half B. Knobs are turned on half B
+# only.
 
 # %%
 inputs = {"segmentation": segmentation, "acts": acts, "pictures": pictures, "saes": saes}
@@ -118,27 +119,27 @@ results["untrained_no_worse"] = (no_worse, None, None, len(f1))
 f1.round(2).transpose()
 
 # %%
-display(
-    Markdown(f"""**Takeaway.** For {no_worse} of {len(f1)} parts the untrained feature's F1 is at least as high.
-A feature that finds its part is not necessarily a knob.""")
-)
+text = f"""**Takeaway.** The untrained dictionary's F1 is at least as high for {no_worse} of {len(f1)} parts. Finding a
+part is one thing; being its knob is another."""
+display(Markdown(text))
 
 # %% [markdown]
-# ## Turning
+# ## What happens when we turn the knobs?
 #
-# A knob turned to *s* sets its feature to *s* times its maximum in **all** cells of a picture, and keeps what the
-# autoencoder does not explain: x' = x + (s max - f) d, with f the feature's activation and d its decoder row. At *s* =
-# 0 it is off; at -2 it is pushed far below; above 0 it is set where it was silent, too. *Target* cells are those that
-# the head names by the knob's part. Turned down, a good knob makes many target cells **lose** that name; turned up, it
-# makes others **gain** it; and beside that it changes few. In each cell the same amount is added along other
-# directions of equal length:
+# A knob turned to *s* sets its feature to *s* times its maximum in **all** cells and keeps what the autoencoder does
+# not explain: x' = x + (s max - f) d, with the feature's activation f and decoder row d. At *s* = 0 the feature is off;
+# at -2 it is pushed far below; above 0 it is also set where it was silent.
 #
-# - *random directions* (20 for each part, spread as the cells are), *isotropic* ones (spread evenly, as in saev,
-#   Stevens et al. 2025), and the direction of one *random feature* of like density and strength;
-# - the *probe*: the head's own weights for the part, less their mean over regions. It is told what the part is.
+# *Target* cells are the ones that the head names by the knob's part. Turned down, a good knob makes target cells
+# **lose** that name. Turned up, it makes other cells **gain** it. Everything else should stay. The controls add vectors
+# of the same length in every cell:
 #
-# The *untrained* dictionary's best feature is turned too, by its own amounts. Were features set in target cells alone,
-# target changes would be the same and no other cell would change, because the head reads each cell by itself.
+# - *random directions* (20 a part, drawn with the covariance of the cells), *isotropic* ones (as in saev, Stevens et
+#   al. 2025), and the direction of one *random feature* of similar density and strength;
+# - the *probe*, which knows the part: the head's own weights for it, less their mean over regions.
+#
+# The *untrained* dictionary's knobs are turned by their own amounts. (The head reads each cell by itself, so setting
+# the feature in target cells alone would change the targets equally, and no other cell.)
 
 # %%
 measured = []
@@ -160,24 +161,22 @@ for ax, (which, title) in zip(axes, titles.items(), strict=True):
         ax.fill_between(own["dose"], 100 * own["low"], 100 * own["high"], alpha=0.2)
 axes[0].set_ylabel("share of these cells, %")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-display(figure)
+display(plots.titled(figure, "What happens when we turn the knobs?"))
 
 # %% [markdown]
-# Means over parts of means over the pictures of half B, with bands of their 95% intervals; the middle panel shows up to
-# 32%, and the probe may leave it. Pushed far enough, up or down, any direction changes names. But to which?
+# Lines are means over parts of means over the pictures of half B, with 95% intervals. The middle panel ends at 32%; the
+# probe may leave it. Pushed far enough, any direction changes names. The question is to which.
 
 # %%
 gains = {dose: {arm: results[f"{arm}/gained/{dose}"] for arm in turned["arm"].unique()} for dose in (1, 2)}
 null = {dose: gains[dose]["random direction"]["value"] for dose in gains}
-text = f"""**Takeaway.** Set to its maximum everywhere, a feature gives its part's name to
-{in_words(gains[1]["feature"] | {"n": None})} of other cells, random directions to {null[1]:.1%}; set to twice that, to
-{in_words(gains[2]["feature"] | {"n": None})} (random directions: {null[2]:.1%}; the probe:
-{gains[2]["probe"]["value"]:.0%}). {results["feature/other/2"]["value"] - gains[2]["feature"]["value"]:.0%} of other
-cells take another name then."""
+text = f"""**Takeaway.** Set to its maximum, a feature gives its part's name to {in_words(gains[1]["feature"])} of the
+other cells; random directions do so in {null[1]:.1%}. Set to twice its maximum, the feature reaches
+{in_words(gains[2]["feature"])}, random directions {null[2]:.1%}, the probe {gains[2]["probe"]["value"]:.0%}."""
 display(Markdown(text))
 
 # %% [markdown]
-# And downwards, with the feature switched off, how much of what changes is its part?
+# And downwards? With the feature off, which share of the cells that change were target cells?
 
 # %%
 at = {arm: results[f"{arm}/target/0"] for arm in turned["arm"].unique()}
@@ -189,25 +188,26 @@ beyond = (apart, *np.quantile(drawn - null, [0.025, 0.975]).tolist(), at["featur
 clean = {arm: manipulation.on_target(turned, arm, 0.0) for arm in at}
 clean = {arm: entry for arm, entry in clean.items() if np.isfinite(entry["value"])}  # some change nothing
 results |= {"beyond_random_direction": beyond} | {f"on_target/{arm}": entry for arm, entry in clean.items()}
-plots.dots(clean, "of all cells that change at s = 0, share that were target cells, %", "turned", 100)
+figure = plots.dots(clean, "share of changing cells that were target cells, % (s = 0)", "turned", 100)
+plots.titled(figure, "Does switching a feature off change its own part's cells?")
 
 # %%
-text = f"""**Takeaway.** Switched off, a part's feature changes the name of {at["feature"]["value"]:.0%} of target
-cells, {100 * apart:.0f} points [{100 * beyond[1]:.0f}, {100 * beyond[2]:.0f}] beyond random directions; a random
-feature's direction {at["random feature"]["value"]:.0%}, the probe {at["probe"]["value"]:.0%}."""
+text = f"""**Takeaway.** Switching a part's feature off renames {at["feature"]["value"]:.0%} of the target cells,
+{100 * apart:.0f} percentage points more than random directions do ({100 * beyond[1]:.0f} to {100 * beyond[2]:.0f}). A
+random feature's direction renames {at["random feature"]["value"]:.0%}, the probe {at["probe"]["value"]:.0%}."""
 display(Markdown(text))
 
 # %% [markdown]
-# Other cells are far more numerous than target cells. So an edit that changes few of them can still change more of them
-# than of its target, and one that changes little of anything can be the cleaner one. A mean over parts hides that they
-# differ (a part that is not listed is never named by the head):
+# Other cells far outnumber target cells, so an edit can change few of them and still change more of them than of its
+# targets. And a mean over parts hides differences (the head never names parts that are missing below):
 
 # %%
 by_part = manipulation.beyond(turned, 0.0, "random direction")
 by_part = dict(sorted(by_part.items(), key=lambda item: -item[1]["value"]))
 results |= {f"beyond_random_direction/{part}": entry for part, entry in by_part.items()}
-question = "target cells changed at s = 0, beyond random directions, points"
-plots.dots({part.replace("_", " "): entry for part, entry in by_part.items()}, question, "part", 100, line=0)
+named_parts = {part.replace("_", " "): entry for part, entry in by_part.items()}
+figure = plots.dots(named_parts, "target cells renamed at s = 0, less random directions, points", "part", 100, line=0)
+plots.titled(figure, "Which knobs beat random directions?")
 
 # %%
 above = [part for part, entry in by_part.items() if entry["low"] > 0]
@@ -217,28 +217,27 @@ under = [part for part, entry in by_part.items() if entry["high"] < 0]
 for name, parts in {"n_beyond_random_direction": above, "n_beyond_both": both, "n_below": under}.items():
     results[name] = (len(parts), None, None, len(by_part))
 listed = {name: ", ".join(parts).replace("_", " ") or "none" for name, parts in {"both": both, "under": under}.items()}
-text = f"""**Takeaway.** {len(above)} of {len(by_part)} knobs change more of their cells than random directions,
-{len(both)} of these also more than one random feature's direction ({listed["both"]}). {len(under)} change fewer than
-random directions: {listed["under"]}. Each interval is 95% by itself."""
+text = f"""**Takeaway.** {len(above)} of {len(by_part)} knobs rename more of their cells than random directions do;
+{len(both)} of them also beat a random feature ({listed["both"]}). {len(under)} rename fewer: {listed["under"]}. (Each
+interval is 95% by itself.)"""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Three experiments
 #
-# Each case says what should happen if the feature is what it seems, what did, and what would have counted against it.
-# The second was predicted before anything like it had been run; what the notebook shows of it is a second run, with one
-# change that the case names. For the first and the third, a pilot on the same pictures had been seen: they are
-# expectations. Scenes are of half B, without shadows. The *scene edit* is the renderer's: it takes a
-# part away, or adds one, and leaves every other pixel as it was, apart from JPEG artefacts and shading next to added
-# engines.
+# Each case says beforehand what should happen if the feature is what it seems, and what would count against it. The
+# second was predicted before anything like it had been run; the notebook shows a second run, with one change that the
+# case names. For the first and the third we had seen a pilot on the same pictures, so they are expectations. All scenes
+# are of half B, without shadows. A *scene edit* removes or adds a part and leaves every other pixel as it was, apart
+# from JPEG artefacts and shading next to added engines.
 
 # %% [markdown]
 # ### First: switch the fin's feature off
 #
-# **Expectation.** (a) Most cells that the head names *fin* lose that name. (b) Fewer of the others change than with as
-# much of random directions. (c) Some cells lose the name both with the feature off and in the scene without a fin. They
-# get the same new name in both, more often than if the new names were shuffled; and the interval of this excess lies
-# above that of random directions. **Against it:** the names stay, others go with them, or cells turn into anything.
+# **Expectation.** (a) Most cells that the head names *fin* lose that name. (b) Fewer other cells change than with
+# random directions. (c) Cells that lose the name both with the feature off and with the fin removed get the same new
+# name more often than shuffled names would, and by more than with random directions. **Against it:** the names stay,
+# other cells go with them, or cells turn into anything.
 
 # %%
 removed = {"network": network, "sae": sae, "segmentation": segmentation, "knobs": knob_folder, "acts": acts}
@@ -277,19 +276,18 @@ verdicts = [(turned_["low"] or 0) > 0.5, (fewer["low"] or 0) > 0, (more["low"] o
 said = fin_said = ["as expected" if each else "not as expected" for each in verdicts]
 others = {way: fins[way, "others_turned"]["value"] for way in ("feature", "random direction")}
 points = {name: in_words(entry | {"n": None}).replace("%", "") for name, entry in tests.items()}
-text = f"""**What happened.** (a) {in_words(turned_, unit="scenes")} of the {case}'s cells lose the name: {said[0]}.
-(b) Of the others, {others["feature"]:.1%} change, with random directions {others["random direction"]:.1%}: {said[1]}.
-(c) The same new name comes {points["feature/same_beyond_shuffled"]} points more often than if shuffled, with random
-directions {points["random direction/same_beyond_shuffled"]} points: {said[2]}. Calling every cell "background" is
-right by {points["background_beyond_same"]} points more often."""
+text = f"""**What happened.** (a) {in_words(turned_, unit="scenes")} of the {case} cells lose the name: {said[0]}. (b)
+Of the other cells, {others["feature"]:.1%} change (random directions: {others["random direction"]:.1%}): {said[1]}. (c)
+The new name agrees {points["feature/same_beyond_shuffled"]} points more often than shuffled names do (random
+directions: {points["random direction/same_beyond_shuffled"]}): {said[2]}. The constant answer "background" beats the
+feature by {points["background_beyond_same"]} points."""
 display(Markdown(text))
 
 # %% [markdown]
-# The last three columns are shares of the cells that lose the name both ways. Removing the fin does not take the name
-# from every cell: the head also calls cells "fin" that show another part. A feature should beat the constant answer
-# "background".
+# The last three columns count only cells that lose the name both ways. Removing the fin does not take the name from
+# every cell, because the head also calls other parts "fin". A useful feature should at least beat the constant answer.
 #
-# In two scenes, that with the largest fin and one in the middle: what the head names as they are, with the feature
+# Two scenes, the one with the largest fin and one in the middle: the head's names as the scene is, with the feature
 # off, and with the fin removed.
 
 # %%
@@ -300,23 +298,28 @@ views = [
     without(scene, part, hangar.size, hangar.supersampling)
     for scene in seen["scene"][chosen["scene"]] for part in (None, None, "fin")
 ]  # fmt: skip
+
+# %%
 place = (counted["how"] == "feature").cumsum()[chosen["index"]] - 1
 maps = np.load(folder / "named.npy")[place].reshape(-1, *acts.grid)
 blocks = [np.kron(each, np.ones((hangar.size // len(each),) * 2, int)) for each in maps]
-plots.part_masks(views, blocks, head.names[1:], ["as it is", "feature off", "fin removed"] * 2, "no fin is shown")
+figure = plots.part_masks(
+    views, blocks, head.names[1:], ["as it is", "feature off", "fin removed"] * 2, "no fin is shown"
+)
+plots.titled(figure, "Does switching the feature off look like removing the fin?")
 
 # %% [markdown]
 # ### Second: more engines
 #
 # The Hauler 2 has two engines and is 25 m long; its sister, the Hauler 4, has four smaller ones and is 33 m long.
-# **Prediction.** (a) The engine feature, set to twice its maximum where the head sees engines, moves the logits of
-# Hauler 2's pictures towards Hauler 4, and by more than any of twelve random directions. (b) Adding a pair of engines,
-# with propellers, to the scene moves them towards Hauler 4, too. (c) Both move the same logits: over all classes, their
-# effects have a rank correlation above that with random directions. **Against it:** the margin stays or falls, random
-# directions do as much, or the effects on classes do not go together.
+# **Prediction.** (a) Setting the engine feature to twice its maximum where the head sees engines moves the logits of
+# Hauler 2's pictures towards Hauler 4, by more than any of twelve random directions. (b) So does adding a pair of
+# engines to the scene. (c) Both move the same logits: over all classes, their effects have a rank correlation above
+# that of random directions. **Against it:** the margin stays or falls, random directions do as much, or the effects
+# disagree.
 #
-# In the first run, the feature was set only in cells that showed engines before the edit. The prediction failed. In the
-# run shown here it is set also in the cells that show an engine after the edit.
+# In the first run, we set the feature only in cells that showed engines before the edit, and the prediction failed. In
+# this run we also set it in cells that show an engine after the edit.
 
 # %%
 pair = ("Hauler 2", "Hauler 4") if "Hauler 4" in network.classes else tuple(network.classes[:2])
@@ -340,7 +343,8 @@ margins["random directions"] = {"value": np.mean(random), "low": min(random), "h
 alike = manipulation.agreement(pd.read_parquet(folder / "logits.parquet"))
 results |= {f"engines/margin/{how}": tuple(entry.values()) for how, entry in margins.items()}
 results |= {f"engines/agreement/{name}": alike[name] for name in ("own", "random direction")}
-plots.dots(margins, f"change of the margin {pair[1]} - {pair[0]}, logits", "edit", line=0)
+figure = plots.dots(margins, f"change of the margin {pair[1]} - {pair[0]}, logits", "edit", line=0)
+plots.titled(figure, "Do more engines, or a stronger engine feature, move the margin?")
 
 # %%
 up, scene, random = (margins[how] for how in ("feature", "scene edit", "random directions"))
@@ -349,9 +353,9 @@ verdicts = [up["low"] > 0 and up["value"] > random["high"], scene["low"] > 0, ag
 said = ["as predicted" if each else "not as predicted" for each in verdicts]
 span = f"{random['low']:.2f} to {random['high']:.2f}"
 text = f"""**What happened.** (a) The feature moves the margin by {in_words(up, percent=False)}, random directions by
-{span}: {said[0]}. (b) Added engines move it by {in_words(scene, percent=False)}: {said[1]}. (c) Over classes their
-effects have a rank correlation of {in_words(alike["own"] | {"n": None}, percent=False)}, random directions' effects and
-the scene's one of {alike["random direction"]["value"]:.2f}: {said[2]}."""
+{span}: {said[0]}. (b) Added engines move it by {in_words(scene, percent=False)}: {said[1]}. (c) The rank correlation of
+their effects is {in_words(alike["own"] | {"n": None}, percent=False)} (random directions:
+{alike["random direction"]["value"]:.2f}): {said[2]}."""
 display(Markdown(text))
 
 # %%
@@ -361,21 +365,21 @@ counts = {way: with_interval(each, np.ones(len(each))) for way, each in zip(STAT
 results |= {f"engines/cells/{way}": entry for way, entry in counts.items()}
 text = "; ".join(f"{way} {in_words(entry | {'n': None}, percent=False)}" for way, entry in counts.items())
 display(
-    Markdown(f"Did the edits do what they are named for? Cells that the head calls *engine*, in a picture: {text}.")
+    Markdown(f"Did the edits do what they are named for? The head calls so many cells of a picture *engine*: {text}.")
 )
 
 # %% [markdown]
-# The line of random directions spans all twelve; other lines are 95% intervals over scenes. The probe shows how far the
-# same amount along the head's own direction moves the margin: where random directions move it as far, a better engine
-# feature would have failed as well. Where the feature makes no more cells *engine*, the knob has failed before the
-# hypothesis is tested. No other edit of the scene stands beside the added engines.
+# The line of random directions spans all twelve; the others are 95% intervals over scenes. The probe is a check of the
+# test itself: if the head's own direction moves the margin no further than random directions do, a better engine
+# feature would have failed, too. And where the feature makes no more cells *engine*, the knob failed before the
+# hypothesis was tested. We tried no other scene edit beside the added engines.
 #
 # ### Third: the worst knob
 #
-# This case was chosen to fail. Take the part whose best feature tells it worst (the lowest F1 on half A), among those
-# that the head names in twenty pictures or more. **If every part had its knob**, pushing this one to -2 would change
-# more of its cells than as much of a random direction. **Expectation:** it does not, because the rule found no feature
-# that tells this part. **Against it:** a clear excess.
+# This case was chosen to fail. It takes the part whose feature finds it worst (lowest F1 on half A), among parts that
+# the head names in at least twenty pictures. **If every part had its knob**, pushing this one to -2 would rename more
+# of its cells than random directions do. **Expectation:** it does not, because no feature finds this part. **Against
+# it:** a clear excess.
 
 # %%
 chosen_by = knobs[knobs["arm"] == "feature"].set_index("part")["f1"]
@@ -385,26 +389,25 @@ results |= {"worst/f1": float(chosen_by[worst]), "worst/beyond_random_direction"
 low = turned[(turned["dose"] == -2) & (turned["part"] == worst)].dropna(subset="target")
 changes = {arm: with_interval(each["target"], np.ones(len(each))) for arm, each in low.groupby("arm", sort=False)}
 results |= {f"worst/{arm}": entry for arm, entry in changes.items()}
-plots.dots(changes, f"{worst.replace('_', ' ')}: cells that change their name at s = -2, %", "turned", 100)
+figure = plots.dots(changes, f"{worst.replace('_', ' ')} cells renamed at s = -2, %", "turned", 100)
+plots.titled(figure, "Does the worst knob do anything?")
 
 # %%
 verdict = "The knob works, against expectation." if pushed[worst]["low"] > 0 else "The knob fails, as expected."
 low, high = (f"{100 * pushed[worst][end]:.0f}" for end in ("low", "high"))
-text = f"""**What happened.** The worst knob is the {worst.replace("_", " ")}'s (F1 {chosen_by[worst]:.2f} on half
-A; the head's own IoU there is {scores[f"iou/{worst}"]["value"]:.2f}). The share of its cells that change, less
-that with random directions, is {100 * pushed[worst]["value"]:.0f} points [{low}, {high}] (n = {pushed[worst]["n"]}).
-{verdict}"""
+text = f"""**What happened.** The worst knob is that of the {worst.replace("_", " ")} (F1 {chosen_by[worst]:.2f}; even
+the head has an IoU of only {scores[f"iou/{worst}"]["value"]:.2f} there). It renames {100 * pushed[worst]["value"]:.0f}
+percentage points more of its cells than random directions do ({low} to {high}, n = {pushed[worst]["n"]}). {verdict}"""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Do a feature and a scene edit move the same logits?
 #
-# The same question for every part, and for the task that the network was trained for. Each part's feature is switched
-# off in scenes that show the part, and the part is removed from the same scenes. Over the classes, do the mean effects
-# on the logits go together (rank correlation)? If a feature's effect is that of losing the part, they do so more than
-# with *other* parts' scene edits, and more than for random directions in its place. Features that are active in less
-# than a tenth of their part's cells (on half A) are left out: they have next to no effect to rank. Lines are 95%
-# intervals over scenes.
+# Now every part, and the task that the network was trained for. We switch each part's feature off in scenes that show
+# the part, and remove the part from the same scenes. Do both have the same mean effects on the logits of the classes
+# (rank correlation)? If switching a feature off is like losing the part, they should agree more than with *other*
+# parts' scene edits, and more than for random directions. Features that are active in less than a tenth of their part's
+# cells have next to no effect and are left out. Lines are 95% intervals over scenes.
 
 # %%
 active = knobs[(knobs["arm"] == "feature") & (knobs["active"] >= 0.1)]
@@ -415,22 +418,25 @@ kinds = {
     "random direction, same scene edit": agreed["random direction"],
 }
 kinds["feature, other parts' scene edits"] = agreed["other parts"]
-plots.dots(kinds, f"rank correlation over {len(network.classes)} classes, mean over {len(active)} parts", "", line=0)
+figure = plots.dots(
+    kinds, f"rank correlation over {len(network.classes)} classes, mean of {len(active)} parts", "", line=0
+)
+plots.titled(figure, "Do a feature and a scene edit move the same logits?")
 
 # %%
 same, beyond = agreed["own"], agreed["beyond random direction"]
 left_out = ", ".join(part.replace("_", " ") for part in f1.index if part not in set(active["part"]))
-text = f"""**Takeaway.** The correlation is {same["value"]:.2f}. If features and scene edits were paired at random, one
-as high would arise with p = {agreed["p"]["value"]:.2f}. It is {in_words(beyond | {"n": None}, percent=False)} beyond
-random directions in the feature's place. {active["feature_id"].nunique()} features serve {len(active)}
-parts, which p takes to be independent; left out: {left_out or "none"}."""
+text = f"""**Takeaway.** The correlation is {same["value"]:.2f}, which is
+{in_words(beyond | {"n": None}, percent=False)} more than for random directions (p = {agreed["p"]["value"]:.2f} for
+shuffled pairs of feature and part). That p treats {len(active)} parts as independent, although
+{active["feature_id"].nunique()} features serve them. Left out: {left_out or "none"}."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Turn them yourself
 #
-# The bench of notebook 06 shows the head's names beside each picture, before and after: open a picture, move sliders,
-# and watch which cells change; in all cells, or in those that you choose. The atlas does the same without a kernel.
+# The bench of notebook 06 shows the head's names beside each picture, before and after. Open a picture, move sliders,
+# and watch which cells change. The atlas does the same without a kernel.
 
 # %% [markdown]
 # ## Takeaways
@@ -442,14 +448,17 @@ print("missing:", [name for name in wanted if name not in results])
 
 # %%
 study.record(NAME, results)
+
+# %%
+agree = "agree" if beyond["low"] > 0 else "do not clearly agree"
 lines = [
-    f"A linear head names parts: mean IoU {in_words(results['miou_of_grid_ceiling'])} of what the right names reach.",
-    f"Switched off, features change {in_words(results['target_change'])} of their part's cells.",
-    f"Random directions change fewer for {len(above)} of {len(by_part)} parts, and more for {len(under)}.",
-    f"Of all cells that change then, {in_words(clean['feature'])} were named by the part.",
-    f"Effects of features and scene edits {'agree' if beyond['low'] > 0 else 'do not clearly agree'} beyond random"
-    f" directions: {in_words(beyond, percent=False, unit='parts')}.",
-    f"Turned up twofold, they give their part's name to {in_words(results['feature/gained/2'])} of other cells.",
+    f"""Switching a part's feature off renames {in_words(results["target_change"])} of the part's cells, and
+    {in_words(clean["feature"])} of all cells it renames were the part's.""",
+    f"""Knobs rename more of their cells than random directions do for {len(above)} of {len(by_part)} parts, and fewer
+    for {len(under)}.""",
+    f"""Set to twice its maximum, a feature gives its part's name to {in_words(results["feature/gained/2"])} of the
+    other cells.""",
+    f"Effects of features and scene edits {agree} beyond random directions: {in_words(beyond, percent=False)}.",
     f"Fin: {', '.join(fin_said)}. Engines: {', '.join(said)}. Worst knob: {verdict}",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
@@ -458,6 +467,6 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # ## What this does not show
 #
 # - **That the network uses what the head reads.** The head is ours, linear, and reads one cell at a time.
-# - **That no dictionary has better knobs.** This is one autoencoder, of one seed, at one place in a small network.
+# - **That no dictionary has better knobs.** We turned one autoencoder, of one seed, at one site of a small network.
 # - **What happens at natural activations.** At -2 and 2, and with a feature set in every cell, activations are where no
 #   picture takes them.

@@ -14,17 +14,19 @@
 # %% [markdown]
 # # 9. Look for missing curve detectors
 #
-# **Question.** Early layers of image networks have *curve detectors*: units that respond to an arc of one orientation.
-# In InceptionV1's mixed3b ten neurons do, and between their orientations are gaps (Cammarata et al. 2020). Sparse
-# autoencoders are said to fill them (Gorton 2024). But an autoencoder has many more features than the layer has
-# neurons, and among more candidates more orientations are found whatever they are. Do features cover more orientations
-# than **as many** neurons, and more than directions that no autoencoder learned?
+# **Question.** Do sparse autoencoders find the curve detectors that neurons miss?
+#
+# Why care: early layers of image networks have *curve detectors*, units that respond to an arc of one orientation. In
+# InceptionV1's mixed3b ten neurons do, and between their orientations are gaps (Cammarata et al. 2020). Sparse
+# autoencoders are said to fill these gaps (Gorton 2024). But an autoencoder has many more features than the layer has
+# neurons, and more candidates always find more orientations. So we ask whether features cover more orientations than
+# **as many** neurons, and more than directions that no autoencoder learned.
 #
 # **Reads** the data set of notebook 01. **Writes** `data/runs/<preset>/experiments/stimuli-<network>`,
 # `…/tuning-<network>-<site>`, cells and autoencoders of each site, and the numbers in
 # `data/runs/<preset>/results/09_curves.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: some ten minutes the first time, one minute after that.
+# **Runtime** with the default preset on 2 CPU cores: ten minutes the first time, one minute after that.
 
 # %%
 # %matplotlib inline
@@ -51,13 +53,13 @@ from aircraft_sae.view.browser.catalogue import crops_figure
 # %% [markdown]
 # ## Settings
 #
-# Two networks. *InceptionV1* is the network of the claim, with weights of our own: it was trained to name rendered
-# aircraft, turned by any angle. *EfficientNet-Lite0* has ImageNet's weights: we did not choose its pictures. Its
-# channels have both signs, and count where they are positive. With the published weights of InceptionV1 in place of
-# ours: `python -m aircraft_sae run 09 --network inception5h.pth`.
+# Two networks. *InceptionV1* is the network of the claim, with weights of our own: it learned to name rendered
+# aircraft, turned by any angle. *EfficientNet-Lite0* has ImageNet weights, so we did not choose its pictures. (Its
+# channels have both signs; we count their positive part.) To ask the published weights of InceptionV1: `python -m
+# aircraft_sae run 09 --network inception5h.pth`.
 #
-# Early maps have up to 3,136 cells. Of each picture, 64 cells drawn at random train the autoencoders: 8 features for
-# each channel, of which 16 are active in a cell; three seeds.
+# Early maps have up to 3,136 cells. From each picture we draw 64 cells at random to train the autoencoders, which have
+# 8 features a channel, 16 of them active in a cell. There are three seeds.
 
 # %%
 study = Study.open()
@@ -72,19 +74,21 @@ N_SEEDS, stimuli = 2 if small else 3, Curves().every(4 if small else 1)
 titles = {pair: f"{NAMES[pair[0]]} {pair[1]}" for pair in PAIRS}
 
 # %% [markdown]
-# ## Stimuli
+# ## What do we show the network?
 #
-# Arcs of equal length and width pass the middle of a grey picture: every 5 degrees, four radii, bright and dark, and
-# moved by up to two pixels. Their angle is that of the normal, from the middle towards the centre of curvature. A curve
-# detector should respond less to lines, corners and gratings; double curves hold a curve; circles lie around the
-# middle. At conv2d2 and blocks.1 a cell sees some 20 pixels, in which the two larger radii are almost lines.
+# Arcs of equal length and width pass the middle of a grey picture: every 5 degrees, with four radii, bright and dark,
+# and shifted by up to two pixels. Their angle is that of the normal, from the middle towards the centre of curvature. A
+# curve detector should respond less to lines, corners and gratings. (A double curve contains a curve; a circle lies
+# around the middle. At conv2d2 and blocks.1 a cell sees some 20 pixels, in which the two larger radii are almost
+# lines.)
 
 # %%
 shown = stimuli.table.drop_duplicates("kind")["image"].tolist()
 arcs = stimuli.table.query("kind == 'curve'")["image"].to_numpy()
 shown += arcs[(np.array([0.09, 0.3, 0.52]) * len(arcs)).astype(int)].tolist()
 captions = stimuli.table.set_index("image").loc[shown].apply(lambda row: f"{row['kind']} {row['angle']}°", axis=1)
-plots.picture_grid([[stimuli.picture(image) for image in shown]], [captions.tolist()])
+figure = plots.picture_grid([[stimuli.picture(image) for image in shown]], [captions.tolist()])
+plots.titled(figure, "What do we show the network?")
 
 # %%
 responses, cells = {}, {}
@@ -96,16 +100,16 @@ for own, sites in SITES.items():
 # %% [markdown]
 # ## Who detects curves?
 #
-# A unit's *tuning curve* is its mean response by angle, over radii, contrasts and shifts, divided by its peak. It is a
-# *curve detector* if the curve is at most 70° wide at half height; if at +180° it is at most 0.3; if its best arc
-# gives 1.3 times as much as the straight line there; and if its largest response to an arc is above 95% of its positive
-# activations on real pictures. We fixed these limits before we looked at a network, but for two changes: "positive" was
-# added because sparse units are silent in most cells, and one limit because a planted filter for corners passed: no
-# corner may excite the unit more than arcs do.
+# A unit's *tuning curve* is its mean response by angle (over radii, contrasts and shifts), divided by its peak. The
+# unit is a *curve detector* if the curve is at most 70° wide at half height; at most 0.3 on the opposite side; its best
+# arc gives at least 1.3 times the response to the straight line there; its largest response to an arc exceeds 95% of
+# its positive activations on real pictures; and no corner excites it more than arcs do. We fixed these limits before we
+# looked at a network, with two exceptions: "positive", because sparse units are silent in most cells, and the rule for
+# corners, because a planted filter for corners passed without it.
 #
-# Units are the site's channels (*neurons*), an autoencoder's *features*, and as many *random directions* and features
-# of an *untrained* autoencoder, which are coded in the same way: above one threshold, under which 16 are active in the
-# mean of training cells.
+# The units are the site's channels (*neurons*), the *features* of an autoencoder, and two nulls of the same number:
+# *random directions*, and the features of an *untrained* autoencoder. Both are coded as features are, with one
+# threshold that leaves 16 active in a cell on average.
 
 # %%
 saes, folders = {}, {}
@@ -134,8 +138,8 @@ shares = (100 * by_kind["n", "mean"] / by_kind["units", "mean"]).unstack().reind
 shares.rename_axis(columns="detectors, % of units").round(1)
 
 # %% [markdown]
-# How well do the autoencoders reconstruct activations of test pictures, and how far do two seeds have the same
-# features, on a scale from 0 (chance) to 1 (identity)?
+# How good are these autoencoders? The table has the variance they leave unexplained on test pictures, dead features,
+# and the agreement of two seeds (0 is chance, 1 is identity).
 
 # %%
 fits = {}
@@ -151,17 +155,18 @@ pd.DataFrame(fits).T.round(2)
 
 # %%
 mean, agreement = shares.mean(), np.mean([row["agreement of seeds"] for row in fits.values()])
-text = f"""**Takeaway.** Units that pass are {mean["neurons"]:.0f}% of neurons, {mean["features"]:.0f}% of features,
-{mean["random directions"]:.0f}% of random directions and {mean["untrained"]:.0f}% of untrained units (means of
-{len(shares)} layers): passing is no sign of learning. Two seeds agree to {agreement:.2f} in the mean."""
+text = f"""**Takeaway.** {mean["neurons"]:.0f}% of neurons detect curves, {mean["features"]:.0f}% of features,
+{mean["random directions"]:.0f}% of random directions and {mean["untrained"]:.0f}% of untrained features (means of
+{len(shares)} layers). Two seeds' features agree by {agreement:.2f}."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## At equal size, who covers more?
+# ## Who covers more orientations, at equal size?
 #
-# The *coverage* of an angle is the largest tuning curve there of a family of detectors. From each kind's detectors we
-# choose the family whose least coverage is largest, one detector after the other, and let it grow. Families are of
-# equal size, but who has more detectors has more to choose from: here a lead over neurons is an upper bound.
+# The *coverage* of an angle is the highest tuning curve there within a family of detectors. From each kind's detectors
+# we grow a family, one detector after the other, so that its lowest coverage is as high as possible. Families of equal
+# size are compared; but a kind with more detectors has more to choose from, so a lead over neurons is an upper bound
+# here.
 
 # %%
 figure, axes = plots.sheet(4.2, 1, len(PAIRS), sharex=True, sharey=True)
@@ -173,11 +178,11 @@ for ax, ((own, site), table) in zip(axes, covered.groupby(["network", "site"], s
     ax.set(title=titles[own, site].replace(" ", "\n"), xlabel="detectors")
 axes[0].set(ylabel="least coverage of any angle", ylim=(-0.02, 1))
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-display(figure)
+display(plots.titled(figure, "Who covers more orientations, at equal size?"))
 
 # %% [markdown]
-# So the choice must be equal, too. Of each kind we draw as many detectors as neurons are (ten, as in InceptionV1's
-# mixed3b, where none is), choose a family of at most 24 among these, and take the mean of 100 draws.
+# The choice has to be equal, too. From each kind we draw as many detectors as there are among the neurons (ten, as in
+# InceptionV1's mixed3b, where there are none), choose a family of at most 24 among them, and average over 100 draws.
 
 # %%
 matched = pd.concat([pd.read_parquet(folder / "matched.parquet").assign(network=own, site=site)
@@ -218,19 +223,19 @@ bound = np.mean(list(bounds.values()))
 for name, each in {"gain_over_neurons": over, "gain_over_best_null": beyond}.items():
     results[name] = (each.mean(), each.min(), each.max(), len(each))
 results["gain_over_neurons_upper_bound"] = bound
-text = f"""**Takeaway.** Chosen among as many, features' least coverage differs from neurons' by {over.mean():+.2f} in
-the mean of {len(over)} layers where neurons detect curves ({over.min():+.2f} to {over.max():+.2f}), and from the better
-null's by {beyond.mean():+.2f} ({beyond.min():+.2f} to {beyond.max():+.2f}). Features chosen among all are
-{bound:+.2f} from neurons."""
+text = f"""**Takeaway.** With equally many to choose from, the lowest coverage of features minus that of neurons is
+{over.mean():+.2f} ({over.min():+.2f} to {over.max():+.2f} in the {len(over)} layers where neurons detect curves).
+Features minus the better null: {beyond.mean():+.2f} ({beyond.min():+.2f} to {beyond.max():+.2f}). With all features to
+choose from, they differ from neurons by {bound:+.2f}."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## One family
+# ## What does the best case look like?
 #
-# The layer where features, chosen among all, gain most over neurons is the claim's best case. The first ten of each
-# family there, as rosettes: an angle on the circle is that of the curve, the distance from the middle is the response.
-# Triangles are the peaks of the ten curve neurons that were published of InceptionV1's mixed3b (trained on
-# photographs); where they lie on our circle is not known, how far apart they lie is.
+# In this layer, features gain most over neurons when they may be chosen among all: the claim's best case. The rosettes
+# show the first ten detectors of each family. The angle on the circle is that of the curve, the distance from the
+# middle is the response. Triangles are the published peaks of mixed3b's ten curve neurons (trained on photographs).
+# Only the distances between them carry over; where they lie on our circle is not known.
 
 # %%
 best, SHOWN = max(asked, key=bounds.get), ("neurons", "features", "random directions 0", "untrained 0")
@@ -242,13 +247,16 @@ for pair, kind in product(PAIRS, SHOWN):
     if len(chosen := own[family(tuning[own], min(size[pair] or 10, LARGEST))]):
         members[pair][kind] = np.sort(chosen).tolist()
         rosettes[pair][kind.removesuffix(" 0")] = tuning[chosen]
+
+# %%
 first_ten = {kind: each[:10] for kind, each in rosettes[best].items() if kind != "random directions"}
 first_ten = {f"{kind} of {best[1]}": each for kind, each in first_ten.items()}
-plots.rosettes(first_ten, {"peaks of the ten published neurons of mixed3b": PUBLISHED})
+figure = plots.rosettes(first_ten, {"peaks of the ten published neurons of mixed3b": PUBLISHED})
+plots.titled(figure, "Which orientations do the families cover?")
 
 # %% [markdown]
-# And where are the gaps? The largest tuning curve of each whole family, by angle. Grey bands are the two large gaps
-# that were published, between neighbouring peaks 62° and 68° apart.
+# And where are the gaps? The curves are the coverage of each whole family. Grey bands are the two large published gaps,
+# between neighbouring peaks 62° and 68° apart.
 
 # %%
 figure, ax = plots.sheet(3.6)
@@ -257,17 +265,16 @@ for gap in ((181, 243), (290, 358)):
 for (kind, each), style in zip(rosettes[best].items(), ("-", "-", "--", ":"), strict=False):
     ax.plot(np.arange(0, 361, 5), np.append(most := each.max(axis=0), most[0]), style, linewidth=2.5, label=kind)
 ax.axhline(0.307, color="black", linewidth=1, label="published least coverage (ten neurons)")
-title = f"Where are the gaps of {len(each)} detectors in {titles[best]}?"
-ax.set(xlabel="angle of the curve, degrees", ylabel="coverage", ylim=(0, 1.03), xticks=range(0, 361, 45), title=title)
+ax.set(xlabel="angle of the curve, degrees", ylabel="coverage", ylim=(0, 1.03), xticks=range(0, 361, 45))
 figure.legend(loc="outside lower center", ncols=3)
-display(figure)
+display(plots.titled(figure, f"Where are the gaps of {len(each)} detectors in {titles[best]}?"))
 
 # %% [markdown]
-# ## Do they detect curves?
+# ## Do they detect curves, or something else?
 #
-# How do detectors respond to the other stimuli? The table gives the largest response to each kind, as a share of that
-# to curves, of which there are more pictures; by definition, to corners it is at most 1. And do detectors repeat each
-# other, turned? The last column is the mean correlation of their tuning curves, turned to a common peak.
+# The table gives the largest response to each other kind of stimulus, as a share of the largest response to curves (of
+# which there are more pictures; corners are at most 1 by definition). The last column asks whether detectors are turned
+# copies of each other: the mean correlation of their tuning curves, turned to a common peak.
 
 # %%
 kinds = pd.concat([pd.read_parquet(folder / "kinds.parquet").assign(layer="/".join(pair))
@@ -279,19 +286,19 @@ for (layer, of), row in others.iterrows():
 others.round(2)
 
 # %%
-told = others.groupby(level="of").mean().reindex(KINDS)
-said = [f"{kind} {row['line']:.0%}, {row['corner']:.0%} and {row['alike']:.2f}" for kind, row in told.iterrows()]
-text = "; ".join(said)
-text = f"""**Takeaway.** Response to lines, to corners, and likeness when turned, means over layers: {text}."""
+corner = others["corner"].groupby(level="of").mean().reindex(KINDS)
+text = f"""**Takeaway.** To corners, features that detect curves respond {corner["features"]:.0%} as much as to curves
+(mean over layers), neurons {corner["neurons"]:.0%}, random directions {corner["random directions"]:.0%}, untrained
+features {corner["untrained"]:.0%}."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Do neurons split?
+# ## Do neurons split into features?
 #
-# Some neurons respond to curves of two orientations or more (*modes*: peaks 60° apart, the lesser half as high). We
-# say that a neuron *splits* if two or more features each carry at least a tenth of its variance over curves, if each of
-# them has one mode, and if one is within 30° of each of the neuron's. By chance: the same number of features that
-# respond to curves, drawn at random.
+# Some neurons respond to curves of two or more orientations (*modes*: peaks at least 60° apart, the lower at least half
+# as high). Such a neuron *splits* if two or more features each carry at least a tenth of its variance over curves, each
+# has one mode, and each mode of the neuron has one within 30°. The null draws the same number of features at random
+# among those that respond to curves.
 
 # %%
 splits = pd.concat([pd.read_parquet(folder / "split.parquet").assign(layer="/".join(pair))
@@ -305,8 +312,8 @@ for layer, own in splits.groupby("layer", sort=False):
 pd.DataFrame(rows).T.round(1)
 
 # %% [markdown]
-# One example: of the neurons that split, or where none does of all, that whose features carry most of its variance; and
-# its two strongest features.
+# One example: among the neurons that split (among all, if none does), the one whose features carry most of its
+# variance, with its two strongest features.
 
 # %%
 tried = splits[splits["splits"]] if splits["splits"].any() else splits
@@ -318,20 +325,20 @@ shown = {
     f"neuron {example['neuron']} of {titles[pair]}: {example['n_modes']} modes": tuned["neurons"][[example["neuron"]]]
 }
 shown |= {f"feature {j}: {share:.0%} of its variance": tuned["features"][[j]] for j, share in parts}
-plots.rosettes(shown)
+plots.titled(plots.rosettes(shown), "What does the clearest split look like?")
 
 # %%
 n_split, by_chance = int(splits["splits"].sum()), splits["chance"].sum()
 results["split"] = with_interval(splits["splits"], np.ones(len(splits)))
-text = f"""**Takeaway.** Of {len(splits)} neurons of several modes {n_split} split; with as many features drawn at
-random {by_chance:.1f} would. The example is the best there is, not a typical one."""
+text = f"""**Takeaway.** Of {len(splits)} neurons with several modes, {n_split} split; chance gives {by_chance:.1f}. The
+example is the clearest there is, not a typical one."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Do detectors of stimuli detect curves in pictures?
+# ## Do these detectors find curves in pictures?
 #
-# Patches in which each feature of the family is strongest, by the angle of its peak; from every third test picture, one
-# patch a picture:
+# For each feature of the family, by the angle of its peak: its strongest patches in every third test picture, one a
+# picture.
 
 # %%
 patches, contours, coded = {}, {}, {}
@@ -350,12 +357,13 @@ for own, site in PAIRS:
 own = patches[best][patches[best]["dictionary"] == "features"]
 peaks = units[best].query("dictionary == 'features'").set_index("unit")["peak"][own["unit"].unique()].sort_values()
 rows = {f"{peak:.0f}°": own[own["unit"] == j] for j, peak in peaks.iloc[:: -(-len(peaks) // 8)].items()}
-crops_figure(rows, study.pictures(), networks[best[0]].shape(best[1])[:2])
+figure = crops_figure(rows, study.pictures(), networks[best[0]].shape(best[1])[:2])
+plots.titled(figure, "Do these detectors find curves in pictures?")
 
 # %% [markdown]
-# The masks give the normal of an aircraft's outline in each cell. Where the outline passes, does a detector respond as
-# its tuning curve says? The correlation of the two over angles, for each family. Outlines are almost straight in most
-# cells: this tests orientation, not curvature.
+# The masks give the normal of an aircraft's outline in each cell. Does a detector respond there as its tuning curve
+# says? We correlate the two over angles, for each detector of a family. Outlines are almost straight in most cells, so
+# this tests orientation, not curvature.
 
 # %%
 fits = {}
@@ -364,21 +372,22 @@ for title, table in contours.items():
         name = kind.removesuffix(" 0")
         fits[f"{title}: {name}"] = entry = with_interval(each["correlation"], np.ones(len(each)))
         results[f"{each['layer'].iloc[0]}/contours/{name}"] = entry
-plots.dots(fits, "correlation with outlines, mean of the family", "layer: family", line=0)
+figure = plots.dots(fits, "correlation with outlines, mean of the family", "layer: family", line=0)
+plots.titled(figure, "Do detectors respond to outlines as to curves?")
 
 # %%
 lacking = {"value": np.nan}  # where a kind has no detector
 means = {kind: np.nanmean([fits.get(f"{titles[pair]}: {kind}", lacking)["value"] for pair in asked]) for kind in KINDS}
 text = ", ".join(f"{kind} {value:.2f}" for kind, value in means.items())
-text = f"**Takeaway.** Mean correlation in the {len(asked)} layers where neurons detect curves: {text}."
+text = f"**Takeaway.** Over the {len(asked)} layers where neurons detect curves, the mean correlation is: {text}."
 display(Markdown(text))
 
 # %% [markdown]
-# ## Do curve features matter to what follows?
+# ## Do curve features matter to the next site?
 #
-# Suppress all features of the layer that detect curves, and ask how much the response of the next site changes, to
-# curves and to the other stimuli. Beside it, as many random features that respond to curves and detect none. These may
-# be more active, so that the ratio of curves to lines tells, not the size.
+# We suppress all features of a layer that detect curves, and measure how much the response of the next site changes, to
+# curves and to other stimuli. The control suppresses equally many random features that respond to curves and detect
+# none. These may be more active, so compare the ratio of curves to lines, not the size.
 
 # %%
 names = ("conv2d2", "mixed3a", "mixed3b", "mixed4a", "blocks.1", "blocks.2", "blocks.3")
@@ -402,7 +411,8 @@ for pair, table in lost.items():
 ratios = pd.DataFrame(ratios).T
 rows = lost[best].drop("circle", level="kind", errors="ignore").sort_index(level="kind")  # of circles there are too few
 entries = {f"{kind}: {name}": row.to_dict() for (name, kind), row in rows.iterrows()}
-plots.dots(entries, f"change of {after[best[1]]}'s response, % of its length", "stimulus: suppressed", 100)
+figure = plots.dots(entries, f"change of {after[best[1]]}'s response, % of its length", "stimulus: suppressed", 100)
+plots.titled(figure, "What does the next site lose?")
 
 # %%
 ratios.rename_axis("change at curves / change at lines").round(2)
@@ -411,16 +421,16 @@ ratios.rename_axis("change at curves / change at lines").round(2)
 more = int((ratios["curve features"] > ratios["other features"]).sum())
 spans = {name: f"{each.mean():.2f} ({each.min():.2f} to {each.max():.2f})" for name, each in ratios.items()}
 text = f"""**Takeaway.** Suppressing curve features changes the response to curves {spans["curve features"]} times as
-much as that to lines, other features {spans["other features"]} times (means and ranges of {len(ratios)} layers); the
-first is larger in {more}."""
+much as the response to lines; for other features the ratio is {spans["other features"]}. It is larger for curve
+features in {more} of {len(ratios)} layers (ranges over layers in brackets)."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## What would they like to see?
+# ## What would these units like to see?
 #
-# Two pictures that drive a unit most, found by gradient ascent and kept unlike each other, for three features of the
-# family, a neuron and a random direction. They show what a unit could answer to, not what it does answer to in
-# pictures. Under each stands the activation that it reaches, as a multiple of the largest in test pictures.
+# Feature visualisation: for a few features, a neuron and a random direction, two pictures that drive the unit most,
+# found by gradient ascent and kept apart. They show what a unit *could* respond to, not what it does respond to in
+# pictures. The caption gives the activation as a multiple of the largest in test pictures.
 
 # %%
 kept, acts, drawn, captions = members[best], cells[best], [], []
@@ -433,14 +443,14 @@ for kind, j in wanted:
     made, reached = visualise.maximise(networks[best[0]], best[1], read, n=2, steps=16 if small else 128)
     drawn.append(made)
     captions.append([f"{name}: {value / tops[kind, j]:.1f} times" for value in reached])
-plots.picture_grid(list(zip(*drawn, strict=True)), list(zip(*captions, strict=True)))
+figure = plots.picture_grid(list(zip(*drawn, strict=True)), list(zip(*captions, strict=True)))
+plots.titled(figure, "What would these units like to see?")
 
 # %% [markdown]
-# ## Does it depend on which cells it learns from?
+# ## Does it depend on how training cells are drawn?
 #
-# Above, training cells were drawn evenly. Bozoukov (2025) draws them by the length of their vectors. The same
-# autoencoder on cells so drawn, for two layers and one seed: what it leaves unexplained of evenly drawn test cells, and
-# how many of its features detect curves.
+# We drew training cells evenly. Bozoukov (2025) draws them by the length of their vectors. For two layers and one seed,
+# the table compares both: variance left unexplained on evenly drawn test cells, and the number of curve detectors.
 
 # %%
 own, table = "efficientnet_lite0", {}
@@ -471,11 +481,13 @@ print("no coverage of:", sorted(set(product(map("/".join, PAIRS), KINDS)) - know
 study.record(NAME, results)
 verdict = "Yes" if n_above == len(asked) else "In some layers" if n_above else "No, by this measure"
 lines = [
-    f"Do features cover more orientations than directions that none learned? **{verdict}**: features' least seed is "
-    f"above both nulls' best in {n_above} of {len(asked)} layers (difference {beyond.mean():+.2f}, {beyond.min():+.2f} "
-    f"to {beyond.max():+.2f}). From neurons, with as many to choose from, they differ by {over.mean():+.2f}.",
-    f"{n_split} of {len(splits)} neurons of several modes split into features of one; by chance {by_chance:.1f} would.",
-    f"Correlation with outlines: features {means['features']:.2f}, random directions {means['random directions']:.2f}.",
+    f"""Do features cover more orientations than directions that nobody learned? **{verdict}**: the worst seed of the
+    features is above both nulls' best in {n_above} of {len(asked)} layers (mean difference {beyond.mean():+.2f}).""",
+    f"Compared with equally many neurons, their lowest coverage differs by {over.mean():+.2f}.",
+    f"""{n_split} of {len(splits)} neurons with several modes split into features with one; chance gives
+    {by_chance:.1f}.""",
+    f"""Outlines of aircraft fit tuning curves with a mean correlation of {means["features"]:.2f} for features, and
+    {means["random directions"]:.2f} for random directions.""",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 
@@ -483,9 +495,9 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # ## What this does not show
 #
 # - **That these are the published detectors.** Our InceptionV1 has seen rendered aircraft only. With the published
-#   weights the same notebook asks the same of them.
-# - **That learning is not needed.** Both nulls read a trained network; they show that an autoencoder's learning adds
-#   little to it by this measure. Wider or better autoencoders may do better.
-# - **That neurons are worse for being neurons.** Features are sparse, and so are both nulls; neurons are not.
-# - **That features detect curves of other kinds.** Stimuli are arcs of one width and length on grey.
+#   weights the same notebook asks them the same questions.
+# - **That learning is useless.** Both nulls read a trained network. They show that an autoencoder's learning adds
+#   little to it by this measure; wider or better autoencoders may do better.
+# - **That neurons lose because they are neurons.** Features and nulls are sparse; neurons are not.
+# - **That features detect other curves.** Stimuli are arcs of one width and length on grey.
 # - **That a family is used as one.** Suppression shows that the next site changes, not what the family is used for.

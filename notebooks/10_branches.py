@@ -14,17 +14,20 @@
 # %% [markdown]
 # # 10. Do branches specialise?
 #
-# **Question.** A block of InceptionV1 has four branches side by side: convolutions of 1 x 1, 3 x 3 and 5 x 5, and a
-# pool. Sparse autoencoders of mixed4a to mixed4e are said to show three things (Bozoukov 2025). (1) Features specialise
-# in branches, in every block. (2) What a branch holds is alike in all blocks. (3) Branches of 5 x 5 hold one kind of
-# content (there, animals). That rests on features picked by hand. Here every live feature is asked, and so are
-# directions that no autoencoder learned; what a feature is about comes from ground truth, where that is known. Then:
-# do kernel size, a map of features and circuits between blocks say anything more?
+# **Question.** Do the branches of a network hold features of their own?
 #
-# **Reads** the data set of notebook 01. **Writes** cells and autoencoders of each block, `data/runs/<preset>/
-# experiments/blocks` and what follows from it, and the numbers in `data/runs/<preset>/results/10_branches.json`.
+# Why care: a block of InceptionV1 has four branches side by side, convolutions of 1 x 1, 3 x 3 and 5 x 5 and a pool. If
+# features kept to one branch, architecture would tell us where to look for what. Sparse autoencoders of mixed4a to
+# mixed4e are said to show three things (Bozoukov 2025): (1) features specialise in branches, in every block; (2) a
+# branch holds the same kind of content in all blocks; (3) the 5 x 5 branch holds one kind (there, animals). That rests
+# on features picked by hand. Here we ask every live feature, ask directions that no autoencoder learned the same, and
+# take what a feature is about from ground truth.
 #
-# **Runtime** with the default preset on 2 CPU cores: some fifteen minutes the first time, four minutes after that.
+# **Reads** the data set of notebook 01. **Writes** cells and autoencoders of each block,
+# `data/runs/<preset>/experiments/blocks` and what follows from it, and the numbers in
+# `data/runs/<preset>/results/10_branches.json`.
+#
+# **Runtime** with the default preset on 2 CPU cores: fifteen minutes the first time, four minutes after that.
 
 # %%
 # %matplotlib inline
@@ -48,13 +51,14 @@ from aircraft_sae.studies import branches, circuits, curves
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
 from aircraft_sae.view.browser.catalogue import crop, crops_figure
+from aircraft_sae.view.plots import in_words
 from aircraft_sae.view.scatter import graph, scatter
 
 # %% [markdown]
 # ## Settings
 #
-# InceptionV1 has weights of our own here: it was trained to name rendered aircraft, and saw no photograph. With the
-# published weights, `python -m aircraft_sae run 10 --network inception5h.pth` asks the same of them.
+# InceptionV1 has weights of our own here: it learned to name rendered aircraft and never saw a photograph. To ask the
+# published weights: `python -m aircraft_sae run 10 --network inception5h.pth`.
 
 # %%
 study, NETWORK = Study.open(), os.environ.get("AIRCRAFT_SAE_NETWORK")
@@ -68,10 +72,10 @@ every = 1 if small else 3
 # %% [markdown]
 # ## Two kinds of autoencoder
 #
-# *The paper's recipe*, trained briefly and on our pictures: tied weights, the 32 largest activations of a cell, 16
-# features a channel, ten cells a picture, drawn by the length of their vectors; of whole blocks, and of the 5 x 5 and
-# the 1 x 1 branch alone. *Ours*: the same, but untied, with decoder rows of length one and an auxiliary loss for dead
-# features.
+# *The paper's recipe*, trained briefly on our pictures, has tied weights, 16 features a channel and the 32 largest
+# activations of a cell. It learns from ten cells a picture, drawn by the length of their vectors: of whole blocks, and
+# of the 5 x 5 and the 1 x 1 branch alone. *Ours* is the same without tied weights, with decoder rows of length one and
+# an auxiliary loss that revives dead features.
 
 # %%
 sites = [*BLOCKS, *(f"{block}:{name}" for block, name in product(BLOCKS, ALONE))]
@@ -112,27 +116,27 @@ pd.DataFrame(shown).T.round(2)
 said = {f"{name}{end}": np.mean([results[f"{block}/{name}{end}"]["value"] for block in BLOCKS])
         for name, end in product(("cosine_with_start", "dead_share"), ("", "/ours"))}  # fmt: skip
 text = f"""**Takeaway.** Training is short: {n_cells:,} cells, {passes:.1f} times. A live row of the paper's recipe
-still has a cosine of {said["cosine_with_start"]:.2f} with its random start (median; means of five blocks). What is
-left of the start lies in no branch, and can hide a share. Of ours {said["dead_share/ours"]:.0%} are dead
-(active in none of ten cells of each test picture), of the paper's recipe {said["dead_share"]:.0%}; what follows is of
-live features."""
+still has a cosine of {said["cosine_with_start"]:.2f} with its random start (median; mean of the blocks).
+{said["dead_share"]:.0%} of its features are dead, and {said["dead_share/ours"]:.0%} of ours."""
 display(Markdown(text))
 
 # %% [markdown]
+# What is left of the random start belongs to no branch and can hide specialisation: keep this in mind for everything
+# below. From here on, only live features count (active in at least one of ten cells of each test picture).
+#
 # ## Does each branch have features of its own?
 #
-# A feature's decoder row has a part in each branch. We set negative entries to zero; the branch's *share* is then the
+# A feature's decoder row has a part in each branch. With negative entries set to zero, the branch's *share* is the
 # length of that part over the length of the row (the paper's measure). Wide branches have large shares by chance: an
-# eighth of the channels has 0.35, the root of an eighth. So we permute the row's channels. A share is *beyond chance*
-# if at most one permutation in a thousand gives the branch as much. A feature is *specialised* in the branch if its
-# share stays beyond chance when we allow 5% false discoveries among all features; with 9,999 permutations this cannot
-# find fewer than one feature in 500.
+# eighth of the channels has a share of 0.35. So we permute the row's channels. A share is *beyond chance* if at most
+# one permutation in a thousand gives the branch as much. A feature is *specialised* if its share survives a correction
+# for testing all features (5% false discoveries; with 9,999 permutations, fewer than one feature in 500 cannot be
+# found).
 #
-# Beside features: *random directions*, drawn with the covariance of the cells; *untrained*, the recipe before its first
-# step; features of a *permuted network*, which has the same weights in another order; and *permuted rows*, the check of
-# the test itself, which must lie on the dotted line. Random directions are no picture of pure chance: they lie where
-# cells vary most, and if the loud channels are in one branch, so are they. If they exceed features, a large share needs
-# no learning. That does not say that branches are alike.
+# Four nulls: *random directions*, drawn with the covariance of the cells; the *untrained* recipe; features of the
+# *permuted network*; and *permuted rows*, which check the test itself and must lie on the dotted line. Random
+# directions are not pure chance: they point where cells vary most, and if loud channels sit in one branch, so do they.
+# If they exceed the features, a large share needs no learning.
 
 # %%
 shuffled, rows, chance = network.permuted(), {}, {}
@@ -176,7 +180,8 @@ for (block, kind), name in product(beyond, branches.BRANCHES):
     scaled = {end: 100 * entry[end] for end in ("value", "low", "high")}
     panels[name].append({"network": kind.replace("null", "permuted rows"), "factor": block} | scaled)
 panels = {name.replace("x", " x "): pd.DataFrame(each) for name, each in panels.items()}
-plots.profiles(panels, "features with a share of this branch beyond chance, % (dotted: 0.1%)", 0.1)
+figure = plots.profiles(panels, "features with a share of this branch beyond chance, % (dotted: 0.1%)", 0.1)
+plots.titled(figure, "Does each branch have features of its own?")
 
 # %%
 table = pd.Series({key: own.any(axis=1).mean() for key, own in special.items()}).unstack()[[*kinds, *NULLS]]
@@ -186,18 +191,18 @@ far = [own[kept[RECIPE, block] < np.median(kept[RECIPE, block])].any(axis=1).mea
        for block, own in ((block, special[block, RECIPE]) for block in BLOCKS)]  # fmt: skip
 results |= {f"specialised_in_5x5/{kind}": share for kind, share in in_5x5.items()}
 results["specialised/far_from_start"] = (np.mean(far), min(far), max(far), len(far))
-text = f"""**Takeaway.** Of the recipe's features {table[RECIPE].mean():.1%} are specialised in some branch (mean of
-five blocks), of the half furthest from their start {np.mean(far):.1%}, of random directions
-{table["random directions"].mean():.1%}. In 5 x 5 it is {in_5x5[RECIPE]:.2%} of features and
-{in_5x5["random directions"]:.2%} of random directions."""
+text = f"""**Takeaway.** {table[RECIPE].mean():.1%} of the recipe's features are specialised in some branch (mean of the
+blocks), and {np.mean(far):.1%} of the half that moved furthest from its start. Of random directions
+{table["random directions"].mean():.1%} are, {in_5x5["random directions"]:.2%} of them in 5 x 5 (features:
+{in_5x5[RECIPE]:.2%})."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Is it the width of a branch, or the scale of its channels?
 #
-# Channels of one branch may vary more than those of another, and rows then have more there. So we ask again of rows in
-# units of each channel's deviation; of rows with equally many channels of each branch, drawn at random; and, since
-# fewer channels can show less, of rows with as few in the branches' own proportions.
+# The channels of one branch may vary more than those of another, and rows then have more there. So we repeat the test
+# with rows in units of each channel's deviation; with equally many channels of each branch, drawn at random; and, since
+# fewer channels show less, with as few channels in the branches' own proportions.
 
 # %%
 shown = {}
@@ -216,20 +221,19 @@ shown.round(1).rename_axis(["specialised in some branch, %", ""])
 # %%
 mean = shown.groupby(level=1).mean()
 learnt_, drawn_ = mean.loc[RECIPE], mean.loc["random directions"]
-text = f"""**Takeaway.** With each channel in units of its own deviation, {learnt_["in deviations"]:.1f}% of features
-are specialised in place of {learnt_["as they are"]:.1f}%, and {drawn_["in deviations"]:.1f}% of random directions in
-place of {drawn_["as they are"]:.1f}%: part of what random directions show is the scale of channels."""
+text = f"""**Takeaway.** In units of each channel's deviation, {learnt_["in deviations"]:.1f}% of features are
+specialised (before: {learnt_["as they are"]:.1f}%), and {drawn_["in deviations"]:.1f}% of random directions (before:
+{drawn_["as they are"]:.1f}%). So part of the effect is the scale of channels."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## What are they about?
+# ## Does a feature's branch tell what it is about?
 #
-# From ground truth, in scenes where one thing is changed. A feature *leans* to one factor: that to which it responds
-# most, after each factor is divided by the mean response of random directions. It is *about* the factor if the
-# factor's part in all its responses is larger than in 99.5% of random directions (notebook 07). Failing that, it is
-# about a level of classes (variant, family, manufacturer) if it selects one class more clearly than 99.5% of them do.
-# Responses are known of features that are active in ten of 40 scenes; edits of parts and of their paint are in fewer
-# scenes, and count where ten are known.
+# Ground truth comes from scenes with one thing changed. A feature *leans* to the factor that it responds to most, each
+# factor measured in units of the mean response of random directions. It is *about* the factor if the factor's share of
+# its responses is larger than in 99.5% of random directions (notebook 07); failing that, about a level of classes if it
+# selects one class more clearly than 99.5% of them do. A response is known if the feature is active in ten of 40
+# scenes.
 
 # %%
 inputs = {"network": network, "pictures": pictures.every(every), "saes": asked}
@@ -258,19 +262,18 @@ for name in dictionaries:
 pd.DataFrame(shown).T.round(4)
 
 # %% [markdown]
-# The *home* of a feature is the branch whose share is most standard deviations above chance, specialised or not.
-# Nearly all features have a home without being specialised, and often by little: what follows tests branches as they
-# are for all features, not for the few that are specialised, of which there are too few to ask. Mutual information
-# says how much the home tells of what a feature leans to. Where it tells most, what is where? Counts, beside what
-# would be expected if the two had nothing to do with each other.
+# A feature's *home* is the branch whose share is most standard deviations above chance, specialised or not. Nearly all
+# features have a home, often by little. So this asks about branches as they are for all features, not about the few
+# specialised ones. *Mutual information* says how much the home tells about what a feature leans to; the null permutes
+# homes. Here are the counts of the block where it tells most, beside the counts expected if the two were unrelated:
 
 # %%
 block = max(BLOCKS, key=lambda name: told[name]["value"] - told[name]["null"]["value"])
 told[block]["table"].round(1).rename_axis(f"{block}: leans to")
 
 # %% [markdown]
-# Do autoencoders of one branch alone hold other things than those of whole blocks? Means of five blocks. By its rule
-# some 5% of random directions are *about* something: that column is what chance gives.
+# Do autoencoders of one branch alone hold other things than those of whole blocks? The table has means of the blocks.
+# By this rule, some 5% of random directions are *about* something; the last column is what chance gives.
 
 # %%
 columns = {}
@@ -295,14 +298,13 @@ results |= {"information_gain": gained, "information_gain/random": at_random}
 lean = kinds_of.xs("leaning", axis=1, level=1).drop(columns="random directions")
 known = (lean.drop("unknown", errors="ignore") / (1 - lean.T.get("unknown", 0.0))).fillna(0)
 most = "; ".join(f"{own.max():.0%} to {own.idxmax()} in {where}" for where, own in known.items())
-text = f"""**Takeaway.** Home and leaning go together in {informed} of {len(BLOCKS)} blocks (p <
-{0.05 / len(BLOCKS):.2f} each), and for random directions in {by_chance}. Of features whose leaning is known most
-lean: {most}."""
+text = f"""**Takeaway.** Home and leaning are related in {informed} of {len(BLOCKS)} blocks (p <
+{0.05 / len(BLOCKS):.2f} each), and for random directions in {by_chance}. The most common leanings: {most}."""
 display(Markdown(text))
 
 # %% [markdown]
-# And is the content of 5 x 5 of one kind? On half of the features of all blocks (even numbers) we choose the factor to
-# which features at home in 5 x 5 lean more often than the others, and count on the other half.
+# And does 5 x 5 hold one kind of content? On half of the features (even ids) we choose the factor that features at home
+# in 5 x 5 lean to more often than others do. On the other half we count.
 
 # %%
 leaning = leaning.assign(home=[homes[name][j] if name in homes else "" for name, j in
@@ -312,24 +314,24 @@ for kind, names in {"features": BLOCKS, "random directions": [f"{block}-random" 
     factor, here, elsewhere = content[kind] = branches.content(leaning[leaning["dictionary"].isin(names)])
     shown |= {f"{kind} at home in 5 x 5: {factor}": here, f"{kind} at home elsewhere: {factor}": elsewhere}
     results |= {f"content/{kind}/5x5/{factor}": here, f"content/{kind}/elsewhere/{factor}": elsewhere}
-plots.dots(shown, "features that lean to the factor, %", "home: factor", scale=100)
+figure = plots.dots(shown, "features that lean to the factor, %", "home: factor", scale=100)
+plots.titled(figure, "Does the 5 x 5 branch hold one kind of content?")
 
 # %%
-said = "{:.0%} of those at home in 5 x 5 lean to {}, and {:.0%} of the others"
-lean = {kind: said.format(here["value"], factor, elsewhere["value"])
-        for kind, (factor, here, elsewhere) in content.items()}  # fmt: skip
-text = f"""**Takeaway.** Of features, {lean["features"]} (n = {content["features"][1]["n"]:,} and
-{content["features"][2]["n"]:,}). Of random directions few are known (n =
-{content["random directions"][1]["n"]:,} in 5 x 5)."""
+said = "{} of the features at home in 5 x 5 lean to {}, and {} of the others"
+factor, here, elsewhere = content["features"]
+lean = said.format(in_words(here), factor, in_words(elsewhere))
+text = f"""**Takeaway.** {lean}. Few random directions have a known leaning (n =
+{content["random directions"][1]["n"]:,} at home in 5 x 5)."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Does it last across blocks?
+# ## Is a branch alike in all blocks?
 #
-# A feature's partner in another block is the one whose image maxima correlate best with its own. The two are
-# *matched* if their correlation is above what 0.5% of features reach when the second block's pictures are shifted.
-# Are their homes branches of the same kind? Cohen's kappa is 1 if they always are, and 0 by chance. Beside features:
-# random directions of the two blocks, some thousand each, so that their intervals are wider.
+# A feature's partner in another block is the one whose image maxima correlate best with its own. The two are *matched*
+# if their correlation is above what 0.5% of features reach with shifted pictures. Do matched features have their homes
+# in branches of the same kind? Cohen's kappa is 1 if they always do, and 0 by chance. (There are only a thousand random
+# directions a block, so their intervals are wider.)
 
 # %%
 maxima = {name: load_npz(folder / f"{name}.npz") for name in dictionaries}
@@ -342,7 +344,8 @@ for pair, end in product(combinations(BLOCKS, 2), ("", "-random")):
     kind, null = "random directions" if end else "features", found["permuted"]["high"]
     panels.append({"network": kind, "factor": " and ".join(pair)} | found["kappa"] | {"p": found["p"], "null": null})
 kappas = pd.DataFrame(panels)
-plots.profiles({"Are matched features in branches of one kind?": kappas}, "Cohen's kappa", 0)
+figure = plots.profiles({"": kappas}, "Cohen's kappa", 0)
+plots.titled(figure, "Do matched features live in branches of the same kind?")
 
 # %%
 by = {kind: own for kind, own in kappas.groupby("network")}
@@ -350,17 +353,17 @@ ranges = {kind: (own["value"].mean(), own["value"].min(), own["value"].max(), le
 results |= {"kappa": ranges["features"], "kappa/random": ranges["random directions"]}
 alike = {kind: int((own["p"] < 0.05 / len(own)).sum()) for kind, own in by.items()}
 mean, at_chance = (ranges[kind][0] for kind in ("features", "random directions"))
-text = f"""**Takeaway.** Homes of matched features agree with a kappa of {mean:.2f} (mean of {len(by["features"])}
-pairs of blocks), beyond permuted homes in {alike["features"]} pairs; those of random directions with {at_chance:.2f},
-in {alike["random directions"]}. """
+text = f"""**Takeaway.** The homes of matched features agree with a kappa of {mean:.2f} (mean of {len(by["features"])}
+pairs of blocks), beyond permuted homes in {alike["features"]} pairs. Random directions agree with {at_chance:.2f}, in
+{alike["random directions"]} pairs."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Is it the size of the kernel?
+# ## Do features of larger kernels see more?
 #
-# If features live in the 5 x 5 branch because they need more of the picture, they should see more of it. Of each
-# branch the twelve features that have most there beyond chance: the *effective radius* is the distance from the
-# strongest cell within which half of the gradient of the activation lies.
+# If features live in 5 x 5 because they need more of the picture, they should see more of it. For each branch we take
+# the twelve features with most of their row there. The *effective radius* is the distance from the strongest cell that
+# holds half of the gradient of the activation.
 
 # %%
 block, kind, grid = "mixed4c", "the paper's", network.shape("mixed4c")[:2]
@@ -379,20 +382,23 @@ reach = study.stage(f"experiments/reach-{network.name}", branches.see_reach, {"u
 reach = pd.read_parquet(reach / "reach.parquet").set_index("unit")["radius"]
 radii = {name.replace("x", " x "): median(reach[units].to_numpy()) for name, units in chosen.items()}
 results |= {f"{block}/radius/{name}": entry for name, entry in zip(chosen, radii.values(), strict=True)}
-plots.dots(radii, f"effective radius of features of {block}, median, pixels", "most of the row in")
+figure = plots.dots(radii, f"effective radius of features of {block}, median, pixels", "most of the row in")
+plots.titled(figure, "Do features of larger kernels see more?")
 
 # %%
 one, five = (radii[name]["value"] for name in ("1 x 1", "5 x 5"))
 text = f"""**Takeaway.** The median radius is {one:.0f} pixels in 1 x 1 and {five:.0f} in 5 x 5 (twelve features
-each). A larger kernel sees more whatever is read from it: this does not tell whether features are there because they
-need more."""
+each)."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## A map of features
+# A larger kernel sees more, whatever is read from it. So this does not say that features are there because they need
+# more.
 #
-# Decoder rows of mixed4c in two dimensions, by UMAP. Colours are the features' homes. Point at a larger dot, or reach
-# it by Tab, to see its three strongest patches; a click keeps them there.
+# ## Do features of one branch lie together?
+#
+# A map: decoder rows of mixed4c in two dimensions, by UMAP. Colours are homes. Point at a larger dot, or reach it by
+# Tab, to see its three strongest patches.
 
 # %%
 xy = umap.UMAP(random_state=0, n_jobs=1, metric="cosine").fit_transform(W_dec)
@@ -406,10 +412,10 @@ alt = f"Decoder rows of {len(known_of)} features of {block} in two dimensions, c
 display(HTML(scatter(xy, where, names, [crops.get(j, []) for j in known_of.index], alt)))
 
 # %% [markdown]
-# Maps show clusters where there are none. And homes are computed from the rows themselves, so that near rows tend to
-# share one. So we count, in all dimensions, how many of a row's 15 nearest neighbours are of its kind (*purity*), and
-# compare with random directions, which have homes too. Left: how much of the row lies in 5 x 5; right: what the feature
-# leans to.
+# Maps show clusters where there are none, and homes are computed from the rows themselves, so neighbours tend to share
+# one. We therefore count in all dimensions. *Purity* is the share of a row's 15 nearest neighbours with its own label;
+# permuted labels and random directions, which have homes too, are the nulls. On the left: how much of a row lies in 5 x
+# 5. On the right: what the feature leans to.
 
 # %%
 figure, (left, right) = plots.sheet(4.2, 1, 2, sharex=True, sharey=True)
@@ -418,10 +424,10 @@ figure.colorbar(marks, ax=left, label="5 x 5, deviations above chance", location
 right.scatter(*xy.T, s=2, color="#BBBBBB", label="any other")
 for name in known_of["leaning"][known_of["leaning"] != "unknown"].value_counts().index[:4]:
     right.scatter(*xy[known_of["leaning"] == name].T, s=5, label=name)
-left.set(xlabel="UMAP 1", ylabel="UMAP 2", title="Do features of 5 x 5 lie together?")
-right.set(xlabel="UMAP 1", title="Do features that lean to one factor?")
+left.set(xlabel="UMAP 1", ylabel="UMAP 2", title="by branch")
+right.set(xlabel="UMAP 1", title="by leaning")
 figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=5, markerscale=2)
-display(figure)
+display(plots.titled(figure, "Do features of one branch, or of one leaning, lie together?"))
 
 # %%
 pure, shown = {}, {}
@@ -443,19 +449,19 @@ pd.DataFrame(shown).T.round(1).rename_axis("neighbours of one kind, %")
 # %%
 gains = {kind: np.mean([pure[f"{name}{kind}"]["purity"]["value"] - pure[f"{name}{kind}"]["permuted"]["value"]
                         for name in BLOCKS]) for kind in ("", "/random", "/leaning")}  # fmt: skip
-text = f"""**Takeaway.** Beyond permuted labels, a feature's neighbours share its home {100 * gains[""]:.1f} points
-more often (mean of five blocks), a random direction's {100 * gains["/random"]:.1f} points. They lean to the same
-factor {100 * gains["/leaning"]:.1f} points more often."""
+text = f"""**Takeaway.** A feature's neighbours share its home {100 * gains[""]:.1f} percentage points more often than
+permuted homes do (mean of the blocks). For random directions it is {100 * gains["/random"]:.1f} points, and for
+leanings {100 * gains["/leaning"]:.1f}."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Do features change the next block more than others do?
+# ## Which features of the next block does a feature change?
 #
-# We suppress a feature everywhere and see by what share each feature of the next block changes, up or down (of those of
-# at least median activity). In mixed4a we ask six: of the hundred most active, those most beyond chance in one branch.
-# In each later block we ask up to six of those that the last six changed most, whatever their branch. Each has two
-# neighbours in the order of activity. One sets the threshold: an *edge* is a change larger than 99.9% of all changes
-# from such neighbours. The other is counted for comparison.
+# We suppress a feature everywhere and measure by what share each feature of the next block changes, up or down (of
+# those with at least median activity). In mixed4a we ask six features: among the hundred most active, those furthest
+# beyond chance in one branch. In each later block we ask up to six of those that the last six changed most. Each
+# feature has two neighbours in the order of activity. One sets the threshold: an *edge* is a change larger than 99.9%
+# of all changes by such neighbours. The other is the control.
 
 # %%
 asked_next, tables = [], {}
@@ -484,10 +490,9 @@ columns = {"asked": counts["sum", "asked"], "their neighbours": counts["sum", "c
 pd.DataFrame(columns | {"possible": counts["size", "asked"]}).rename_axis("edges from")
 
 # %% [markdown]
-# How many edges the threshold alone would draw is said below: take these as candidates. The strongest of each feature
-# that was asked, two at most, and eight of a block; nodes are patches. A solid
-# line is a loss when the feature on its left is suppressed, a dashed one a gain; widths are by the size of the
-# change. Point at a node for more patches, at a line for its change.
+# The takeaway says how many edges the threshold alone would draw; take these as candidates. The graph shows the two
+# strongest edges of each feature, at most eight a block. A solid line is a loss when the feature on its left is
+# suppressed, a dashed one a gain; width is the size. Point at a node for more patches, at a line for its change.
 
 # %%
 own = circuits.strongest(edges[(edges["role"] == "asked") & edges["beyond"]])
@@ -510,24 +515,23 @@ alt = f"{len(nodes)} features as patches, in columns by block, and {len(links)} 
 display(HTML(graph(columns, links, crops, alt)))
 
 # %% [markdown]
-# Worked examples: of the first three blocks that have edges the largest, chosen by that alone. Each is two rows of
-# patches, the feature that was suppressed and the one that changed: a plus means that it grew. The derivative of the
-# block says how the second's mean pre-activation would change, the edge how its maximum does.
+# Three worked examples, the largest edge of each of the first three blocks, chosen by that alone. Each has two rows of
+# patches: the suppressed feature, and the one that changed.
 
 # %%
 shown = {}
 for row in drawn.drop_duplicates("first").sort_values("first").head(3).itertuples():
     shown[f"{row.first[5:]}:\n{row.upstream}"] = pieces[f"{row.first} {row.upstream}"]
     shown[f"{row.second[5:]}: {row.downstream}\n{row.share:+.0%}"] = pieces[f"{row.second} {row.downstream}"]
-crops_figure(shown, pictures, grid)
+plots.titled(crops_figure(shown, pictures, grid), "What do the strongest edges connect?")
 
 # %%
 own, other = (results[f"edges_predicted/{kind}"] for kind in ("own", "another's"))
 by_threshold = branches.SPECIAL * results["n_edges"][3]
-text = f"""**Takeaway.** Features that were asked have {results["n_edges"][0]:,} edges, their neighbours
-{results["n_edges/control"][0]:,}; the threshold alone would give {by_threshold:.0f}. The derivative foretells the
-order of a feature's effects with a rank correlation of {own["value"]:.2f} (n = {own["n"]}), another feature's with
-{other["value"]:.2f}."""
+text = f"""**Takeaway.** The features asked have {results["n_edges"][0]:,} edges, their neighbours
+{results["n_edges/control"][0]:,}; the threshold alone would give {by_threshold:.0f}. The block's derivative predicts
+the order of a feature's effects with a rank correlation of {own["value"]:.2f} (n = {own["n"]}; another feature's:
+{other["value"]:.2f})."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -546,29 +550,24 @@ path = study.record(NAME, results)
 
 # %%
 shares = table.mean()
-text = f"""
-- **Do features specialise in branches, in every block?** {shares[RECIPE]:.1%} do in the mean, and in 5 x 5
-  {in_5x5[RECIPE]:.2%}; of random directions {shares["random directions"]:.1%} and {in_5x5["random directions"]:.2%}.
-- **Alike in all blocks?** Homes of matched features agree with a kappa of {mean:.2f}, of random directions with one of
-  {at_chance:.2f}.
-- **One kind of content in 5 x 5?** Of features, {lean["features"]}.
-- **What it means for the claim.** A large share in a branch, agreement across blocks and neighbours of one home can be
-  found in random directions. They are evidence of specialisation only where features exceed these. Where ours do not,
-  short training is a second explanation; the published weights, and the published length of training, would tell.
-"""
+text = f""" - **Do features specialise in branches, in every block?** {shares[RECIPE]:.1%} do on average; of random
+directions {shares["random directions"]:.1%} do. - **Is a branch alike in all blocks?** The homes of matched features
+agree with a kappa of {mean:.2f}, those of random directions with {at_chance:.2f}. - **One kind of content in 5 x 5?**
+{lean}. - **What does this mean for the claim?** Large shares, agreement across blocks and pure neighbourhoods occur in
+random directions, too. They are evidence of specialisation only where features exceed these. Where ours do not, short
+training is a second explanation; the published weights, and the published length of training, would tell. """
 display(Markdown(text))
 
 # %% [markdown]
 # ## What this does not show
 #
-# - **That the published network does the same.** Ours saw rendered aircraft, and there are no animals in it. With the
-#   published weights the same notebook asks the same of them.
-# - **That well-trained features specialise no more.** The paper's autoencoders saw 12.8 million cells a hundred times;
-#   how far our rows have moved from their start is said above.
-# - **That a branch is needed for its features.** A share of a decoder row is where a feature is written, not what it
+# - **That the published network does the same.** Ours saw rendered aircraft, and no animals. With the published weights
+#   the same notebook asks it the same questions.
+# - **That well-trained features specialise no more.** The paper's autoencoders saw 12.8 million cells a hundred times.
+#   Ours are still close to their start, as the first section says.
+# - **That a branch is needed for its features.** A share of a decoder row says where a feature is written, not what it
 #   needs.
-# - **What unknown features are about.** Only what can be changed in a scene, and classes, were asked; and nothing is
-#   known of features that are seldom active in the scenes.
-# - **That our autoencoder would give the same answers throughout.** It was asked for shares alone.
-# - **That edges are direct.** A feature is suppressed in all cells at once, and its effect is the mean over few
-#   pictures.
+# - **What unknown features are about.** We asked only what can be changed in a scene, and classes; and nothing is known
+#   of features that are seldom active in the scenes.
+# - **That our autoencoder would give the same answers throughout.** We asked it for shares alone.
+# - **That edges are direct.** A feature is suppressed in all cells at once, and its effect is a mean over few pictures.

@@ -77,8 +77,50 @@ def test_the_search_for_machine_paths_finds_them(leak):
     assert not MACHINE_PATH.search("data/runs/mnt/x, https://a.org/home/b, ~/mnt/b, ratio a/tmp/b, for x in y:\n")
 
 
-def test_no_cell_defines_a_function_or_class_or_is_long(code_cells):
+def code_lines(cell):
+    return [line for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith(("#", "%"))]
+
+
+def test_cells_are_short_and_define_nothing(code_cells):
     for cell in code_cells:
-        lines = [line for line in cell.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         assert not re.search(r"^\s*(def|class|async def) ", cell.source, re.MULTILINE), cell.source
-        assert len(lines) <= 12, f"{len(lines)} lines: {lines[0]}"
+        assert len(code_lines(cell)) <= 12, f"{len(code_lines(cell))} lines: {cell.source.splitlines()[0]}"
+
+
+def test_a_cell_shows_one_figure_at_most(code_cells):
+    for cell in code_cells:
+        assert sum(any(kind.startswith("image/") for kind in output.get("data", {})) for output in cell.outputs) <= 1
+
+
+def test_there_is_more_prose_than_code(path, code_cells):
+    cells = nbformat.read(path, as_version=4).cells
+    words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
+    assert words >= 4 * sum(len(code_lines(cell)) for cell in code_cells)
+
+
+def numbers(takeaway):
+    """Numbers that a takeaway states, less intervals and n in brackets, names of stages, and tiers."""
+    plain = re.sub(r"\([^()]*\)|stage\d|mixed\d\w|tier \d|\d x \d|`[^`]*`|[A-Za-z]-?\d+", "", takeaway)
+    return re.findall(r"\d[\d,.]*", plain)
+
+
+def takeaways(code_cells):
+    shown = (output.get("data", {}).get("text/markdown", "") for cell in code_cells for output in cell.outputs)
+    return [each for text in shown for each in re.findall(r"\*\*Takeaway.*?(?=\n\n|\Z)", text, re.DOTALL)]
+
+
+def test_takeaways_have_few_numbers(path, code_cells):
+    for text in takeaways(code_cells):
+        assert len(numbers(text)) <= 5, text
+    assert takeaways(code_cells) or path.stem == "06_explore"
+
+
+def test_numbers_are_counted_without_intervals():
+    assert numbers("At stage4 it is 88.0% (87.8 to 88.2, n = 990) of 12 parts; tier 2 for 5.") == ["88.0", "12", "5."]
+
+
+def test_every_notebook_asks_and_answers(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert "**Question.**" in cells[0].source and "**Runtime**" in cells[0].source
+    headings = re.findall(r"^## (.*)$", "\n".join(cell.source for cell in cells), re.MULTILINE)
+    assert any(each.startswith("Takeaways") for each in headings) and "What this does not show" in headings

@@ -207,3 +207,9 @@ def message(text: str) -> Figure:
 def literal(text: Any) -> str:
     """A name as matplotlib should write it: two dollar signs make no formula."""
     return str(text).replace("$", r"\$")
+
+
+def titled(figure: Figure, question: str) -> Figure:
+    """The figure under a title that states its question."""
+    figure.suptitle(question, size=13)
+    return figure

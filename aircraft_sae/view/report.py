@@ -34,7 +34,7 @@ def write_report(
         links.append(("../atlas/index.html", "The atlas", "every feature, and sliders that work without a kernel"))
     page = Template((HERE / "report.html").read_text(encoding="utf-8"), autoescape=True).render(
         name=config.name, failure=ANSI.sub("", failure),
-        verdict=answer(numbers, "verdict"), answer=answer(numbers),
+        answer=answer(numbers),
         figures=[figure for name, notebook in notebooks.items() for figure in _figures(name, notebook)],
         links=links, seconds=seconds, settings=json.dumps(asdict(config), indent=2),
         notebooks=[(name, each.get("seconds", 0), each.get("peak_memory_bytes", 0)) for name, each in records.items()],
@@ -72,10 +72,10 @@ def read_numbers(results: Path, names: Iterable[str]) -> dict[str, dict[str, flo
     return {f"{name[:2]}/{key}": each for name in names for key, each in read_json(results / f"{name}.json").items()}
 
 
-def answer(numbers: Mapping, which: str = "answer") -> list[str]:
-    """The sentences of the "answer" or the short "verdict", filled in; those that lack a number are left out."""
-    known = [each for each in SENTENCES[which] if all(key in numbers for key in each["numbers"])]
-    return [each["text"].format(*(numbers[key]["value"] for key in each["numbers"])) for each in known]
+def answer(numbers: Mapping) -> list[str]:
+    """The sentences whose numbers are known, as `read_numbers` gives them."""
+    known = [each for each in SENTENCES["answer"] if all(key in numbers for key in each["numbers"])]
+    return [each["text"].format(*(numbers[key] for key in each["numbers"])) for each in known]
 
 
 def _figures(name: str, notebook) -> Iterator[tuple[str, str, str, str]]:
