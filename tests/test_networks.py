@@ -38,7 +38,7 @@ def models():
 MODELS = models()
 SITES = [
     ("convnext", "stage4"), ("convnext", "stages.2.blocks.1"), ("lite", "blocks.4"), ("lite", "bn2"),
-    ("googlenet", "inception4c"), ("googlenet", "inception4c:branch2"), ("googlenet", "inception4c:8-40"),
+    ("googlenet", "inception4c"), ("googlenet", "inception4c:branch2"),
     ("googlenet", "inception5b"), ("plain", "first"), ("plain", "second"),
 ]  # fmt: skip
 
