@@ -191,7 +191,7 @@ class SparseAutoencoder(nn.Module):
         facts = {
             "architecture": "topk" if topk else "jumprelu", "d_in": self.d_in, "d_sae": self.d_sae,
             "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": "none",
-            "reshape_activations": "none", "metadata": {}, "aircraft_sae": asdict(self.cfg),
+            "reshape_activations": "none", "metadata": {},
         }  # fmt: skip
         state = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
         if topk:  # SAELens may fold the lengths of decoder rows only where all are 1, else other features are largest
@@ -199,7 +199,7 @@ class SparseAutoencoder(nn.Module):
             facts |= {"k": self.cfg.k, "rescale_acts_by_decoder_norm": unit}
         else:
             state["threshold"] = self.threshold.clamp(min=0).expand(self.d_sae)
-        write_json(folder / CONFIG, facts)
+        write_json(folder / CONFIG, facts | {"aircraft_sae": asdict(self.cfg)})
         state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         write_whole(folder / WEIGHTS, lambda temporary: safetensors.torch.save_file(state, temporary))
 
