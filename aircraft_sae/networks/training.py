@@ -237,7 +237,7 @@ def has_batch_norm(model: torch.nn.Module) -> bool:
 def share_norms(model: torch.nn.Module) -> torch.nn.Module:
     """Let BatchNorms take statistics over all ranks' pictures; ValueError for any on CPUs."""
     if has_batch_norm(model) and not torch.cuda.is_available():
-        what = f"{type(model).__name__} has BatchNorm, whose statistics PyTorch shares only between GPUs"
+        what = f"{type(model).__name__} has BatchNorm, whose batch statistics PyTorch shares only between GPUs"
         raise ValueError(f"{what}: train it in one process, then run the other stages in several")
     return convert_sync_batchnorm(model)
 
