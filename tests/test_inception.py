@@ -1,4 +1,4 @@
-"""InceptionV1 against plain tensors and the published table, with and without batch norm."""
+"""InceptionV1 against plain tensor products and the published table, with and without batch norm."""
 
 import numpy as np
 import pytest
@@ -40,14 +40,14 @@ def published() -> dict[str, tuple[int, ...]]:
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, torch.Tensor]:
-    """Weights under which signals neither vanish nor grow."""
+    """Weights that keep signals at their scale."""
     g = torch.Generator().manual_seed(0)
     return {name: torch.randn(shape, generator=g) * (2 / max(1, np.prod(shape[1:]))) ** 0.5 if len(shape) > 1
             else torch.randn(shape, generator=g) / 10 for name, shape in published().items()}  # fmt: skip
 
 
 def windows(x: torch.Tensor, size: int, stride: int, fill: float) -> torch.Tensor:
-    """(n, c, size², places) under TensorFlow's "same" padding: what is odd goes after."""
+    """(n, c, size², places) under TensorFlow's "same" padding: an odd pixel goes after."""
     rows = -(-x.shape[-1] // stride)
     margin = max(0, (rows - 1) * stride + size - x.shape[-1])
     x = pad(x, (margin // 2, margin - margin // 2) * 2, value=fill)
@@ -87,7 +87,7 @@ def plain(state: dict[str, torch.Tensor], x: torch.Tensor) -> dict[str, torch.Te
 
 @pytest.fixture(scope="module")
 def network(state, tmp_path_factory) -> Network:
-    """With weights from a file, as one that was downloaded."""
+    """Weights come from a file, as if downloaded."""
     path = tmp_path_factory.mktemp("weights") / "inception5h.safetensors"
     save_file(state, path)
     return Network(build(ClassifierConfig(arch="inceptionv1", weights=str(path)), 1008), [], mean=MEAN, std=STD)
@@ -98,7 +98,7 @@ def test_names_and_shapes_are_the_published_files():
 
 
 @pytest.mark.parametrize("size", [64, 96])
-def test_every_layer_is_what_plain_tensors_give(state, network, size):
+def test_every_layer_equals_plain_tensor_products(state, network, size):
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1)) * 60
     wanted = plain(state, x)
     seen = network.see(x, [name for name in wanted if name != "logits"])
@@ -108,7 +108,7 @@ def test_every_layer_is_what_plain_tensors_give(state, network, size):
         assert (own - value).abs().max() <= 1e-4 * value.abs().max(), name
 
 
-def test_a_picture_is_given_in_255ths_less_117(network):
+def test_input_is_bytes_less_117(network):
     picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
     x = network.as_input(Image.fromarray(picture)).permute(1, 2, 0).numpy()
     np.testing.assert_allclose(x, picture.astype(float) - 117, atol=1e-3)
@@ -125,7 +125,6 @@ def test_branches_are_sites_and_the_end_has_a_closed_form(network):
 
 
 def test_batch_norm_is_folded_into_the_convolutions():
-    """In evaluation nothing changes; and the folded state is that of a network without."""
     torch.manual_seed(0)
     model = InceptionV1(5, norm=True).train()
     for _ in range(3):
@@ -145,8 +144,7 @@ def test_stages_can_be_frozen():
     assert "mixed4a_1x1_pre_relu_conv.weight" in trained and not any("mixed3" in n or "conv2d0" in n for n in trained)
 
 
-def test_the_published_file_is_a_network_by_its_path(state, tmp_path):
-    """Known without a note of what it is; any other file needs one."""
+def test_the_published_file_loads_by_its_path(state, tmp_path):
     torch.save(state, tmp_path / "inception5h.pth")
     network = pretrained(str(tmp_path / "inception5h.pth"), 64)
     assert network.name == "inception5h" and network.mean == MEAN and network.std == STD and network.size == 64
@@ -172,8 +170,3 @@ def test_a_file_that_ends_at_mixed5a_gets_a_new_last_block(state, network, tmp_p
     save_file({name: value for name, value in kept.items() if "mixed3a" not in name}, tmp_path / "odd.safetensors")
     with pytest.raises(ValueError, match=r"does not fit arch 'inceptionv1'.*mixed3a"):
         build(ClassifierConfig(arch="inceptionv1", weights=str(tmp_path / "odd.safetensors")), 3)
-
-
-def test_the_published_file_is_asked_for_by_its_address(tmp_path):
-    with pytest.raises(FileNotFoundError, match="ProGamerGov/pytorch-old-tensorflow-models"):
-        pretrained(str(tmp_path / "inception5h.pth"), 64)

@@ -1,4 +1,4 @@
-"""One interface for any CNN: what is seen, what an edit changes, where closed forms hold."""
+"""Any CNN: what is seen at a site, what an edit changes, where the closed form holds."""
 
 import threading
 
@@ -14,7 +14,7 @@ SIZE = 64
 
 
 class Plain(nn.Module):
-    """Two convolutions with something nonlinear between site and mean: no closed form at `first`."""
+    """Two convolutions with a tanh between: no closed form at `first`."""
 
     def __init__(self, n_classes=3):
         super().__init__()
@@ -30,7 +30,7 @@ def models():
     lite = timm.create_model("efficientnet_lite0", num_classes=4)
     google = torchvision.models.googlenet(num_classes=4, init_weights=False, aux_logits=False)
     for module in [*lite.modules(), *google.modules()]:
-        if isinstance(module, nn.Conv2d | nn.Linear):  # so that something arrives at the end
+        if isinstance(module, nn.Conv2d | nn.Linear):  # large enough for a signal to reach the end
             nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5)
     return {"convnext": convnext, "lite": lite, "googlenet": google, "plain": Plain()}
 
@@ -38,7 +38,7 @@ def models():
 MODELS = models()
 SITES = [
     ("convnext", "stage4"), ("convnext", "stages.2.blocks.1"), ("lite", "blocks.4"), ("lite", "bn2"),
-    ("googlenet", "inception4c"), ("googlenet", "inception4c:branch2"), ("googlenet", "inception4c:8-40"),
+    ("googlenet", "inception4c"), ("googlenet", "inception4c:branch2"),
     ("googlenet", "inception5b"), ("plain", "first"), ("plain", "second"),
 ]  # fmt: skip
 
@@ -60,7 +60,7 @@ def x():
 
 
 @torch.no_grad()
-def test_what_is_seen_is_what_the_module_gives(place, x):
+def test_see_records_the_modules_output(place, x):
     network, site = place
     path, _, group = site.partition(":")
     module, kept = network.model.get_submodule(network._path(path)), []
@@ -92,7 +92,7 @@ def test_an_edit_changes_what_follows_and_nothing_else(place, x):
 
 
 @torch.no_grad()
-def test_going_on_from_stored_acts_is_the_same(place, x):
+def test_continuing_from_stored_acts_gives_the_same(place, x):
     network, site = place
     plain = network.see(x, [site])
     start = None if network.can_start(site) else x
@@ -123,7 +123,7 @@ def test_later_sites_are_seen_when_starting_in_the_middle(x):
 
 
 @torch.no_grad()
-def test_the_closed_form_is_there_where_it_holds_and_equals_a_forward_pass(place, x):
+def test_the_closed_form_equals_a_forward_pass_and_exists_only_where_it_holds(place, x):
     network, site = place
     readout = network.readout(site)
     closed = {"stage4", "bn2", "inception5b", "second"}
@@ -140,7 +140,7 @@ def test_the_closed_form_is_there_where_it_holds_and_equals_a_forward_pass(place
 
 
 @torch.no_grad()
-def test_what_stands_between_a_site_and_the_mean_has_no_closed_form(x):
+def test_no_closed_form_across_a_convolution_or_for_one_branch(x):
     class Branches(nn.Module):
         def __init__(self):
             super().__init__()
@@ -154,11 +154,11 @@ def test_what_stands_between_a_site_and_the_mean_has_no_closed_form(x):
     assert network.readout("1") is not None and network.readout("0") is None
     network = Network(nn.Sequential(Branches(), *end), list("abc"), SIZE)
     assert network.readout("0") is not None
-    for site in ("0:two", "0.two"):  # what the other branch adds depends on the picture
+    for site in ("0:two", "0.two"):  # the other branch depends on the picture
         assert network.readout(site) is None
 
 
-def test_gradients_flow_where_they_are_asked_for(place, x):
+def test_gradients_flow(place, x):
     network, site = place
     x.requires_grad_()
     network.see(x, [site]).acts[site].sum().backward()
@@ -189,6 +189,8 @@ def test_streams_give_batches_in_order(x):
     for seen, alone in zip(network.stream(batches, ["first"]), one_by_one, strict=True):
         assert torch.allclose(seen.logits, alone.logits, atol=1e-5)
         assert torch.allclose(seen.acts["first"], alone.acts["first"], atol=1e-5)
+    for seen, alone in zip(network.stream(batches, ["first"], logits=False), one_by_one, strict=True):
+        assert seen.logits.shape == (3, 0) and torch.allclose(seen.acts["first"], alone.acts["first"], atol=1e-5)
 
 
 def test_read_outs_are_functions_of_what_is_seen(place, x):
@@ -205,10 +207,9 @@ def test_read_outs_are_functions_of_what_is_seen(place, x):
         ("convnext", "", "did you mean"),
         ("lite", "block.4", "blocks.4"),
         ("googlenet", "inception4c:branch9", "inception4c:branch"),
-        ("googlenet", "inception4c:40-8", "inception4c:branch"),
     ],
 )
-def test_a_site_that_is_not_there_is_refused_with_close_names(name, site, words):
+def test_an_unknown_site_is_refused_with_similar_names(name, site, words):
     network = Network(MODELS[name], [], SIZE)
     with pytest.raises(ValueError, match=words):
         network.check_site(site)
@@ -225,7 +226,7 @@ def test_bad_edits_and_sites_without_maps_are_refused(x):
     assert not any(module._forward_hooks for module in network.model.modules())
 
 
-def test_permuted_has_the_same_values_and_other_logits(x):
+def test_permuting_keeps_each_tensors_values(x):
     network = Network(MODELS["convnext"], [str(i) for i in range(5)], SIZE)
     permuted = network.permuted()
     for a, b in zip(network.model.parameters(), permuted.model.parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""Networks built by name and from files: the same for a seed, read by timm, refused where they do not fit."""
+"""Networks built by name and from files: deterministic, translated by timm, refused where they do not fit."""
 
 import json
 import runpy
@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-import torchvision
 
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.networks import Network, build, check_weights, load, weights_digest
@@ -32,7 +31,7 @@ def same(one, other):
 
 @pytest.fixture
 def given(tmp_path):
-    """Weights of three classes as a file, and what it holds."""
+    """(a file of weights for three classes, its state dict)."""
     state = build(replace(CFG, seed=5), 3).state_dict()
     write_safetensors(tmp_path / "w.safetensors", state)
     return tmp_path / "w.safetensors", state
@@ -48,7 +47,7 @@ def test_a_seed_gives_the_same_model_and_layer_scale_is_set():
 
 
 @pytest.mark.parametrize("arch", OTHERS)
-def test_any_cnn_of_timms_is_built_and_checked(arch):
+def test_any_timm_cnn_is_built_checked_and_frozen(arch):
     cfg = replace(CFG, arch=arch, layer_scale=None)
     check_weights(cfg)
     with torch.random.fork_rng():
@@ -62,7 +61,7 @@ def test_any_cnn_of_timms_is_built_and_checked(arch):
         assert learned == sorted(learned), "from the stem on"
         shares.append(sum(learned))
     assert len(learned) == shares[0] > shares[1] > shares[2] > 0
-    with pytest.raises(ValueError, match=r"for networks with a stem and so many stages, Linear has none: set it to 0"):
+    with pytest.raises(ValueError, match="needs a stem and that many stages, which Linear does not have: set it to 0"):
         freeze(torch.nn.Linear(2, 2), 1)
 
 
@@ -74,18 +73,13 @@ def test_any_cnn_of_timms_is_built_and_checked(arch):
         ("convnext_tiny.nope", r"did you mean .*convnext_tiny\.\w+"),
     ],
 )
-def test_an_arch_that_timm_does_not_know_is_refused_with_close_ones(arch, message):
+def test_an_unknown_arch_is_refused_with_similar_ones(arch, message):
     for refuse in (lambda cfg: build(cfg, 3), check_weights):
         with pytest.raises(ValueError, match=message):
             refuse(replace(CFG, arch=arch))
 
 
-def test_random_weights_are_not_frozen():
-    with pytest.raises(ValueError, match="frozen_stages=1 would keep random weights: set it to 0 or name weights"):
-        check_weights(replace(CFG, frozen_stages=1))
-
-
-def test_exported_weights_come_back_by_name_and_start_a_new_head(tmp_path, monkeypatch, capsys):
+def test_exported_weights_load_by_name_and_get_a_new_head(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     made = Network(build(CFG, 3), ["a", "b", "c"], 32, mean=(0.1, 0.2, 0.3))
     (tmp_path / "trained").mkdir()
@@ -102,7 +96,7 @@ def test_exported_weights_come_back_by_name_and_start_a_new_head(tmp_path, monke
         torch.testing.assert_close(same_head.state_dict()[name], value.cpu(), rtol=1e-3, atol=1e-6)
     assert torch.equal(other.head.fc.weight, build(replace(CFG, layer_scale=None), 4).head.fc.weight)
     assert torch.equal(other.head.norm.weight, same_head.head.norm.weight)
-    assert capsys.readouterr().err == "mine.safetensors: it has no head for these classes: the head starts anew\n"
+    assert capsys.readouterr().err == "mine.safetensors: its head is for other classes: a new one is trained\n"
     before = weights_digest(named)
     (tmp_path / "mine.json").write_text("{}")
     assert before != weights_digest(named) != weights_digest(CFG) == "none"
@@ -115,20 +109,14 @@ def test_exported_weights_come_back_by_name_and_start_a_new_head(tmp_path, monke
         EXPORT(tmp_path / "trained", tmp_path / "mine.pth")
 
 
-def test_a_trained_networks_own_folder_must_fit_with_its_head(tmp_path):
+def test_load_refuses_a_head_for_other_classes(tmp_path):
     save(Network(build(CFG, 3), ["a", "b", "c"], 32), CFG, tmp_path)
     assert same(load(tmp_path).model.state_dict(), build(CFG, 3).state_dict())
     write_safetensors(tmp_path / "model.safetensors", build(CFG, 4).state_dict())
-    with pytest.raises(ValueError, match=r"has head.fc.weight \(4, 64\).* where head.fc.weight \(3, 64\).*folder anew"):
+    with pytest.raises(ValueError, match=r"head.fc.weight \(4, 64\) \(expected \(3, 64\)\).*folder again"):
         load(tmp_path)
     with pytest.raises(FileNotFoundError, match="train a network into it first"):
         load(tmp_path / "elsewhere")
-
-
-def test_the_default_arch_fits_into_ten_megabytes(tmp_path):
-    state = build(ClassifierConfig(weights=None), 60).state_dict()
-    write_safetensors(tmp_path / "w.safetensors", {name: value.half() for name, value in state.items()})
-    assert (tmp_path / "w.safetensors").stat().st_size < 10e6
 
 
 @pytest.mark.parametrize("wrapper", ["", "state_dict", "model", "state_dict_ema", "model_ema"])
@@ -150,25 +138,11 @@ def test_pth_files_load_bare_or_wrapped(wrapper, prefix, given, tmp_path, capsys
         assert same(build(from_file(tmp_path / "w.pth"), 3).state_dict(), given[1])
 
 
-def test_files_may_be_called_as_trainers_call_them(given, tmp_path):
-    for name in ("model_best.pth.tar", "epoch3"):
-        torch.save({"state_dict": given[1]}, tmp_path / name)
-        assert same(build(from_file(tmp_path / name), 3).state_dict(), given[1])
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/epoch4 is not there"):
-        build(from_file(tmp_path / "epoch4"), 3)
-
-
 def test_weights_that_are_not_finite_are_refused(given, tmp_path):
     name = next(name for name in given[1] if name.endswith("weight"))
     torch.save(given[1] | {name: torch.full_like(given[1][name], torch.nan)}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=f"w.pth: {name} is not finite"):
         build(from_file(tmp_path / "w.pth"), 3)
-
-
-def test_names_of_torchvisions_are_called_so(tmp_path):
-    torch.save(torchvision.models.convnext_tiny().state_dict(), tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"features\.0\.0\.weight .* torchvision's: use the file of timm's network"):
-        build(from_file(tmp_path / "w.pth", arch="convnext_tiny"), 3)
 
 
 def test_weights_with_the_authors_names_load(given, tmp_path):
@@ -184,15 +158,6 @@ def test_weights_with_the_authors_names_load(given, tmp_path):
         build(from_file(tmp_path / "w.pth", arch="test_convnext2"), 3)
 
 
-def test_files_of_another_kind_of_network_load_too(tmp_path):
-    state = build(replace(CFG, arch="resnet18", layer_scale=None, seed=3), 5).state_dict()
-    torch.save(state, tmp_path / "w.pth")
-    cfg = from_file(tmp_path / "w.pth", arch="resnet18")
-    assert same(build(cfg, 5).state_dict(), state)
-    odd = [name for name, value in build(cfg, 3).state_dict().items() if not torch.equal(value, state[name])]
-    assert odd == ["fc.weight", "fc.bias"]
-
-
 class Payload:
     def __init__(self, path):
         self.path = path
@@ -206,12 +171,12 @@ class Payload:
     [
         ("evil.pth", lambda tmp: {"model": Payload(tmp / "ran")}, "could run code"),
         ("numbers.pth", lambda tmp: {"epoch": 3}, "no tensors"),
-        ("unnamed.pth", lambda tmp: {3: torch.ones(2)}, "cannot be read as tensors"),
-        ("list.pth", lambda tmp: [torch.ones(2)], "cannot be read as tensors"),
+        ("unnamed.pth", lambda tmp: {3: torch.ones(2)}, "damaged"),
+        ("list.pth", lambda tmp: [torch.ones(2)], "damaged"),
         ("short.safetensors", b"\x08", "damaged"),
     ],
 )
-def test_files_that_are_no_plain_tensors_are_refused_and_run_nothing(name, content, message, tmp_path):
+def test_files_with_other_objects_than_tensors_are_refused_and_run_nothing(name, content, message, tmp_path):
     if callable(content):
         torch.save(content(tmp_path), tmp_path / name)
     else:
@@ -226,17 +191,16 @@ def test_files_that_are_no_plain_tensors_are_refused_and_run_nothing(name, conte
 def test_weights_of_another_architecture_are_refused_with_names(given):
     path, _ = given
     path.with_suffix(".json").write_text('{"arch": "test_convnext"}')
-    three = r"(\S+ \(\d[^)]*\),? ){3}"
-    message = rf"does not fit arch 'test_convnext2': it has {three}where {three}is wanted.*"
+    message = r"does not fit arch 'test_convnext2': (\S+ \(\d[^)]*\) \(expected \([^)]*\)\)[,.] ){3}"
     for refuse in (lambda cfg: build(cfg, 3), check_weights):
         with pytest.raises(ValueError, match=message + r"Set classifier.arch to test_convnext\."):
             refuse(from_file(path, arch="test_convnext2"))
-        with pytest.raises(ValueError, match=r"'resnet18': .*where conv1.weight"):
+        with pytest.raises(ValueError, match=r"'resnet18': conv1.weight missing \(expected \(64, 3, 7, 7\)\)"):
             refuse(from_file(path, arch="resnet18"))
 
 
 @pytest.mark.parametrize("source", ["timm", "nowhere", "nowhere.pth"])
-def test_weights_that_cannot_be_had_name_the_three_ways(source, monkeypatch):
+def test_missing_weights_name_the_three_sources(source, monkeypatch):
     def offline(*_, **__):
         raise ConnectionError("no route to host")
 

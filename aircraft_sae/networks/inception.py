@@ -1,29 +1,29 @@
-"""InceptionV1 as it was in TensorFlow: what studies of its curve detectors and branches are about.
+"""TensorFlow's InceptionV1, the network in which curve detectors and specialised branches were found.
 
-torchvision's `googlenet` is another network: its branches called 5x5 have 3x3 kernels, and it has no channel count of
-mixed4a. Source: Szegedy et al. 2015, arXiv 1409.4842, as the file inception5h has it.
+torchvision's `googlenet` cannot stand in for it: its 5x5 branches have 3x3 kernels, and mixed4a has other widths.
+Source: Szegedy et al. 2015, arXiv 1409.4842, with the widths of the published file inception5h.
 """
+
+from functools import partial
 
 import torch
 from timm.models import register_model
 from torch import nn
-from torch.nn.functional import conv2d, max_pool2d, pad, relu
+from torch.nn.functional import conv2d, pad, relu
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-BLOCKS = {  # 1x1, 3x3 bottleneck, 3x3, 5x5 bottleneck, 5x5, pool reduce: channels
+BLOCKS = {  # channels of 1x1, 3x3 bottleneck, 3x3, 5x5 bottleneck, 5x5, pool reduce
     "mixed3a": (64, 96, 128, 16, 32, 32), "mixed3b": (128, 128, 192, 32, 96, 64),
     "mixed4a": (192, 96, 204, 16, 48, 64), "mixed4b": (160, 112, 224, 24, 64, 64),
     "mixed4c": (128, 128, 256, 24, 64, 64), "mixed4d": (112, 144, 288, 32, 64, 64),
     "mixed4e": (256, 160, 320, 32, 128, 128), "mixed5a": (256, 160, 320, 48, 128, 128),
     "mixed5b": (384, 192, 384, 48, 128, 128),
 }  # fmt: skip
-HALVED = ("mixed4a", "mixed5a")
-"""Blocks before which a pool halves the map."""
 MEAN, STD = (117 / 255,) * 3, (1 / 255,) * 3
 
 
 class Conv(nn.Conv2d):
-    """A convolution and a ReLU, with TensorFlow's "same" padding; while it is trained, with batch norm between."""
+    """Convolution and ReLU with TensorFlow's "same" padding; norm: batch norm between them, for training."""
 
     def __init__(self, d_in: int, d_out: int, size: int, stride: int = 1, norm: bool = False):
         super().__init__(d_in, d_out, size, stride)
@@ -34,28 +34,9 @@ class Conv(nn.Conv2d):
         x = super().forward(pad(x, (before, after) * 2))
         return relu(x if self.norm is None else self.norm(x))
 
-    def fold(self) -> None:
-        """Take the batch norm, as it is in evaluation, into weights and bias."""
-        norm, self.norm = self.norm, None
-        given = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        self.weight, self.bias = fuse_conv_bn_weights(self.weight, self.bias, *given)
-
-
-class Pool(nn.Module):
-    """The maximum of 3 x 3, with TensorFlow's "same" padding."""
-
-    def __init__(self, stride: int):
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.stride == 1:
-            return max_pool2d(x, 3, 1, 1)
-        return max_pool2d(pad(x, (0, 1, 0, 1), value=-torch.inf), 3, 2)
-
 
 class Response(nn.Module):
-    """Local response normalisation over 9 channels, as nn.LocalResponseNorm(9, 1e-4, 0.5, 1.0), many times as fast."""
+    """nn.LocalResponseNorm(9, 1e-4, 0.5, 1.0), many times as fast."""
 
     def __init__(self, d: int):
         super().__init__()
@@ -67,11 +48,11 @@ class Response(nn.Module):
 
 
 class Branch(nn.Module):
-    """Steps in a row. The network owns the convolutions, under the published names; this only calls them."""
+    """Calls its steps in turn; the network owns them, under their published names."""
 
     def __init__(self, *steps: nn.Module):
         super().__init__()
-        self.steps = steps  # in a tuple, which makes them no children
+        self.steps = steps  # a tuple does not register them as children
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for step in self.steps:
@@ -80,37 +61,38 @@ class Branch(nn.Module):
 
 
 class Mixed(nn.ModuleDict):
-    """Branches side by side, concatenated in their order."""
+    """Parallel branches, concatenated."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([branch(x) for branch in self.values()], 1)
 
 
 class InceptionV1(nn.Module):
-    """Sites: conv2d0, conv2d1, conv2d2, mixed3a … mixed5b, and their branches, "mixed4c:5x5". norm: batch norm."""
+    """Sites: conv2d0, conv2d1, conv2d2, mixed3a … mixed5b, and branches such as "mixed4c:5x5"."""
 
     def __init__(self, num_classes: int = 1008, norm: bool = False):
         super().__init__()
-        self.num_classes, self.num_features, self.feature_info = num_classes, 1024, []
+        self.num_features, self.feature_info = 1024, []
+        halving = partial(nn.MaxPool2d, 3, 2, ceil_mode=True)  # TensorFlow's "same" padding
 
         def conv(name: str, *shape: int) -> Conv:
             self.add_module(f"{name}_pre_relu_conv", made := Conv(*shape, norm=norm))
             return made
 
-        self.conv2d0, self.pool0 = Branch(conv("conv2d0", 3, 64, 7, 2)), nn.Sequential(Pool(2), Response(64))
+        self.conv2d0, self.pool0 = Branch(conv("conv2d0", 3, 64, 7, 2)), nn.Sequential(halving(), Response(64))
         self.conv2d1, self.conv2d2 = Branch(conv("conv2d1", 64, 64, 1)), Branch(conv("conv2d2", 64, 192, 3))
-        self.pool2 = nn.Sequential(Response(192), Pool(2))
+        self.pool2 = nn.Sequential(Response(192), halving())
         self.sequence, d_in, stride = ["conv2d0", "pool0", "conv2d1", "conv2d2", "pool2"], 192, 8
         for name, (one, before3, three, before5, five, pooled) in BLOCKS.items():
-            if name in HALVED:
-                self.add_module(f"pool_{name}", Pool(2))
+            if name in ("mixed4a", "mixed5a"):
+                self.add_module(f"pool_{name}", halving())
                 self.sequence.append(f"pool_{name}")
                 stride *= 2
             branches = {
                 "1x1": Branch(conv(f"{name}_1x1", d_in, one, 1)),
                 "3x3": Branch(conv(f"{name}_3x3_bottleneck", d_in, before3, 1), conv(f"{name}_3x3", before3, three, 3)),
                 "5x5": Branch(conv(f"{name}_5x5_bottleneck", d_in, before5, 1), conv(f"{name}_5x5", before5, five, 5)),
-                "pool": Branch(Pool(1), conv(f"{name}_pool_reduce", d_in, pooled, 1)),
+                "pool": Branch(nn.MaxPool2d(3, 1, 1), conv(f"{name}_pool_reduce", d_in, pooled, 1)),
             }
             self.add_module(name, Mixed(branches))
             self.sequence.append(name)
@@ -132,20 +114,21 @@ class InceptionV1(nn.Module):
         return self.softmax2_pre_activation_matmul(self.forward_features(x).mean((2, 3)))
 
     def group_matcher(self, coarse: bool = False) -> dict:
-        """timm's: the stem and each block."""
+        """The stem and each block, in timm's format: stages that `freeze` counts."""
         blocks = [(rf"^{name}_", (i,)) for i, name in enumerate(BLOCKS)]
         return {"stem": r"^conv2d\d_", "blocks": blocks, "head": r"^softmax2"}
 
     def fold(self) -> "InceptionV1":
-        """This network without batch norm, with the same output in evaluation."""
-        for module in self.modules():
-            if isinstance(module, Conv) and module.norm is not None:
-                module.fold()
+        """Fold each batch norm into its convolution, which leaves the evaluation output as it is."""
+        for conv in [module for module in self.modules() if isinstance(module, Conv) and module.norm]:
+            norm, conv.norm = conv.norm, None
+            statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
         return self
 
 
 def checkpoint_filter_fn(state: dict[str, torch.Tensor], model: InceptionV1) -> dict[str, torch.Tensor]:
-    """Where a file ends at mixed5a, for its size, the model's own last block and head; timm's name for such a step."""
+    """Complete a file that ends at mixed5a with the model's own mixed5b and head; the name is timm's convention."""
     if "mixed5a_1x1_pre_relu_conv.weight" not in state or "mixed5b_1x1_pre_relu_conv.weight" in state:
         return state
     rest = {name: value for name, value in model.state_dict().items() if name.startswith(("mixed5b", "softmax2"))}

@@ -1,12 +1,12 @@
-"""Read-outs: functions from what was `Seen` to scores (n, …), and the closed form of networks that end in a mean.
+"""Read-outs: functions from what was `Seen` to scores (n, …), and the closed form for networks that end in a mean.
 
-Where only a mean over cells, (a LayerNorm) and one linear layer follow a site, the logits are a function of the mean p
-of its acts. With tildes centred over the D channels, v their variance and W' the layer's weight times LayerNorm's gain,
-taking r d out of p gives
+Where only a mean over cells, an optional LayerNorm and one linear layer follow a site, the logits depend on its acts
+through their mean p alone. Mark vectors centred over the D channels with ~, write v for their variance, and let W' be
+the layer's weight times LayerNorm's gain. Removing r d from p then gives
 
     logits = (W' p~ - r W' d~) / sqrt(v_p - 2 r p~.d~ / D + r^2 v_d + eps) + bias
 
-That is exact arithmetic about the end of the network, no evidence of what comes before it.
+This is exact arithmetic about the end of the network, not evidence about what precedes it.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import nn
 
-same = partial(torch.allclose, rtol=1e-3, atol=1e-4)  # whether two ways led to the same numbers
+same = partial(torch.allclose, rtol=1e-3, atol=1e-4)
 
 
 def logits(seen) -> torch.Tensor:
@@ -25,13 +25,13 @@ def logits(seen) -> torch.Tensor:
 
 
 def unit(site: str, channel: int) -> Callable[..., torch.Tensor]:
-    """The largest activation of one channel of a site that is looked at, as a read-out (n, 1)."""
+    """A read-out (n, 1): the largest activation of one channel at a site in view."""
     return lambda seen: seen.acts[site][..., channel].amax((1, 2))[:, None]
 
 
 @dataclass(frozen=True)
 class PooledReadout:
-    """Logits from pooled acts: weight (classes, d_in), LayerNorm's gain in it; bias (classes,); its eps, or None."""
+    """Logits from pooled acts: weight (classes, d_in) includes LayerNorm's gain; eps is LayerNorm's, if any."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -45,7 +45,7 @@ class PooledReadout:
         return h @ self.weight.t() / (h.square().mean(1, keepdim=True) + self.eps).sqrt() + self.bias
 
     def edited(self, pooled: torch.Tensor, removed: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-        """(n, d, classes) logits of pooled (n, d_in) less removed (n, d) of directions (d, d_in), one at a time."""
+        """(n, d, classes) logits of pooled (n, d_in) after removing removed (n, d) of one direction (d, d_in) each."""
         h, d = pooled, directions
         if self.eps is not None:
             h, d = h - h.mean(1, keepdim=True), d - d.mean(1, keepdim=True)
@@ -58,43 +58,41 @@ class PooledReadout:
 
 
 def find_readout(network, site: str) -> PooledReadout | None:
-    """Logits from the mean over a site's cells: found by the last layers, accepted by a forward pass of random acts."""
-    kept: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}  # what went into and came out of them at last
+    """The closed form from the mean over a site's cells, if forward passes of random acts agree with it."""
+    acts = torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))
+    passed: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}  # each layer's last input and output
 
-    def keep(module, given, out):
-        kept[module] = given[0].flatten(1).cpu(), out.flatten(1).cpu()
+    def keep(layer, given, out):
+        passed[layer] = given[0].flatten(1).cpu(), out.flatten(1).cpu()
 
-    def through(acts: torch.Tensor, light: float = 0.0) -> torch.Tensor:
-        last = [module for module in network.model.modules() if isinstance(module, nn.Linear | nn.LayerNorm)]
-        hooks = [module.register_forward_hook(keep) for module in last]
-        try:
-            x = torch.full((len(acts), 3, network.size, network.size), light)
-            return network.see(x, given={site: acts}).logits
-        finally:
-            for hook in hooks:
-                hook.remove()
+    layers = [module for module in network.model.modules() if isinstance(module, nn.Linear | nn.LayerNorm)]
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        x = torch.zeros(4, 3, network.size, network.size)
+        logits, others = (network.see(each, given={site: acts}).logits for each in (x, x + 1))
+    finally:
+        for hook in hooks:
+            hook.remove()
 
-    def gives(kind: type[nn.Module], wanted: torch.Tensor) -> nn.Module | None:
-        found = [m for m, (_, out) in kept.items() if isinstance(m, kind) and out.shape == wanted.shape]
-        return next((module for module in reversed(found) if same(kept[module][1], wanted)), None)
+    def last(kind: type[nn.Module], wanted: torch.Tensor) -> nn.Module | None:
+        found = [(layer, out) for layer, (_, out) in passed.items() if isinstance(layer, kind)]
+        return next((layer for layer, out in reversed(found) if out.shape == wanted.shape and same(out, wanted)), None)
 
-    acts = torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))  # refuses what is no site
-    logits = through(acts)
-    if not same(through(acts, 1.0), logits):  # what else the picture adds, beside a branch, say
+    linear = last(nn.Linear, logits)
+    if linear is None or not same(others, logits):  # the picture matters too, through another branch
         return None
-    linear = gives(nn.Linear, logits)
-    if linear is None:
-        return None
-    norm = gives(nn.LayerNorm, kept[linear][0])
-    reached, mean = kept[norm or linear][0], acts.mean((1, 2))
+    norm, mean = last(nn.LayerNorm, passed[linear][0]), acts.mean((1, 2))
+    reached = passed[norm or linear][0]
     if reached.shape != mean.shape or not same(reached, mean):
         return None
+
+    def numbers(tensor: torch.Tensor | None, default: torch.Tensor) -> torch.Tensor:
+        return default if tensor is None else tensor.detach().float().cpu()
+
     weight = linear.weight.detach().float().cpu()
-    bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float().cpu()
+    bias = numbers(linear.bias, torch.zeros(len(weight)))
     if norm is None:
         return PooledReadout(weight, bias)
-    if norm.bias is not None:
-        bias = bias + weight @ norm.bias.detach().float().cpu()
-    gain = 1 if norm.weight is None else norm.weight.detach().float().cpu()
-    made = PooledReadout(weight * gain, bias, norm.eps)
+    bias = bias + weight @ numbers(norm.bias, torch.zeros(len(mean[0])))
+    made = PooledReadout(weight * numbers(norm.weight, torch.ones(())), bias, norm.eps)
     return made if same(made.logits(mean), logits) else None

@@ -1,4 +1,4 @@
-"""Training (Muon or AdamW, cosine with warm-up, averaged weights, phases of size), trained networks, their scores."""
+"""Train a network (Muon or AdamW, warm-up and cosine, averaged weights, growing pictures), load one, and score it."""
 
 import json
 import math
@@ -29,20 +29,20 @@ from aircraft_sae.config import ClassifierConfig, from_dict
 from aircraft_sae.devices import device, has_bfloat16, side_by_side
 from aircraft_sae.networks.build import build, check_weights, freeze, keep_depthwise_in_float32, weights_digest
 from aircraft_sae.networks.network import BATCH, Network
-from aircraft_sae.networks.weights import FOLDER, PACKAGED, find_weights, load_weights, write_safetensors
+from aircraft_sae.networks.weights import FOLDER, INCEPTION, PACKAGED, find_weights, load_weights, write_safetensors
 from aircraft_sae.pictures import Loader, Pictures, loader, test_transform, train_transform
 from aircraft_sae.store import checkpoint, fingerprint, read_json, write_json, write_parquet, write_text
 
-CHECKPOINT_SECONDS = 60.0  # between two checkpoints inside an epoch; there is one after every epoch too
-ORTHOGONALISE = muon.zeropower_via_newtonschulz  # Muon's own, which it calls in bfloat16: there is no option
+CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; every epoch ends with one
+ORTHOGONALISE = muon.zeropower_via_newtonschulz  # Muon calls it in bfloat16 and has no option for it
 
 
 @ranks.together
 def train(folder: Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None) -> None:
     """Train into `folder`: model.safetensors (averaged weights), config.json, history.csv, predictions.parquet (test).
 
-    A checkpoint that a killed run of the same cfg and pictures left there is resumed: on a CPU to the same bits, since
-    order and augmentation depend on (seed, epoch, row) alone. weights: the digest of those it starts from, if known.
+    A killed run with the same cfg and pictures resumes from its checkpoint. On a CPU it ends in the same bits, because
+    order and augmentation depend on (seed, epoch, row) alone. weights: digest of the initial weights, if known.
     Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept).
     """
     run = Run(cfg, pictures, folder, weights or weights_digest(cfg))
@@ -50,10 +50,10 @@ def train(folder: Path, cfg: ClassifierConfig, pictures: Pictures, weights: str 
     n_seen = run.epoch * run.n_images + run.n_seen
     with tqdm(total=run.n_images * cfg.n_epochs, initial=n_seen, unit="img") as bar:
         for size, end in zip(cfg.sizes, accumulate(cfg.epochs), strict=True):
-            batches = run.batches(size)  # whose loading processes stay
+            batches = run.batches(size)  # keeps its loading processes until deleted
             while run.epoch < end:
                 run.train_epoch(size, batches, bar)
-            del batches  # they end
+            del batches
     made = run.averaged(cfg.image_size)
     predictions = predict(made, pictures, "test")
     if ranks.rank():
@@ -64,7 +64,7 @@ def train(folder: Path, cfg: ClassifierConfig, pictures: Pictures, weights: str 
 
 
 class Run(checkpoint.Training):
-    """One training run: all that a checkpoint holds, and the steps that change it."""
+    """A training run: what a checkpoint holds, and the steps that change it."""
 
     noted, other = ("step", "history", "sums"), "config, data set or initial weights"
     remedy = "classifier.learning_rate (a third), more warmup_epochs, or mixed_precision=False"
@@ -83,30 +83,30 @@ class Run(checkpoint.Training):
         self.frozen = freeze(self.model, cfg.frozen_stages)
         self.learned = [weight for weight in self.model.parameters() if weight.requires_grad]
         native = has_bfloat16(self.device)
-        # emulated, Muon's bfloat16 takes three times as long as forward and backward pass together
+        # emulated in bfloat16, Muon takes three times as long as the forward and backward passes together
         muon.zeropower_via_newtonschulz = partial(ORTHOGONALISE, dtype=torch.bfloat16 if native else torch.float32)
         fused = {"fused": True} if cfg.optimizer == "adamw" else {}
-        # biases, norms and layer scale, all one-dimensional, do not decay
+        # one-dimensional weights (biases, norms, layer scale) do not decay
         self.optimizer = create_optimizer_v2(self.model, cfg.optimizer, cfg.learning_rate, cfg.weight_decay, **fused)
-        # its decay grows with the step, else a short run would keep part of its first weights
+        # the average's decay grows from 0, so that a short run does not keep part of its first weights
         self.ema = ModelEmaV3(self.model, decay=cfg.ema_decay, use_warmup=True)
         rough = cfg.mixed_precision and native
         self.precision = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=rough)
         if rough and self.device.type == "cpu":
             keep_depthwise_in_float32(self.model)
         self.parts = {"model": self.model, "ema": self.ema.module, "optimizer": self.optimizer}
-        # halves side by side take a quarter less time; what a BatchNorm makes depends on the whole batch
-        together = self.device.type == "cuda" or any(isinstance(m, BatchNorm) for m in self.model.modules())
         self.shared = DistributedDataParallel(self.model) if ranks.n_ranks() > 1 else None
-        self.n_parts = 1 if together or self.shared else 2
+        # halves of a batch side by side take a quarter less time; BatchNorm needs the whole batch
+        whole = self.shared or self.device.type == "cuda" or has_batch_norm(self.model)
+        self.n_parts = 1 if whole else 2
         self.n_images = len(pictures.rows(cfg.train_split))
         self.steps_per_epoch = math.ceil(self.n_images / cfg.batch_size)
         self.step, self.history = 0, []
-        self.sums = {"loss": 0.0, "hits": 0, "seconds": 0.0}  # of the epoch under way: over its images, in training
+        self.sums = {"loss": 0.0, "hits": 0, "seconds": 0.0}  # over the current epoch's images so far
 
     @property
     def epoch(self) -> int:
-        """The epoch under way: those before it are trained, validated and saved."""
+        """The current epoch, from 0."""
         return len(self.history)
 
     @property
@@ -115,12 +115,12 @@ class Run(checkpoint.Training):
 
     @property
     def n_steps(self) -> int:
-        """Steps of the epoch under way so far."""
+        """Steps done in the current epoch."""
         return self.step - self.epoch * self.steps_per_epoch
 
     @property
     def n_seen(self) -> int:
-        """Training images of the epoch under way so far."""
+        """Training images seen in the current epoch."""
         return min(self.n_steps * self.cfg.batch_size, self.n_images)
 
     def batches(self, size: int) -> Loader:
@@ -130,15 +130,14 @@ class Run(checkpoint.Training):
         return loader(views, self.cfg.batch_size, order_seed=self.cfg.seed, workers=n_workers(self.n_images))
 
     def train_epoch(self, size: int, batches: Loader, bar: tqdm) -> None:
-        """What is left of the epoch under way: steps, validation, checkpoint."""
+        """Finish the current epoch: remaining steps, validation, checkpoint."""
         bar.set_description(f"epoch {self.epoch + 1}/{self.cfg.n_epochs} at {size} px")
-        began = time.monotonic()
-        before = self.sums["seconds"]
+        began, before = time.monotonic(), self.sums["seconds"]
         self.model.train()
         for part in self.frozen:
             part.eval()
         batches.set_epoch(self.epoch)
-        # batches that were trained on before a kill are loaded and passed over: cheap, and the rest stays the same
+        # after a kill, batches already trained on are loaded and skipped
         for pictures, labels, _ in islice(batches, self.n_steps, None):
             self.train_step(pictures.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
             self.sums["seconds"] = before + time.monotonic() - began
@@ -160,16 +159,17 @@ class Run(checkpoint.Training):
             write_text(self.folder / "history.csv", pd.DataFrame(self.history).to_csv(index=False))
 
     def train_step(self, pictures: torch.Tensor, labels: torch.Tensor) -> None:
-        """One update from this rank's share of a batch, (n, 3, size, size) with labels (n,); ValueError if it diverges.
+        """One update from a batch (n, 3, size, size) with labels (n,), or from this rank's share of one.
 
-        What is summed over a batch is divided by the size of the whole, so that the ranks' shares add up.
+        Sums over a share are divided by the size of the whole batch, so that the ranks' shares add up.
+        Raises: ValueError for a loss that is not finite.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         size = n_own = len(labels)
         if self.shared:
             size = min(self.cfg.batch_size, self.n_images - self.n_seen)
-            n_own = len(range(size)[ranks.share(size)])  # 0 where a last batch has fewer pictures than there are ranks
+            n_own = len(range(size)[ranks.share(size)])  # 0 if the last batch has fewer pictures than there are ranks
 
         def learn(part: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, int, tuple[torch.Tensor, ...]]:
             shown, wanted = part
@@ -196,13 +196,19 @@ class Run(checkpoint.Training):
         self.sums["hits"] += hits
 
     def loss(self, pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(what training lowers, logits (n, classes)) of some pictures."""
-        with self.precision():
-            logits = (self.shared or self.model)(pictures).float()
+        """(training loss, logits (n, classes))."""
+        try:
+            with self.precision():
+                logits = (self.shared or self.model)(pictures).float()
+        except ValueError as problem:  # torch's BatchNorm, with one value per channel
+            what = f"a batch of {len(pictures)} cannot be trained on ({problem})"
+            raise ValueError(
+                f"{what}: choose a classifier.batch_size that does not leave a last batch of 1"
+            ) from problem
         return cross_entropy(logits, labels, label_smoothing=self.cfg.label_smoothing), logits
 
     def validate(self, size: int) -> tuple[float, float]:
-        """(cross-entropy, top-1 accuracy) of the averaged weights on the validation split; nan where there is none."""
+        """(cross-entropy, top-1 accuracy) of the averaged weights on the validation split; nan without one."""
         if self.cfg.val_split is None:
             return math.nan, math.nan
         table = predict(self.averaged(size), self.pictures, self.cfg.val_split)
@@ -211,33 +217,37 @@ class Run(checkpoint.Training):
         return float(loss), float((table["label"] == table["predicted"]).mean())
 
     def averaged(self, size: int) -> Network:
-        """The network as it would be used now."""
+        """The network with the averaged weights."""
         kept = {"level": self.level, "mixed_precision": self.cfg.mixed_precision, "history": pd.DataFrame(self.history)}
         return Network(self.ema.module, self.classes, size, self.mean, self.std, **kept)
 
     def learning_rate(self, step: int) -> float:
-        """Linear up to the peak in the warm-up, then half a cosine down to almost 0 at the run's last step."""
+        """Linear warm-up, then half a cosine down to almost 0 at the last step."""
         n_steps = self.steps_per_epoch * self.cfg.n_epochs
-        n_warmup = min(round(self.cfg.warmup_epochs * self.steps_per_epoch), n_steps // 2)  # short runs come down too
+        n_warmup = min(round(self.cfg.warmup_epochs * self.steps_per_epoch), n_steps // 2)  # short runs decay too
         if step < n_warmup:
             return self.cfg.learning_rate * (step + 1) / n_warmup
         return self.cfg.learning_rate * (1 + math.cos(math.pi * (step - n_warmup) / (n_steps - n_warmup))) / 2
 
 
+def has_batch_norm(model: torch.nn.Module) -> bool:
+    return any(isinstance(module, BatchNorm) for module in model.modules())
+
+
 def share_norms(model: torch.nn.Module) -> torch.nn.Module:
-    """The model, its BatchNorms taking statistics of all ranks' pictures; ValueError for any on CPUs."""
-    if any(isinstance(module, BatchNorm) for module in model.modules()) and not torch.cuda.is_available():
+    """Let BatchNorms take statistics over all ranks' pictures; ValueError for any on CPUs."""
+    if has_batch_norm(model) and not torch.cuda.is_available():
         what = f"{type(model).__name__} has BatchNorm, whose batch statistics PyTorch shares only between GPUs"
         raise ValueError(f"{what}: train it in one process, then run the other stages in several")
     return convert_sync_batchnorm(model)
 
 
 def load(folder: str | Path, name: str = "trained") -> Network:
-    """What `train` wrote, on the GPU if any; FileNotFoundError where it has not, ValueError for damaged files."""
+    """What `train` wrote, on the GPU if any; FileNotFoundError if nothing is there, ValueError for damaged files."""
     folder = Path(folder)
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"{folder / 'model.safetensors'} is not there: train a network into it first")
-    remedy = "Train a network into this folder anew, or bring all files of one."
+    remedy = "Train a network into this folder again, or copy all files of one here."
     history, predictions = folder / "history.csv", folder / "predictions.parquet"
     try:
         facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -253,38 +263,33 @@ def load(folder: str | Path, name: str = "trained") -> Network:
 
 
 def pretrained(name: str, size: int) -> Network:
-    """A network as it was trained elsewhere: of data/weights, "efficientnet_lite0", a file, or a name in timm's hub.
+    """A network trained elsewhere, for pictures of `size` pixels.
 
-    size: pixels of its pictures. Its classes are those that the JSON beside its weights tells of, else none are named.
-    Raises: ValueError for another name, and a file without {"arch": …} in the JSON beside it (inception5h.pth needs
-    none); FileNotFoundError where its package or the hub is not there.
+    name: in data/weights, in timm's hub, "efficientnet_lite0", or a .pth or .safetensors file, whose arch (except
+    inception5h.pth's) and classes, if any, are read from a JSON file beside it.
+    Raises: ValueError for an unknown name or arch; FileNotFoundError without the file, its package or the hub.
     """
-    file = FOLDER / f"{name}.safetensors"
-    if Path(name).suffix in (".pth", ".safetensors"):
-        file = find_weights(name)
-    facts, hub = read_json(file.with_suffix(".json")), name in timm.list_pretrained()
-    if file.stem == "inception5h":
+    is_file, in_hub = Path(name).suffix in (".pth", ".safetensors"), name in timm.list_pretrained()
+    file = find_weights(name) if is_file else FOLDER / f"{name}.safetensors"
+    facts = read_json(file.with_suffix(".json"))
+    if file.name == INCEPTION:
         facts = {"arch": "inceptionv1"} | facts
-    if file.parent != FOLDER and "arch" not in facts:
-        raise ValueError(
-            f'{name}: what is it? Write {{"arch": "…"}}, a name that timm knows, into {file.stem}.json there'
-        )
-    if not facts and not hub and name not in PACKAGED:
-        shipped = ", ".join(sorted([*PACKAGED, *(file.stem for file in FOLDER.glob("*.safetensors"))]))
+    if is_file and "arch" not in facts:
+        raise ValueError(f'{name} needs {{"arch": "…"}}, a name that timm knows, in {file.stem}.json beside it')
+    if not (facts or in_hub or name in PACKAGED):
+        shipped = ", ".join(sorted([*PACKAGED, *(each.stem for each in FOLDER.glob("*.safetensors"))]))
         own = "a .pth or .safetensors file, a name of timm's hub (arch.weights), or a network of your own"
         raise ValueError(f"no network {name!r}: trained, permuted, {shipped}, {own}")
-    arch = facts.get("arch") or PACKAGED.get(name, (None, name))[1]
-    classes = facts.get("classes", [])
+    arch, classes = facts.get("arch") or PACKAGED.get(name, (None, name))[1], facts.get("classes", [])
     n_classes = len(classes) or timm.get_pretrained_cfg(arch).num_classes
-    model = build(ClassifierConfig(arch=arch, weights="timm" if hub else name), n_classes)
+    model = build(ClassifierConfig(arch=arch, weights="timm" if in_hub else name), n_classes)
     pixels = resolve_model_data_config(model)
-    return Network(
-        model.to(device()), classes, size, tuple(pixels["mean"]), tuple(pixels["std"]), file.stem if facts else name
-    )
+    known = file.stem if facts else name
+    return Network(model.to(device()), classes, size, tuple(pixels["mean"]), tuple(pixels["std"]), known)
 
 
 def save(network: Network, cfg: ClassifierConfig, folder: Path) -> None:
-    """Write model.safetensors (float32), config.json and history.csv; the model last, since `load` asks for it."""
+    """Write config.json, history.csv and, last because `load` looks for it, model.safetensors (float32)."""
     facts = {"classifier": asdict(cfg), "classes": network.classes, "mean": network.mean, "std": network.std}
     write_json(folder / "config.json", facts)
     if network.history is not None:
@@ -293,33 +298,33 @@ def save(network: Network, cfg: ClassifierConfig, folder: Path) -> None:
 
 
 def predict(network: Network, pictures: Pictures, split: str = "test") -> pd.DataFrame:
-    """A row an image: image, label, predicted, confidence, p_0, …, in float32 as acts; ValueError for other classes."""
+    """A row per image: image, label, predicted, confidence, p_0, …, without bfloat16; ValueError for other classes."""
     level = network.level or pictures.levels[0]
     if pictures.classes(level) != network.classes:
-        raise ValueError(f"{pictures.name} has other {level} classes than this network was trained on")
+        raise ValueError(f"{pictures.name} has other {level} classes than the network was trained on")
     views = pictures.torch(split, level, test_transform(network.size, network.mean, network.std))
     own = range(len(views))[ranks.share(len(views))]
     batches = loader(views, BATCH, workers=n_workers(len(own)), rows=own)
     seen = network.stream(batch for batch, _, _ in batches)
     bar = tqdm(seen, f"predict {split}", len(batches), unit="batch", leave=False, delay=10)
-    p = torch.cat([torch.empty(0, len(network.classes)), *(each.logits.softmax(1) for each in bar)])
-    p = ranks.gather(p).numpy()
+    empty = torch.empty(0, len(network.classes))  # a rank may have no pictures
+    p = ranks.gather(torch.cat([empty, *(each.logits.softmax(1) for each in bar)])).numpy()
     names, rows = np.asarray(network.classes, dtype=object), pictures.rows(split)
     table = {"image": rows["image"], "label": rows[level], "predicted": names[p.argmax(1)], "confidence": p.max(1)}
     return pd.DataFrame(table | {f"p_{c}": p[:, c] for c in range(p.shape[1])})
 
 
 def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame]:
-    """How good a network's predictions on a split are, and their confusion: counts, rows actual, columns predicted.
+    """(accuracies, confusion counts with rows actual and columns predicted) of `predict`'s table.
 
-    The first is {split/level/metric: {"value", "low", "high", "n"}}, with 95 % intervals by 2,000 bootstrap draws of
-    images: class_averaged_accuracy (FGVC-Aircraft's official metric) and top1_accuracy. A coarser level's probabilities
-    are sums over its classes. Raises: ValueError for predictions of other images, or of no `predict`.
+    Accuracies are {split/level/metric: {"value", "low", "high", "n"}}, with 95 % intervals from 2,000 bootstrap draws
+    of images: class_averaged_accuracy (FGVC-Aircraft's official metric) and top1_accuracy. At coarser levels,
+    probabilities are summed over classes. Raises: ValueError for predictions of other images, or without columns.
     """
     level, classes = network.level or pictures.levels[0], network.classes
     columns = [f"p_{c}" for c in range(len(classes))]
     if lacking := {"image", "label", *columns} - set(predictions):
-        raise ValueError(f"these predictions lack {', '.join(sorted(lacking)[:5])}: give those of `predict`")
+        raise ValueError(f"these predictions lack {', '.join(sorted(lacking)[:5])}: use those of `predict`")
     if predictions["image"].tolist() != pictures.rows(split)["image"].tolist():
         raise ValueError(f"these predictions are of other images than the {split} split of {pictures.name}")
     fine, labels = predictions[columns].to_numpy(), np.array([classes.index(name) for name in predictions["label"]])
@@ -340,7 +345,7 @@ def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.D
 
 
 def n_workers(n_pictures: int) -> int:
-    """Loading processes: one beside a CPU that computes, more beside a GPU, none for a handful of pictures."""
+    """Loading processes: one beside a computing CPU, more beside a GPU, none for few pictures."""
     if n_pictures < 512:  # starting a process takes longer
         return 0
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))

@@ -1,14 +1,12 @@
-"""The sparse autoencoder: codes, encoding, decoding, files that SAELens 6 opens.
+"""The sparse autoencoder: sparse codes, encoding, decoding, and files that SAELens 6 opens.
 
-With acts x (n, d_in) and the features' own axes in d_sae:
-
-    pre_acts      = (x - b_dec) W_enc + b_enc
-    feature_acts  = pre_acts where the variant selects them and they are positive, else 0
+    pre_acts      = (x - b_dec) W_enc + b_enc, for acts x (n, d_in)
+    feature_acts  = pre_acts where selected and positive, 0 elsewhere
     recon         = feature_acts W_dec + b_dec
 
-"topk" selects the k largest of each cell (Gao et al. 2024, arXiv 2406.04093, equation 3); "batchtopk" trains on the
-n k largest of a batch and then uses one threshold (Bussmann et al. 2024, arXiv 2412.06410, equation 4). Tied
-autoencoders have W_enc = W_dec transposed. Standardised channels are folded into the weights.
+"topk" selects each cell's k largest (Gao et al. 2024, arXiv 2406.04093, equation 3). "batchtopk" selects the n k
+largest of a training batch, and all above one threshold afterwards (Bussmann et al. 2024, arXiv 2412.06410, equation
+4). A tied autoencoder has W_enc = W_dec transposed.
 """
 
 from dataclasses import asdict, dataclass
@@ -24,15 +22,15 @@ from aircraft_sae.config import SAEConfig, from_dict
 from aircraft_sae.store import digest, read_json, write_json, write_whole
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
-BLOCK = 1024  # cells encoded at a time: their pre-activations (25 MB at d_sae 6,144) stay in the cache
-CROWDED = 7  # where one in so many entries is there, dense products are as fast (2 cores, d_in 768, d_sae 6,144)
+BLOCK = 1024  # cells encoded at a time, whose pre-activations (25 MB at d_sae 6,144) stay in the cache
+CROWDED = 7  # with one entry in 7 active, dense products are as fast (2 cores, d_in 768, d_sae 6,144)
 
 
 @dataclass
 class Codes:
-    """Feature activations of n cells, sparse: those of cell i are entries offsets[i] to offsets[i + 1].
+    """Sparse feature activations of n cells; cell i has entries offsets[i] to offsets[i + 1].
 
-    values: (entries,), none negative; features: (entries,) int64 ids; offsets: (n + 1,) int64.
+    values: (entries,), at least 0; features: (entries,) int64 ids; offsets: (n + 1,) int64.
     """
 
     values: torch.Tensor
@@ -45,49 +43,49 @@ class Codes:
 
     @property
     def cells(self) -> torch.Tensor:
-        """(entries,) the cell of each entry."""
+        """(entries,) each entry's cell."""
         return torch.repeat_interleave(self.offsets.diff(), output_size=len(self.values))
 
     @property
     def crowded(self) -> bool:
-        """So many entries that a dense product is faster, as in the first step of a training."""
+        """Whether a dense product is faster, as in the first step of training."""
         return len(self.values) * CROWDED > len(self) * self.d_sae
 
     def decode(self, table: torch.Tensor) -> torch.Tensor:
-        """(n, d) sums of value x table[feature] over each cell's entries; table: (d_sae, d)."""
+        """(n, d) sums over each cell's entries of value x table[feature]; table: (d_sae, d)."""
         if self.crowded:
             return self.dense() @ table
         return embedding_bag(self.features, table, self.offsets[:-1], mode="sum", per_sample_weights=self.values)
 
     def dot(self, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """(entries,) table[feature] . rows[cell], the other entries never computed; table (d_sae, d), rows (n, d)."""
+        """(entries,) table[feature] . rows[cell] at the active entries only; table: (d_sae, d), rows: (n, d)."""
         if self.crowded:
             return (rows @ table.t())[self.cells, self.features]
-        # the gradient of `decode` by the values is just that; mode 0 is "sum"
+        # this is the gradient of `decode` by the values; mode 0 is "sum"
         gradient = torch.ops.aten._embedding_bag_per_sample_weights_backward
         return gradient(rows, table, self.features, self.offsets[:-1], self.cells, 0)
 
     def where(self, keep: torch.Tensor) -> "Codes":
-        """Only the entries for which keep (entries,) is true."""
+        """The entries where keep (entries,) is true."""
         kept = keep.nonzero()[:, 0]
         offsets = torch.searchsorted(kept, self.offsets)
         return Codes(self.values.take(kept), self.features.take(kept), offsets, self.d_sae)
 
     def by_feature(self) -> tuple["Codes", torch.Tensor]:
-        """(the same entries with the roles of cells and features exchanged, their order)."""
-        features, order = self.features.int().sort(stable=True)  # by digits: the fewer, the faster
+        """(the codes transposed: cells by feature, the order of the entries)."""
+        features, order = self.features.int().sort(stable=True)  # a radix sort: 4 bytes are faster than 8
         offsets = torch.searchsorted(features, torch.arange(self.d_sae + 1, device=features.device).int())
         return Codes(self.values.take(order), self.cells.take(order), offsets, len(self)), order
 
     def dense(self) -> torch.Tensor:
-        """(n, d_sae), for small n: 6,144 features of 490,000 cells would be 12 GB."""
+        """(n, d_sae), for small n: 490,000 cells of 6,144 features would take 12 GB."""
         return self.values.new_zeros(len(self), self.d_sae).index_put_((self.cells, self.features), self.values)
 
 
 def largest(rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(values, places) of each row's k largest, faster than topk: they lie in the k groups with the largest maxima."""
     n, m = rows.shape
-    width = gcd(m, 4)  # places in a group; the best groups are found in the same way
+    width = gcd(m, 4)  # of a group; the best groups are found by recursion
     if m <= 2 * k * width or width == 1:
         return rows.topk(k, sorted=False)
     groups = largest(rows.view(n, width, m // width).amax(1), k)[1]
@@ -97,17 +95,17 @@ def largest(rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class SparseAutoencoder(nn.Module):
-    """Weights in the units of the acts: W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,).
+    """W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,), in the units of the acts.
 
-    W_enc is a transposed view, its memory (d_sae, d_in): sparse gradients then add whole rows. threshold: the least
-    pre-activation that is selected, where the variant has one.
+    W_enc is a view of W_enc_rows (d_sae, d_in), so that sparse gradients add whole rows.
+    threshold: the smallest pre-activation that "batchtopk" selects after training.
     """
 
     def __init__(self, cfg: SAEConfig, d_in: int):
         super().__init__()
         self.cfg, self.d_in, self.d_sae = cfg, d_in, cfg.expansion * d_in
         if cfg.k > self.d_sae:
-            raise ValueError(f"k={cfg.k} is more than {self.d_sae} features ({cfg.expansion} x {d_in}): lower sae.k")
+            raise ValueError(f"k={cfg.k} exceeds the {self.d_sae} features ({cfg.expansion} x {d_in}): lower sae.k")
         generator = torch.Generator().manual_seed(cfg.seed)
         directions = normalize(torch.randn(self.d_sae, d_in, generator=generator))
         self.W_dec = nn.Parameter(directions)
@@ -118,7 +116,7 @@ class SparseAutoencoder(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits: a digest of config and weights."""
+        """A digest of config and weights."""
         return digest([self.cfg, self.d_in, self.state_dict()])
 
     @property
@@ -127,10 +125,10 @@ class SparseAutoencoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, acts: torch.Tensor) -> Codes:
-        """Codes of acts (n, d_in), batch variants with their threshold; ValueError for what is no such tensor."""
+        """Codes of acts (n, d_in); "batchtopk" uses its threshold. ValueError for another type or shape."""
         if not isinstance(acts, torch.Tensor) or acts.ndim != 2 or acts.shape[1] != self.d_in:
             got = f"{type(acts).__name__} {getattr(acts, 'shape', '')}"
-            remedy = "make it one with torch.from_numpy, and flatten a picture's rows and columns"
+            remedy = "flatten rows and columns, and use torch.from_numpy on arrays"
             raise ValueError(f"acts must be a tensor (n, {self.d_in}), got {got}: {remedy}")
         return self.select(acts - self.b_dec, max(0.0, self.threshold.item()))
 
@@ -141,7 +139,10 @@ class SparseAutoencoder(nn.Module):
         return codes.decode(self.W_dec).add_(self.b_dec), codes
 
     def select(self, centred: torch.Tensor, least: float, rough: bool = False) -> Codes:
-        """Codes of acts - b_dec: a cell's k largest ("topk"), or all above `least`; rough: looked for in bfloat16."""
+        """Codes of acts - b_dec: each cell's k largest ("topk"), or all above `least`.
+
+        rough: candidates are found in bfloat16, with a margin, and their values computed in float32.
+        """
         k, topk, kind = self.cfg.k, self.cfg.variant == "topk", torch.bfloat16 if rough else torch.float32
         wanted, bar = (min(self.d_sae, k + max(8, k // 4)), least - 0.05 - least / 64) if rough else (k, least)
         weights, found = (self.W_enc_rows.to(kind), self.b_enc.to(kind)), []
@@ -151,7 +152,7 @@ class SparseAutoencoder(nn.Module):
                 values, features = largest(pre_acts, wanted)
                 counts = torch.full((len(block),), wanted, device=block.device)
             else:
-                places = (pre_acts > bar).flatten().nonzero()[:, 0]  # takes half as long as pre_acts[mask]
+                places = (pre_acts > bar).flatten().nonzero()[:, 0]  # twice as fast as pre_acts[mask]
                 values, features = pre_acts.take(places), places % self.d_sae
                 counts = torch.bincount(places // self.d_sae, minlength=len(block))
             found.append((values.flatten(), features.flatten(), counts))
@@ -171,9 +172,9 @@ class SparseAutoencoder(nn.Module):
 
     @torch.no_grad()
     def in_units_of(self, mean: torch.Tensor, scale: torch.Tensor | float) -> "SparseAutoencoder":
-        """Fold "x -> (x - mean) scale", under which this was trained, into its own weights.
+        """Fold the scaling of the training cells, x -> (x - mean) scale, into the weights.
 
-        scale: one number, with which features scale back too; or (d_in,), which turns decoder rows, longer or shorter.
+        scale: one number, by which features are divided too; or (d_in,), which changes the lengths of decoder rows.
         """
         self.b_dec.div_(scale).add_(mean)
         if isinstance(scale, float):
@@ -184,28 +185,27 @@ class SparseAutoencoder(nn.Module):
             self.W_dec.div_(scale)
         return self
 
-    def save(self, folder: str | Path, **facts) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write sae_weights.safetensors and cfg.json, which `sae_lens.SAE.load_from_disk` opens too."""
-        folder = Path(folder)
-        state = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
-        kind = "topk" if self.cfg.variant == "topk" else "jumprelu"
-        if kind == "jumprelu":
-            state["threshold"] = self.threshold.clamp(min=0).expand(self.d_sae)
-        saelens = {
-            "architecture": kind, "d_in": self.d_in, "d_sae": self.d_sae, "dtype": "float32", "device": "cpu",
-            "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
-            "metadata": {},
+        folder, topk = Path(folder), self.cfg.variant == "topk"
+        facts = {
+            "architecture": "topk" if topk else "jumprelu", "d_in": self.d_in, "d_sae": self.d_sae,
+            "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": "none",
+            "reshape_activations": "none", "metadata": {},
         }  # fmt: skip
-        if kind == "topk":  # rows of length 1 change nothing by being rescaled, and may then be folded
+        state = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
+        if topk:  # SAELens may fold the lengths of decoder rows only where all are 1, else other features are largest
             unit = bool((self.W_dec.norm(dim=1) - 1).abs().max() <= 1e-5)
-            saelens |= {"k": self.cfg.k, "rescale_acts_by_decoder_norm": unit}
-        write_json(folder / CONFIG, saelens | {"aircraft_sae": asdict(self.cfg), **facts})
+            facts |= {"k": self.cfg.k, "rescale_acts_by_decoder_norm": unit}
+        else:
+            state["threshold"] = self.threshold.clamp(min=0).expand(self.d_sae)
+        write_json(folder / CONFIG, facts | {"aircraft_sae": asdict(self.cfg)})
         state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         write_whole(folder / WEIGHTS, lambda temporary: safetensors.torch.save_file(state, temporary))
 
     @classmethod
     def load(cls, folder: str | Path) -> "SparseAutoencoder":
-        """What `save` wrote; FileNotFoundError where it has not, ValueError for files damaged or another maker's."""
+        """What `save` wrote; FileNotFoundError if nothing is there, ValueError for damaged or foreign files."""
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError(f"{folder / WEIGHTS} is not there: train an autoencoder into it first")
@@ -214,12 +214,12 @@ class SparseAutoencoder(nn.Module):
             cfg = from_dict(SAEConfig, facts["aircraft_sae"])
             state["W_enc_rows"] = state.pop("W_enc").t().contiguous()
             state["threshold"] = state["threshold"][0] if cfg.variant == "batchtopk" else torch.zeros(())
-            with torch.device("meta"):  # nothing is made of a size that the weights do not have
+            with torch.device("meta"):  # allocates nothing, however large the config claims to be
                 sae = cls(cfg, facts["d_in"])
             sae.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
         except Exception as problem:  # every library has errors of its own
-            what = f"{folder} holds a damaged autoencoder, or another maker's ({type(problem).__name__}: {problem})"
-            raise ValueError(f"{what}: train one into it anew, or bring {CONFIG} and {WEIGHTS} of one") from problem
+            what = f"{folder} holds a damaged or foreign autoencoder ({type(problem).__name__}: {problem})"
+            raise ValueError(f"{what}: train one into it again, or bring {CONFIG} and {WEIGHTS} of one") from problem
         if cfg.tied:
             sae.W_enc_rows = sae.W_dec
         return sae

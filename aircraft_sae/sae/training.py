@@ -1,11 +1,10 @@
-"""Training of sparse autoencoders: one dense product a step, everything after it on the features that fired.
+"""Training of sparse autoencoders: one dense product a step; all that follows uses only the features that fired.
 
-In scaled acts (centred, mean squared norm d_in) the loss of n cells is
+On scaled acts (centred, mean squared norm d_in) the loss of n cells is
 
-    ||recon - x||^2 / (n d_in)  +  AuxK
+    ||recon - x||^2 / (n d_in)  +  AuxK (Gao et al. 2024, arXiv 2406.04093, appendix A.2)
 
-so that its first term is the batch's squared error as a share of the training cells' variance.
-AuxK: Gao et al. 2024, arXiv 2406.04093, appendix A.2.
+Its first term is the batch's squared error as a share of the training cells' variance.
 """
 
 import math
@@ -28,22 +27,22 @@ from aircraft_sae.sae.model import BLOCK, Codes, SparseAutoencoder
 from aircraft_sae.store import checkpoint, fingerprint, write_text
 
 CHECKPOINT_SECONDS = 20.0
-FLOOR = 0.9  # a batch's threshold is looked for above this share of the last one
+FLOOR = 0.9  # the search for a batch's threshold starts from this share of the last one
 Gradients = tuple[Tensor, Tensor, Tensor]  # of W_dec, W_enc_rows and b_enc
 
 
 def choose(
     sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = False, n: int | None = None
 ) -> tuple[Codes, float]:
-    """(codes of acts - b_dec, least value chosen): "batchtopk"'s n k largest of a batch; too high a floor falls.
+    """(codes of acts - b_dec, smallest value selected) in training: "batchtopk" takes the n k largest of the batch.
 
-    n: cells of the whole batch, where these are one rank's share of it.
+    floor: where its search starts; it is lowered if too high. n: cells of the whole batch, if these are a rank's share.
     """
     if sae.cfg.variant == "topk":
         return sae.select(centred, 0.0, rough), 0.0
     n = n or len(centred)
     wanted, block = n * sae.cfg.k, BLOCK * ranks.n_ranks()
-    if floor == 0 and n > block:  # half of all pre-activations are positive: too many to collect
+    if floor == 0 and n > block:  # half of all pre-activations are positive, too many to collect
         floor = FLOOR * choose(sae, centred[:BLOCK], 0.0, rough, block)[1]
     while True:
         codes = sae.select(centred, floor, rough)
@@ -60,9 +59,10 @@ def choose(
 def backward(
     sae: SparseAutoencoder, centred: Tensor, codes: Codes, dead: Tensor | None = None, n: int | None = None
 ) -> tuple[float, float]:
-    """(loss, fvu) of acts - b_dec; gradients go into .grad. dead: ids, for AuxK on each fourth of these cells.
+    """(loss, fvu) of acts - b_dec; gradients go into .grad.
 
-    n: cells of the whole batch, where these are one rank's share: what the ranks then have adds up to what one has.
+    dead: ids for AuxK, which uses every fourth cell. n: cells of the whole batch, if these are a rank's share; the
+    ranks' losses and gradients then add up to those of one process.
     """
     cfg = sae.cfg
     error = codes.decode(sae.W_dec).sub_(centred)
@@ -81,7 +81,7 @@ def backward(
 
 
 def of_features(sae: SparseAutoencoder, centred: Tensor, codes: Codes, upstream: Tensor) -> Gradients:
-    """Gradients for the features, from that of recon, upstream (n, d_in)."""
+    """Gradients of the features' weights from that of recon, upstream (n, d_in)."""
     of_values = codes.dot(sae.W_dec, upstream).mul_(codes.values > 0)
     turned, order = codes.by_feature()
     W_dec = turned.decode(upstream)
@@ -91,7 +91,7 @@ def of_features(sae: SparseAutoencoder, centred: Tensor, codes: Codes, upstream:
 
 
 def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gradients: Gradients) -> float:
-    """AuxK's loss, its gradients added: dead features with the largest pre-activations reconstruct what is missing."""
+    """AuxK's loss: dead features with the largest pre-activations reconstruct the error. Its gradients are added."""
     centred, missing = centred[::4], error[::4].neg()
     rows_enc, rows_dec = sae.W_enc_rows[dead], sae.W_dec[dead]
     pre_acts = torch.addmm(sae.b_enc[dead], centred, rows_enc.t())
@@ -109,7 +109,7 @@ def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gr
 
 
 def add_up(sae: SparseAutoencoder, loss: float, fvu: float, fired: Tensor, dead: Tensor | None) -> tuple[float, float]:
-    """(loss, fvu) of all ranks; what they found is added up in .grad and in fired (d_sae,), cells of each feature."""
+    """(loss, fvu) summed over ranks; .grad and fired (d_sae,), the cells of each feature, are summed in place."""
     if ranks.n_ranks() == 1:
         return loss, fvu
     biases = sae.b_enc.grad, sae.b_dec.grad
@@ -133,7 +133,7 @@ def add_up(sae: SparseAutoencoder, loss: float, fvu: float, fired: Tensor, dead:
 
 
 def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
-    """(mean (d_in,), scale): cfg learns from (x - mean) scale of cells x; scale: a number, or (d_in,) of channels."""
+    """(mean (d_in,), scale) of training, which sees (x - mean) scale of cells x; scale: one number, or (d_in,)."""
     mean, variance = acts.moments(rows)
     whole = math.sqrt(acts.d_in / variance.sum())
     return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.standardise == "channels" else whole
@@ -143,19 +143,19 @@ def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
 def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
     """Train on the cells of the images `rows` into `folder`: sae_weights.safetensors, cfg.json, history.csv.
 
-    A killed run's checkpoint of the same cfg and acts is resumed, on a CPU to the same bits; ValueError for another
-    run's, or a loss that is not finite (the last checkpoint is kept).
+    A killed run with the same cfg and acts resumes from its checkpoint, on a CPU to the same bits.
+    Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept).
     """
     run = Run(folder, cfg, acts, rows)
     run.resume()
     batches = islice(acts.batches(rows, cfg.batch_size, cfg.seed, run.step), cfg.n_steps - run.step)
-    # trainings run side by side; where bars are shown at all is not said here
+    # of trainings side by side none shows a bar; elsewhere TQDM_DISABLE decides
     hidden = {} if threading.current_thread() is threading.main_thread() else {"disable": True}
     began = time.monotonic()
     bar = tqdm(batches, total=cfg.n_steps, initial=run.step, unit=f" x {cfg.batch_size} cells", **hidden)
     for cells in bar:
         row = run.train_step(cells)
-        row["seconds"], began = time.monotonic() - began, time.monotonic()  # the wait for cells too
+        row["seconds"], began = time.monotonic() - began, time.monotonic()  # includes waiting for cells
         bar.set_postfix({name: f"{row[name]:.3f}" for name in ("fvu", "l0", "dead_share")}, refresh=False)
         if run.due(CHECKPOINT_SECONDS):
             run.save()
@@ -173,7 +173,7 @@ def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
 
 
 class Run(checkpoint.Training):
-    """A run on scaled acts; idle: cells since each feature fired; floor: below the next threshold; history: by step."""
+    """A training run on scaled acts. idle: cells since each feature fired; history: one row a step."""
 
     noted, other = ("idle", "floor", "history"), "config or other activations"
     remedy = "sae.learning_rate (a third)"
@@ -197,9 +197,10 @@ class Run(checkpoint.Training):
 
     @torch.no_grad()
     def train_step(self, cells: Tensor) -> dict[str, float]:
-        """One update from cells (n, d_in) in the network's units, and what it measured; ValueError if it diverges.
+        """One update from cells (n, d_in) in the network's units; returns its row of the history.
 
-        Of several ranks each works on its share of these cells, and what they find is added up.
+        Under torchrun each rank takes its share of these cells, and sums are taken over ranks.
+        Raises: ValueError for a loss that is not finite.
         """
         sae, cfg, n, cells = self.sae, self.cfg, len(cells), cells[ranks.share(len(cells), 4)]
         self.optimizer.param_groups[0]["lr"] = rate = self.learning_rate(self.step)
@@ -214,15 +215,15 @@ class Run(checkpoint.Training):
             self.stop(f"the loss is {loss}", self.step)
         if cfg.frozen_decoder:
             sae.W_dec.grad = None
-        else:  # only what turns a row changes anything: its length is set again after the step
+        else:  # rows keep length 1, so only the gradient's component across a row counts
             along = torch.bmm(sae.W_dec.grad[:, None], sae.W_dec[:, :, None])[:, 0]
             sae.W_dec.grad.addcmul_(sae.W_dec, along, value=-1)
         self.optimizer.step()
-        self.optimizer.zero_grad()  # not kept beside the next ones
+        self.optimizer.zero_grad()  # frees the gradients before the next ones are made
         if not cfg.frozen_decoder:
             normalize(sae.W_dec, out=sae.W_dec)
         if cfg.variant == "batchtopk":
-            decay = min(0.99, self.step / (self.step + 1))  # at first the plain mean
+            decay = min(0.99, self.step / (self.step + 1))  # a plain mean at first
             sae.threshold.mul_(decay).add_(least * (1 - decay))
             self.floor = FLOOR * least
         self.idle.add_(n).mul_(fired == 0)

@@ -1,12 +1,12 @@
-"""At which place, and on which cells, do features follow parts? Autoencoders at several sites, scored on half A.
+"""At which site do features follow parts best? Autoencoders at several sites, scored on half A.
 
     python tests/benchmarks/sites.py                                      # all; writes sites.csv
     python tests/benchmarks/sites.py stage3 stage4 --k 32 --width 1280    # some of it
 
-On the default study, whose stages are made where they are not there. A row for each site, way to standardise, k and
-width: over the parts, mean average precision of the best feature, mean AUROC among aircraft cells within family and
-place, and the same AUROC of a frozen decoder's best, whose training is as long. All on half A of the test pictures,
-where features are also chosen: to compare places with each other, not to claim anything.
+Runs on the default study and makes its missing stages. One row per site, way to standardise, k and width, with means
+over parts: average precision of the best feature, its AUROC among aircraft cells within family and place, and that
+AUROC for a frozen decoder trained as long. Features are chosen and scored on the same half A of the test pictures,
+which compares sites but supports no claim.
 """
 
 import argparse
@@ -20,13 +20,7 @@ import pandas as pd
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
-from aircraft_sae.features import (
-    Regions,
-    auroc_in_strata,
-    best_matches,
-    build_index,
-    part_scores,
-)
+from aircraft_sae.features import Regions, auroc_in_strata, best_matches, build_index, part_scores
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae.training import train_sae
 from aircraft_sae.study import Study
@@ -65,13 +59,7 @@ def main() -> None:
             cfg = replace(study.config.local, n_cells=N_CELLS, dead_after=N_CELLS // 10, **changes)
             ap, within, sae = scored(cfg, acts, regions)
             frozen = scored(replace(cfg, frozen_decoder=True), acts, regions)
-            row = {
-                "site": site,
-                "standardised": ways,
-                "k": k,
-                "features": sae.d_sae,
-                "mean AP": ap,
-            }
+            row = {"site": site, "standardised": ways, "k": k, "features": sae.d_sae, "mean AP": ap}
             rows.append(row | {"AUROC within strata": within, "of a frozen decoder": frozen[1]})
             print(rows[-1], flush=True)
             pd.DataFrame(rows).round(3).to_csv(given.to, index=False)
