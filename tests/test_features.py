@@ -109,7 +109,7 @@ def test_an_index_is_known_by_its_stage_or_else_by_its_content(dense, tmp_path):
 @pytest.mark.parametrize(("piece", "merged"), [(24, 5), (60, 2**21), (10**6, 40)])
 def test_an_index_is_the_same_in_any_pieces(index, dense, tmp_path, monkeypatch, piece, merged):
     monkeypatch.setattr("aircraft_sae.features.index.PIECE", piece)
-    monkeypatch.setattr("aircraft_sae.features.pieces.MERGED", merged)
+    monkeypatch.setattr("aircraft_sae.features.index.MERGED", merged)
     again = indexed(dense, tmp_path, ["train"] * 20 + ["test"] * 20)
     pd.testing.assert_frame_equal(again.table, index.table)
     for name in ("by_cell", "by_feature"):
