@@ -13,7 +13,7 @@ from aircraft_sae.activations import Activations
 from aircraft_sae.devices import side_by_side
 from aircraft_sae.features.index import FeatureIndex, encoded
 from aircraft_sae.features.reconstruction import readers
-from aircraft_sae.features.regions import Regions, ap_of, guesses, of_features
+from aircraft_sae.features.regions import Regions, ap_of, average_precisions, guesses
 from aircraft_sae.metrics import FEWEST, Estimate, stratified_auroc
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
@@ -28,7 +28,7 @@ def claim_bars(folder: Path, *, acts: Activations, nulls: Sequence[SparseAutoenc
     rows, labels = regions.rows[~regions.in_b], regions.labels[~regions.in_b].reshape(-1, len(regions.names))
 
     def best(null: SparseAutoencoder) -> np.ndarray:
-        return np.nan_to_num(of_features(encoded(null, acts.blocks(rows)), labels)).max(0)
+        return np.nan_to_num(average_precisions(encoded(null, acts.blocks(rows)), labels)).max(0)
 
     bars = np.quantile(list(side_by_side(best, nulls)), 0.95, axis=0)
     write_parquet(pd.DataFrame({"part": regions.names, "bar": bars}), folder / "bars.parquet")
