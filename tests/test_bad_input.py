@@ -83,7 +83,7 @@ class Payload:
 def w(finished, tmp_path, monkeypatch, capsys):
     """The study and a folder for hostile files, checked after the test: nothing ran and nothing changed."""
     for where, name in (
-        ("activations.kept", "check_room"), ("features.regions", "build_index"),
+        ("activations", "check_room"), ("features.regions", "build_index"),
         ("networks.training.Run", "train_step"), ("sae.training.Run", "train_step"),
         ("hangar.dataset", "mapper"), ("pictures.folders.FGVCAircraft", "__init__"), ("__main__", "run"),
     ):  # fmt: skip

@@ -116,8 +116,7 @@ def _prepare(say, hurried, wrong_clock):
     """Lines to the parent; many notes of how far a stage has come, since the smoke preset's are short; one process."""
     import torch
 
-    from aircraft_sae import store, study
-    from aircraft_sae.activations import kept
+    from aircraft_sae import activations, store, study
     from aircraft_sae.features import index
     from aircraft_sae.networks import training
     from aircraft_sae.sae import training as sae_training
@@ -125,7 +124,7 @@ def _prepare(say, hurried, wrong_clock):
 
     study.say = atlas.say = say
     store.stages.HEARTBEAT, training.CHECKPOINT_SECONDS, sae_training.CHECKPOINT_SECONDS = 0.05, 0.0, 0.0
-    kept.SHARD = kept.BATCH = index.PIECE = 8
+    activations.SHARD = activations.BATCH = index.PIECE = 8
     torch.set_num_threads(1)  # on busy cores several wait for each other
     if hurried:
         os.cpu_count = lambda: 1  # pictures are rendered in this process, where the trap is
