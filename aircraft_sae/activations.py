@@ -104,17 +104,14 @@ def extract(folder: str | Path, network: Network, pictures: Pictures, sites: Seq
     files = [{site: folder / site_folder(site) / f"acts-{i:05}.npy" for site in sites} for i in range(len(starts))]
     missing = [not all(file.is_file() for file in shard.values()) for shard in files]
     check_room(folder, n_bytes * int(sizes[missing].sum()), ROOM)
-    mine = ranks.mine(missing)
+    mine, n_batches = ranks.mine(missing), -(-sizes // BATCH)
     rows = np.concatenate([starts[i] + np.arange(sizes[i]) for i in mine] or [[]]).astype(int)
-    batches = source.stream(sites, rows)
-    with tqdm(total=len(rows), desc="activations", unit="img") as bar:
-        for i in mine:
-            seen = []
-            for acts in islice(batches, -(-int(sizes[i]) // BATCH)):
-                seen.append(acts)
-                bar.update(len(acts[sites[0]]))
-            for site, file in files[i].items():
-                write_array(file, np.concatenate([acts[site] for acts in seen]))
+    total, stream = int(n_batches[mine].sum()), source.stream(sites, rows)
+    batches = iter(tqdm(stream, "activations", total, unit="img", unit_scale=BATCH))
+    for i in mine:
+        seen = list(islice(batches, int(n_batches[i])))
+        for site, file in files[i].items():
+            write_array(file, np.concatenate([acts[site] for acts in seen]))
     if ranks.rank() == 0:
         for site, shape in shapes.items():
             write_json(folder / site_folder(site) / INDEX, {"shape": shape, "starts": starts})
@@ -194,12 +191,7 @@ class Live(Lazy):
 
 
 class OnPictures:
-    """Cells of pictures: images (a table), grid (rows, columns), stage (the fingerprint of theirs on disk, or "")."""
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The stage's, or a digest of the content."""
-        return self.stage or digest(self._content())
+    """Cells of pictures: images (a table), grid (rows, columns), and the fingerprint of the stage that made them."""
 
     @property
     def cells_per_image(self) -> int:
@@ -215,12 +207,12 @@ class OnPictures:
 
 @dataclass(eq=False)
 class Activations(OnPictures):
-    """One site's activations. acts: (image, row, column, channel), `Lazy` or an array; stage: of these and the site."""
+    """One site's activations. acts: (image, row, column, channel), `Lazy` or an array."""
 
     acts: np.ndarray | Lazy
     images: pd.DataFrame
     site: str = ""
-    stage: str = ""
+    fingerprint: str | None = None
 
     @classmethod
     def open(cls, folder: str | Path, site: str) -> "Activations":
@@ -228,16 +220,13 @@ class Activations(OnPictures):
         own = Path(folder) / site_folder(site)
         if not (own / IMAGES).is_file():
             raise FileNotFoundError(f"{own / IMAGES} is not there: extract the activations of {site} first")
-        known = read_json(Path(folder) / META).get("fingerprint")
-        return cls(Shards(own), pd.read_parquet(own / IMAGES), site, digest([known, site]) if known else "")
+        known = read_json(Path(folder) / META).get("fingerprint", own)
+        return cls(Shards(own), pd.read_parquet(own / IMAGES), site, digest([known, site]))
 
     @classmethod
     def live(cls, source: Source, site: str) -> "Activations":
         """A site's activations, stored nowhere and computed at each read."""
         return cls(Live(source, site), source.images, site, digest([source, site]))
-
-    def _content(self) -> list:
-        return [self.acts[:], self.images, self.site]
 
     @property
     def d_in(self) -> int:
@@ -314,7 +303,7 @@ def see_features(
 def gradient_maps(
     network: Network, sae: SparseAutoencoder, x: torch.Tensor, feature_id: int, cell: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(positive gradient x input, absolute gradient) of a pre-activation in a cell of x (3, size, size), over colours."""
+    """Gradient x input where positive, and absolute gradient, of a pre-activation in a cell of x (3, size, size)."""
     x = x.clone().requires_grad_()
     with torch.enable_grad():
         acts = network.see(x[None], [sae.cfg.site]).acts[sae.cfg.site]

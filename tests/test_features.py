@@ -33,10 +33,10 @@ from aircraft_sae.features import (
     halves,
     neighbours,
     part_scores,
+    probe_dictionary,
     probe_scores,
     selectivity,
 )
-from aircraft_sae.features.reconstruction import readers
 from aircraft_sae.features.regions import ap_of, auroc, auroc_p, average_precisions, best_parts
 from aircraft_sae.metrics import average
 from aircraft_sae.networks import Network
@@ -95,16 +95,6 @@ def test_the_index_holds_every_code(index, dense):
     for matrix in (index.by_cell, index.by_feature):  # read from disk, without a copy
         assert not any(array.flags.owndata or array.flags.writeable for array in (matrix.data, matrix.indices))
         assert matrix.indices.dtype == matrix.indptr.dtype == np.int32
-
-
-def test_an_index_is_known_by_its_stage_or_else_by_its_content(dense, tmp_path):
-    made = []
-    for name, values in {"one": dense, "same": dense, "other": dense + 1}.items():
-        (tmp_path / name).mkdir()
-        made.append(indexed(values, tmp_path / name).fingerprint)
-    assert made[0] == made[1] != made[2]
-    (tmp_path / "one" / "meta.json").write_text('{"fingerprint": "of the stage"}')
-    assert FeatureIndex.open(tmp_path / "one").fingerprint == "of the stage"
 
 
 @pytest.mark.parametrize(("piece", "merged"), [(24, 5), (60, 2**21), (10**6, 40)])
@@ -458,15 +448,15 @@ def test_a_probe_fires_where_its_f1_is_best(planted_parts):
     rng, labels = np.random.default_rng(1), regions.labels[~regions.in_b]
     acts = np.stack([index.maps(j, regions.rows) for j in range(7)], -1) @ rng.normal(size=(7, 7)) + rng.normal(size=7)
     directions, biases = fit_probes(acts, regions)
-    acts = acts[~regions.in_b]
-    score, own = (acts @ directions.T + biases)[..., 1], labels[..., 1]
+    score, own = (acts[~regions.in_b] @ directions.T + biases)[..., 1], labels[..., 1]
     precision, recall, _ = precision_recall_curve(own.ravel(), score.ravel())
     best = (2 * precision * recall / (precision + recall).clip(1e-12)).max()
     assert f1_score(own.ravel(), score.ravel() >= -1e-9) == pytest.approx(best)
     assert not directions[PARTS.index("strut")].any()  # no cell shows one
-    sae = readers(identity(7), torch.from_numpy(directions[:7]), torch.from_numpy(biases[:7]))
-    flat = torch.from_numpy(np.float32(acts).reshape(-1, 7))
-    wanted = (flat @ torch.from_numpy(np.float32(directions[:7])).t() + torch.from_numpy(np.float32(biases[:7]))).relu()
+    every = Activations(np.float16(acts), pd.DataFrame({"split": ["test"] * len(acts)}))
+    sae, flat = probe_dictionary(identity(7), every, regions), torch.from_numpy(every.acts).float().flatten(0, 2)
+    directions, biases = fit_probes(every.acts, regions)
+    wanted = (flat @ torch.from_numpy(np.float32(directions.T)) + torch.from_numpy(np.float32(biases))).relu()
     torch.testing.assert_close(sae.encode(flat).dense(), wanted)
 
 

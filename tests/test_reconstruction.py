@@ -13,7 +13,7 @@ from PIL import Image
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.features.reconstruction import (
-    OTHER,
+    SEED_STEP,
     batched,
     both_signs,
     dictionary,
@@ -228,7 +228,7 @@ def test_nulls_are_the_same_each_time_and_on_the_scale_of_the_acts(acts):
     assert first["permuted network"]._asdict() == {"sae": sae} | of
     other = null_dictionaries(sae, own, lambda *name, **how: asked.append((*name, how)) or sae, 1)
     assert list(other) == [name for name in first if name not in ("channels", "PCA")]
-    assert asked[-1][1]["seed"] == asked[-2][1]["seed"] == OTHER
+    assert asked[-1][1]["seed"] == asked[-2][1]["seed"] == SEED_STEP
     assert not {other[name].sae.fingerprint for name in ("random directions", "untrained")} & {
         null.sae.fingerprint for null in first.values()
     }

@@ -151,7 +151,7 @@ class FeatureIndex(OnPictures):
     grid: tuple[int, int]
     table: pd.DataFrame
     folder: Path = Path()
-    stage: str = ""
+    fingerprint: str | None = None
 
     @classmethod
     def of(cls, sae: SparseAutoencoder, acts: Activations, rows: np.ndarray) -> "FeatureIndex":
@@ -167,14 +167,11 @@ class FeatureIndex(OnPictures):
         if not (folder / FACTS).is_file():
             raise FileNotFoundError(f"{folder / FACTS} is not there: build the feature index first, as Study.features")
         facts, images = read_json(folder / FACTS), pd.read_parquet(folder / IMAGES)
-        grid, stage = tuple(facts["grid"]), read_json(folder / META).get("fingerprint", "")
+        grid, table = tuple(facts["grid"]), pd.read_parquet(folder / TABLE)
         shape = len(images) * grid[0] * grid[1], facts["d_sae"]
         kinds = {"by_cell": csr_array, "by_feature": csc_array}
         matrices = [_open(folder / name, kind, shape) for name, kind in kinds.items()]
-        return cls(*matrices, images, grid, pd.read_parquet(folder / TABLE), folder, stage)
-
-    def _content(self) -> list:
-        return [self.images, *(getattr(self.by_cell, array) for array in ARRAYS)]
+        return cls(*matrices, images, grid, table, folder, read_json(folder / META).get("fingerprint"))
 
     @property
     def d_sae(self) -> int:
