@@ -178,10 +178,7 @@ def average_precisions(codes: csr_array, labels: np.ndarray) -> np.ndarray:
 
 
 def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
-    """A row per feature and part: average precision on half A (ap_a) and B (ap), share of half B's cells (prevalence).
-
-    Columns: feature_id, part, ap_a, ap, prevalence.
-    """
+    """A row per feature_id and part: average precision on half A (ap_a) and B (ap), share of B's cells (prevalence)."""
     cells, found = regions.rows[:, None] * index.cells_per_image + np.arange(index.cells_per_image), {}
     for name, half in {"ap_a": ~regions.in_b, "ap": regions.in_b}.items():
         labels = regions.labels[half].reshape(-1, len(regions.names))
@@ -218,12 +215,12 @@ def guess_scores(regions: Regions) -> pd.DataFrame:
 
 
 def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each feature's part, whose average precision on half A is furthest above prevalence: feature_id, part, part_…"""
+    """By feature, the part whose average precision on half A is furthest above prevalence: part, part_ap, …"""
     prevalence = scores["prevalence"]  # in deviations of a cell's label: else the most frequent part would win
     beyond = (scores["ap_a"] - prevalence) / np.sqrt(prevalence * (1 - prevalence)).clip(lower=1e-9)
     ranked = scores.assign(beyond=beyond).sort_values(["beyond", "part"], ascending=[False, True])
-    chosen = ranked.drop_duplicates("feature_id").drop(columns="beyond").sort_values("feature_id", ignore_index=True)
-    return chosen.rename(columns={c: f"part_{c}" for c in chosen if c not in ("feature_id", "part")})
+    chosen = ranked.drop(columns="beyond").drop_duplicates("feature_id").set_index("feature_id").sort_index()
+    return chosen.add_prefix("part_").rename(columns={"part_part": "part"})
 
 
 def best_matches(scores: pd.DataFrame) -> pd.DataFrame:
@@ -264,8 +261,8 @@ def build_features(
 ) -> None:
     """`build_index` of the pictures of these splits; add what test pictures say of each feature to features.parquet.
 
-    by_class: add the columns of `selectivity` for each level that the pictures have
-    Pictures with regions add the columns of `best_parts`, and parts.parquet, the `part_scores`.
+    by_class: with the columns of `selectivity`, for each level that the pictures have. Pictures with regions add those
+    of `best_parts`, and `part_scores` in parts.parquet.
     """
     if (index := build_index(sae, acts, folder, acts.rows(*splits))) is None:
         return
@@ -278,5 +275,5 @@ def build_features(
     if len(images) > 1 and pictures.region_names:
         scores = part_scores(index, Regions.of(index, pictures))
         write_parquet(scores, folder / PARTS)
-        table = table.join(best_parts(scores).drop(columns="feature_id"))
+        table = table.join(best_parts(scores))
     write_parquet(table, folder / TABLE)
