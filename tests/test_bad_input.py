@@ -79,7 +79,7 @@ class Payload:
 def w(finished, tmp_path, monkeypatch):
     """The study and a folder for hostile files; checks after the test that nothing ran and nothing changed."""
     for where, name in (
-        ("activations.kept", "check_room"), ("features.regions", "build_index"),
+        ("activations", "check_room"), ("features.regions", "build_index"),
         ("networks.training.Run", "train_step"), ("sae.training.Run", "train_step"),
         ("hangar.dataset", "mapper"), ("pictures.folders.FGVCAircraft", "__init__"),
     ):  # fmt: skip

@@ -1,5 +1,6 @@
 """The feature index against dense arrays; selectivity and part scores against scikit-learn and planted truth."""
 
+# ruff: noqa: I001
 from dataclasses import replace
 from itertools import combinations
 
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.sparse import csr_array
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
@@ -15,27 +17,10 @@ from aircraft_sae.activations import Activations, effective_radius, gradient_map
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.devices import device
 from aircraft_sae.features import (
-    FeatureIndex,
-    Regions,
-    auroc_in_strata,
-    average_precision,
-    best_aurocs,
-    best_estimates,
-    best_matches,
-    build_features,
-    build_index,
-    claim_bars,
-    claims,
-    claims_of,
-    fit_probes,
-    guess_scores,
-    halves,
-    neighbours,
-    part_scores,
-    probe_scores,
-    selectivity,
-)
-from aircraft_sae.features.reconstruction import readers
+    FeatureIndex, Regions, auroc_in_strata, average_precision, best_aurocs, best_estimates, best_matches,
+    build_features, build_index, claim_bars, claims, claims_of, fit_probes, guess_scores, halves, neighbours,
+    part_scores, probe_dictionary, probe_scores, selectivity,
+)  # fmt: skip
 from aircraft_sae.features.regions import ap_of, auroc, auroc_p, average_precisions, best_parts
 from aircraft_sae.metrics import average
 from aircraft_sae.networks import Network
@@ -64,7 +49,7 @@ def indexed(dense, folder, splits=None):
 
 @pytest.fixture(scope="module")
 def dense():
-    """Activations with ties, a feature that never fires (6) and one that always does (7)."""
+    """Activations with ties; feature 6 never fires, feature 7 always."""
     rng = np.random.default_rng(0)
     values = np.maximum(0, rng.normal(-1, 1.5, (N_IMAGES, *GRID, D))).round(1)
     values[..., 6], values[..., 7] = 0, 1 + values[..., 7]
@@ -74,7 +59,7 @@ def dense():
 @pytest.fixture(scope="module")
 def index(dense, tmp_path_factory):
     splits = ["train"] * 20 + ["test"] * 20
-    made = np.concatenate([dense, dense[:5] + 1])  # views are no pictures: left out
+    made = np.concatenate([dense, dense[:5] + 1])  # views are left out
     return indexed(made, tmp_path_factory.mktemp("index"), [*splits, *["views"] * 5])
 
 
@@ -91,25 +76,15 @@ def test_the_index_holds_every_code(index, dense):
     np.testing.assert_array_equal(index.maxima(index.rows("test")), dense[20:].max((1, 2)))
     np.testing.assert_allclose(index.sums(np.arange(N_IMAGES)), dense.sum((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(index.sums([3, 3, 30]), dense[[3, 3, 30]].sum((1, 2)), rtol=1e-5)
-    for matrix in (index.by_cell, index.by_feature):  # read from disk, without a copy
+    for matrix in (index.by_cell, index.by_feature):  # mapped from disk, not copied
         assert not any(array.flags.owndata or array.flags.writeable for array in (matrix.data, matrix.indices))
         assert matrix.indices.dtype == matrix.indptr.dtype == np.int32
-
-
-def test_an_index_is_known_by_its_stage_or_else_by_its_content(dense, tmp_path):
-    made = []
-    for name, values in {"one": dense, "same": dense, "other": dense + 1}.items():
-        (tmp_path / name).mkdir()
-        made.append(indexed(values, tmp_path / name).fingerprint)
-    assert made[0] == made[1] != made[2]
-    (tmp_path / "one" / "meta.json").write_text('{"fingerprint": "of the stage"}')
-    assert FeatureIndex.open(tmp_path / "one").fingerprint == "of the stage"
 
 
 @pytest.mark.parametrize(("piece", "merged"), [(24, 5), (60, 2**21), (10**6, 40)])
 def test_an_index_is_the_same_in_any_pieces(index, dense, tmp_path, monkeypatch, piece, merged):
     monkeypatch.setattr("aircraft_sae.features.index.PIECE", piece)
-    monkeypatch.setattr("aircraft_sae.features.pieces.MERGED", merged)
+    monkeypatch.setattr("aircraft_sae.features.index.MERGED", merged)
     again = indexed(dense, tmp_path, ["train"] * 20 + ["test"] * 20)
     pd.testing.assert_frame_equal(again.table, index.table)
     for name in ("by_cell", "by_feature"):
@@ -118,21 +93,19 @@ def test_an_index_is_the_same_in_any_pieces(index, dense, tmp_path, monkeypatch,
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in index.folder.iterdir())
 
 
-def test_an_index_is_made_after_any_file_of_a_piece_was_lost(index, dense, tmp_path, monkeypatch):
-    """As in a kill while the pieces are removed; and pieces of another autoencoder are not taken for its own."""
+def test_a_killed_index_resumes_from_its_own_pieces(dense, tmp_path, monkeypatch):
     monkeypatch.setattr("aircraft_sae.features.index.PIECE", 24)
-    monkeypatch.setattr("aircraft_sae.features.index.merge", lambda *_: 1 / 0)
-    for values in (dense, dense + 1):
-        with pytest.raises(ZeroDivisionError):
-            indexed(values, tmp_path)
+    with monkeypatch.context() as killed:
+        killed.setattr("aircraft_sae.features.index.merge", lambda *_: 1 / 0)
+        for values in (dense, dense + 1):  # pieces of other acts are left alone
+            with pytest.raises(ZeroDivisionError):
+                indexed(values, tmp_path)
     for lost in sorted(tmp_path.glob("pieces-*/00001_*.npy"))[::2]:
         lost.unlink()
-    monkeypatch.undo()
-    monkeypatch.setattr("aircraft_sae.features.index.PIECE", 24)
     np.testing.assert_array_equal(indexed(dense, tmp_path).by_cell.toarray(), dense.reshape(-1, D))
 
 
-def test_an_index_without_a_code_is_one_too(tmp_path):
+def test_an_index_may_be_empty(tmp_path):
     empty = indexed(np.zeros((4, *GRID, D), np.float32), tmp_path)
     assert not len(empty.by_cell.data) and (empty.table["density_image"] == 0).all() and empty.table["max"].isna().all()
 
@@ -163,7 +136,7 @@ def test_patches_show_each_picture_once(index, dense):
     assert len(index.patches(6)) == 0
 
 
-def test_companions_and_neighbours(index, dense):
+def test_coactive_features_and_neighbours(index, dense):
     flat = dense.reshape(-1, D) > 0
     share = np.array([flat[flat[:, 1], j].mean() if j != 1 else 0 for j in range(D)])
     wanted = [j for j in np.argsort(flat.mean(0) - share, kind="stable") if share[j] > flat[:, j].mean()]
@@ -176,7 +149,7 @@ def test_companions_and_neighbours(index, dense):
     assert neighbours(rows, 0, 2)["feature_id"].tolist() == [1, 2]
 
 
-def test_what_is_not_there_is_refused(index, tmp_path):
+def test_unknown_features_and_orders_are_refused(index, tmp_path):
     with pytest.raises(FileNotFoundError, match="build the feature index first"):
         FeatureIndex.open(tmp_path)
     with pytest.raises(ValueError, match=r"feature 8 is not one of 0 \.\. 7"):
@@ -190,25 +163,22 @@ def test_average_precisions_are_scikit_learns(seed):
     rng = np.random.default_rng(seed)
     dense = np.maximum(0, rng.normal(0, 1, 300)).round(1 if seed < 3 else 9)  # ties, or none
     member = rng.random((300, 3)) < [0.1, 0.5, 0.02] + 0.1 * dense[:, None]
-    active = np.flatnonzero(dense)
-    got = average_precisions(dense[active], member[active], member.sum(0), 300)
-    assert got.tolist() == pytest.approx([average_precision_score(own, dense) for own in member.T])
-    assert average_precisions(np.zeros(0), np.zeros((0, 1), bool), np.array([30]), 300)[0] == pytest.approx(0.1)
+    got = average_precisions(csr_array(np.stack([dense, 0 * dense], 1)), member)
+    assert got[0].tolist() == pytest.approx([average_precision_score(own, dense) for own in member.T])
+    assert got[1].tolist() == pytest.approx(member.mean(0).tolist())  # a silent feature
 
 
 def ranked(values):
     return np.float32(rankdata(values, axis=0))
 
 
-def test_class_measures_are_scikit_learns():
+def test_auroc_is_scikit_learns():
     rng = np.random.default_rng(1)
     codes = rng.integers(0, 4, 120)
     values = np.maximum(0, rng.normal(0, 1, (120, 5)) + 0.5 * codes[:, None] * np.arange(5)).round(1)
-    member = np.float32(codes == np.arange(4)[:, None])
-    area, _ = auroc(ranked(values), member)
-    for j in range(5):
-        for c in range(4):
-            assert area[c, j] == pytest.approx(roc_auc_score(codes == c, values[:, j]), abs=1e-5)
+    area, _ = auroc(ranked(values), np.float32(codes == np.arange(4)[:, None]))
+    wanted = [[roc_auc_score(codes == c, column) for column in values.T] for c in range(4)]
+    np.testing.assert_allclose(area, wanted, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +204,7 @@ def test_planted_features_are_placed_at_their_level(taxonomy):
     assert (table["placed"][3:] == "none").mean() > 0.9
 
 
-def test_a_class_is_given_the_feature_that_half_a_chooses(taxonomy):
+def test_half_a_chooses_a_classs_feature(taxonomy):
     rng = np.random.default_rng(4)
     labels, maxima = pd.DataFrame({level: codes for level, (codes, _) in taxonomy.items()}), rng.random((480, 30))
     in_b = halves(labels["variant"])
@@ -249,7 +219,7 @@ def test_a_class_is_given_the_feature_that_half_a_chooses(taxonomy):
     assert len(found) == 21 and found.drop([("family", 2), ("variant", 4), ("variant", 5)]).max() < 0.8
 
 
-def test_shuffled_labels_are_called_selective_as_often_as_they_should(taxonomy):
+def test_shuffled_labels_pass_as_often_as_they_should(taxonomy):
     rng = np.random.default_rng(3)
     density = np.repeat([0.025, 0.1, 0.5, 1.0], 250)
     maxima = rng.gamma(1, 1, (480, 1000)) * (rng.random((480, 1000)) < density)
@@ -262,10 +232,10 @@ def test_shuffled_labels_are_called_selective_as_often_as_they_should(taxonomy):
     assert (table["placed"] == "none").mean() > 0.99
 
 
-def test_p_of_auroc_is_that_of_all_permutations():
+def test_p_of_auroc_is_the_share_of_all_permutations():
     rng = np.random.default_rng(6)
     values = np.stack([rng.random(9), rng.integers(0, 3, 9), np.arange(9)], 1)
-    ranks, n_in = np.float32(rankdata(values, axis=0)), np.array([3, 2, 3])
+    ranks, n_in = ranked(values), np.array([3, 2, 3])
     own = [np.arange(9) >= 9 - n for n in n_in]
     area = np.array([roc_auc_score(member, values[:, j]) for j, member in enumerate(own)])
     wanted = [
@@ -277,7 +247,7 @@ def test_p_of_auroc_is_that_of_all_permutations():
     assert auroc_p(ranks, np.array([0, 9, 3]), area)[:2].tolist() == [1, 1]  # no class, no test
 
 
-def test_the_z_of_auroc_is_in_deviations_of_permutations():
+def test_z_of_auroc_has_deviation_1_under_permutations():
     rng = np.random.default_rng(5)
     values = rng.random((60, 4))
     values[:, 1], values[:, 2], values[:, 3] = values[:, 1].round(1), values[:, 2] * (values[:, 2] > 0.8), 1
@@ -303,9 +273,9 @@ PARTS = ["fuselage", "wing", "stabilizer", "fin", "engine", "propeller", "strut"
 
 @pytest.fixture(scope="module")
 def planted_parts(tmp_path_factory):
-    """(index, regions): features that read part 0, place, outline, background, a class.
+    """(index, regions): features that read part 0, place, outline, background and a class.
 
-    One part, the propeller, is there in pictures of one class only: feature 7 reads that class, feature 8 the part.
+    Only one class has the propeller: feature 7 reads that class, feature 8 the part.
     """
     rng, other = np.random.default_rng(4), np.random.default_rng(5)
     n, grid = 200, (7, 7)
@@ -342,10 +312,10 @@ def test_part_scores_are_scikit_learns_in_each_half(planted_parts):
         own, maps = regions.labels[half][..., 0].ravel(), index.maps(2, regions.rows)[half].ravel()
         assert table.iloc[2][name] == pytest.approx(average_precision_score(own, maps))
     assert table.iloc[0]["prevalence"] == pytest.approx(own.mean())
-    assert everything.query("part == 'strut'")[["ap", "ap_a"]].isna().all().all()  # which nothing shows
+    assert everything.query("part == 'strut'")[["ap", "ap_a"]].isna().all().all()  # nothing shows it
     best, by_ap = best_parts(everything), everything.loc[everything.groupby("feature_id")["ap_a"].idxmax(), "part"]
     assert best["part"][8] == "propeller" and best["part"][0] == "fuselage"
-    assert (best["part"].to_numpy() != by_ap.to_numpy()).any()  # what is frequent has a high average precision
+    assert (best["part"].to_numpy() != by_ap.to_numpy()).any()  # frequent parts have a high AP
 
 
 def test_guesses_are_what_half_a_shows(planted_parts):
@@ -379,28 +349,23 @@ def test_average_precision_and_its_slopes_are_scikit_learns(digits):
     assert silent == pytest.approx(member.mean()) and influence == pytest.approx((member.mean(1) - silent) / 12)
 
 
-def test_average_precision_and_its_error_are_those_of_redrawn_pictures(planted_parts):
+def test_the_error_of_average_precision_is_that_of_redrawn_pictures(planted_parts):
     index, regions = planted_parts
     got, swapped = (average_precision(index, regions, 0, "fuselage", swap) for swap in (False, True))
     maps, labels = index.maps(0, regions.rows[regions.in_b]), regions.labels[regions.in_b][..., 0]
     assert got.value == pytest.approx(average_precision_score(labels.ravel(), maps.ravel()))
-    redrawn = [
-        ap_of(maps[drawn], labels[drawn])[0] for drawn in np.random.default_rng(0).integers(100, size=(400, 100))
-    ]
-    assert got.error == pytest.approx(np.std(redrawn), rel=0.15) and len(got.influence) == 100
+    draws = np.random.default_rng(0).integers(100, size=(400, 100))
+    redrawn = [ap_of(maps[drawn], labels[drawn])[0] for drawn in draws]
+    assert got.error == pytest.approx(np.std(redrawn), rel=0.15)
     assert list(got.influence.index) == [f"i{i}" for i in range(1, 200, 2)]
     assert swapped.value < 0.3 and (got - swapped).p < 1e-6
     assert np.isnan(average_precision(index, regions, 0, "strut").value)
-
-
-def test_masks_are_swapped_within_a_class(planted_parts):
-    _, regions = planted_parts
     another, own = claims._another(regions), np.flatnonzero(regions.in_b)
-    assert (another != own).all() and sorted(another) == own.tolist()
-    assert (regions.classes[another] == regions.classes[own]).all()
+    assert (another != own).all() and sorted(another) == own.tolist(), "masks are swapped"
+    assert (regions.classes[another] == regions.classes[own]).all(), "within a class"
 
 
-def test_within_strata_readers_of_class_place_or_outline_know_nothing(planted_parts, tmp_path):
+def test_class_place_and_outline_tell_nothing_within_strata(planted_parts, tmp_path):
     _, regions = planted_parts
     rng, n, grid = np.random.default_rng(8), 200, (7, 7)
     place = np.broadcast_to(regions.labels.mean(0)[..., 5], (n, *grid))
@@ -411,22 +376,19 @@ def test_within_strata_readers_of_class_place_or_outline_know_nothing(planted_pa
         "class, outline": of_class * regions.shown,
     }  # fmt: skip
     own = indexed(np.stack(list(readers_.values()), -1) + 0.01, tmp_path)
-    # the propeller is of one class alone, which is its own family here
-    regions = replace(regions, families=regions.classes)
+    regions = replace(regions, families=regions.classes)  # one class alone has the propeller
     got = {name: auroc_in_strata(own, regions, j, "propeller") for j, name in enumerate(readers_)}
     assert got["part"].value > 0.99 and got["part"].interval[0] > 0.95
     for name in ("class", "place", "class, place"):
         assert abs(got[name].value - 0.5) < 0.1, name
-    # who knows the outline knows a little: 0.05 above a null is asked for, and the null's best has it too
+    # the outline tells a little, also to the nulls that a claim has to beat
     assert abs(got["outline"].value - 0.5) < 0.15 and abs(got["class, outline"].value - 0.5) < 0.15
 
 
-def test_claims_need_more_than_the_best_of_as_many_random_directions(tmp_path):
+def test_a_claim_beats_the_best_of_as_many_random_directions(tmp_path):
     rng = np.random.default_rng(0)
-    acts = Activations(
-        np.float16(rng.normal(size=(60, 3, 4, 6))),
-        pd.DataFrame({"image": [f"i{i}" for i in range(60)], "split": "test"}),
-    )
+    images = pd.DataFrame({"image": [f"i{i}" for i in range(60)], "split": "test"})
+    acts = Activations(np.float16(rng.normal(size=(60, 3, 4, 6))), images)
     covered = (rng.random((60, 3, 4, 2)) < [0.2, 0.05]).astype(float)
     known = {"levels": [], "region_names": ["wing", "fin"]}
     pictures = type("Known", (), known | {"regions": lambda self, image, grid: covered[int(image[1:])]})()
@@ -445,49 +407,34 @@ def test_claims_need_more_than_the_best_of_as_many_random_directions(tmp_path):
     assert claims_of(scores, bars.reset_index()).tolist() == ["fin", "wing", None]
 
 
-def test_a_probe_is_a_ceiling(planted_parts):
-    index, regions = planted_parts
-    acts = np.stack([index.maps(j, regions.rows) for j in range(7)], -1) @ np.random.default_rng(0).normal(size=(7, 7))
-    probe = probe_scores(acts, regions)
-    assert probe["fuselage"] > 0.9 and probe["wing"] > 0.95 and np.isnan(probe["strut"])
-    assert part_scores(*planted_parts).query("part == 'wing'")["ap"].max() < 0.85  # two features share it
-
-
-def test_a_probe_fires_where_its_f1_is_best(planted_parts):
+def test_probes_are_a_ceiling_and_fire_where_f1_is_best(planted_parts):
     index, regions = planted_parts
     rng, labels = np.random.default_rng(1), regions.labels[~regions.in_b]
     acts = np.stack([index.maps(j, regions.rows) for j in range(7)], -1) @ rng.normal(size=(7, 7)) + rng.normal(size=7)
+    probe = probe_scores(acts, regions)
+    assert probe["fuselage"] > 0.9 and probe["wing"] > 0.95 and np.isnan(probe["strut"])
+    assert part_scores(index, regions).query("part == 'wing'")["ap"].max() < 0.85, "two features share it"
     directions, biases = fit_probes(acts, regions)
-    acts = acts[~regions.in_b]
-    score, own = (acts @ directions.T + biases)[..., 1], labels[..., 1]
+    score, own = (acts[~regions.in_b] @ directions.T + biases)[..., 1], labels[..., 1]
     precision, recall, _ = precision_recall_curve(own.ravel(), score.ravel())
     best = (2 * precision * recall / (precision + recall).clip(1e-12)).max()
     assert f1_score(own.ravel(), score.ravel() >= -1e-9) == pytest.approx(best)
     assert not directions[PARTS.index("strut")].any()  # no cell shows one
-    sae = readers(identity(7), torch.from_numpy(directions[:7]), torch.from_numpy(biases[:7]))
-    flat = torch.from_numpy(np.float32(acts).reshape(-1, 7))
-    wanted = (flat @ torch.from_numpy(np.float32(directions[:7])).t() + torch.from_numpy(np.float32(biases[:7]))).relu()
+    every = Activations(np.float16(acts), pd.DataFrame({"split": ["test"] * len(acts)}))
+    sae, flat = probe_dictionary(identity(7), every, regions), torch.from_numpy(every.acts).float().flatten(0, 2)
+    directions, biases = fit_probes(every.acts, regions)
+    wanted = (flat @ torch.from_numpy(np.float32(directions.T)) + torch.from_numpy(np.float32(biases))).relu()
     torch.testing.assert_close(sae.encode(flat).dense(), wanted)
 
 
-@pytest.fixture(scope="module")
-def network():
-    """A plain network with cells of 4 pixels after its first stage, and of 32 after its second."""
+def test_gradients_are_those_of_the_pre_activation():
     torch.manual_seed(0)
+    stage2 = torch.nn.Sequential(torch.nn.GELU(), torch.nn.Conv2d(4, 8, 9, 8, 4))
     model = torch.nn.Sequential()
-    model.add_module("stage1", torch.nn.Conv2d(3, 4, 7, 4, 3))
-    model.add_module("stage2", torch.nn.Sequential(torch.nn.GELU(), torch.nn.Conv2d(4, 8, 9, 8, 4)))
-    model.add_module("head", torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
-    return Network(model, list("abcdefgh"), 64)
-
-
-def at_site(site, d):
-    """An autoencoder of a site with random features."""
-    return SparseAutoencoder(SAEConfig(site=site, k=1, expansion=2), d)
-
-
-def test_gradients_are_those_of_the_pre_activation(network):
-    sae, x = at_site("stage2", 8), torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for name, layer in {"stage1": torch.nn.Conv2d(3, 4, 7, 4, 3), "stage2": stage2, "head": torch.nn.Flatten()}.items():
+        model.add_module(name, layer)
+    network, sae = Network(model, [], 64), SparseAutoencoder(SAEConfig(site="stage2", k=1, expansion=2), 8)
+    x = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
     product, gradient = gradient_maps(network, sae, x, 3, (1, 0))
     assert product.shape == gradient.shape == (64, 64) and product.min() >= 0
 
@@ -512,14 +459,13 @@ def test_radius_by_hand():
 
 
 class Shapes:
-    """Pictures with two regions: a block and a dot, whose places depend on the picture."""
+    """Pictures with two regions, a block and a dot, at places that depend on the picture."""
 
     region_names, levels = ("block", "dot"), ("kind",)
 
     def __init__(self, n=24, **changes):
-        self.table = pd.DataFrame(
-            {"image": [f"i{i}" for i in range(n)], "split": "test", "kind": ["a", "b"] * (n // 2)}
-        )
+        names = [f"i{i}" for i in range(n)]
+        self.table = pd.DataFrame({"image": names, "split": "test", "kind": ["a", "b"] * (n // 2)})
         vars(self).update(changes)
 
     def classes(self, level):
@@ -540,31 +486,30 @@ class Shapes:
 
 
 def shaped(pictures, grid=(4, 4)):
-    """Acts whose channels are the cells' shares of block and dot, of neither, and noise."""
+    """Acts whose channels are a cell's shares of block and dot, and noise."""
     shares = np.stack([pictures.regions(image, grid) for image in pictures.table["image"]])
     noise = np.random.default_rng(0).random((*shares.shape[:3], 2))
     return Activations(np.float16(np.concatenate([shares, noise], -1)), pictures.table)
 
 
-def test_cells_of_small_regions_count_by_the_regions_own_pixels(tmp_path):
+def test_a_cell_shows_a_region_that_fills_a_quarter_of_it_or_lies_to_a_quarter_in_it():
     pictures = Shapes()
-    regions = Regions.of(build_index(identity(4), shaped(pictures), tmp_path, np.arange(24)), pictures)
+    regions = Regions.of(shaped(pictures), pictures)
     for i, image in enumerate(pictures.table["image"]):
         mask = pictures.mask(image)
-        for row in range(4):
-            for column in range(4):
-                cell = mask[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
-                assert regions.shown[i, row, column] == pytest.approx((cell > 0).mean())
-                for part in (1, 2):
-                    share, of_part = (cell == part).mean(), (cell == part).sum() / (mask == part).sum()
-                    assert regions.labels[i, row, column, part - 1] == (share >= 0.25 or of_part >= 0.25)
+        for row, column in np.ndindex(4, 4):
+            cell = mask[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+            assert regions.shown[i, row, column] == pytest.approx((cell > 0).mean())
+            for part in (1, 2):
+                share, of_part = (cell == part).mean(), (cell == part).sum() / (mask == part).sum()
+                assert regions.labels[i, row, column, part - 1] == (share >= 0.25 or of_part >= 0.25)
     assert regions.classes.tolist() == [0, 1] * 12 and regions.names == ["block", "dot"]
     np.testing.assert_array_equal(regions.in_b, halves(pictures.table["kind"]))
 
 
 @pytest.mark.parametrize("levels", [("kind",), ()])
 @pytest.mark.parametrize("names", [("block", "dot"), ()])
-def test_features_are_described_as_far_as_the_pictures_go(tmp_path, levels, names):
+def test_the_table_has_the_columns_that_the_pictures_allow(tmp_path, levels, names):
     pictures = Shapes(levels=levels, region_names=names)
     build_features(tmp_path, identity(4), shaped(pictures), pictures, ["train", "test"], by_class=True)
     table = FeatureIndex.open(tmp_path).table
@@ -576,7 +521,7 @@ def test_features_are_described_as_far_as_the_pictures_go(tmp_path, levels, name
     assert "placed" not in FeatureIndex.open(tmp_path).table
 
 
-def test_the_order_of_rows_in_the_parts_table_does_not_matter(planted_parts):
+def test_best_parts_and_matches_do_not_depend_on_the_order_of_rows(planted_parts):
     index, regions = planted_parts
     scores = part_scores(index, regions)
     shuffled = scores.sample(frac=1, random_state=0)

@@ -1,5 +1,6 @@
-"""Reconstruction, sparsity and splicing measured by hand on small arrays, and the baselines' own guarantees."""
+"""Reconstruction, sparsity and splicing by hand on small arrays; guarantees of baselines and nulls."""
 
+# ruff: noqa: I001
 from collections import OrderedDict
 from dataclasses import replace
 from functools import partial
@@ -9,27 +10,15 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torch.nn.functional import cosine_similarity, normalize
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.features.reconstruction import (
-    OTHER,
-    batched,
-    both_signs,
-    dictionary,
-    k_means,
-    matched_cosines,
-    measure,
-    mixtures,
-    nearest,
-    null_dictionaries,
-    pca,
-    project,
-    pursue,
-    seed_agreement,
-    seed_match,
-    splice,
-)
+    SEED_STEP, batched, both_signs, dictionary, k_means, matched_cosines, measure, mixtures, nearest, null_dictionaries,
+    pca, project, pursue, seed_agreement, seed_match, splice,
+)  # fmt: skip
 from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
 
@@ -91,53 +80,42 @@ def test_k_means_and_pursuit_reconstruct(acts, mean):
     rows = acts.rows("test")
     near = measure(partial(nearest, k_means(acts, acts.rows("train"), 60)), acts, rows, mean).results
     assert near["l0"]["value"] == 1 and near["fvu"]["value"] < 0.3
-    directions = torch.nn.functional.normalize(torch.randn(12, 5, generator=torch.Generator().manual_seed(0)))
+    directions = normalize(torch.randn(12, 5, generator=torch.Generator().manual_seed(0)))
     fvus = [measure(partial(pursue, mean, directions, k), acts, rows, mean).results["fvu"]["value"] for k in (1, 3, 5)]
-    assert fvus[0] > fvus[1] > fvus[2] and fvus[2] < 1e-6  # five of twelve directions span everything
+    assert fvus[0] > fvus[1] > fvus[2] and fvus[2] < 1e-6, "five of twelve directions span everything"
 
 
-class Pooled(torch.nn.Sequential):
+def pooled():
     """Pictures to acts (2, 3, 5), whose mean over cells is read out linearly."""
-
-    def __init__(self):
-        weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
-        head = torch.nn.Linear(5, 3, bias=False)
-        head.weight.data = weight
-        super().__init__(
-            OrderedDict(
-                grid=torch.nn.AdaptiveAvgPool2d((2, 3)),
-                body=torch.nn.Conv2d(3, 5, 1),
-                pool=torch.nn.AdaptiveAvgPool2d(1),
-                flat=torch.nn.Flatten(),
-                head=head,
-            )
-        )
+    torch.manual_seed(1)
+    layers = {"grid": nn.AdaptiveAvgPool2d((2, 3)), "body": nn.Conv2d(3, 5, 1), "pool": nn.AdaptiveAvgPool2d(1)}
+    return nn.Sequential(OrderedDict(layers | {"flat": nn.Flatten(), "head": nn.Linear(5, 3, bias=False)}))
 
 
-class Skipping(torch.nn.Module):
-    """The same, and as much for all classes past it: it cannot start in the middle."""
+class Skipping(nn.Module):
+    """The same with a connection past it, equal for all classes: it cannot start in the middle."""
 
     def __init__(self):
         super().__init__()
-        self.inner = Pooled()
+        self.inner = pooled()
 
     def forward(self, x):
-        return self.inner.head(self.inner.body(self.inner.grid(x)).mean((2, 3))) + x.mean((1, 2, 3))[:, None]
+        return self.inner(x) + x.mean((1, 2, 3))[:, None]
 
 
 class Blank:
-    """Pictures that show nothing, since acts are put in their place."""
+    """Empty pictures: stored acts take their place."""
 
     def picture(self, image):
         return Image.new("RGB", (3, 2))
 
 
-@pytest.fixture(scope="module", params=[("body", Pooled), ("inner.body", Skipping)], ids=["sequence", "skipping"])
+@pytest.fixture(scope="module", params=[("body", pooled), ("inner.body", Skipping)], ids=["sequence", "skipping"])
 def replayed(request, acts):
-    """(network, the same acts as of a site of it)."""
+    """(a network, the acts as those of its site)."""
     site, kind = request.param
     network = Network(kind(), ["a", "b", "c"], 4)
-    assert network.can_start(site) == (kind is Pooled)
+    assert network.can_start(site) == (kind is pooled)
     return network, replace(acts, site=site)
 
 
@@ -175,23 +153,22 @@ def test_seed_agreement_is_1_for_the_same_features_in_any_order_and_0_by_chance(
     assert abs(found["agreement"]) < 0.05 and found["chance"] > round_["chance"] + 0.1
 
 
-def test_mixtures_are_spread_alike_and_are_others():
+def test_mixtures_have_the_same_covariance_and_no_direction_in_common():
     rows = torch.randn(3000, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([4.0, 2, 1, 1])
     mixed = mixtures(rows, seed=1)
     torch.testing.assert_close(mixed.T.cov(), rows.T.cov(), rtol=0.1, atol=0.2)
     assert torch.equal(mixed, mixtures(rows, seed=1)) and not torch.equal(mixed, mixtures(rows, seed=2))
-    assert torch.nn.functional.cosine_similarity(mixed, rows).mean().abs() < 0.1
+    assert cosine_similarity(mixed, rows).mean().abs() < 0.1
 
 
-def test_cells_of_the_aircraft_and_others_are_told_apart(acts, mean):
+def test_foreground_and_background_are_measured_apart(acts, mean):
     rows, model = acts.rows("test"), partial(project, mean, torch.eye(5)[:2])
     shown = np.zeros((30, 2, 3), bool)
-    shown[5:, 0] = True  # five images without any
+    shown[5:, 0] = True  # five images show nothing
     results = measure(model, acts, rows, mean, shown).results
     centred = (np.float64(acts.acts[rows]) - flat(acts, "train").mean(0))[shown]
-    assert results["fvu_foreground"]["value"] == pytest.approx(
-        (centred[:, 2:] ** 2).sum() / (centred**2).sum(), rel=1e-4
-    )
+    by_hand = (centred[:, 2:] ** 2).sum() / (centred**2).sum()
+    assert results["fvu_foreground"]["value"] == pytest.approx(by_hand, rel=1e-4)
     assert results["fvu_foreground"]["n"] == 25 and results["fvu_background"]["n"] == 30
     assert "l0_foreground" not in results and "fvu_foreground" not in measure(model, acts, rows, mean).results
     centres = measure(partial(nearest, k_means(acts, acts.rows("train"), 4)), acts, rows, mean, shown).results
@@ -200,38 +177,38 @@ def test_cells_of_the_aircraft_and_others_are_told_apart(acts, mean):
     assert "fvu_foreground" not in nowhere and nowhere["fvu_background"]["value"] == nowhere["fvu"]["value"]
 
 
-def test_seed_match_is_the_lower_cosine_of_the_same_partner():
+def test_seed_match_is_the_lower_cosine_with_the_same_partner():
     sae, other = (SparseAutoencoder(SAEConfig(k=2, expansion=2, seed=seed), 8) for seed in (0, 1))
     order = torch.randperm(16)
     with torch.no_grad():
         other.W_dec.copy_(sae.W_dec[order])
         other.W_enc_rows.copy_(sae.W_enc_rows[order])
-    assert seed_match(sae, [other]) == pytest.approx(np.ones(16), abs=1e-5)
-    with torch.no_grad():
+        assert seed_match(sae, [other]) == pytest.approx(np.ones(16), abs=1e-5)
         other.W_enc_rows[3].neg_()
-    got = seed_match(sae, [sae, other])  # all others have to have it
+    got = seed_match(sae, [sae, other])  # the lowest over all others
     assert got[order[3]] == pytest.approx(-1, abs=1e-5) and np.delete(got, order[3]) == pytest.approx(1, abs=1e-5)
 
 
-def test_nulls_are_the_same_each_time_and_on_the_scale_of_the_acts(acts):
+def test_nulls_are_the_same_each_time_and_in_the_units_of_the_acts(acts):
     own = Activations(acts.acts, pd.DataFrame({"split": ["train"] * 40 + ["val"] * 10 + ["test"] * 20}))
     sae, asked = SparseAutoencoder(SAEConfig(k=2, expansion=2, batch_size=64), 5), []
-    first, again = (null_dictionaries(sae, own, lambda *name, **how: asked.append((*name, how)) or sae) for _ in "ab")
-    assert {name: null.sae.fingerprint for name, null in first.items()} == {
-        name: null.sae.fingerprint for name, null in again.items()
-    }
-    assert len({null.sae.fingerprint for null in first.values()}) == len(first) - 1  # the stand-in comes twice
-    few = {"n_cells": 125_000, "dead_after": 12_500, "batch_size": 32, "seed": 0}
+
+    def nulls(seed):
+        return null_dictionaries(sae, own, lambda *name, **how: asked.append((*name, how)) or sae, seed)
+
+    first, again, other = nulls(0), nulls(0), nulls(1)
+    everything = first, again, other
+    known, same, others = ({name: null.sae.fingerprint for name, null in each.items()} for each in everything)
+    assert known == same and len(set(known.values())) == len(known) - 1, "the stand-in for training comes twice"
+    few = {"n_cells": 125_000, "dead_after": 12_500, "batch_size": 32}
     of = {"network": "permuted", "pictures": "every3"}
-    assert asked[:2] == [("frozen-decoder", {"frozen_decoder": True} | few), ("permuted", of | few)]
+    for seed, calls in ((0, asked[:2]), (SEED_STEP, asked[4:])):
+        short = few | {"seed": seed}
+        assert calls == [("frozen-decoder", {"frozen_decoder": True} | short), ("permuted", of | short)]
     assert [name for name, null in first.items() if null[1:] != ("trained", "all")] == ["permuted network"]
     assert first["permuted network"]._asdict() == {"sae": sae} | of
-    other = null_dictionaries(sae, own, lambda *name, **how: asked.append((*name, how)) or sae, 1)
     assert list(other) == [name for name in first if name not in ("channels", "PCA")]
-    assert asked[-1][1]["seed"] == asked[-2][1]["seed"] == OTHER
-    assert not {other[name].sae.fingerprint for name in ("random directions", "untrained")} & {
-        null.sae.fingerprint for null in first.values()
-    }
+    assert not {others["random directions"], others["untrained"]} & set(known.values())
     middle = own.moments(own.rows("train", "val"))[0].float()
     for name in ("channels", "PCA", "random directions", "untrained"):
         null = first[name].sae
@@ -239,11 +216,11 @@ def test_nulls_are_the_same_each_time_and_on_the_scale_of_the_acts(acts):
         torch.testing.assert_close(null.W_dec.detach().norm(dim=1), torch.ones(10))
         assert null.cfg.k == 2 and null.cfg.variant == "topk"
     along = first["random directions"].sae.W_dec.detach().abs().mean(0)
-    assert along[0] > 2 * along[4]  # as the cells are spread
+    assert along[0] > 2 * along[4], "they have the covariance of the cells"
 
 
-def test_nulls_are_coded_as_a_trained_batchtopk(acts):
-    """With k active in the mean of training cells, those above the threshold alone, in some cells more than k."""
+def test_nulls_can_be_coded_like_a_trained_batchtopk(acts):
+    """k are active in the mean of training cells, and more in some."""
     sae = SparseAutoencoder(SAEConfig(expansion=4, k=3, variant="topk"), acts.d_in)
     made = batched(sae, acts)
     cells = torch.cat(list(acts.blocks(acts.rows("train")))).flatten(0, 2)

@@ -1,4 +1,4 @@
-"""What features are: the index of every cell's codes, class selectivity, and the parts they follow."""
+"""What features are: the index of every cell's codes, and the classes and parts that features follow."""
 
 # ruff: noqa: I001
 from aircraft_sae.features.claims import (

@@ -1,8 +1,14 @@
-"""The feature index: the codes of every cell on disk, by cell and by feature, and what they say about each feature."""
+"""The feature index: every cell's codes on disk, by cell and by feature, and what they say about each feature.
+
+It may be larger than memory: pictures are encoded in pieces, and the pieces merged some features at a time.
+"""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,33 +21,42 @@ from tqdm import tqdm
 from aircraft_sae import ranks
 from aircraft_sae.activations import Activations, OnPictures
 from aircraft_sae.devices import device
-from aircraft_sae.features.pieces import ARRAYS, MOST_PIECES, Piece, merge
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.store import META, digest, read_json, write_json, write_parquet
+from aircraft_sae.store import META, digest, read_json, write_array, write_json, write_parquet
 
 IMAGES, TABLE, FACTS = "images.parquet", "features.parquet", "facts.json"
-PIECE = 2**15  # cells encoded before they are written, or 1/256 of all: 8 MB of 32 features each
+ARRAYS, KINDS = ("data", "indices", "indptr"), ("<f4", "<i4")
+PIECE, MOST_PIECES = 2**15, 256  # cells of a piece: 8 MB at 32 features each; larger where there would be more pieces
+MERGED = 2**21  # entries merged at once, unless that takes more passes than MOST_PIECES
 
 
 def build_index(
     sae: SparseAutoencoder, acts: Activations, folder: str | Path, rows: np.ndarray
 ) -> "FeatureIndex | None":
-    """Encode every cell of these images once, in order, and write the index into `folder`, in bounded memory.
+    """Encode every cell of these images, in order, and write the index into `folder`, in bounded memory.
 
-    Its table has a row per feature. density_cell, density_image: share of cells, of pictures, in which it is active;
-    mean, max: of its activation where active, nan where it never is; norm: length of its decoder row.
-    Of several ranks each encodes its share; the first puts the pieces together, and the others get None.
+    Under torchrun each rank encodes its share; the first merges the pieces, the others return None.
+
+    features.parquet has one row per feature:
+        density_cell, density_image: share of cells, of pictures, in which it is active
+        mean, max: of its activation where it is active; nan if it never is
+        norm: length of its decoder row
     """
     folder, n_cells = Path(folder), acts.cells_per_image
     some = np.array_split(rows, max(1, min(len(rows) * n_cells // PIECE, len(rows), MOST_PIECES)))
     place = folder / f"pieces-{digest([sae, acts, rows, len(some)])}"
-    pieces = [Piece(place, i, len(own) * n_cells, sae.d_sae) for i, own in enumerate(some)]
-    for i in tqdm(ranks.mine([not piece.there for piece in pieces]), "index", leave=False):
-        pieces[i].write(encoded(sae, acts.blocks(some[i])))
-    ranks.wait()  # all pieces are there
+    stems = [place / f"{i:05}" for i in range(len(some))]
+    missing = [not all(file.is_file() for file in _files(stem)) for stem in stems]
+    for i in tqdm(ranks.mine(missing), "index", leave=False):
+        codes = encoded(sae, acts.blocks(some[i])).tocsc()
+        for file, array in zip(_files(stems[i]), ARRAYS, strict=True):
+            write_array(file, getattr(codes, array))
+    ranks.wait()
     if ranks.rank():
         return None
-    found = merge(pieces, folder, n_cells)
+    shapes = [(len(own) * n_cells, sae.d_sae) for own in some]
+    pieces = [partial(_open, stem, csc_array, shape) for stem, shape in zip(stems, shapes, strict=True)]
+    found = merge(pieces, folder, n_cells).reindex(range(sae.d_sae))
     table = pd.DataFrame({
         "feature_id": np.arange(sae.d_sae),
         "density_cell": found["n"].fillna(0) / (len(rows) * n_cells),
@@ -58,7 +73,7 @@ def build_index(
 
 
 def encoded(sae: SparseAutoencoder, blocks: Iterable[torch.Tensor]) -> csr_array:
-    """(cells, d_sae) feature activations of blocks (n, rows, columns, d_in) of acts."""
+    """(cells, d_sae) feature activations of blocks of acts (n, rows, columns, d_in)."""
     where, found = device(), []
     sae.to(where)
     for block in blocks:
@@ -71,12 +86,63 @@ def encoded(sae: SparseAutoencoder, blocks: Iterable[torch.Tensor]) -> csr_array
     return by_cell
 
 
+def merge(pieces: Sequence[Callable[[], csc_array]], folder: Path, cells_per_image: int) -> pd.DataFrame:
+    """Write by_cell and by_feature; return each active feature's n, sum and max, and in how many images it is active.
+
+    pieces: functions that open the codes (cells, d_sae) of some pictures each, in order.
+    """
+    offsets = sum(read().indptr.astype(np.int64) for read in pieces)  # entries before each feature
+    merged, tables = max(MERGED, offsets[-1] // MOST_PIECES), []
+    bounds = np.flatnonzero(np.diff(offsets[:-1] // merged, prepend=-1, append=-1))
+
+    def by_feature() -> Iterator[csc_array]:
+        for start, end in pairwise(bounds):
+            codes = vstack([read()[:, start:end] for read in pieces], "csc")
+            features = np.repeat(np.arange(start, end), np.diff(codes.indptr))
+            images = codes.indices // cells_per_image
+            entries = pd.DataFrame({"feature": features, "value": np.float64(codes.data), "image": images})
+            columns = {"n": ("value", "size"), "sum": ("value", "sum"), "max": ("value", "max")}
+            tables.append(entries.groupby("feature").agg(**columns, images=("image", "nunique")))
+            yield codes
+
+    _write(folder / "by_cell", int(offsets[-1]), (read().tocsr() for read in pieces))
+    _write(folder / "by_feature", int(offsets[-1]), by_feature())
+    return pd.concat(tables)
+
+
+def _files(stem: Path) -> list[Path]:
+    """The .npy files of a compressed matrix."""
+    return [stem.with_name(f"{stem.name}_{array}.npy") for array in ARRAYS]
+
+
+def _open(stem: Path, kind: type, shape: tuple[int, int]) -> csr_array | csc_array:
+    # plain arrays over memory maps: slices of a map itself are slow
+    return kind(tuple(np.load(file, mmap_mode="r") for file in _files(stem)), shape)
+
+
+def _write(stem: Path, n_entries: int, parts: Iterable[csr_array | csc_array]) -> None:
+    """Write a compressed matrix that comes in parts, in order."""
+    *entry_files, offsets_file = _files(stem)
+    counts = [np.zeros(1, np.int64)]
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(file, "wb")) for file in entry_files]
+        for file, kind in zip(files, KINDS, strict=True):
+            header = {"descr": kind, "fortran_order": False, "shape": (n_entries,)}
+            np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            for file, own, kind in zip(files, (part.data, part.indices), KINDS, strict=True):
+                own.astype(kind).tofile(file)
+            counts.append(np.diff(part.indptr))
+    np.save(offsets_file, np.concatenate(counts).cumsum().astype(np.int32 if n_entries < 2**31 else np.int64))
+
+
 @dataclass(repr=False)
 class FeatureIndex(OnPictures):
     """What `build_index` wrote.
 
-    by_cell, by_feature: feature activations (cells, d_sae), the same in two orders, memory-mapped; cell = (image x rows
-    + row) x columns + column. table: one row per feature, with the columns joined to it later.
+    by_cell, by_feature: the same feature activations (cells, d_sae) in two orders, memory-mapped;
+        cell = (image x rows + row) x columns + column
+    table: one row per feature, with the columns that `build_features` adds
     """
 
     by_cell: csr_array
@@ -85,38 +151,34 @@ class FeatureIndex(OnPictures):
     grid: tuple[int, int]
     table: pd.DataFrame
     folder: Path = Path()
-    stage: str = ""
+    fingerprint: str | None = None
 
     @classmethod
     def of(cls, sae: SparseAutoencoder, acts: Activations, rows: np.ndarray) -> "FeatureIndex":
-        """Of every cell of these images, encoded once, in order: kept nowhere, and without a table."""
+        """An index in memory, without a table."""
         by_cell = encoded(sae, tqdm(acts.blocks(rows), "index", -(-len(rows) // 64), leave=False))
         images = acts.images.iloc[rows].reset_index(drop=True)
         return cls(by_cell, by_cell.tocsc(), images, tuple(acts.grid), pd.DataFrame())
 
     @classmethod
     def open(cls, folder: str | Path) -> "FeatureIndex":
-        """What is in `folder`; FileNotFoundError where nothing was built."""
+        """Open the index in `folder`; FileNotFoundError if there is none."""
         folder = Path(folder)
         if not (folder / FACTS).is_file():
             raise FileNotFoundError(f"{folder / FACTS} is not there: build the feature index first, as Study.features")
-        facts, (images, table) = read_json(folder / FACTS), (pd.read_parquet(folder / name) for name in (IMAGES, TABLE))
-        (rows, columns), matrices = facts["grid"], []
-        for name, kind in {"by_cell": csr_array, "by_feature": csc_array}.items():
-            arrays = (np.load(folder / f"{name}_{array}.npy", mmap_mode="r") for array in ARRAYS)
-            # plain arrays over the maps: slices of a map itself are slow
-            matrices.append(kind(tuple(arrays), (len(images) * rows * columns, facts["d_sae"])))
-        return cls(*matrices, images, (rows, columns), table, folder, read_json(folder / META).get("fingerprint", ""))
-
-    def _content(self) -> list:
-        return [self.images, *(getattr(self.by_cell, array) for array in ARRAYS)]
+        facts, images = read_json(folder / FACTS), pd.read_parquet(folder / IMAGES)
+        grid, table = tuple(facts["grid"]), pd.read_parquet(folder / TABLE)
+        shape = len(images) * grid[0] * grid[1], facts["d_sae"]
+        kinds = {"by_cell": csr_array, "by_feature": csc_array}
+        matrices = [_open(folder / name, kind, shape) for name, kind in kinds.items()]
+        return cls(*matrices, images, grid, table, folder, read_json(folder / META).get("fingerprint"))
 
     @property
     def d_sae(self) -> int:
         return self.by_cell.shape[1]
 
     def firings(self, feature_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """(cells, values) of a feature, cells rising; ValueError for a feature that is not there."""
+        """(cells, values) where a feature is active, in order of cells; ValueError for an unknown feature."""
         check_features([feature_id], self.d_sae)
         own = slice(*self.by_feature.indptr[feature_id : feature_id + 2])
         return self.by_feature.indices[own], self.by_feature.data[own]
@@ -136,20 +198,19 @@ class FeatureIndex(OnPictures):
         return dense
 
     def sums(self, rows: np.ndarray) -> np.ndarray:
-        """(n, d_sae) sum over cells of each feature's activation in each of these pictures."""
+        """(n, d_sae) each feature's activation in each of these pictures, summed over cells."""
         return self._by_image(rows).toarray()
 
     def _by_image(self, rows: np.ndarray) -> csr_array:
-        """(n, d_sae) with an entry for each cell: scipy adds up those of the same place where it is asked to."""
+        """(n, d_sae) with one entry per cell, duplicates included: toarray() adds them up."""
         cells, shape = self.by_cell, (len(self.images), self.d_sae)
         return csr_array((cells.data, cells.indices, cells.indptr[:: self.cells_per_image]), shape)[rows]
 
     def patches(self, feature_id: int, how: str = "top", n: int = 24, rows: np.ndarray | None = None) -> pd.DataFrame:
-        """At most n patches where a feature is active, one a picture: image_row, image, row, column, value.
+        """At most n patches where a feature is active, one per picture: image_row, image, row, column, value.
 
-        how: "top" (the pictures' maxima, largest first), "interval" (as many from each tenth of the range up to its
-        maximum, strongest first) or "random" (any active cell). rows: only these pictures.
-        Raises: ValueError for another word, or a feature that is not there.
+        how: "top" (largest picture maxima first), "interval" (spread over the tenths of its range, strongest first) or
+        "random" (any active cell). rows: only these pictures.
         """
         if how not in ("top", "interval", "random"):
             raise ValueError(f'how must be "top", "interval" or "random", got {how!r}')
@@ -163,14 +224,14 @@ class FeatureIndex(OnPictures):
             table = table.sort_values(**strongest)
         else:
             table = table.iloc[np.random.default_rng((0, feature_id)).permutation(len(table))]
-        if how == "interval":  # of cells in random order one of each tenth in turn
+        if how == "interval":  # one cell from each tenth in turn, in random order
             tenth = (10 * table["value"] / table["value"].max()).clip(upper=9).astype(int)
             turn = tenth.groupby(tenth).cumcount()
             table = table.iloc[np.lexsort((-tenth, turn))].drop_duplicates("image_row").head(n).sort_values(**strongest)
         return table.drop_duplicates("image_row").head(n).reset_index(drop=True)
 
     def coactive(self, feature_id: int, n: int) -> pd.DataFrame:
-        """The n features most often active in this one's cells, above chance: feature_id, share, lift."""
+        """The n features most often active in the same cells, beyond chance: feature_id, share, lift."""
         cells, _ = self.firings(feature_id)
         cells = cells[:: max(1, -(-len(cells) // 4096))]
         share = np.bincount(self.by_cell[cells].indices, minlength=self.d_sae) / max(1, len(cells))
@@ -182,7 +243,7 @@ class FeatureIndex(OnPictures):
 
 
 def check_features(features: Sequence[int], d_sae: int) -> None:
-    """ValueError for an id that is no whole number from 0 to d_sae - 1."""
+    """ValueError unless all are whole numbers from 0 to d_sae - 1."""
     for feature_id in features:
         whole = isinstance(feature_id, int | np.integer) and not isinstance(feature_id, bool)
         if not whole or not 0 <= feature_id < d_sae:
@@ -190,7 +251,7 @@ def check_features(features: Sequence[int], d_sae: int) -> None:
 
 
 def neighbours(W_dec: torch.Tensor, feature_id: int, n: int = 8) -> pd.DataFrame:
-    """The n features of nearest decoder rows W_dec (d_sae, d_in): feature_id, cosine. ValueError for no feature."""
+    """The n features whose rows of W_dec (d_sae, d_in) are most similar: feature_id, cosine."""
     check_features([feature_id], len(W_dec))
     cosines = normalize(W_dec.detach()) @ normalize(W_dec[feature_id].detach(), dim=0)
     cosines[feature_id] = -2

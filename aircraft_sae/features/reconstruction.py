@@ -1,14 +1,14 @@
-"""How good an autoencoder is: reconstruction, sparsity, what splicing costs the network; and its baselines.
+"""How good an autoencoder is: reconstruction, sparsity and the cost of splicing; baselines, and null dictionaries.
 
-What is measured is a function, reconstruct(acts) -> (recon, codes or None) on (n, d_in): that of an autoencoder, or a
-`partial` of one of the baselines here. Sums run over images in float64 on the network's own scale, so that intervals
-are over images, never cells. `null_dictionaries` are those that a claim about features has to beat.
+What is measured is a function reconstruct(acts) -> (recon, codes or None) on (n, d_in): an autoencoder's, or a
+`partial` of a baseline here. Sums run over images in float64, in the network's own units, and intervals are over
+images, never cells. A claim about features has to beat `null_dictionaries`.
 """
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -21,40 +21,40 @@ from torch.nn.functional import cosine_similarity, kl_div, nll_loss, normalize
 
 from aircraft_sae.activations import Activations, replay
 from aircraft_sae.config import SAEConfig, change
-from aircraft_sae.metrics import with_draws, with_interval
+from aircraft_sae.metrics import point, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import Codes, SparseAutoencoder, units
 
-OTHER = 100  # seeds of nulls that are compared with nulls are so far apart: those of autoencoders lie between
+SEED_STEP = 100  # between the seeds of nulls, which the seeds of autoencoders must not meet
 
 
 def project(mean: torch.Tensor, basis: torch.Tensor, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
-    """mean + (acts - mean) projected on orthonormal rows `basis` (k, d_in): `pca`, or with no rows the mean alone."""
+    """mean + (acts - mean) projected on orthonormal rows `basis` (k, d_in), of `pca`; with no rows, the mean alone."""
     return mean + (acts - mean) @ basis.t() @ basis, None
 
 
 def nearest(centres: torch.Tensor, acts: torch.Tensor) -> tuple[torch.Tensor, Codes]:
-    """The nearest of `centres` (n_centres, d_in), as one feature a cell."""
+    """The nearest of `centres` (n_centres, d_in), coded as one feature per cell."""
     best = torch.cdist(acts, centres).argmin(1)
     return centres[best], Codes(torch.ones(len(acts)), best, torch.arange(len(acts) + 1), len(centres))
 
 
 def pursue(mean: torch.Tensor, directions: torch.Tensor, k: int, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
-    """Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad 1993) of acts - mean by k unit rows `directions`."""
+    """Orthogonal matching pursuit of acts - mean by k of the unit rows `directions`: Pati et al. 1993."""
     centred, directions = (acts - mean).numpy(), directions.numpy()
     codes = orthogonal_mp_gram(directions @ directions.T, directions @ centred.T, n_nonzero_coefs=k)
     return mean + torch.from_numpy((directions.T @ codes).T).float(), None
 
 
 def pca(acts: Activations, rows: np.ndarray, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(mean (d_in,), the k directions (k, d_in) of most variance) over the cells of these images."""
+    """(mean (d_in,), the k principal directions (k, d_in)) of the cells of these images."""
     directions = torch.linalg.eigh(covariance(acts, rows)).eigenvectors.flip(1).t()[:k]
     return acts.moments(rows)[0].float(), directions.float()
 
 
 def covariance(acts: Activations, rows: np.ndarray) -> torch.Tensor:
-    """(d_in, d_in) float64 of the cells of these images."""
+    """(d_in, d_in) float64, of the cells of these images."""
     mean, second = acts.moments(rows)[0], torch.zeros(acts.d_in, acts.d_in, dtype=torch.float64)
     for block in acts.blocks(rows):
         cells = block.flatten(0, 2).double() - mean
@@ -63,7 +63,7 @@ def covariance(acts: Activations, rows: np.ndarray) -> torch.Tensor:
 
 
 def k_means(acts: Activations, rows: np.ndarray, n_centres: int) -> torch.Tensor:
-    """(n_centres, d_in) by mini-batch k-means (scikit-learn's) on 20,000 shuffled cells of these images, or all."""
+    """(n_centres, d_in) by scikit-learn's mini-batch k-means on up to 20,000 shuffled cells of these images."""
     n_cells = min(20_000, len(rows) * acts.cells_per_image)
     cells = next(acts.batches(rows, n_cells, seed=0)).float().numpy()
     options = dict(init="random", n_init=1, max_iter=5, batch_size=4096, random_state=0)  # k-means++ would take 20 s
@@ -71,17 +71,8 @@ def k_means(acts: Activations, rows: np.ndarray, n_centres: int) -> torch.Tensor
     return torch.from_numpy(fitted.cluster_centers_).float()
 
 
-def readers(sae: SparseAutoencoder, directions: torch.Tensor, biases: torch.Tensor) -> SparseAutoencoder:
-    """Of sae's site, reconstructing nothing: feature i is directions[i] . x + biases[i] if positive, i below d_in."""
-    made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, tied=False), sae.d_in)
-    with torch.no_grad():
-        for values, given in ((made.W_enc_rows, directions), (made.b_enc, biases)):
-            values.zero_()[: len(given)] = given
-    return made
-
-
 def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, scale, directions: torch.Tensor) -> SparseAutoencoder:
-    """Directions (a multiple of d_in, d_in) as an autoencoder: of (x - mean) scale the k largest products are kept."""
+    """Directions (a multiple of d_in, d_in) as an autoencoder that keeps the k largest products with scaled acts."""
     cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, tied=False)
     made, rows = SparseAutoencoder(cfg, sae.d_in), normalize(directions)
     made.load_state_dict({"W_dec": rows, "W_enc_rows": rows}, strict=False)
@@ -89,81 +80,79 @@ def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, scale, directions: to
 
 
 def both_signs(directions: torch.Tensor) -> torch.Tensor:
-    """Each direction and its negative, since features are never negative."""
+    """Each direction and its negative, because features are never negative."""
     return torch.cat([directions, -directions])
 
 
-@dataclass
-class Measured:
-    """One autoencoder, or baseline, on some images. fired: (d_sae,) each feature's active cells; empty without codes.
+class Measured(NamedTuple):
+    """What `measure` found: results with intervals, (d_sae,) cells in which each feature fired, and all cells."""
 
-    table: a row an image: cells and, summed over them, error, total (squared distance from the mean) and entries
-    (active features), also of foreground and background where these are told apart; pooled_error, …; distinct.
-    """
-
-    table: pd.DataFrame
+    results: dict[str, dict[str, float | None]]
     fired: np.ndarray
-
-    @property
-    def n_cells(self) -> int:
-        return int(self.table["cells"].sum())
-
-    @cached_property
-    def results(self) -> dict[str, dict[str, float | None]]:
-        """fvu, pooled_fvu; with codes l0, distinct_features_per_image, dead_share, dense_share (over 10 %)."""
-        table, density = self.table, self.fired / self.n_cells
-        results = {"pooled_fvu": with_interval(table["pooled_error"], table["pooled_total"])}
-        for cells in table.filter(regex="^cells"):
-            own, place = table[table[cells] > 0], cells.removeprefix("cells")  # no fvu of no cells
-            if len(own):
-                results[f"fvu{place}"] = with_interval(own[f"error{place}"], own[f"total{place}"])
-            if len(own) and len(density):
-                results[f"l0{place}"] = with_interval(own[f"entries{place}"], own[cells])
-        if len(density):
-            results["distinct_features_per_image"] = with_interval(table["distinct"], np.ones(len(table)))
-            results["dead_share"] = with_draws((density == 0).mean(), [], len(density))
-            results["dense_share"] = with_draws((density > 0.1).mean(), [], len(density))
-        return results
+    n_cells: int
 
 
 @torch.no_grad()
 def measure(reconstruct: Callable, acts: Activations, rows, mean, foreground: np.ndarray | None = None) -> Measured:
-    """Reconstruct these images' cells. mean: (d_in,), for fvu; foreground: (images, rows, columns), to tell apart."""
-    parts, fired, start, mean = [], [], 0, mean.float()
+    """Reconstruct these images' cells. mean: (d_in,), for fvu; foreground: (images, rows, columns) bool.
+
+    Results:
+        fvu, pooled_fvu: of cells, and of their mean over each picture
+        l0, distinct_features_per_image, dead_share, dense_share (in over 10 % of cells): if there are codes
+        fvu_foreground, fvu_background, l0_foreground, l0_background: where the foreground is known
+    """
+    tables, fired, start, mean = [], [], 0, mean.float()
     for block in acts.blocks(rows):
         cells, n = block.flatten(0, 2), len(block)
         recon, codes = reconstruct(cells)
         error, total = ((cells - other).view(n, -1, acts.d_in).double() for other in (recon, mean))
-        part = {"pooled_error": error.mean(1).square().sum(1), "pooled_total": total.mean(1).square().sum(1)}
-        by_cell = {"error": error.square().sum(2), "total": total.square().sum(2)}
+        by_image = {"pooled_error": error.mean(1).square().sum(1), "pooled_total": total.mean(1).square().sum(1)}
+        by_cell = {"cells": torch.ones(n, acts.cells_per_image)}
+        by_cell |= {"error": error.square().sum(2), "total": total.square().sum(2)}
         if codes is not None:
             codes = codes.where(codes.values > 0)
             by_cell["entries"] = codes.offsets.diff().view(n, -1)
             seen = torch.zeros(n, codes.d_sae, dtype=torch.bool)
             seen[codes.cells // acts.cells_per_image, codes.features] = True
-            part["distinct"] = seen.sum(1)
+            by_image["distinct"] = seen.sum(1)
             fired.append(torch.bincount(codes.features, minlength=codes.d_sae))
-        by_cell["cells"] = torch.ones(n, acts.cells_per_image, dtype=torch.int64)
-        part |= {name: values.sum(1) for name, values in by_cell.items()}
+        places = {"": torch.ones(n, acts.cells_per_image, dtype=torch.bool)}
         if foreground is not None:
             shown = torch.from_numpy(foreground[start : start + n]).view(n, -1)
-            for place, mask in {"foreground": shown, "background": ~shown}.items():
-                part |= {f"{name}_{place}": (values * mask).sum(1) for name, values in by_cell.items()}
-        parts.append(pd.DataFrame({name: values.double().numpy() for name, values in part.items()}))
+            places |= {"_foreground": shown, "_background": ~shown}
+        for place, mask in places.items():
+            by_image |= {f"{name}{place}": (values * mask).sum(1) for name, values in by_cell.items()}
+        tables.append(pd.DataFrame({name: values.double().numpy() for name, values in by_image.items()}))
         start += n
-    counts = torch.stack(fired).sum(0).numpy() if fired else np.zeros(0, int)
-    return Measured(pd.concat(parts, ignore_index=True), counts)
+    table, n_cells = pd.concat(tables, ignore_index=True), start * acts.cells_per_image
+    results = {"pooled_fvu": with_interval(table["pooled_error"], table["pooled_total"])}
+    for place in places:
+        own = table[table[f"cells{place}"] > 0]  # no fvu of no cells
+        if len(own):
+            results[f"fvu{place}"] = with_interval(own[f"error{place}"], own[f"total{place}"])
+        if len(own) and fired:
+            results[f"l0{place}"] = with_interval(own[f"entries{place}"], own[f"cells{place}"])
+    if not fired:
+        return Measured(results, np.zeros(0, int), n_cells)
+    counts = torch.stack(fired).sum(0).numpy()
+    results["distinct_features_per_image"] = with_interval(table["distinct"], np.ones(len(table)))
+    results["dead_share"] = point((counts == 0).mean(), len(counts))
+    results["dense_share"] = point((counts / n_cells > 0.1).mean(), len(counts))
+    return Measured(results, counts, n_cells)
 
 
 @torch.no_grad()
 def splice(
     reconstruct: Callable, acts: Activations, rows, labels, network: Network, pictures: Pictures, mean
 ) -> dict[str, dict]:
-    """What it costs the network to go on from the reconstruction of these images' cells, with intervals over images.
+    """What it costs the network to run on from the reconstruction of these images' cells, with intervals over images.
 
-    labels: (n_images,) class indices; pictures: those that acts are of. top1_change_points: of accuracy, in percentage
-    points; agreement: share of images with the same prediction; kl_nats: KL(p || p spliced); ce_recovered_zero,
-    ce_recovered_mean: share of the cross-entropy lost with all acts 0, or the mean, that the reconstruction wins back.
+    labels: (n_images,) class indices; pictures: those of acts.
+        top1_change_points: change of accuracy, in percentage points
+        agreement: share of images that keep their prediction
+        kl_nats: KL(p || p spliced)
+        ce_recovered_zero, ce_recovered_mean: share of the cross-entropy lost with all acts at 0, or at the mean, that
+            the reconstruction recovers
     """
     edits = {
         "own": None, "spliced": lambda block: reconstruct(block.flatten(0, 2))[0].view(block.shape),
@@ -186,43 +175,44 @@ def splice(
 
 
 def seed_agreement(first: torch.Tensor, second: torch.Tensor) -> dict[str, float]:
-    """How far two dictionaries W_dec (d_sae, d_in) have the same features, beyond chance.
+    """How far two dictionaries W_dec (d_sae, d_in) share their features, beyond chance.
 
-    matched_cosine: mean of `matched_cosines`; chance: that with `mixtures` of the second; agreement: how far the first
-    is on the way from chance to 1. Source: Hungarian matching as in Paulo & Belrose 2025, arXiv 2501.16615.
+        matched_cosine, chance: mean of `matched_cosines` with the second, and with `mixtures` of it
+        agreement: how far matched_cosine is on the way from chance to 1
+    Source: Hungarian matching as in Paulo & Belrose 2025, arXiv 2501.16615.
     """
     matched, chance = (matched_cosines(first, other).mean().item() for other in (second, mixtures(second)))
     return {"agreement": (matched - chance) / (1 - chance), "matched_cosine": matched, "chance": chance}
 
 
 def mixtures(rows: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """(n, d) directions without meaning, spread as `rows` (isotropic ones are not): sums of all, weighted at random."""
+    """(n, d) meaningless directions with the covariance of `rows`: sums of all rows with random weights."""
     weights = torch.randn(len(rows), len(rows), generator=torch.Generator().manual_seed(seed))
     return weights @ rows.detach() / len(rows) ** 0.5
 
 
 @lru_cache(maxsize=2)
 def cell_covariance(acts: Activations) -> torch.Tensor:
-    """(d_in, d_in) of the cells of validation pictures, which random directions are spread as."""
+    """(d_in, d_in) covariance of the cells of validation pictures, from which random directions are drawn."""
     return covariance(acts, acts.rows("val")).float()
 
 
 def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int | tuple[int, ...] = 0) -> torch.Tensor:
-    """(d, d_in) directions drawn from N(0, covariance), each as long as the row of `like` (d, d_in) in its place."""
+    """(d, d_in) directions from N(0, covariance), each as long as its row of `like` (d, d_in)."""
     drawn = np.random.default_rng(seed).standard_normal(like.shape, np.float32)
     drawn = torch.from_numpy(drawn) @ _root(covariance).t()
     return drawn * (like.norm(dim=1) / drawn.norm(dim=1).clamp(min=1e-12))[:, None]
 
 
-@lru_cache(maxsize=2)  # many directions are drawn from one
+@lru_cache(maxsize=2)  # many directions are drawn from one covariance
 def _root(covariance: torch.Tensor) -> torch.Tensor:
-    """The symmetric square root of a covariance: eigenvectors alone may change sign with the last bit of it."""
+    """The symmetric square root: eigenvectors alone may change sign with a covariance's last bit."""
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
     return (eigenvectors * eigenvalues.clamp(min=0).sqrt() @ eigenvectors.t()).float()
 
 
 def matched_cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """(d_sae,) cosine of each row of `first` with its partner in `second`, partners chosen for the largest sum."""
+    """(d_sae,) cosine of each row of `first` with its partner in `second`; partners maximise the sum."""
     return _partners(first, second)[0]
 
 
@@ -233,7 +223,7 @@ def _partners(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> np.ndarray:
-    """(d_sae,) the least cosine, of decoder and encoder, of each feature with its partners in other autoencoders."""
+    """(d_sae,) each feature's lowest cosine, of decoder and encoder, with its partners in other autoencoders."""
     found = []
     for other in others:
         cosines, partner = _partners(sae.W_dec, other.W_dec)
@@ -242,7 +232,7 @@ def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> n
 
 
 class Null(NamedTuple):
-    """A dictionary, and the names of the network and of the pictures that `Study` is to index it on."""
+    """A dictionary, and the names of the network and pictures on which `Study` indexes it."""
 
     sae: SparseAutoencoder
     network: str = "trained"
@@ -250,25 +240,26 @@ class Null(NamedTuple):
 
 
 def short_training(cfg: SAEConfig) -> dict[str, int]:
-    """Changes to a config for a training on an eighth of its cells, in half of its batches."""
+    """Changes to a config that train on an eighth of its cells, in half of its batch size."""
     return {"n_cells": cfg.n_cells // 8, "dead_after": cfg.dead_after // 8, "batch_size": cfg.batch_size // 2}
 
 
 def null_dictionaries(
     sae: SparseAutoencoder, acts: Activations, train: Callable[..., SparseAutoencoder], seed: int = 0
 ) -> dict[str, Null]:
-    """The nulls of an autoencoder, by name: the same ones for the same seed, as wide and sparse as it is.
+    """The nulls of an autoencoder by name, as wide and sparse as it is, and the same for the same seed.
 
-    acts: of its site; train(kind, network, pictures, **changes) trains the last two (short, "frozen-decoder" and
-    "permuted") or loads them. "channels", "PCA": both signs, for seed 0 alone; "random directions": spread as the cells
-    of validation pictures; "untrained"; "frozen decoder"; "permuted network": of the network with permuted weights.
+    acts: of its site; train(kind, network, pictures, **changes): trains "frozen-decoder" or "permuted", or loads it.
+        channels, PCA: in both signs, for seed 0 only
+        random directions: with the covariance of the cells of validation pictures
+        untrained: as initialised
+        frozen decoder, permuted network: short trainings, the second on a network with permuted weights
     """
     few = short_training(sae.cfg)
     mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
-    stretch = torch.ones(acts.d_in) if isinstance(scale, float) else scale  # one number for all turns nothing
     nulls = {}
     if seed == 0:
-        spread = stretch[:, None] * covariance(acts, acts.rows("train")) * stretch
+        spread = _scaled(covariance(acts, acts.rows("train")), scale)
         for name, rows in {"channels": torch.eye(acts.d_in), "PCA": torch.linalg.eigh(spread).eigenvectors.t()}.items():
             nulls[name] = Null(dictionary(sae, mean, scale, both_signs(rows.float())))
     nulls["random directions"] = Null(random_dictionaries(sae, acts, (seed,))[0])
@@ -279,17 +270,29 @@ def null_dictionaries(
     return nulls | {"permuted network": Null(train("permuted", **of, **few), **of)}
 
 
+def _scaled(covariance: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
+    """A covariance in an autoencoder's units; one number for all channels turns no direction."""
+    return covariance if isinstance(scale, float) else scale[:, None] * covariance * scale
+
+
+def random_dictionaries(sae: SparseAutoencoder, acts: Activations, seeds: Iterable[int]) -> list[SparseAutoencoder]:
+    """For each seed, d_sae random directions with the covariance of the cells of validation pictures."""
+    mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
+    spread, like = _scaled(cell_covariance(acts), scale), torch.ones(sae.d_sae, acts.d_in)
+    return [dictionary(sae, mean, scale, random_directions(like, spread, seed)) for seed in seeds]
+
+
 def untrained(sae: SparseAutoencoder, acts: Activations, seed: int = 0) -> SparseAutoencoder:
-    """As `sae` before its training, of another seed's."""
-    start = change(sae.cfg, variant="topk", seed=sae.cfg.seed + OTHER * seed, tied=False)
+    """An autoencoder like `sae` before training, from another seed."""
+    start = change(sae.cfg, variant="topk", seed=sae.cfg.seed + SEED_STEP * seed, tied=False)
     return SparseAutoencoder(start, sae.d_in).in_units_of(*units(sae.cfg, acts, acts.rows("train", "val")))
 
 
 @torch.no_grad()
 def batched(sae: SparseAutoencoder, acts: Activations) -> SparseAutoencoder:
-    """`sae` coded as a trained BatchTopK: all above a threshold, which leaves k active in the mean of training cells.
+    """`sae` coded like a trained BatchTopK: by the threshold that leaves k active per cell, in the mean of 4,096 cells.
 
-    Source: Bussmann et al. 2024, arXiv 2412.06410; the threshold is taken on 4,096 cells at most.
+    Source: Bussmann et al. 2024, arXiv 2412.06410.
     """
     rows = acts.rows("train")
     cells = next(acts.batches(rows, min(4096, len(rows) * acts.cells_per_image), 0))
@@ -298,11 +301,3 @@ def batched(sae: SparseAutoencoder, acts: Activations) -> SparseAutoencoder:
     made.cfg = change(sae.cfg, variant="batchtopk")
     made.threshold.fill_(pre_acts.topk(len(cells) * sae.cfg.k).values[-1])
     return made
-
-
-def random_dictionaries(sae: SparseAutoencoder, acts: Activations, seeds: Iterable[int]) -> list[SparseAutoencoder]:
-    """For each seed as many random directions as there are features, spread as the cells of validation pictures."""
-    mean, scale = units(sae.cfg, acts, acts.rows("train", "val"))
-    stretch = torch.ones(acts.d_in) if isinstance(scale, float) else scale
-    spread, like = stretch[:, None] * cell_covariance(acts) * stretch, torch.ones(sae.d_sae, acts.d_in)
-    return [dictionary(sae, mean, scale, random_directions(like, spread, seed)) for seed in seeds]

@@ -1,11 +1,10 @@
-"""What features say of test pictures: of which class they are, and which regions they show, cell by cell.
+"""What features say about test pictures: which class they show, and which regions, cell by cell.
 
-A region is a part in the hangar, and in tables. Classes and claims are chosen on half A, and scored on half B.
+A region is a part in the hangar and in tables. Classes and claims are chosen on half A and scored on half B.
 
-Class selectivity works on image maxima (n_images, d_sae). Under the null the labels of half B are permuted among its
-images, with the class that half A chose kept: a feature's own density and strengths stay, so that z-scores compare like
-with like. The spread of AUROC is then known (Mann-Whitney with ties), but with few images a class its tail is not a
-normal one, so that p is counted among permutations.
+Class selectivity works on image maxima (n_images, d_sae). The null permutes the labels of half B and keeps the class
+that half A chose, so that each feature is compared with itself. The spread of AUROC under this null is known
+(Mann-Whitney with ties). With few images per class its tail is not normal, so p is counted among permutations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,12 +27,12 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
 PARTS = "parts.parquet"
-LEAST = 0.25  # share of a cell that shows a region, or of a region in a cell, from which the cell is the region's
-N_ORDERS, N_AT_ONCE = 9999, 500  # permutations for the p of AUROC, and how many of them are held
+LEAST = 0.25  # a cell shows a region that fills this share of it, or that has this share of its pixels in it
+N_PERMUTATIONS, N_AT_ONCE = 9999, 500  # for the p of AUROC, and how many are held in memory
 
 
 def halves(classes: Sequence) -> np.ndarray:
-    """(n,) True for half B: every second image of each class, starting with the first or second from class to class."""
+    """(n,) True for half B: every second image of each class, starting with the first or second in turn."""
     number = pd.factorize(np.asarray(classes))[0]
     return (pd.Series(number).groupby(number).cumcount().to_numpy() + number) % 2 == 1
 
@@ -41,8 +40,8 @@ def halves(classes: Sequence) -> np.ndarray:
 def auroc(ranks: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(area under the ROC curve of each feature for each class against the rest, its z), both (classes, d).
 
-    ranks: (n, d) of the images, ties averaged; member: (classes, n) whether an image is of the class. z: its distance
-    from 0.5 in exact standard deviations of permuted labels. 0.5 where a class has no or all images, z nan then.
+    ranks: (n, d) over images, ties averaged; member: (classes, n) whether an image is of the class.
+    z: distance from 0.5 in exact standard deviations of permuted labels. A class of no or all images has 0.5, nan.
     Source: Mann & Whitney 1947; Lehmann 1975, Nonparametrics, appendix, equation A.18.
     """
     n, n_in = len(ranks), member.sum(1, keepdims=True)
@@ -52,46 +51,49 @@ def auroc(ranks: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray
         return area, (area - 0.5) / np.sqrt(np.where(pairs > 0, untied * (n + 1) / 12 / pairs, 0))
 
 
+def auroc_p(ranks: np.ndarray, n_in: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """(d,) one-sided p of AUROCs: the share of permuted labels, the observed ones included, that reach them.
+
+    ranks: (n, d) over images, ties averaged; n_in: (d,) images in each feature's class; area: (d,) its AUROC.
+    Source: Phipson & Smyth 2010, arXiv 1603.05766, equation 2.
+    """
+    n, n_reached, rng = len(ranks), np.zeros(ranks.shape[1]), np.random.default_rng(0)
+    tested = (n_in > 0) & (n_in < n)
+    rank_sums = area * n_in * (n - n_in) + n_in * (n_in + 1) / 2  # multiples of a half
+    for first in range(0, N_PERMUTATIONS, N_AT_ONCE):
+        order = rng.random((min(N_AT_ONCE, N_PERMUTATIONS - first), n), np.float32).argsort(1)
+        for size in np.unique(n_in[tested]):
+            own = n_in == size
+            n_reached[own] += (np.float32(order < size) @ ranks[:, own] >= rank_sums[own] - 0.25).sum(0)
+    return np.where(tested, (n_reached + 1) / (N_PERMUTATIONS + 1), 1.0)
+
+
 def best_aurocs(maxima: np.ndarray, labels: pd.DataFrame) -> pd.Series:
-    """AUROC on half B, by (level, class), of the column of maxima (n, d) best on half A; labels: a column a level."""
+    """By (level, class), the AUROC on half B of the column of maxima (n, d) that is best on half A.
+
+    labels: a row per image, a column per level; nan for a class that is missing in a half.
+    """
     in_b, found = halves(labels.iloc[:, 0]), {}
     ranks_a, ranks_b = (rankdata(maxima[half], axis=0) for half in (~in_b, in_b))
     for level in labels:
         table = pd.get_dummies(labels[level], dtype=float).T
-        (in_a, there), names = (table.to_numpy()[:, half] for half in (~in_b, in_b)), table.index
-        on_b = auroc(ranks_b, there)[0][np.arange(len(names)), auroc(ranks_a, in_a)[0].argmax(1)]
+        in_a, there = (table.to_numpy()[:, half] for half in (~in_b, in_b))
+        on_b = auroc(ranks_b, there)[0][np.arange(len(table)), auroc(ranks_a, in_a)[0].argmax(1)]
         on_b[~(in_a.any(1) & there.any(1))] = np.nan
-        found |= dict(zip([(level, name) for name in names], on_b, strict=True))
+        found |= {(level, name): value for name, value in zip(table.index, on_b, strict=True)}
     return pd.Series(found)
 
 
-def auroc_p(ranks: np.ndarray, n_in: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """(d,) one-sided p of AUROCs: the share of N_ORDERS permutations of the labels, and of what is seen, as large.
-
-    ranks: (n, d) of the values, ties averaged; n_in: (d,) images in each feature's class; area: (d,) its AUROC.
-    Source: Phipson & Smyth 2010, arXiv 1603.05766, equation 2.
-    """
-    n, p = len(ranks), np.ones(ranks.shape[1])
-    draws, sizes, as_large = np.random.default_rng(0), np.unique(n_in[(n_in > 0) & (n_in < n)]), np.zeros(len(p))
-    for first in range(0, N_ORDERS, N_AT_ONCE):
-        order = draws.random((min(N_AT_ONCE, N_ORDERS - first), n), np.float32).argsort(1)
-        for size in sizes:
-            own = n_in == size
-            sums = area[own] * size * (n - size) + size * (size + 1) / 2  # of ranks: multiples of a half
-            as_large[own] += (np.float32(order < size) @ ranks[:, own] >= sums - 0.25).sum(0)
-    tested = np.isin(n_in, sizes)
-    p[tested] = (as_large[tested] + 1) / (N_ORDERS + 1)
-    return p
-
-
 def selectivity(maxima: np.ndarray, labels: Mapping[str, tuple], in_b: np.ndarray) -> pd.DataFrame:
-    """One row per feature; for each level (columns level/…) the class it is most selective for, and how much.
+    """One row per feature: at each level of the taxonomy, the class it is most selective for, and how much.
 
-    maxima: (n, d) image maxima; labels: level -> ((n,) indices, class names); in_b: (n,) half B.
-    class: largest AUROC on half A. On half B, of that class against the rest: auroc, auroc_z (in standard deviations of
-    the null), auroc_p, auroc_q (Benjamini-Hochberg over features and levels): nan for features that are active in fewer
-    than 8 images of half B, or whose null has no spread.
-    level: the one whose class stands out most on half A, in deviations; placed: that level where auroc_q is below 0.05.
+    maxima: (n, d) image maxima; labels: level -> ((n,) class indices, class names); in_b: (n,) half B.
+        <level>/class: the class of largest AUROC on half A
+        <level>/auroc, auroc_z: its AUROC on half B, and the distance from 0.5 in standard deviations of the null
+        <level>/auroc_p, auroc_q: one-sided p, and Benjamini-Hochberg's q over features and levels
+        level: the level whose class stands out most on half A, in standard deviations
+        placed: that level if its auroc_q is below 0.05, else "none"
+    z, p and q are nan for features that are active in fewer than 8 images of half B, or whose null has no spread.
     """
     own, values = np.arange(maxima.shape[1]), maxima[in_b]
     ranks_a, ranks_b = (np.float32(rankdata(maxima[half], axis=0)) for half in (~in_b, in_b))
@@ -103,9 +105,8 @@ def selectivity(maxima: np.ndarray, labels: Mapping[str, tuple], in_b: np.ndarra
         z_a.append(np.where(np.isfinite(z[chosen]), z[chosen], -np.inf))
         area, z = (each[chosen] for each in auroc(ranks_b, member[:, in_b]))
         tested, p = enough & np.isfinite(z), auroc_p(ranks_b, member[:, in_b].sum(1)[chosen[0]], area)
-        found = {"class": np.asarray(classes, object)[chosen[0]], "auroc": area}
-        found |= {"auroc_z": np.where(tested, z, np.nan), "auroc_p": np.where(tested, p, np.nan)}
-        table |= {f"{level}/{name}": column for name, column in found.items()}
+        table[f"{level}/class"], table[f"{level}/auroc"] = np.asarray(classes, object)[chosen[0]], area
+        table[f"{level}/auroc_z"], table[f"{level}/auroc_p"] = (np.where(tested, each, np.nan) for each in (z, p))
     q = adjusted(np.stack([table[f"{level}/auroc_p"] for level in labels]))
     table |= {f"{level}/auroc_q": row for level, row in zip(labels, q, strict=True)}
     level = np.argmax(z_a, axis=0)
@@ -115,10 +116,12 @@ def selectivity(maxima: np.ndarray, labels: Mapping[str, tuple], in_b: np.ndarra
 
 @dataclass(frozen=True)
 class Regions:
-    """What the cells of an index's n test pictures show. rows: (n,) in the index; in_b: (n,) bool, half B.
+    """What the cells of n test pictures show.
 
-    labels: (n, rows, columns, regions) bool, whether a cell shows a region; shown: (n, rows, columns) share of a cell
-    that shows any; classes, families: (n,) codes of the finest level and of the next, 0 where there is none.
+    rows: (n,) the pictures' rows in the index; in_b: (n,) half B
+    labels: (n, rows, columns, regions) bool, whether a cell shows a region
+    shown: (n, rows, columns) share of a cell that any region fills
+    classes, families: (n,) codes at the finest level and the next; 0 where there is none
     """
 
     names: list[str]
@@ -131,7 +134,7 @@ class Regions:
 
     @classmethod
     def of(cls, index: OnPictures, pictures: Pictures) -> "Regions":
-        """Of the test pictures of an index, or of activations."""
+        """The regions in the test pictures of an index, or of activations."""
         rows = index.rows("test")
         images = index.images.iloc[rows]
         codes = [np.int64(pd.Categorical(images[each], pictures.classes(each)).codes) for each in pictures.levels[:2]]
@@ -141,7 +144,7 @@ class Regions:
 
     @property
     def within(self) -> np.ndarray:
-        """(n, rows, columns) bool, whether a cell shows enough of any region: background left out."""
+        """(n, rows, columns) bool: cells that show the aircraft, or whatever has regions."""
         return self.shown >= LEAST
 
 
@@ -152,48 +155,45 @@ def _cell_labels(pictures: Pictures, images: tuple[str, ...], grid: tuple[int, i
 
 
 def shows(coverage: np.ndarray) -> np.ndarray:
-    """(n, rows, columns, regions) whether a cell shows a region, from the share of its pixels that do."""
+    """Whether each cell shows each region, from the share of its pixels, both (n, rows, columns, regions)."""
     whole = coverage.sum((1, 2), keepdims=True)
     return (coverage >= LEAST) | (coverage >= LEAST * np.maximum(whole, 1e-9))
 
 
-def average_precisions(values: np.ndarray, member: np.ndarray, n_in: np.ndarray, n_cells: int) -> np.ndarray:
-    """(parts,) average precision of a score that is mostly 0, for several labels at once; nan where no cell has one.
+def average_precisions(codes: csr_array, labels: np.ndarray) -> np.ndarray:
+    """(d, parts) average precision of each column of codes (cells, d) for each of labels (cells, parts).
 
-    values: (active,) the scores above 0, of n_cells; member: (active, parts) their labels; n_in: (parts,) cells with
-    each label, active or not. Ties count as in scikit-learn's, which sorts all cells for each label.
+    Equal to scikit-learn's, which would sort all cells for each pair; nan for a label that no cell has.
     """
-    order = np.argsort(-values, kind="stable")
-    ends = np.flatnonzero(np.diff(values[order], append=-1.0))  # the last of each value
-    hits = np.vstack([member[order].cumsum(0, dtype=np.float64)[ends], n_in])  # the last threshold takes all cells
-    taken = np.append(ends + 1.0, n_cells)[:, None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (np.diff(hits, axis=0, prepend=0) * hits / taken).sum(0) / n_in
-
-
-def of_features(codes: csr_array, labels: np.ndarray) -> np.ndarray:
-    """(d, parts) `average_precisions` of each column of codes (cells, d) for labels (cells, parts)."""
-    codes, n_in = codes.tocsc(), labels.sum(0)
-    own = (slice(*ends) for ends in pairwise(codes.indptr))
-    each = [average_precisions(codes.data[of], labels[codes.indices[of]], n_in, len(labels)) for of in own]
-    return np.stack(each)
+    codes, n_in, found = codes.tocsc(), labels.sum(0), []
+    for start, end in pairwise(codes.indptr):
+        values, cells = codes.data[start:end], codes.indices[start:end]
+        order = np.argsort(-values, kind="stable")
+        ends = np.flatnonzero(np.diff(values[order], append=-1.0))  # the last cell of each value
+        hits = labels[cells[order]].cumsum(0, dtype=np.float64)[ends]
+        hits, taken = np.vstack([hits, n_in]), np.append(ends + 1.0, len(labels))[:, None]  # all others are tied at 0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found.append((np.diff(hits, axis=0, prepend=0) * hits / taken).sum(0) / n_in)
+    return np.stack(found)
 
 
 def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
-    """A row a feature and part: average precision on half A (ap_a), on B (ap); prevalence, of cells with it, on B."""
+    """A row per feature_id and part: average precision on half A (ap_a) and B (ap), share of B's cells (prevalence)."""
     cells, found = regions.rows[:, None] * index.cells_per_image + np.arange(index.cells_per_image), {}
     for name, half in {"ap_a": ~regions.in_b, "ap": regions.in_b}.items():
         labels = regions.labels[half].reshape(-1, len(regions.names))
-        found[name] = of_features(index.by_cell[cells[half].ravel()], labels).ravel()
+        found[name] = average_precisions(index.by_cell[cells[half].ravel()], labels).ravel()
     pairs = pd.MultiIndex.from_product([range(index.d_sae), regions.names], names=["feature_id", "part"])
     return pd.DataFrame(found, pairs).reset_index().assign(prevalence=np.tile(labels.mean(0), index.d_sae))
 
 
 def guesses(regions: Regions, of: np.ndarray) -> dict[str, np.ndarray]:
-    """What is known of the pictures `of` (n,) without looking for a part: scores (pictures, rows, columns, parts).
+    """Scores (pictures, rows, columns, parts) for the pictures `of` (n,) from what is known without looking for a part.
 
-    place: how often half A shows the part in that cell; outline: how much of any part is in it; class: how often half
-    A's pictures of this class show the part at all; class_outline: the product of these two.
+    place: how often half A shows the part in that cell
+    outline: how much of the cell is aircraft
+    class: how often half A's pictures of this class show the part
+    class_outline: the product of the last two
     """
     labels, classes = regions.labels[~regions.in_b], regions.classes[~regions.in_b]
     by_class = pd.DataFrame(labels.any((1, 2))).groupby(classes).mean().reindex(regions.classes[of], fill_value=0)
@@ -203,7 +203,7 @@ def guesses(regions: Regions, of: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def guess_scores(regions: Regions) -> pd.DataFrame:
-    """Average precision on half B of the outline, and of it times other `guesses`: guess, part, ap."""
+    """Average precision on half B of the outline, alone and times other `guesses`: guess, part, ap."""
     known, own = guesses(regions, regions.in_b), regions.labels[regions.in_b]
     made = {
         "outline": known["outline"], "outline, place": known["outline"] * known["place"],
@@ -215,43 +215,43 @@ def guess_scores(regions: Regions) -> pd.DataFrame:
 
 
 def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each feature's part, whose average precision on half A is furthest beyond prevalence: feature_id, part, …"""
-    prevalence = scores["prevalence"]  # in deviations of a cell's label, else it were the part most often seen
+    """By feature, the part whose average precision on half A is furthest above prevalence: part, part_ap, …"""
+    prevalence = scores["prevalence"]  # in deviations of a cell's label: else the most frequent part would win
     beyond = (scores["ap_a"] - prevalence) / np.sqrt(prevalence * (1 - prevalence)).clip(lower=1e-9)
     ranked = scores.assign(beyond=beyond).sort_values(["beyond", "part"], ascending=[False, True])
-    chosen = ranked.drop_duplicates("feature_id").drop(columns="beyond").sort_values("feature_id", ignore_index=True)
-    return chosen.rename(columns={c: f"part_{c}" for c in chosen if c not in ("feature_id", "part")})
+    chosen = ranked.drop(columns="beyond").drop_duplicates("feature_id").set_index("feature_id").sort_index()
+    return chosen.add_prefix("part_").rename(columns={"part_part": "part"})
 
 
 def best_matches(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each part's feature, that of the largest average precision on half A, with its scores; ties: the lower id."""
+    """Each part's feature of largest average precision on half A, with its scores; ties go to the lower id."""
     ranked = scores.sort_values(["ap_a", "feature_id", "part"], ascending=[False, True, True])
     return ranked.drop_duplicates("part").set_index("part")
 
 
 def ap_of(values: np.ndarray, member: np.ndarray) -> tuple[float, np.ndarray]:
-    """(average precision of a score, scikit-learn's; each picture's influence on it, (n,)); nan without positives.
+    """(average precision of a score, equal to scikit-learn's; each picture's influence on it, (n,)).
 
-    values, member: (n, …) score and label of each picture's cells. The influence is the derivative by the picture's
-    weight. Source: the infinitesimal jackknife, Efron & Tibshirani 1993, chapter 21.
+    values, member: (n, …) score and label of each picture's cells; nan without positives. A picture's influence is the
+    derivative by its weight. Source: the infinitesimal jackknife, Efron & Tibshirani 1993, chapter 21.
     """
     values, member = values.reshape(len(values), -1), np.float64(member.reshape(len(member), -1))
     lowest, (n, n_cells), n_in = values.min(), values.shape, member.sum(1)
-    order = np.flatnonzero(values > lowest)  # as a rule few: the others are 0 and come last, unsorted
+    if not n_in.any():
+        return np.nan, np.full(n, np.nan)
+    order = np.flatnonzero(values > lowest)  # usually few: the others are 0 and come last, unsorted
     order = order[np.argsort(-values.reshape(-1)[order], kind="stable")]
     picture, positive = order // n_cells, member.reshape(-1)[order]
     ends = np.flatnonzero(np.diff(values.reshape(-1)[order], append=lowest) != 0)
-    tie = np.searchsorted(ends, np.arange(len(order)))  # which of the groups of equal scores
+    tie = np.searchsorted(ends, np.arange(len(order)))  # the group of equal scores that each belongs to
     hits, taken = np.append(positive.cumsum()[ends], n_in.sum()), np.append(ends + 1, values.size)
-    if not n_in.any():
-        return np.nan, np.full(n, np.nan)
     gained, precision = np.diff(hits, prepend=0), hits / taken
     ap = (gained * precision).sum() / hits[-1]
-    # what a cell adds to the precision of all groups from its own on, if it is a positive; and what it takes from it
+    # a positive cell raises the precision of its own and all later groups, and any cell lowers it
     adds, takes = (np.cumsum((each / taken)[::-1])[::-1] for each in (gained, gained * precision))
     influence = np.bincount(picture, positive * (precision + adds)[tie] - takes[tie], n)
     last_in, last = n_in - np.bincount(picture, positive, n), n_cells - np.bincount(picture, minlength=n)
-    influence = influence + last_in * (precision[-1] + adds[-1]) - last * takes[-1]  # no += where none is in order
+    influence = influence + last_in * (precision[-1] + adds[-1]) - last * takes[-1]  # += fails on an empty bincount
     return float(ap), (influence - ap * n_in) / hits[-1]
 
 
@@ -259,10 +259,10 @@ def ap_of(values: np.ndarray, member: np.ndarray) -> tuple[float, np.ndarray]:
 def build_features(
     folder: Path, sae: SparseAutoencoder, acts: Activations, pictures: Pictures, splits: list[str], by_class: bool
 ) -> None:
-    """The index of the pictures of these splits, and in features.parquet what the test pictures say of each feature.
+    """`build_index` of the pictures of these splits; add what test pictures say of each feature to features.parquet.
 
-    Columns: those of `build_index`; of `selectivity`, if asked for, on each level that the pictures have; where they
-    have regions, those of `best_parts`, as part, part_ap, …; parts.parquet has all features and parts.
+    by_class: with the columns of `selectivity`, for each level that the pictures have. Pictures with regions add those
+    of `best_parts`, and `part_scores` in parts.parquet.
     """
     if (index := build_index(sae, acts, folder, acts.rows(*splits))) is None:
         return
@@ -275,5 +275,5 @@ def build_features(
     if len(images) > 1 and pictures.region_names:
         scores = part_scores(index, Regions.of(index, pictures))
         write_parquet(scores, folder / PARTS)
-        table = table.join(best_parts(scores).drop(columns="feature_id"))
+        table = table.join(best_parts(scores))
     write_parquet(table, folder / TABLE)

@@ -106,8 +106,7 @@ def _prepare(say, hurried):
     """Send lines to the parent, save progress often, since the smoke stages are short, and use one thread."""
     import torch
 
-    from aircraft_sae import store, study
-    from aircraft_sae.activations import kept
+    from aircraft_sae import activations, store, study
     from aircraft_sae.features import index
     from aircraft_sae.networks import training
     from aircraft_sae.sae import training as sae_training
@@ -115,7 +114,7 @@ def _prepare(say, hurried):
 
     study.say = atlas.say = say
     store.stages.HEARTBEAT, training.CHECKPOINT_SECONDS, sae_training.CHECKPOINT_SECONDS = 0.05, 0.0, 0.0
-    kept.SHARD = kept.BATCH = index.PIECE = 8
+    activations.SHARD = activations.BATCH = index.PIECE = 8
     torch.set_num_threads(1)  # several would wait for each other on busy cores
     if hurried:
         os.cpu_count = lambda: 1  # render in this process, where the trap is

@@ -1,0 +1,337 @@
+"""Activations of any sites of any network on any pictures: stored on disk or computed when read, and read as cells."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import count, islice, pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from aircraft_sae import ranks
+from aircraft_sae.config import ClassifierConfig
+from aircraft_sae.devices import side_by_side
+from aircraft_sae.networks import BATCH, Edit, Network, Seen, n_workers
+from aircraft_sae.pictures import Pictures, Views, loader, test_transform, train_transform
+from aircraft_sae.sae import SparseAutoencoder
+from aircraft_sae.store import META, REPLACED, check_room, digest, read_json, write_array, write_json, write_parquet
+
+IMAGES, INDEX = "images.parquet", "shards.json"
+VIEWS = "views"  # the split of random crops and flips of training and validation pictures
+SHARD, SHARD_BYTES = 512, 2**26  # a shard's most images, and bytes over all sites: what a kill can cost
+UNIT = 64  # images of a shard come in multiples: whole batches on any machine
+HEADER = 128  # bytes of an .npy file before its numbers
+ROOM = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
+GROUP_BYTES, RUNS = 2**25, 64  # cells shuffled together come from this many runs of images, each read in order
+MOST_MEASURED = 16384  # images from which a mean is known well enough
+
+
+def site_folder(site: str) -> str:
+    """A site's name as a folder name."""
+    return site.replace(":", "_")
+
+
+@dataclass(eq=False)
+class Source:
+    """What activations are computed from.
+
+    The pictures come in the order of their table, in float32; then n_views random crops and flips (`augmentation`) of
+    each training and validation picture, as split "views", in mixed precision.
+    n_cells: keep only this many cells of each picture, as a map of one column, drawn with replacement for each place:
+    uniformly, or by_norm, in proportion to the length of their vectors (early maps have thousands of cells).
+    """
+
+    network: Network
+    pictures: Pictures
+    augmentation: ClassifierConfig | None = None
+    n_views: int = 0
+    n_cells: int | None = None
+    by_norm: bool = False
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """A row per image: the pictures' table, then the views."""
+        viewed = self.pictures.table[self.pictures.table["split"].isin(("train", "val"))].assign(split=VIEWS)
+        return pd.concat([self.pictures.table, *[viewed] * self.n_views], ignore_index=True)
+
+    def shape(self, site: str) -> tuple[int, int, int, int]:
+        """(images, rows, columns, channels) of a site's acts."""
+        rows, columns, d = self.network.shape(site)
+        return len(self.images), *((self.n_cells, 1) if self.n_cells else (rows, columns)), d
+
+    def stream(self, sites: Sequence[str], rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        """Acts of rising rows by site, a batch (n, rows, columns, channels) float16 at a time; ValueError beyond it."""
+        pixels, first = (self.network.size, self.network.mean, self.network.std), len(self.pictures.table)
+        passes = [(rows[rows < first], test_transform(*pixels), False)]
+        if self.n_views:
+            views = train_transform(*pixels, replace(self.augmentation, colour_jitter=0.0))
+            passes.append((rows[rows >= first], views, True))
+        images, labels = self.images["image"].tolist(), np.zeros(len(self.images), np.int64)
+        for own, transform, mixed in passes:
+            views = Views(self.pictures.picture, images, labels, transform)
+            batches = loader(views, BATCH, workers=n_workers(len(own)), rows=own.tolist())
+            seen = self.network.stream((batch for batch, _, _ in batches), sites, mixed, logits=False)
+            for start, each in zip(count(0, BATCH), seen, strict=False):
+                part = own[start : start + BATCH]
+                yield {site: self._stored(site, acts, part) for site, acts in each.acts.items()}
+
+    def _stored(self, site: str, acts: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+        cells = (some_cells(acts, self.n_cells, self.by_norm, rows) if self.n_cells else acts).half()
+        if not (finite := cells.isfinite().flatten(1).all(1).numpy()).all():
+            image = self.images["image"][rows[finite.argmin()]]
+            remedy = "look at that picture, check that the network's training converged, or choose another site"
+            raise ValueError(f"the {site} activations of image {image} are not finite in float16: {remedy}")
+        return cells.numpy()
+
+
+@ranks.together
+def extract(folder: str | Path, network: Network, pictures: Pictures, sites: Sequence[str], **how) -> None:
+    """Write folder/<site>/ acts-00000.npy, … (float16 shards), shards.json and images.parquet: one pass for all sites.
+
+    Each shard is written whole, and a rerun makes only the missing ones; under torchrun each rank makes its share.
+    how: further arguments of `Source`. Raises: OSError if the disk has no room; ValueError as `Source.stream`.
+    """
+    folder, source, n_pictures = Path(folder), Source(network, pictures, **how), len(pictures.table)
+    shapes = {site: source.shape(site) for site in sites}
+    n_bytes = 2 * sum(math.prod(shape[1:]) for shape in shapes.values())  # an image's
+    size = min(SHARD, max(1, SHARD_BYTES // n_bytes // UNIT) * UNIT)
+    starts = [*range(0, n_pictures, size), *range(n_pictures, len(source.images), size)]
+    sizes = np.diff([*starts, len(source.images)])
+    files = [{site: folder / site_folder(site) / f"acts-{i:05}.npy" for site in sites} for i in range(len(starts))]
+    missing = [not all(file.is_file() for file in shard.values()) for shard in files]
+    check_room(folder, n_bytes * int(sizes[missing].sum()), ROOM)
+    mine, n_batches = ranks.mine(missing), -(-sizes // BATCH)
+    rows = np.concatenate([starts[i] + np.arange(sizes[i]) for i in mine] or [[]]).astype(int)
+    total, stream = int(n_batches[mine].sum()), source.stream(sites, rows)
+    batches = iter(tqdm(stream, "activations", total, unit="img", unit_scale=BATCH))
+    for i in mine:
+        seen = list(islice(batches, int(n_batches[i])))
+        for site, file in files[i].items():
+            write_array(file, np.concatenate([acts[site] for acts in seen]))
+    if ranks.rank() == 0:
+        for site, shape in shapes.items():
+            write_json(folder / site_folder(site) / INDEX, {"shape": shape, "starts": starts})
+            write_parquet(source.images, folder / site_folder(site) / IMAGES)
+
+
+def some_cells(acts: torch.Tensor, n: int, by_norm: bool, numbers: Sequence[int]) -> torch.Tensor:
+    """(pictures, n, 1, d) cells drawn from each picture of acts (pictures, rows, columns, d); numbers seed the draws.
+
+    Source for by_norm: Bozoukov 2025, arXiv 2504.11489, whose code draws positions by the length of their vectors.
+    """
+    flat = acts.flatten(1, 2)
+    weights = flat.norm(dim=2).clamp(min=1e-8) if by_norm else torch.ones(flat.shape[:2])
+    drawn = [each.multinomial(n, replacement=True, generator=torch.Generator().manual_seed(int(number)))
+             for number, each in zip(numbers, weights, strict=True)]  # fmt: skip
+    return torch.stack([cells[own] for cells, own in zip(flat, drawn, strict=True)])[:, :, None]
+
+
+class Lazy:
+    """An array (image, row, column, channel) of float16 that reads only the images asked for."""
+
+    shape: tuple[int, int, int, int]
+    dtype = np.dtype(np.float16)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        picked = np.arange(self.shape[0])[rows]
+        unique, places = np.unique(picked, return_inverse=True)
+        read = self.read(unique)
+        return read if np.array_equal(unique, picked) else read[places.reshape(picked.shape)]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Shards(Lazy):
+    """Acts on disk. Each file is mapped for one read only, so that its pages do not count as this process's memory."""
+
+    def __init__(self, folder: Path):
+        self.folder, index = folder, read_json(folder / INDEX)
+        self.shape, self.bounds = tuple(index["shape"]), [*index["starts"], index["shape"][0]]
+        self.opened = self._version()
+
+    def _version(self) -> tuple[int, int]:
+        index = (self.folder / INDEX).stat()
+        return index.st_ino, index.st_mtime_ns
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Acts of rising rows; ValueError if the folder has been replaced since it was opened, or a file cut short."""
+        if self._version() != self.opened:
+            raise ValueError(f"{self.folder} {REPLACED}")
+        acts = np.empty((len(rows), *self.shape[1:]), np.float16)
+        for i, (first, end) in enumerate(pairwise(np.searchsorted(rows, self.bounds))):
+            if end > first:
+                file, size = self.folder / f"acts-{i:05}.npy", (self.bounds[i + 1] - self.bounds[i], *self.shape[1:])
+                if file.stat().st_size != HEADER + 2 * math.prod(size):
+                    raise ValueError(f"{file} has the wrong size for {size} in float16: extract its activations again")
+                # np.load would parse the header, which threads do one by one
+                shard = np.memmap(file, np.float16, "r", HEADER, size)
+                acts[first:end] = shard[rows[first:end] - self.bounds[i]]
+        return acts
+
+
+class Live(Lazy):
+    """Acts kept nowhere: pictures go through the network whenever they are read."""
+
+    def __init__(self, source: Source, site: str):
+        self.source, self.site, self.shape = source, site, source.shape(site)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Acts of rising rows."""
+        seen = self.source.stream([self.site], rows)
+        return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *(acts[self.site] for acts in seen)])
+
+
+class OnPictures:
+    """Cells of pictures: images (a table), grid (rows, columns), and the fingerprint of the stage that made them."""
+
+    @property
+    def cells_per_image(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def rows(self, *splits: str) -> np.ndarray:
+        """Rows of the images of these splits, rising; ValueError for an unknown split, or none."""
+        unknown = [split for split in splits if split not in ("train", "val", "test", VIEWS)]
+        if unknown or not splits:
+            raise ValueError(f"splits must be some of train, val, test, {VIEWS}, got {', '.join(unknown) or 'none'}")
+        return np.flatnonzero(self.images["split"].isin(splits))
+
+
+@dataclass(eq=False)
+class Activations(OnPictures):
+    """One site's activations. acts: (image, row, column, channel), `Lazy` or an array."""
+
+    acts: np.ndarray | Lazy
+    images: pd.DataFrame
+    site: str = ""
+    fingerprint: str | None = None
+
+    @classmethod
+    def open(cls, folder: str | Path, site: str) -> "Activations":
+        """What `extract` wrote into `folder` for one site; FileNotFoundError if it has not."""
+        own = Path(folder) / site_folder(site)
+        if not (own / IMAGES).is_file():
+            raise FileNotFoundError(f"{own / IMAGES} is not there: extract the activations of {site} first")
+        known = read_json(Path(folder) / META).get("fingerprint", own)
+        return cls(Shards(own), pd.read_parquet(own / IMAGES), site, digest([known, site]))
+
+    @classmethod
+    def live(cls, source: Source, site: str) -> "Activations":
+        """A site's activations, stored nowhere and computed at each read."""
+        return cls(Live(source, site), source.images, site, digest([source, site]))
+
+    @property
+    def d_in(self) -> int:
+        return self.acts.shape[3]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of a picture's cells."""
+        return self.acts.shape[1:3]
+
+    def blocks(self, rows: np.ndarray, n_images: int = 64) -> Iterator[torch.Tensor]:
+        """Acts of these images in order, at most (n_images, rows, columns, d_in) float32 at a time."""
+        for start in range(0, len(rows), n_images):
+            yield torch.from_numpy(self.acts[rows[start : start + n_images]]).float()
+
+    def moments(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """(mean, variance) of each channel, (d_in,) float64, over the cells of up to 16,384 of these images."""
+        rows = rows[:: 1 + (len(rows) - 1) // MOST_MEASURED]
+        sums = torch.zeros(2, self.d_in, dtype=torch.float64)
+        for block in self.blocks(rows[ranks.share(len(rows))]):
+            block = block.flatten(0, 2).double()
+            sums += torch.stack([block.sum(0), block.square().sum(0)])
+        ranks.add(sums)
+        mean, squares = sums / (len(rows) * self.cells_per_image)
+        return mean, squares - mean.square()
+
+    def per_epoch(self, rows: np.ndarray, batch_size: int) -> int:
+        """Batches per epoch; ValueError if the images have fewer cells than one batch."""
+        if batch_size > (n_cells := len(rows) * self.cells_per_image):
+            few = f"the {n_cells} cells of {len(rows)} images"
+            raise ValueError(f"batch_size {batch_size} is more than {few}: lower sae.batch_size")
+        return n_cells // batch_size
+
+    def batches(self, rows: np.ndarray, batch_size: int, seed: int, start: int = 0) -> Iterator[torch.Tensor]:
+        """Endless shuffled cells (batch_size, d_in), as stored, from batch `start`: a function of (seed, batch) alone.
+
+        Each epoch shuffles runs of images (512 kB), and then the cells within each group of 64 runs. Cells that do not
+        fill a last batch are left out of the epoch. Raises: ValueError as `per_epoch`.
+        """
+        per_epoch = self.per_epoch(rows, batch_size)
+        n_images = max(1, GROUP_BYTES // (self.acts.nbytes // len(self.acts)))
+        run = max(1, n_images // RUNS)
+        held, cells = None, None
+        for batch in count(start):
+            epoch, i = divmod(batch, per_epoch)
+            parts, at, end = [], i * batch_size, (i + 1) * batch_size
+            while at < end:
+                group, first = divmod(at, n_images * self.cells_per_image)
+                if held != (epoch, group):
+                    held, cells = (epoch, group), None  # free the last group before reading the next
+                    runs = np.random.default_rng((seed, epoch)).permutation(-(-len(rows) // run))
+                    order = (runs[:, None] * run + np.arange(run)).ravel()
+                    order = order[order < len(rows)][group * n_images : (group + 1) * n_images]
+                    own = rows[np.sort(order)]
+                    # each rank reads its share, and all get the whole group
+                    read = torch.from_numpy(self.acts[own[ranks.share(len(own))]])
+                    cells = ranks.gather(read).numpy().reshape(-1, self.d_in)
+                    np.random.default_rng((seed, epoch, group)).shuffle(cells)
+                parts.append(cells[first : first + end - at])
+                at += len(parts[-1])
+            yield torch.from_numpy(np.concatenate(parts))
+
+
+def see_features(
+    network: Network, sae: SparseAutoencoder, x: torch.Tensor, mixed: bool = False
+) -> tuple[Seen, torch.Tensor]:
+    """(what a batch of pictures shows at the autoencoder's site; its codes, dense, (n, rows, columns, d_sae))."""
+    seen = network.see(x, [sae.cfg.site], mixed=mixed)
+    acts = seen.acts[sae.cfg.site]
+    with torch.no_grad():
+        return seen, sae.encode(acts.flatten(0, 2)).dense().view(*acts.shape[:3], -1)
+
+
+def gradient_maps(
+    network: Network, sae: SparseAutoencoder, x: torch.Tensor, feature_id: int, cell: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient x input where positive, and absolute gradient, of a pre-activation in a cell of x (3, size, size)."""
+    x = x.clone().requires_grad_()
+    with torch.enable_grad():
+        acts = network.see(x[None], [sae.cfg.site]).acts[sae.cfg.site]
+        (gradient,) = torch.autograd.grad(acts[0, cell[0], cell[1]] @ sae.W_enc_rows[feature_id].detach(), x)
+    return (gradient * x.detach()).sum(0).relu().numpy(), gradient.abs().sum(0).numpy()
+
+
+def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[int, int]) -> float:
+    """Radius in pixels that holds half of an absolute gradient (size, size): Luo et al. 2016, arXiv 1701.04128."""
+    centre = [(at + 0.5) * size / n - 0.5 for at, size, n in zip(cell, gradient.shape, grid, strict=True)]
+    down, across = (np.arange(size) - c for size, c in zip(gradient.shape, centre, strict=True))
+    distance = np.hypot(down[:, None], across[None])
+    order = np.argsort(distance, axis=None)
+    within = gradient.reshape(-1)[order].cumsum() >= 0.5 * gradient.sum()
+    return float(distance.reshape(-1)[order][within.argmax()])
+
+
+def replay(
+    network: Network, pictures: Pictures, acts: Activations, rows: np.ndarray,
+    edit: Edit | None = None, sites: Sequence[str] = (),
+) -> Iterator[Seen]:  # fmt: skip
+    """Run the network on from the stored acts of these rows, after `edit`, in batches; from the pictures if it must."""
+    starts, images = network.can_start(acts.site), acts.images["image"].to_numpy()
+
+    @torch.no_grad()
+    def of(some: np.ndarray) -> Seen:
+        block = torch.from_numpy(acts.acts[some]).float()
+        x = None if starts else torch.stack([network.as_input(pictures.picture(image)) for image in images[some]])
+        return network.see(x, sites, given={acts.site: block if edit is None else edit(block)})
+
+    return side_by_side(of, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])
