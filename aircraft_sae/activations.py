@@ -15,7 +15,7 @@ from tqdm import tqdm
 from aircraft_sae import ranks
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.devices import side_by_side
-from aircraft_sae.networks import BATCH, Edit, Network, Seen, n_workers
+from aircraft_sae.networks import BATCH, Edit, Network, Seen
 from aircraft_sae.pictures import Pictures, Views, loader, test_transform, train_transform
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import META, REPLACED, check_room, digest, read_json, write_array, write_json, write_parquet
@@ -73,7 +73,7 @@ class Source:
         images, labels = self.images["image"].tolist(), np.zeros(len(self.images), np.int64)
         for own, transform, mixed in passes:
             views = Views(self.pictures.picture, images, labels, transform)
-            batches = loader(views, BATCH, workers=n_workers(len(own)), rows=own.tolist())
+            batches = loader(views, BATCH, rows=own.tolist())
             seen = self.network.stream((batch for batch, _, _ in batches), sites, mixed, logits=False)
             for start, each in zip(count(0, BATCH), seen, strict=False):
                 part = own[start : start + BATCH]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from dataclasses import asdict, replace
 from functools import partial
@@ -13,7 +12,6 @@ import numpy as np
 import pandas as pd
 import timm
 import torch
-from joblib import cpu_count
 from sklearn.metrics import confusion_matrix
 from timm.data import resolve_model_data_config
 from timm.layers import convert_sync_batchnorm
@@ -127,7 +125,7 @@ class Run(checkpoint.Training):
         """Augmented training batches of pictures (n, 3, size, size)."""
         transform = train_transform(size, self.mean, self.std, self.cfg)
         views = self.pictures.torch(self.cfg.train_split, self.level, transform)
-        return loader(views, self.cfg.batch_size, order_seed=self.cfg.seed, workers=n_workers(self.n_images))
+        return loader(views, self.cfg.batch_size, order_seed=self.cfg.seed)
 
     def train_epoch(self, size: int, batches: Loader, bar: tqdm) -> None:
         """Finish the current epoch: remaining steps, validation, checkpoint."""
@@ -304,7 +302,7 @@ def predict(network: Network, pictures: Pictures, split: str = "test") -> pd.Dat
         raise ValueError(f"{pictures.name} has other {level} classes than the network was trained on")
     views = pictures.torch(split, level, test_transform(network.size, network.mean, network.std))
     own = range(len(views))[ranks.share(len(views))]
-    batches = loader(views, BATCH, workers=n_workers(len(own)), rows=own)
+    batches = loader(views, BATCH, rows=own)
     seen = network.stream(batch for batch, _, _ in batches)
     bar = tqdm(seen, f"predict {split}", len(batches), unit="batch", leave=False, delay=10)
     empty = torch.empty(0, len(network.classes))  # a rank may have no pictures
@@ -342,11 +340,3 @@ def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.D
         results[f"{split}/{coarse}/top1_accuracy"] = metrics.with_interval(own == predicted, np.ones(len(own)))
     confusion = confusion_matrix(labels, fine.argmax(1), labels=range(len(classes)))
     return results, pd.DataFrame(confusion, pd.Index(classes, name="actual"), pd.Index(classes, name="predicted"))
-
-
-def n_workers(n_pictures: int) -> int:
-    """Loading processes: one beside a computing CPU, more beside a GPU, none for few pictures."""
-    if n_pictures < 512:  # starting a process takes longer
-        return 0
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, min(8, cpu_count() // ranks_here)) if torch.cuda.is_available() else 1

@@ -37,7 +37,8 @@ matplotlib.style.use(["default", {
 
 def in_words(entry: Mapping[str, float | None], percent: bool = True, unit: str = "") -> str:
     """A result as text: "93.1% (91.2 to 94.8, n = 990)", where a unit for n may follow."""
-    scale, digits = (100, 1) if percent else (1, 3)
+    scale, size = (100, 10.0) if percent else (1, abs(entry["value"]))
+    digits = next((i for i, least in enumerate((100, 10, 0.1, 0.01)) if size >= least), 4)  # of 0.0046 the first two
     number = {key: f"{scale * entry[key]:.{digits}f}" for key in ("value", "low", "high") if entry[key] is not None}
     about = [f"{number['low']} to {number['high']}"] if "low" in number else []
     about += [] if entry["n"] is None else [f"n = {entry['n']:,} {unit}".rstrip()]

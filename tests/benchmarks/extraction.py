@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from aircraft_sae.activations import extract
-from aircraft_sae.networks import BATCH, Network, n_workers
+from aircraft_sae.networks import BATCH, Network
 from aircraft_sae.pictures import Pictures, Views, loader, test_transform
 from aircraft_sae.study import Study
 
@@ -28,7 +28,7 @@ def forward(network: Network, pictures: Pictures) -> None:
     """The bare loop."""
     transform, n = test_transform(network.size, network.mean, network.std), len(pictures.table)
     views = Views(pictures.picture, pictures.table["image"].tolist(), np.zeros(n, np.int64), transform)
-    for batch, _, _ in loader(views, BATCH, workers=n_workers(n)):
+    for batch, _, _ in loader(views, BATCH):
         network.model(batch.to(network.device, non_blocking=True))
 
 
