@@ -229,6 +229,7 @@ class Run(checkpoint.Training):
 
 
 def has_batch_norm(model: torch.nn.Module) -> bool:
+    """Whether a model has BatchNorm, whose statistics need the whole batch."""
     return any(isinstance(module, BatchNorm) for module in model.modules())
 
 
