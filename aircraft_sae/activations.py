@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from aircraft_sae import ranks
 from aircraft_sae.config import ClassifierConfig
-from aircraft_sae.devices import side_by_side
+from aircraft_sae.devices import run_parallel
 from aircraft_sae.networks import BATCH, Edit, Network, Seen
-from aircraft_sae.pictures import Pictures, Views, loader, test_transform, train_transform
+from aircraft_sae.pictures import PictureDataset, Pictures, loader, test_transform, train_transform
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import META, REPLACED, check_room, digest, read_json, write_array, write_json, write_parquet
 
@@ -72,7 +72,7 @@ class Source:
             passes.append((rows[rows >= first], views, True))
         images, labels = self.images["image"].tolist(), np.zeros(len(self.images), np.int64)
         for own, transform, mixed in passes:
-            views = Views(self.pictures.picture, images, labels, transform)
+            views = PictureDataset(self.pictures.picture, images, labels, transform)
             batches = loader(views, BATCH, rows=own.tolist())
             seen = self.network.stream((batch for batch, _, _ in batches), sites, mixed, logits=False)
             for start, each in zip(count(0, BATCH), seen, strict=False):
@@ -88,7 +88,7 @@ class Source:
         return cells.numpy()
 
 
-@ranks.together
+@ranks.on_all_ranks
 def extract(folder: str | Path, network: Network, pictures: Pictures, sites: Sequence[str], **how) -> None:
     """Write folder/<site>/ acts-00000.npy, … (float16 shards), shards.json and images.parquet: one pass for all sites.
 
@@ -104,7 +104,7 @@ def extract(folder: str | Path, network: Network, pictures: Pictures, sites: Seq
     files = [{site: folder / site_folder(site) / f"acts-{i:05}.npy" for site in sites} for i in range(len(starts))]
     missing = [not all(file.is_file() for file in shard.values()) for shard in files]
     check_room(folder, n_bytes * int(sizes[missing].sum()), ROOM)
-    mine, n_batches = ranks.mine(missing), -(-sizes // BATCH)
+    mine, n_batches = ranks.missing_share(missing), -(-sizes // BATCH)
     rows = np.concatenate([starts[i] + np.arange(sizes[i]) for i in mine] or [[]]).astype(int)
     total, stream = int(n_batches[mine].sum()), source.stream(sites, rows)
     batches = iter(tqdm(stream, "activations", total, unit="img", unit_scale=BATCH))
@@ -334,4 +334,4 @@ def replay(
         x = None if starts else torch.stack([network.as_input(pictures.picture(image)) for image in images[some]])
         return network.see(x, sites, given={acts.site: block if edit is None else edit(block)})
 
-    return side_by_side(of, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])
+    return run_parallel(of, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])

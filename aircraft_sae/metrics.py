@@ -76,14 +76,14 @@ def median(values: np.ndarray) -> dict[str, float | None]:
     return with_draws(np.median(values), np.median(values[drawn], axis=1), len(values))
 
 
-def adjusted(p: np.ndarray) -> np.ndarray:
+def q_values(p: np.ndarray) -> np.ndarray:
     """Benjamini-Hochberg q-values; a p that is nan stays nan and does not count as a test."""
     q, tested = np.full(p.shape, np.nan), np.isfinite(p)
     q[tested] = false_discovery_control(p[tested])
     return q
 
 
-FEWEST = 10  # pictures needed for a p-value
+MIN_PICTURES = 10  # pictures needed for a p-value
 
 
 @dataclass
@@ -107,8 +107,8 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """One-sided p-value of "the value is at most 0"; nan if it is not finite or has fewer than FEWEST pictures."""
-        if len(self.influence) < FEWEST or not np.isfinite([self.value, *self.influence]).all():
+        """One-sided p-value of "the value is at most 0"; nan if not finite, or of fewer than MIN_PICTURES pictures."""
+        if len(self.influence) < MIN_PICTURES or not np.isfinite([self.value, *self.influence]).all():
             return np.nan
         return float(norm.sf(self.value / self.error)) if self.error else float(self.value <= 0)
 

@@ -67,7 +67,7 @@ def share(n: int, unit: int = 1) -> slice:
     return slice(first, n if rank() == n_ranks() - 1 else end)
 
 
-def mine(missing: Sequence[bool]) -> list[int]:
+def missing_share(missing: Sequence[bool]) -> list[int]:
     """This rank's share of the indices that the first rank finds missing."""
     if n_ranks() > 1:
         import torch
@@ -89,7 +89,7 @@ def alone() -> Iterator[None]:
         _alone -= 1
 
 
-def together(make: Callable) -> Callable:
+def on_all_ranks(make: Callable) -> Callable:
     """Mark a stage's `make` that all ranks run, each on its share; only the first rank runs an unmarked one."""
     make.together = True
     return make
@@ -125,7 +125,7 @@ def gather(own: "Tensor") -> "Tensor":
     return torch.cat(rows).to(own.device)
 
 
-def tell(number: int) -> int:
+def broadcast(number: int) -> int:
     """The first rank's number, on every rank; all wait for it."""
     if n_ranks() == 1:
         return number
@@ -137,7 +137,7 @@ def tell(number: int) -> int:
 
 def wait() -> None:
     """Wait until all ranks are here."""
-    tell(0)
+    broadcast(0)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from aircraft_sae.features.claims import N_BARS
 from aircraft_sae.features.reconstruction import Null, null_dictionaries, random_dictionaries, short_training
 from aircraft_sae.hangar import VARIANTS
 from aircraft_sae.hangar.dataset import render_dataset
-from aircraft_sae.interventions import Claimant, choose_scenes, edit_scenes, frozen_list, judge_parts
+from aircraft_sae.interventions import Claimant, choose_scenes, edit_scenes, features_to_test, judge_parts
 from aircraft_sae.networks import Network, build, check_weights, load, pretrained, train, weights_digest
 from aircraft_sae.pictures import Pictures, note_pictures, open_source
 from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
@@ -88,7 +88,7 @@ class Study:
         with ranks.first():  # it may have to download them
             found = open_source(config, None, self.data_dir / "downloads")
         if not ranks.rank():
-            if not self.finished("dataset", pictures=found):  # pictures are known by content, not by place
+            if not self.find_stage("dataset", pictures=found):  # pictures are known by content, not by place
                 found.check_images()
             if twins := found.twins():
                 few = "; ".join(twins[:5])
@@ -144,7 +144,7 @@ class Study:
         settings = {"sites": list(sites)} | how
         return Activations.open(self.stage(name, extract, settings, {"network": seen, "pictures": shown}), site)
 
-    def cells(
+    def sampled_cells(
         self, sites: Sequence[str], network: str | Network, n: int = 64, by_norm: bool = False
     ) -> dict[str, Activations]:
         """{site: n cells of each picture, drawn as `extract` does}: for early maps, which have thousands."""
@@ -221,11 +221,11 @@ class Study:
         return null_dictionaries(own, acts, lambda kind, **how: self.sae(f"{like}-{kind}{end}", like=like, **how), seed)
 
     def claims(self, like: str = "main") -> pd.DataFrame:
-        """`frozen_list` of an autoencoder: the features to test, chosen before any test."""
+        """`features_to_test` of an autoencoder: the features to test, chosen before any test."""
         index = self.features(like)
         if not self.pictures().region_names:
-            return frozen_list(index.table, None, None)
-        return frozen_list(index.table, pd.read_parquet(index.folder / PARTS), self.bars(like))
+            return features_to_test(index.table, None, None)
+        return features_to_test(index.table, pd.read_parquet(index.folder / PARTS), self.bars(like))
 
     def bars(self, like: str = "main") -> pd.DataFrame:
         """`claim_bars` of an autoencoder: part, bar."""
@@ -266,7 +266,7 @@ class Study:
             name = f"{like}-{name}".replace(" ", "-")
             index = self.features(name, **null._asdict(), splits=["test"], selectivity=False)
             scores = pd.read_parquet(index.folder / PARTS)
-            claims = frozen_list(index.table, scores, bars, len(pictures.region_names))
+            claims = features_to_test(index.table, scores, bars, len(pictures.region_names))
             return Claimant(null.sae, index, claims, self.pictures(null.pictures), null.network, **facts)
 
         claimants = {like: Claimant(own, self.features(like), self.claims(like), pictures, seeds=names[1:])}
@@ -325,7 +325,7 @@ class Study:
         self.stages[name] = store.make_stage(folder, settings, known, write, say=say, name=name)
         return folder
 
-    def finished(self, name: str, **inputs: Any) -> Path | None:
+    def find_stage(self, name: str, **inputs: Any) -> Path | None:
         """The folder of a stage on disk that was made from these inputs, whatever its other inputs; else None."""
         known = store.read_json(self.folder / name / store.META).get("inputs", {})
         same = known and all(known.get(each) == store.digest(value) for each, value in inputs.items())

@@ -42,7 +42,7 @@ import torch
 from IPython.display import Markdown, display
 
 # %%
-from aircraft_sae.devices import side_by_side
+from aircraft_sae.devices import run_parallel
 from aircraft_sae.features import reconstruction as evaluation
 from aircraft_sae.metrics import bootstrap_draws, interval, ratio_of_sums
 from aircraft_sae.sae import SparseAutoencoder
@@ -175,7 +175,7 @@ assert results["l0"]["value"] <= promised["l0"]
 # %%
 sparsities = sorted({max(1, config.k // 4), max(1, config.k // 2), config.k, 2 * config.k})
 grid, rows = list(product(sorted({*WIDTHS, config.expansion}), sparsities)), []
-trained = side_by_side(lambda xk: study.sae(f"k{xk[1]}-x{xk[0]}", expansion=xk[0], k=xk[1], **SHORT), grid)
+trained = run_parallel(lambda xk: study.sae(f"k{xk[1]}-x{xk[0]}", expansion=xk[0], k=xk[1], **SHORT), grid)
 for (expansion, k), model in zip(grid, trained, strict=True):
     found = evaluation.measure(model.reconstruct, acts, test, mean).results
     row = {"expansion": expansion, "k": k, "l0": found["l0"]["value"]}
@@ -193,7 +193,7 @@ models["k-means"] = (1, partial(evaluation.nearest, evaluation.k_means(acts, tra
 channels = evaluation.dictionary(sae, *in_training, evaluation.both_signs(torch.eye(acts.d_in)))
 models["network's channels"] = (config.k, channels.reconstruct)
 models["decoder stays random"] = (config.k, frozen.reconstruct)
-models["untrained"] = (config.k, untrained.in_units_of(*in_training).reconstruct)
+models["untrained"] = (config.k, untrained.fold_scaling(*in_training).reconstruct)
 reached = {name: evaluation.measure(model, acts, test, mean).results for name, (_, model) in models.items()}
 
 # %%
@@ -359,7 +359,7 @@ assert results["dead_share"]["value"] <= promised["dead"]
 # at 0 and identical dictionaries at 1.
 
 # %%
-others = side_by_side(lambda seed: study.sae(f"main-seed{seed}", like="main", seed=config.seed + seed), (1, 2))
+others = run_parallel(lambda seed: study.sae(f"main-seed{seed}", like="main", seed=config.seed + seed), (1, 2))
 seeds = dict(zip((1, 2), others, strict=True))
 pairs = [(sae, seeds[1]), (sae, seeds[2]), (seeds[1], seeds[2])]
 agreements = [evaluation.seed_agreement(a.W_dec, b.W_dec) for a, b in pairs]

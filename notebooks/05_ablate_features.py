@@ -445,7 +445,7 @@ acts3, frozen3 = study.activations(site3), claims["local"]
 drawn3 = frozen3.query("chosen == 'random'")["feature_id"].sample(N_FEATURES, random_state=0).tolist()
 trial3 = ablation.Trial.of(network, sae3, pictures, acts3, index3)
 settings = {"features": drawn3, "n_images": 2 * N_IMAGES}
-folder = study.stage("experiments/suppress-local", ablation.suppress_some, settings, {"trial": trial3})
+folder = study.stage("experiments/suppress-local", ablation.suppress_sample, settings, {"trial": trial3})
 effect3 = pd.read_parquet(folder / "features.parquet")
 
 # %%

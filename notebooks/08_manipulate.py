@@ -144,7 +144,7 @@ display(Markdown(text))
 # %%
 measured = []
 for arm, dose, which in product(turned["arm"].unique(), manipulation.DOSES, ("target", "other", "gained")):
-    entry, _ = manipulation.macro(turned, arm, dose, which)
+    entry, _ = manipulation.macro_average(turned, arm, dose, which)
     results[f"{arm}/{which}/{dose:g}"] = entry
     measured.append({"arm": arm, "dose": dose, "which": which} | entry)
 measured = pd.DataFrame(measured)
@@ -182,7 +182,7 @@ display(Markdown(text))
 at = {arm: results[f"{arm}/target/0"] for arm in turned["arm"].unique()}
 results |= {"target_change": at["feature"], "other_change": results["feature/other/0"]}
 results |= {f"target_change_{arm.replace(' ', '_')}": entry for arm, entry in at.items() if arm != "feature"}
-drawn, null = (manipulation.macro(turned, arm, 0.0)[1] for arm in ("feature", "random direction"))
+drawn, null = (manipulation.macro_average(turned, arm, 0.0)[1] for arm in ("feature", "random direction"))
 apart = at["feature"]["value"] - at["random direction"]["value"]
 beyond = (apart, *np.quantile(drawn - null, [0.025, 0.975]).tolist(), at["feature"]["n"])
 clean = {arm: manipulation.on_target(turned, arm, 0.0) for arm in at}
@@ -340,7 +340,7 @@ margins = {how: with_interval(own, np.ones(len(own))) for how, own in engines.gr
 random = [entry["value"] for how, entry in margins.items() if how.startswith("random")]
 margins = {how: entry for how, entry in margins.items() if not how.startswith("random")}
 margins["random directions"] = {"value": np.mean(random), "low": min(random), "high": max(random), "n": len(random)}
-alike = manipulation.agreement(pd.read_parquet(folder / "logits.parquet"))
+alike = manipulation.logit_agreement(pd.read_parquet(folder / "logits.parquet"))
 results |= {f"engines/margin/{how}": tuple(entry.values()) for how, entry in margins.items()}
 results |= {f"engines/agreement/{name}": alike[name] for name in ("own", "random direction")}
 figure = plots.dots(margins, f"change of the margin {pair[1]} - {pair[0]}, logits", "edit", line=0)
@@ -411,7 +411,7 @@ display(Markdown(text))
 
 # %%
 active = knobs[(knobs["arm"] == "feature") & (knobs["active"] >= 0.1)]
-agreed = manipulation.agreement(moved[moved["part"].isin(active["part"])])
+agreed = manipulation.logit_agreement(moved[moved["part"].isin(active["part"])])
 results |= {f"agreement/{name}": entry for name, entry in agreed.items()}
 kinds = {
     "feature, own part's scene edit": agreed["own"],

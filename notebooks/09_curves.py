@@ -41,7 +41,7 @@ import torch
 from IPython.display import Markdown, display
 
 # %%
-from aircraft_sae.features.reconstruction import batched, measure, random_dictionaries, seed_agreement, untrained
+from aircraft_sae.features.reconstruction import as_batchtopk, measure, random_dictionaries, seed_agreement, untrained
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.pictures.curves import Curves
 from aircraft_sae.studies import curves
@@ -94,8 +94,8 @@ plots.titled(figure, "What do we show the network?")
 responses, cells = {}, {}
 for own, sites in SITES.items():
     inputs = {"network": networks[own], "pictures": stimuli}
-    responses[own] = study.stage(f"experiments/stimuli-{own}", curves.see_middle, {"sites": sites}, inputs)
-    cells |= {(own, site): acts for site, acts in study.cells(sites, networks[own]).items()}
+    responses[own] = study.stage(f"experiments/stimuli-{own}", curves.record_middle, {"sites": sites}, inputs)
+    cells |= {(own, site): acts for site, acts in study.sampled_cells(sites, networks[own]).items()}
 
 # %% [markdown]
 # ## Who detects curves?
@@ -120,7 +120,7 @@ for own, site in PAIRS:
     made = {"features": seeds[0]} | {f"features {i}": sae for i, sae in enumerate(seeds) if i}
     nulls = {"random directions": random_dictionaries(seeds[0], acts, range(N_SEEDS))}
     nulls["untrained"] = [untrained(seeds[0], acts, i) for i in range(N_SEEDS)]
-    made |= {f"{name} {i}": batched(sae, acts) for name, each in nulls.items() for i, sae in enumerate(each)}
+    made |= {f"{name} {i}": as_batchtopk(sae, acts) for name, each in nulls.items() for i, sae in enumerate(each)}
     inputs = {"stimuli": responses[own], "pictures": stimuli, "acts": acts, "saes": made}
     saes[own, site], folders[own, site] = seeds, study.stage(f"experiments/tuning-{end}", curves.tune, {}, inputs)
 
@@ -344,7 +344,9 @@ display(Markdown(text))
 patches, contours, coded = {}, {}, {}
 for own, site in PAIRS:
     acts, sae, kept = cells[own, site], saes[own, site][0], members[own, site]
-    random, none = (batched(each, acts) for each in (*random_dictionaries(sae, acts, (0,)), untrained(sae, acts, 0)))
+    random, none = (
+        as_batchtopk(each, acts) for each in (*random_dictionaries(sae, acts, (0,)), untrained(sae, acts, 0))
+    )
     coded[own, site] = dict(zip(SHOWN[1:], (sae, random, none), strict=True))
     inputs = {"network": networks[own], "pictures": study.pictures().every(3), "tuning": folders[own, site]}
     inputs["saes"] = {kind: each for kind, each in coded[own, site].items() if kind in kept}
@@ -454,7 +456,7 @@ plots.titled(figure, "What would these units like to see?")
 
 # %%
 own, table = "efficientnet_lite0", {}
-weighted = study.cells(SITES[own], networks[own], by_norm=True)
+weighted = study.sampled_cells(SITES[own], networks[own], by_norm=True)
 
 # %%
 for site, acts in weighted.items():

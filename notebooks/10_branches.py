@@ -79,7 +79,7 @@ every = 1 if small else 3
 
 # %%
 sites = [*BLOCKS, *(f"{block}:{name}" for block, name in product(BLOCKS, ALONE))]
-cells = study.cells(sites, network, 10, by_norm=True)
+cells = study.sampled_cells(sites, network, 10, by_norm=True)
 paper = {"variant": "topk", "k": 32, "expansion": 16, "tied": True, "aux_k": 0}
 paper |= {} if small else {"n_cells": 50_000}
 kinds = {RECIPE: paper, "ours": paper | {"tied": False, "aux_k": 256}}
@@ -140,7 +140,7 @@ display(Markdown(text))
 
 # %%
 shuffled, rows, chance = network.permuted(), {}, {}
-null_cells = study.cells(BLOCKS, shuffled, 10, by_norm=True)
+null_cells = study.sampled_cells(BLOCKS, shuffled, 10, by_norm=True)
 for block in BLOCKS:
     own = {kind: learnt[kind, block] for kind in kinds}
     acts, null = null_cells[block], study.dictionary(f"{network.name}-{block}-permuted", null_cells[block], **paper)
@@ -148,13 +148,13 @@ for block in BLOCKS:
     own["untrained"] = untrained(asked[block], cells[block]).W_dec.detach().numpy()
     fired = measure(null.reconstruct, acts, acts.rows("test"), null.b_dec).fired
     own["permuted network"] = null.W_dec.detach().numpy()[fired > 0]
-    chance |= {(block, kind): branches.by_chance(each, groups[block]) for kind, each in own.items()}
+    chance |= {(block, kind): branches.permutation_p(each, groups[block]) for kind, each in own.items()}
     rows |= {(block, kind): own[kind] for kind in (RECIPE, "random directions")}
 
 # %%
 for block in BLOCKS:
     permuted = np.random.default_rng(1).permuted(rows[block, RECIPE], axis=1)
-    chance[block, "null"] = branches.by_chance(permuted, groups[block])
+    chance[block, "null"] = branches.permutation_p(permuted, groups[block])
 beyond = {key: p <= branches.SPECIAL for key, p in chance.items()}
 special = {key: branches.specialised(p) for key, p in chance.items()}
 for name, found in {"beyond_share": beyond, "specialised_share": special}.items():
@@ -209,10 +209,10 @@ shown = {}
 for (block, kind), W_dec in rows.items():
     variance = cells[block].moments(cells[block].rows("test"))[1].numpy()
     in_deviations = W_dec / np.sqrt(np.where(variance > 1e-9, variance, np.inf))
-    ways = {"as they are": chance[block, kind], "in deviations": branches.by_chance(in_deviations, groups[block])}
+    ways = {"as they are": chance[block, kind], "in deviations": branches.permutation_p(in_deviations, groups[block])}
     for name, even in {"equal widths": True, "as few, in proportion": False}.items():
         columns, few = branches.equalised(groups[block], even)
-        ways[name] = branches.by_chance(W_dec[:, columns], few)
+        ways[name] = branches.permutation_p(W_dec[:, columns], few)
     shown[block, kind] = {name: 100 * branches.specialised(p).any(axis=1).mean() for name, p in ways.items()}
     results |= {f"{block}/specialised/{name}/{kind}": share / 100 for name, share in shown[block, kind].items()}
 shown = pd.DataFrame(shown).T
@@ -338,7 +338,7 @@ maxima = {name: load_npz(folder / f"{name}.npz") for name in dictionaries}
 panels = []
 for pair, end in product(combinations(BLOCKS, 2), ("", "-random")):
     names, key = [f"{block}{end}" for block in pair], "kappa/" + "-".join(pair) + end.replace("-", "/")
-    found = branches.across(*(maxima[name] for name in names), [homes[name] for name in names])
+    found = branches.agreement_across_blocks(*(maxima[name] for name in names), [homes[name] for name in names])
     results |= {key: found["kappa"], f"{key}/permuted": found["permuted"], f"{key}/p": found["p"]}
     results[f"{key}/matched"] = found["matched"]
     kind, null = "random directions" if end else "features", found["permuted"]["high"]
@@ -484,7 +484,7 @@ for name, role in (("n_edges", "asked"), ("n_edges/control", "control")):
     n, of = (counts[each, role] for each in ("sum", "size"))
     results |= {f"{a}/{name}": (int(n[a]), None, None, int(of[a])) for a in n.index}
     results[name] = (int(n.sum()), None, None, int(of.sum()))
-fit = circuits.foretold(edges)
+fit = circuits.predicted_effects(edges)
 results |= {f"edges_predicted/{kind}": median(values.to_numpy()) for kind, values in fit.items()}
 columns = {"asked": counts["sum", "asked"], "their neighbours": counts["sum", "control"]}
 pd.DataFrame(columns | {"possible": counts["size", "asked"]}).rename_axis("edges from")

@@ -87,7 +87,7 @@ def test_a_killed_extraction_resumes_and_ends_the_same(made, tmp_path, monkeypat
     monkeypatch.setattr(activations, "BATCH", 5)
     monkeypatch.setattr(activations, "SHARD", 10)
     if how == "one after the other":
-        monkeypatch.setattr(network, "side_by_side", map)
+        monkeypatch.setattr(network, "run_parallel", map)
     seen, forward, numbers = [], trained.model.forward, count(1)
 
     def killed(pictures):

@@ -38,7 +38,7 @@ OUTSIDE = ("../../x", "/x", "a/b", "..", "a\0b", "a\nb", "main.partial", "main.o
 
 # ---------------------------------------------------------------- a finished study, and what is done to it
 @pytest.fixture(scope="session")
-def finished(smoke_study, tmp_path_factory):
+def find_stage(smoke_study, tmp_path_factory):
     """A copy of the smoke study with all its stages, which no other test writes into."""
     smoke_study.features()
     root = tmp_path_factory.mktemp("bad") / "a"  # two folders down, to see what climbs out of the study
@@ -81,7 +81,7 @@ def w(finished, tmp_path, monkeypatch):
     for where, name in (
         ("activations", "check_room"), ("features.regions", "build_index"),
         ("networks.training.Run", "train_step"), ("sae.training.Run", "train_step"),
-        ("hangar.dataset", "mapper"), ("pictures.folders.FGVCAircraft", "__init__"),
+        ("hangar.dataset", "worker_map"), ("pictures.folders.FGVCAircraft", "__init__"),
     ):  # fmt: skip
         monkeypatch.setattr(f"aircraft_sae.{where}.{name}", long_work)
     yield SimpleNamespace(**vars(finished), tmp=tmp_path, ran=tmp_path / "ran")

@@ -17,7 +17,15 @@ from aircraft_sae.hangar.scene import FACTORS
 from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.studies import branches, circuits, comparison
-from aircraft_sae.studies.branches import across, by_chance, contribution, excess, home, information, specialised
+from aircraft_sae.studies.branches import (
+    agreement_across_blocks,
+    contribution,
+    excess,
+    home,
+    information,
+    permutation_p,
+    specialised,
+)
 
 GROUPS = {"1x1": slice(0, 16), "3x3": slice(16, 40), "5x5": slice(40, 52), "pool": slice(52, 64)}
 
@@ -54,16 +62,16 @@ def test_excess_matches_all_ways_to_draw_channels():
 
 
 def test_planted_specialisation_is_found_and_permuted_channels_have_none(planted):
-    own, homes = specialised(by_chance(planted, GROUPS)), home(planted, GROUPS)
+    own, homes = specialised(permutation_p(planted, GROUPS)), home(planted, GROUPS)
     assert own["5x5"][:100].mean() > 0.75 and own.iloc[100:].to_numpy().mean() < 0.005
     assert (homes[:100] == "5x5").mean() > 0.95 and (homes[100:] == "5x5").mean() < 0.4
     for null in (np.random.default_rng(3).permuted(planted, axis=1), decoder(1, planted=0)):
-        assert specialised(by_chance(null, GROUPS)).to_numpy().mean() < 0.003  # the nominal rate is 0.001
+        assert specialised(permutation_p(null, GROUPS)).to_numpy().mean() < 0.003  # the nominal rate is 0.001
 
 
 def test_p_matches_slow_permutations_and_is_uniform_by_chance():
     rows, rng = decoder(2, planted=3, n=2000), np.random.default_rng(4)
-    found = by_chance(rows, GROUPS)
+    found = permutation_p(rows, GROUPS)
     for i in (0, 1, *found["5x5"].sort_values().index[3:6]):
         squares = np.maximum(rows[i], 0) ** 2
         drawn = np.array([squares[rng.permutation(64)[:12]].sum() for _ in range(4000)])
@@ -84,8 +92,9 @@ def test_a_single_channel_is_in_a_branch_by_chance():
     """One channel must be somewhere, however large its share; four need not be in the same branch."""
     one, four = np.full((50, 64), 0.01), np.full((50, 64), 0.01)
     one[:, 45], four[:, 41:45] = 5, 5
-    assert (contribution(one, GROUPS)["5x5"] > 0.99).all() and not specialised(by_chance(one, GROUPS)).to_numpy().any()
-    found = specialised(by_chance(four, GROUPS))
+    assert (contribution(one, GROUPS)["5x5"] > 0.99).all()
+    assert not specialised(permutation_p(one, GROUPS)).to_numpy().any()
+    found = specialised(permutation_p(four, GROUPS))
     assert found["5x5"].all() and not found.drop(columns="5x5").to_numpy().any()
 
 
@@ -93,7 +102,7 @@ def test_branches_of_equal_width_keep_their_features(planted):
     """A planted feature stays where it lives, and no branch gains by its width."""
     columns, groups = branches.equalised(GROUPS)
     assert len(set(columns)) == 48 and all(own.stop - own.start == 12 for own in groups.values())
-    special = specialised(by_chance(planted[:, columns], groups))
+    special = specialised(permutation_p(planted[:, columns], groups))
     assert special["5x5"][:100].mean() > 0.6 and special.iloc[100:].to_numpy().mean() < 0.01
     plain, (some, in_proportion) = decoder(1, planted=0), branches.equalised(GROUPS, even=False)
     assert len(set(some)) == 48 and [own.stop - own.start for own in in_proportion.values()] == [12, 18, 9, 9]
@@ -200,15 +209,16 @@ def test_kappa_of_planted_partners_and_of_shuffled_homes():
     second, homes = csr_array(first[:, order] + 0.05 * rng.random((300, 60))), rng.choice([*GROUPS], 60)
     other = homes[order].copy()
     other[:6] = "pool"
-    found = across(csr_array(first), second, (homes, other))
+    found = agreement_across_blocks(csr_array(first), second, (homes, other))
     assert found["kappa"]["value"] > 0.8 > found["permuted"]["high"] and found["p"] < 0.01 and found["kappa"]["n"] == 60
     assert found["kappa"]["value"] == pytest.approx(cohen_kappa_score(homes, other[np.argsort(order)]))
-    shuffled = across(csr_array(first), second, (homes, rng.permutation(other)))
+    shuffled = agreement_across_blocks(csr_array(first), second, (homes, rng.permutation(other)))
     assert shuffled["kappa"]["low"] < 0.2 and shuffled["p"] > 0.02
     silent = first.copy()
     silent[:291, :10] = 0
-    assert across(csr_array(silent), second, (homes, other))["kappa"]["n"] == 50
-    apart = across(csr_array(first), csr_array(np.maximum(rng.normal(size=(300, 60)), 0)), (homes, other))
+    assert agreement_across_blocks(csr_array(silent), second, (homes, other))["kappa"]["n"] == 50
+    unrelated = csr_array(np.maximum(rng.normal(size=(300, 60)), 0))
+    apart = agreement_across_blocks(csr_array(first), unrelated, (homes, other))
     assert apart["matched"] < 0.1 < 0.9 < found["matched"], "a feature without a partner is not matched by chance"
 
 
@@ -219,7 +229,7 @@ def test_features_that_share_a_partner_count_once():
     first = np.repeat(base, 25, axis=1) + 0.01 * rng.random((60, 1000))
     for _ in range(40):
         homes = np.repeat(rng.choice([*GROUPS], 40), 25), rng.choice([*GROUPS], 40)
-        found = across(csr_array(first), csr_array(base), homes)
+        found = agreement_across_blocks(csr_array(first), csr_array(base), homes)
         ps.append(found["p"])
         assert found["kappa"]["high"] - found["kappa"]["low"] > 0.2, "as wide as for 40, not for 1,000"
     assert 0.02 < np.mean(np.array(ps) < 0.2) < 0.45
@@ -316,7 +326,7 @@ def test_a_derivative_predicts_its_own_features_effects():
     edges = pd.DataFrame(rows, columns=["role", "first", "upstream", "downstream"]).assign(plain=1.0)
     edges["predicted"] = rng.normal(size=len(edges))
     edges["change"] = edges["predicted"] + 0.1 * rng.normal(size=len(edges))
-    found = circuits.foretold(edges)
+    found = circuits.predicted_effects(edges)
     assert len(found) == 5 and found["own"].min() > 0.95 and found["another's"].abs().max() < 0.3
-    assert (circuits.foretold(edges.assign(change=0.0)) == 0).all(axis=None), "where nothing changes"
+    assert (circuits.predicted_effects(edges.assign(change=0.0)) == 0).all(axis=None), "where nothing changes"
     assert circuits.strongest(edges)["share"].abs().is_monotonic_decreasing

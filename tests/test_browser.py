@@ -247,7 +247,7 @@ def test_multipliers_are_the_forward_pass_of_edited_acts(bench, subject):
 
 def test_the_page_can_work_out_the_parts_that_cells_show(bench, subject, catalogue, smoke_study, row):
     """From the picture's page and the pushes alone, multipliers give the head's logits of edited acts."""
-    page, answers = bench.told(subject), FeatureBrowser(smoke_study).answers
+    page, answers = bench.page(subject), FeatureBrowser(smoke_study).answers
     known, files = answers.regions()
     assert known["names"] == ["background", *catalogue.trial.pictures.region_names]
     multipliers = {each["feature_id"]: 3.0 * (i % 2) for i, each in enumerate(page["active"])}
@@ -271,7 +271,7 @@ def test_a_picture_lists_all_its_active_features(bench, subject, catalogue, kept
     codes = torch.zeros_like(subject.codes)
     codes[0, 0, :n] = torch.linspace(1, 2, n)  # all in one cell
     bare = replace(subject, codes=codes)
-    page = bench.told(bare)
+    page = bench.page(bare)
     assert page["n_active"] == len(page["active"]) == n
     assert [j for j, _ in page["cells"][0]] == list(reversed(range(n))) and not any(page["cells"][1:])
     assert kept == "all" or len(bench.flip(bare)["features"]) <= n
@@ -280,17 +280,17 @@ def test_a_picture_lists_all_its_active_features(bench, subject, catalogue, kept
 def test_effects_are_on_the_chosen_margin(bench, subject, catalogue, row):
     classes, own = catalogue.network.classes, catalogue.label(row)
     for against in ("", *(name for name in classes if name != own)):
-        page = bench.told(subject, row, against)
+        page = bench.page(subject, row, against)
         assert page["own"] == own and page["other"] == (against or page["other"]) != own
         a, b = classes.index(own), classes.index(page["other"])
         for each in page["active"][:3]:
             change = bench.change(subject, {each["feature_id"]: 0.0})["after"] - subject.logits
             assert each["effect"] == pytest.approx(float(change[a] - change[b]), abs=1e-4)
     others = {name: float(value) for name, value in zip(classes, subject.logits, strict=True) if name != own}
-    assert bench.told(subject, row)["other"] == max(others, key=others.get)
+    assert bench.page(subject, row)["other"] == max(others, key=others.get)
     for wrong in (own, "zeppelin"):
         with pytest.raises(ValueError, match=wrong):
-            bench.told(subject, row, wrong)
+            bench.page(subject, row, wrong)
 
 
 def test_blurring_a_cell_changes_that_cell_only(bench, subject):
@@ -317,10 +317,10 @@ def test_the_control_of_a_blur_is_equally_changed_and_on_the_aircraft(bench, sub
         down, across = (slice(k * size, (k + 1) * size) for k in divmod(at, columns))
         x[:, down, across] = (at + 1) * stripes[across]
     striped = replace(subject, x=x, aircraft=np.ones((rows, columns), bool))
-    assert bench.elsewhere(striped, [(0, 0)], 16).tolist() == [[0, 1]], "the next in strength"
+    assert bench.control_cells(striped, [(0, 0)], 16).tolist() == [[0, 1]], "the next in strength"
     partly = replace(striped, aircraft=np.arange(rows * columns).reshape(rows, columns) != 1)
-    assert bench.elsewhere(partly, [(0, 0)], 16).tolist() == [list(divmod(2, columns))], "on the aircraft"
-    assert not len(bench.elsewhere(striped, list(np.ndindex(rows, columns))[1:], 16)), "too few are left"
+    assert bench.control_cells(partly, [(0, 0)], 16).tolist() == [list(divmod(2, columns))], "on the aircraft"
+    assert not len(bench.control_cells(striped, list(np.ndindex(rows, columns))[1:], 16)), "too few are left"
 
 
 def test_a_flip_is_verified_and_needs_each_member(bench, catalogue):
@@ -573,7 +573,7 @@ def test_verdicts_on_another_index_are_not_shown(smoke_study, catalogue):
 
 # ---------------------------------------------------------------- a network whose effects have no closed form
 @pytest.fixture(scope="module", params=[True, False], ids=["classes", "no levels"])
-def elsewhere(request, tmp_path_factory):
+def control_cells(request, tmp_path_factory):
     """(study, catalogue, bench) of a plain network, at a site with a nonlinearity behind it."""
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for i in range(36):
@@ -605,7 +605,7 @@ def test_without_a_closed_form_the_bench_runs_forward_passes(elsewhere):
     row = int(catalogue.rows[0])
     subject = bench.of_row(row)
     check_multipliers(bench, subject)
-    page = bench.told(subject, row)
+    page = bench.page(subject, row)
     tried = [each for each in page["active"] if each["effect"] is not None]
     assert 0 < len(tried) == min(N_TRIED, page["n_active"]) and page["active"][: len(tried)] == tried
     own, other = (bench.network.classes.index(page[name]) for name in ("own", "other"))
@@ -617,7 +617,7 @@ def test_without_a_closed_form_the_bench_runs_forward_passes(elsewhere):
         wanted = bench.network.see(subject.x[None], edits={"first": lambda _: recon[None]}).logits[0]
     same(bench.reconstruction(subject), wanted, 1e-4, 1e-4)
     silent = replace(subject, codes=torch.zeros_like(subject.codes))
-    assert bench.told(silent)["active"] == bench.flip(silent)["features"] == []
+    assert bench.page(silent)["active"] == bench.flip(silent)["features"] == []
     for each in map(bench.of_row, catalogue.rows.tolist()):
         if (flip := bench.flip(each))["features"]:
             assert flip["verified"] and flip["needed"] and flip["before"] != flip["after"]

@@ -152,19 +152,19 @@ def test_a_sum_of_two_detectors_has_two_modes_and_splits_into_them(stimuli):
     W_dec = np.array([[1.0, 0.0, 0.2], [0.8, 0.0, 0.0], [0.0, 1.0, 0.0]])
     neurons = features @ W_dec
     assert [len(tuning.modes(curve)) for curve in tuning.tuned(neurons, table)[0]] == [2, 1, 1]
-    (found,) = tuning.split(neurons, features, W_dec, table).to_dict("records")
+    (found,) = tuning.split_neurons(neurons, features, W_dec, table).to_dict("records")
     assert (found["neuron"], found["carriers"], found["splits"], found["n_modes"]) == (0, [0, 1], True, 2)
     assert 0 < found["chance"] < 1
-    swapped = tuning.split(neurons[:, ::-1], features, W_dec[:, ::-1], table)
+    swapped = tuning.split_neurons(neurons[:, ::-1], features, W_dec[:, ::-1], table)
     assert swapped["neuron"].tolist() == [2] and swapped["carriers"].tolist() == [[0, 1]]
     near = planted(stimuli, bumps([40, 55, 280]))  # neither carrier is where the neuron's second mode is
-    moved = tuning.split(neurons, near, W_dec, table)
+    moved = tuning.split_neurons(neurons, near, W_dec, table)
     assert len(moved["carriers"][0]) == 2 and not moved["splits"].any()
     third = planted(stimuli, lambda angle: np.hstack([bumps([40])(angle), bumps([160, 280])(angle).sum(1)[:, None]]))
-    both = tuning.split(third @ np.ones((2, 1)), third, np.ones((2, 1)), table)  # one carrier has two modes
+    both = tuning.split_neurons(third @ np.ones((2, 1)), third, np.ones((2, 1)), table)  # one carrier has two modes
     assert both["carriers"].tolist() == [[1, 0]] and not both["splits"].any()
     double = planted(stimuli, lambda angle: bumps([40])(angle) + 0.8 * bumps([160])(angle))
-    alone = tuning.split(double, double, np.ones((1, 1)), table)
+    alone = tuning.split_neurons(double, double, np.ones((1, 1)), table)
     assert not alone["splits"].any() and alone["carriers"].tolist() == [[0]] and alone["chance"].tolist() == [0]
 
 
@@ -204,7 +204,7 @@ def test_activation_by_contour_angle_agrees_with_its_own_tuning_and_not_with_a_t
 def test_googlenet_is_refused(tmp_path, stimuli):
     other = Network(googlenet(init_weights=False, aux_logits=False, num_classes=3), list("abc"))
     with pytest.raises(ValueError, match="3x3 kernels in its 5x5 branches"):
-        curves.see_middle(tmp_path, network=other, pictures=stimuli, sites=["inception3b"])
+        curves.record_middle(tmp_path, network=other, pictures=stimuli, sites=["inception3b"])
 
 
 def test_stimuli_lie_where_the_cell_that_is_read_sees(stimuli):
@@ -227,7 +227,7 @@ def test_a_stimulus_cropped_where_the_middle_does_not_see_gives_what_the_whole_g
     few, sites = stimuli.subset([0, 900, 2400], "few"), ["conv2d2", site]
     cells = {each: curves._cell(network, each) for each in sites}
     assert curves._margin(network, cells) == margin
-    curves.see_middle(tmp_path, network=network, pictures=few, sites=sites)
+    curves.record_middle(tmp_path, network=network, pictures=few, sites=sites)
     x = torch.stack([network.as_input(few.picture(image)) for image in few.table["image"]])
     for each, acts in network.see(x, sites).acts.items():
         wanted = acts[:, cells[each], cells[each]].detach().numpy()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aircraft_sae.devices import side_by_side
+from aircraft_sae.devices import run_parallel
 
 
 @pytest.fixture(params=(1, 3))
@@ -28,7 +28,7 @@ def test_as_many_items_as_cores_run_at_once_and_results_are_in_order(cores):
         together.wait(20)  # breaks if fewer run at once
         return item**2, torch.get_num_threads()
 
-    squares, threads = zip(*side_by_side(work, range(12)), strict=True)
+    squares, threads = zip(*run_parallel(work, range(12)), strict=True)
     assert squares == tuple(item**2 for item in range(12))
     assert set(threads) == {1 if together.parties > 1 else cores}
 
@@ -39,7 +39,7 @@ def test_fewer_items_than_cores_share_the_cores(n_items, threads):
     torch.set_num_threads(4)
     try:
         wanted = 4 if torch.cuda.is_available() else threads
-        assert set(side_by_side(lambda _: torch.get_num_threads(), range(n_items))) == {wanted}
+        assert set(run_parallel(lambda _: torch.get_num_threads(), range(n_items))) == {wanted}
     finally:
         torch.set_num_threads(before)
 
@@ -53,13 +53,13 @@ def test_few_items_are_read_ahead_and_an_error_comes_in_its_turn(cores):
         return item
 
     with pytest.raises(ValueError, match="the fourth"):
-        for result in side_by_side(work, (read.append(i) or i for i in range(10**9))):
+        for result in run_parallel(work, (read.append(i) or i for i in range(10**9))):
             got.append(result)
     assert got == [0, 1, 2, 3] and len(read) <= 5 + 2 * cores + 1
 
 
 def test_nested_calls_start_no_further_threads(cores):
-    inner = side_by_side(lambda _: {*side_by_side(lambda _: threading.get_ident(), range(4))}, range(3))
+    inner = run_parallel(lambda _: {*run_parallel(lambda _: threading.get_ident(), range(4))}, range(3))
     assert all(len(threads) == 1 for threads in inner)
 
 

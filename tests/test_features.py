@@ -21,7 +21,13 @@ from aircraft_sae.features import (
     build_features, build_index, claim_bars, claims, claims_of, fit_probes, guess_scores, halves, neighbours,
     part_scores, probe_dictionary, probe_scores, selectivity,
 )  # fmt: skip
-from aircraft_sae.features.regions import ap_of, auroc, auroc_p, average_precisions, best_parts
+from aircraft_sae.features.regions import (
+    average_precision_and_influence,
+    auroc,
+    auroc_p,
+    average_precisions,
+    best_parts,
+)
 from aircraft_sae.metrics import average
 from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
@@ -337,15 +343,15 @@ def test_average_precision_and_its_slopes_are_scikit_learns(digits):
     values, member = rng.random((12, 9)).round(digits), rng.random((12, 9)) < 0.3  # with ties, or without
     values[0], member[5] = 2.0, False
     values[rng.random((12, 9)) < 0.5] = 0
-    got, influence = ap_of(values, member)
+    got, influence = average_precision_and_influence(values, member)
     assert got == pytest.approx(average_precision_score(member.ravel(), values.ravel()))
     for i in range(12):
         either = (np.repeat(1 + step * (np.arange(12) == i), 9) for step in (1e-4, -1e-4))
         up, down = (average_precision_score(member.ravel(), values.ravel(), sample_weight=weight) for weight in either)
         assert influence[i] == pytest.approx((up - down) / 2e-4, abs=1e-6)
     assert influence.sum() == pytest.approx(0, abs=1e-12)  # twice all pictures are no better
-    assert np.isnan(ap_of(values, 0 * member)[0])
-    silent, influence = ap_of(0 * values, member)
+    assert np.isnan(average_precision_and_influence(values, 0 * member)[0])
+    silent, influence = average_precision_and_influence(0 * values, member)
     assert silent == pytest.approx(member.mean()) and influence == pytest.approx((member.mean(1) - silent) / 12)
 
 
@@ -355,7 +361,7 @@ def test_the_error_of_average_precision_is_that_of_redrawn_pictures(planted_part
     maps, labels = index.maps(0, regions.rows[regions.in_b]), regions.labels[regions.in_b][..., 0]
     assert got.value == pytest.approx(average_precision_score(labels.ravel(), maps.ravel()))
     draws = np.random.default_rng(0).integers(100, size=(400, 100))
-    redrawn = [ap_of(maps[drawn], labels[drawn])[0] for drawn in draws]
+    redrawn = [average_precision_and_influence(maps[drawn], labels[drawn])[0] for drawn in draws]
     assert got.error == pytest.approx(np.std(redrawn), rel=0.15)
     assert list(got.influence.index) == [f"i{i}" for i in range(1, 200, 2)]
     assert swapped.value < 0.3 and (got - swapped).p < 1e-6

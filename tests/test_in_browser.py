@@ -443,7 +443,7 @@ def test_the_bench_follows_the_gallery_and_lists_a_cells_features(page, catalogu
     assert most.max() > 20  # more than there are sliders
     put_on_bench(page, catalogue, row)
     subject = bench.of_row(row)
-    rare, ids = bench.told(subject, row)["active"][-1]["feature_id"], "(all) => all.map((each) => each.dataset.id)"
+    rare, ids = bench.page(subject, row)["active"][-1]["feature_id"], "(all) => all.map((each) => each.dataset.id)"
     show(page, rare)
     there = app(page).locator(".slider:visible").evaluate_all(ids)
     assert there[0] == str(rare)
@@ -482,7 +482,7 @@ def test_sliders_blur_and_flip_give_pythons_logits(page, catalogue, bench):
     canvas.click(position={"x": box["width"] * 0.25, "y": box["height"] * 0.75})
     drawn(page, "blur 1")
     blurred = bench.blurred(subject, [cell], 8.0).logits
-    beside = bench.blurred(subject, bench.elsewhere(subject, [cell]).tolist()).logits
+    beside = bench.blurred(subject, bench.control_cells(subject, [cell]).tolist()).logits
     check_logits(page, catalogue, {"cells blurred": blurred, "other cells blurred": beside})
     before, now, other = (classes[int(each.argmax())] for each in (subject.logits, blurred, beside))
     outcome = f"Cells blurred: {now}, {'still' if now == before else f'no longer {before}'}"
@@ -662,7 +662,7 @@ def test_the_landing_gears_feature_is_found_suppressed_and_linked(either, catalo
         assert app(page).locator(".echo").inner_text() == echo and app(page).locator(".effect").inner_text() == text
         put_on_bench(page, catalogue, next(each["picture"] for each in state(page, "state.facts.bench_pictures")))
         put_on_bench(page, catalogue, row)  # effects are on its own margin again
-        told = {each["feature_id"]: each["effect"] for each in bench.told(bench.of_row(row), row)["active"]}
+        told = {each["feature_id"]: each["effect"] for each in bench.page(bench.of_row(row), row)["active"]}
         for each in state(page, "state.subject.active"):
             assert each["effect"] == pytest.approx(told[each["feature_id"]], abs=1e-5)
         page.goto("about:blank")
@@ -992,7 +992,7 @@ def test_everything_fits_at_any_width(chromium, address, width):
 
 
 # ---------------------------------------------------------------- the atlas: links, steps back, two panes
-def side_by_side(page):
+def run_parallel(page):
     button(page, "Side by side").click()
     second = page.locator(".sae-two .sae-browser").nth(1)
     second.and_(page.locator("[data-drawn=ready]")).wait_for()
@@ -1003,7 +1003,7 @@ def test_two_panes_have_states_of_their_own_and_back_undoes_steps_in_either(fres
     def shown():
         return [[each.get_attribute(f"data-{name}") for name in ("feature", "picture")] for each in app(fresh).all()]
 
-    second = side_by_side(fresh)
+    second = run_parallel(fresh)
     boxes, places = [each.bounding_box() for each in app(fresh).all()], [shown()]
     assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"] and boxes[0]["y"] == boxes[1]["y"]
 
@@ -1044,7 +1044,7 @@ def test_a_link_holds_filters_close_ups_and_two_panes(fresh, catalogue, often):
     app(fresh).get_by_label("close-ups").check()
     app(fresh).get_by_label("circle").check()
     drawn(fresh, "gallery")
-    second = side_by_side(fresh)
+    second = run_parallel(fresh)
     second.get_by_role("tab", name="Parts").click()
     second.focus()
     fresh.keyboard.press("ArrowRight")

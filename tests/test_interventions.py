@@ -20,8 +20,8 @@ from aircraft_sae.hangar import PARTS
 from aircraft_sae.hangar.render import render
 from aircraft_sae.interventions import (
     Responses, Trial, Verdicts, Window, agreement, beyond_controls, blur, blur_peaks, choose_picks, choose_scenes,
-    dose_response, edit_scenes, effects, feature_lost, frozen_list, logits_from, mean_over_active, mediation,
-    pass_share, suppress_features, suppress_some, tell_apart, verdict_tables, verdicts, without,
+    dose_response, edit_scenes, effects, feature_lost, features_to_test, logits_from, mean_over_active, mediation,
+    pass_share, suppress_features, suppress_sample, tell_apart, verdict_tables, verdicts, without,
 )  # fmt: skip
 from aircraft_sae.interventions.blurring import control_windows
 from aircraft_sae.interventions.editing import plain
@@ -340,7 +340,7 @@ def test_experiments_report_the_trials_own_effects(trial, index, picks, tmp_path
     own, active = half_b.suppress(features), (half_b.strength[:, features] > 0).numpy()
     means = doses[(doses["dose"] == 0) & (doses["of"] == "features")].set_index("feature_id").loc[features, "logit"]
     np.testing.assert_allclose(means, mean_over_active(own["logit"], active), atol=1e-6)
-    suppress_some(tmp_path, trial=trial, features=features, n_images=N)
+    suppress_sample(tmp_path, trial=trial, features=features, n_images=N)
     table, size = pd.read_parquet(tmp_path / "features.parquet"), np.abs(own["specificity"])
     np.testing.assert_allclose(table["feature"], mean_over_active(size, size > 0), atol=1e-6)
     index = replace(index, images=index.images.assign(split="test"))
@@ -490,15 +490,15 @@ def test_the_frozen_list_is_drawn_by_density_and_by_part():
     scores = pd.DataFrame({"feature_id": np.repeat(np.arange(220), 2), "part": ["wing", "fin"] * 220})
     scores["ap_a"] = np.random.default_rng(0).random(440)
     bars = pd.DataFrame({"part": ["wing", "fin"], "bar": [0.9, 0.95]})
-    got = frozen_list(table, scores, bars, 30)
+    got = features_to_test(table, scores, bars, 30)
     drawn, matched = got[got["chosen"] == "random"], got[got["chosen"] == "part"]
     assert len(drawn) == 100 and drawn["feature_id"].min() >= 20 and drawn["feature_id"].is_unique
     assert np.bincount((drawn["feature_id"].to_numpy() - 20) // 40).tolist() == [20] * 5  # fifths of the living
     assert matched["part"].value_counts().tolist() == [15, 15]
     best = scores[scores["part"] == "fin"].nlargest(15, "ap_a")["feature_id"]
     assert set(matched[matched["part"] == "fin"]["feature_id"]) == set(best)
-    assert got.equals(frozen_list(table, scores, bars, 30))
-    assert set(frozen_list(table, None, None)["chosen"]) == {"random"}
+    assert got.equals(features_to_test(table, scores, bars, 30))
+    assert set(features_to_test(table, None, None)["chosen"]) == {"random"}
     over = scores.assign(over=scores["ap_a"] - scores["part"].map({"wing": 0.9, "fin": 0.95})).query("over > 0")
     wanted = over.sort_values("over").groupby("feature_id")["part"].last()
     claimed = drawn.set_index("feature_id")["part"]
@@ -517,7 +517,7 @@ def test_experiments_from_suppression_to_verdicts(smoke_study, edits, tmp_path):
     assert [network.classes[label] for label in trial.labels] == test[network.level].tolist()
     np.testing.assert_allclose(trial.strength, codes_of(sae, acts.acts[trial.rows]).mean((1, 2)), atol=1e-4)
     scores = pd.read_parquet(index.folder / "parts.parquet")
-    claims = frozen_list(index.table, scores, scores[["part"]].drop_duplicates().assign(bar=0.05), 4)
+    claims = features_to_test(index.table, scores, scores[["part"]].drop_duplicates().assign(bar=0.05), 4)
     claims = pd.concat([claims.head(6), claims.tail(4)], ignore_index=True)
     claims.loc[:1, "part"] = None, claims["part"].iloc[-1]
     suppress_features(tmp_path, trial=trial, index=index, claims=claims)

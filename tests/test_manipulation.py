@@ -19,7 +19,15 @@ from aircraft_sae.hangar.scene import Scene, sample
 from aircraft_sae.pictures.scenes import LEAST_PIXELS
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.studies import manipulation
-from aircraft_sae.studies.manipulation import CellHead, agreement, beyond, choose_knobs, ious, macro, on_target
+from aircraft_sae.studies.manipulation import (
+    CellHead,
+    beyond,
+    choose_knobs,
+    ious,
+    logit_agreement,
+    macro_average,
+    on_target,
+)
 
 GRID, D, PARTS_HERE = (4, 4), 8, ("fin", "wing", "engine")
 
@@ -121,7 +129,7 @@ def test_planted_knobs_are_found_and_turn_their_part_alone(made):
     assert (own[["f1", "f1_b"]] > 0.9).all(axis=None)
 
     def share(arm, dose, which="target"):
-        return macro(turned, arm, dose, which)[0]["value"]
+        return macro_average(turned, arm, dose, which)[0]["value"]
 
     assert min(share("feature", 0.0), share("probe", 0.0)) > 0.95
     assert max(share(arm, 0.0) for arm in ("random direction", "isotropic direction")) < 0.5
@@ -154,7 +162,7 @@ def test_a_turned_knob_is_the_head_on_edited_acts(drawn, made):
             assert row.gained == pytest.approx((after == i)[before != i].float().mean().item(), abs=1e-6)
             shares.append(row.target)
         means.append(np.nanmean(shares))
-    assert macro(turned, "feature", -2.0)[0]["value"] == pytest.approx(np.mean(means)) and len(shares) == 20
+    assert macro_average(turned, "feature", -2.0)[0]["value"] == pytest.approx(np.mean(means)) and len(shares) == 20
 
 
 def test_controls_are_as_long_as_the_feature_and_all_different(drawn, made):
@@ -188,12 +196,12 @@ def test_agreement_tells_own_parts_from_others():
             own = rng.normal(size=30) if how.startswith("random") else effect
             rows.append([str(part), scene, how, *(own + rng.normal(0, 0.5, 30))])
     table = pd.DataFrame(rows, columns=["part", "scene", "how", *map(str, range(30))])
-    found = agreement(table)
+    found = logit_agreement(table)
     assert found["own"]["value"] > 0.9 > 0.3 > abs(found["random direction"]["value"])
     assert abs(found["other parts"]["value"]) < 0.1 and found["beyond other parts"]["low"] > 0.5
     assert found["p"]["value"] < 0.01 and found["beyond random direction"]["low"] > 0.3
     table.loc[table["how"] == "feature", table.columns[3:]] = 0.0
-    assert agreement(table)["own"]["value"] == 0
+    assert logit_agreement(table)["own"]["value"] == 0
 
 
 def test_pictures_without_regions_have_nothing_to_name(drawn, tmp_path):

@@ -378,7 +378,7 @@ def test_order_and_augmentation_depend_only_on_seed_epoch_and_row(clean, workers
     assert not torch.equal(first[0][first[2].argsort()], second[0][second[2].argsort()])
     ((pixels, _, rows),) = epochs(dataset, 0, [0], seed=4)
     assert not torch.equal(first[0][first[2].argsort()], pixels[rows.argsort()])
-    twins = loading.Views(lambda image: data.picture("vval1"), ["", ""], dataset.labels, dataset.transform)
+    twins = loading.PictureDataset(lambda image: data.picture("vval1"), ["", ""], dataset.labels, dataset.transform)
     assert not torch.equal(twins[3, 0, 0][0], twins[3, 0, 1][0])
     (plain,) = epochs(dataset, workers, [0], seed=None)
     assert plain[2].tolist() == list(range(9)) and plain[1].tolist() == dataset.labels.tolist()

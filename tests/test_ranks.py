@@ -142,13 +142,13 @@ def gathered(number, n, port, folder):
     with own.alone():
         assert own.rank() == 0 and own.n_ranks() == 1 and torch.equal(own.gather(rows), rows)
     own.add(total := torch.tensor([1.0, number]))
-    told, mine = own.tell(7 + number), own.mine([number != 0, True, True, False, True, True])
+    told, mine = own.broadcast(7 + number), own.missing_share([number != 0, True, True, False, True, True])
     for name, make in (("alone", write_ranks), ("together", own.together(write_ranks_together))):
         store.make_stage(Path(folder) / name, {}, {}, make, lambda line: None)
     return alone[1:], own.gather(rows).tolist(), own.share(10, 4), total.tolist(), told, mine, own.label()[:15]
 
 
-def test_ranks_share_sum_gather_and_tell(tmp_path):
+def test_ranks_share_sum_gather_and_broadcast(tmp_path):
     found = crew(gathered, 3, str(tmp_path))
     made = {
         path.name: sorted(file.name for file in path.glob("* of *")) for path in tmp_path.iterdir() if path.is_dir()

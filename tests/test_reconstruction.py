@@ -16,8 +16,8 @@ from torch.nn.functional import cosine_similarity, normalize
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.features.reconstruction import (
-    SEED_STEP, batched, both_signs, dictionary, k_means, matched_cosines, measure, mixtures, nearest, null_dictionaries,
-    pca, project, pursue, seed_agreement, seed_match, splice,
+    SEED_STEP, as_batchtopk, both_signs, dictionary, k_means, matched_cosines, measure, mixtures, nearest,
+    null_dictionaries, pca, project, pursue, seed_agreement, seed_match, splice,
 )  # fmt: skip
 from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
@@ -222,7 +222,7 @@ def test_nulls_are_the_same_each_time_and_in_the_units_of_the_acts(acts):
 def test_nulls_can_be_coded_like_a_trained_batchtopk(acts):
     """k are active in the mean of training cells, and more in some."""
     sae = SparseAutoencoder(SAEConfig(expansion=4, k=3, variant="topk"), acts.d_in)
-    made = batched(sae, acts)
+    made = as_batchtopk(sae, acts)
     cells = torch.cat(list(acts.blocks(acts.rows("train")))).flatten(0, 2)
     codes, before = made.encode(cells).dense(), cells @ sae.W_enc.detach()
     counts = (codes > 0).sum(1).float()

@@ -91,13 +91,13 @@ def reference(sae, acts, dead=()):
     return loss.item(), {name: value.grad for name, value in weights.items()}
 
 
-@pytest.mark.parametrize("crowded", [0, 10**9], ids=["sparse", "dense"])
+@pytest.mark.parametrize("nearly_dense", [0, 10**9], ids=["sparse", "dense"])
 @pytest.mark.parametrize("rough", [False, True])
 @pytest.mark.parametrize("with_dead", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, rough, crowded, monkeypatch):
-    monkeypatch.setattr("aircraft_sae.sae.model.CROWDED", crowded)
+def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, rough, nearly_dense, monkeypatch):
+    monkeypatch.setattr("aircraft_sae.sae.model.NEARLY_DENSE", nearly_dense)
     sae = made(small(variant, tied=tied))
     acts = torch.randn(700, 48, generator=torch.Generator().manual_seed(2))  # more than one block
     dead = torch.tensor([3, 50, 51, 200, *range(300, 330)]) if with_dead else None
@@ -186,7 +186,7 @@ def test_save_and_load_round_trip(tmp_path, variant, tied):
     acts = torch.randn(50, 48, generator=torch.Generator().manual_seed(4))
     scaled = (acts - 0.3) * 2.5
     recon, codes = sae.reconstruct(scaled)
-    sae.in_units_of(torch.full((48,), 0.3), 2.5).save(tmp_path)
+    sae.fold_scaling(torch.full((48,), 0.3), 2.5).save(tmp_path)
     again, same = SparseAutoencoder.load(tmp_path).reconstruct(acts)
     torch.testing.assert_close(again, recon / 2.5 + 0.3)
     torch.testing.assert_close(same.dense(), codes.dense() / 2.5)
@@ -203,7 +203,7 @@ def test_standardised_channels_are_folded_into_the_weights(tmp_path, variant):
     sae = made(small(variant, standardise="channels"))
     sae.threshold.fill_(0.7)
     recon, codes = sae.reconstruct((acts - mean) * scale)
-    sae.in_units_of(mean, scale).save(tmp_path)
+    sae.fold_scaling(mean, scale).save(tmp_path)
     again, own = SparseAutoencoder.load(tmp_path).reconstruct(acts)
     torch.testing.assert_close(again, recon / scale + mean, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(own.dense(), codes.dense(), rtol=1e-3, atol=1e-3)

@@ -13,7 +13,7 @@ import torch
 
 from aircraft_sae import config
 from aircraft_sae.activations import Activations
-from aircraft_sae.devices import side_by_side
+from aircraft_sae.devices import run_parallel
 from aircraft_sae.features.reconstruction import both_signs, dictionary
 from aircraft_sae.networks import predict
 from aircraft_sae.study import Study
@@ -149,7 +149,7 @@ def test_autoencoders_trained_side_by_side_are_those_trained_alone(smoke_study):
     torch.set_num_threads(2)
     try:
         names = {f"beside{seed}": seed for seed in (1, 2, 3)}
-        beside = list(side_by_side(lambda name: smoke_study.sae(name, seed=names[name], **few), names))
+        beside = list(run_parallel(lambda name: smoke_study.sae(name, seed=names[name], **few), names))
         torch.set_num_threads(1)
         for name, model in zip(names, beside, strict=True):
             assert smoke_study.stages[f"sae/{name}"].made
@@ -272,13 +272,13 @@ def test_a_script_without_a_guard_ends_with_the_remedy(tmp_path):
 
 
 def test_some_cells_of_a_network_and_an_autoencoder_of_them(smoke_study):
-    cells = smoke_study.cells(("stem", "stage3"), "trained", 6)
+    cells = smoke_study.sampled_cells(("stem", "stage3"), "trained", 6)
     assert list(cells) == ["stem", "stage3"]
     network = smoke_study.network()
     for site, acts in cells.items():
         assert acts.site == site and acts.grid == (6, 1) and acts.d_in == network.shape(site)[2]
         assert set(acts.images["split"]) == {"train", "val", "test"}
-    smoke_study.cells(("stage1",), "trained", 6)
+    smoke_study.sampled_cells(("stage1",), "trained", 6)
     assert cells["stem"].acts[:1].any(), "overwritten by another list of sites"
     sae = smoke_study.dictionary("of-cells", cells["stage3"], expansion=3, k=2)
     assert sae.d_sae == 3 * cells["stage3"].d_in and sae.cfg.k == 2 and sae.cfg.site == "stage3"

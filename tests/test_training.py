@@ -227,7 +227,7 @@ class NoBfloat16(TorchDispatchMode):
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_without_hardware_support_a_step_makes_no_bfloat16(data, tmp_path, monkeypatch, optimizer):
-    monkeypatch.setattr(training, "side_by_side", map)  # in the thread that is watched
+    monkeypatch.setattr(training, "run_parallel", map)  # in the thread that is watched
     monkeypatch.setattr(training, "has_bfloat16", lambda where: False)
     run = training.Run(replace(CFG, optimizer=optimizer), data, tmp_path)
     with NoBfloat16():

@@ -8,5 +8,6 @@ from aircraft_sae.features.claims import (
 from aircraft_sae.features.index import FeatureIndex, build_index, check_features, encoded, neighbours
 from aircraft_sae.features.reconstruction import cell_covariance, random_directions, seed_match
 from aircraft_sae.features.regions import (
-    PARTS, Regions, best_aurocs, best_matches, build_features, guess_scores, halves, part_scores, selectivity, shows,
+    PARTS, Regions, best_aurocs, best_matches, build_features, cell_labels, guess_scores, halves, part_scores,
+    selectivity,
 )  # fmt: skip

@@ -11,10 +11,10 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import precision_recall_curve
 
 from aircraft_sae.activations import Activations
-from aircraft_sae.devices import side_by_side
+from aircraft_sae.devices import run_parallel
 from aircraft_sae.features.index import FeatureIndex, encoded
-from aircraft_sae.features.regions import Regions, ap_of, average_precisions, guesses
-from aircraft_sae.metrics import FEWEST, Estimate, stratified_auroc
+from aircraft_sae.features.regions import Regions, average_precision_and_influence, average_precisions, guess_maps
+from aircraft_sae.metrics import MIN_PICTURES, Estimate, stratified_auroc
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
@@ -30,7 +30,7 @@ def claim_bars(folder: Path, *, acts: Activations, nulls: Sequence[SparseAutoenc
     def best(null: SparseAutoencoder) -> np.ndarray:
         return np.nan_to_num(average_precisions(encoded(null, acts.blocks(rows)), labels)).max(0)
 
-    bars = np.quantile(list(side_by_side(best, nulls)), 0.95, axis=0)
+    bars = np.quantile(list(run_parallel(best, nulls)), 0.95, axis=0)
     write_parquet(pd.DataFrame({"part": regions.names, "bar": bars}), folder / "bars.parquet")
 
 
@@ -47,7 +47,12 @@ def average_precision(
 ) -> Estimate:
     """A feature's average precision for a part on half B; swap: with masks of another picture of the same class."""
     member = regions.labels[_another(regions) if swap else regions.in_b][..., regions.names.index(part)]
-    return _estimate(index, regions, member, *ap_of(index.maps(feature_id, regions.rows[regions.in_b]), member))
+    return _estimate(
+        index,
+        regions,
+        member,
+        *average_precision_and_influence(index.maps(feature_id, regions.rows[regions.in_b]), member),
+    )
 
 
 def best_estimates(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> dict[str, Estimate]:
@@ -61,8 +66,8 @@ def auroc_in_strata(index: FeatureIndex, regions: Regions, feature_id: int, part
 
 
 def guessed_in_strata(index: FeatureIndex, regions: Regions, part: str) -> float:
-    """The largest such AUROC of `guesses`, which know the true outline and class."""
-    known = guesses(regions, regions.in_b).values()
+    """The largest such AUROC of `guess_maps`, which know the true outline and class."""
+    known = guess_maps(regions, regions.in_b).values()
     found = [_in_strata(index, regions, part, score[..., regions.names.index(part)]).value for score in known]
     return float(np.fmax.reduce(found))
 
@@ -76,8 +81,8 @@ def _in_strata(index: FeatureIndex, regions: Regions, part: str, values: np.ndar
 
 
 def _estimate(index: FeatureIndex, regions: Regions, member: np.ndarray, value: float, influence) -> Estimate:
-    """Over half B's pictures; no interval if fewer than FEWEST have a cell in member (n, rows, columns)."""
-    padded = np.full(len(member), np.nan if member.any((1, 2)).sum() < FEWEST else 0.0)
+    """Over half B's pictures; no interval if fewer than MIN_PICTURES have a cell in member (n, rows, columns)."""
+    padded = np.full(len(member), np.nan if member.any((1, 2)).sum() < MIN_PICTURES else 0.0)
     padded[: len(influence)] += influence  # shorter if the last pictures show no aircraft
     return Estimate(value, pd.Series(padded, pd.Index(index.images["image"].iloc[regions.rows[regions.in_b]])))
 
@@ -122,5 +127,5 @@ def probe_scores(acts: np.ndarray, regions: Regions) -> pd.Series:
     """Average precision on half B, by part, of probes fitted on half A: a ceiling, since features see no labels."""
     directions, biases = fit_probes(acts, regions)
     scores, labels = np.float64(acts[regions.in_b]) @ directions.T + biases, regions.labels[regions.in_b]
-    found = [ap_of(scores[..., i], labels[..., i])[0] for i in range(len(regions.names))]
+    found = [average_precision_and_influence(scores[..., i], labels[..., i])[0] for i in range(len(regions.names))]
     return pd.Series(found, regions.names).where(directions.any(1))

@@ -47,7 +47,7 @@ def build_index(
     place = folder / f"pieces-{digest([sae, acts, rows, len(some)])}"
     stems = [place / f"{i:05}" for i in range(len(some))]
     missing = [not all(file.is_file() for file in _files(stem)) for stem in stems]
-    for i in tqdm(ranks.mine(missing), "index", leave=False):
+    for i in tqdm(ranks.missing_share(missing), "index", leave=False):
         codes = encoded(sae, acts.blocks(some[i])).tocsc()
         for file, array in zip(_files(stems[i]), ARRAYS, strict=True):
             write_array(file, getattr(codes, array))

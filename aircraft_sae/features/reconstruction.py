@@ -76,7 +76,7 @@ def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, scale, directions: to
     cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, tied=False)
     made, rows = SparseAutoencoder(cfg, sae.d_in), normalize(directions)
     made.load_state_dict({"W_dec": rows, "W_enc_rows": rows}, strict=False)
-    return made.in_units_of(mean, scale)
+    return made.fold_scaling(mean, scale)
 
 
 def both_signs(directions: torch.Tensor) -> torch.Tensor:
@@ -285,11 +285,11 @@ def random_dictionaries(sae: SparseAutoencoder, acts: Activations, seeds: Iterab
 def untrained(sae: SparseAutoencoder, acts: Activations, seed: int = 0) -> SparseAutoencoder:
     """An autoencoder like `sae` before training, from another seed."""
     start = change(sae.cfg, variant="topk", seed=sae.cfg.seed + SEED_STEP * seed, tied=False)
-    return SparseAutoencoder(start, sae.d_in).in_units_of(*units(sae.cfg, acts, acts.rows("train", "val")))
+    return SparseAutoencoder(start, sae.d_in).fold_scaling(*units(sae.cfg, acts, acts.rows("train", "val")))
 
 
 @torch.no_grad()
-def batched(sae: SparseAutoencoder, acts: Activations) -> SparseAutoencoder:
+def as_batchtopk(sae: SparseAutoencoder, acts: Activations) -> SparseAutoencoder:
     """`sae` coded like a trained BatchTopK: by the threshold that leaves k active per cell, in the mean of 4,096 cells.
 
     Source: Bussmann et al. 2024, arXiv 2412.06410.

@@ -20,9 +20,9 @@ from scipy.stats import rankdata, tiecorrect
 
 from aircraft_sae.activations import Activations, OnPictures
 from aircraft_sae.features.index import TABLE, FeatureIndex, build_index
-from aircraft_sae.metrics import adjusted
+from aircraft_sae.metrics import q_values
 from aircraft_sae.pictures import Pictures
-from aircraft_sae.ranks import together
+from aircraft_sae.ranks import on_all_ranks
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
@@ -107,7 +107,7 @@ def selectivity(maxima: np.ndarray, labels: Mapping[str, tuple], in_b: np.ndarra
         tested, p = enough & np.isfinite(z), auroc_p(ranks_b, member[:, in_b].sum(1)[chosen[0]], area)
         table[f"{level}/class"], table[f"{level}/auroc"] = np.asarray(classes, object)[chosen[0]], area
         table[f"{level}/auroc_z"], table[f"{level}/auroc_p"] = (np.where(tested, each, np.nan) for each in (z, p))
-    q = adjusted(np.stack([table[f"{level}/auroc_p"] for level in labels]))
+    q = q_values(np.stack([table[f"{level}/auroc_p"] for level in labels]))
     table |= {f"{level}/auroc_q": row for level, row in zip(labels, q, strict=True)}
     level = np.argmax(z_a, axis=0)
     names = np.asarray(list(labels), object)[level]
@@ -151,10 +151,10 @@ class Regions:
 @lru_cache(maxsize=4)  # every dictionary is scored on the same pictures
 def _cell_labels(pictures: Pictures, images: tuple[str, ...], grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     coverage = np.stack([np.float64(pictures.regions(image, grid)) for image in images])
-    return shows(coverage), coverage.sum(3)
+    return cell_labels(coverage), coverage.sum(3)
 
 
-def shows(coverage: np.ndarray) -> np.ndarray:
+def cell_labels(coverage: np.ndarray) -> np.ndarray:
     """Whether each cell shows each region, from the share of its pixels, both (n, rows, columns, regions)."""
     whole = coverage.sum((1, 2), keepdims=True)
     return (coverage >= LEAST) | (coverage >= LEAST * np.maximum(whole, 1e-9))
@@ -187,7 +187,7 @@ def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
     return pd.DataFrame(found, pairs).reset_index().assign(prevalence=np.tile(labels.mean(0), index.d_sae))
 
 
-def guesses(regions: Regions, of: np.ndarray) -> dict[str, np.ndarray]:
+def guess_maps(regions: Regions, of: np.ndarray) -> dict[str, np.ndarray]:
     """Scores (pictures, rows, columns, parts) for the pictures `of` (n,) from what is known without looking for a part.
 
     place: how often half A shows the part in that cell
@@ -203,14 +203,18 @@ def guesses(regions: Regions, of: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def guess_scores(regions: Regions) -> pd.DataFrame:
-    """Average precision on half B of the outline, alone and times other `guesses`: guess, part, ap."""
-    known, own = guesses(regions, regions.in_b), regions.labels[regions.in_b]
+    """Average precision on half B of the outline, alone and times other `guess_maps`: guess, part, ap."""
+    known, own = guess_maps(regions, regions.in_b), regions.labels[regions.in_b]
     made = {
         "outline": known["outline"], "outline, place": known["outline"] * known["place"],
         "outline, class": known["class_outline"], "outline, place, class": known["class_outline"] * known["place"],
     }  # fmt: skip
     parts = list(enumerate(regions.names))
-    found = [(name, part, ap_of(made[name][..., i], own[..., i])[0]) for name in made for i, part in parts]
+    found = [
+        (name, part, average_precision_and_influence(made[name][..., i], own[..., i])[0])
+        for name in made
+        for i, part in parts
+    ]
     return pd.DataFrame(found, columns=["guess", "part", "ap"])
 
 
@@ -229,7 +233,7 @@ def best_matches(scores: pd.DataFrame) -> pd.DataFrame:
     return ranked.drop_duplicates("part").set_index("part")
 
 
-def ap_of(values: np.ndarray, member: np.ndarray) -> tuple[float, np.ndarray]:
+def average_precision_and_influence(values: np.ndarray, member: np.ndarray) -> tuple[float, np.ndarray]:
     """(average precision of a score, equal to scikit-learn's; each picture's influence on it, (n,)).
 
     values, member: (n, …) score and label of each picture's cells; nan without positives. A picture's influence is the
@@ -255,7 +259,7 @@ def ap_of(values: np.ndarray, member: np.ndarray) -> tuple[float, np.ndarray]:
     return float(ap), (influence - ap * n_in) / hits[-1]
 
 
-@together
+@on_all_ranks
 def build_features(
     folder: Path, sae: SparseAutoencoder, acts: Activations, pictures: Pictures, splits: list[str], by_class: bool
 ) -> None:

@@ -37,7 +37,7 @@ def render_dataset(
         raise ValueError(f"n_variants is {config.n_variants}, but there are {len(variants)}")
     data = folder / "fgvc-aircraft-2013b" / "data"
     jobs = list(enumerate(product(list(variants)[: config.n_variants], _splits(config))))
-    with mapper(len(jobs), workers) as mapped:
+    with worker_map(len(jobs), workers) as mapped:
         rows = tqdm(mapped(partial(_draw, config=config, data=data), jobs), "render scenes", len(jobs), unit="scene")
         table = pd.DataFrame(rows)
     table.to_parquet(data / "scenes.parquet", index=False, row_group_size=1024)
@@ -51,7 +51,7 @@ def render_dataset(
 
 
 @contextmanager
-def mapper(n_jobs: int, workers: int | None = None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
+def worker_map(n_jobs: int, workers: int | None = None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
     """An ordered `map` over about `n_jobs` jobs, by processes that are kept from call to call."""
     workers = workers or min(cpu_count(), max(1, n_jobs // 16))  # starting a process takes a second
     if workers == 1:

@@ -19,7 +19,7 @@ from torchvision.transforms.functional import gaussian_blur
 from tqdm import tqdm
 
 from aircraft_sae.activations import see_features
-from aircraft_sae.devices import side_by_side
+from aircraft_sae.devices import run_parallel
 from aircraft_sae.features import FeatureIndex, check_features
 from aircraft_sae.interventions.suppression import Trial, effects, logits_from, matched_features
 from aircraft_sae.metrics import with_interval
@@ -215,7 +215,7 @@ def blur_peaks(
         return jobs.assign(**{name: values.numpy() for name, values in found.items()}, image_row=int(row))
 
     groups = picks.groupby("image_row", sort=True)
-    made = tqdm(side_by_side(of_picture, groups), f"blur {sigma:g} px", len(groups), leave=False)
+    made = tqdm(run_parallel(of_picture, groups), f"blur {sigma:g} px", len(groups), leave=False)
     table = pd.concat(list(made), ignore_index=True).merge(picks[[*PAIR, "how"]], on=PAIR, validate="m:1")
     write_parquet(table, folder / "blur.parquet")
     found = []

@@ -15,9 +15,9 @@ from scipy.sparse import csc_array
 from tqdm import tqdm
 
 from aircraft_sae.activations import site_folder
-from aircraft_sae.features import encoded, shows
+from aircraft_sae.features import cell_labels, encoded
 from aircraft_sae.hangar import PARTS
-from aircraft_sae.hangar.dataset import mapper
+from aircraft_sae.hangar.dataset import worker_map
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.metrics import Estimate, ratio
@@ -70,7 +70,7 @@ def edit_scenes(
     for network, site in product(networks.values(), sites):
         network.check_site(site)
     # rendering ends before the networks start: their threads would wait for each other
-    with mapper(len(views) * (1 + len(parts))) as mapped:
+    with worker_map(len(views) * (1 + len(parts))) as mapped:
         rendered = partial(mapped, partial(render, size=size, supersampling=supersampling))
         whole = list(tqdm(rendered(views), "render scenes", len(views), leave=False))
         shown = np.stack([np.bincount(picture.mask.ravel(), minlength=len(PARTS))[ids] for picture in whole])
@@ -137,7 +137,7 @@ class Responses:
         maxima = np.stack([codes[cells].max(axis=0).toarray() for cells in own])
         parts, s = [name.removeprefix("shown_") for name in shown], len(maxima) - len(edits)
         cells = [coverage(mask, len(parts), acts.shape[1:3]) for mask in np.load(folder / "masks.npy")]
-        return cls(parts, edits, maxima[:s], maxima[s:], shows(np.stack(cells)), codes.tocsc())
+        return cls(parts, edits, maxima[:s], maxima[s:], cell_labels(np.stack(cells)), codes.tocsc())
 
     def of_part(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """(e,) the edits of a part, and (e,) their scenes."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from aircraft_sae.activations import Activations, replay
-from aircraft_sae.devices import side_by_side
+from aircraft_sae.devices import run_parallel
 from aircraft_sae.features import FeatureIndex, cell_covariance, check_features, halves, random_directions
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.networks import BATCH, Network, PooledReadout, Seen, logits
@@ -154,10 +154,10 @@ class Trial:
                 after[some] = self[some.numpy()].scores(lambda block, taken=taken: block - taken)
             return effects(before, after, self.labels, rival)
 
-        parts = list(side_by_side(of_feature, range(len(features))))
+        parts = list(run_parallel(of_feature, range(len(features))))
         return {name: torch.stack([part[name] for part in parts], 1).numpy() for name in parts[0]}
 
-    def beside_random(self, feature_id: int, n_random: int, direction: Tensor | None = None):
+    def specificity_with_null(self, feature_id: int, n_random: int, direction: Tensor | None = None):
         """Specificity (n,) of suppressing a feature, or `direction` in its place, and (n, n_random) random ones."""
         own = (self.sae.W_dec.detach()[feature_id] if direction is None else direction)[None]
         random = random_directions(own.expand(n_random, -1), cell_covariance(self.acts), (0, feature_id))
@@ -253,7 +253,7 @@ def beyond_random(trial: Trial, features: Sequence[int]) -> pd.DataFrame:
     for j in features:
         active = (trial.strength[:, j] > 0).numpy()
         if active.any():
-            ours, null = (np.abs(each).mean(0) for each in trial[active].beside_random(j, n_random))
+            ours, null = (np.abs(each).mean(0) for each in trial[active].specificity_with_null(j, n_random))
             beyond = bool((null >= ours).sum() + 1 <= 0.05 * (len(null) + 1))
             table.append((j, ours, np.median(null), beyond, int(active.sum())))
     return pd.DataFrame(table, columns=["feature_id", "effect", "random", "beyond", "n"])
@@ -282,7 +282,7 @@ def dose_response(folder: Path, *, trial: Trial, features: Sequence[int], doses:
     write_parquet(pd.concat(table, ignore_index=True), folder / "doses.parquet")
 
 
-def suppress_some(folder: Path, *, trial: Trial, features: Sequence[int], n_images: int) -> None:
+def suppress_sample(folder: Path, *, trial: Trial, features: Sequence[int], n_images: int) -> None:
     """Suppress features and random directions in n_images pictures of half B, drawn at random.
 
     features.parquet: feature_id, n (pictures that change), feature, random (mean absolute specificity in these).

@@ -27,7 +27,7 @@ from aircraft_sae.features import FeatureIndex, Regions, best_aurocs, claims_of,
 from aircraft_sae.features.claims import auroc_in_strata, average_precision, guessed_in_strata
 from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import Trial
-from aircraft_sae.metrics import Estimate, adjusted
+from aircraft_sae.metrics import Estimate, q_values
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
@@ -42,7 +42,7 @@ TOLD = {2: "follows {}, tier 2 (specific)", 3: "detector of {}, tier 3 (causal i
 FAILED = {0: "nulls", 1: "strata", 2: "removal", 3: "other seeds", 4: ""}  # the test that a claim of this tier fails
 
 
-def frozen_list(
+def features_to_test(
     table: pd.DataFrame, scores: pd.DataFrame | None, bars: pd.DataFrame | None, n_matched: int = 100
 ) -> pd.DataFrame:
     """The features to test, chosen before any test: feature_id, chosen, part.
@@ -84,14 +84,14 @@ def class_verdicts(
         name, area, q = (facts.at[feature_id, f"{level}/{each}"] for each in ("class", "auroc", "auroc_q"))
         own = np.flatnonzero(labels[level] == name)
         direction = None if directions is None else directions[feature_id]
-        ours, null = (each.mean(0) for each in trial[own].beside_random(feature_id, n_random, direction))
+        ours, null = (each.mean(0) for each in trial[own].specificity_with_null(feature_id, n_random, direction))
         rows.append({
             "feature_id": feature_id, "class": name, "level": level, "n": len(own), "auroc": area, "auroc_q": q,
             "null_auroc": null_auroc.get((level, name), np.nan), "specificity": ours, "control": null.mean(),
             "p": ((null <= ours).sum() + 1) / (n_random + 1), "seed_match": seed_match[feature_id],
         })  # fmt: skip
     made = pd.DataFrame(rows)
-    made["q"] = adjusted(made["p"].to_numpy(float))
+    made["q"] = q_values(made["p"].to_numpy(float))
     passed = pd.DataFrame({
         "AUROC": (made["auroc"] >= LEAST_AUROC) & (made["auroc_q"] < Q) & ~(made["auroc"] <= made["null_auroc"]),
         "suppression": (made["specificity"] < 0) & (made["q"] < Q),
@@ -225,7 +225,7 @@ def compared(own: Measured, nulls: Sequence[Measured]) -> dict[str, float]:
 def tiered(table: pd.DataFrame) -> pd.DataFrame:
     """One claimant's claims with ap_q, auroc_q, R_q (over the claims of one kind) and tier (0 to 3)."""
     for name in ("ap", "auroc", "R"):
-        table[f"{name}_q"] = table.groupby(["chosen", "best"])[f"{name}_p"].transform(lambda p: adjusted(p.to_numpy()))
+        table[f"{name}_q"] = table.groupby(["chosen", "best"])[f"{name}_p"].transform(lambda p: q_values(p.to_numpy()))
     suggestive = table["ap_q"] < Q
     specific = suggestive & (table["auroc_q"] < Q) & (table["gain"] >= LEAST_GAIN)
     causal = specific & (table["R_q"] < Q) & (table["R"] >= LEAST_LOSS)
@@ -254,8 +254,8 @@ def verdict_tables(
 ) -> None:  # fmt: skip
     """Write the tables that `Verdicts` opens, and null_classes.parquet: the same with random directions for features.
 
-    claims: of `frozen_list`; others: autoencoders of other seeds; suppressed: features.parquet of `suppress_features`,
-    None without classes; nulls: indexes of null dictionaries; tiers, removals: folders of `judge_parts` and
+    claims: of `features_to_test`; others: autoencoders of other seeds; suppressed: of `suppress_features`, None without
+    classes; nulls: indexes of null dictionaries; tiers, removals: folders of `judge_parts` and
     `edit_scenes`, None without scenes.
     """
     match, found = seed_match(trial.sae, others), {}

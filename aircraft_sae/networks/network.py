@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from aircraft_sae.devices import has_bfloat16, side_by_side
+from aircraft_sae.devices import has_bfloat16, run_parallel
 from aircraft_sae.networks.readouts import PooledReadout, find_readout, same
 from aircraft_sae.pictures import test_transform
 from aircraft_sae.store import digest
@@ -126,7 +126,7 @@ class Network:
     ) -> Iterator[Seen]:
         """`see` each batch, in order and without gradients; on a CPU several at once."""
         look = partial(self.see, sites=sites, mixed=mixed, logits=logits)
-        yield from side_by_side(torch.inference_mode()(look), batches)
+        yield from run_parallel(torch.inference_mode()(look), batches)
 
     def shape(self, site: str) -> tuple[int, int, int]:
         """(rows, columns, d) of a site's acts."""

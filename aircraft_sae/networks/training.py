@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from aircraft_sae import metrics, ranks
 from aircraft_sae.config import ClassifierConfig, from_dict
-from aircraft_sae.devices import device, has_bfloat16, side_by_side
+from aircraft_sae.devices import device, has_bfloat16, run_parallel
 from aircraft_sae.networks.build import build, check_weights, freeze, keep_depthwise_in_float32, weights_digest
 from aircraft_sae.networks.network import BATCH, Network
 from aircraft_sae.networks.weights import FOLDER, INCEPTION, PACKAGED, find_weights, load_weights, write_safetensors
@@ -35,7 +35,7 @@ CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; every epoch en
 ORTHOGONALISE = muon.zeropower_via_newtonschulz  # Muon calls it in bfloat16 and has no option for it
 
 
-@ranks.together
+@ranks.on_all_ranks
 def train(folder: Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None) -> None:
     """Train into `folder`: model.safetensors (averaged weights), config.json, history.csv, predictions.parquet (test).
 
@@ -179,7 +179,7 @@ class Run(checkpoint.Training):
             return loss.item(), hits, torch.autograd.grad(loss, self.learned, materialize_grads=True)
 
         parts = zip(pictures.chunk(self.n_parts), labels.chunk(self.n_parts), strict=True)
-        losses, hits, grads = zip(*side_by_side(learn, list(parts)), strict=True)
+        losses, hits, grads = zip(*run_parallel(learn, list(parts)), strict=True)
         ranks.add(found := torch.tensor([sum(losses), sum(hits)], dtype=torch.float64))
         loss, hits = found.tolist()
         if not math.isfinite(loss):

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.contrib.concurrent import thread_map
 
 from aircraft_sae.config import SPLITS
-from aircraft_sae.pictures.loading import Views
+from aircraft_sae.pictures.loading import PictureDataset
 from aircraft_sae.store import digest, sha256, write_parquet
 
 DISJOINT_SPLITS = ("train", "val", "test")
@@ -108,11 +108,11 @@ class Pictures:
         """Every n-th image, named `every<n>`."""
         return self.subset(np.arange(0, len(self.table), n), f"every{n}")
 
-    def torch(self, split: str, level: str, transform: Callable) -> Views:
+    def torch(self, split: str, level: str, transform: Callable) -> PictureDataset:
         """A torch data set of (transformed picture, label, row of `rows(split)`)."""
         rows = self.rows(split)
         labels = pd.Categorical(rows[level], self.classes(level)).codes.astype(np.int64)
-        return Views(self.picture, rows["image"].tolist(), labels, transform)
+        return PictureDataset(self.picture, rows["image"].tolist(), labels, transform)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -70,7 +70,7 @@ def test_transform(size: int, mean: Sequence[float], std: Sequence[float]) -> Pi
 test_transform.__test__ = False  # pytest would collect it by its name
 
 
-class Views(Dataset):
+class PictureDataset(Dataset):
     """(transformed picture, label, row), indexed by row or by (seed, epoch, row), which alone determine augmentation.
 
     The epoch is part of the index because workers hold copies of this object.
@@ -111,7 +111,7 @@ class Loader(DataLoader):
 
 
 def loader(
-    dataset: Views, batch_size: int, *, order_seed: int | None = None, workers: int | None = None,
+    dataset: PictureDataset, batch_size: int, *, order_seed: int | None = None, workers: int | None = None,
     rows: Sequence[int] | None = None,
 ) -> Loader:  # fmt: skip
     """Batches of `dataset`, or of these rows, in order. With `order_seed`: all rows, shuffled and augmented each epoch.

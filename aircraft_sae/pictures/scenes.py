@@ -10,7 +10,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from aircraft_sae.hangar import PARTS
-from aircraft_sae.hangar.dataset import draw, mapper
+from aircraft_sae.hangar.dataset import draw, worker_map
 from aircraft_sae.hangar.scene import FACTORS, Scene
 from aircraft_sae.pictures.base import PictureFiles
 from aircraft_sae.store import write_parquet
@@ -35,7 +35,7 @@ def vary_scenes(
     jobs = [(n, factor, "", view.varied(factor) if factor else view)
             for n, view in enumerate(views) for factor in ("", *FACTORS)]  # fmt: skip
     count = partial(_draw, folder=folder, size=size, supersampling=supersampling)
-    with mapper(2 * len(jobs)) as mapped:
+    with worker_map(2 * len(jobs)) as mapped:
         pixels = list(tqdm(mapped(count, jobs), "vary scenes", len(jobs), leave=False))
         shown = np.stack([n for n, job in zip(pixels, jobs, strict=True) if not job[1]])
         for part in parts:

@@ -139,7 +139,7 @@ def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
     return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.standardise == "channels" else whole
 
 
-@ranks.together
+@ranks.on_all_ranks
 def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
     """Train on the cells of the images `rows` into `folder`: sae_weights.safetensors, cfg.json, history.csv.
 
@@ -162,7 +162,7 @@ def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
     run.check_weights()
     if ranks.rank():
         return
-    run.sae.in_units_of(run.mean, run.scale).save(folder)
+    run.sae.fold_scaling(run.mean, run.scale).save(folder)
     steps = pd.DataFrame(run.history)
     hundredths = steps.groupby(np.arange(len(steps)) // max(1, cfg.n_steps // 100))
     history = hundredths.mean().assign(**hundredths[["n_cells", "lr", "dead_share"]].last())

@@ -45,7 +45,7 @@ def make_stage(
     """Load the stage in `folder`, or make it with `make(work)`, where work holds what a killed run left.
 
     config: plain JSON or a dataclass; inputs: digests of what the stage is made from; say: prints a line; name: the
-    stage's name in these lines. Under torchrun all ranks run a make marked `ranks.together`, else the first alone does.
+    stage's name in these lines. Under torchrun all ranks run a make marked `on_all_ranks`; the first alone runs others.
     Raises: whatever make raises, OSError for a full disk, PermissionError.
     """
     name = name or folder.name
@@ -53,14 +53,14 @@ def make_stage(
     wanted = fingerprint(config, inputs)
     together = getattr(make, "together", False)
     if ranks.rank():
-        if (making := bool(ranks.tell(0))) and together:
+        if (making := bool(ranks.broadcast(0))) and together:
             make(work)
         if making:
             ranks.wait()  # all have made their share
             ranks.wait()  # the first has renamed the folder
         return Stage(folder, _meta(folder), making)
     if not old.exists() and (meta := load_meta(folder, wanted)):
-        ranks.tell(False)
+        ranks.broadcast(False)
         return Stage(folder, meta, made=False)
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # it would wait for its parent for ever
         remedy = 'put your script\'s code under if __name__ == "__main__":'
@@ -78,7 +78,7 @@ def make_stage(
         elif folder.exists():
             shutil.rmtree(old, ignore_errors=True)
         if meta := load_meta(folder, wanted, lambda problem: say(f"{name}: {problem}")):
-            ranks.tell(False)
+            ranks.broadcast(False)
             return Stage(folder, meta, made=False)
         remedy = f"make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk; {work.name} is kept and will be resumed"
         with full_disk_named(f"making {folder}", folder.parent, remedy):
@@ -101,7 +101,7 @@ def _make(work: Path, name: str, wanted: str, make: Callable, say: Callable, tog
     work.mkdir(exist_ok=True)
     with suppress(OSError, AttributeError, TypeError):  # where the C library is not glibc
         ctypes.CDLL(None).malloc_trim(0)  # return hundreds of megabytes that parallel passes have freed
-    ranks.tell(True)
+    ranks.broadcast(True)
     with watched(progress, work / PROGRESS), nullcontext() if together else ranks.alone():
         make(work)
     ranks.wait()

@@ -21,13 +21,13 @@ from aircraft_sae.config import change
 from aircraft_sae.features import halves
 from aircraft_sae.features.reconstruction import random_dictionaries
 from aircraft_sae.features.regions import selectivity
-from aircraft_sae.metrics import adjusted, point, with_draws, with_interval
+from aircraft_sae.metrics import point, q_values, with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.pictures.scenes import EDITS, VariedScenes
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
-from aircraft_sae.studies.comparison import ALL, BEYOND, FEWEST, Sensitivity, about, correlations, shares
+from aircraft_sae.studies.comparison import ALL, BEYOND, MIN_PICTURES, Sensitivity, about, correlations, shares
 from aircraft_sae.studies.curves import watch
 
 BRANCHES = ("1x1", "3x3", "5x5", "pool")
@@ -80,7 +80,7 @@ def equalised(groups: Groups, even: bool = True) -> tuple[np.ndarray, dict[str, 
     return np.concatenate(drawn), {name: slice(end - n, end) for name, end, n in zip(groups, ends, wanted, strict=True)}
 
 
-def by_chance(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
+def permutation_p(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
     """(d_sae, branches) p: how often a branch has as much of the row when the row's channels are permuted.
 
     1 where the share is less than two deviations above chance, which is seldom as rare as SPECIAL.
@@ -106,7 +106,7 @@ def _drawn(d: int, widths: tuple[int, ...]) -> list[np.ndarray]:
 
 def specialised(p: pd.DataFrame) -> pd.DataFrame:
     """(d_sae, branches) bool: p is at most SPECIAL, at a false discovery rate of 5 % over features."""
-    return (p <= SPECIAL) & p.apply(lambda own: adjusted(own.to_numpy()) <= 0.05)
+    return (p <= SPECIAL) & p.apply(lambda own: q_values(own.to_numpy()) <= 0.05)
 
 
 def home(W_dec: np.ndarray, groups: Groups) -> np.ndarray:
@@ -225,16 +225,16 @@ def see_blocks(
     write_parquet(pd.concat(tables, ignore_index=True), folder / "features.parquet")
 
 
-def across(first: csr_array, second: csr_array, homes: Sequence[np.ndarray]) -> dict:
+def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence[np.ndarray]) -> dict:
     """Do matched features of two blocks live in branches of the same kind? Cohen's kappa, and for permuted homes.
 
     first, second: (pictures, d) image maxima on the same pictures; homes: the branch of each feature of both. A
-    feature's partner is its best correlate among the second block's features; both must be active in FEWEST pictures.
+    feature's partner is its best correlate among the second block's features; both are active in MIN_PICTURES pictures.
     They are matched if they correlate better than BEYOND of features do with shifted pictures.
     kappa: with a bootstrap interval over partners, which several features may share;
     permuted, p: with the second block's homes permuted over its features; matched: share of features.
     """
-    fewest, n_draws = min(FEWEST, first.shape[0] // 3), 1000
+    fewest, n_draws = min(MIN_PICTURES, first.shape[0] // 3), 1000
     often = [np.flatnonzero((each > 0).sum(axis=0) >= fewest) for each in (first, second)]
     first, second = (csr_array(each[:, own]) for each, own in zip((first, second), often, strict=True))
     shifted = csr_array(second[(np.arange(second.shape[0]) + second.shape[0] // 2) % second.shape[0]])

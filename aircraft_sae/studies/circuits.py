@@ -81,7 +81,7 @@ def strongest(edges: pd.DataFrame) -> pd.DataFrame:
     return edges.sort_values("share", key=np.abs, ascending=False, kind="stable")
 
 
-def foretold(edges: pd.DataFrame) -> pd.DataFrame:
+def predicted_effects(edges: pd.DataFrame) -> pd.DataFrame:
     """Rank correlation of each asked feature's changes with its own derivative's prediction, and with another's."""
     rows = []
     for _, table in edges[edges["role"] == "asked"].groupby("first"):

@@ -37,7 +37,7 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
 ALL = (*EDITS, *FACTORS)
-FEWEST = 10  # known scenes that a response needs, or a third of few
+MIN_PICTURES = 10  # known scenes that a response needs, or a third of few
 BEYOND = 0.995  # share of random directions that a feature must surpass; 5 % of them are about one of ten factors
 RANDOM = "random directions"
 
@@ -82,7 +82,7 @@ class Sensitivity:
 
     @property
     def fewest(self) -> int:
-        return min(FEWEST, len(next(iter(self.change.values()))) // 3)
+        return min(MIN_PICTURES, len(next(iter(self.change.values()))) // 3)
 
     def draws(self, mass: np.ndarray, n_draws: int = 500) -> dict[str, np.ndarray]:
         """{factor: (1 + n_draws,) mean response weighted by features' mass (d,)}: over all scenes, then redrawn."""

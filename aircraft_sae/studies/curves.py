@@ -29,7 +29,7 @@ from aircraft_sae.studies.tuning import contour_agreement, contour_angles
 N_BINS = 36  # of contour angles
 
 
-def see_middle(folder: Path, *, network: Network, pictures: Pictures, sites: Sequence[str]) -> None:
+def record_middle(folder: Path, *, network: Network, pictures: Pictures, sites: Sequence[str]) -> None:
     """Write the acts of each site's middle cell, (pictures, d_in) float32, to <site>.npy."""
     if type(network.model).__name__ == "GoogLeNet":
         raise ValueError("torchvision's googlenet has 3x3 kernels in its 5x5 branches: take arch inceptionv1")
@@ -108,8 +108,8 @@ def tune(
 ) -> None:
     """Find the curve detectors among a site's neurons and the units of dictionaries, and what they cover.
 
-    stimuli: what `see_middle` wrote; pictures: the `Curves` it saw; acts: cells of real pictures; saes: "features" and
-    nulls. Writes, for each dictionary:
+    stimuli: of `record_middle`; pictures: the `Curves` seen; acts: cells of real pictures; saes: "features" and nulls.
+    Writes, for each dictionary:
     units.parquet: dictionary, unit, the columns of `tuned`, detects; tuning_<dictionary>.npy: (d, angles);
     coverage.parquet: dictionary, n detectors among units, and the `coverage` of the first m detectors of `family`;
     matched.parquet: `equal_choice` among as many detectors as there are among neurons, or ten if there are none;
@@ -135,7 +135,7 @@ def tune(
             responses = tuning.by_kind(values[:, detects], pictures.table).to_dict()
             kinds.append({"dictionary": name, "alike": tuning.alike(own)} | responses)
         if name == "features":
-            parts = tuning.split(middle, values, sae.W_dec.detach().numpy(), pictures.table)
+            parts = tuning.split_neurons(middle, values, sae.W_dec.detach().numpy(), pictures.table)
             write_parquet(parts, folder / "split.parquet")
     made = {"units": pd.concat(units, ignore_index=True), "coverage": covered, "matched": matched, "kinds": kinds}
     for name, table in made.items():

@@ -217,7 +217,7 @@ def control_directions(
     return {name: each * direction.norm() / each.norm(dim=1, keepdim=True) for name, each in ways.items()}
 
 
-def macro(turned: pd.DataFrame, arm: str, dose: float, which: str = "target") -> tuple[dict, np.ndarray]:
+def macro_average(turned: pd.DataFrame, arm: str, dose: float, which: str = "target") -> tuple[dict, np.ndarray]:
     """(result, draws) of a share: its mean over pictures that have such cells, then over parts that the head names.
 
     which: "target", "other" or "gained". A part without a "random feature" is left out of that arm.
@@ -312,7 +312,7 @@ def _counts(before: torch.Tensor, named: torch.Tensor, after: torch.Tensor, part
     return counts | {"shuffled": (by_name[0] * by_name[1]).sum(1).numpy() / np.maximum(counts["both"], 1)}
 
 
-def agreement(logits: pd.DataFrame, n_draws: int = 500) -> dict[str, dict]:
+def logit_agreement(logits: pd.DataFrame, n_draws: int = 500) -> dict[str, dict]:
     """Do a feature and a scene edit move the same logits? Rank correlations over classes, means over parts.
 
     Effects are means over a part's scenes; intervals redraw scenes within each part and pool random directions. own: a

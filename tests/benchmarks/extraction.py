@@ -19,7 +19,7 @@ import torch
 
 from aircraft_sae.activations import extract
 from aircraft_sae.networks import BATCH, Network
-from aircraft_sae.pictures import Pictures, Views, loader, test_transform
+from aircraft_sae.pictures import PictureDataset, Pictures, loader, test_transform
 from aircraft_sae.study import Study
 
 
@@ -27,7 +27,7 @@ from aircraft_sae.study import Study
 def forward(network: Network, pictures: Pictures) -> None:
     """The bare loop."""
     transform, n = test_transform(network.size, network.mean, network.std), len(pictures.table)
-    views = Views(pictures.picture, pictures.table["image"].tolist(), np.zeros(n, np.int64), transform)
+    views = PictureDataset(pictures.picture, pictures.table["image"].tolist(), np.zeros(n, np.int64), transform)
     for batch, _, _ in loader(views, BATCH):
         network.model(batch.to(network.device, non_blocking=True))
 

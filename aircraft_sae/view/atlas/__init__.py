@@ -108,7 +108,7 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
     used = set(trial.strength.any(0).nonzero()[:, 0].tolist())
     for row in _steps(sorted(chosen), "bench", 0.8, 1):
         subject = bench.of_row(row)
-        page = bench.told(subject, row)
+        page = bench.page(subject, row)
         if readout is None:  # forward passes for what each switch gives
             page["active"] = [each for each in page["active"] if each["effect"] is not None]
             some = [each["feature_id"] for each in page["active"]]

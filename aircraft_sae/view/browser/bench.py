@@ -120,7 +120,7 @@ class Bench:
         strength = subject.strength
         return strength.nonzero()[:, 0].tolist() if self.readout else self.catalogue.trial.strongest(strength).tolist()
 
-    def told(self, subject: Subject, row: int | None = None, against: str = "") -> dict[str, Any]:
+    def page(self, subject: Subject, row: int | None = None, against: str = "") -> dict[str, Any]:
         """A picture's page: logits, active features by effect on the margin own - other, and cells.
 
         own: the picture's class, or the predicted one if it has none; other: `against`, or the most probable other
@@ -143,7 +143,7 @@ class Bench:
         return {
             "picture": row, "label": label, "predicted": classes[winner], "own": classes[own], "other": classes[other],
             "n_active": len(active), "active": active, "classes": classes, "before": subject.logits.tolist(),
-            "reconstruction": self.reconstruction(subject).tolist(), "cells": in_cells(subject),
+            "reconstruction": self.reconstruction(subject).tolist(), "cells": active_by_cell(subject),
             "regions": self.regions(subject),
         }  # fmt: skip
 
@@ -166,7 +166,7 @@ class Bench:
         x = torch.where(inside, _soft(subject, sigma), subject.x)
         return self.look(Image.fromarray(self.network.as_picture(x)), x)
 
-    def elsewhere(self, subject: Subject, cells: Cells, sigma: float = 8.0) -> np.ndarray:
+    def control_cells(self, subject: Subject, cells: Cells, sigma: float = 8.0) -> np.ndarray:
         """(n, 2) as many other aircraft cells that blurring changes equally; (0, 2) if there are too few."""
         free = subject.aircraft.copy()
         changed = (subject.x - _soft(subject, sigma)).square().mean(0, keepdim=True)
@@ -235,7 +235,7 @@ def _soft(subject: Subject, sigma: float) -> Tensor:
     return blur(subject.x, max(0.5, sigma * subject.x.shape[1] / 224))
 
 
-def in_cells(subject: Subject) -> list[list[list[float]]]:
+def active_by_cell(subject: Subject) -> list[list[list[float]]]:
     """For each cell, row by row, [feature, activation] of its active features, strongest first."""
     values, features = subject.codes.flatten(0, 1).sort(descending=True, stable=True)
     cells = ((features[i, :n].tolist(), values[i, :n].tolist()) for i, n in enumerate((values > 0).sum(1).tolist()))

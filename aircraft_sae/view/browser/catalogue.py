@@ -73,7 +73,7 @@ class Catalogue:
         shown = [f"{name}/{what}" for name in pictures.levels for what in ("class", "auroc", "z")]
         table = table.assign(placed=table.get("placed", "none")).filter([*LISTED, *shown])
         parts = pd.read_parquet(index.folder / PARTS) if pictures.region_names else None
-        if folder := study.finished(f"experiments/verdicts-{like}", index=index):
+        if folder := study.find_stage(f"experiments/verdicts-{like}", index=index):
             verdicts, pair = Verdicts.open(folder), ["feature_id", "part"]
             table = table.merge(verdicts.features, "left", "feature_id", validate="1:1")
             claims = verdicts.parts

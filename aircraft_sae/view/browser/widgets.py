@@ -20,7 +20,7 @@ from PIL import Image
 from aircraft_sae.features import check_features
 from aircraft_sae.store import LABELS, digest, write_text
 from aircraft_sae.study import Study
-from aircraft_sae.view.browser.bench import Bench, Subject, in_cells
+from aircraft_sae.view.browser.bench import Bench, Subject, active_by_cell
 from aircraft_sae.view.browser.catalogue import Catalogue, as_jpeg, catalogue_of, gallery_figure
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ class Answers:
     def open(self, key: int | str, against: str = "") -> tuple[dict, list]:
         """A picture on the bench: a row of the index, or the key of an upload; `against`: see `Bench.told`."""
         subject = self._subject(key)
-        found = self.bench.told(subject, key if isinstance(key, int) else None, against)
+        found = self.bench.page(subject, key if isinstance(key, int) else None, against)
         return found | {"key": key}, [as_jpeg(subject.picture, BENCH_PICTURE)]
 
     def upload(self, name: str, content: bytes) -> tuple[dict, list]:
@@ -80,10 +80,10 @@ class Answers:
         """The picture with these cells blurred, and the logits with other, equally changed cells blurred."""
         subject = self._subject(key)
         seen = self.bench.blurred(subject, cells, sigma)
-        others = self.bench.elsewhere(subject, cells, sigma).tolist()
+        others = self.bench.control_cells(subject, cells, sigma).tolist()
         elsewhere = self.bench.blurred(subject, others, sigma).logits.tolist() if others else None
         found = {"logits": seen.logits.tolist(), "elsewhere": elsewhere}
-        found |= {"cells": in_cells(seen), "regions": self.bench.regions(seen)}
+        found |= {"cells": active_by_cell(seen), "regions": self.bench.regions(seen)}
         return found, [as_jpeg(seen.picture, BENCH_PICTURE)]
 
     def regions(self) -> tuple[dict, list]:

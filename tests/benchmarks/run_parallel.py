@@ -1,6 +1,6 @@
-"""What `devices.side_by_side` gains: forward passes and autoencoders' trainings, one after the other and side by side.
+"""What `devices.run_parallel` gains: forward passes and autoencoders' trainings, one after the other and side by side.
 
-    python tests/benchmarks/side_by_side.py [--preset hangar] [--rounds 3]
+    python tests/benchmarks/run_parallel.py [--preset hangar] [--rounds 3]
 
 The same work both ways, in turn, the order exchanged each round. The study's network and activations must be there
 already.
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from aircraft_sae.config import change
-from aircraft_sae.devices import device, has_bfloat16, side_by_side
+from aircraft_sae.devices import device, has_bfloat16, run_parallel
 from aircraft_sae.networks import BATCH, Network
 from aircraft_sae.sae.training import train_sae
 from aircraft_sae.study import Study
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args(arguments)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, median of {given.rounds} rounds:")
-    ways = {"one after the other": map, "side by side": side_by_side}
+    ways = {"one after the other": map, "side by side": run_parallel}
     for name, (function, items) in works(Study.open(given.preset)).items():
         function(items[0])  # warm-up
         times = {way: [] for way in ways}
