@@ -95,7 +95,7 @@ def test_colours_can_be_told_apart(colours, least, matrix):
 def test_results_in_words():
     assert plots.in_words(ENTRY, unit="cells") == "90.0% (85.0 to 94.0, n = 1,200 cells)"
     assert plots.in_words(ENTRY | {"n": None}) == "90.0% (85.0 to 94.0)"
-    assert plots.in_words({"value": 0.1234, "low": None, "high": None, "n": None}, percent=False) == "0.123"
+    assert plots.in_words({"value": 0.1234, "low": None, "high": None, "n": None}, percent=False) == "0.12"
 
 
 def test_dots_show_values_and_intervals_to_scale_and_labels_stay_off_the_zero_line():
