@@ -85,11 +85,12 @@ def both_signs(directions: torch.Tensor) -> torch.Tensor:
 
 
 class Measured(NamedTuple):
-    """What `measure` found: results with intervals, (d_sae,) cells in which each feature fired, and all cells."""
+    """What `measure` found: results with intervals, (d_sae,) cells in which each feature fired, sums of each image."""
 
     results: dict[str, dict[str, float | None]]
     fired: np.ndarray
     n_cells: int
+    table: pd.DataFrame
 
 
 @torch.no_grad()
@@ -133,12 +134,12 @@ def measure(reconstruct: Callable, acts: Activations, rows, mean, foreground: np
         if len(own) and fired:
             results[f"l0{place}"] = with_interval(own[f"entries{place}"], own[f"cells{place}"])
     if not fired:
-        return Measured(results, np.zeros(0, int), n_cells)
+        return Measured(results, np.zeros(0, int), n_cells, table)
     counts = torch.stack(fired).sum(0).numpy()
     results["distinct_features_per_image"] = with_interval(table["distinct"], np.ones(len(table)))
     results["dead_share"] = point((counts == 0).mean(), len(counts))
     results["dense_share"] = point((counts / n_cells > 0.1).mean(), len(counts))
-    return Measured(results, counts, n_cells)
+    return Measured(results, counts, n_cells, table)
 
 
 @torch.no_grad()
