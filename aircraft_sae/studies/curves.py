@@ -114,7 +114,7 @@ def tune(
     coverage.parquet: dictionary, n detectors among units, and the `coverage` of the first m detectors of `family`;
     matched.parquet: `equal_choice` among as many detectors as there are among neurons, or ten if there are none;
     kinds.parquet: how `alike` its detectors are, and their responses `by_kind`;
-    split.parquet: `split` of "features" alone.
+    split.parquet: `split_neurons` of "features" alone.
     """
     middle, n_neurons = np.load(stimuli / f"{site_folder(acts.site)}.npy"), 0
     units, covered, matched, kinds = [], [], [], []

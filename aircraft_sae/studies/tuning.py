@@ -130,7 +130,7 @@ def by_kind(values: np.ndarray, table: pd.DataFrame) -> pd.Series:
     return (largest / largest.loc["curve"].clip(lower=1e-12)).mean(axis=1)
 
 
-def split(neurons: np.ndarray, codes: np.ndarray, W_dec: np.ndarray, table: pd.DataFrame) -> pd.DataFrame:
+def split_neurons(neurons: np.ndarray, codes: np.ndarray, W_dec: np.ndarray, table: pd.DataFrame) -> pd.DataFrame:
     """Find neurons with several modes that are sums of features with one mode each: a row per neuron with several.
 
     neurons: (pictures, d_in) acts; codes: (pictures, d_sae); W_dec: (d_sae, d_in). Columns:
