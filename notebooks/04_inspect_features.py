@@ -614,7 +614,7 @@ display(Markdown(text))
 # This section runs only on photographs, and only if the default study has been made in the same data folder. The
 # hangar's network is shown the photographs. Do the features that mark nose gears in renders mark nose gears here?
 # Photographs have no masks, so you have to judge by eye. One thing can be counted: of the features active in at least
-# 1% of the test renders, how many are active in a share of photographs between half and twice as large?
+# 1% of the test renders, how many are active in half to twice as large a share of the photographs?
 
 # %%
 carried, of_renders = None, study.data_dir / "runs" / "hangar" / "sae" / "local"

@@ -729,5 +729,5 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # - **That the classifier uses what a feature shows.** Removing a part and suppressing a feature are separate tests.
 # - **How the classifier computes.** Suppression at the last stage is arithmetic; blurs and edits change more than one
 #   feature.
-# - **Photographs.** Photographs cannot be edited like this. Even renders without shadows are not quite the pictures
-#   that the network learned from.
+# - **Photographs.** They cannot be edited like this. Even renders without shadows are not quite the pictures that the
+#   network learned from.
