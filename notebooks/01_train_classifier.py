@@ -18,9 +18,9 @@
 # wrong?
 #
 # This is the first of six notebooks that ask what an aircraft classifier looks at, and how sure we can be. Notebook 01
-# trains it; 02 takes its activations; 03 decomposes them into a few directions, called features; 04 asks what the
-# features show, and 05 whether they do it; 06 lets you look for yourself. Before we look inside a network, we have to
-# know how good it is, and on what.
+# trains it; 02 extracts its activations; 03 decomposes them into a few directions each, called features; 04 asks what
+# the features show; 05 tests whether they do what they seem to do; and 06 lets you look for yourself. Before we look
+# inside a network, we have to know how good it is, and at what.
 #
 # **Reads** only the settings below. The default preset renders its own pictures, the *hangar*; other presets read
 # photographs in FGVC-Aircraft layout. **Writes** `data/runs/<preset>/dataset` and `…/networks/trained`, the numbers in
@@ -66,8 +66,8 @@ promised = {"hangar": {"accuracy": 0.88, "n_classes": 30, "n_parts": 12}}.get(
 # ## What pictures are there?
 #
 # Every picture belongs to one *variant*, every variant to one *family*, every family to one *manufacturer*: three
-# levels, as in FGVC-Aircraft. The network learns on `train`, is watched on `val`, and is measured once on `test`. Later
-# notebooks measure features on these test pictures, too.
+# levels, as in FGVC-Aircraft. The network learns from `train`, is monitored on `val`, and is measured once on `test`.
+# Later notebooks measure features on these test pictures, too.
 
 # %%
 data = study.pictures()
@@ -89,8 +89,8 @@ above = coarser[::-1] or [fine]
 data.table.groupby(above)[fine].unique().map(sorted).map(", ".join).to_frame(f"{fine} classes")
 
 # %% [markdown]
-# And one picture of each family. Of rendered aircraft we show the clearest view: the whole aircraft from the front
-# quarter, in sunlight, as large as possible. Of photographs we show the first.
+# And here is one picture of each family. For rendered aircraft we show the clearest view: the whole aircraft from the
+# front quarter, in sunlight, as large as possible. For photographs we show the first.
 
 # %%
 rendered = data.scenes is not None
@@ -123,16 +123,16 @@ text = f"""**Takeaway.** There are {results["n_classes"]} {fine} classes, so tha
 display(Markdown(text))
 
 # %% [markdown]
-# One picture per family hides how much pictures of one family vary: the camera goes all round, and light, paint,
-# background and sharpness change from scene to scene. In the hangar, none of these depends on the class.
+# One picture per family hides how much the pictures of a family vary: the camera goes all the way round, and light,
+# paint, background and sharpness change from scene to scene. In the hangar, none of these depends on the class.
 # `tests/test_hangar.py` checks that: from the background alone, or from the colours alone, a linear classifier scores
-# at chance. Photographs have no such guarantee. An airline or an airport can hint at the type.
+# at chance. Photographs have no such guarantee. There, an airline or an airport can hint at the type.
 
 # %% [markdown]
 # ## What tells two variants of a family apart?
 #
-# In the hangar we can ask this with everything else held the same. Each column is one scene rendered twice, with
-# nothing changed but the variant. Orange marks pixels that show another part.
+# In the hangar we can ask this with everything else held constant. Each column is one scene rendered twice, with only
+# the variant changed. Orange marks the pixels at which the two show different parts.
 
 # %%
 NO_SCENES = "These pictures are photographs. There are no scenes to render again, and no part masks."
@@ -166,8 +166,8 @@ if rendered:
 display(Markdown(text))
 
 # %% [markdown]
-# So the difference can be seen in a clear view. That does not mean it can be seen in every view: from behind, two
-# lengths of fuselage look much alike.
+# So the difference is visible in a clear view. It need not be visible in every view: from behind, two lengths of
+# fuselage look much alike.
 
 # %% [markdown]
 # ## Where are the parts?
@@ -224,7 +224,7 @@ if rendered:
 display(Markdown(text.replace("_", " ")))
 
 # %% [markdown]
-# A small part is not an unimportant one. How much a part helps to tell classes apart, its pixels do not say.
+# A small part is not an unimportant one: the number of its pixels does not say how much it helps to tell classes apart.
 
 # %% [markdown]
 # ## What is a scene edit?
@@ -252,16 +252,17 @@ figure = plots.picture_grid([images, images], captions, marks=[[None] * len(imag
 plots.titled(figure, "What does a scene edit change?")
 
 # %% [markdown]
-# We edit scenes without cast shadows; otherwise a removed part would take its shadow with it.
+# We edit scenes rendered without cast shadows, because a removed part would otherwise take its shadow with it.
 
 # %% [markdown]
 # ## Does the network learn?
 #
-# The network is a ConvNeXt: four *stages*, each of which leaves a coarser grid of cells with more channels. The *head*
-# averages the last grid over its cells, normalises it, and gives one number a class, its *logit*. By default, training
-# starts from weights that have seen other made-up variants, and a new head. Training accuracy is measured on the fly,
-# on cropped and recoloured pictures; validation accuracy on whole pictures, with averaged weights. From the vertical
-# line on, pictures are larger. The dotted line is guessing.
+# The network is a ConvNeXt: four *stages*, each of which outputs a coarser grid of cells with more channels than the
+# one before. The *head* averages the last grid over its cells, normalises the result, and gives one number per class,
+# its *logit*. By default, training starts from weights that were trained on other made-up variants, and from a new
+# head. Training accuracy is measured on the fly, on cropped and recoloured pictures; validation accuracy is measured on
+# whole pictures, with averaged weights. To the right of the vertical line, pictures are larger. The dotted line is
+# guessing.
 
 # %%
 network, cfg = study.network(), study.config.classifier
@@ -295,15 +296,15 @@ display(Markdown(text))
 assert results["n_epochs"] == cfg.n_epochs
 
 # %% [markdown]
-# These curves say that training went well. They are not the result. That comes from the test split, on which no choice
-# was made.
+# These curves say that training went well. They are not the result: that comes from the test split, which was used for
+# no choice.
 
 # %% [markdown]
 # ## How good is it?
 #
 # FGVC-Aircraft's official metric is *class-averaged accuracy*: the share of recognised pictures, averaged over classes,
-# so that frequent classes do not count more. *Top-1* is the share of all pictures. The probability of a family is the
-# sum over its variants. Intervals hold 95% of 2,000 bootstrap draws of test pictures.
+# so that frequent classes do not count more. *Top-1* is the share of recognised pictures among all. The probability of
+# a family is the sum over its variants. Intervals contain the values of 95% of 2,000 bootstrap draws of test pictures.
 
 # %%
 level = network.level
@@ -338,8 +339,8 @@ assert official[level]["value"] >= promised["accuracy"] and official[level]["n"]
 # %% [markdown]
 # ## Which classes does it confuse?
 #
-# If the network sees airframes, its mistakes should stay between aircraft that are built alike. Rows are what the
-# picture shows, columns what the network says; classes are ordered by manufacturer and family.
+# If the network recognises airframes, it should mostly confuse aircraft that are built alike. Rows are what the picture
+# shows, columns what the network predicts; classes are ordered by manufacturer and family.
 
 # %%
 above = [data.parents(level, name) for name in reversed(levels[1:])]
@@ -379,8 +380,8 @@ display(Markdown(text))
 
 # %% [markdown]
 # What do the most confused pairs look like? The upper row shows, for each pair, the mistake that the network was surest
-# of. Below is what it took the picture for: in the hangar the very same scene with that variant, so that only the
-# airframe differs; of photographs, the first picture of that class.
+# of. Below is what it took the picture for: in the hangar, the very same scene with the predicted variant, so that only
+# the airframe differs; for photographs, the first picture of the predicted class.
 
 # %%
 pairs = list(confused.head(4).itertuples())
@@ -410,14 +411,14 @@ for p in confused.head(1).itertuples():
 display(Markdown(text))
 
 # %% [markdown]
-# With a few dozen test pictures per class, which pair comes first is partly chance. Pictures show mistakes, not their
-# causes.
+# With a few dozen test pictures per class, which pair comes first is partly a matter of chance. The pictures show
+# mistakes, not their causes.
 
 # %% [markdown]
 # ## Takeaways
 #
-# The list is built from the numbers written down. (Numbers that a classical baseline on photographs added to the file,
-# under `hog_svm/`, are kept.)
+# The list is built from the recorded numbers. (Any numbers under `hog_svm/`, which a classical baseline on photographs
+# adds to the file, are kept.)
 
 # %%
 kept = {}
@@ -442,7 +443,7 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # %% [markdown]
 # ## What this does not show
 #
-# - **What the network looks at.** High accuracy is no evidence of good reasons. The next notebooks ask for these.
+# - **What the network looks at.** High accuracy is no evidence of good reasons. The next notebooks look for them.
 # - **Real aircraft**, where the data set is the hangar: renders are cleaner and vary less than photographs. The presets
 #   `photos` and `fgvc` run this notebook on photographs.
 # - **The spread between training runs.** We trained one network from one seed.

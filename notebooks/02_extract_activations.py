@@ -17,9 +17,9 @@
 # **Question.** What do the activations of the network's last two stages look like? How large are they, where in the
 # picture, and in how many directions do they vary?
 #
-# Why care: the next notebooks decompose these activations with sparse autoencoders. What is in them decides what an
-# autoencoder can find. A cloud of vectors that varies in a handful of directions leaves nothing to decompose, and a
-# large mean can make any reconstruction look good.
+# Why care: the next notebooks decompose these activations with sparse autoencoders. What they contain limits what an
+# autoencoder can find: vectors that vary in only a handful of directions leave nothing to decompose, and a large mean
+# can make any reconstruction look good.
 #
 # **Reads** the pictures and the classifier of notebook 01. **Writes** `data/runs/<preset>/activations` and the numbers
 # in `data/runs/<preset>/results/02_extract_activations.json`.
@@ -52,15 +52,15 @@ from aircraft_sae.view.plots import in_words
 study = Study.open()
 NAME, results = "02_extract_activations", {}
 promised = {"hangar": {"aircraft": 1.3, "rank": 60}}.get(study.config.name, {"aircraft": 0.0, "rank": 1})
-NO_MASKS = "These pictures are photographs without part masks, so nobody knows which cells show the aircraft."
+NO_MASKS = "These pictures are photographs without part masks, so it is not known which cells show the aircraft."
 
 # %% [markdown]
 # ## What do we keep of each picture?
 #
-# A *site* is a place in the network. At a site, a picture becomes a grid of *cells*, and each cell a vector with one
+# A *site* is a place in the network. At a site, a picture becomes a grid of *cells*, and each cell is a vector with one
 # number per *channel*. One pass over the pictures records all sites and writes the vectors to disk as 16-bit numbers.
-# Each training and validation picture also goes through once more as a random crop (split `views`), for autoencoders to
-# learn from. Everything in this notebook is about whole pictures.
+# Each training and validation picture also passes through the network once more as a random crop (split `views`), from
+# which autoencoders learn too. Everything in this notebook is about whole pictures.
 
 # %%
 data, network = study.pictures(), study.network()
@@ -90,8 +90,8 @@ text = f"""**Takeaway.** The activations of {len(images):,} pictures and views a
 display(Markdown(text))
 
 # %% [markdown]
-# That the network gives its own answer again from what is stored, 16 bits or not, is checked in
-# `tests/test_activations.py`. What an autoencoder loses later is therefore its own loss.
+# `tests/test_activations.py` checks that the network gives the same answer from the stored activations, despite their
+# 16 bits. Whatever an autoencoder loses later is therefore its own loss.
 
 # %% [markdown]
 # ## What do all cells have in common?
@@ -142,15 +142,15 @@ display(Markdown(f"**Takeaway.** {' '.join(said)}"))
 assert all(abs(sum(own.values()) - 1) < 1e-9 and min(own.values()) > -1e-6 for own in shares.values())
 
 # %% [markdown]
-# So an error that is quoted as a share of *all* squared length can be small although an autoencoder has found nothing
-# but the mean. The next notebooks measure errors around the mean. A direction with much variance need not matter most,
-# though: the network normalises each cell afterwards.
+# So an error quoted as a share of *all* squared length can be small even if an autoencoder has found nothing but the
+# mean. The next notebooks therefore compare errors with the variance around the mean. But the direction of most
+# variance need not matter most: the network normalises each cell afterwards.
 
 # %% [markdown]
 # ## In how many directions do cells vary?
 #
-# The curves show the share of variance within the first principal components. The grey null has the same variance in
-# each channel, but lets no channel say anything about another. The dotted line is 90%.
+# The curves show the share of variance within the first principal components. The null has the same variance in each
+# channel, but its channels are uncorrelated. The dotted line is 90%.
 
 # %%
 curves, alone = {}, {}
@@ -172,8 +172,8 @@ figure.legend(handles=ax.lines[:3], loc="outside lower center", ncols=3)
 display(plots.titled(figure, "In how many directions do cells vary?"))
 
 # %% [markdown]
-# One number for such a curve is the *effective rank*: the number of directions of equal variance that would be as
-# spread out (the exponential of the entropy of the shares). Intervals hold 95% of 2,000 bootstrap draws of test
+# The *effective rank* sums up such a curve in one number: how many directions of equal variance would be as spread out
+# (the exponential of the entropy of the shares). Intervals contain the values of 95% of 2,000 bootstrap draws of test
 # pictures.
 
 # %%
@@ -198,14 +198,15 @@ assert results[f"{site}/effective_rank"][0] >= promised["rank"]
 display(Markdown("\n\n".join(f"**Takeaway.** {each}" for each in said)))
 
 # %% [markdown]
-# There is something to decompose, then. But the rank does not say *which* directions mean something: any rotation of
-# the channels has the same rank.
+# There is something to decompose, then. But the rank does not say *which* directions mean something: it is the same
+# after any rotation of the channels.
 
 # %% [markdown]
 # ## Where are cells far from the mean?
 #
-# Below are five test pictures, and how far each of their cells is from the mean: the nearest cells keep the picture's
-# colours, paler; the farthest are yellow. The distances at both ends stand beside each row, in the network's units.
+# Below are five test pictures, with the distance of each cell from the mean as a heat map: the nearest cells keep the
+# picture's colours, only paler; the farthest are yellow. Beside each row are the smallest and the largest distance, in
+# the network's units.
 
 # %%
 shown = images.iloc[test].drop_duplicates(data.levels[-1]).head(5)["image"].tolist()
@@ -226,8 +227,8 @@ plots.titled(plots.picture_grid(heated, names=names), "Where are cells far from 
 
 # %% [markdown]
 # How much farther from the mean are cells that show aircraft (in at least a quarter of their pixels) than other cells
-# of the same picture? Aircraft are near the middle of pictures, and the middle might be special whatever it shows. The
-# null therefore uses the outline of *another* test picture.
+# of the same picture? Aircraft tend to be near the middle of a picture, and the middle might be special whatever it
+# shows. The null therefore uses the outline of *another* test picture.
 
 # %%
 aircraft = {}
@@ -252,8 +253,8 @@ display(Markdown(text if data.region_names else NO_MASKS))
 assert all(np.isfinite(d).all() and d.min() >= 0 for d in distance.values())
 
 # %% [markdown]
-# A cell sees far more of the picture than the pixels under it, so the maps are blurred, and a cell beside an aircraft
-# is not "background" to the network. Nor does being far from the mean make a cell important.
+# A cell sees far more of the picture than the pixels under it. The maps are therefore blurred, and a cell beside an
+# aircraft is not "background" to the network. Nor does being far from the mean make a cell important.
 
 # %% [markdown]
 # ## Takeaways

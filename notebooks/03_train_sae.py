@@ -14,12 +14,12 @@
 # %% [markdown]
 # # 3. Train sparse autoencoders
 #
-# **Question.** Can we write what the network computes in one place of a picture as a sum of a few directions, chosen
-# from a large dictionary? And how much is lost if we do?
+# **Question.** Can we write what the network computes at one place in a picture as a sum of a few directions from a
+# large dictionary? And how much is lost if we do?
 #
 # Why it matters: single channels of a network rarely have one meaning. The hope is that the directions of a *sparse
 # autoencoder* (SAE), called *features*, do. The next notebooks look at these features one by one. First we need to know
-# how well they describe the network, and how much of that a method that learned nothing would describe as well.
+# how well they describe the network, and how much of that a method that learned nothing achieves as well.
 #
 # **Reads** the activations of notebook 02. **Writes** `data/runs/<preset>/sae/<name>`, the activations of a control
 # network, and the numbers in `data/runs/<preset>/results/03_train_sae.json`.
@@ -55,7 +55,8 @@ from aircraft_sae.view.plots import in_words
 # ## Settings
 #
 # The default preset promises the numbers below, and the notebook fails if it misses one. Other presets promise nothing.
-# The sweep and the controls train on an eighth of the cells; each is compared only with models that saw as few.
+# The sweep and the controls train on an eighth of the cells, and are compared only with models that were trained on as
+# few.
 
 # %%
 study = Study.open()
@@ -70,11 +71,11 @@ N_PURSUIT = 16  # test pictures for orthogonal matching pursuit, which takes 15 
 # %% [markdown]
 # ## Does training settle?
 #
-# The input is one *cell*: the vector of channel values at one place of the last stage. The encoder scores every
-# feature, keeps the highest scores (`k` a cell, on average over a batch), and the decoder adds up the directions of the
-# kept features. A kept feature is *active* in that cell. What the sum misses, as a share of the variance of all cells,
-# is the *fraction of variance unexplained* (fvu). A feature that stays inactive for long is *dead*. In the grey band
-# the learning rate falls to zero.
+# The input is one *cell*: the vector of channel values at one place of the last stage. The encoder scores every feature
+# and keeps the highest scores (on average `k` per cell over a batch); the decoder adds up the directions of the kept
+# features, weighted by their scores. A kept feature is *active* in that cell, and its score is its *activation*. What
+# the sum misses, as a share of the variance of all cells, is the *fraction of variance unexplained* (fvu). A feature
+# that stays inactive for a long time is *dead*. In the grey band, the learning rate falls to zero.
 
 # %%
 acts, sae = study.activations(), study.sae()
@@ -103,18 +104,20 @@ display(Markdown(text))
 assert history["fvu"].iloc[-1] < history["fvu"].iloc[0]
 
 # %% [markdown]
-# Training cells flatter: some were seen several times. The next section asks the same of new pictures.
+# Training cells flatter the autoencoder: it was shown some of them several times. The next section asks the same of new
+# pictures.
 
 # %% [markdown]
 # ## How much does it explain on pictures it has not seen?
 #
 # *Explained variance* is 1 - fvu. We sum squared errors over all test cells, and divide by the squared distances from
-# the mean training cell. *Pooled* applies this to the mean over a picture's cells, which is all that the classifier's
-# head reads. In the hangar we also split cells by whether they show the aircraft (in at least a quarter of their
-# pixels).
+# the mean training cell. *Pooled* is the explained variance of the mean over a picture's cells, which is all that the
+# classifier's head reads. In the hangar we also split cells by whether they show the aircraft (in at least a quarter of
+# their pixels).
 #
 # No autoencoder saw the test split. Width and number of cells were chosen on validation pictures. Learning rate, batch
-# size and variant are older choices: they were made on a weaker classifier, with a look at fvu on these test pictures.
+# size and variant are older choices: they were made with a weaker classifier, and with an eye on the fvu of these test
+# pictures.
 
 # %%
 train, test = acts.rows("train", "val"), acts.rows("test")
@@ -160,17 +163,18 @@ assert results["explained_variance"]["value"] >= promised["explained"] and ratio
 assert results["l0"]["value"] <= promised["l0"]
 
 # %% [markdown]
-# Explained variance counts large activations most. It does not say whether the rest matters to the classifier, nor
-# whether a feature means anything to a person. Nor does it compare across papers: other libraries define fvu in ways
-# that can double it. The appendix computes six of them for this autoencoder.
+# Large activations dominate explained variance. It does not say whether the rest matters to the classifier, nor whether
+# a feature means anything to a person. Nor can it be compared across papers: other libraries define fvu in ways that
+# can double it. The appendix computes six definitions for this autoencoder.
 
 # %% [markdown]
 # ## Is that much? Sparsity, width and baselines
 #
 # We repeat a shorter training for four sparsities and two widths (in multiples of *d_in*, the number of channels). The
-# baselines need no autoencoder, or none that learned: principal components (dense: each cell may use all of them),
-# k-means (one centre a cell), the network's own channels, random directions with the best coefficients (orthogonal
-# matching pursuit, on a few pictures), an untrained autoencoder, and one whose decoder stays random.
+# baselines use no autoencoder, or one whose dictionary was not learned: principal components (dense: each cell may use
+# all of them), k-means (one centre per cell), the network's own channels, random directions with well-chosen
+# coefficients (orthogonal matching pursuit, on a few pictures), an untrained autoencoder, and one whose decoder stays
+# random.
 
 # %%
 sparsities = sorted({max(1, config.k // 4), max(1, config.k // 2), config.k, 2 * config.k})
@@ -231,16 +235,15 @@ display(Markdown(text))
 assert study.config.name != "hangar" or same > best["explained_variance"]
 
 # %% [markdown]
-# A baseline that explains little is not meaningless for that
-# reason, and one that explains much is not meaningful. We did not tune the baselines: k-means saw 20,000 cells and
-# might gain from more.
+# A baseline is not meaningless because it explains little, nor meaningful because it explains much. We did not tune the
+# baselines: k-means was fitted to 20,000 cells and might gain from more.
 
 # %% [markdown]
 # ## Is the structure in the network, or in the method?
 #
-# Autoencoders reconstruct networks that learned nothing, too. As a control we shuffle the entries of every weight
-# tensor, and train an autoencoder of the same size on the *permuted* network. Both models learn from every third
-# picture here, and are tested on the same pictures.
+# Autoencoders also reconstruct the activations of networks that learned nothing. As a control we shuffle the entries of
+# every weight tensor, and train an autoencoder of the same size on the *permuted* network. Here both autoencoders learn
+# from every third picture, and they are tested on the same pictures.
 
 # %%
 control_acts = study.activations(network="permuted", pictures="every3")
@@ -259,22 +262,23 @@ gain = explained["trained network"]["value"] - explained["permuted weights"]["va
 results["control/gain"] = gain
 of_trained, of_permuted = (in_words(explained[name]) for name in ("trained network", "permuted weights"))
 text = f"""**Takeaway.** The autoencoder explains {of_trained} of the trained network's variance, and {of_permuted} of
-the permuted network's. What the permuted network reaches too is no sign of learning."""
+the permuted network's. What the permuted network reaches as well is no sign of learning."""
 display(Markdown(text))
 assert len({entry["n"] for entry in explained.values()}) == 1 and np.isfinite(gain)
 
 # %% [markdown]
-# We shuffled the weights once. A permuted network may be easier to reconstruct because its activations vary in fewer
-# directions. Whether the features of either network *mean* something is a different question; notebook 04 asks it with
-# part masks.
+# We shuffled the weights only once. A permuted network may be easier to reconstruct because its activations vary in
+# fewer directions. Whether the features of either network *mean* something is a different question; notebook 04 asks it
+# with part masks.
 
 # %% [markdown]
 # ## What does the classifier lose?
 #
 # We replace every cell by its reconstruction and let the head go on from there (*splicing*). Accuracy may change, and
 # so may the predicted probabilities: the Kullback-Leibler divergence (KL) between old and new is 0 if they are equal.
-# *Cross-entropy recovered* compares with the worst case, every cell replaced by the mean cell or by zero: 1 means that
-# nothing was lost. For comparison we splice k-means, and principal components with as many terms a cell.
+# *Cross-entropy recovered* compares the rise in cross-entropy with the rise when every cell is replaced by the mean
+# cell, or by zero: 1 means that nothing was lost. For comparison we also splice in the reconstructions by k-means, and
+# by principal components with as many terms per cell.
 
 # %%
 codes = pd.Categorical(acts.images[network.level][test], network.classes).codes.astype(np.int64)
@@ -317,15 +321,15 @@ display(Markdown(text))
 assert changed["value"] >= -promised["lost"]
 
 # %% [markdown]
-# The head reads only the mean over cells, where errors of single cells cancel. A small cost is therefore a weak test:
-# even k-means, with one term a cell, costs little accuracy. KL tells the methods apart.
+# The head reads only the mean over cells, where errors of single cells cancel. A small cost therefore says little: even
+# k-means, with one term per cell, costs little accuracy. KL does tell the methods apart.
 
 # %% [markdown]
 # ## How often do features fire?
 #
 # A feature's *density* is the share of cells in which it is active. We call a feature *dense* if that is more than 10%
-# (right of the dotted line), and here *dead* if it is active in no test cell (drawn at the left edge). Dead features
-# waste capacity; dense ones rarely have one meaning.
+# (right of the dotted line), and, in this section, *dead* if it is active in no test cell (drawn at the left edge).
+# Dead features waste capacity; dense ones rarely have one meaning.
 
 # %%
 density = measured.fired / measured.n_cells
@@ -347,16 +351,17 @@ display(Markdown(text))
 assert results["dead_share"]["value"] <= promised["dead"]
 
 # %% [markdown]
-# Dense features need not be defects: light and distance vary in every picture. We do not ask here what they encode.
+# Dense features need not be defects: every picture has some light and some distance to encode. We do not ask here what
+# they do encode.
 
 # %% [markdown]
 # ## Would another seed find the same features?
 #
-# We train two more autoencoders from other initial directions, with the cells in another order, and match the features
-# of two seeds one to one so that the sum of their cosines is largest. This matching alone lifts cosines above 0, even
-# between meaningless directions. We measure that chance level with *random mixtures*: each is a random linear
-# combination of one seed's features, so that mixtures and features have the same covariance. *Agreement* puts mixtures
-# at 0 and identical dictionaries at 1.
+# We train two more autoencoders from different initial directions, with the cells in a different order, and match the
+# features of two seeds one to one so that the sum of their cosines is largest. Matching alone lifts the cosines above
+# 0, even between meaningless directions. We measure that chance level with *random mixtures*: each is a random linear
+# combination of one seed's features, so that mixtures and features have the same covariance. *Agreement* rescales the
+# mean cosine so that mixtures score 0 and identical dictionaries score 1.
 
 # %%
 others = run_parallel(lambda seed: study.sae(f"main-seed{seed}", like="main", seed=config.seed + seed), (1, 2))
@@ -390,7 +395,7 @@ for seed, model in seeds.items():
     spread.loc[seed] = [row[name] for name in spread.columns]
 
 # %% [markdown]
-# Summaries hide whether seeds agree on features. Compare this table with the figure above:
+# Summary numbers do not show whether seeds agree on their features. Compare this table with the figure above:
 
 # %%
 for name, column in spread.items():  # low and high of these entries are the lowest and the highest seed
@@ -413,7 +418,7 @@ for name, chosen in groups.items():
 table["chance"] = ["", f"{results['seed_chance_cosine']:.2f}", "0"]
 
 # %% [markdown]
-# How far has training moved features from their random start? Rare and frequent ones, apart:
+# How far has training moved features from their random start? Here frequent and rare features are shown separately:
 
 # %%
 display(table)
@@ -428,20 +433,20 @@ display(Markdown(text))
 assert results["seed_agreement"][0] > -0.1 and most - least < 0.1
 
 # %% [markdown]
-# Three seeds give a range, not an interval. Longer training might bring the seeds together; we did not try. Until then,
-# every claim about a single feature has to say whether another seed finds it too.
+# Three seeds give a range, not an interval. Longer training might bring the seeds closer together; we did not try. As
+# things stand, every claim about a single feature has to say whether another seed finds it too.
 
 # %% [markdown]
 # ## A second autoencoder, one stage earlier
 #
 # At the network's end each cell sees nearly the whole picture. One stage earlier there are four times as many cells,
 # and each sees less. A second autoencoder, *local*, learns from that stage. Its channels are *standardised* first (mean
-# 0, deviation 1), so that a few loud channels do not decide what becomes a feature.
+# 0, standard deviation 1), so that a few channels with large values do not decide what becomes a feature.
 #
 # We chose the stage and the standardisation with the sweep below, on half A of the test pictures. *Mean AP* says how
-# well the best feature of each of twelve parts finds the part's cells; *AUROC within strata* compares only cells of the
-# same family and place; the last column is the AUROC of an autoencoder whose decoder stays random. (A finer grid lowers
-# AP by itself. Notebook 04 introduces these measures.)
+# well a part's best feature finds the part's cells, averaged over twelve parts; *AUROC within strata* compares only
+# cells of the same family and place; the last column is that AUROC for an autoencoder whose decoder stays random. (A
+# finer grid lowers AP by itself. Notebook 04 introduces these measures.)
 
 # %%
 path = Path("../data/results/hangar/sites.csv")
@@ -464,8 +469,9 @@ of the variance there. Splicing it changes accuracy by {spliced["top1_change_poi
 display(Markdown(text))
 
 # %% [markdown]
-# The sweep has one seed a row and 300,000 cells. A place whose features follow parts well need not be one that the
-# classifier reads, and explained variances of two sites cannot be compared: they divide by different variances.
+# Each row of the sweep is one seed, trained on 300,000 cells. A site whose features follow parts well need not be one
+# that the classifier relies on. And the explained variances of two sites cannot be compared, because they are shares of
+# different variances.
 
 # %% [markdown]
 # ## Takeaways
@@ -499,22 +505,23 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # ## What this does not show
 #
 # - **That features mean something.** Nobody has looked at a feature yet. The next notebook does.
-# - **That the network uses them.** Splicing tests all features together, never one.
-# - **The best autoencoder possible.** The settings suit a training of a minute or two on two cores.
+# - **That the network uses them.** Splicing tests all features together, never a single one.
+# - **The best autoencoder possible.** The settings suit a training run of a minute or two on two cores.
 # - **Anything about other networks.** We decomposed two sites of one network.
 
 # %% [markdown]
 # ## Appendix: six definitions of fvu
 #
-# Papers report "unexplained variance" of quite different things. Below is the fvu of the same reconstructions under six
-# definitions, all in float64. Compare numbers within a row only.
+# Papers mean quite different things by "unexplained variance". Below is the fvu of the same reconstructions under six
+# definitions, all computed in float64. Compare numbers only within a row.
 #
 # - *This project*, and saev: squared error over squared distance from the mean *training* cell.
 # - *sparsify* and *SAELens*: the same, from the mean of the cells at hand.
 # - *dictionary_learning*: variance of the error over variance of the activations, which forgives a constant error.
 # - *overcomplete*: distances are from one scalar, the mean of all channels.
-# - *Mean of cells' ratios* (SAELens' older default, SAEBench's paper, ViT-Prisma): one ratio a cell, then their mean.
-# - *OpenAI*: each cell's squared error over its squared length, then the mean.
+# - *Mean of cells' ratios* (SAELens' older default, SAEBench's paper, ViT-Prisma): one ratio per cell, then the mean of
+#   these.
+# - *OpenAI*: each cell's squared error over its squared length, then the mean of these.
 
 # %%
 some = torch.cat([block.flatten(0, 2) for block in acts.blocks(test[:: max(1, len(test) // 300)])])

@@ -16,15 +16,15 @@
 #
 # **Question.** What do the features of an autoencoder show?
 #
-# Why care: the pictures in which a feature is strong almost always look convincing. They look convincing for features
-# of autoencoders that learned nothing, too. So this notebook never shows what a feature seems to mean without a *null*
-# beside it: the same procedure with shuffled labels, with directions that learned nothing, or with a guess that knows
-# where aircraft are and nothing else.
+# Why care: the pictures in which a feature is strong almost always look convincing. But so do those of autoencoders
+# that learned nothing. So this notebook never shows what a feature seems to mean without a *null* beside it: the same
+# procedure with shuffled labels, with directions that learned nothing, or with a guess from where the aircraft is, and
+# perhaps its class, but not from what the cell looks like.
 #
 # **Reads** the autoencoders of notebook 03. **Writes** `data/runs/<preset>/features/<name>` (every cell's codes, and a
 # table of features) and the numbers in `data/runs/<preset>/results/04_inspect_features.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: 4 minutes the first time, one after that.
+# **Runtime** with the default preset on 2 CPU cores: 4 minutes the first time, one minute after that.
 
 # %%
 # %matplotlib inline
@@ -53,15 +53,16 @@ from aircraft_sae.view.plots import in_words
 # %% [markdown]
 # ## Settings
 #
-# We split the test pictures of each class in two. *Half A* serves to choose: the class or part that a feature is said
-# to follow, thresholds, features to show. *Half B* serves to measure. No number below was measured on the pictures that
-# chose it, unless the text says so. The list of features to be tested (`claims`) is drawn here, before any test.
+# We split the test pictures of each class in two. *Half A* is for choices: the class or part that a feature is said to
+# follow, thresholds, features to show. *Half B* is for measurements. Unless the text says otherwise, no number below
+# was measured on the pictures on which the choice behind it was made. The list of features to be tested (`claims`) is
+# drawn up here, before any test.
 
 # %%
 study = Study.open()
 NAME, results, config = "04_inspect_features", {}, study.config.sae
 LIKES = {"local": study.config.local.site, "main": study.config.sae.site}
-NO_MASKS = "These pictures are photographs without part masks, so nobody knows which parts features follow."
+NO_MASKS = "These pictures are photographs without part masks, so it is not known which parts features follow."
 only = {"splits": ["test"], "selectivity": False}
 
 # %%
@@ -79,12 +80,12 @@ print(f"{index.d_sae} features of {len(index.images):,} pictures; half A {(~in_b
 # %% [markdown]
 # ## What do the best features show?
 #
-# For each part of the aircraft we take the feature that finds the part best on half A. A row shows its nine strongest
-# patches of half B, one a picture, cropped around the peak. *AP* (average precision, on half B) ranks all cells by the
-# feature's activation: it is 1 if the cells that show the part come first. (Without masks, on photographs, the rows are
-# the features that follow a class most.)
+# For each part of the aircraft we take the feature that finds the part best on half A. Each row shows such a feature's
+# nine strongest patches of half B, one per picture, cropped around the peak. *AP* (average precision, on half B) ranks
+# all cells by the feature's activation: it is 1 if the cells that show the part come first. (Photographs have no masks;
+# there, the rows are the features that follow a class most closely.)
 #
-# First the *local* autoencoder, which reads the stage before the last:
+# First, the *local* autoencoder, which reads the second-to-last stage:
 
 # %%
 scores, best, best_of = {}, {}, {}
@@ -103,8 +104,8 @@ figure = patches_figure(indexes["local"], pictures, best_of["local"], rows_b)
 plots.titled(figure, "What do the best local features show?")
 
 # %% [markdown]
-# Now the *main* autoencoder, at the network's end. Its cells are twice as wide, and each sees nearly the whole picture
-# (we save the five best rows for the README):
+# Next, the *main* autoencoder, at the network's end. There, cells are twice as wide, and each sees nearly the whole
+# picture (we save the five best rows for the README):
 
 # %%
 figure = patches_figure(indexes["main"], pictures, best_of["main"], rows_b)
@@ -120,7 +121,8 @@ if parts and pictures.scenes is not None:  # the picture of the README; photogra
 
 # %% [markdown]
 # Most rows can be named at a glance. But a title tells the eye what to see, and each feature was picked from hundreds.
-# What does the best of as many features look like that learned nothing? Here is an untrained autoencoder:
+# What do the best of equally many features look like if they learned nothing? Here are those of an untrained
+# autoencoder:
 
 # %%
 figure = Markdown(NO_MASKS)
@@ -133,8 +135,8 @@ if parts:
 display(figure)
 
 # %% [markdown]
-# In a blind test, one rater got the trained rows of the committed run, shuffled and without titles, and the twelve
-# names to choose from. Another rater got the untrained rows.
+# In a blind test, one rater was given the trained autoencoder's rows from the committed run, shuffled and without
+# titles, and the twelve part names to choose from. Another rater was given the untrained one's.
 
 # %%
 path, text = Path("../data/results/hangar/blind_test.csv"), "No blind test belongs to these pictures."
@@ -142,14 +144,15 @@ if study.config.name == "hangar" and path.is_file():
     blind = pd.read_csv(path)
     right = (blind["part"] == blind["named"]).groupby(blind["rows"]).sum()
     results["blind_named_right"], results["blind_named_right_null"] = int(right["trained"]), int(right["untrained"])
-    text = f"""**Takeaway.** The raters named {results["blind_named_right"]} of 12 trained rows right, and
-    {results["blind_named_right_null"]} of 12 untrained ones (one rater each; guessing names one right). A row that
+    text = f"""**Takeaway.** The raters named {results["blind_named_right"]} of 12 trained rows correctly, and
+    {results["blind_named_right_null"]} of 12 untrained ones (one rater each; guessing gets one). A row that
     looks right is no evidence of a detector."""
 display(Markdown(text))
 
 # %% [markdown]
-# An untrained autoencoder still reads a trained network. Among its hundreds of random directions, masks can find one
-# for each part whose strongest patches show that part. Looks cannot tell it from a learned feature. Numbers have to.
+# An untrained autoencoder still reads a trained network. Among its hundreds of random directions, the masks can pick
+# out, for each part, one whose strongest patches show that part. Looks cannot tell such a direction from a learned
+# feature; numbers have to.
 
 # %% [markdown]
 # ## Do the best features beat nulls and guesses?
@@ -158,12 +161,12 @@ display(Markdown(text))
 # compete for each part:
 #
 # - the *best feature*, chosen on half A and scored on half B;
-# - the *best null*, the highest score that any of six dictionaries reaches by the same rule: the network's own channels
-#   and principal components (each with its negative), random directions, an untrained autoencoder, one whose decoder
-#   stays random, and one trained on the network with permuted weights;
-# - the *best guess*: it knows the true outline of the aircraft, and from half A how often each place and each class
-#   shows the part;
-# - a *probe*: one direction fitted to the labels of half A. It shows how far a single direction can go.
+# - the *best null*, the highest score that any of six dictionaries reaches when its feature is chosen by the same rule:
+#   the network's own channels and principal components (each with its negative), random directions, an untrained
+#   autoencoder, one whose decoder stays random, and one trained on the network with permuted weights;
+# - the *best guess*, which knows the true outline and class of the aircraft, and, from half A, how often each place and
+#   each class shows the part;
+# - a *probe*: one direction fitted to the part labels of half A. It shows how well a single direction can do.
 
 # %%
 nulls, null_ap, null_means = {like: study.nulls(like) for like in LIKES} if parts else {}, {}, {}
@@ -235,9 +238,9 @@ if parts:
     display(Markdown(text))
 
 # %% [markdown]
-# AP is a strict measure. It punishes a feature for neighbouring cells, and for every cell with the part in which the
-# feature is silent. A feature that marks engines seen from the left is right whenever it speaks, and still scores low.
-# AP also falls on a finer grid, so compare within a figure, not between the two.
+# AP is a strict measure. It penalises a feature for being active in neighbouring cells, and for being silent in any
+# cell that shows the part. A feature that marks only engines seen from the left is right whenever it is active, and
+# still scores low. AP is also lower on a finer grid, so compare scores within a figure, not between the two.
 
 # %% [markdown]
 # ## What does a feature drawn at random show?
@@ -250,10 +253,10 @@ figure = patches_figure(index, pictures, {f"feature {j}": j for j in drawn}, row
 plots.titled(figure, "What do random features show?")
 
 # %% [markdown]
-# Strongest patches are all that most galleries show. The next figure shows the first of these features three times:
-# where it is strongest, at different tenths of its range, and in any picture in which it is active. Heat has one scale,
-# up to the feature's largest activation; the cyan square is the chosen cell. Read the lowest row first: that is what
-# the feature does most of the time.
+# The strongest patches are all that most galleries show. The next figure shows the first of these features three times:
+# where it is strongest, at different tenths of its range, and in randomly drawn pictures in which it is active. All
+# heat maps share one scale, up to the feature's largest activation; the cyan square marks the chosen cell. Read the
+# bottom row first: that is what the feature does most of the time.
 
 # %% tags=["report"]
 plots.titled(
@@ -262,18 +265,19 @@ plots.titled(
 
 # %% [markdown]
 # Pictures suggest meanings. They show neither how often a suggestion holds, nor whether a direction that learned
-# nothing would suggest one as readily. The rest of this notebook counts instead of looking.
+# nothing would suggest a meaning as readily. The rest of this notebook counts instead of looking.
 
 # %% [markdown]
 # ## Do features follow classes?
 #
 # For each feature and each level of the taxonomy, half A chooses the class whose pictures the feature ranks highest. On
-# half B we measure the *AUROC*: how often the feature is stronger in a picture of that class than in another one (0.5
-# is chance, 1 is always), and its distance z from chance in standard deviations. A feature is *placed* at a level if it
-# passes a permutation test there (9,999 permutations; Benjamini-Hochberg over all features and levels, q < 0.05).
+# half B we measure the *AUROC*: how often the feature is stronger in a picture of that class than in a picture of
+# another (0.5 is chance, 1 is always). Its distance from chance, in standard deviations, is *z*. A feature is *placed*
+# at a level if it passes a permutation test there (9,999 permutations; Benjamini-Hochberg over all features and levels,
+# q < 0.05).
 #
-# Two nulls: shuffled labels, and random directions. The second is the harder one. This network was trained to tell
-# classes apart, so any direction in it may follow some class.
+# There are two nulls: shuffled labels, and random directions. The second is the harder to beat: this network was
+# trained to tell classes apart, so any direction in it may follow some class.
 
 # %%
 classes = {each: pictures.classes(each) for each in pictures.levels}
@@ -336,7 +340,8 @@ assert study.config.name != "hangar" or beyond[2] > 0.9
 #
 # We take the 16 pictures of half B in which a random feature is strongest, keep the chosen cells that lie on the
 # aircraft, and ask which parts they show. *Purity* is the share of these cells that show the most common part. Many
-# cells show several parts, so purity is high by itself: the control is as many random aircraft cells.
+# cells show several parts, so purity is high in any case. The control is therefore the same number of random aircraft
+# cells.
 
 # %%
 N_TOP, purity, on_aircraft, draws = 16, {}, {}, []
@@ -388,8 +393,8 @@ if len(purity):
     display(Markdown(text))
 
 # %% [markdown]
-# A feature of low purity may still have one meaning that the hangar has no mask for: a colour, a viewing direction, a
-# shadow. Here are the two least pure features with half of their strongest cells on the aircraft:
+# A feature of low purity may still have a single meaning, but one for which the hangar has no mask: a colour, a viewing
+# direction, a shadow. Here are the two least pure features with half of their strongest cells on the aircraft:
 
 # %%
 figure = Markdown("No feature has 8 such cells." if parts else NO_MASKS)
@@ -402,12 +407,13 @@ if len(purity):
 display(figure)
 
 # %% [markdown]
-# ## What do features follow that claim no part?
+# ## What do features that claim no part follow?
 #
 # A feature *claims* a part if its AP on half A beats what the best of as many random directions reaches; most features
-# claim none. But each scene of the hangar was drawn from known numbers: class, view, light, paint, weather. For each
-# local feature without a part, half A chooses the factor that explains most of the variance of the feature's largest
-# activation in a picture (numbers are cut into eighths). Half B says how much it explains. The null shuffles half B.
+# claim none. But each scene of the hangar was made from known factors: class, view, light, paint, weather. For each
+# local feature without a part, half A chooses the factor that explains most of the variance, over pictures, of the
+# feature's largest activation (numerical factors are cut into eighths). Half B says how much that factor explains. The
+# null shuffles half B.
 
 # %%
 groups, numbers = {}, pd.DataFrame()
@@ -451,7 +457,7 @@ if parts:
         xlabel="variance of a feature's maximum explained on half B, %\n(dotted: 95th percentile of the null)",
         ylabel="",
     )
-    figure = plots.titled(figure, "What explains features that claim no part?")
+    figure = plots.titled(figure, "What explains the features that claim no part?")
 display(figure)
 
 # %%
@@ -473,15 +479,15 @@ if parts:
 display(Markdown(text))
 
 # %% [markdown]
-# What explains a maximum need not be what a person would name: a class brings its own parts, and a view shows some and
-# hides others. We did not repeat this for random directions.
+# What explains a maximum need not be what a person would name: each class has its own parts, and each view shows some
+# and hides others. We did not repeat this for random directions.
 
 # %% [markdown]
 # ## Are features local?
 #
 # Heat maps of the network's end show bands: a feature that is strong in one cell is often strong in the whole column.
-# The table has the correlation between activations of neighbouring cells on half B: for the median random feature, for
-# the median channel of the network, and for the share of aircraft in a cell.
+# The table gives the correlation between neighbouring cells on half B: for the activation of the median random feature,
+# for the median channel of the network, and for the share of a cell that the aircraft fills.
 
 # %%
 local = {}
@@ -520,9 +526,9 @@ assert all(-1 <= value <= 1 for each in rows.values() for value in each if np.is
 # %% [markdown]
 # ## Would another seed find them?
 #
-# Two questions. First, *subspaces*: a part's five best features span a subspace, and so do another seed's. How much do
-# they share (mean squared cosine of the principal angles)? The controls are the other seed's five best features for
-# another part, and five of its features drawn at random.
+# This is two questions. First, *subspaces*: a part's five best features span a subspace, and so do another seed's five
+# best for the same part. How much do the two subspaces share (mean squared cosine of the principal angles)? The
+# controls are the other seed's five best features for another part, and five of its features drawn at random.
 
 # %%
 bases, drawn_bases, rng = {}, {}, np.random.default_rng(0)
@@ -560,9 +566,10 @@ if parts:
 display(Markdown(text))
 
 # %% [markdown]
-# Second, *single features*. We match the features of the network's end one to one with those of two other seeds, as in
-# notebook 03, and take the lowest of four cosines: of encoder and decoder, with each of the two seeds. Chance is again
-# measured with random mixtures of the other seeds' features.
+# Second, *single features*. We match the features at the network's end one to one with those of two other seeds, as in
+# notebook 03. For each feature we take the lowest of four cosines with its partners: those of the encoder and of the
+# decoder directions, for each of the two seeds. Chance is again measured with random mixtures of the other seeds'
+# features.
 
 # %%
 seeds = [study.sae(f"main-seed{seed}", like="main", seed=config.seed + seed) for seed in (1, 2)]
@@ -598,16 +605,16 @@ text = f"""**Takeaway.** A random feature and its partners have a mean cosine of
 display(Markdown(text))
 
 # %% [markdown]
-# A feature that one seed alone finds may still be real: autoencoders choose among many dictionaries of similar error.
-# But a claim about it needs the number of seeds that support it, which is why the tests of notebook 05 ask three.
+# A feature found by one seed alone may still be real: many dictionaries have a similar error, and training settles on
+# one of them. But a claim about it should say how many seeds support it, which is why notebook 05 tests three.
 
 # %% [markdown]
-# ## Do features of renders show the same in photographs?
+# ## Do features of renders show the same things in photographs?
 #
-# This section runs on photographs, if the default study has been made in the same data folder. The hangar's network
-# looks at the photographs. Are the features that show nose gears in renders at nose gears here? Photographs have no
-# masks, so this is for the eye. One number is not: how many features, of those active in at least 1% of the test
-# renders, are active in half to twice as many photographs.
+# This section runs only on photographs, and only if the default study has been made in the same data folder. The
+# hangar's network is shown the photographs. Do the features that mark nose gears in renders mark nose gears here?
+# Photographs have no masks, so you have to judge by eye. One thing can be counted: of the features active in at least
+# 1% of the test renders, how many are active in half to twice as large a share of the photographs?
 
 # %%
 carried, of_renders = None, study.data_dir / "runs" / "hangar" / "sae" / "local"
@@ -624,7 +631,7 @@ if carried:
     best_ = features.best_matches(pd.read_parquet(renders.folder / "parts.parquet"))["feature_id"]
     titles = {f"{part.replace('_', ' ')}\nin renders": int(j) for part, j in best_.items()}
     figure = patches_figure(carried, pictures, titles, carried.rows("test"))
-    figure = plots.titled(figure, "Do features of renders show the same in photographs?")
+    figure = plots.titled(figure, "Do features of renders show the same things in photographs?")
 display(figure)
 
 # %%
@@ -641,8 +648,8 @@ if carried:
 # %% [markdown]
 # ## Browse them yourself
 #
-# All features, what was measured of each, and a field for what you think they show. The widget needs a running kernel;
-# without one, its opening gallery stands in for it. Notebook 06 has the browser alone.
+# Here are all features, the measurements of each, and a field for what you think it shows. The widget needs a running
+# kernel; without one, its opening gallery stands in for it. Notebook 06 shows the same browser by itself.
 
 # %%
 browser = FeatureBrowser(study, like="local")
@@ -665,7 +672,7 @@ value = {name: entry["value"] for name, entry in final.items()}
 lines = []
 if "blind_named_right" in value:
     lines += [
-        f"""Looks deceive: raters named {value["blind_named_right"]} of 12 rows of patches right for the trained
+        f"""Looks deceive: raters correctly named {value["blind_named_right"]} of 12 rows of patches for the trained
         autoencoder, and {value["blind_named_right_null"]} of 12 for an untrained one."""
     ]
 
@@ -691,6 +698,7 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # ## What this does not show
 #
 # - **That this seed is typical.** Notebook 05 repeats the claims about parts for three seeds.
-# - **What features do.** A feature that follows a part need not matter to the classifier. The next notebook asks.
-# - **What the other features mean.** The hangar has masks of twelve parts, not of light, paint or view.
+# - **What features do.** A feature that follows a part need not matter to the classifier. The next notebook asks
+#   whether it does.
+# - **What the other features mean.** The hangar has masks for twelve parts, but not for light, paint or view.
 # - **Anything about other autoencoders.** Other widths and sparsities split parts differently.

@@ -17,11 +17,11 @@
 # **Question.** Do features do what they seem to do?
 #
 # Why care: "feature 12 detects propellers" is easy to say. It should mean that the feature tells propellers from their
-# surroundings, falls when the propeller is gone, exists in other seeds, and does all this better than a direction that
+# surroundings, falls when the propeller is gone, recurs in other seeds, and does all this better than a direction that
 # learned nothing. This notebook intervenes in three ways. *Scene edits* take a part off the aircraft and render the
 # scene again. *Blurring* removes detail under a feature's peak. *Suppression* removes the feature from the activations
-# and asks what the classifier loses. Each has its controls, and the share of *random* features that pass stands beside
-# every claim.
+# and asks what the classifier loses. Each has its own controls, and beside every claim stands the share of *random*
+# features that pass.
 #
 # **Reads** the features of notebook 04. **Writes** `data/runs/<preset>/experiments/<name>` and the numbers in
 # `data/runs/<preset>/results/05_ablate_features.json`.
@@ -53,9 +53,9 @@ from aircraft_sae.view.plots import in_words
 # %% [markdown]
 # ## Settings
 #
-# The features to test were listed in notebook 04 before any test: a hundred drawn at random, and the best matches of
-# each part. Everything claimed of them was chosen on half A of the test pictures; here it is tested on half B. Where an
-# experiment needs forward passes, it covers 40 features and up to 80 pictures; `FULL = True` takes more.
+# Notebook 04 listed the features to test before any test: a hundred drawn at random, and the best matches of each part.
+# Every claim about them was chosen on half A of the test pictures, and is tested here on half B. Experiments that need
+# forward passes cover 40 features, with up to 80 pictures each; `FULL = True` takes more.
 
 # %%
 study = Study.open()
@@ -86,8 +86,8 @@ print(f"{len(frozen)} claims to test: {frozen['chosen'].value_counts().to_dict()
 # ## What do the interventions do to one feature?
 #
 # We take one feature of the network's end, the first of the best matches (on photographs: the first random one), and
-# the picture of half B in which it is strongest. We blur the patch under its peak; and in the hangar we render the
-# scene without shadows, and once more without the part that the feature matches.
+# the picture of half B in which it is strongest. We blur the patch under its peak. In the hangar, we also render the
+# scene without shadows, and then once more without the part that the feature matches.
 
 # %%
 candidates = frozen[frozen["chosen"] == ("part" if parts else "random")]
@@ -118,23 +118,23 @@ captions = [f"{name}: feature {heat.max():.2f}, logit {each:.2f}" for name, heat
 plots.titled(plots.picture_grid([heated], [captions]), "What do the interventions do to one feature?")
 
 # %% [markdown]
-# Feature and picture were chosen for being strong, so they lose more here than features lose in general. The rest of
-# the notebook measures how much that is, and how much a null loses.
+# We chose this feature and picture because the activation is strong, so the feature loses more here than features
+# generally do. The rest of the notebook measures how much they lose in general, and how much a null loses.
 
 # %% [markdown]
 # ## How far does the best feature of each part get?
 #
-# A claim climbs four tiers, each of which includes those below. *A null's best* is what a dictionary that learned
-# nothing (random directions, an untrained autoencoder, one whose decoder stays random, one trained on the permuted
-# network) offers for the part by the same rule. All tests are at q < 0.05 (Benjamini-Hochberg).
+# A claim climbs four tiers, each of which includes those below. The nulls are four dictionaries that learned nothing:
+# random directions, an untrained autoencoder, one whose decoder stays random, and one trained on the permuted network.
+# *A null's best* is its feature for the part, chosen by the same rule. All tests are at q < 0.05 (Benjamini-Hochberg).
 #
-# 1. *Suggestive*: the feature's average precision (AP) is above every null's best, and above its own with the masks of
-#    another picture of the same class.
-# 2. *Specific*: so is its AUROC among aircraft cells of the same family and place in the picture, by at least 0.05.
-#    Knowing family and place alone gives 0.5.
-# 3. *Causal in the scene*: without the part, the activation in the part's cells falls by *R*, at least 0.3 of the
-#    feature's maximum, and by more than when other parts of similar size are removed.
-# 4. *Replicated*: in each of two other seeds, a feature of tier 3 exists for the part.
+# 1. *Suggestive*: the feature's average precision (AP) is above that of every null's best, and above its own AP when
+#    each picture's masks are swapped for those of another picture of the same class.
+# 2. *Specific*: its AUROC among aircraft cells of the same family and place in the picture is also above every null's,
+#    by at least 0.05. Knowing family and place alone gives 0.5.
+# 3. *Causal in the scene*: when the part is removed, the activation in the part's cells falls by a share *R* of the
+#    feature's maximum. R is at least 0.3, and larger than when other parts, of similar size or smaller, are removed.
+# 4. *Replicated*: in each of two other seeds, the part's best feature reaches tier 3, too.
 
 # %%
 judged, removals = {}, study.removals() if editable else None
@@ -161,9 +161,9 @@ display(by_part["local"] if editable else Markdown(NO_MASKS))
 display(by_part["main"] if editable else Markdown(NO_MASKS))
 
 # %% [markdown]
-# What does a case at the top look like? These are the three parts of the highest tier (then of the largest R, which was
-# measured on these scenes and flatters). Each pair shows the scene in which the feature is strongest, with the part and
-# without it.
+# What do the top cases look like? These are the three parts of the highest tier (within a tier, of the largest R, which
+# was measured on these very scenes and so flatters). Each pair shows the scene in which the feature is strongest, with
+# the part and without it.
 
 # %%
 pairs, names_ = [], []
@@ -195,20 +195,21 @@ for like, table_ in judged.items():
         results[f"{BEFORE[like]}{name}_mean"] = point(own[name].mean(), int(own[name].notna().sum()))
     results[f"{BEFORE[like]}R_above_null"] = point(int((own["R"] > own["null_R"]).sum()), len(own))
     mean_R, null_R = own["R"].mean(), own["null_R"].mean()
-    told += [f"At {LIKES[like]} the best features' mean R is {mean_R:.2f}, that of the nulls' best {null_R:.2f}."]
-text = f"""**Takeaway.** Falling with the part proves little by itself. {" ".join(told)} So R counts only together with
-tier 2 (n = {len(parts)} parts)."""
+    told += [f"At {LIKES[like]} the mean R is {mean_R:.2f} for the best features and {null_R:.2f} for the nulls' best."]
+text = f"""**Takeaway.** A fall when the part is removed proves little by itself. {" ".join(told)} So R counts only
+together with tier 2 (n = {len(parts)} parts)."""
 display(Markdown(text if editable else NO_MASKS))
 
 # %% [markdown]
-# Whatever is local loses when its place is emptied. That is why a null can have a large R, and why tier 3 builds on
-# tier 2, where nulls fail.
+# Any direction that responds locally loses activation when its place is emptied. That is why a null can have a large R,
+# and why tier 3 builds on tier 2, at which nulls mostly fail.
 
 # %% [markdown]
 # ## How many parts reach each tier?
 #
-# We count parts, for three seeds, for *probes* (directions fitted to part labels, the ceiling) and for the nulls, drawn
-# a second time. Tier 4 is asked of the seeds only. A probe is silent below its best threshold, which costs it AP.
+# We count parts for three seeds, for *probes* (directions fitted to part labels, which serve as a ceiling), and for the
+# nulls, drawn a second time. Tier 4 applies to the seeds only. A probe is silent below its best threshold, which costs
+# it some AP.
 
 # %%
 counts = {}
@@ -260,17 +261,18 @@ for like in ("main", "local") if editable else ():
 display(Markdown("\n\n".join(f"**Takeaway.** {each}" for each in told_tiers.values()) if editable else NO_MASKS))
 
 # %% [markdown]
-# A feature at tier 3 tells its part from other cells of the same family and place, and it falls there when the part is
-# removed. Nothing here shows that the classifier uses the feature, or that the feature follows nothing else. Where a
-# null reaches as many parts as the features do, learning the decoder gained nothing by this count.
+# A feature at tier 3 tells cells that show its part from other cells of the same family and place, and its activation
+# there falls when the part is removed. Nothing here shows that the classifier uses the feature, or that the feature
+# follows nothing else. Where a null reaches as many parts as the features do, learning gained nothing by this count.
 
 # %% [markdown]
 # ## How far does a random feature get?
 #
-# The best features were looked for. A feature drawn at random *claims* the part for which its AP on half A is furthest
-# above a bar: the 95th percentile of the best of as many random directions. The tables count, for a hundred random
-# features of each dictionary, those that claim a part, and the claims that reach each tier. (The bar comes from the
-# trained network, so nulls hardly ever claim anything.)
+# The best features were searched for. A feature drawn at random *claims* the part for which its AP on half A is
+# furthest above a bar. The bar is the 95th percentile of the AP that the best of equally many random directions
+# reaches. For a hundred random features of each dictionary, the tables count those that claim a part, and the claims
+# that reach each tier. (The bar is set by random directions in the trained network, so nulls hardly ever claim
+# anything.)
 
 # %%
 claimed, tables = {}, {}
@@ -310,8 +312,8 @@ told_random = [
 display(Markdown("**Takeaway.** " + " ".join(told_random) if editable else NO_MASKS))
 
 # %% [markdown]
-# A feature that claims no part is not meaningless: the hangar has masks of twelve parts, and of nothing else. But a
-# reader who meets a feature in a gallery should know that most features in this autoencoder never got as far as a
+# A feature that claims no part is not meaningless: the hangar has masks for twelve parts, and for nothing else. But
+# anyone who meets a feature in a gallery should know that most features of this autoencoder never get as far as a
 # claim.
 
 # %% [markdown]
@@ -320,8 +322,8 @@ display(Markdown("**Takeaway.** " + " ".join(told_random) if editable else NO_MA
 # *Suppression* replaces each cell's activations x by x - f d, where f is the feature's activation and d its decoder
 # direction. What the autoencoder does not explain stays. At the last stage only the mean over cells reaches the head,
 # so the effect on the logits has a closed form. We report the change of the true class's logit *relative to the other
-# classes* (less their mean change). Controls: a random direction of the same length, drawn with the covariance of the
-# cells, and the direction of a partner feature with similar density and strength.
+# classes* (minus their mean change). There are two controls: a random direction of the same length, drawn with the
+# covariance of the cells, and the direction of a partner feature with similar density and strength.
 
 # %%
 inputs = {"trial": trial, "index": index, "claims": frozen}
@@ -357,8 +359,9 @@ the random features do more than 95% of random directions of their own length, w
 display(Markdown(text))
 
 # %% [markdown]
-# A median hides the strong ones. So we also take the 20 features with the largest effect on half A, and the 20 random
-# directions with the largest. Each is suppressed in the 16 pictures of half B in which its feature is strongest.
+# A median hides the strongest features. So we also take the 20 features with the largest effect on half A, and the 20
+# random directions with the largest effect there. Each is suppressed in the 16 pictures of half B in which its feature
+# is strongest.
 
 # %%
 half_a, tail = trial[~in_b], []
@@ -381,7 +384,7 @@ if tail:
     figure, ax = plots.sheet(2.2)
     sns.stripplot(tail, x="logit", y="of", hue="of", legend=False, jitter=0.25, alpha=0.7, ax=ax)
     ax.set(xlabel="mean |change of the true class's logit|", ylabel="", xlim=(0, None))
-    figure = plots.titled(figure, "And the strongest twenty?")
+    figure = plots.titled(figure, "And with the strongest twenty?")
 display(figure)
 
 # %%
@@ -397,15 +400,15 @@ if len(tail):
     display(Markdown(text))
 
 # %% [markdown]
-# This is exact, and close to a tautology: it says which way the head's weights point. It is no evidence of what the
-# rest of the network does with a feature.
+# This result is exact, and close to a tautology: it says which way the head's weights point. It is no evidence of what
+# the rest of the network does with a feature.
 
 # %% [markdown]
 # ## Does more of a feature do more?
 #
 # Suppression multiplies a feature by 0. We also multiply the random features of the list by 0.5, 2 and 4, and do the
-# same along their random directions. If features were knobs that the classifier listens to, their curve would rise
-# above that of random directions.
+# same along their random directions. If the classifier responded to features in particular, their curve would rise
+# above the random directions' curve.
 
 # %%
 doses, inputs = [0.0, 0.5, 1.0, 2.0, 4.0], {"trial": trial}
@@ -433,11 +436,11 @@ length by {four_random}."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Does it hold where more of the network follows?
+# ## Does this hold one stage earlier?
 #
-# One stage earlier, the whole last stage still works on what suppression leaves. We suppress the local autoencoder's
-# random features by forward passes, in pictures in which they are active. A dot above the line is a feature that does
-# more than a random direction of its length.
+# There, the whole last stage still processes what suppression leaves. We suppress the local autoencoder's random
+# features by forward passes, in pictures in which they are active. A dot above the line is a feature with a larger
+# effect than a random direction of the same length.
 
 # %%
 site3, sae3, index3 = LIKES["local"], study.sae("local"), study.features("local")
@@ -466,7 +469,7 @@ ends = [both.min(axis=None), both.max(axis=None)]
 ax.plot(ends, ends, color=plots.GREY, linewidth=0.8)
 change = "mean |change of the true class's logit, relative|"
 ax.set(xscale="log", yscale="log", xlabel=f"random direction: {change}", ylabel=f"feature: {change}")
-plots.titled(figure, f"Does it hold at {site3}?")
+plots.titled(figure, f"Does this hold at {site3}?")
 
 # %%
 text = f"""**Takeaway.** At {site3}, the median random feature does {entry["value"]:.2f} times as much as a random
@@ -478,13 +481,13 @@ display(Markdown(text))
 # %% [markdown]
 # ## Does a feature need what lies under its peak?
 #
-# We blur a window of 64 pixels (of 224) around a feature's peak, in half of its pictures those in which it is
-# strongest, in the other half any in which it is active. Controls are blurred windows on the same picture: on the
-# aircraft, anywhere, where the feature is lowest, and under the peak of a feature of similar density; two of these four
-# are drawn at random. A control is *matched*, and counts, if it changes the pixels as much as the target does, within a
-# fifth.
+# We blur a window 64 pixels wide (of 224) around a feature's peak. Half of its pictures are those in which it is
+# strongest; the other half are drawn from the rest in which it is active. Controls are blurred windows in the same
+# picture: on the aircraft, anywhere, where the feature is lowest, or under the peak of a feature of similar density;
+# two of these four kinds are drawn at random. A control counts only if it is *matched*: it changes the pixels as much
+# as the target does, to within a fifth.
 #
-# *Mediation* asks whether the feature carries the damage: after blurring, we put the feature alone back. Which share of
+# *Mediation* asks whether the feature carries the damage: after blurring, we put back the feature alone. What share of
 # the logit's loss returns? The control puts back a random direction of the same length.
 
 # %%
@@ -550,8 +553,8 @@ under the peak than there. Putting the feature back returns {back} of the logit'
 display(Markdown(text))
 
 # %% [markdown]
-# But any direction has a peak, and loses something when it is blurred. How much do random directions, principal
-# components and probes lose under peaks of their own?
+# But any direction has a peak, and loses something when that peak is blurred. How much do random directions, principal
+# components and probes lose under their own peaks?
 
 # %%
 nulls = study.nulls()
@@ -574,23 +577,23 @@ for name, one in dictionaries.items():
 # %%
 lost_by = {"random features": ablation.feature_lost(blur[blur["feature_id"].isin(drawn_ids)], "target")} | lost_by
 results |= {f"blur/under the peak, {name}/feature_lost": entry for name, entry in lost_by.items()}
-figure = plots.dots(lost_by, "share of the maximum lost under the own peak, % (axis truncated)", "", 100)
+figure = plots.dots(lost_by, "share of the maximum lost under its own peak, % (axis truncated)", "", 100)
 plots.titled(figure, "Does a feature lose more under its peak than any direction does?")
 
 # %%
 told_lost = "; ".join(f"{name} {in_words(entry)}" for name, entry in lost_by.items())
-text = f"""**Takeaway.** Under a blur of their own peak, directions lose this share of their maximum: {told_lost}. The
+text = f"""**Takeaway.** When their own peak is blurred, directions lose this share of their maximum: {told_lost}. The
 loss alone is no evidence of a detector."""
 display(Markdown(text))
 
 # %% [markdown]
-# Intervals are over pictures, for ten directions of each kind; they do not cover the choice of these ten.
+# Intervals are over pictures, for about ten directions of each kind; they do not cover the choice of directions.
 
 # %% [markdown]
 # ## Do blurring and suppression agree?
 #
-# Over a feature's pictures: does blurring lower the logit most where suppression does? We take Spearman's rank
-# correlation for each feature. The null shuffles each feature's pictures.
+# Among a feature's pictures, does blurring lower the logit most in those in which suppression does? We compute
+# Spearman's rank correlation for each feature. The null shuffles each feature's pictures.
 
 # %%
 shuffled, at_target, rng = blur.copy(), blur["where"] == "target", np.random.default_rng(0)
@@ -619,17 +622,17 @@ A feature's own interval lies above 0 in {above_0} of the cases, where chance gi
 display(Markdown(text))
 
 # %% [markdown]
-# Blurring a window changes every feature that looks there, suppression only one. Agreement says that both point the
-# same way, not that one works through the other; mediation asks that.
+# Blurring a window changes every feature that looks there; suppression changes only one. Agreement says that the two
+# effects go together, not that blurring acts through the feature; that is what mediation asks.
 
 # %% [markdown]
 # ## Does a feature detect a class?
 #
 # A *detector of a class* passes three tests on half B. Its AUROC is at least 0.9 and above that of the best feature of
-# each of four null dictionaries. Suppressing it hurts the class more than the others, and more than 999 random
-# directions do. And two other seeds have the feature (cosine of decoder and encoder at least 0.7). A random feature
-# claims the class that stands out most on half A; tests are at q < 0.05. For comparison each feature's random direction
-# is judged, too, with the feature's own AUROC.
+# each of four null dictionaries. Suppressing it hurts the class more than it hurts the others, and more than
+# suppressing random directions does (999 of them). And two other seeds have the feature (cosine of decoder and encoder
+# at least 0.7). A random feature claims the class that stands out most on half A; tests are at q < 0.05. For
+# comparison, we judge each feature's random direction in the same way, but with the feature's AUROC.
 
 # %%
 verdicts, shares, only, rivals = {}, {}, {"splits": ["test"], "selectivity": False}, []
@@ -664,8 +667,9 @@ text = f"""**Takeaway.** Of {len(classes)} random features, {len(passed)} pass e
 display(Markdown(text))
 
 # %% [markdown]
-# Which test do they fail? The eight features with the smallest p, with their AUROC, the best null's, the effect of
-# suppressing them on the class relative to others, and that of the random directions (*control*):
+# Which tests do features fail? Here are the eight features with the smallest p, with their AUROC (and the best null's),
+# the effect of suppressing them on the class's logit relative to other classes, and the mean effect of the random
+# directions (*control*):
 
 # %%
 facts = "feature_id level class auroc null_auroc specificity control q seed_match verdict why".split()
@@ -674,8 +678,8 @@ classes.sort_values("p").head(8)[facts].round(3)
 # %% [markdown]
 # ## Try it yourself
 #
-# One picture, its features under sliders, and a brush that blurs cells. The widget needs a running kernel. A set of
-# features that flips a prediction need not mean anything to you.
+# The bench shows one picture, with sliders for its features and a brush that blurs cells. It needs a running kernel. A
+# set of features that flips a prediction need not have a meaning that a person would recognise.
 
 # %%
 bench = InterventionBench(study)
@@ -709,7 +713,7 @@ lines += [
 name = "blur/under the peak, {}/feature_lost"
 under = [value[name.format(of)] for of in ("random features", "random directions")]
 lines += [
-    f"""A blur under the own peak takes {under[0]:.0%} of a random feature's maximum and {under[1]:.0%} of a random
+    f"""A blur under its own peak takes {under[0]:.0%} of a random feature's maximum and {under[1]:.0%} of a random
     direction's. {value["random_pass_share_classes"]:.0%} of random features pass every test as a detector of a
     class."""
 ]
@@ -718,10 +722,12 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # %% [markdown]
 # ## What this does not show
 #
-# - **That a feature that fails is nothing.** It may follow something without a mask, or a part seen from one side only.
-#   Tiers judge claims, not features.
-# - **That removal singles features out.** A null's best can lose as much when the part goes; tier 3 stands on tier 2.
+# - **That a feature that fails is meaningless.** It may follow something without a mask, or a part seen from one side
+#   only. Tiers judge claims, not features.
+# - **That removal singles out features.** A null's best can lose as much when the part is removed; tier 3 therefore
+#   builds on tier 2.
 # - **That the classifier uses what a feature shows.** Removing a part and suppressing a feature are separate tests.
 # - **How the classifier computes.** Suppression at the last stage is arithmetic; blurs and edits change more than one
 #   feature.
-# - **Photographs.** Renders without shadows are not quite the pictures that the network learned from.
+# - **Photographs.** They cannot be edited like this. Even renders without shadows are not quite the pictures that the
+#   network learned from.
