@@ -156,7 +156,7 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # another backend would leave out the figures
             "TQDM_MININTERVAL": "0.1" if sys.stderr.isatty() else "10",
         }  # fmt: skip
-        # in a thread, since nbclient swallows some Ctrl-C; on Windows a wait without a timeout ignores every one
+        # in a thread, since nbclient swallows some Ctrl-C; on Windows a wait without a timeout ignores them all
         running = pool.submit(client.execute, env=environment, cleanup_kc=True)
         try:
             while wait([running], 0.5).not_done:

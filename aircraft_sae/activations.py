@@ -64,7 +64,7 @@ class Source:
         return len(self.images), *((self.n_cells, 1) if self.n_cells else (rows, columns)), d
 
     def stream(self, sites: Sequence[str], rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-        """Yield {site: acts (n, rows, columns, channels) float16} of rising rows by batch; ValueError if too large."""
+        """Yield {site: acts (n, rows, columns, channels) float16} of rising rows by batch; ValueError if not finite."""
         pixels, first = (self.network.size, self.network.mean, self.network.std), len(self.pictures.table)
         passes = [(rows[rows < first], test_transform(*pixels), False)]
         if self.n_views:
@@ -293,7 +293,7 @@ class Activations(OnPictures):
 def see_features(
     network: Network, sae: SparseAutoencoder, x: torch.Tensor, mixed: bool = False
 ) -> tuple[Seen, torch.Tensor]:
-    """(what a batch of pictures shows at the autoencoder's site, its codes as a dense (n, rows, columns, d_sae))."""
+    """(what a batch of pictures shows at the autoencoder's site, its dense codes (n, rows, columns, d_sae))."""
     seen = network.see(x, [sae.cfg.site], mixed=mixed)
     acts = seen.acts[sae.cfg.site]
     with torch.no_grad():
@@ -312,7 +312,7 @@ def gradient_maps(
 
 
 def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[int, int]) -> float:
-    """Radius (pixels) around a cell with half of |gradient| (size, size) in it. Luo et al. 2016, arXiv 1701.04128."""
+    """Radius in pixels about a cell in which half of |gradient| (size, size) lies: Luo et al. 2016, arXiv 1701.04128."""
     centre = [(at + 0.5) * size / n - 0.5 for at, size, n in zip(cell, gradient.shape, grid, strict=True)]
     down, across = (np.arange(size) - c for size, c in zip(gradient.shape, centre, strict=True))
     distance = np.hypot(down[:, None], across[None])

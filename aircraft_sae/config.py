@@ -84,7 +84,7 @@ class DatasetConfig:
     """Where the pictures come from: rendered, FGVC-Aircraft, or any folder."""
 
     source: Literal["hangar", "fgvc", "folder"] = "hangar"  # folder: FGVC layout, split/class/*.jpg or class/*.jpg
-    root: str | None = None  # the folder of images, or the one that holds fgvc-aircraft-2013b; not for the hangar
+    root: str | None = None  # the folder of images, or the one that holds fgvc-aircraft-2013b; unused by the hangar
     banner: CountOrZero = 0  # rows cut off the bottom of each picture (FGVC-Aircraft: 20)
     hangar: HangarConfig = field(default_factory=HangarConfig)
 

@@ -45,7 +45,7 @@ class PooledReadout:
         return h @ self.weight.t() / (h.square().mean(1, keepdim=True) + self.eps).sqrt() + self.bias
 
     def edited(self, pooled: torch.Tensor, removed: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-        """(n, d, classes) logits of pooled (n, d_in) less removed (n, d) times each direction (d, d_in) alone."""
+        """(n, d, classes) logits of pooled (n, d_in) minus removed (n, d) times directions (d, d_in), one at a time."""
         h, d = pooled, directions
         if self.eps is not None:
             h, d = h - h.mean(1, keepdim=True), d - d.mean(1, keepdim=True)

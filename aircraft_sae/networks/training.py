@@ -39,7 +39,7 @@ ORTHOGONALISE = muon.zeropower_via_newtonschulz  # Muon calls it in bfloat16, wi
 def train(folder: Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None) -> None:
     """Train into `folder`: model.safetensors (averaged weights), config.json, history.csv, predictions.parquet (test).
 
-    A killed run with the same cfg and pictures resumes from its checkpoint. On a CPU the result is the same to the bit,
+    A killed run with the same cfg and pictures resumes from its checkpoint. On a CPU the result is bit-identical,
     because order and augmentation depend on (seed, epoch, row) alone. weights: digest of the initial weights, if known.
     Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept).
     """

@@ -133,7 +133,7 @@ def add_up(sae: SparseAutoencoder, loss: float, fvu: float, fired: Tensor, dead:
 
 
 def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
-    """(mean (d_in,), scale), where training receives (x - mean) scale for cells x; scale: one number, or (d_in,)."""
+    """(mean (d_in,), scale): training receives (x - mean) scale for each cell x; scale: one number, or (d_in,)."""
     mean, variance = acts.moments(rows)
     whole = math.sqrt(acts.d_in / variance.sum())
     return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.standardise == "channels" else whole
@@ -143,13 +143,13 @@ def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
 def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
     """Train on the cells of the images `rows` into `folder`: sae_weights.safetensors, cfg.json, history.csv.
 
-    A killed run with the same cfg and acts resumes from its checkpoint; on a CPU, the result is the same to the bit.
+    A killed run with the same cfg and acts resumes from its checkpoint; on a CPU, the result is bit-identical.
     Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept).
     """
     run = Run(folder, cfg, acts, rows)
     run.resume()
     batches = islice(acts.batches(rows, cfg.batch_size, cfg.seed, run.step), cfg.n_steps - run.step)
-    # trainings that run in parallel show no bar; otherwise TQDM_DISABLE decides
+    # parallel training runs show no bar; otherwise TQDM_DISABLE decides
     hidden = {} if threading.current_thread() is threading.main_thread() else {"disable": True}
     began = time.monotonic()
     bar = tqdm(batches, total=cfg.n_steps, initial=run.step, unit=f" x {cfg.batch_size} cells", **hidden)
