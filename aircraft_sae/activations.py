@@ -312,7 +312,7 @@ def gradient_maps(
 
 
 def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[int, int]) -> float:
-    """Radius in pixels about a cell in which half of |gradient| (size, size) lies: Luo et al. 2016, arXiv 1701.04128."""
+    """Radius (pixels) about a cell in which half of |gradient| (size, size) lies: Luo et al. 2016, arXiv 1701.04128."""
     centre = [(at + 0.5) * size / n - 0.5 for at, size, n in zip(cell, gradient.shape, grid, strict=True)]
     down, across = (np.arange(size) - c for size, c in zip(gradient.shape, centre, strict=True))
     distance = np.hypot(down[:, None], across[None])
