@@ -1,12 +1,12 @@
 """What does a fine-grained aircraft classifier look at, and how sure can we be?
 
-A map of the package, from the ground up; an import only goes down this list. `config` (settings of a study and
-presets), `devices` (CPU or GPU), `ranks` (several processes on one stage), `store` (stage folders on disk,
+A map of the package, from the ground up; each module imports only from those before it. `config` (settings of a study
+and presets), `devices` (CPU or GPU), `ranks` (several processes on one stage), `store` (stage folders on disk,
 checkpoints, digests), `metrics` (pure functions); `hangar` (rendered aircraft with exact part masks); `sae` (sparse
 autoencoders and their training); `pictures` (sets of pictures); `networks` (building, training, activations, edits);
-`activations` (of any site, on disk or computed when read); `features` (what each feature fires on, how good a
-reconstruction is); `interventions` (suppression, blurring, scene edits, verdicts); `studies` (what one of the further
-notebooks alone needs: networks compared, features as knobs, curve detectors, branches); `study` (the front door:
+`activations` (of any site, stored on disk or computed when read); `features` (what each feature fires on, how good a
+reconstruction is); `interventions` (suppression, blurring, scene edits, verdicts); `studies` (code for just one
+later notebook each: networks compared, features as knobs, curve detectors, branches); `study` (the front door:
 Study.open("hangar") loads or runs each stage); `view` (figures, browser, atlas, report); `make` (one stage from the
 command line); `__main__` (the command, which runs notebooks). The notebooks tell the story, and nothing imports them.
 """

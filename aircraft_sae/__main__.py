@@ -29,7 +29,7 @@ OPTIONS = {"run": ("all", "again", "in_place", "record", "network"), "make": ("s
 
 
 def find(folder: Path) -> dict[str, Path]:
-    """{number: notebook, or its script where there is none}, in order; copies such as 01_x-Copy1 are left out."""
+    """{number: notebook, or its script where there is none}, in order, without copies such as 01_x-Copy1."""
     known: dict[str, Path] = {}
     for script in sorted(folder.glob("[0-9][0-9]_*.py")):
         if re.fullmatch(r"\w+", script.stem):
@@ -50,7 +50,7 @@ def check_pair(path: Path, in_place: bool) -> None:
 
 def read_notebook(path: Path):
     """Read a notebook or a percent script."""
-    import jupytext  # here, since it takes a second
+    import jupytext  # imported here, since that takes a second
 
     return jupytext.read(path)
 
@@ -67,7 +67,7 @@ def _cells(notebook) -> list:
 
 
 class Runner:
-    """Executes the notebooks of the study in `folder` into its report/, and skips those that are up to date."""
+    """Executes notebooks for the study in `folder`, writes them to its report/, and skips those that are up to date."""
 
     def __init__(self, folder: Path, environment: dict[str, str], rendered: bool):
         """rendered: the study renders its own pictures."""
@@ -133,7 +133,7 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
             if message["msg_type"] == "stream":
                 _show(content["text"])
             data = content.get("data", {})
-            bare = data.pop(WIDGET_VIEW, None) and set(data) <= {"text/plain"}  # no picture to stand in for it
+            bare = data.pop(WIDGET_VIEW, None) and set(data) <= {"text/plain"}  # no picture stands in for it
             return None if bare or content.get("name") == "stderr" else super().process_message(message, cell, index)
 
     def begin(**_) -> None:
@@ -148,15 +148,15 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
         resources={"metadata": {"path": str(path.parent)}}, on_cell_execute=begin,
     )  # fmt: skip
     package = str(Path(__file__).resolve().parents[1])  # for a checkout that is not installed
-    # the user's own start-up files and settings stay out; a killed kernel may still hold files there
+    # the temporary folder keeps the user's start-up files and settings out; a killed kernel may still use it
     with TemporaryDirectory(ignore_cleanup_errors=True) as ipython, ThreadPoolExecutor() as pool:
         environment = os.environ | environment | {
             "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
             "IPYTHONDIR": ipython,
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # another would leave out the figures
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # another backend would leave out the figures
             "TQDM_MININTERVAL": "0.1" if sys.stderr.isatty() else "10",
         }  # fmt: skip
-        # in a thread, since nbclient swallows some Ctrl-C; Windows hears none in a wait without a timeout
+        # in a thread, since nbclient swallows some Ctrl-C; on Windows a wait without a timeout ignores them all
         running = pool.submit(client.execute, env=environment, cleanup_kc=True)
         try:
             while wait([running], 0.5).not_done:
@@ -168,7 +168,7 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
                         process.kill()
             raise
         finally:
-            atexit.unregister(client._cleanup_kernel)  # nbclient leaves it behind if a kernel does not start
+            atexit.unregister(client._cleanup_kernel)  # nbclient leaves this handler behind if a kernel does not start
     problem = running.exception()
     if problem is None:
         return ""
@@ -181,7 +181,7 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
 
 
 def _show(text: str) -> None:
-    """Print what a cell prints; in a log each state of a progress bar is a line of its own."""
+    """Print what a cell prints; in a log, each state of a progress bar gets its own line."""
     if not sys.stderr.isatty():
         lines = ANSI.sub("", text).splitlines()
         text = "".join(f"{line.rstrip()}\n" for line in lines if line.strip())
@@ -189,9 +189,9 @@ def _show(text: str) -> None:
 
 
 def load_ipython_extension(shell) -> None:
-    """In a kernel: exit when the command is gone, whoever adopts the orphan (ipykernel only looks for process 1)."""
+    """In a kernel: exit once the command is gone, whoever adopts the orphan (ipykernel only looks for process 1)."""
     command = os.getppid() if os.name == "nt" else int(os.environ["JPY_PARENT_PID"])
-    logging.getLogger("tornado.general").setLevel(logging.CRITICAL)  # ipykernel's threads may trip at shutdown
+    logging.getLogger("tornado.general").setLevel(logging.CRITICAL)  # ipykernel's threads may fail at shutdown
 
     def watch() -> None:
         while os.getppid() == command:
@@ -210,17 +210,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", help=f"one of {', '.join(config.PRESETS)}; default: hangar")
     add("--data-root", metavar="DIR", help="folder that holds fgvc-aircraft-2013b, or your pictures")
     add("--all", action="store_true", help="run: all notebooks")
-    add("--again", action="store_true", help="run: also notebooks that are up to date")
+    add("--again", action="store_true", help="run: rerun notebooks that are up to date, too")
     add("--in-place", action="store_true", help="run: then write the outputs into notebooks/")
     add("--record", action="store_true", help="run: then copy the numbers into data/results, for git")
-    add("--network", metavar="NAME", help="run: the network of 09 and 10, by name or as a file of weights")
+    add("--network", metavar="NAME", help="run: the network for notebooks 09 and 10, by name or as a file of weights")
     add("--site", help="make: a place in the network, such as stage3")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="make: change a setting, such as sae.k=16")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command. Exit code: 0 success, 1 a failure, 2 words it does not understand, 130 Ctrl-C."""
+    """Run the command. Exit code: 0 success, 1 a failure, 2 arguments that it does not understand, 130 Ctrl-C."""
     try:
         TemporaryDirectory(dir=Path.home()).cleanup()
     except (OSError, RuntimeError):  # no home, or a read-only one: libraries want to write there
@@ -266,23 +266,23 @@ def main(arguments: list[str] | None = None) -> int:
         if options.record and not status:
             shutil.copytree(runner.results, data_dir / "results" / name, dirs_exist_ok=True)
         return status
-    except OSError as error:  # a full disk, a folder that cannot be written
+    except OSError as error:  # a full disk, or a folder that cannot be written to
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. The next run resumes from what is on disk, partial stages too.", file=sys.stderr)
+        print("\nInterrupted. The next run resumes from what is on disk, including partial stages.", file=sys.stderr)
         return 130
 
 
 def run(
     notebooks: dict[str, Path], asked: set[str], runner: Runner, study: config.StudyConfig, again: bool, in_place: bool
 ) -> int:
-    """Execute the notebooks asked for that are not up to date, stop at the first failure, and write the report."""
+    """Execute those requested notebooks that are not up to date, up to the first failure, and write the report."""
     began, executed, failure = time.monotonic(), {}, ""
     print(f"aircraft_sae: preset {study.name}, {len(asked)} notebooks", flush=True)
     for number, path in notebooks.items():
         kept = None if again and number in asked else runner.kept(path)
-        if kept:  # also if not asked for: it belongs in the report
+        if kept:  # even if it was not requested: it belongs in the report
             executed[path.stem] = kept
             if number in asked:
                 print(f"{path.stem}: up to date", file=sys.stderr, flush=True)
@@ -292,7 +292,7 @@ def run(
                 break
     index = write_report(runner.folder, runner.results, study, executed, time.monotonic() - began, failure)
     if failure:
-        print(f"\n{failure}\n\nReport up to there: {index}", file=sys.stderr)
+        print(f"\n{failure}\n\nReport so far: {index}", file=sys.stderr)
         return 1
     for path in (notebooks[number] for number in asked if in_place):
         del executed[path.stem].metadata[RECORD]

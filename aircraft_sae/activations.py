@@ -1,4 +1,4 @@
-"""Activations of any sites of any network on any pictures: stored on disk or computed when read, and read as cells."""
+"""Activations of any network at any site on any pictures: stored on disk or computed when read, and read as cells."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,13 +21,13 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import META, REPLACED, check_room, digest, read_json, write_array, write_json, write_parquet
 
 IMAGES, INDEX = "images.parquet", "shards.json"
-VIEWS = "views"  # the split of random crops and flips of training and validation pictures
-SHARD, SHARD_BYTES = 512, 2**26  # a shard's most images, and bytes over all sites: what a kill can cost
-UNIT = 64  # images of a shard come in multiples: whole batches on any machine
+VIEWS = "views"  # the split that holds random crops and flips of training and validation pictures
+SHARD, SHARD_BYTES = 512, 2**26  # the most images, and bytes over all sites, in a shard: what a kill can cost
+UNIT = 64  # the number of images in a shard is a multiple of this: whole batches on any machine
 HEADER = 128  # bytes of an .npy file before its numbers
 ROOM = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
-GROUP_BYTES, RUNS = 2**25, 64  # cells shuffled together come from this many runs of images, each read in order
-MOST_MEASURED = 16384  # images from which a mean is known well enough
+GROUP_BYTES, RUNS = 2**25, 64  # cells shuffled together: their bytes, and the runs of images they come from
+MOST_MEASURED = 16384  # this many images determine a mean well enough
 
 
 def site_folder(site: str) -> str:
@@ -39,10 +39,10 @@ def site_folder(site: str) -> str:
 class Source:
     """What activations are computed from.
 
-    The pictures come in the order of their table, in float32; then n_views random crops and flips (`augmentation`) of
-    each training and validation picture, as split "views", in mixed precision.
-    n_cells: keep only this many cells of each picture, as a map of one column, drawn with replacement for each place:
-    uniformly, or by_norm, in proportion to the length of their vectors (early maps have thousands of cells).
+    First come the pictures in the order of their table, in float32; then n_views random crops and flips
+    (`augmentation`) of each training and validation picture, as split "views", in mixed precision.
+    n_cells: keep only this many cells of each picture (early maps have thousands), as a map of one column. They are
+    drawn with replacement, uniformly or, with by_norm, in proportion to the length of their activation vectors.
     """
 
     network: Network
@@ -64,7 +64,7 @@ class Source:
         return len(self.images), *((self.n_cells, 1) if self.n_cells else (rows, columns)), d
 
     def stream(self, sites: Sequence[str], rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-        """Acts of rising rows by site, a batch (n, rows, columns, channels) float16 at a time; ValueError beyond it."""
+        """Yield {site: acts (n, rows, columns, channels) float16} of rising rows by batch; ValueError if not finite."""
         pixels, first = (self.network.size, self.network.mean, self.network.std), len(self.pictures.table)
         passes = [(rows[rows < first], test_transform(*pixels), False)]
         if self.n_views:
@@ -93,11 +93,11 @@ def extract(folder: str | Path, network: Network, pictures: Pictures, sites: Seq
     """Write folder/<site>/ acts-00000.npy, … (float16 shards), shards.json and images.parquet: one pass for all sites.
 
     Each shard is written whole, and a rerun makes only the missing ones; under torchrun each rank makes its share.
-    how: further arguments of `Source`. Raises: OSError if the disk has no room; ValueError as `Source.stream`.
+    how: further arguments of `Source`. Raises: OSError if the disk lacks room; ValueError as in `Source.stream`.
     """
     folder, source, n_pictures = Path(folder), Source(network, pictures, **how), len(pictures.table)
     shapes = {site: source.shape(site) for site in sites}
-    n_bytes = 2 * sum(math.prod(shape[1:]) for shape in shapes.values())  # an image's
+    n_bytes = 2 * sum(math.prod(shape[1:]) for shape in shapes.values())  # of an image
     size = min(SHARD, max(1, SHARD_BYTES // n_bytes // UNIT) * UNIT)
     starts = [*range(0, n_pictures, size), *range(n_pictures, len(source.images), size)]
     sizes = np.diff([*starts, len(source.images)])
@@ -121,7 +121,7 @@ def extract(folder: str | Path, network: Network, pictures: Pictures, sites: Seq
 def some_cells(acts: torch.Tensor, n: int, by_norm: bool, numbers: Sequence[int]) -> torch.Tensor:
     """(pictures, n, 1, d) cells drawn from each picture of acts (pictures, rows, columns, d); numbers seed the draws.
 
-    Source for by_norm: Bozoukov 2025, arXiv 2504.11489, whose code draws positions by the length of their vectors.
+    Source for by_norm: Bozoukov 2025, arXiv 2504.11489, whose code draws cells in proportion to their vectors' length.
     """
     flat = acts.flatten(1, 2)
     weights = flat.norm(dim=2).clamp(min=1e-8) if by_norm else torch.ones(flat.shape[:2])
@@ -172,14 +172,14 @@ class Shards(Lazy):
                 file, size = self.folder / f"acts-{i:05}.npy", (self.bounds[i + 1] - self.bounds[i], *self.shape[1:])
                 if file.stat().st_size != HEADER + 2 * math.prod(size):
                     raise ValueError(f"{file} has the wrong size for {size} in float16: extract its activations again")
-                # np.load would parse the header, which threads do one by one
+                # np.load would parse the header, which only one thread can do at a time
                 shard = np.memmap(file, np.float16, "r", HEADER, size)
                 acts[first:end] = shard[rows[first:end] - self.bounds[i]]
         return acts
 
 
 class Live(Lazy):
-    """Acts kept nowhere: pictures go through the network whenever they are read."""
+    """Acts that are not stored: each read runs the pictures through the network."""
 
     def __init__(self, source: Source, site: str):
         self.source, self.site, self.shape = source, site, source.shape(site)
@@ -198,7 +198,7 @@ class OnPictures:
         return self.grid[0] * self.grid[1]
 
     def rows(self, *splits: str) -> np.ndarray:
-        """Rows of the images of these splits, rising; ValueError for an unknown split, or none."""
+        """Rising rows of the images in these splits; ValueError for an unknown split, or if none is given."""
         unknown = [split for split in splits if split not in ("train", "val", "test", VIEWS)]
         if unknown or not splits:
             raise ValueError(f"splits must be some of train, val, test, {VIEWS}, got {', '.join(unknown) or 'none'}")
@@ -216,7 +216,7 @@ class Activations(OnPictures):
 
     @classmethod
     def open(cls, folder: str | Path, site: str) -> "Activations":
-        """What `extract` wrote into `folder` for one site; FileNotFoundError if it has not."""
+        """Open what `extract` wrote into `folder` for one site; FileNotFoundError if there is nothing."""
         own = Path(folder) / site_folder(site)
         if not (own / IMAGES).is_file():
             raise FileNotFoundError(f"{own / IMAGES} is not there: extract the activations of {site} first")
@@ -225,7 +225,7 @@ class Activations(OnPictures):
 
     @classmethod
     def live(cls, source: Source, site: str) -> "Activations":
-        """A site's activations, stored nowhere and computed at each read."""
+        """A site's activations, computed at each read instead of stored."""
         return cls(Live(source, site), source.images, site, digest([source, site]))
 
     @property
@@ -261,10 +261,10 @@ class Activations(OnPictures):
         return n_cells // batch_size
 
     def batches(self, rows: np.ndarray, batch_size: int, seed: int, start: int = 0) -> Iterator[torch.Tensor]:
-        """Endless shuffled cells (batch_size, d_in), as stored, from batch `start`: a function of (seed, batch) alone.
+        """Endless batches of shuffled cells (batch_size, d_in), as stored; each depends on (seed, its number) alone.
 
         Each epoch shuffles runs of images (512 kB), and then the cells within each group of 64 runs. Cells that do not
-        fill a last batch are left out of the epoch. Raises: ValueError as `per_epoch`.
+        fill a last batch are left out of the epoch. start: the first batch's number. Raises: as `per_epoch`.
         """
         per_epoch = self.per_epoch(rows, batch_size)
         n_images = max(1, GROUP_BYTES // (self.acts.nbytes // len(self.acts)))
@@ -293,7 +293,7 @@ class Activations(OnPictures):
 def see_features(
     network: Network, sae: SparseAutoencoder, x: torch.Tensor, mixed: bool = False
 ) -> tuple[Seen, torch.Tensor]:
-    """(what a batch of pictures shows at the autoencoder's site; its codes, dense, (n, rows, columns, d_sae))."""
+    """(what a batch of pictures shows at the autoencoder's site, its dense codes (n, rows, columns, d_sae))."""
     seen = network.see(x, [sae.cfg.site], mixed=mixed)
     acts = seen.acts[sae.cfg.site]
     with torch.no_grad():
@@ -303,7 +303,7 @@ def see_features(
 def gradient_maps(
     network: Network, sae: SparseAutoencoder, x: torch.Tensor, feature_id: int, cell: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gradient x input where positive, and absolute gradient, of a pre-activation in a cell of x (3, size, size)."""
+    """(positive part of gradient x input, absolute gradient) of a pre-activation in one cell of x (3, size, size)."""
     x = x.clone().requires_grad_()
     with torch.enable_grad():
         acts = network.see(x[None], [sae.cfg.site]).acts[sae.cfg.site]
@@ -312,7 +312,7 @@ def gradient_maps(
 
 
 def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[int, int]) -> float:
-    """Radius in pixels that holds half of an absolute gradient (size, size): Luo et al. 2016, arXiv 1701.04128."""
+    """Radius (pixels) about a cell in which half of |gradient| (size, size) lies: Luo et al. 2016, arXiv 1701.04128."""
     centre = [(at + 0.5) * size / n - 0.5 for at, size, n in zip(cell, gradient.shape, grid, strict=True)]
     down, across = (np.arange(size) - c for size, c in zip(gradient.shape, centre, strict=True))
     distance = np.hypot(down[:, None], across[None])
@@ -325,7 +325,7 @@ def replay(
     network: Network, pictures: Pictures, acts: Activations, rows: np.ndarray,
     edit: Edit | None = None, sites: Sequence[str] = (),
 ) -> Iterator[Seen]:  # fmt: skip
-    """Run the network on from the stored acts of these rows, after `edit`, in batches; from the pictures if it must."""
+    """Continue the network, in batches, from these rows' stored acts after `edit`; from the pictures if it must."""
     starts, images = network.can_start(acts.site), acts.images["image"].to_numpy()
 
     @torch.no_grad()

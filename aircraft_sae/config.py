@@ -15,7 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StrictBool, TypeAdapter,
 from pydantic.dataclasses import dataclass
 
 NAMES_FILES = {"variant": "variants.txt", "family": "families.txt", "manufacturer": "manufacturers.txt"}
-LEVELS = tuple(NAMES_FILES)  # of FGVC-Aircraft, finest first
+LEVELS = tuple(NAMES_FILES)  # FGVC-Aircraft's levels, finest first
 Split = Literal["train", "val", "trainval", "test"]
 SPLITS = get_args(Split)
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -25,13 +25,13 @@ PositiveOrZero = Annotated[float, Field(strict=True, ge=0)]
 Share = Annotated[PositiveOrZero, Field(le=1)]
 ShareBelow1 = Annotated[PositiveOrZero, Field(lt=1)]
 Site = Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)*(:[\w-]+)?$")]
-"""A place in the network: an alias (stage4), a module path (stages.2.blocks.1) or its channels (mixed4c:5x5)."""
+"""A place in the network: an alias (stage4), a module's path (stages.2.blocks.1) or a module's branch (mixed4c:5x5)."""
 
 
 def check_name(name: str) -> str:
-    """Return the name; ValueError for one that could lead to another folder, which making a stage would replace."""
+    """Return the name; ValueError if it could lead to another folder, which making a stage would then replace."""
     if not re.fullmatch(r"\w[\w.-]{0,99}(?<!\.partial)(?<!\.old)(?<!\.lock)", name):
-        rule = "letters, digits and _, then also . and -, at most 100, and no .partial, .old or .lock at the end"
+        rule = "letters, digits and _, after the first also . and -, at most 100, not ending in .partial, .old or .lock"
         raise ValueError(f"a name has {rule}: got {name!r}")
     return name
 
@@ -57,7 +57,7 @@ def _one_line() -> Iterator[None]:
 
 @dataclass_transform(frozen_default=True)
 def _checked(cls: type) -> type:
-    """A frozen dataclass that refuses values of the wrong type instead of converting them."""
+    """Make a frozen dataclass that refuses values of the wrong type instead of converting them."""
     cls = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
     cls.__init__ = _one_line()(cls.__init__)
     return cls
@@ -84,7 +84,7 @@ class DatasetConfig:
     """Where the pictures come from: rendered, FGVC-Aircraft, or any folder."""
 
     source: Literal["hangar", "fgvc", "folder"] = "hangar"  # folder: FGVC layout, split/class/*.jpg or class/*.jpg
-    root: str | None = None  # the folder of images, or the one above fgvc-aircraft-2013b; unused by the hangar
+    root: str | None = None  # the folder of images, or the one that holds fgvc-aircraft-2013b; unused by the hangar
     banner: CountOrZero = 0  # rows cut off the bottom of each picture (FGVC-Aircraft: 20)
     hangar: HangarConfig = field(default_factory=HangarConfig)
 
@@ -104,11 +104,11 @@ class ClassifierConfig:
     arch: str = "convnext_atto_ols"  # any CNN in timm
     # a name in data/weights, a .safetensors or .pth file, "timm" (download), or None (train from scratch)
     weights: str | None = "hangar_pretrained"
-    layer_scale: Positive | None = None  # initial layer scale of training from scratch; None: timm's 1e-6
+    layer_scale: Positive | None = None  # initial layer scale when training from scratch; None: timm's 1e-6
     level: str | None = None  # classes to learn, such as "family"; None: the finest level that the pictures have
     train_split: Split = "train"
-    val_split: Split | None = "val"  # evaluated after each epoch, never selected on; None if in train_split
-    sizes: tuple[Annotated[Count, Field(ge=32)], ...] = (160, 224)  # pixels in each phase; the last one evaluates
+    val_split: Split | None = "val"  # evaluated after each epoch, never selected on; None if training uses it
+    sizes: tuple[Annotated[Count, Field(ge=32)], ...] = (160, 224)  # pixels in each phase; evaluation uses the last
     epochs: tuple[Count, ...] = (3, 2)  # epochs in each phase, one entry per size
     batch_size: Count = 32
     optimizer: Literal["muon", "adamw"] = "muon"  # muon: for matrices, with AdamW for the rest
@@ -116,7 +116,7 @@ class ClassifierConfig:
     warmup_epochs: PositiveOrZero = 0.3
     weight_decay: PositiveOrZero = 0.05
     label_smoothing: ShareBelow1 = 0.1
-    ema_decay: ShareBelow1 = 0.98  # per step, of the averaged weights, which are evaluated and saved
+    ema_decay: ShareBelow1 = 0.98  # decay per step of the averaged weights, which are evaluated and saved
     frozen_stages: Annotated[CountOrZero, Field(le=4)] = 2  # the stem and the first n stages are not trained
     crop_scale: tuple[Positive, Positive] = (0.7, 1.0)  # share of the area in a random crop; (1, 1) only resizes
     flip: StrictBool = True
@@ -141,7 +141,7 @@ class ClassifierConfig:
 
 @_checked
 class SAEConfig:
-    """A sparse autoencoder and its training, on centred acts scaled to a mean squared norm of d_in."""
+    """A sparse autoencoder and its training, on centred activations scaled to a mean squared norm of d_in."""
 
     site: Site = "stage4"
     variant: Literal["topk", "batchtopk"] = "batchtopk"
@@ -183,7 +183,7 @@ class StudyConfig:
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     sites: tuple[Site, ...] = ("stage3", "stage4")  # sites whose activations are stored
     keep_activations: StrictBool = True  # False: recompute activations at each read, store none
-    n_views: CountOrZero = 1  # random views of each train and val picture, added to what autoencoders train on
+    n_views: CountOrZero = 1  # random views of each train and val picture, on which autoencoders train too
     sae: SAEConfig = field(default_factory=SAEConfig)  # at the end of the network, as in most publications
     # at an earlier site, where features stay local (notebook 03 compares sites)
     local: SAEConfig = SAEConfig(
@@ -203,7 +203,7 @@ def preset(name: str) -> StudyConfig:
 
 
 def with_data_root(config: StudyConfig, data_root: str | None) -> StudyConfig:
-    """A copy that reads `data_root`, if given; ValueError if the source takes no folder, or needs one."""
+    """The config, reading `data_root` if given; ValueError if its source takes no folder, or needs one and has none."""
     if data_root and config.dataset.rendered:
         takers = ", ".join(name for name, known in PRESETS.items() if not known.dataset.rendered)
         raise ValueError(f"{config.name} renders its own pictures and takes no data root: only {takers} do")
@@ -211,7 +211,7 @@ def with_data_root(config: StudyConfig, data_root: str | None) -> StudyConfig:
         config = change(config, **{"dataset.root": str(data_root)})
     if config.dataset.needs_root and not config.dataset.root:
         remedy = "name it with --data-root, data_root=... or AIRCRAFT_SAE_DATA_ROOT"
-        raise ValueError(f"{config.name} needs a folder of pictures, or the one above fgvc-aircraft-2013b: {remedy}")
+        raise ValueError(f"{config.name} needs a folder of pictures, or one that holds fgvc-aircraft-2013b: {remedy}")
     return config
 
 

@@ -25,7 +25,7 @@ def has_bfloat16(where: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-@cache  # kept for the session: the heaps of ever new threads would hold gigabytes
+@cache  # kept for the session: if threads were replaced each time, their heaps would hold gigabytes
 def _pool(at_once: int, threads_each: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(at_once)
 
@@ -34,8 +34,8 @@ def run_parallel(function: Callable[[Any], Any], items: Iterable) -> Iterator[An
     """Yield `function(item)` in order; on a CPU up to four run at once and share torch's threads evenly.
 
     Small forward passes or trainings take a quarter to a third less time this way. At most two items per running call
-    are read ahead. Threads have their own grad mode and autocast, which `function` must set. The first item that fails
-    raises its error. Ctrl-C waits for the running calls; a second Ctrl-C does not.
+    are read ahead. Each thread has its own grad mode and autocast, which `function` must set. The first item that
+    fails raises its error. Ctrl-C waits for the running calls; a second Ctrl-C does not.
     """
     n = torch.get_num_threads()
     at_once = min(n, MOST_AT_ONCE, len(items) if isinstance(items, Sized) else n)
@@ -50,7 +50,7 @@ def run_parallel(function: Callable[[Any], Any], items: Iterable) -> Iterator[An
         return function(item)
 
     try:
-        torch.set_num_threads(1)  # the caller would slow the others down
+        torch.set_num_threads(1)  # otherwise the calling thread would slow the workers down
         for item in items:
             results.append(pool.submit(work, item))
             if len(results) > 2 * at_once:
@@ -58,7 +58,7 @@ def run_parallel(function: Callable[[Any], Any], items: Iterable) -> Iterator[An
         while results:
             yield results.popleft().result()
     finally:
-        torch.set_num_threads(n)  # first, since Ctrl-C may end the wait
+        torch.set_num_threads(n)  # first, since Ctrl-C may interrupt the wait below
         for left in results:
             left.cancel()
         wait(results)

@@ -1,4 +1,4 @@
-"""One stage from the command line, in one process or, under torchrun, in several."""
+"""Make one stage from the command line, in one process or, under torchrun, in several."""
 
 import json
 import os
@@ -15,7 +15,7 @@ STAGES = ("dataset", "network", "activations", "sae", "features")
 
 
 def configure(names: list[str], config: StudyConfig, changes: list[str], site: str | None) -> tuple[str, StudyConfig]:
-    """(the stage named, the config with its "field=value" changes). Raises: ValueError for wrong words."""
+    """(the stage's name, the config after its "field=value" changes). Raises: ValueError for wrong arguments."""
     if len(names) != 1 or names[0] not in STAGES:
         raise ValueError(f"make takes one of {', '.join(STAGES)} at a time, got {' '.join(names) or 'none'}")
     if site and names[0] in ("dataset", "network"):
@@ -37,9 +37,9 @@ def _value(text: str) -> Any:
 
 
 def make(stage: str, config: StudyConfig, data_dir: Path, site: str | None) -> int:
-    """Make one of `STAGES` and what it needs, and print their folders; returns the command's exit code.
+    """Make one of `STAGES` and the stages it needs, and print their folders; returns the command's exit code.
 
-    site: "main" and "local" are the autoencoders at their own sites; any other is named after its site.
+    site: where the config has an autoencoder ("main", "local"), that one is made; elsewhere one named after the site.
     """
     if int(os.environ.get("RANK", 0)):
         os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported: one bar is enough

@@ -28,7 +28,7 @@ def class_averaged_accuracy(labels, predicted, n_classes: int, counts=None):
 
 
 def ratio_of_sums(numerator, denominator, counts=None):
-    """Sum of one quantity over images divided by the sum of another, both (n,); fvu is such a ratio."""
+    """The sum of one quantity over images divided by that of another, both (n,); fvu is such a ratio."""
     counts = np.ones(len(numerator)) if counts is None else counts
     return (counts @ np.asarray(numerator, float)) / (counts @ np.asarray(denominator, float))
 
@@ -88,7 +88,7 @@ MIN_PICTURES = 10  # pictures needed for a p-value
 
 @dataclass
 class Estimate:
-    """A value and each picture's (or scene's) influence on it, so that differences are tested in pairs.
+    """A value and each picture's (or scene's) influence on it, so that tests of a difference are paired.
 
     influence: indexed by the picture's name; its squares sum to the variance of the value.
     Source: the infinitesimal jackknife, Efron & Tibshirani 1993, chapter 21.
@@ -107,7 +107,7 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """One-sided p-value of "the value is at most 0"; nan if not finite, or of fewer than MIN_PICTURES pictures."""
+        """One-sided p-value under "the value is at most 0"; nan if not finite or from fewer than MIN_PICTURES."""
         if len(self.influence) < MIN_PICTURES or not np.isfinite([self.value, *self.influence]).all():
             return np.nan
         return float(norm.sf(self.value / self.error)) if self.error else float(self.value <= 0)
@@ -141,9 +141,9 @@ def ratio(numerator: pd.Series, denominator: pd.Series) -> Estimate:
 def stratified_auroc(score, member, strata, groups) -> tuple[float, np.ndarray]:
     """(AUROC over pairs of cells in the same stratum, each picture's influence on it).
 
-    score, member, strata, groups: (n,) of each cell its score, whether it is positive, its stratum, and its picture (an
-    integer from 0). A stratum with only positives or only negatives does not count; the AUROC is nan if none does.
-    Source: the Mann-Whitney count summed over strata (van Elteren 1960, each pair weighted alike); Hajek projection.
+    score, member, strata, groups: (n,) each cell's score, whether it is positive, its stratum, and its picture (an
+    integer from 0). A stratum with only positives or only negatives does not count; if none counts, the AUROC is nan.
+    Source: the Mann-Whitney count summed over strata (van Elteren 1960), all pairs weighted equally; Hajek projection.
     """
     order = np.lexsort((score, strata))
     cells = pd.DataFrame({"score": score, "member": member, "strata": strata, "picture": groups}).iloc[order]

@@ -1,7 +1,7 @@
 """Several processes (ranks), started by torchrun, that share the work of one stage.
 
 In a single process, and inside `alone`, a rank's share is everything. Only this module and the training of networks
-(DistributedDataParallel) use torch.distributed. torch is imported late: the notebook runner does without it.
+(DistributedDataParallel) use torch.distributed. torch is imported only where used: the notebook runner needs none.
 """
 
 import os
@@ -20,7 +20,7 @@ _rank, _n_ranks, _alone = 0, 1, 0
 
 
 def join() -> None:
-    """Connect to the other ranks that torchrun started, if any: by nccl with one GPU each, else by gloo."""
+    """Connect to the other ranks that torchrun started, if any: over NCCL with one GPU each, else over Gloo."""
     global _rank, _n_ranks
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
         return
@@ -46,7 +46,7 @@ def n_ranks() -> int:
 
 
 def rank() -> int:
-    """Number of this rank, from 0."""
+    """This rank's number, from 0."""
     return 0 if _alone else _rank
 
 
@@ -56,8 +56,8 @@ def label() -> str:
 
 
 def say(text: str) -> None:
-    """Print a line on stderr, from the first rank alone; stdout would end up in the notebooks' outputs."""
-    if rank() == 0:  # one write per line, since stages run side by side
+    """Print a line to stderr, on the first rank only; on stdout it would end up in the notebooks' outputs."""
+    if rank() == 0:  # one write per line, since stages may run in parallel
         print(f"{label()}{text}\n", end="", file=sys.stderr, flush=True)
 
 
@@ -80,7 +80,7 @@ def missing_share(missing: Sequence[bool]) -> list[int]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process works by itself while the other ranks wait."""
+    """In this context, the process works by itself while the other ranks wait."""
     global _alone
     _alone += 1
     try:
@@ -90,7 +90,7 @@ def alone() -> Iterator[None]:
 
 
 def on_all_ranks(make: Callable) -> Callable:
-    """Mark a stage's `make` that all ranks run, each on its share; only the first rank runs an unmarked one."""
+    """Mark a stage's `make` as run by all ranks, each on its share; an unmarked one runs on the first rank only."""
     make.together = True
     return make
 
@@ -108,7 +108,7 @@ def add(*tensors: "Tensor") -> None:
 
 
 def gather(own: "Tensor") -> "Tensor":
-    """Concatenate the rows of all ranks, (n, …) with an n of its own each, in order of rank."""
+    """Concatenate the ranks' rows (n, …) in order of rank; n may differ between ranks."""
     if n_ranks() == 1:
         return own
     import torch
@@ -126,7 +126,7 @@ def gather(own: "Tensor") -> "Tensor":
 
 
 def broadcast(number: int) -> int:
-    """The first rank's number, on every rank; all wait for it."""
+    """Return the first rank's `number` on every rank; all wait for it."""
     if n_ranks() == 1:
         return number
     import torch
@@ -142,7 +142,7 @@ def wait() -> None:
 
 @contextmanager
 def first() -> Iterator[None]:
-    """Inside, the first rank goes before the others."""
+    """In this context, the first rank goes before the others."""
     if rank():
         wait()
     yield

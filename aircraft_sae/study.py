@@ -36,9 +36,9 @@ OWN = ("main", "local")  # the config's own autoencoders
 class Study:
     """One study on disk: stages in `folder`, the numbers of its notebooks in folder/results.
 
-    Arguments that its methods share. network: "trained" (the config's), "permuted" (its weights permuted), a name that
-    `pretrained` knows, or a Network. pictures: "all", "every3" (each third) and the like, or Pictures. like: "main" or
-    "local", the config's own autoencoders.
+    Arguments that methods share. network: "trained" (the config's), "permuted" (the same with permuted weights), a name
+    that `pretrained` knows, or a Network. pictures: "all", "every3" (every third picture) or the like, or Pictures.
+    like: "main" or "local", one of the config's own autoencoders.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Study:
         if name == "all":
             return self._pictures
         if not (number := re.fullmatch(r"every([1-9]\d*)", str(name))):
-            raise ValueError(f'no pictures {name!r}: "all", "every3" and the like, or pictures of your own')
+            raise ValueError(f'no pictures {name!r}: choose "all", "every3" or the like, or pictures of your own')
         return self._pictures.every(int(number[1]))
 
     def _open_pictures(self) -> Pictures:
@@ -88,7 +88,7 @@ class Study:
         with ranks.first():  # it may have to download them
             found = open_source(config, None, self.data_dir / "downloads")
         if not ranks.rank():
-            if not self.find_stage("dataset", pictures=found):  # pictures are known by content, not by place
+            if not self.find_stage("dataset", pictures=found):  # pictures are identified by content, not by place
                 found.check_images()
             if twins := found.twins():
                 few = "; ".join(twins[:5])
@@ -114,7 +114,7 @@ class Study:
 
     def _train_network(self) -> Network:
         config = self.config.classifier
-        check_weights(config)  # before a data set is rendered for them
+        check_weights(config)  # before the data set is rendered, which takes longer
         pictures = self.pictures()
         classes = pictures.classes(config.level or pictures.levels[0])  # refuses a level that these pictures lack
         untrained = Network(build(replace(config, weights=None), len(classes)), classes)
@@ -126,9 +126,9 @@ class Study:
     def activations(
         self, site: str | None = None, network: str | Network = "trained", pictures: str | Pictures = "all"
     ) -> Activations:
-        """The activations of a site (sae.site by default) of a network on pictures.
+        """A network's activations at a site (sae.site by default) on pictures.
 
-        One pass extracts all sites of the config; the trained network on all pictures also sees random views of them.
+        One pass extracts all sites of the config; the trained network, on all pictures, is shown random views too.
         """
         site, sites = site or self.config.sae.site, self.config.sites
         seen, shown = self.network(network), self.pictures(pictures)
@@ -147,7 +147,7 @@ class Study:
     def sampled_cells(
         self, sites: Sequence[str], network: str | Network, n: int = 64, by_norm: bool = False
     ) -> dict[str, Activations]:
-        """{site: n cells of each picture, drawn as `extract` does}: for early maps, which have thousands."""
+        """{site: n cells of each picture, drawn by `some_cells`}: for early sites, with thousands of cells."""
         seen, pictures = self.network(network), self.pictures("every1")
         settings = {"sites": list(sites), "n_cells": n, "by_norm": by_norm}
         name = f"activations/{seen.name}-{n}-cells{'-by-norm' * by_norm}-{store.digest(settings['sites'])[:8]}"
@@ -155,7 +155,7 @@ class Study:
         return {site: Activations.open(folder, site) for site in sites}
 
     def dictionary(self, name: str, acts: Activations, **changes: Any) -> SparseAutoencoder:
-        """A short training of the config's autoencoder on `cells` of the training and validation pictures."""
+        """A short training of the config's autoencoder on `acts` of the training and validation pictures."""
         config = change(self.config.sae, site=acts.site, **short_training(self.config.sae) | changes)
         return self._trained(name, config, acts, acts.rows("train", "val"))
 
@@ -163,10 +163,10 @@ class Study:
         self, name: str = "main", *, like: str | None = None, network: str | Network = "trained",
         pictures: str | Pictures = "all", **changes,
     ) -> SparseAutoencoder:  # fmt: skip
-        """An autoencoder of the training and validation pictures, as in `study.sae("k8", k=8)`.
+        """An autoencoder trained on the training and validation pictures, as in `study.sae("k8", k=8)`.
 
-        name: its folder under sae/, and its site if it is one and `site` is not given. changes: fields that differ from
-        the config of `like` ("main" by default). The random views belong to "all" pictures alone.
+        name: its folder under sae/, and its site too if a site has this name and `site` is not given. changes: fields
+        that differ from the config of `like` ("main" by default). Random views are used with "all" pictures only.
         Raises: ValueError for changes to "main" or "local".
         """
         if name in OWN and (changes or (network, pictures) != ("trained", "all") or like not in (None, name)):
@@ -175,7 +175,7 @@ class Study:
         own = {"main": self.config.sae, "local": self.config.local}
         config = change(own[like or (name if name in OWN else "main")], **changes)
         if name not in OWN and "site" not in changes:
-            with suppress(ValueError):  # most names are not a site
+            with suppress(ValueError):  # most names are not sites
                 self.network(network).check_site(name)
                 config = replace(config, site=name)
         shown = self._shown_to(network, pictures)
@@ -201,7 +201,7 @@ class Study:
         sae: a dictionary that is not on disk, such as a null. Raises: ValueError if it is named "main" or "local".
         """
         if sae is not None and name in OWN:
-            raise ValueError(f'"{name}" is an index of the config\'s own: give this one a name of its own')
+            raise ValueError(f'"{name}" is the index of the config\'s own autoencoder: give this one a name of its own')
         check_name(name)
         sae = sae or self.sae(name, network=network, pictures=pictures, **changes)
         shown = self._shown_to(network, pictures)
@@ -211,32 +211,32 @@ class Study:
         return FeatureIndex.open(self.stage(f"features/{name}", build_features, settings, inputs))
 
     def _shown_to(self, network: str | Network, pictures: str | Pictures) -> str | Pictures:
-        """Return "all" for the trained network, whose activations on all pictures are there; else `pictures`."""
+        """Return "all" for the trained network, whose activations on all pictures exist anyway; else `pictures`."""
         return "all" if self.network(network) is self.network() else pictures
 
     def nulls(self, like: str = "main", seed: int = 0) -> dict[str, Null]:
-        """`null_dictionaries` of an autoencoder; another seed draws them anew."""
+        """`null_dictionaries` for an autoencoder; another seed draws new ones."""
         own, end = self.sae(like), f"-{seed}" * (seed > 0)
         acts = self.activations(own.cfg.site)
         return null_dictionaries(own, acts, lambda kind, **how: self.sae(f"{like}-{kind}{end}", like=like, **how), seed)
 
     def claims(self, like: str = "main") -> pd.DataFrame:
-        """`features_to_test` of an autoencoder: the features to test, chosen before any test."""
+        """`features_to_test` for an autoencoder: the features to test, chosen before any test."""
         index = self.features(like)
         if not self.pictures().region_names:
             return features_to_test(index.table, None, None)
         return features_to_test(index.table, pd.read_parquet(index.folder / PARTS), self.bars(like))
 
     def bars(self, like: str = "main") -> pd.DataFrame:
-        """`claim_bars` of an autoencoder: part, bar."""
+        """`claim_bars` for an autoencoder: part, bar."""
         own = self.sae(like)
         acts = self.activations(own.cfg.site)
         inputs = {"acts": acts, "pictures": self.pictures()}
-        inputs["nulls"] = random_dictionaries(own, acts, range(1000, 1000 + N_BARS))  # seeds that no other null has
+        inputs["nulls"] = random_dictionaries(own, acts, range(1000, 1000 + N_BARS))  # seeds that no other null uses
         return pd.read_parquet(self.stage(f"experiments/bars-{like}", claim_bars, {}, inputs) / "bars.parquet")
 
     def removals(self, most: int = 70) -> Path:
-        """`edit_scenes` for half B: each part removed from up to `most` scenes, as both networks see them."""
+        """`edit_scenes` for half B: each part removed from up to `most` scenes, seen by both networks."""
         scenes, settings = self._scenes(most)
         inputs = {"networks": {name: self.network(name) for name in ("trained", "permuted")}, "scenes": scenes}
         settings |= {"kind": "remove", "sites": list(dict.fromkeys([self.config.local.site, *self.config.sites]))}
@@ -248,7 +248,7 @@ class Study:
         return VariedScenes.open(self.stage("experiments/varied", vary_scenes, settings, {"scenes": scenes}))
 
     def _scenes(self, most: int) -> tuple[list[str], dict[str, Any]]:
-        """(scenes of half B that show each part `most` times, if there are enough; the settings to render them)."""
+        """(scenes of half B that show each part `most` times, if there are enough; the settings for rendering them)."""
         pictures, hangar = self.pictures(), self.config.dataset.hangar
         test = pictures.rows("test")
         settings = {"parts": list(pictures.region_names), "most": most}
@@ -256,7 +256,7 @@ class Study:
         return choose_scenes(pictures, test["image"][halves(test[pictures.levels[0]])], most, hangar.size), settings
 
     def tiers(self, like: str = "main") -> Path:
-        """`judge_parts` of three seeds, probes and nulls. Raises: ValueError without scenes that can be edited."""
+        """`judge_parts` for three seeds, probes and nulls. Raises: ValueError if there are no scenes to edit."""
         pictures, own, names = self.pictures(), self.sae(like), [like, f"{like}-seed1", f"{like}-seed2"]
         if not pictures.region_names or pictures.scenes is None:
             raise ValueError(f"{self.config.name} has no scenes from which parts can be removed: nothing can be judged")
@@ -295,7 +295,7 @@ class Study:
         return {f"seed {i}": self.sae(f"{seen.name}-{site_folder(site)}-{i}", seed=i, **how) for i in range(n)}
 
     def profile(self, network: str | Network, site: str, saes: Mapping[str, SparseAutoencoder]) -> Path:
-        """`profile_network` of the autoencoders from `seeds`."""
+        """`profile_network` for the autoencoders from `seeds`."""
         seen, pictures = self.network(network), self.pictures("every1")
         acts = self.activations(site, network, self._shown_to(network, "every1"))
         inputs = {"acts": acts, "varied": self.activations(site, network, self.varied()), "pictures": pictures}
@@ -310,8 +310,8 @@ class Study:
     def stage(self, name: str, make: Callable, settings: Mapping | None = None, inputs: Mapping | None = None) -> Path:
         """The folder that `make(folder, **inputs, **settings)` fills, now or in an earlier run.
 
-        A stage is known by its settings (plain values and configs), digests of its inputs (arrays, tables, networks,
-        pictures, autoencoders, …) and the source of make's module; it is made again if any of them changes.
+        A stage is identified by its settings (plain values and configs), digests of its inputs (arrays, tables,
+        networks, pictures, autoencoders, …) and the source of make's module; it is made again if any of them changes.
         Raises: ValueError if make is not a function of a package, or an input has no digest.
         """
         for part in name.split("/"):
@@ -332,7 +332,7 @@ class Study:
         return self.folder / name if same else None
 
     def record(self, notebook: str, results: Mapping[str, Any]) -> Path:
-        """Write a notebook's numbers, given as for `store.entries`, in place of those of its last run."""
+        """Write a notebook's numbers, in any form that `store.entries` takes; they replace those of its last run."""
         path = self.folder / "results" / f"{check_name(notebook)}.json"
         store.write_json(path, store.entries(results))
         return path

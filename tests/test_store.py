@@ -84,7 +84,7 @@ def test_a_stage_is_made_once_and_again_for_another_config_or_input(tmp_path, re
     recorder.stage(HangarConfig(seed=1), {"x": "1"})
     last = recorder.stage(HangarConfig(seed=1), {"x": "2"})
     assert len(recorder.found) == 3 and last.meta["fingerprint"] != first.meta["fingerprint"]
-    assert "s: its config or what it is made from has changed" in recorder.said
+    assert "s: its config or its inputs have changed" in recorder.said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "s.lock"]
 
 
@@ -161,7 +161,7 @@ def test_a_second_process_waits_then_loads(tmp_path):
     limit = threading.Timer(20, (tmp_path / "go").touch)
     limit.start()  # else a silent process would block the test
     second = child(tmp_path / "s", "raise SystemExit('made twice')")
-    assert second.stdout.readline() == "s: waiting for another process that makes it\n" and first.poll() is None
+    assert second.stdout.readline() == "s: waiting for another process that is making it\n" and first.poll() is None
     (tmp_path / "go").touch()
     limit.cancel()
     assert second.communicate()[0].splitlines() == ["loaded"]

@@ -1,7 +1,7 @@
 """The hangar: rendered aircraft with a known part at every pixel. Independent of torch.
 
 `meshes` builds airframes, `scene` samples and edits views, `render` casts rays, `dataset` writes FGVC-Aircraft's
-layout. Manufacturers, families and variants are invented and differ in their airframes alone. `airframes.json` holds
+layout. Manufacturers, families and variants are invented and differ only in their airframes. `airframes.json` holds
 their numbers: lengths in metres, `…_at` as shares of length or span, angles in degrees; nose, tail, hump, engine_size,
 propeller, leg and wheel in multiples of girth.
 """
@@ -19,7 +19,7 @@ _DATA = json.loads(
     files(__name__).joinpath("airframes.json").read_text("utf-8"),
     object_hook=lambda values: {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()},
 )
-Airframe = make_dataclass(  # one variant; its fields are those of the defaults
+Airframe = make_dataclass(  # one variant, with a field for each default
     "Airframe", [(name, type(v), v) for name, v in _DATA["defaults"].items()],
     namespace={"__module__": __name__}, frozen=True,
 )  # fmt: skip

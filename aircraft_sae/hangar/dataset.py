@@ -29,8 +29,8 @@ def render_dataset(
 ) -> None:
     """Render every scene of `config` into `folder`; intact pictures from an earlier run are kept.
 
-    variants: always `VARIANTS`; an argument so that the stage's key depends on them.
-    workers: processes, None for one per core; they do not change the files.
+    variants: always `VARIANTS`; an argument only so that the stage's key depends on them.
+    workers: number of processes, None for at most one per core; it does not change the files.
     Raises: ValueError if `config` wants more variants than there are.
     """
     if (config.n_variants or 0) > len(variants):
@@ -52,7 +52,7 @@ def render_dataset(
 
 @contextmanager
 def worker_map(n_jobs: int, workers: int | None = None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
-    """An ordered `map` over about `n_jobs` jobs, by processes that are kept from call to call."""
+    """An ordered `map` over about `n_jobs` jobs, in processes that are kept from call to call."""
     workers = workers or min(cpu_count(), max(1, n_jobs // 16))  # starting a process takes a second
     if workers == 1:
         yield map
@@ -67,7 +67,7 @@ def worker_map(n_jobs: int, workers: int | None = None) -> Iterator[Callable[[Ca
 
 def _end_with_parent() -> None:
     """Stop a worker that outlives a killed parent: by then, its folder may belong to another run."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent waits for scenes under way
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent waits for scenes in progress
 
     def wait() -> None:
         multiprocessing.parent_process().join()
@@ -77,7 +77,7 @@ def _end_with_parent() -> None:
 
 
 def _splits(config: HangarConfig) -> list[str]:
-    """A random split for each scene of a variant: at least one scene in each, the same for all variants."""
+    """A random split for each scene of a variant, the same for all variants; no split is empty."""
     n, (train, val, _) = config.scenes_per_variant, config.split_shares
     second = min(max(2, round(n * (train + val))), n - 1)
     first = min(max(1, round(n * train)), second - 1)

@@ -46,7 +46,7 @@ class _Fuselage:
 
 
 def _wing(b, a: Airframe, height, span, leading, chord):
-    """Add a pair of wings with their tips; returns a function from the share of the span to (leading edge, chord)."""
+    """Add a pair of wings with their tips; returns a function from a share of the span to (leading edge, chord)."""
     sweep, dihedral = np.tan(np.radians((a.sweep, a.dihedral)))
 
     def at(share):
@@ -213,7 +213,7 @@ def _engines(b, a: Airframe, skin: _Fuselage, at, height):
 
 
 def _gear(b, a: Airframe, at, height):
-    """Add legs and wheels; returns the attitude at rest."""
+    """Add legs and wheels; returns the airframe's pitch at rest, in radians."""
     r, wheel = a.girth / 2, a.wheel * a.girth
     low = -height - a.leg * a.girth
     spot, chord = at(a.track)

@@ -74,7 +74,7 @@ def _pose(scene: Scene) -> tuple[Mesh, np.ndarray, np.ndarray]:
 
 
 def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
-    """Cast `supersampling`² rays per pixel, or one where it shows only sky; returns the picture before JPEG."""
+    """Cast `supersampling`² rays per pixel, or one where it shows only sky; returns the picture before JPEG coding."""
     mesh, vertices, normals = _pose(scene)
     position, right, down, forward = axes(scene.camera)
     position = position + [0, 0, _TARGET]
@@ -112,7 +112,7 @@ def render(scene: Scene, size: int = 224, supersampling: int = 2) -> Picture:
             image[area] = _pool(colour.reshape(high * s, wide * s, 3), s)
             missed[fine] = part.reshape(high * s, wide * s) == 0
             part = part.reshape(high, s, wide, s).swapaxes(1, 2).reshape(high, wide, s * s)
-            # a pixel shows the part that most of its rays hit, or background if that is more than half of them
+            # a pixel shows the part that most of its rays hit, or background if more than half hit none
             counts = (part[..., None, :] == part[..., :, None]).sum(-1) * (part > 0)
             best = np.take_along_axis(part, counts.argmax(2)[..., None], 2)[..., 0]
             mask[area] = np.where(2 * (part > 0).sum(2) >= s * s, best, mask[area])
@@ -213,7 +213,7 @@ def _finish(scene, image, size):
 
 
 def surface(vertices: np.ndarray, faces: np.ndarray):
-    """A mesh to cast rays at, by embreex, or by libigl on Linux on ARM; imported only when something is rendered."""
+    """A mesh to cast rays at, from embreex or, for Linux on ARM, libigl; imported only when something is rendered."""
     try:
         from embreex.mesh_construction import TriangleMesh
         from embreex.rtcore_scene import EmbreeScene
@@ -225,7 +225,7 @@ def surface(vertices: np.ndarray, faces: np.ndarray):
 
 
 class _Libigl:
-    """The part of embreex's scene used here, ray by ray: the same hits, ten times slower."""
+    """What is used here of embreex's scenes, done ray by ray: the same hits, ten times slower."""
 
     def __init__(self, vertices: np.ndarray, faces: np.ndarray):
         from igl.embree import EmbreeIntersector

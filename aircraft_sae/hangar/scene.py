@@ -1,4 +1,4 @@
-"""A scene: a small immutable record of one view, sampled independently of the class, that can be edited."""
+"""A scene: a small immutable record of one view, sampled independently of the class, and its edits."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -101,7 +101,7 @@ class Scene:
     livery: Livery
     background: Background
     finish: Finish
-    gear_down: bool  # retractable gear is also down on the ground
+    gear_down: bool  # retractable gear is always down on the ground
     propeller_turn: float
     pitch: float
     bank: float
@@ -117,7 +117,7 @@ class Scene:
         return replace(self, edits=(*self.edits, from_dict(Edit, {"kind": kind, "part": part, "value": value})))
 
     def varied(self, factor: str) -> "Scene":
-        """The scene with one of FACTORS changed at random, by its seed; ValueError for an unknown factor."""
+        """The scene with one of FACTORS changed at random (from its seed); ValueError for an unknown factor."""
         rng, camera = np.random.default_rng([self.seed, 7]), self.camera
         side = float(rng.choice([-1, 1]))
         moved = {name: {name: getattr(camera, name) + side * turn} for name, turn in TURNS.items()}
@@ -155,7 +155,7 @@ def factors(scene: Scene) -> dict[str, float | str | bool]:
 
 
 def sample(variant: str, seed: int, number: int) -> Scene:
-    """Draw scene `number` of a seed; nothing else in it depends on the variant, so nothing gives away the class."""
+    """Draw scene `number` of a seed; only its airframe depends on the variant, so nothing else gives away the class."""
     rng = np.random.default_rng([seed, number])
     kind = str(rng.choice(["sky", "runway", "field", "apron"], p=[0.46, 0.2, 0.14, 0.2]))
     ground = kind != "sky"
@@ -168,14 +168,14 @@ def sample(variant: str, seed: int, number: int) -> Scene:
     )  # fmt: skip
 
 
-# nose, tail, fin, wing tips and wheels of a typical airframe, which the camera frames
+# nose, tail, fin, wing tips and wheels of a typical airframe: what the camera frames
 _OUTLINE = np.array([[0.5, 0, 0], [-0.5, 0, 0.04], [-0.46, 0, 0.2], [0, 0.42, 0.02], [0, -0.42, 0.02], [0, 0, -0.14]])
 
 
 def _camera(rng: np.random.Generator, ground: bool) -> Camera:
     side = rng.choice([-1, 1])
     azimuth = side * (np.pi / 2 + rng.normal(0, 0.6)) if rng.random() < 0.82 else rng.uniform(-np.pi, np.pi)
-    # spotters stand at a fence or on a terrace; at aircraft in flight they look up more often than down
+    # spotters stand at a fence or on a terrace; they look up at aircraft in flight more often than down
     elevation = 0.03 + abs(rng.normal(0, 0.16)) if ground else rng.normal(-0.1, 0.25)
     roll, distance = rng.normal(0, 0.07), rng.uniform(2.2, 7.0)
     camera = Camera(float(azimuth), min(max(elevation, -0.7), 0.7), roll, distance, 1.0, 0.0, 0.0)
@@ -192,7 +192,7 @@ def _camera(rng: np.random.Generator, ground: bool) -> Camera:
 
 
 def axes(camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The position relative to the target, and the unit vectors right, down and forward."""
+    """The camera's position relative to its target, and the unit vectors right, down and forward."""
     a, e, r = camera.azimuth, camera.elevation, camera.roll
     back = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
     right = np.array([-np.sin(a), np.cos(a), 0.0])
@@ -227,7 +227,7 @@ def _livery(rng: np.random.Generator) -> Livery:
     wing = body if rng.random() < 0.35 else paint(0.25) if rng.random() < 0.4 else _grey(rng, 0.5, 0.8)
     fin = body if rng.random() < 0.2 else _vivid(rng) if rng.random() < 0.8 else paint(0.3)
     engine = body if rng.random() < 0.4 else paint(0.25)
-    # glass, tyres and propellers vary too, otherwise their share of the pixels would give away the class
+    # glass, tyres and propellers vary too; otherwise their share of the pixels would give away the class
     glass = [_grey(rng, 0.05, 0.3) if rng.random() < 0.7 else tuple(c * 0.6 for c in _vivid(rng)) for _ in range(2)]
     rubber, metal, propeller = _grey(rng, 0.06, 0.25), _grey(rng, 0.3, 0.8), _grey(rng, 0.08, 0.8)
     striped = rng.random() < 0.55

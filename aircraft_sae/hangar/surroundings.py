@@ -21,7 +21,7 @@ def _cloud_texture() -> np.ndarray:
 
 
 def noise(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """The noise texture at (u, v), one tile per unit, bilinear."""
+    """The noise texture at (u, v), one tile per unit, interpolated bilinearly."""
     texture = _cloud_texture()
     at = np.stack([u, v], dtype=np.float32, casting="same_kind") * np.float32(len(texture))
     return ndimage.map_coordinates(texture, at, np.float32, order=1, mode="grid-wrap")
@@ -71,7 +71,7 @@ def below(scene: Scene, rise: np.ndarray) -> np.ndarray:
 
 
 def skyline(scene: Scene) -> float:
-    """The vertical component above which a ray clears ground and trees; in flight, all do."""
+    """The vertical component above which a ray clears ground and trees; in flight, all rays do."""
     return 0.015 + 0.05 * scene.background.hills if scene.on_ground else -np.inf
 
 

@@ -1,4 +1,4 @@
-"""Any CNN behind one interface: built, trained, evaluated, looked at and changed at any site."""
+"""Any CNN behind one interface: built, trained, evaluated, and observed or edited at any site."""
 
 from aircraft_sae.networks.build import build, check_weights, weights_digest
 from aircraft_sae.networks.network import BATCH, Edit, Network, Seen

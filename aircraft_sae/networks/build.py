@@ -31,7 +31,7 @@ def build(cfg: ClassifierConfig, n_classes: int) -> nn.Module:
         torch.default_generator.manual_seed(cfg.seed)
         try:
             model = timm.create_model(cfg.arch, pretrained=cfg.weights == "timm", num_classes=n_classes, **options)
-        except Exception as problem:  # downloads raise errors of many libraries
+        except Exception as problem:  # downloads raise the errors of many libraries
             if cfg.weights == "timm":
                 raise unreachable(f"timm's weights for {cfg.arch} cannot be downloaded ({problem})") from problem
             raise ValueError(f"timm cannot build arch {cfg.arch!r}: {problem}") from problem
@@ -45,8 +45,8 @@ def build(cfg: ClassifierConfig, n_classes: int) -> nn.Module:
 def draw_weights(model: nn.Module) -> None:
     """Redraw all weights below the head with variance 1 / (number of inputs).
 
-    timm's 0.02 suits 1,000 inputs. In a small ConvNeXt it leaves the blocks near 0, and the loss at ln(n_classes) for
-    30,000 pictures and more. Source: LeCun et al. 1998, Efficient BackProp, eq. 16.
+    timm's standard deviation, 0.02, suits 1,000 inputs. In a small ConvNeXt it leaves the blocks' output near 0, and
+    the loss at ln(n_classes) for 30,000 pictures or more. Source: LeCun et al. 1998, Efficient BackProp, eq. 16.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and not name.startswith("head"):
@@ -54,7 +54,7 @@ def draw_weights(model: nn.Module) -> None:
 
 
 def check_weights(cfg: ClassifierConfig) -> None:
-    """Raise quickly what `build` or `freeze` would raise, without timm's download."""
+    """Raise quickly what `build` or `freeze` would raise, without downloading from timm's hub."""
     if cfg.frozen_stages and cfg.weights is None:
         raise ValueError(f"frozen_stages={cfg.frozen_stages} would freeze random weights: set it to 0 or name weights")
     with torch.device("meta"):  # names and shapes only
@@ -63,7 +63,7 @@ def check_weights(cfg: ClassifierConfig) -> None:
 
 
 def weights_digest(cfg: ClassifierConfig) -> str:
-    """What identifies the initial weights: a digest of the files, timm's name in its hub, or "none" from scratch."""
+    """What identifies the initial weights: a digest of their files, their name in timm's hub, or "none"."""
     if cfg.weights == "timm":
         return timm.get_pretrained_cfg(cfg.arch).hf_hub_id or cfg.arch
     if cfg.weights is None:
@@ -81,11 +81,11 @@ def keep_depthwise_in_float32(model: nn.Module) -> None:
 
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels:
-            module.forward = partial(in_float32, module.forward)  # timm's subclasses pad in forward
+            module.forward = partial(in_float32, module.forward)  # in forward, since timm's subclasses pad there
 
 
 def freeze(model: nn.Module, n_stages: int) -> list[nn.Module]:
-    """Freeze the stem and `n_stages` stages in timm's grouping, and return their modules; ValueError for too few."""
+    """Freeze the stem and `n_stages` stages in timm's grouping, and return their modules; ValueError if too few."""
     if n_stages == 0:
         return []
     groups = group_modules(model, model.group_matcher(coarse=True)) if hasattr(model, "group_matcher") else {}

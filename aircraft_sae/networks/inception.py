@@ -1,6 +1,6 @@
 """TensorFlow's InceptionV1, the network in which curve detectors and specialised branches were found.
 
-torchvision's `googlenet` cannot stand in for it: its 5x5 branches have 3x3 kernels, and mixed4a has other widths.
+torchvision's `googlenet` cannot stand in for it: its 5x5 branches have 3x3 kernels, and its mixed4a has other widths.
 Source: Szegedy et al. 2015, arXiv 1409.4842, with the widths of the published file inception5h.
 """
 
@@ -23,7 +23,7 @@ MEAN, STD = (117 / 255,) * 3, (1 / 255,) * 3
 
 
 class Conv(nn.Conv2d):
-    """Convolution and ReLU with TensorFlow's "same" padding; norm: batch norm between them, for training."""
+    """Convolution and ReLU with TensorFlow's "same" padding; norm: with batch norm between them, for training."""
 
     def __init__(self, d_in: int, d_out: int, size: int, stride: int = 1, norm: bool = False):
         super().__init__(d_in, d_out, size, stride)
@@ -36,7 +36,7 @@ class Conv(nn.Conv2d):
 
 
 class Response(nn.Module):
-    """nn.LocalResponseNorm(9, 1e-4, 0.5, 1.0), many times as fast."""
+    """nn.LocalResponseNorm(9, 1e-4, 0.5, 1.0), but many times faster."""
 
     def __init__(self, d: int):
         super().__init__()
@@ -114,12 +114,12 @@ class InceptionV1(nn.Module):
         return self.softmax2_pre_activation_matmul(self.forward_features(x).mean((2, 3)))
 
     def group_matcher(self, coarse: bool = False) -> dict:
-        """The stem and each block, in timm's format: stages that `freeze` counts."""
+        """The stem and each block, in timm's format: the stages that `freeze` counts."""
         blocks = [(rf"^{name}_", (i,)) for i, name in enumerate(BLOCKS)]
         return {"stem": r"^conv2d\d_", "blocks": blocks, "head": r"^softmax2"}
 
     def fold(self) -> "InceptionV1":
-        """Fold each batch norm into its convolution, which leaves the evaluation output as it is."""
+        """Fold each batch norm into its convolution, which leaves the output in evaluation mode unchanged."""
         for conv in [module for module in self.modules() if isinstance(module, Conv) and module.norm]:
             norm, conv.norm = conv.norm, None
             statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias

@@ -1,4 +1,4 @@
-"""Any CNN behind one interface: look at its sites, change what passes there, continue from stored activations."""
+"""Any CNN behind one interface: observe its sites, edit what passes through them, continue from stored activations."""
 
 import copy
 import difflib
@@ -21,7 +21,7 @@ from aircraft_sae.pictures import test_transform
 from aircraft_sae.store import digest
 
 BATCH = 64 if torch.cuda.is_available() else 16
-"""Pictures per forward pass: on a CPU few enough that activations stay in its caches, a quarter faster."""
+"""Pictures per forward pass: on a CPU few enough for activations to stay in its caches, which is a quarter faster."""
 Edit = Callable[[torch.Tensor], torch.Tensor]
 _HOOKING = threading.Lock()
 """torch numbers hooks without a lock: two threads could get the same number, and one would lose its hook."""
@@ -43,7 +43,7 @@ class Network:
     size, mean, std: pictures are squashed to (size, size) and normalised.
     level: the level of the taxonomy that the classes belong to.
     mixed_precision: whether `mixed` passes use bfloat16 where the hardware has it.
-    history: one row an epoch; predictions: `predict` on the test split.
+    history: one row per epoch; predictions: `predict` on the test split.
 
     A site is the path of a module that outputs maps ("stages.2.blocks.1"), or "stage1", … where the model has stages.
     A branch of a concatenation, "mixed4c:5x5", is a site too: the channels that it fills.
@@ -62,7 +62,7 @@ class Network:
 
     def __post_init__(self):
         self.model.eval()
-        self.shape, self.readout = cache(self.shape), cache(self.readout)  # freed with this network
+        self.shape, self.readout = cache(self.shape), cache(self.readout)  # cached per network, and freed with it
 
     @property
     def device(self) -> torch.device:
@@ -88,12 +88,12 @@ class Network:
         self, x: torch.Tensor | None, sites: Sequence[str] = (), edits: Mapping[str, Edit] | None = None, *,
         given: Mapping[str, torch.Tensor] | None = None, mixed: bool = False, logits: bool = True,
     ) -> Seen:  # fmt: skip
-        """Run a batch x (n, 3, size, size), recording some sites and editing what passes some.
+        """Run a batch x (n, 3, size, size), recording the acts at `sites` and editing those at `edits`.
 
         edits: {site: f}, f maps acts (n, rows, columns, d) to acts of the same shape; sites are recorded after edits.
-        given: {site: acts} of one site to continue from; x may then be None where the network `can_start` there.
-        logits: False ends the pass at the last of the sites, with logits (n, 0).
-        Gradients are recorded where the caller records them.
+        given: {site: acts} of one site to continue from; x may then be None if the network `can_start` there.
+        logits: False ends the pass once all sites are recorded, with logits (n, 0).
+        Gradients are tracked if the caller's grad mode tracks them.
         Raises: ValueError for an unknown site, an edit that changes the shape, a missing x.
         """
         edits, given = dict(edits or {}), given or {}
@@ -134,7 +134,7 @@ class Network:
             return tuple(self.see(torch.zeros(1, 3, self.size, self.size), [site]).acts[site].shape[1:])
 
     def check_site(self, site: str) -> None:
-        """Raise ValueError for a site that this network does not have, with similar names."""
+        """Raise ValueError for a site that this network does not have, suggesting similar names."""
         path, _, branch = site.partition(":")
         modules = {name: module for name, module in self.model.named_modules() if name}
         names = [*(f"stage{i + 1}" for i in range(len(getattr(self.model, "stages", [])))), *modules]
@@ -189,7 +189,7 @@ class Network:
 
     @cached_property
     def _steps(self) -> list[tuple[set[str], nn.Module]]:
-        """(paths that name its output, module) of each step if the network is a plain sequence; else the whole."""
+        """(paths that name its output, module) of each step if the network is a plain sequence; else one step."""
         x = torch.rand(1, 3, self.size, self.size, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             return _sequence(self.model, "", x.to(self.device))[0]
@@ -215,7 +215,7 @@ class _Watch:
 
     @contextmanager
     def on(self, network: Network, start: int | None) -> Iterator[None]:
-        """Hook the sites; those up to step `start` of a sequence are not run."""
+        """Hook the sites, except those up to step `start` of a sequence, which do not run."""
         hooked, handles = [], []
         for site in dict.fromkeys([*self.edits, *self.sites]):
             path, channels = network._path(site), network.channels(site)

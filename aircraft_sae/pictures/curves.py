@@ -1,4 +1,4 @@
-"""Synthetic stimuli for curve detectors: anti-aliased strokes on grey, with everything that varies as a factor.
+"""Synthetic stimuli for curve detectors: anti-aliased strokes on grey. All that varies is a factor in the table.
 
 An angle is the direction of the normal, from the stroke's middle to its centre of curvature, in degrees anticlockwise.
 """
@@ -12,7 +12,7 @@ from PIL import Image
 from aircraft_sae.pictures.base import Pictures
 
 SIZE = 224  # pixels
-MIDDLE = 119  # where strokes pass: the centre of a cell's receptive field at strides 2, 4 and 8
+MIDDLE = 119  # strokes pass through here: the centre of a cell's receptive field at strides 2, 4 and 8
 LENGTH, WIDTH, GREY, CONTRAST = 48.0, 4.0, 128, 100
 ANGLES, RADII, SHIFTS = range(0, 360, 5), (12.0, 20.0, 34.0, 60.0), ((0, 0), (2, 0), (0, 2), (-2, -2))
 

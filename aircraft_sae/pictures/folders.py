@@ -27,8 +27,8 @@ MOVE = "Move or rename them."
 class FGVCLayout(PictureFiles):
     """FGVC-Aircraft's data/ folder, where the hangar also writes masks/ and scenes.parquet.
 
-    masks/<image>.png: 0 and 1 behind the aircraft, else the index into `PARTS`.
-    scenes.parquet: a row per image with its scene (JSON), pixels_<part>, and columns that join the table as factors.
+    masks/<image>.png: indices into `PARTS`, where 0 and 1 are the background.
+    scenes.parquet: a row per image with its scene (JSON), pixels_<part>, and columns that the table adopts as factors.
     """
 
     def __init__(self, *of_files: Any):
@@ -41,7 +41,7 @@ class FGVCLayout(PictureFiles):
                 listed = pd.read_parquet(self._scenes).set_index("image").drop(columns="scene")
                 factors = listed.drop(columns=["split", *LEVELS, *listed.filter(like="pixels_")], errors="ignore")
                 self.table = self.table.join(factors, on="image", validate="1:1")
-            except Exception as problem:  # Arrow and pandas raise many types
+            except Exception as problem:  # Arrow and pandas raise errors of many types
                 raise ValueError(f"{self._scenes} cannot be used: {problem}. Replace or remove it") from problem
 
     @cached_property
@@ -116,7 +116,7 @@ def _read_labels(folder: Path, level: str, split: str) -> pd.DataFrame:
 
 
 def _lines(path: Path) -> pd.Series:
-    """The stripped lines of a UTF-8 text file that are not empty; any line ends, with or without a byte-order mark."""
+    """The non-empty lines of a UTF-8 text file, stripped; any line endings, with or without a byte-order mark."""
     try:
         lines = [line.strip() for line in normalize("NFC", path.read_text("utf-8-sig")).split("\n")]
     except UnicodeDecodeError as problem:
@@ -125,7 +125,7 @@ def _lines(path: Path) -> pd.Series:
 
 
 def _find_folder(root: Path) -> Path:
-    """The data/ folder at or below `root`; FileNotFoundError lists what may be there."""
+    """The data/ folder at or below `root`; FileNotFoundError lists the accepted layouts."""
     for folder in (root / "fgvc-aircraft-2013b" / "data", root / "data", root):
         if (folder / "images").is_dir():
             return folder
@@ -174,11 +174,11 @@ def _random_splits(classes: pd.Series) -> list[str]:
 
 
 def download(root: str | Path) -> None:
-    """Download FGVC-Aircraft (2.75 GB) into root/fgvc-aircraft-2013b, whole; OSError names other ways to get it."""
+    """Download FGVC-Aircraft (2.75 GB) into root/fgvc-aircraft-2013b, whole or not at all; OSError names other ways."""
     root = Path(root).expanduser().absolute()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        # torchvision takes an archive or folder that exists for a whole one
+        # torchvision takes any existing archive or folder to be complete
         with tempfile.TemporaryDirectory(prefix="download-", dir=root) as beside:
             FGVCAircraft(beside, download=True)
             os.rename(Path(beside) / "fgvc-aircraft-2013b", root / "fgvc-aircraft-2013b")

@@ -39,7 +39,7 @@ class RandomSquashedCrop(v2.RandomResizedCrop):
 
 
 class PictureTransform(v2.Compose):
-    """From a picture to (3, size, size) uint8; `normalise` makes a batch of them the network's input."""
+    """From a picture to (3, size, size) uint8; `normalise` turns a batch of them into the network's input."""
 
     def __init__(self, steps: Sequence[Callable], mean: Sequence[float], std: Sequence[float]):
         super().__init__([*steps, v2.PILToTensor()])
@@ -71,7 +71,7 @@ test_transform.__test__ = False  # pytest would collect it by its name
 
 
 class PictureDataset(Dataset):
-    """(transformed picture, label, row), indexed by row or by (seed, epoch, row), which alone determine augmentation.
+    """(transformed picture, label, row), indexed by row or by (seed, epoch, row), which alone determines augmentation.
 
     The epoch is part of the index because workers hold copies of this object.
     """
@@ -102,7 +102,7 @@ class Loader(DataLoader):
             generator = torch.Generator().manual_seed(_mix(self.order_seed, epoch))
             order = torch.randperm(len(self.dataset), generator=generator).tolist()
             batches = _batches([(self.order_seed, epoch, row) for row in order], self.size)
-            # a rank without a share takes one picture, so that all ranks take as many steps
+            # a rank without a share takes one picture, so that all ranks take equally many steps
             self.batch_sampler[:] = [batch[ranks.share(len(batch))] or batch[:1] for batch in batches]
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -114,17 +114,17 @@ def loader(
     dataset: PictureDataset, batch_size: int, *, order_seed: int | None = None, workers: int | None = None,
     rows: Sequence[int] | None = None,
 ) -> Loader:  # fmt: skip
-    """Batches of `dataset`, or of these rows, in order. With `order_seed`: all rows, shuffled and augmented each epoch.
+    """Batches of `dataset`, or of these rows, in order; with `order_seed`, all rows, shuffled and augmented anew.
 
-    workers: processes that read pictures, fewer if shared memory is short; they change the speed alone. By default one
-    beside a computing CPU (it reads 350 pictures of 224 pixels a second, and a ConvNeXt-Atto trains on 40), up to eight
-    beside a GPU, none for few pictures.
+    workers: number of processes that read pictures, fewer if shared memory is short; it affects only the speed. By
+    default one if the network runs on the CPU (the worker reads 350 pictures of 224 pixels a second, a ConvNeXt-Atto
+    trains on 40), up to eight if it runs on a GPU, none for few pictures.
     """
     rows = range(len(dataset)) if rows is None else rows
     if workers is None:  # starting a process takes longer than reading 512 pictures
         most = min(8, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if torch.cuda.is_available() else 1
         workers = max(1, most) if len(rows) >= 512 else 0
-    if workers and os.path.isdir("/dev/shm"):  # a worker dies of a bus error when it is full
+    if workers and os.path.isdir("/dev/shm"):  # when this is full, a worker dies of a bus error
         n_bytes = batch_size * dataset[0][0].nbytes
         workers = min(workers, shutil.disk_usage("/dev/shm").free // (4 * n_bytes))  # two ahead, one made, one in use
     made = Loader(

@@ -23,13 +23,13 @@ EDITS = ("part", "paint")  # of one part: removed, or painted red or blue
 def vary_scenes(
     folder: Path, *, scenes: Sequence[str], parts: Sequence[str], most: int, size: int, supersampling: int
 ) -> None:
-    """Render each scene (JSON, without shadows) as it is, with each of FACTORS changed, and with parts edited.
+    """Render each scene (JSON) without shadows: as it is, with each of FACTORS changed, and with parts edited.
 
-    Each part is removed and repainted in up to `most` scenes in which it fills 30 of 224 x 224 pixels. images/ and
-    masks/ are as in the hangar. table.parquet has a row per picture:
+    Each part is removed and repainted in up to `most` scenes in which it fills at least 30 of 224 x 224 pixels. images/
+    and masks/ are as in the hangar. table.parquet has a row per picture:
     image, split ("test")
-    number: of its scene
-    factor: that was changed, "" for none; part: that was edited, "" for none
+    number: its scene's number
+    factor: the one of FACTORS or EDITS that was changed, "" for none; part: the one edited, "" for none
     """
     views = [replace(Scene.from_json(scene), shadows=False) for scene in scenes]
     jobs = [(n, factor, "", view.varied(factor) if factor else view)

@@ -5,8 +5,8 @@
     recon         = feature_acts W_dec + b_dec
 
 "topk" selects each cell's k largest (Gao et al. 2024, arXiv 2406.04093, equation 3). "batchtopk" selects the n k
-largest of a training batch, and all above one threshold afterwards (Bussmann et al. 2024, arXiv 2412.06410, equation
-4). A tied autoencoder has W_enc = W_dec transposed.
+largest of a training batch of n cells and, after training, all above one threshold (Bussmann et al. 2024, arXiv
+2412.06410, equation 4). In a tied autoencoder, W_enc is the transpose of W_dec.
 """
 
 from dataclasses import asdict, dataclass
@@ -61,7 +61,7 @@ class Codes:
         """(entries,) table[feature] . rows[cell] at the active entries only; table: (d_sae, d), rows: (n, d)."""
         if self.nearly_dense:
             return (rows @ table.t())[self.cells, self.features]
-        # this is the gradient of `decode` by the values; mode 0 is "sum"
+        # this is the gradient of `decode` with respect to the values; mode 0 is "sum"
         gradient = torch.ops.aten._embedding_bag_per_sample_weights_backward
         return gradient(rows, table, self.features, self.offsets[:-1], self.cells, 0)
 
@@ -73,7 +73,7 @@ class Codes:
 
     def by_feature(self) -> tuple["Codes", torch.Tensor]:
         """(the codes transposed: cells by feature, the order of the entries)."""
-        features, order = self.features.int().sort(stable=True)  # a radix sort: 4 bytes are faster than 8
+        features, order = self.features.int().sort(stable=True)  # a radix sort: 4-byte keys are faster than 8
         offsets = torch.searchsorted(features, torch.arange(self.d_sae + 1, device=features.device).int())
         return Codes(self.values.take(order), self.cells.take(order), offsets, len(self)), order
 
@@ -85,7 +85,7 @@ class Codes:
 def largest(rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(values, places) of each row's k largest, faster than topk: they lie in the k groups with the largest maxima."""
     n, m = rows.shape
-    width = gcd(m, 4)  # of a group; the best groups are found by recursion
+    width = gcd(m, 4)  # of a group; recursion finds the best groups
     if m <= 2 * k * width or width == 1:
         return rows.topk(k, sorted=False)
     groups = largest(rows.view(n, width, m // width).amax(1), k)[1]
@@ -141,7 +141,7 @@ class SparseAutoencoder(nn.Module):
     def select(self, centred: torch.Tensor, least: float, rough: bool = False) -> Codes:
         """Codes of acts - b_dec: each cell's k largest ("topk"), or all above `least`.
 
-        rough: candidates are found in bfloat16, with a margin, and their values computed in float32.
+        rough: candidates are found in bfloat16, with a margin, and their values are computed in float32.
         """
         k, topk, kind = self.cfg.k, self.cfg.variant == "topk", torch.bfloat16 if rough else torch.float32
         wanted, bar = (min(self.d_sae, k + max(8, k // 4)), least - 0.05 - least / 64) if rough else (k, least)
@@ -174,7 +174,7 @@ class SparseAutoencoder(nn.Module):
     def fold_scaling(self, mean: torch.Tensor, scale: torch.Tensor | float) -> "SparseAutoencoder":
         """Fold the scaling of the training cells, x -> (x - mean) scale, into the weights.
 
-        scale: one number, by which features are divided too; or (d_in,), which changes the lengths of decoder rows.
+        scale: one number, which divides feature activations too; or (d_in,), which changes the lengths of decoder rows.
         """
         self.b_dec.div_(scale).add_(mean)
         if isinstance(scale, float):
@@ -194,7 +194,7 @@ class SparseAutoencoder(nn.Module):
             "reshape_activations": "none", "metadata": {},
         }  # fmt: skip
         state = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
-        if topk:  # SAELens may fold the lengths of decoder rows only where all are 1, else other features are largest
+        if topk:  # SAELens may scale by the lengths of decoder rows only if all are 1, else other features are largest
             unit = bool((self.W_dec.norm(dim=1) - 1).abs().max() <= 1e-5)
             facts |= {"k": self.cfg.k, "rescale_acts_by_decoder_norm": unit}
         else:
@@ -205,7 +205,7 @@ class SparseAutoencoder(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> "SparseAutoencoder":
-        """What `save` wrote; FileNotFoundError if nothing is there, ValueError for damaged or foreign files."""
+        """Load what `save` wrote; FileNotFoundError if nothing is there, ValueError for damaged or foreign files."""
         folder = Path(folder)
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError(f"{folder / WEIGHTS} is not there: train an autoencoder into it first")
@@ -214,10 +214,10 @@ class SparseAutoencoder(nn.Module):
             cfg = from_dict(SAEConfig, facts["aircraft_sae"])
             state["W_enc_rows"] = state.pop("W_enc").t().contiguous()
             state["threshold"] = state["threshold"][0] if cfg.variant == "batchtopk" else torch.zeros(())
-            with torch.device("meta"):  # allocates nothing, however large the config claims to be
+            with torch.device("meta"):  # allocates nothing, however large a network the config asks for
                 sae = cls(cfg, facts["d_in"])
             sae.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
-        except Exception as problem:  # every library has errors of its own
+        except Exception as problem:  # every library raises errors of its own
             what = f"{folder} holds a damaged or foreign autoencoder ({type(problem).__name__}: {problem})"
             raise ValueError(f"{what}: train one into it again, or bring {CONFIG} and {WEIGHTS} of one") from problem
         if cfg.tied:

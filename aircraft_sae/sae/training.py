@@ -1,4 +1,4 @@
-"""Training of sparse autoencoders: one dense product a step; all that follows uses only the features that fired.
+"""Training of sparse autoencoders: one dense product per step; all that follows uses only the features that fired.
 
 On scaled acts (centred, mean squared norm d_in) the loss of n cells is
 
@@ -27,7 +27,7 @@ from aircraft_sae.sae.model import BLOCK, Codes, SparseAutoencoder
 from aircraft_sae.store import checkpoint, fingerprint, write_text
 
 CHECKPOINT_SECONDS = 20.0
-FLOOR = 0.9  # the search for a batch's threshold starts from this share of the last one
+FLOOR = 0.9  # the search for a batch's threshold starts from this share of the last batch's
 Gradients = tuple[Tensor, Tensor, Tensor]  # of W_dec, W_enc_rows and b_enc
 
 
@@ -36,7 +36,7 @@ def choose(
 ) -> tuple[Codes, float]:
     """(codes of acts - b_dec, smallest value selected) in training: "batchtopk" takes the n k largest of the batch.
 
-    floor: where its search starts; it is lowered if too high. n: cells of the whole batch, if these are a rank's share.
+    floor: where the search starts; lowered if too high. n: cells of the whole batch, if these are a rank's share.
     """
     if sae.cfg.variant == "topk":
         return sae.select(centred, 0.0, rough), 0.0
@@ -81,7 +81,7 @@ def backward(
 
 
 def of_features(sae: SparseAutoencoder, centred: Tensor, codes: Codes, upstream: Tensor) -> Gradients:
-    """Gradients of the features' weights from that of recon, upstream (n, d_in)."""
+    """Gradients of the features' weights, given upstream (n, d_in), the gradient of recon."""
     of_values = codes.dot(sae.W_dec, upstream).mul_(codes.values > 0)
     turned, order = codes.by_feature()
     W_dec = turned.decode(upstream)
@@ -91,7 +91,7 @@ def of_features(sae: SparseAutoencoder, centred: Tensor, codes: Codes, upstream:
 
 
 def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gradients: Gradients) -> float:
-    """AuxK's loss: dead features with the largest pre-activations reconstruct the error. Its gradients are added."""
+    """AuxK's loss: the dead features with the largest pre-activations reconstruct the error. Adds to `gradients`."""
     centred, missing = centred[::4], error[::4].neg()
     rows_enc, rows_dec = sae.W_enc_rows[dead], sae.W_dec[dead]
     pre_acts = torch.addmm(sae.b_enc[dead], centred, rows_enc.t())
@@ -109,7 +109,7 @@ def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gr
 
 
 def add_up(sae: SparseAutoencoder, loss: float, fvu: float, fired: Tensor, dead: Tensor | None) -> tuple[float, float]:
-    """(loss, fvu) summed over ranks; .grad and fired (d_sae,), the cells of each feature, are summed in place."""
+    """(loss, fvu) summed over ranks; .grad and fired (d_sae,), cells where each feature fired, are summed in place."""
     if ranks.n_ranks() == 1:
         return loss, fvu
     biases = sae.b_enc.grad, sae.b_dec.grad
@@ -133,7 +133,7 @@ def add_up(sae: SparseAutoencoder, loss: float, fvu: float, fired: Tensor, dead:
 
 
 def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
-    """(mean (d_in,), scale) of training, which sees (x - mean) scale of cells x; scale: one number, or (d_in,)."""
+    """(mean (d_in,), scale): training receives (x - mean) scale for each cell x; scale: one number, or (d_in,)."""
     mean, variance = acts.moments(rows)
     whole = math.sqrt(acts.d_in / variance.sum())
     return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.standardise == "channels" else whole
@@ -143,13 +143,13 @@ def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
 def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
     """Train on the cells of the images `rows` into `folder`: sae_weights.safetensors, cfg.json, history.csv.
 
-    A killed run with the same cfg and acts resumes from its checkpoint, on a CPU to the same bits.
+    A killed run with the same cfg and acts resumes from its checkpoint; on a CPU, the result is bit-identical.
     Raises: ValueError for a checkpoint of another run, or a loss that is not finite (the last checkpoint is kept).
     """
     run = Run(folder, cfg, acts, rows)
     run.resume()
     batches = islice(acts.batches(rows, cfg.batch_size, cfg.seed, run.step), cfg.n_steps - run.step)
-    # of trainings side by side none shows a bar; elsewhere TQDM_DISABLE decides
+    # parallel training runs show no bar; otherwise TQDM_DISABLE decides
     hidden = {} if threading.current_thread() is threading.main_thread() else {"disable": True}
     began = time.monotonic()
     bar = tqdm(batches, total=cfg.n_steps, initial=run.step, unit=f" x {cfg.batch_size} cells", **hidden)
@@ -173,7 +173,7 @@ def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
 
 
 class Run(checkpoint.Training):
-    """A training run on scaled acts. idle: cells since each feature fired; history: one row a step."""
+    """A training run on scaled acts. idle: cells since each feature last fired; history: one row per step."""
 
     noted, other = ("idle", "floor", "history"), "config or other activations"
     remedy = "sae.learning_rate (a third)"
@@ -215,11 +215,11 @@ class Run(checkpoint.Training):
             self.stop(f"the loss is {loss}", self.step)
         if cfg.frozen_decoder:
             sae.W_dec.grad = None
-        else:  # rows keep length 1, so only the gradient's component across a row counts
+        else:  # rows keep length 1, so only the gradient's component at right angles to a row counts
             along = torch.bmm(sae.W_dec.grad[:, None], sae.W_dec[:, :, None])[:, 0]
             sae.W_dec.grad.addcmul_(sae.W_dec, along, value=-1)
         self.optimizer.step()
-        self.optimizer.zero_grad()  # frees the gradients before the next ones are made
+        self.optimizer.zero_grad()  # frees the gradients before the next ones are computed
         if not cfg.frozen_decoder:
             normalize(sae.W_dec, out=sae.W_dec)
         if cfg.variant == "batchtopk":
@@ -234,7 +234,7 @@ class Run(checkpoint.Training):
         return self.history[-1]
 
     def learning_rate(self, step: int) -> float:
-        """Linear up in the warm-up, level, then linear down to almost 0 at the last step."""
+        """Rises linearly in the warm-up, stays level, then falls linearly to almost 0 at the last step."""
         n, cfg = self.cfg.n_steps, self.cfg
         up = (step + 1) / max(1, round(cfg.warmup_share * n))
         down = (n - step) / max(1, round(cfg.decay_share * n))

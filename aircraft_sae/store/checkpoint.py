@@ -19,8 +19,8 @@ class Training:
     """A training run in `folder` that survives a kill.
 
     A subclass sets folder, device, step, identity (a digest that its checkpoints must have), parts ({name: object with
-    a state dict}, including "model") and learning_rate(step). It names in `noted` other attributes to save, in `other`
-    what differs in a foreign checkpoint, in `remedy` what to lower when it diverges, in `place` where it is ("epoch").
+    a state dict}, including "model") and learning_rate(step); noted (further attributes to save); and, for messages,
+    other (what differs in a foreign checkpoint), remedy (what to lower if it diverges) and place (" in epoch 2").
     """
 
     place, saved = "", -math.inf
@@ -35,7 +35,7 @@ class Training:
         self.saved = time.monotonic()
 
     def due(self, seconds: float) -> bool:
-        """Whether the last checkpoint is older than this."""
+        """Whether the last checkpoint is older than this many seconds."""
         return time.monotonic() - self.saved > seconds
 
     def resume(self) -> None:
@@ -52,7 +52,7 @@ class Training:
         try:
             with ZipFile(path) as file:
                 damaged = file.testzip() is not None  # torch.load ignores the checksums
-        except Exception:  # a damaged header raises anything
+        except Exception:  # a damaged header can raise anything
             damaged = True
         if damaged:
             print(f"{path} is damaged: training starts again", file=sys.stderr)
@@ -71,7 +71,7 @@ class Training:
             setattr(self, name, kept[name])
 
     def check_weights(self) -> None:
-        """ValueError if a weight is not finite, as after a last step whose loss was finite."""
+        """ValueError if a weight is not finite, which the last step can cause even if its loss was finite."""
         if not all(bool(weight.isfinite().all()) for weight in self.parts["model"].parameters()):
             self.stop("a weight is not finite", self.step - 1)
 

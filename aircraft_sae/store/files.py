@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 META = "meta.json"  # the facts of a finished stage, in its folder
-LABELS = "labels.csv"  # a person's notes on features, in a study's folder; nothing else can recreate them
+LABELS = "labels.csv"  # a person's notes on features, in a study's folder; no code can recreate them
 ENTRY = ("value", "low", "high", "n")
 REPLACED = "was removed, or made anew by another study of the same name: open this one again, and rename one of them"
 N_TRIES = 100
@@ -78,11 +78,11 @@ def full_disk_named(doing: str, folder: Path, remedy: str) -> Iterator[None]:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` write a temporary file next to `path`, then rename it; OSError that names a full disk."""
+    """Let `write` fill a temporary file next to `path`, then rename it; an OSError says if the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with full_disk_named(f"writing {path}", path.parent, "make room"):  # asked before the file's room is freed
+        with full_disk_named(f"writing {path}", path.parent, "make room"):  # checks before the file is deleted
             write(temporary)
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
@@ -110,7 +110,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
     """Write an .npy file whole or not at all."""
 
     def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # given a path, numpy would add a suffix
+        with open(temporary, "wb") as file:  # given a path, numpy would append .npy
             np.save(file, array)
 
     write_whole(path, write)
@@ -126,7 +126,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def entries(results: Mapping[str, Any]) -> dict[str, dict[str, float | int | None]]:
-    """{name: {value, low, high, n}} with six digits, from numbers, tuples or dicts; ValueError if not finite."""
+    """{name: {value, low, high, n}} to six digits, from numbers, tuples or dicts; ValueError if not finite."""
     flat = {}
     for name, given in results.items():
         if not isinstance(given, dict):
@@ -148,7 +148,7 @@ def digest(value: Any) -> str:
     """16 hex digits for the content of `value`.
 
     value: plain values, lists, dicts, dataclasses, arrays, tensors, tables, paths (by what the files hold) and objects
-    with a text `fingerprint`, nested in any way. Tuples equal lists, and numpy's numbers equal Python's.
+    with a text `fingerprint`, nested in any way. Tuples count as lists, and numpy's numbers as Python's.
     Raises: ValueError for anything else; FileNotFoundError.
     """
     return _short(json.dumps(_plain(value)).encode())
@@ -162,8 +162,8 @@ def fingerprint(*values: Any) -> str:
 def source_digest(function: Callable) -> str:
     """16 hex digits for the source of a function's module, ignoring comments, docstrings and layout.
 
-    Included are the modules that it imports from its own room (such as aircraft_sae.features), and their imports.
-    Raises: ValueError for a function outside a module (a notebook's, a lambda, …), and for a source that has changed.
+    It includes the modules imported from the same subpackage (such as aircraft_sae.features), and so on for these.
+    Raises: ValueError for a function outside a module (a notebook's, a lambda, …), or a source changed since import.
     """
     name, module = getattr(function, "__qualname__", repr(function)), inspect.getmodule(function)
     path = getattr(module, "__file__", None)
@@ -176,7 +176,7 @@ def source_digest(function: Callable) -> str:
 
 
 def _add_source(name: str, sources: dict[str, str]) -> None:
-    """Add the digest of a module, and of those that it imports from its own room, loaded or not."""
+    """Add the digests of a module and of those that it imports from its own subpackage, loaded or not."""
     spec = getattr(sys.modules.get(name), "__spec__", None) or find_spec(name)
     now, imported = _parsed(Path(spec.origin).read_bytes())
     sources[name] = now
@@ -225,7 +225,7 @@ def _plain(value: Any) -> Any:
         pairs = [[_plain(key), _plain(each)] for key, each in value.items()]
         return {"dict": sorted(pairs, key=lambda pair: json.dumps(pair[0]))}
     if isinstance(value, Path):
-        if known := read_json(value / META).get("fingerprint"):  # a stage, whose meta.json also records seconds
+        if known := read_json(value / META).get("fingerprint"):  # a stage, whose meta.json also records its duration
             return {"fingerprint": known}
         files = sorted(file for file in value.rglob("*") if file.is_file()) if value.is_dir() else [value]
         return {"path": [[file.relative_to(value).as_posix(), sha256(file)] for file in files]}
@@ -269,7 +269,7 @@ def _columns(table: Any) -> list:
 def sha256(path: Path) -> str:
     """The checksum of a file, cached until the file changes."""
     found = path.stat()
-    if time.time_ns() - found.st_mtime_ns < 2e9:  # a second change might not change the time
+    if time.time_ns() - found.st_mtime_ns < 2e9:  # another change so soon might leave the time as it is
         return _sha256.__wrapped__(str(path))
     return _sha256(str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 

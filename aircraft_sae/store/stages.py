@@ -42,10 +42,10 @@ class Stage:
 def make_stage(
     folder: Path, config: Any, inputs: dict[str, str], make: Callable, say: Callable = print, name: str = ""
 ) -> Stage:
-    """Load the stage in `folder`, or make it with `make(work)`, where work holds what a killed run left.
+    """Load the stage in `folder`, or make it with `make(work)`, where work holds what a killed run left behind.
 
     config: plain JSON or a dataclass; inputs: digests of what the stage is made from; say: prints a line; name: the
-    stage's name in these lines. Under torchrun all ranks run a make marked `on_all_ranks`; the first alone runs others.
+    stage's name in these lines. Under torchrun all ranks run a make marked `on_all_ranks`; any other runs on the first.
     Raises: whatever make raises, OSError for a full disk, PermissionError.
     """
     name = name or folder.name
@@ -70,7 +70,7 @@ def make_stage(
     try:
         held = lock.acquire(timeout=0)
     except Timeout:
-        say(f"{name}: waiting for another process that makes it")
+        say(f"{name}: waiting for another process that is making it")
         held = lock.acquire()
     with held:
         if (work / META).is_file():  # killed during the swap
@@ -83,7 +83,7 @@ def make_stage(
         remedy = f"make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk; {work.name} is kept and will be resumed"
         with full_disk_named(f"making {folder}", folder.parent, remedy):
             meta = _make(work, name, wanted, make, say, together) | {"config": config, "inputs": inputs}
-            meta = json.loads(json.dumps(meta, default=asdict))  # as it will be read
+            meta = json.loads(json.dumps(meta, default=asdict))  # as it will be read back
             write_json(work / META, meta | {"checksum": fingerprint(meta)})
         _swap(work, folder, old)
     ranks.wait()
@@ -105,7 +105,7 @@ def _make(work: Path, name: str, wanted: str, make: Callable, say: Callable, tog
     with watched(progress, work / PROGRESS), nullcontext() if together else ranks.alone():
         make(work)
     ranks.wait()
-    for left_over in work.rglob(".*.tmp"):  # from killed atomic writes
+    for left_over in work.rglob(".*.tmp"):  # from interrupted atomic writes
         left_over.unlink()
     files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != PROGRESS)
     versions = {p: version(p) for p in ("torch", "timm", "numpy")} | {"python": platform.python_version()}
@@ -124,7 +124,7 @@ def watched(note: dict[str, Any], path: Path | None = None) -> Iterator[None]:
     def beat() -> None:
         peak = max(note.get("peak_memory_bytes", 0), _memory())
         note.update(seconds=round(time.monotonic() - began, 3), peak_memory_bytes=peak)
-        with suppress(OSError):  # whoever writes the data reports a full disk
+        with suppress(OSError):  # a full disk is reported where the data are written
             path and write_json(path, note)
 
     def watch() -> None:
@@ -143,7 +143,7 @@ def watched(note: dict[str, Any], path: Path | None = None) -> Iterator[None]:
 
 
 def _memory() -> int:
-    """Bytes of this process and its children; shared pages count once where the system can tell."""
+    """Bytes used by this process and its children; shared pages count once where the system can tell."""
     total, own = 0, psutil.Process()
     for process in [own, *own.children(recursive=True)]:
         with suppress(psutil.Error):  # it has just ended
@@ -168,7 +168,7 @@ def load_meta(folder: Path, wanted: str, say: Callable[[str], None] = lambda pro
                 return {}
         return meta
     if (folder / META).exists():
-        say("its config or what it is made from has changed" if meta else f"{META} is damaged")
+        say("its config or its inputs have changed" if meta else f"{META} is damaged")
     return {}
 
 
