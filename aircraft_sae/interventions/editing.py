@@ -156,10 +156,10 @@ class Responses:
         return table.melt("feature_id", var_name="part", value_name="response")
 
     def at_part(self, part: str, feature_id: int) -> tuple[Estimate, Estimate]:
-        """R at the part's own cells: when the part is removed, and when other parts are that change no more pixels.
+        """R at the part's own cells: for removing the part, and for removing others that are at most twice as large.
 
-        R: what the largest activation in these cells loses, by the largest anywhere before, over scenes that show the
-        part and in which the feature is active. No more: at most twice, in the median.
+        R: the loss of the largest activation in these cells, over the largest anywhere before the edit, in scenes that
+        show the part and in which the feature is active. Size: the median number of pixels that a removal changes.
         """
         n_scenes, rows, columns, _ = self.shows.shape
         maps = self.codes[:, [feature_id]].toarray().reshape(-1, rows, columns)

@@ -108,8 +108,8 @@ def class_verdicts(
 class Verdicts:
     """What `verdict_tables` wrote; a table is None where regions, scenes or classes are missing.
 
-    features: feature_id; seed_match; suppressed, suppressed_random (mean absolute specificity, also of the
-    random direction); verdict, why. responses: `Responses.table`; parts: of `judge_parts`; classes: `class_verdicts`.
+    features: feature_id; seed_match; suppressed, suppressed_random (its mean absolute specificity, and its
+    random direction's); verdict, why. responses: `Responses.table`; parts: of `judge_parts`; classes: `class_verdicts`.
     """
 
     features: pd.DataFrame
