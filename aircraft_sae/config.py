@@ -48,7 +48,7 @@ def _one_line() -> Iterator[None]:
         problems = {
             "missing": "lacks a value",
             "unexpected_keyword_argument": "is not a field",
-            "string_pattern_mismatch": "must be like stage4, stages.2.blocks.1, mixed4c:5x5 or mixed4c:0-128",
+            "string_pattern_mismatch": "must be like stage4, stages.2.blocks.1 or mixed4c:5x5",
         }
         problem = re.sub("^.* should", "must", wrong["msg"]).replace("greater than or equal to", "at least")
         name = ".".join(part for part in wrong["loc"] if isinstance(part, str)) or error.title

@@ -934,7 +934,7 @@ def test_the_atlas_zip_is_whole_and_a_missing_file_is_named(chromium, address, s
     shutil.rmtree(made / "features")
     page.goto((made / "index.html").as_uri())
     page.wait_for_selector(".sae-browser .error:visible")
-    assert "keep the atlas' files together" in app(page).get_by_role("alert").inner_text()
+    assert "keep the atlas's files together" in app(page).get_by_role("alert").inner_text()
     (made / "data.js").unlink()
     page.reload()
     assert "data.js is missing" in page.locator("#told").inner_text()

@@ -1,4 +1,4 @@
-"""What features, probes and guesses claim to show, and how well they do on half B, picture by picture."""
+"""How well features, probes and guesses find parts on half B, with intervals over pictures."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ N_BARS = 20  # null dictionaries; a claim has to beat the best features of 95 % 
 
 
 def claim_bars(folder: Path, *, acts: Activations, nulls: Sequence[SparseAutoencoder], pictures: Pictures) -> None:
-    """Write bars.parquet: part, bar (95th percentile over nulls of the best average precision on half A)."""
+    """Write bars.parquet: part, bar (95th percentile, over nulls, of the best average precision on half A)."""
     regions = Regions.of(acts, pictures)
     rows, labels = regions.rows[~regions.in_b], regions.labels[~regions.in_b].reshape(-1, len(regions.names))
 
@@ -35,7 +35,7 @@ def claim_bars(folder: Path, *, acts: Activations, nulls: Sequence[SparseAutoenc
 
 
 def claims_of(scores: pd.DataFrame, bars: pd.DataFrame) -> pd.Series:
-    """The part that each feature claims, or None: where ap_a of `part_scores` is furthest above the bar."""
+    """The part that each feature claims: the one whose ap_a (`part_scores`) is furthest above its bar; else None."""
     over = scores["ap_a"] - scores["part"].map(bars.set_index("part")["bar"])
     claimed = scores.assign(over=over)[over > 0].sort_values(["over", "part"], ascending=[False, True])
     parts = claimed.drop_duplicates("feature_id").set_index("feature_id")["part"]
@@ -45,7 +45,7 @@ def claims_of(scores: pd.DataFrame, bars: pd.DataFrame) -> pd.Series:
 def average_precision(
     index: FeatureIndex, regions: Regions, feature_id: int, part: str, swap: bool = False
 ) -> Estimate:
-    """A feature's average precision for a part on half B; swap: with masks of another picture of the same class."""
+    """A feature's average precision for a part on half B; swap: against the masks of another picture of its class."""
     member = regions.labels[_another(regions) if swap else regions.in_b][..., regions.names.index(part)]
     return _estimate(
         index,
@@ -56,17 +56,17 @@ def average_precision(
 
 
 def best_estimates(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> dict[str, Estimate]:
-    """{part: `average_precision` of its best feature}, from `best_matches`."""
+    """{part: `average_precision` of the part's best feature}; matches: of `best_matches`."""
     return {part: average_precision(index, regions, int(j), part) for part, j in matches["feature_id"].items()}
 
 
 def auroc_in_strata(index: FeatureIndex, regions: Regions, feature_id: int, part: str) -> Estimate:
-    """AUROC for a part among half B's aircraft cells within strata of family and cell, which alone would give 0.5."""
+    """AUROC for a part among half B's aircraft cells, in strata of family and cell; these alone give 0.5."""
     return _in_strata(index, regions, part, index.maps(feature_id, regions.rows[regions.in_b]))
 
 
 def guessed_in_strata(index: FeatureIndex, regions: Regions, part: str) -> float:
-    """The largest such AUROC of `guess_maps`, which know the true outline and class."""
+    """The largest `auroc_in_strata` among the `guess_maps`, which know the true outline and class."""
     known = guess_maps(regions, regions.in_b).values()
     found = [_in_strata(index, regions, part, score[..., regions.names.index(part)]).value for score in known]
     return float(np.fmax.reduce(found))
@@ -81,14 +81,14 @@ def _in_strata(index: FeatureIndex, regions: Regions, part: str, values: np.ndar
 
 
 def _estimate(index: FeatureIndex, regions: Regions, member: np.ndarray, value: float, influence) -> Estimate:
-    """Over half B's pictures; no interval if fewer than MIN_PICTURES have a cell in member (n, rows, columns)."""
+    """An estimate over half B's pictures; no interval if fewer than MIN_PICTURES have a cell in member."""
     padded = np.full(len(member), np.nan if member.any((1, 2)).sum() < MIN_PICTURES else 0.0)
     padded[: len(influence)] += influence  # shorter if the last pictures show no aircraft
     return Estimate(value, pd.Series(padded, pd.Index(index.images["image"].iloc[regions.rows[regions.in_b]])))
 
 
 def _another(regions: Regions) -> np.ndarray:
-    """For each picture of half B, the one before it in its class, as a row of `regions`; the last for the first."""
+    """For each picture of half B, the row in `regions` of the previous one of its class; the last for the first."""
     own = pd.Series(np.flatnonzero(regions.in_b))
     of_class = own.groupby(regions.classes[own])
     return of_class.shift().fillna(of_class.transform("last")).to_numpy(int)
@@ -98,7 +98,7 @@ def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarr
     """(directions (parts, d_in), biases (parts,)): a probe finds its part where acts . direction + bias >= 0.
 
     acts: (n, rows, columns, d_in) of the regions' pictures. Ridge regression on half A, on standardised channels, with
-    a penalty of 0.001 per cell; biases of best F1. Zeros if all or no cells show the part.
+    a penalty of 0.001 per cell. Biases maximise F1. Directions are 0 where all cells or none show the part.
     """
     x = np.float64(acts[~regions.in_b]).reshape(-1, acts.shape[-1])
     mean, spread = x.mean(0), x.std(0) + 1e-9
@@ -114,7 +114,7 @@ def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarr
 
 
 def probe_dictionary(sae: SparseAutoencoder, acts: Activations, regions: Regions) -> SparseAutoencoder:
-    """The probes as the first of d_in features of an autoencoder of sae's site, which reconstructs nothing."""
+    """An autoencoder of d_in features at sae's site: the probes come first, and it reconstructs nothing."""
     made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, tied=False), sae.d_in)
     fitted = fit_probes(acts.acts[acts.rows("test")], regions)
     with torch.no_grad():

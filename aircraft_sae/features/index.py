@@ -1,6 +1,6 @@
 """The feature index: every cell's codes on disk, by cell and by feature, and what they say about each feature.
 
-It may be larger than memory: pictures are encoded in pieces, and the pieces merged some features at a time.
+It may be larger than memory: pictures are encoded in pieces, and the pieces are merged a few features at a time.
 """
 
 import shutil
@@ -26,8 +26,8 @@ from aircraft_sae.store import META, digest, read_json, write_array, write_json,
 
 IMAGES, TABLE, FACTS = "images.parquet", "features.parquet", "facts.json"
 ARRAYS, KINDS = ("data", "indices", "indptr"), ("<f4", "<i4")
-PIECE, MOST_PIECES = 2**15, 256  # cells of a piece: 8 MB at 32 features each; larger where there would be more pieces
-MERGED = 2**21  # entries merged at once, unless that takes more passes than MOST_PIECES
+PIECE, MOST_PIECES = 2**15, 256  # cells in a piece: 8 MB at 32 features a cell; larger if there would be more pieces
+MERGED = 2**21  # entries merged at once; more if that would take over MOST_PIECES passes
 
 
 def build_index(
@@ -35,10 +35,10 @@ def build_index(
 ) -> "FeatureIndex | None":
     """Encode every cell of these images, in order, and write the index into `folder`, in bounded memory.
 
-    Under torchrun each rank encodes its share; the first merges the pieces, the others return None.
+    Under torchrun each rank encodes its share; rank 0 merges the pieces, and the others return None.
 
     features.parquet has one row per feature:
-        density_cell, density_image: share of cells, of pictures, in which it is active
+        density_cell, density_image: share of cells, and of pictures, in which the feature is active
         mean, max: of its activation where it is active; nan if it never is
         norm: length of its decoder row
     """
@@ -89,7 +89,7 @@ def encoded(sae: SparseAutoencoder, blocks: Iterable[torch.Tensor]) -> csr_array
 def merge(pieces: Sequence[Callable[[], csc_array]], folder: Path, cells_per_image: int) -> pd.DataFrame:
     """Write by_cell and by_feature; return each active feature's n, sum and max, and in how many images it is active.
 
-    pieces: functions that open the codes (cells, d_sae) of some pictures each, in order.
+    pieces: functions, in order, each of which opens the codes (cells, d_sae) of some of the pictures.
     """
     offsets = sum(read().indptr.astype(np.int64) for read in pieces)  # entries before each feature
     merged, tables = max(MERGED, offsets[-1] // MOST_PIECES), []
@@ -165,7 +165,7 @@ class FeatureIndex(OnPictures):
         """Open the index in `folder`; FileNotFoundError if there is none."""
         folder = Path(folder)
         if not (folder / FACTS).is_file():
-            raise FileNotFoundError(f"{folder / FACTS} is not there: build the feature index first, as Study.features")
+            raise FileNotFoundError(f"{folder / FACTS} is not there: build the feature index first (Study.features)")
         facts, images = read_json(folder / FACTS), pd.read_parquet(folder / IMAGES)
         grid, table = tuple(facts["grid"]), pd.read_parquet(folder / TABLE)
         shape = len(images) * grid[0] * grid[1], facts["d_sae"]
@@ -231,7 +231,7 @@ class FeatureIndex(OnPictures):
         return table.drop_duplicates("image_row").head(n).reset_index(drop=True)
 
     def coactive(self, feature_id: int, n: int) -> pd.DataFrame:
-        """The n features most often active in the same cells, beyond chance: feature_id, share, lift."""
+        """The n features whose share of this feature's cells most exceeds chance: feature_id, share, lift (ratio)."""
         cells, _ = self.firings(feature_id)
         cells = cells[:: max(1, -(-len(cells) // 4096))]
         share = np.bincount(self.by_cell[cells].indices, minlength=self.d_sae) / max(1, len(cells))

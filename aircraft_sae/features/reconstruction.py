@@ -1,7 +1,7 @@
-"""How good an autoencoder is: reconstruction, sparsity and the cost of splicing; baselines, and null dictionaries.
+"""How good an autoencoder is: reconstruction, sparsity and the cost of splicing; baselines and null dictionaries.
 
-What is measured is a function reconstruct(acts) -> (recon, codes or None) on (n, d_in): an autoencoder's, or a
-`partial` of a baseline here. Sums run over images in float64, in the network's own units, and intervals are over
+The object measured is a function reconstruct(acts) -> (recon, codes or None) on (n, d_in): an autoencoder, or a
+`partial` of a baseline below. Sums run over images in float64, in the network's own units, and intervals are over
 images, never cells. A claim about features has to beat `null_dictionaries`.
 """
 
@@ -30,7 +30,7 @@ SEED_STEP = 100  # between the seeds of nulls, which the seeds of autoencoders m
 
 
 def project(mean: torch.Tensor, basis: torch.Tensor, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
-    """mean + (acts - mean) projected on orthonormal rows `basis` (k, d_in), of `pca`; with no rows, the mean alone."""
+    """mean + (acts - mean) projected onto `basis` (k, d_in), orthonormal rows of `pca`; without rows, the mean."""
     return mean + (acts - mean) @ basis.t() @ basis, None
 
 
@@ -41,7 +41,7 @@ def nearest(centres: torch.Tensor, acts: torch.Tensor) -> tuple[torch.Tensor, Co
 
 
 def pursue(mean: torch.Tensor, directions: torch.Tensor, k: int, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
-    """Orthogonal matching pursuit of acts - mean by k of the unit rows `directions`: Pati et al. 1993."""
+    """Orthogonal matching pursuit of acts - mean with k of the unit rows of `directions` (Pati et al. 1993)."""
     centred, directions = (acts - mean).numpy(), directions.numpy()
     codes = orthogonal_mp_gram(directions @ directions.T, directions @ centred.T, n_nonzero_coefs=k)
     return mean + torch.from_numpy((directions.T @ codes).T).float(), None
@@ -54,7 +54,7 @@ def pca(acts: Activations, rows: np.ndarray, k: int) -> tuple[torch.Tensor, torc
 
 
 def covariance(acts: Activations, rows: np.ndarray) -> torch.Tensor:
-    """(d_in, d_in) float64, of the cells of these images."""
+    """(d_in, d_in) covariance of these images' cells, in float64."""
     mean, second = acts.moments(rows)[0], torch.zeros(acts.d_in, acts.d_in, dtype=torch.float64)
     for block in acts.blocks(rows):
         cells = block.flatten(0, 2).double() - mean
@@ -72,7 +72,7 @@ def k_means(acts: Activations, rows: np.ndarray, n_centres: int) -> torch.Tensor
 
 
 def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, scale, directions: torch.Tensor) -> SparseAutoencoder:
-    """Directions (a multiple of d_in, d_in) as an autoencoder that keeps the k largest products with scaled acts."""
+    """An autoencoder of directions (a multiple of d_in, d_in): it keeps the k largest products with scaled acts."""
     cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, tied=False)
     made, rows = SparseAutoencoder(cfg, sae.d_in), normalize(directions)
     made.load_state_dict({"W_dec": rows, "W_enc_rows": rows}, strict=False)
@@ -85,7 +85,11 @@ def both_signs(directions: torch.Tensor) -> torch.Tensor:
 
 
 class Measured(NamedTuple):
+<<<<<<< HEAD
     """What `measure` found: results with intervals, (d_sae,) cells in which each feature fired, sums of each image."""
+=======
+    """What `measure` found: results with intervals, (d_sae,) in how many cells each feature fired, number of cells."""
+>>>>>>> ccfb438d2128bf839cfc7efa1537974d88a40d97
 
     results: dict[str, dict[str, float | None]]
     fired: np.ndarray
@@ -95,11 +99,11 @@ class Measured(NamedTuple):
 
 @torch.no_grad()
 def measure(reconstruct: Callable, acts: Activations, rows, mean, foreground: np.ndarray | None = None) -> Measured:
-    """Reconstruct these images' cells. mean: (d_in,), for fvu; foreground: (images, rows, columns) bool.
+    """How well are these images' cells reconstructed? mean: (d_in,), for fvu; foreground: (images, rows, columns) bool.
 
     Results:
-        fvu, pooled_fvu: of cells, and of their mean over each picture
-        l0, distinct_features_per_image, dead_share, dense_share (in over 10 % of cells): if there are codes
+        fvu, pooled_fvu: of cells, and of each picture's mean over cells
+        l0, distinct_features_per_image, dead_share, dense_share (active in over 10 % of cells): if there are codes
         fvu_foreground, fvu_background, l0_foreground, l0_background: where the foreground is known
     """
     tables, fired, start, mean = [], [], 0, mean.float()
@@ -128,7 +132,7 @@ def measure(reconstruct: Callable, acts: Activations, rows, mean, foreground: np
     table, n_cells = pd.concat(tables, ignore_index=True), start * acts.cells_per_image
     results = {"pooled_fvu": with_interval(table["pooled_error"], table["pooled_total"])}
     for place in places:
-        own = table[table[f"cells{place}"] > 0]  # no fvu of no cells
+        own = table[table[f"cells{place}"] > 0]  # fvu needs a cell
         if len(own):
             results[f"fvu{place}"] = with_interval(own[f"error{place}"], own[f"total{place}"])
         if len(own) and fired:
@@ -146,14 +150,14 @@ def measure(reconstruct: Callable, acts: Activations, rows, mean, foreground: np
 def splice(
     reconstruct: Callable, acts: Activations, rows, labels, network: Network, pictures: Pictures, mean
 ) -> dict[str, dict]:
-    """What it costs the network to run on from the reconstruction of these images' cells, with intervals over images.
+    """What it costs the network to continue from the reconstruction of these images' cells; intervals over images.
 
     labels: (n_images,) class indices; pictures: those of acts.
         top1_change_points: change of accuracy, in percentage points
         agreement: share of images that keep their prediction
         kl_nats: KL(p || p spliced)
-        ce_recovered_zero, ce_recovered_mean: share of the cross-entropy lost with all acts at 0, or at the mean, that
-            the reconstruction recovers
+        ce_recovered_zero, ce_recovered_mean: of the cross-entropy lost by setting all acts to 0, or to the mean, the
+            share that the reconstruction recovers
     """
     edits = {
         "own": None, "spliced": lambda block: reconstruct(block.flatten(0, 2))[0].view(block.shape),
@@ -176,10 +180,10 @@ def splice(
 
 
 def seed_agreement(first: torch.Tensor, second: torch.Tensor) -> dict[str, float]:
-    """How far two dictionaries W_dec (d_sae, d_in) share their features, beyond chance.
+    """How much two dictionaries W_dec (d_sae, d_in) have their features in common, beyond chance.
 
         matched_cosine, chance: mean of `matched_cosines` with the second, and with `mixtures` of it
-        agreement: how far matched_cosine is on the way from chance to 1
+        agreement: where matched_cosine lies between chance (0) and 1
     Source: Hungarian matching as in Paulo & Belrose 2025, arXiv 2501.16615.
     """
     matched, chance = (matched_cosines(first, other).mean().item() for other in (second, mixtures(second)))
@@ -207,7 +211,7 @@ def random_directions(like: torch.Tensor, covariance: torch.Tensor, seed: int | 
 
 @lru_cache(maxsize=2)  # many directions are drawn from one covariance
 def _root(covariance: torch.Tensor) -> torch.Tensor:
-    """The symmetric square root: eigenvectors alone may change sign with a covariance's last bit."""
+    """The symmetric square root, because eigenvectors alone may change sign with a covariance's last bit."""
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
     return (eigenvectors * eigenvalues.clamp(min=0).sqrt() @ eigenvectors.t()).float()
 
@@ -224,7 +228,7 @@ def _partners(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> np.ndarray:
-    """(d_sae,) each feature's lowest cosine, of decoder and encoder, with its partners in other autoencoders."""
+    """(d_sae,) each feature's lowest cosine with its partners in other autoencoders, over decoder and encoder."""
     found = []
     for other in others:
         cosines, partner = _partners(sae.W_dec, other.W_dec)
@@ -241,14 +245,14 @@ class Null(NamedTuple):
 
 
 def short_training(cfg: SAEConfig) -> dict[str, int]:
-    """Changes to a config that train on an eighth of its cells, in half of its batch size."""
+    """Changes to a config: training on an eighth of its cells, with half of its batch size."""
     return {"n_cells": cfg.n_cells // 8, "dead_after": cfg.dead_after // 8, "batch_size": cfg.batch_size // 2}
 
 
 def null_dictionaries(
     sae: SparseAutoencoder, acts: Activations, train: Callable[..., SparseAutoencoder], seed: int = 0
 ) -> dict[str, Null]:
-    """The nulls of an autoencoder by name, as wide and sparse as it is, and the same for the same seed.
+    """An autoencoder's nulls by name, as sparse as it is and (but for channels and PCA) as wide; fixed by the seed.
 
     acts: of its site; train(kind, network, pictures, **changes): trains "frozen-decoder" or "permuted", or loads it.
         channels, PCA: in both signs, for seed 0 only
@@ -272,7 +276,7 @@ def null_dictionaries(
 
 
 def _scaled(covariance: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
-    """A covariance in an autoencoder's units; one number for all channels turns no direction."""
+    """A covariance in an autoencoder's units; a scale common to all channels changes no direction."""
     return covariance if isinstance(scale, float) else scale[:, None] * covariance * scale
 
 
@@ -291,7 +295,7 @@ def untrained(sae: SparseAutoencoder, acts: Activations, seed: int = 0) -> Spars
 
 @torch.no_grad()
 def as_batchtopk(sae: SparseAutoencoder, acts: Activations) -> SparseAutoencoder:
-    """`sae` coded like a trained BatchTopK: by the threshold that leaves k active per cell, in the mean of 4,096 cells.
+    """`sae` coded like a trained BatchTopK: its threshold leaves k features active per cell, averaged over 4,096 cells.
 
     Source: Bussmann et al. 2024, arXiv 2412.06410.
     """

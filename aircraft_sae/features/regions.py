@@ -1,6 +1,6 @@
 """What features say about test pictures: which class they show, and which regions, cell by cell.
 
-A region is a part in the hangar and in tables. Classes and claims are chosen on half A and scored on half B.
+In the hangar and in tables, a region is called a part. Classes and claims are chosen on half A and scored on half B.
 
 Class selectivity works on image maxima (n_images, d_sae). The null permutes the labels of half B and keeps the class
 that half A chose, so that each feature is compared with itself. The spread of AUROC under this null is known
@@ -27,12 +27,12 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
 PARTS = "parts.parquet"
-LEAST = 0.25  # a cell shows a region that fills this share of it, or that has this share of its pixels in it
-N_PERMUTATIONS, N_AT_ONCE = 9999, 500  # for the p of AUROC, and how many are held in memory
+LEAST = 0.25  # a cell shows a region that fills this share of the cell, or has this share of its own pixels there
+N_PERMUTATIONS, N_AT_ONCE = 9999, 500  # for the p of AUROC, and how many of them are in memory at once
 
 
 def halves(classes: Sequence) -> np.ndarray:
-    """(n,) True for half B: every second image of each class, starting with the first or second in turn."""
+    """(n,) True for half B: every second image of each class; classes start in turn with the second or the first."""
     number = pd.factorize(np.asarray(classes))[0]
     return (pd.Series(number).groupby(number).cumcount().to_numpy() + number) % 2 == 1
 
@@ -41,7 +41,7 @@ def auroc(ranks: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """(area under the ROC curve of each feature for each class against the rest, its z), both (classes, d).
 
     ranks: (n, d) over images, ties averaged; member: (classes, n) whether an image is of the class.
-    z: distance from 0.5 in exact standard deviations of permuted labels. A class of no or all images has 0.5, nan.
+    z: distance from 0.5 in exact standard deviations of permuted labels. With no images or all, a class gets 0.5, nan.
     Source: Mann & Whitney 1947; Lehmann 1975, Nonparametrics, appendix, equation A.18.
     """
     n, n_in = len(ranks), member.sum(1, keepdims=True)
@@ -52,7 +52,7 @@ def auroc(ranks: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def auroc_p(ranks: np.ndarray, n_in: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """(d,) one-sided p of AUROCs: the share of permuted labels, the observed ones included, that reach them.
+    """(d,) one-sided p of AUROCs: the share of label permutations, the observed labels included, that reach them.
 
     ranks: (n, d) over images, ties averaged; n_in: (d,) images in each feature's class; area: (d,) its AUROC.
     Source: Phipson & Smyth 2010, arXiv 1603.05766, equation 2.
@@ -71,7 +71,7 @@ def auroc_p(ranks: np.ndarray, n_in: np.ndarray, area: np.ndarray) -> np.ndarray
 def best_aurocs(maxima: np.ndarray, labels: pd.DataFrame) -> pd.Series:
     """By (level, class), the AUROC on half B of the column of maxima (n, d) that is best on half A.
 
-    labels: a row per image, a column per level; nan for a class that is missing in a half.
+    labels: a row per image, a column per level; nan for a class that is missing from a half.
     """
     in_b, found = halves(labels.iloc[:, 0]), {}
     ranks_a, ranks_b = (rankdata(maxima[half], axis=0) for half in (~in_b, in_b))
@@ -88,7 +88,7 @@ def selectivity(maxima: np.ndarray, labels: Mapping[str, tuple], in_b: np.ndarra
     """One row per feature: at each level of the taxonomy, the class it is most selective for, and how much.
 
     maxima: (n, d) image maxima; labels: level -> ((n,) class indices, class names); in_b: (n,) half B.
-        <level>/class: the class of largest AUROC on half A
+        <level>/class: the class with the largest AUROC on half A
         <level>/auroc, auroc_z: its AUROC on half B, and the distance from 0.5 in standard deviations of the null
         <level>/auroc_p, auroc_q: one-sided p, and Benjamini-Hochberg's q over features and levels
         level: the level whose class stands out most on half A, in standard deviations
@@ -155,7 +155,7 @@ def _cell_labels(pictures: Pictures, images: tuple[str, ...], grid: tuple[int, i
 
 
 def cell_labels(coverage: np.ndarray) -> np.ndarray:
-    """Whether each cell shows each region, from the share of its pixels, both (n, rows, columns, regions)."""
+    """Whether each cell shows each region, from the share of the cell it fills; both (n, rows, columns, regions)."""
     whole = coverage.sum((1, 2), keepdims=True)
     return (coverage >= LEAST) | (coverage >= LEAST * np.maximum(whole, 1e-9))
 
@@ -220,7 +220,7 @@ def guess_scores(regions: Regions) -> pd.DataFrame:
 
 def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
     """By feature, the part whose average precision on half A is furthest above prevalence: part, part_ap, …"""
-    prevalence = scores["prevalence"]  # in deviations of a cell's label: else the most frequent part would win
+    prevalence = scores["prevalence"]  # in standard deviations, or the most frequent part would win
     beyond = (scores["ap_a"] - prevalence) / np.sqrt(prevalence * (1 - prevalence)).clip(lower=1e-9)
     ranked = scores.assign(beyond=beyond).sort_values(["beyond", "part"], ascending=[False, True])
     chosen = ranked.drop(columns="beyond").drop_duplicates("feature_id").set_index("feature_id").sort_index()
@@ -228,7 +228,7 @@ def best_parts(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_matches(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each part's feature of largest average precision on half A, with its scores; ties go to the lower id."""
+    """For each part, the feature with the largest average precision on half A, and its scores; ties: the lower id."""
     ranked = scores.sort_values(["ap_a", "feature_id", "part"], ascending=[False, True, True])
     return ranked.drop_duplicates("part").set_index("part")
 
@@ -237,7 +237,7 @@ def average_precision_and_influence(values: np.ndarray, member: np.ndarray) -> t
     """(average precision of a score, equal to scikit-learn's; each picture's influence on it, (n,)).
 
     values, member: (n, …) score and label of each picture's cells; nan without positives. A picture's influence is the
-    derivative by its weight. Source: the infinitesimal jackknife, Efron & Tibshirani 1993, chapter 21.
+    derivative with respect to its weight. Source: the infinitesimal jackknife, Efron & Tibshirani 1993, chapter 21.
     """
     values, member = values.reshape(len(values), -1), np.float64(member.reshape(len(member), -1))
     lowest, (n, n_cells), n_in = values.min(), values.shape, member.sum(1)
@@ -263,10 +263,10 @@ def average_precision_and_influence(values: np.ndarray, member: np.ndarray) -> t
 def build_features(
     folder: Path, sae: SparseAutoencoder, acts: Activations, pictures: Pictures, splits: list[str], by_class: bool
 ) -> None:
-    """`build_index` of the pictures of these splits; add what test pictures say of each feature to features.parquet.
+    """Run `build_index` on these splits, and add what test pictures say of each feature to features.parquet.
 
-    by_class: with the columns of `selectivity`, for each level that the pictures have. Pictures with regions add those
-    of `best_parts`, and `part_scores` in parts.parquet.
+    by_class: add the columns of `selectivity`, for each level that the pictures have. If they have regions, also add
+    those of `best_parts`, and write `part_scores` to parts.parquet.
     """
     if (index := build_index(sae, acts, folder, acts.rows(*splits))) is None:
         return

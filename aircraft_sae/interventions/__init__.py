@@ -1,4 +1,4 @@
-"""What features do: suppressed, blurred, edited away, with the controls and nulls that a claim needs beside it."""
+"""What features do when they are suppressed, blurred or edited away, with the controls and nulls a claim needs."""
 
 # ruff: noqa: I001
 from aircraft_sae.interventions.blurring import (

@@ -1,6 +1,6 @@
 """Blurring in input space: the patch under a feature's peak, and matched windows elsewhere in the picture.
 
-An edit takes the blurred picture g inside a square window, and the picture x outside it. A control window is *matched*
+An edit shows the blurred picture g inside a square window, and the picture x outside it. A control window is *matched*
 if its squared change |x - g|^2 is within a fifth of the target's. Kinds of control: on the foreground (which shows any
 region), anywhere, on the foreground where the feature is lowest, and under the peak of another feature of like density.
 Two of them, drawn at random, are blurred in each picture.
@@ -27,7 +27,7 @@ from aircraft_sae.networks import BATCH
 from aircraft_sae.store import write_parquet
 
 STEP = 8  # pixels between candidate windows
-LIKE_CHANGE = 0.2  # relative difference in squared change, up to which a control is matched
+LIKE_CHANGE = 0.2  # largest relative difference in squared change of a matched control
 MOST_SHARED = 0.25  # share of the target that a control may cover
 PAIR = ["feature_id", "image_row"]
 
@@ -72,13 +72,13 @@ def control_windows(
     """{control: (window, whether it is matched)} of one picture; a kind without a window is left out.
 
     change: (size, size) squared change of each pixel; foreground: bool, of any size, None where no regions are known
-    ("foreground" is then left out, and "lowest" is of all windows); feature_map: (rows, columns) activations.
+    ("foreground" is then left out, and "lowest" takes any window); feature_map: (rows, columns) activations.
     """
     size, own, covered = target.size, max(change[target.slices].sum(), 1e-12), np.zeros_like(change)
     covered[target.slices] = 1
 
     def totals(of: np.ndarray) -> np.ndarray:
-        """Sums over every candidate window of a picture, or of a map enlarged to one."""
+        """Sums over every candidate window, of a picture or of a map enlarged to its size."""
         pixels = interpolate(torch.tensor(of)[None, None].double(), len(change), mode="nearest-exact")
         return avg_pool2d(pixels, size, STEP, divisor_override=1)[0, 0].numpy()
 
@@ -102,7 +102,7 @@ def control_windows(
 
 
 def choose_picks(index: FeatureIndex, features: Sequence[int], rows: np.ndarray, n: int) -> pd.DataFrame:
-    """Up to n patches of each feature in `rows`: half the "top" ones, half "random" others (how), with feature_id."""
+    """Up to n patches of each feature in `rows`, with feature_id and how: half are "top", half "random" others."""
     picks = []
     for j in features:
         peaks = index.patches(int(j), "top", len(rows), rows)
@@ -113,7 +113,7 @@ def choose_picks(index: FeatureIndex, features: Sequence[int], rows: np.ndarray,
 
 
 def beyond_controls(blur: pd.DataFrame, kinds: Sequence[str]) -> dict[str, float | None]:
-    """Mean change of the logit under the peak, less that of matched controls of these kinds in the same picture."""
+    """Mean change of the logit under the peak, minus the change at matched controls of these kinds in that picture."""
     target = blur[blur["where"] == "target"].set_index(PAIR)["logit"]
     controls = blur[blur["where"].isin(kinds) & blur["matched"]].groupby(PAIR)["logit"].mean()
     pairs = (target - controls).dropna().reset_index()
@@ -127,14 +127,14 @@ def feature_lost(blur: pd.DataFrame, where: str) -> dict[str, float | None]:
 
 
 def mediation(blur: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """Share of the logit's loss by blurring that returns with the feature, or a random direction of the same length."""
+    """Share of the logit lost by blurring that putting the feature, or a random direction as long, back restores."""
     harmed = blur[(blur["where"] == "target") & (blur["logit"] < 0)]
     after = {"the feature": harmed["restored_logit"], "a random direction": harmed["random_logit"]}
     return {k: _over_pictures(harmed.assign(back=harmed["logit"] - v), "back", "logit") for k, v in after.items()}
 
 
 def _over_pictures(rows: pd.DataFrame, numerator: str, denominator: str) -> dict[str, float | None]:
-    """Ratio of sums over pairs of feature and picture, as a result with pictures as units; nan for none."""
+    """Ratio of sums over pairs of feature and picture, with an interval over pictures; nan if there are none."""
     sums = rows.groupby("image_row")[[numerator, denominator]].sum()
     if not sums[denominator].sum():
         return {"value": np.nan, "low": None, "high": None, "n": 0}
@@ -142,11 +142,11 @@ def _over_pictures(rows: pd.DataFrame, numerator: str, denominator: str) -> dict
 
 
 def agreement(blur: pd.DataFrame, suppressed: pd.DataFrame) -> pd.DataFrame:
-    """Does blurring under a feature's peak change the logit as suppressing it does? One row a feature_id.
+    """Does blurring under a feature's peak change the logit as suppressing it does? One row per feature_id.
 
     suppressed: feature_id, image_row, suppressed (change of the logit).
-    spearman, low, high: rank correlation over its n pictures, nan below 4 or without spread; bootstrap interval
-    same_sign: share of pictures in which both have one sign; suppressed, blurred: mean changes of the logit
+    spearman, low, high: rank correlation over its n pictures, with bootstrap interval; nan below 4 or without spread
+    same_sign: share of pictures in which both have the same sign; suppressed, blurred: mean changes of the logit
     """
     both = blur[blur["where"] == "target"].merge(suppressed, on=PAIR, validate="1:1")
     table, rng = [], np.random.default_rng(0)
@@ -170,14 +170,14 @@ def agreement(blur: pd.DataFrame, suppressed: pd.DataFrame) -> pd.DataFrame:
 def blur_peaks(
     folder: Path, *, trial: Trial, index: FeatureIndex, picks: pd.DataFrame, sigma: float, window: int
 ) -> None:
-    """Blur under each picked peak and its controls; and suppress the feature instead.
+    """Blur under each picked peak and at its controls; separately, suppress the feature.
 
     picks: of `choose_picks`; sigma, window: in pixels of the network's input.
     blur.parquet: feature_id, image_row, how, where ("target" or a kind of control), matched
         change: mean squared change of the window's pixels
         before, feature: the feature's largest activation, and its change
         logit, margin, confidence, specificity: `effects`
-        restored_logit, random_logit: logit with the feature put back into the blurred acts, or its random direction
+        restored_logit, random_logit: like logit, with the feature or its random direction put back after blurring
     suppressed.parquet: feature_id, image_row, suppressed (change of the true class's logit)
     Raises: ValueError for an unknown feature, and for a window larger than the picture.
     """

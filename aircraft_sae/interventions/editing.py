@@ -29,12 +29,12 @@ from aircraft_sae.store import write_parquet
 
 
 def plain(scene: str) -> Scene:
-    """A scene from its JSON, without shadows: a removed part would take its shadow along."""
+    """A scene from its JSON, without shadows: a removed part would take its shadow with it."""
     return replace(Scene.from_json(scene), shadows=False)
 
 
 def without(scene: str, part: str | None, size: int, supersampling: int) -> Image.Image:
-    """The picture of a scene (JSON) without shadows, and without one part unless it is None."""
+    """The picture of a scene (JSON), without shadows and, unless `part` is None, without that part."""
     whole = plain(scene)
     return _saved(render(whole.edit("remove", part) if part else whole, size, supersampling).image, whole)
 
@@ -55,11 +55,11 @@ def edit_scenes(
     folder: Path, *, networks: Mapping[str, Network], sites: Sequence[str], scenes: Sequence[str], kind: str,
     parts: Sequence[str], most: int, size: int, supersampling: int,
 ) -> None:  # fmt: skip
-    """Render each scene (JSON), then with each part edited that it shows, and run the networks on all pictures.
+    """Render each scene (JSON), then again with each part that it shows edited, and run the networks on all pictures.
 
-    kind: "remove", "add", or "nothing" as a control; parts: names of regions; most: edits of each part.
+    kind: "remove", "add", or "nothing" as a control; parts: names of regions; most: at most this many edits per part.
     scenes.parquet: scene (JSON), shown_<part> (pixels)
-    masks.npy: of the scenes, 0, or i + 1 where parts[i] is seen
+    masks.npy: of the scenes, i + 1 where parts[i] is visible, else 0
     edits.parquet: scene (row), part, changed (pixels)
     <network>/<site>.npy, <network>/logits.npy: for the scenes, then the edits
     Raises: ValueError for an unknown site, and without scenes.
@@ -124,7 +124,7 @@ class Responses:
     @classmethod
     @torch.no_grad()
     def of(cls, sae: SparseAutoencoder, folder: str | Path, network: str = "trained") -> "Responses":
-        """Encode what `edit_scenes` wrote; FileNotFoundError for a network or site that it did not see."""
+        """Encode what `edit_scenes` wrote; FileNotFoundError for a network or site that it did not run."""
         folder = Path(folder)
         path = folder / network / f"{site_folder(sae.cfg.site)}.npy"
         if not path.is_file():
@@ -145,7 +145,7 @@ class Responses:
         return own, self.edits["scene"].to_numpy()[own]
 
     def table(self) -> pd.DataFrame:
-        """feature_id, part, response: share of the feature's image maxima lost to a part's edits, nan without any."""
+        """feature_id, part, response: share of the feature's image maxima lost to a part's edits; nan without edits."""
         R = {}
         for part in self.parts:
             own, scenes = self.of_part(part)
@@ -156,10 +156,10 @@ class Responses:
         return table.melt("feature_id", var_name="part", value_name="response")
 
     def at_part(self, part: str, feature_id: int) -> tuple[Estimate, Estimate]:
-        """R at the part's own cells: when the part is removed, and when other parts are that change no more pixels.
+        """R at the part's own cells: for removing the part, and for removing others that are at most twice as large.
 
-        R: what the largest activation in these cells loses, by the largest anywhere before, over scenes that show the
-        part and in which the feature is active. No more: at most twice, in the median.
+        R: the loss of the largest activation in these cells, over the largest anywhere before the edit, in scenes that
+        show the part and in which the feature is active. Size: the median number of pixels that a removal changes.
         """
         n_scenes, rows, columns, _ = self.shows.shape
         maps = self.codes[:, [feature_id]].toarray().reshape(-1, rows, columns)

@@ -1,7 +1,7 @@
 """Suppression in feature space: take a feature out of the activations, and see what a read-out loses.
 
 An edit replaces acts x by x - (1 - factor) f d in every cell: f is the feature's activation, d its decoder row. What
-the autoencoder does not explain stays, so an edit of nothing changes nothing. Where only a mean over cells follows the
+the autoencoder does not explain stays, so a factor of 1 changes nothing. Where only a mean over cells follows the
 site (`Network.readout`), effects have a closed form; elsewhere each feature and picture takes a forward pass.
 """
 
@@ -55,7 +55,7 @@ class Trial:
     """Pictures in which features are suppressed, and the read-out that scores them.
 
     rows: (n,) of acts; labels: (n,) the true index into what `read` gives; in_b: (n,) bool, half B; strength:
-    (n, d_sae) activations averaged over cells; sites: those that `read` looks at.
+    (n, d_sae) activations averaged over cells; sites: those whose acts `read` needs.
     """
 
     network: Network
@@ -71,7 +71,7 @@ class Trial:
 
     @classmethod
     def of(cls, network: Network, sae: SparseAutoencoder, pictures: Pictures, acts: Activations, index: FeatureIndex):
-        """The test pictures of the index; labels are their classes, or the network's guesses where there are none."""
+        """The test pictures of the index; labels are their classes, or the network's predictions if there are none."""
         test = index.rows("test")
         images, places = index.images.iloc[test], pd.Series(np.arange(len(acts.images)), acts.images["image"])
         rows = places[~places.index.duplicated()][images["image"]].to_numpy()  # a picture's own row precedes its views
@@ -88,7 +88,7 @@ class Trial:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Known by content; ValueError for a read-out other than logits, which has no digest."""
+        """A digest of the content; ValueError for a read-out other than logits, which has no digest."""
         if self.read is not logits:
             raise ValueError("a trial with another read-out has no fingerprint: make it inside the experiment")
         return digest([self.network, self.sae, self.acts, self.rows, self.labels, self.in_b])
@@ -158,7 +158,7 @@ class Trial:
         return {name: torch.stack([part[name] for part in parts], 1).numpy() for name in parts[0]}
 
     def specificity_with_null(self, feature_id: int, n_random: int, direction: Tensor | None = None):
-        """Specificity (n,) of suppressing a feature, or `direction` in its place, and (n, n_random) random ones."""
+        """Specificity of suppressing a feature or `direction` (n,), and random directions instead (n, n_random)."""
         own = (self.sae.W_dec.detach()[feature_id] if direction is None else direction)[None]
         random = random_directions(own.expand(n_random, -1), cell_covariance(self.acts), (0, feature_id))
         found = self.suppress([feature_id] * (n_random + 1), directions=torch.cat([own, random]))["specificity"]
@@ -167,7 +167,7 @@ class Trial:
 
 @torch.no_grad()
 def logits_from(network: Network, site: str, acts: Tensor, x: Tensor | None) -> Tensor:
-    """(n, classes) from a site's acts (n, rows, columns, d_in); x: pictures, where the network cannot start there."""
+    """(n, classes) from a site's acts (n, rows, columns, d_in); x: pictures, if the network cannot start there."""
     if readout := network.readout(site):
         return readout.logits(acts.mean((1, 2)))
     x = None if network.can_start(site) else x
@@ -179,7 +179,7 @@ def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
     """The n features whose suppression most lowers the margin between two labels on half A, with the effect on half B.
 
     Without a closed form, only the `strongest` features of the pair's half A are tried. feature_id; value, low, high,
-    n: mean change of the margin; random: its random direction's; beyond_value, beyond_low, …: value less random.
+    n: mean change of the margin; random: by its random direction; beyond_value, beyond_low, …: value minus random.
     """
     own, W_dec = trial[np.isin(trial.labels, pair)], trial.sae.W_dec.detach()
     features = np.arange(trial.sae.d_sae)
@@ -200,7 +200,7 @@ def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
 
 
 def matched_features(table: pd.DataFrame) -> np.ndarray:
-    """(d_sae,) for each feature a random other one of density and strength within 25 % of its own; -1 for none."""
+    """(d_sae,) for each feature, a random other one with density and strength within 25 % of its own; -1 if none."""
     density, rng = table["density_cell"].to_numpy(), np.random.default_rng(0)
     strength, partner = (table["mean"] * table["norm"]).fillna(0).to_numpy(), np.full(len(density), -1)
     for j in np.flatnonzero(density > 0):
@@ -218,10 +218,10 @@ def mean_over_active(values: np.ndarray, active: np.ndarray) -> np.ndarray:
 
 
 def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims: pd.DataFrame) -> None:
-    """Suppress features and two controls on half B: without a closed form those of `claims`, in 140 pictures; else all.
+    """Suppress all features and two controls on half B; without a closed form, those of `claims` in 140 pictures.
 
-    features.parquet: feature_id, n (pictures in which it is active), often (enough of them for a median), partner (the
-        feature of like density, -1 for none)
+    features.parquet: feature_id, n (pictures in which it is active), often (whether n is large enough), partner (the
+        feature of like density, -1 if none)
         feature, random direction, feature of like density: mean absolute specificity
     beyond_random.parquet: `beyond_random` of the claims drawn at random
     """
@@ -244,10 +244,10 @@ def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims
 
 
 def beyond_random(trial: Trial, features: Sequence[int]) -> pd.DataFrame:
-    """Is a feature's effect larger than that of random directions of the same length? One row an active feature.
+    """Is a feature's effect larger than that of random directions of the same length? One row per active feature.
 
-    effect, random: mean absolute specificity over the n pictures in which the feature is active, of the feature, and of
-    the median random direction; beyond: it exceeds 95 % of them.
+    effect, random: mean absolute specificity of the feature, and of the median random direction, over the n pictures in
+    which the feature is active; beyond: the effect exceeds 95 % of random directions.
     """
     table, n_random = [], 19 if trial.readout is None else 99  # 19 is the fewest for a test at 5 %
     for j in features:

@@ -1,16 +1,16 @@
 """Which features are tested, and what may be said of them: detectors of a class, and four tiers for parts.
 
-1. *Suggestive*: average precision on half B exceeds that of every null's best feature, and the feature's own with the
+1. *Suggestive*: average precision on half B exceeds every null's best feature, and the feature's own score against the
    masks of another picture of the same class.
-2. *Specific*: so does AUROC within strata of family and cell position, by 0.05 or more.
-3. *Causal in the scene*: removing the part, in scenes that chose nothing, takes 0.3 or more of the feature's maximum
-   at the part's own cells, and more than removing other parts takes there.
+2. *Specific*: AUROC within strata of family and cell position exceeds every null's best feature by 0.05 or more.
+3. *Causal in the scene*: in scenes that no choice was made on, removing the part takes 0.3 or more of the feature's
+   maximum at the part's own cells, and more than removing other parts takes there.
 4. *Replicated*: the best features of two other seeds reach tier 3 for the part, too.
 
-A null's best feature for a part is chosen on half A by the same rule (in the permuted network on every third picture,
-with halves of its own). Each p is the largest over its comparisons; tests are at Benjamini-Hochberg q < 0.05 over the
-claims of one kind. A part's best feature is judged even below the bar of `features.claims`, which is for features that
-nobody searched for.
+A null's best feature for a part is chosen on half A by the same rule (for the permuted network, on every third picture,
+with its own halves). Each p is the largest over its comparisons; tests are at Benjamini-Hochberg q < 0.05 over the
+claims of one kind. A part's best feature is judged even below the bar of `features.claims`, which is for features not
+found by a search.
 """
 
 from collections import defaultdict
@@ -34,7 +34,7 @@ from aircraft_sae.store import write_parquet
 
 LEAST_MATCH, LEAST_AUROC, LEAST_GAIN, LEAST_LOSS, Q = 0.7, 0.9, 0.05, 0.3, 0.05
 LEAST_OF_CLASS = 15  # with fewer pictures of a class, its claims are underpowered
-WIDE = 0.2  # a claim is imprecise if the interval of its AUROC or R is wider or unknown
+WIDE = 0.2  # a claim is imprecise if the interval of its AUROC or R is wider than this, or unknown
 N_RANDOM = {True: 999, False: 99}  # random directions beside a feature, with and without a closed form
 CLAIM = ["feature_id", "part"]
 TOLD = {2: "follows {}, tier 2 (specific)", 3: "detector of {}, tier 3 (causal in the scene)",
@@ -47,7 +47,7 @@ def features_to_test(
 ) -> pd.DataFrame:
     """The features to test, chosen before any test: feature_id, chosen, part.
 
-    chosen "random": 100 living features, as many from each fifth by density; part is what each claims, or None.
+    chosen "random": 100 living features, equally many from each fifth by density; part is what each claims, or None.
     chosen "part": n_matched features, taking each part's best, second best, … by average precision on half A in turn.
     table: features.parquet; scores, bars: parts.parquet and bars.parquet, None without parts.
     """
@@ -68,9 +68,9 @@ def features_to_test(
 def class_verdicts(
     features: Sequence[int], table: pd.DataFrame, trial: Trial, labels, seed_match, null_auroc, directions=None
 ) -> pd.DataFrame:
-    """One row a feature: is it a detector of the class that half A chose for it?
+    """One row per feature: is it a detector of the class that half A chose for it?
 
-    table: features.parquet; trial: half B; labels: a column a level; null_auroc: by (level, class); directions:
+    table: features.parquet; trial: half B; labels: a column per level; null_auroc: by (level, class); directions:
     (d_sae, d_in) to suppress in place of the features'.
     class, level, n: the claim, and how many pictures show the class
     auroc, auroc_q, null_auroc: must be at least 0.9, below 0.05, and less than auroc
@@ -108,8 +108,8 @@ def class_verdicts(
 class Verdicts:
     """What `verdict_tables` wrote; a table is None where regions, scenes or classes are missing.
 
-    features: feature_id; seed_match; suppressed, suppressed_random (mean absolute specificity of it, and of its
-    random direction); verdict, why. responses: `Responses.table`; parts: of `judge_parts`; classes: `class_verdicts`.
+    features: feature_id; seed_match; suppressed, suppressed_random (its mean absolute specificity, and its
+    random direction's); verdict, why. responses: `Responses.table`; parts: of `judge_parts`; classes: `class_verdicts`.
     """
 
     features: pd.DataFrame
@@ -119,7 +119,7 @@ class Verdicts:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Verdicts":
-        """Read the folder of that stage."""
+        """Read what `verdict_tables` wrote."""
         paths = [Path(folder) / f"{name}.parquet" for name in ("features", "responses", "parts", "classes")]
         return cls(*(pd.read_parquet(path) if path.is_file() else None for path in paths))
 
@@ -133,7 +133,7 @@ def pass_share(passes: np.ndarray) -> dict[str, float | int]:
 
 @dataclass
 class Claimant:
-    """A dictionary and its claims; network: sees the edited scenes; seeds: the claimants that must agree for tier 4."""
+    """A dictionary and its claims; network: runs on the edited scenes; seeds: claimants that must agree for tier 4."""
 
     sae: SparseAutoencoder
     index: FeatureIndex
@@ -144,7 +144,7 @@ class Claimant:
 
 
 class Measured(NamedTuple):
-    """A feature and a part; swapped: ap with another picture's masks; others: R when other parts are removed."""
+    """Estimates for a feature and a part; swapped: ap with another picture's masks; others: R if others are removed."""
 
     ap: Estimate
     swapped: Estimate
@@ -156,12 +156,12 @@ class Measured(NamedTuple):
 def judge_parts(
     folder: Path, *, claimants: Mapping[str, Claimant], nulls: Mapping[str, Claimant], removals: Path
 ) -> None:
-    """Judge each claimant's claims against the nulls' best feature for each part; removals: folder of `edit_scenes`.
+    """Judge each claimant's claims against the nulls' best features for each part; removals: folder of `edit_scenes`.
 
     tiers.parquet: claimant, feature_id, chosen, part, tier (0 for none), the columns of `compared`, and
-        n_random: the claimant's features drawn at random, with or without a claim
-        best: the claim is the first for its part in the list
-        guessed_auroc: of a guess from the true outline and class
+        n_random: how many of the claimant's features were drawn at random, with or without a claim
+        best: whether the claim is the first for its part in the list
+        guessed_auroc: AUROC of a guess from the true outline and class
     """
     rivals, tables = defaultdict(list), []
     for null in nulls.values():
@@ -252,7 +252,7 @@ def verdict_tables(
     suppressed: pd.DataFrame | None = None, nulls: Sequence[FeatureIndex] = (), tiers: Path | None = None,
     removals: Path | None = None,
 ) -> None:  # fmt: skip
-    """Write the tables that `Verdicts` opens, and null_classes.parquet: the same with random directions for features.
+    """Write the tables that `Verdicts` opens, and null_classes.parquet: classes with random directions for features.
 
     claims: of `features_to_test`; others: autoencoders of other seeds; suppressed: of `suppress_features`, None without
     classes; nulls: indexes of null dictionaries; tiers, removals: folders of `judge_parts` and

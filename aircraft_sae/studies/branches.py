@@ -1,4 +1,4 @@
-"""Branch specialisation: do features of an Inception block live in one of its branches, and alike in all blocks?
+"""Branch specialisation: do features of an Inception block live in one of its branches, and is it alike in all blocks?
 
 A block's acts are its branches' channels side by side, so a decoder row d_i has a part d_i[b] in each branch.
 Source: Bozoukov 2025, arXiv 2504.11489, with the nulls that it lacks.
@@ -39,7 +39,7 @@ Groups = Mapping[str, slice]
 def contribution(W_dec: np.ndarray, groups: Groups, squared: bool = False) -> pd.DataFrame:
     """(d_sae, branches) share of each branch in each decoder row.
 
-    The paper's is ||relu(d_i[b])|| / ||relu(d_i)||; with `squared`, ||d_i[b]||^2 / ||d_i||^2, which sums to 1.
+    The paper's share is ||relu(d_i[b])|| / ||relu(d_i)||; with `squared`, ||d_i[b]||^2 / ||d_i||^2, which sums to 1.
     """
     squares = _squares(W_dec if squared else np.maximum(W_dec, 0))
     found = pd.DataFrame({name: squares[:, own].sum(1) for name, own in groups.items()})
@@ -54,7 +54,7 @@ def _squares(W_dec: np.ndarray) -> np.ndarray:
 def excess(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
     """(d_sae, branches) standard deviations by which the square of the paper's contribution is above chance.
 
-    Chance draws the branch's n of the row's d channels without replacement: mean n / d, variance n (d - n) / (d - 1)
+    By chance, the branch draws n of the row's d channels without replacement: mean n / d, variance n (d - n) / (d - 1)
     Var(w), where w are the channels' shares of the row's square.
     """
     squares, d, found = _squares(np.maximum(W_dec, 0)), W_dec.shape[1], {}
@@ -66,9 +66,9 @@ def excess(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
 
 
 def equalised(groups: Groups, even: bool = True) -> tuple[np.ndarray, dict[str, slice]]:
-    """(random channels, groups among them): of each branch as many as the narrowest has.
+    """(random channels, groups among them): from each branch as many as the narrowest one has.
 
-    Not even: as many channels in all, in the branches' own proportions.
+    If not even: the same number in all, in the branches' own proportions.
     """
     rng, widths = np.random.default_rng(0), np.array([own.stop - own.start for own in groups.values()])
     wanted = np.full(len(widths), widths.min())
@@ -81,9 +81,9 @@ def equalised(groups: Groups, even: bool = True) -> tuple[np.ndarray, dict[str, 
 
 
 def permutation_p(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
-    """(d_sae, branches) p: how often a branch has as much of the row when the row's channels are permuted.
+    """(d_sae, branches) p: how often a branch gets at least its share of the row when the row's channels are permuted.
 
-    1 where the share is less than two deviations above chance, which is seldom as rare as SPECIAL.
+    p is 1 where the share is less than two deviations above chance: that is seldom as rare as SPECIAL.
     """
     far, squares = excess(W_dec, groups), np.square(np.maximum(W_dec, 0)).astype(np.float32)
     drawn, found = _drawn(W_dec.shape[1], tuple(own.stop - own.start for own in groups.values())), {}
@@ -96,7 +96,7 @@ def permutation_p(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
 
 @lru_cache(maxsize=2)
 def _drawn(d: int, widths: tuple[int, ...]) -> list[np.ndarray]:
-    """For each branch (N_PERMUTED, d) with ones at random channels, as many as it has; no two share a channel."""
+    """For each branch (N_PERMUTED, d) with ones at random channels, as many as it has; no two branches share one."""
     order = np.random.default_rng(0).random((N_PERMUTED, d), np.float32).argsort(1)
     chosen = [np.zeros((N_PERMUTED, d), np.float32) for _ in widths]
     for each, columns in zip(chosen, np.split(order, np.cumsum(widths)[:-1], axis=1), strict=True):
@@ -105,7 +105,7 @@ def _drawn(d: int, widths: tuple[int, ...]) -> list[np.ndarray]:
 
 
 def specialised(p: pd.DataFrame) -> pd.DataFrame:
-    """(d_sae, branches) bool: p is at most SPECIAL, at a false discovery rate of 5 % over features."""
+    """(d_sae, branches) bool: p is at most SPECIAL, and Benjamini-Hochberg's q over features at most 0.05."""
     return (p <= SPECIAL) & p.apply(lambda own: q_values(own.to_numpy()) <= 0.05)
 
 
@@ -115,9 +115,9 @@ def home(W_dec: np.ndarray, groups: Groups) -> np.ndarray:
 
 
 def information(category: np.ndarray, branch: np.ndarray) -> dict:
-    """Mutual information of two labels (n,) in nats and for 1,000 permutations: value, p, null (a result), table.
+    """Mutual information of two labels (n,), in nats, against 1,000 permutations: value, p, null (a result), table.
 
-    table: counts of category by branch, and those expected of independent labels, in columns "<branch>, expected".
+    table: counts of category by branch, and those expected for independent labels, in columns "<branch>, expected".
     """
     if not len(branch):
         return {"value": 0.0, "p": 1.0, "null": point(0.0, 0), "table": pd.DataFrame()}
@@ -142,7 +142,7 @@ def _p(value: float, null: np.ndarray) -> float:
 
 
 def content(features: pd.DataFrame) -> tuple[str, dict, dict]:
-    """(factor, share that leans to it in 5x5, share elsewhere): the factor that 5x5 is richest in.
+    """(factor, share of features that lean to it in 5x5, share elsewhere), for the factor that 5x5 is richest in.
 
     features: feature_id, leaning, home. Even ids choose the factor by the largest difference; odd ids give the shares.
     """
@@ -174,7 +174,7 @@ def see_maxima(network: Network, saes: Mapping[str, SparseAutoencoder], pictures
 
 
 def random_thousand(sae: SparseAutoencoder, acts: Activations) -> SparseAutoencoder:
-    """1,000 random directions or a few more, at most as many as features, and as often active as these."""
+    """1,000 random directions or a few more, but no more than features; they are active as often as features."""
     expansion = min(sae.cfg.expansion, -(-1000 // sae.d_in))
     k = max(1, round(sae.cfg.k * expansion / sae.cfg.expansion))
     like = SparseAutoencoder(change(sae.cfg, expansion=expansion, k=k, tied=False, aux_k=0), sae.d_in)
@@ -226,9 +226,9 @@ def see_blocks(
 
 
 def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence[np.ndarray]) -> dict:
-    """Do matched features of two blocks live in branches of the same kind? Cohen's kappa, and for permuted homes.
+    """Do matched features of two blocks live in branches of the same kind? Cohen's kappa, and its null.
 
-    first, second: (pictures, d) image maxima on the same pictures; homes: the branch of each feature of both. A
+    first, second: (pictures, d) image maxima on the same pictures; homes: each feature's branch, for both. A
     feature's partner is its best correlate among the second block's features; both are active in MIN_PICTURES pictures.
     They are matched if they correlate better than BEYOND of features do with shifted pictures.
     kappa: with a bootstrap interval over partners, which several features may share;
@@ -266,7 +266,7 @@ def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence
 
 
 def purity(W_dec: np.ndarray, labels: np.ndarray) -> dict[str, dict]:
-    """Share of a row's 15 nearest neighbours, by cosine, with its own label; and with permuted labels: two results.
+    """Share of a row's 15 nearest neighbours (by cosine) that have its label, and with permuted labels: two results.
 
     At most 3,000 rows, drawn at random.
     """
@@ -290,7 +290,7 @@ def purity(W_dec: np.ndarray, labels: np.ndarray) -> dict[str, dict]:
 def see_reach(
     folder: Path, *, network: Network, pictures: Pictures, sae: SparseAutoencoder, patches: Path, units: Sequence[int]
 ) -> None:  # fmt: skip
-    """Measure how much of the picture features see at their best patch: reach.parquet has unit, `effective_radius`."""
+    """Measure how much of the picture features see at their best patch: reach.parquet: unit, radius (effective)."""
     best, rows = pd.read_parquet(patches / "patches.parquet").drop_duplicates("unit").set_index("unit"), []
     for j in tqdm(units, "gradients", leave=False):
         cell, image = (int(best.at[j, "row"]), int(best.at[j, "column"])), best.at[j, "image"]

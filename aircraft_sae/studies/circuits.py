@@ -30,9 +30,9 @@ def find_edges(
     saes: of two sites, where the second's module takes the first's output, as blocks do. roles: upstream features by
     role: those "asked", a "null" that sets the threshold, a "control" whose edges are counted too. edges.parquet:
     role, upstream, downstream (features of at least median activity);
-    plain: the downstream feature's mean image maximum; change: of that;
-    predicted: change of its mean pre-activation by the module's derivative;
-    beyond: |change / plain| is larger than for all but SPECIAL of the null's.
+    plain: the downstream feature's mean image maximum; change: how much suppression changes it;
+    predicted: change of its mean pre-activation according to the module's derivative;
+    beyond: |change / plain| is larger than for all but a share SPECIAL of the null's edges.
     Raises: ValueError where no downstream feature is active.
     """
     (first, second), names, tables = saes, pictures.rows("test")["image"].tolist(), []

@@ -6,8 +6,8 @@ maximum, as a share of its range, averaged over the scenes s in which it is acti
     r_jf = E_s |max over cells f_j(s with f changed) - max over cells f_j(s)| / max over pictures f_j
 
 A network's *profile* is the mean of r_jf over features, weighted by activity. Random directions respond too, and more
-to larger changes of the picture, so their profile stands beside it, and a feature is *about* a factor only if the
-factor's share in its responses exceeds that in 99.5 % of random directions.
+to larger changes of the picture, so their profile is shown too, and a feature is *about* a factor only if the
+factor's share of its responses is larger than for 99.5 % of random directions.
 """
 
 import math
@@ -37,8 +37,8 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
 ALL = (*EDITS, *FACTORS)
-MIN_PICTURES = 10  # known scenes that a response needs, or a third of few
-BEYOND = 0.995  # share of random directions that a feature must surpass; 5 % of them are about one of ten factors
+MIN_PICTURES = 10  # known scenes that a response needs; a third of all scenes if there are few
+BEYOND = 0.995  # share of random directions that a feature must surpass; 5 % of them surpass it in one of ten factors
 RANDOM = "random directions"
 
 
@@ -50,9 +50,9 @@ class Sensitivity:
 
     @classmethod
     def of(cls, maxima: np.ndarray, table: pd.DataFrame, top: np.ndarray, parts: Sequence[str]) -> "Sensitivity":
-        """maxima: (pictures, d) for the rows of `table`, that of `VariedScenes`; top: (d,) the features' ranges.
+        """maxima: (pictures, d) for the rows of `table`, from `VariedScenes`; top: (d,) the features' ranges.
 
-        The part that a feature responds to most is chosen on even scenes, and its response measured on odd ones.
+        The part that a feature responds to most is chosen on even scenes, and its response is measured on odd ones.
         """
         shape = table["number"].max() + 1, maxima.shape[1]
 
@@ -85,7 +85,7 @@ class Sensitivity:
         return min(MIN_PICTURES, len(next(iter(self.change.values()))) // 3)
 
     def draws(self, mass: np.ndarray, n_draws: int = 500) -> dict[str, np.ndarray]:
-        """{factor: (1 + n_draws,) mean response weighted by features' mass (d,)}: over all scenes, then redrawn."""
+        """{factor: (1 + n_draws,) mean response weighted by features' mass (d,)}: for all scenes, then bootstraps."""
         found = {}
         for factor, change in self.change.items():
             known = np.isfinite(change)
@@ -98,9 +98,9 @@ class Sensitivity:
         return found
 
     def profile(self, mass: np.ndarray, random: Mapping[str, np.ndarray]) -> pd.DataFrame:
-        """A row a factor: value, low, high, n (mean response over n scenes); times, times_low, times_high.
+        """A row per factor: value, low, high, n (mean response over n scenes); times, times_low, times_high.
 
-        times: the response as a multiple of that of random directions, whose `draws` are given.
+        times: the response as a multiple of random directions' response; random: their `draws`.
         """
         rows = []
         for factor, drawn in self.draws(mass).items():
@@ -118,7 +118,7 @@ def means(values: np.ndarray, axis: int, fewest: int = 1) -> np.ndarray:
 
 
 def shares(response: np.ndarray, random: np.ndarray) -> np.ndarray:
-    """(d, factors) each factor's share in a feature's responses, in multiples of random directions' mean response.
+    """(d, factors) each factor's share of a feature's responses, after dividing by random directions' mean response.
 
     A feature that responds like random directions has a flat row. response: (d, factors); random: (n, factors).
     """
@@ -138,12 +138,12 @@ def profile_network(
     folder: Path, *, acts: Activations, varied: Activations, pictures: Pictures, saes: Mapping[str, SparseAutoencoder],
     random: Sequence[SparseAutoencoder],
 ) -> None:  # fmt: skip
-    """What the features of one network respond to and show at one site, beside random directions.
+    """What the features of one network respond to and show at one site, compared with random directions.
 
     acts: of `pictures`; varied: of `VariedScenes`; saes: seeds by name; random: two dictionaries of random directions,
     the first as the null, the second to be compared with it as features are.
     features.parquet: dictionary, feature_id, mass (share of all activation), about, and a response for each factor
-    typical.parquet: factor, feature_id (most active one about it, first seed), its nine strongest patches
+    typical.parquet: factor, feature_id (the most active one about it, of the first seed), its nine strongest patches
     profile.parquet: dictionary, and the columns of `Sensitivity.profile`
     scores.parquet: dictionary, measure, value, low, high, n
         mean_ap, n_parts: of the parts' best features, and how many of them beat the null's
@@ -234,13 +234,13 @@ def share_features(
 
 
 def shared(codes: Mapping[str, Sequence[csr_array]], shift: int) -> pd.DataFrame:
-    """Which features do two networks have in common? A row an ordered pair: first, second, n (living features).
+    """Which features do two networks have in common? A row per ordered pair: first, second, n (living features).
 
-    codes: for each network (cells, d) of its features, another seed's and random directions', on the same cells.
-    correlation: of the first's features with their best partners in the second (of one network, in its other seed);
-        the median weighted by activity
+    codes: for each network, (cells, d) of its features, of another seed's and of random directions, on the same cells.
+    correlation: of the first's features with their best partners in the second (within a network, in its other seed);
+        a median weighted by activity
     chance, random: the same with the second's cells moved by `shift`, and with random directions
-    share: of activity, in features whose correlation exceeds 99.5 % of chance's
+    share: of activity that lies in features whose correlation exceeds 99.5 % of those by chance
     """
     rows = []
     for first, second in product(codes, repeat=2):
@@ -278,7 +278,7 @@ def sites_at(network: Network, strides: Sequence[int] = (16, 32)) -> list[str]:
 
 
 def common_width(widths: Sequence[int], least: int = 1000) -> int:
-    """The smallest common multiple of these widths from `least` on: as many features for each network."""
+    """The smallest common multiple of these widths that is at least `least`: every network gets that many features."""
     step = math.lcm(*widths)
     return step * -(-least // step)
 

@@ -43,7 +43,7 @@ def record_middle(folder: Path, *, network: Network, pictures: Pictures, sites: 
 def _middles(
     network: Network, batches: Iterable[torch.Tensor], cells: Mapping[str, int], margin: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """{site: (n, d)} acts in a cell (of whole pictures) of each site, from pictures without their margins."""
+    """{site: (n, d)} acts in one cell of each site (counted in whole pictures), from pictures without their margins."""
     cropped = (pad(x, (-margin,) * 4) for x in batches)
     for seen in network.stream(cropped, list(cells), logits=False):
         grids = {site: acts.shape[1] for site, acts in seen.acts.items()}
@@ -60,7 +60,7 @@ def batches(network: Network, pictures: Pictures, names: Sequence[str]) -> Itera
 def watch(
     network: Network, pictures: Pictures, names: Sequence[str], sites: Sequence[str], what: str
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Acts of pictures by site, one batch after the other: between batches the caller's coding has all threads."""
+    """Acts of pictures by site, one batch after another: between batches, the caller's encoding has all threads."""
     for x in tqdm(batches(network, pictures, names), what, -(-len(names) // BATCH), leave=False):
         (seen,) = network.stream([x], sites, logits=False)
         yield seen.acts
@@ -84,7 +84,7 @@ def _cell(network: Network, site: str) -> int:
 
 
 def _margin(network: Network, cells: Mapping[str, int]) -> int:
-    """Pixels to cut off each side where the sites' cells do not see them: many for early layers, else none."""
+    """How many pixels to cut off each side because the sites' cells do not see them: many for early layers, else 0."""
     margin, found = 16 * (network.size * 3 // 14 // 16), []
     for cut in (0, margin):
         (seen,) = _middles(network, [_noise(network)], cells, cut)
@@ -108,13 +108,18 @@ def tune(
 ) -> None:
     """Find the curve detectors among a site's neurons and the units of dictionaries, and what they cover.
 
-    stimuli: of `record_middle`; pictures: the `Curves` seen; acts: cells of real pictures; saes: "features" and nulls.
+    stimuli: of `record_middle`; pictures: the `Curves` shown; acts: cells of real pictures; saes: "features" and nulls.
     Writes, for each dictionary:
     units.parquet: dictionary, unit, the columns of `tuned`, detects; tuning_<dictionary>.npy: (d, angles);
     coverage.parquet: dictionary, n detectors among units, and the `coverage` of the first m detectors of `family`;
     matched.parquet: `equal_choice` among as many detectors as there are among neurons, or ten if there are none;
+<<<<<<< HEAD
     kinds.parquet: how `alike` its detectors are, and their responses `by_kind`;
     split.parquet: `split_neurons` of "features" alone.
+=======
+    kinds.parquet: how `alike` each dictionary's detectors are, and their responses `by_kind`;
+    split.parquet: `split` of "features" alone.
+>>>>>>> ccfb438d2128bf839cfc7efa1537974d88a40d97
     """
     middle, n_neurons = np.load(stimuli / f"{site_folder(acts.site)}.npy"), 0
     units, covered, matched, kinds = [], [], [], []
@@ -147,7 +152,7 @@ def see_pictures(
     folder: Path, *, network: Network, site: str, pictures: Pictures, units: Mapping[str, list[int]],
     saes: Mapping[str, SparseAutoencoder], tuning: Path | None = None, n_patches: int = 9,
 ) -> None:  # fmt: skip
-    """Show test pictures to some units of the site's "neurons" and of dictionaries, and keep only what is asked.
+    """Show test pictures to some units of the site's "neurons" and of dictionaries, and keep only what is asked for.
 
     patches.parquet: dictionary, unit, image, row, column, value of the strongest cell in each of n_patches pictures;
     contours.parquet: dictionary, unit, correlation (`contour_agreement`) of the unit's tuning curve, in the folder that
@@ -179,7 +184,7 @@ def see_pictures(
     contours = [pd.DataFrame({"dictionary": [], "unit": [], "correlation": []})]
     for name, own in units.items() if tuning and counts.any() else ():
         curves = np.load(tuning / f"tuning_{name.replace(' ', '_')}.npy")[own]
-        with np.errstate(invalid="ignore"):  # no cell has some of the angles
+        with np.errstate(invalid="ignore"):  # some angles occur in no cell
             agreement = contour_agreement(curves, (sums[name] / counts[:, None]).T)
         contours.append(pd.DataFrame({"dictionary": name, "unit": own, "correlation": agreement}))
     write_parquet(pd.concat(contours, ignore_index=True), folder / "contours.parquet")
@@ -193,7 +198,7 @@ def suppress_families(
     """Suppress families of features at a site: how far do a later site's acts in the middle cell move?
 
     after: the later site; pictures: of `Curves`. lost.parquet: family, kind (of stimulus), and value, low, high, n
-    (pictures): summed length of the changes over that of the acts.
+    (pictures): summed length of the changes, divided by the acts' summed length.
     """
     W_dec, rows, cell = sae.W_dec.detach(), [], _cell(network, after)
 

@@ -5,8 +5,8 @@ keeps what the autoencoder does not explain, so the head's logits follow in clos
 
     x' = x + (s m_j - f_j) d_j        W x' + b = W x + b + (s m_j - f_j) W d_j
 
-The head reads one cell at a time: another cell changes its name only because its own activation changed.
-Source: Stevens et al. 2025, arXiv 2502.06755, with every control run.
+The head reads one cell at a time, so a cell's name changes only if the feature's activation in that cell is changed.
+Source: Stevens et al. 2025, arXiv 2502.06755; here every control is run.
 """
 
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ class CellHead:
         return acts @ self.weight.t() + self.bias
 
     def probe(self, region: int) -> torch.Tensor:
-        """(d_in,) the head's own direction for a region: its weights less their mean over regions."""
+        """(d_in,) the head's own direction for a region: its weights minus their mean over regions."""
         return self.weight[region] - self.weight.mean(0)
 
 
@@ -72,7 +72,7 @@ def segment(folder: Path, *, acts: Activations, pictures: Pictures, n_cells: int
     """Fit a head on n_cells of training and validation pictures, and score it on test pictures.
 
     head.safetensors, names.json: the `CellHead`
-    confusion.npy: (2, pictures, regions, regions) area by region and by its cell's name: the head's, the right one
+    confusion.npy: (2, pictures, regions, regions) area by region and by the cell's name: the head's, then the right one
     Raises: ValueError for pictures without regions.
     """
     names = ["background", *pictures.region_names]
@@ -90,7 +90,7 @@ def segment(folder: Path, *, acts: Activations, pictures: Pictures, n_cells: int
     x, labels = np.float32(acts.acts[rows].reshape(len(rows), -1, acts.d_in)[image, cell]), labels[some]
     mean, deviation = x.mean(0), x.std(0) + 1e-6
     present, n = np.unique(labels, return_counts=True)
-    weights = dict(zip(present.tolist(), np.sqrt(n.min() / n), strict=True))  # else hardly a cell would be named gear
+    weights = dict(zip(present.tolist(), np.sqrt(n.min() / n), strict=True))  # or few cells would be named gear
     fitted = LogisticRegression(C=0.1, max_iter=100, tol=1e-3, class_weight=weights).fit((x - mean) / deviation, labels)
     coef, intercept = fitted.coef_, fitted.intercept_
     if len(coef) == 1:  # two regions: scikit-learn keeps the second's log-odds alone
@@ -141,7 +141,7 @@ def f1_scores(codes: csr_array, shows: np.ndarray, least: np.ndarray) -> np.ndar
 
 
 def choose_knobs(codes: csr_array, shows: np.ndarray) -> pd.DataFrame:
-    """The feature with the best F1 for each part, one row a part: feature_id, threshold, f1, top, active.
+    """The feature with the best F1 for each part, one row per part: feature_id, threshold, f1, top, active.
 
     codes: (cells, d) activations; shows: (cells, parts) bool. threshold: the best of THRESHOLDS; top: the feature's
     maximum; active: share of the part's cells in which it is active.
@@ -159,15 +159,15 @@ def choose_knobs(codes: csr_array, shows: np.ndarray) -> pd.DataFrame:
 def turn_knobs(
     folder: Path, *, segmentation: Path, acts: Activations, pictures: Pictures, saes: Mapping[str, SparseAutoencoder]
 ) -> None:
-    """Set the best feature of each part, and its controls, in all cells of half B's test pictures.
+    """Set each part's best feature, and its controls, in all cells of half B's test pictures.
 
     saes: the autoencoder as "feature", and others by name, each with best features of its own. Other arms change each
     cell by the same length along "random direction" (the mean of N_RANDOM, with the cells' covariance), "isotropic
     direction", "random feature" (of like density and strength, if there is one) and "probe" (`CellHead.probe`).
     knobs.parquet: arm, part, the columns of `choose_knobs` (on half A); f1_b: F1 on half B
     turned.parquet: arm, part, dose, image
-        n, n_other: cells that the head names the part, and the others
-        target, other: share of either that lose their names, nan without any
+        n, n_other: number of cells that the head names the part, and of the others
+        target, other: share of each that lose their names, nan if there are none
         gained: share of the others that get the part's name
     """
     head, rows, regions = CellHead.open(segmentation), acts.rows("test"), Regions.of(acts, pictures)
@@ -235,7 +235,7 @@ def _mean_of_means(shares: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def on_target(turned: pd.DataFrame, arm: str, dose: float) -> dict[str, float | None]:
-    """Share of the cells that change which the head had named the part; pictures are the units."""
+    """Of the cells that change, the share that the head had named the part; pictures are the units."""
     own = turned[(turned["arm"] == arm) & (turned["dose"] == dose)]
     hits = own["n"] * own["target"].fillna(0)
     sums = pd.DataFrame({"image": own["image"], "hits": hits, "all": hits + own["n_other"] * own["other"]})
@@ -244,7 +244,7 @@ def on_target(turned: pd.DataFrame, arm: str, dose: float) -> dict[str, float | 
 
 
 def beyond(turned: pd.DataFrame, dose: float, control: str, arm: str = "feature") -> dict[str, dict]:
-    """For each part, the share of its cells that `arm` changes less that of `control`, paired by picture."""
+    """For each part, the share of its cells that `arm` changes minus the share that `control` changes, by picture."""
     own = turned[turned["dose"] == dose].pivot(index=["part", "image"], columns="arm", values="target")
     apart = (own[arm] - own[control]).dropna()
     return {part: with_interval(each, np.ones(len(each))) for part, each in apart.groupby(level=0, sort=False)}
@@ -255,13 +255,13 @@ def compare_edits(
     folder: Path, *, network: Network, sae: SparseAutoencoder, segmentation: Path, knobs: Path, scenes: Path,
     acts: Activations, dose: float, everywhere: bool,
 ) -> None:  # fmt: skip
-    """Set a part's feature in the scenes where `edit_scenes` (folder: scenes) edited the part: does the same follow?
+    """Set a part's feature in the scenes where `edit_scenes` (folder: scenes) edited the part: does the same happen?
 
     everywhere: change all cells, or only those that the head names the part before or after the scene edit. Ways (how):
-    "feature", and by the same length "probe" and "random direction 0", … with the covariance of acts.
+    "feature", and at the same length "probe" and "random direction 0", … with the covariance of acts.
     cells.parquet: part, scene, how, and counts of cells
         target, others: named the part before, or not; others_turned: of others, those that the way renames
-        edited, turned, both: of target, those that the scene edit renames, the way, both
+        edited, turned, both: of target, those renamed by the scene edit, by the way, by both
         same, shuffled: of both, those with the same new name; the same with shuffled names
         background: of both, those that the scene edit makes background
     logits.parquet: part, scene, how (also "scene edit"), and for each class the change of its logit
@@ -317,7 +317,7 @@ def logit_agreement(logits: pd.DataFrame, n_draws: int = 500) -> dict[str, dict]
 
     Effects are means over a part's scenes; intervals redraw scenes within each part and pool random directions. own: a
     part's feature and its scene edit; other parts: other parts' scene edits; random direction: in the feature's place;
-    beyond …: own less either; p: of own, were features and scene edits paired at random.
+    beyond …: own minus each; p: of own, against features and scene edits paired at random.
     """
     drawn = {how: [] for how in logits["how"].unique() if how != "probe"}
     for i, (_, own) in enumerate(logits.groupby("part", sort=False)):

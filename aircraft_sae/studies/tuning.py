@@ -1,4 +1,4 @@
-"""Tuning curves as pure functions: which angles do units answer to, what does a family cover, which neurons split?
+"""Tuning curves as pure functions: which angles do units respond to, what does a family cover, which neurons split?
 
 A unit's *radial tuning curve* is its mean positive response at each angle, over radii, contrasts and shifts, divided by
 its peak.
@@ -17,8 +17,8 @@ PUBLISHED = (22.5, 66.5, 91.5, 110.0, 145.0, 181.0, 243.0, 268.5, 290.0, 358.0)
 """Peaks of mixed3b's ten curve neurons in degrees, from the data of Cammarata et al. 2020; minimum coverage 0.307."""
 LARGEST = 24  # units in the largest family
 APART, SECOND, CARRIED, NEAR = 60.0, 0.5, 0.1, 30.0
-"""Modes of a tuning curve are APART degrees apart and have SECOND of the highest one's height. A carrier is a feature
-with at least CARRIED of a neuron's variance; its peak may be NEAR degrees from the neuron's mode."""
+"""Modes of a tuning curve are at least APART degrees apart and SECOND times as high as the highest. A carrier is a
+feature with at least CARRIED of a neuron's variance; its peak is at most NEAR degrees from the neuron's mode."""
 
 
 def tuned(values: np.ndarray, table: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
@@ -26,9 +26,9 @@ def tuned(values: np.ndarray, table: pd.DataFrame) -> tuple[np.ndarray, pd.DataF
 
     values: (pictures, d) responses to the pictures in the table of `Curves`. Columns:
     peak: the angle of the largest response; width: degrees around it over which the curve stays above half;
-    echo: the curve half a turn from the peak;
-    beyond_line: response at the peak, for the best radius, over that to the line there;
-    corner: largest response to a corner, over strongest: largest response to a curve.
+    echo: the curve's value half a turn from the peak;
+    beyond_line: response at the peak, for the best radius, divided by the response to the line there;
+    strongest: largest response to a curve; corner: largest response to a corner, divided by strongest.
     """
     values = pd.DataFrame(np.maximum(values, 0))
     most = values.groupby(table["kind"].to_numpy()).max()
@@ -99,7 +99,7 @@ def family(curves: np.ndarray, m: int) -> np.ndarray:
 
 
 def equal_choice(curves: np.ndarray, n: int) -> dict[str, float]:
-    """Minimum coverage of a `family` of LARGEST chosen among n random curves: mean and 95 % of 100 draws."""
+    """Minimum coverage of a `family` of LARGEST chosen among n random curves: mean and 95 % range of 100 draws."""
     rng = np.random.default_rng(0)
     drawn = [curves[rng.permutation(len(curves))[:n]] for _ in range(100 if len(curves) > n else 1)]
     minima = [coverage(each[family(each, LARGEST)])["minimum"] for each in drawn]

@@ -18,14 +18,14 @@ from PIL import Image, ImageDraw
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
 COLOURS = (BLUE, ORANGE, GREY, "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00")
-FIVE = [COLOURS[i] for i in (0, 1, 3, 6, 5)]  # any two differ by 24 CIELAB units, seen as below
+FIVE = [COLOURS[i] for i in (0, 1, 3, 6, 5)]  # any two differ by at least 24 CIELAB units, in each vision named below
 WIDTH = 9.5  # inches
 OUTSIDE = "#E9EEF3"
 REGION_COLOURS = (
     "#EEDD88", "#0072B2", "#66CCEE", "#228833", "#661100", "#CC79A7",
     "#AAAA00", "#6699FF", "#000000", "#332288", "#555555", "#F0E442",
 )  # fmt: skip
-"""Any two, and OUTSIDE, differ by 18 CIELAB units in normal vision, protanopia and deuteranopia."""
+"""Any two, OUTSIDE included, differ by at least 18 CIELAB units in normal vision, protanopia and deuteranopia."""
 Grid = Sequence[Sequence[Any]]
 
 # "default": a user's matplotlibrc with LaTeX text or a black background would stop or hide a figure
@@ -38,7 +38,7 @@ matplotlib.style.use(["default", {
 def in_words(entry: Mapping[str, float | None], percent: bool = True, unit: str = "") -> str:
     """A result as text: "93.1% (91.2 to 94.8, n = 990)", where a unit for n may follow."""
     scale, size = (100, 10.0) if percent else (1, abs(entry["value"]))
-    digits = next((i for i, least in enumerate((100, 10, 0.1, 0.01)) if size >= least), 4)  # of 0.0046 the first two
+    digits = next((i for i, least in enumerate((100, 10, 0.1, 0.01)) if size >= least), 4)  # 0.0046 keeps two
     number = {key: f"{scale * entry[key]:.{digits}f}" for key in ("value", "low", "high") if entry[key] is not None}
     about = [f"{number['low']} to {number['high']}"] if "low" in number else []
     about += [] if entry["n"] is None else [f"n = {entry['n']:,} {unit}".rstrip()]

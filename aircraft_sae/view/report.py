@@ -63,7 +63,7 @@ def write_page(path: Path, title: str, notebook) -> None:
 
 
 def _plain(markdown: str) -> str:
-    """Markdown with HTML and links disabled: it may hold class names, which are the user's."""
+    """Markdown with HTML and links disabled: it may hold class names, which users choose."""
     return markdown.replace("<", "&lt;").replace("](", "]\\(")
 
 
@@ -73,7 +73,7 @@ def read_numbers(results: Path, names: Iterable[str]) -> dict[str, dict[str, flo
 
 
 def answer(numbers: Mapping) -> list[str]:
-    """The sentences whose numbers are known, as `read_numbers` gives them."""
+    """The sentences whose numbers are all known; numbers: of `read_numbers`."""
     known = [each for each in SENTENCES["answer"] if all(key in numbers for key in each["numbers"])]
     return [each["text"].format(*(numbers[key] for key in each["numbers"])) for each in known]
 

@@ -44,7 +44,7 @@ def graph(
 ) -> str:  # fmt: skip
     """HTML of nodes in titled columns, drawn as their first patches, and of edges (from, to, strength) between them.
 
-    An edge is as wide as its strength relative to the largest; negative ones are solid, positive ones dashed. Nodes
+    An edge's width shows its strength relative to the largest; negative ones are solid, positive ones dashed. Nodes
     behave as points of `scatter` do. Raises: KeyError for an edge of a node in no column.
     """
     at, marks, lines, width = {}, [], [], 150 * len(columns) - 60

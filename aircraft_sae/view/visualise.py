@@ -1,6 +1,6 @@
 """Feature visualisation: the picture that drives a unit most, by gradient ascent. Show it only beside patches.
 
-Pictures are parametrised by their decorrelated Fourier spectrum and seen under jitter, scale and rotation.
+Pictures are parametrised by their decorrelated Fourier spectrum, and are shifted, scaled and rotated at random.
 Source: Olah et al. 2017, "Feature Visualization", with the colour correlation of its code (lucid).
 """
 

@@ -109,7 +109,7 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
     for row in _steps(sorted(chosen), "bench", 0.8, 1):
         subject = bench.of_row(row)
         page = bench.page(subject, row)
-        if readout is None:  # forward passes for what each switch gives
+        if readout is None:  # store forward passes for each switch
             page["active"] = [each for each in page["active"] if each["effect"] is not None]
             some = [each["feature_id"] for each in page["active"]]
             page["after"] = bench.each(subject, some, []).tolist()

@@ -1,8 +1,8 @@
-// The atlas' source: what the front end asks a kernel for, read from the files beside index.html. Scripts in place of
-// fetch, because a page opened from disk may load scripts and nothing else.
+// The atlas's source: what the front end asks a kernel for, read from the files beside index.html. It loads scripts
+// instead of calling fetch, because a page opened from disk may load nothing else.
 (() => {
   if (!window.ATLAS) {
-    document.getElementById("told").textContent = "data.js is missing: keep the atlas' files together.";
+    document.getElementById("told").textContent = "data.js is missing: keep the atlas's files together.";
     return;
   }
   const atlas = window.ATLAS, { facts, labels = {} } = atlas, waiting = new Map(), chunks = new Map();
@@ -12,7 +12,7 @@
       chunks.set(path, new Promise((done, fail) => {
         const script = document.createElement("script");
         waiting.set(path, (value) => { script.remove(); waiting.delete(path); done(value); });
-        script.onerror = () => { chunks.delete(path); fail(new Error(`${path} is missing: keep the atlas' files together`)); };
+        script.onerror = () => { chunks.delete(path); fail(new Error(`${path} is missing: keep the atlas's files together`)); };
         script.src = path;
         document.head.append(script);
       }));
@@ -23,7 +23,7 @@
   const floats = (text) => new Float32Array(bytes(text).buffer);
   async function picture(path) {
     const image = Object.assign(new Image(), { src: path });
-    try { await image.decode(); } catch { throw new Error(`${path} is missing: keep the atlas' files together`); }
+    try { await image.decode(); } catch { throw new Error(`${path} is missing: keep the atlas's files together`); }
     return image;
   }
   const number = (n) => String(n).padStart(5, "0");
@@ -42,12 +42,12 @@
     head = { weight: floats(weight), bias: floats(bias), eps, decoder: floats(decoder), random: floats(random), classes };
     head.at = new Map(features.map((id, i) => [id, i]));
   }
-  function without(hidden, taken, rows) { // logits with as much as is told [feature, amount] of some rows taken out
+  function without(hidden, taken, rows) { // logits after taking out amounts [feature, amount] of some rows
     const left = Float64Array.from(hidden), d = left.length;
     for (const [id, amount] of taken) for (let c = 0, at = head.at.get(id) * d; c < d; c++) left[c] -= amount * rows[at + c];
     return AircraftApp.headLogits(left, head);
   }
-  function withInterval(values) { // their mean, and what holds 95 % of the means of 2,000 bootstrap draws
+  function withInterval(values) { // their mean, and the middle 95 % of the means of 2,000 bootstrap draws
     const n = values.length, mean = (of) => of.reduce((a, b) => a + b, 0) / n;
     let seed = 1;
     const uniform = () => { // mulberry32: the same interval each time
@@ -73,14 +73,14 @@
       const told = await load(`bench/${number(row)}.js`);
       const subject = { ...told, active: told.active.map((each) => ({ ...each })), key: row, bitmap: await picture(`bench/${number(row)}.jpg`) };
       subjects.set(row, subject);
-      if (atlas.facts.switches) { // what forward passes gave of each
+      if (atlas.facts.switches) { // stored results of forward passes
         subject.active.forEach((each, i) => Object.assign(each, { after: told.after[i], random: told.random[i] }));
         return { ...subject };
       }
       await readHead();
       subject.hidden = floats(told.hidden);
       subject.before = AircraftApp.headLogits(subject.hidden, head);
-      return { ...subject }; // what is made of it on one bench is not seen on another
+      return { ...subject }; // a copy, so that changes on one bench do not show on another
     },
     regions: async () => {
       const { names, features, random } = await load("bench/regions.js");
@@ -88,7 +88,7 @@
     },
     change: async ({ key, multipliers, cells }) => {
       const subject = subjects.get(key);
-      if (atlas.facts.switches) { // what forward passes gave, of the one feature that is off
+      if (atlas.facts.switches) { // the stored result for the one feature that is off
         const off = subject.active.find((each) => multipliers[each.feature_id] === 0);
         return off || { after: subject.before, random: subject.before };
       }
@@ -128,7 +128,7 @@
     },
     link: (place) => `${location.href.split("#")[0]}#${place}`,
     flip: atlas.facts.switches ? undefined : async ({ key }) => subjects.get(key).flip,
-    placed: (place, step) => { // Back undoes a step; of steps in a row, the last
+    placed: (place, step) => { // Back undoes a step; quick steps in a row count as one
       const now = Date.now(), pushed = step && now - stepped > 600;
       if (step) stepped = now;
       if (pushed) { settle(); write("pushState", place); return; }
@@ -139,12 +139,12 @@
   };
   const count = (n) => n.toLocaleString("en"), named = Object.keys(labels).length;
   const works = facts.switches
-    ? "This network's logits are no function of the mean over cells, so that the atlas has no sliders: on the bench one " +
-      "feature at a time can be switched off, and what then comes out was worked out by forward passes"
+    ? "This network's logits are not a function of the mean over cells, so the atlas has no sliders: on the bench, one " +
+      "feature at a time can be switched off, with results from stored forward passes"
     : "Sliders on the bench work";
   document.getElementById("told").textContent =
     `${count(facts.n_features)} features of the study ${facts.name}, on ${count(facts.n_pictures)} test pictures. ` +
-    `${count(named)} ${named === 1 ? "is" : "are"} labelled. ${works}, for ${facts.bench_pictures.length} pictures; blurring, pictures ` +
+    `${count(named)} ${named === 1 ? "is" : "are"} labelled. ${works} for ${facts.bench_pictures.length} pictures; blurring, pictures ` +
     "of your own and the search for features that tell two classes apart need the notebook.";
   const app = AircraftApp.mount(document.getElementById("atlas"), source, "browser");
   addEventListener("popstate", () => { later = null; app.goTo(location.hash.slice(1)); });

@@ -47,7 +47,7 @@ function mount(el, source, mode = "browser", beside = null) {
     ui.error.scrollIntoView({ block: "nearest" });
     drawn("error");
   }
-  let past = false; // a message goes after the next click, so that nothing moves under the pointer
+  let past = false; // a message disappears after the next click, so that nothing moves under the pointer
   root.addEventListener("pointerdown", (event) => { past = !ui.error.hidden && !event.target.closest(".error"); });
   root.addEventListener("click", () => { if (past) ui.error.hidden = true; past = false; });
   root.addEventListener("input", (event) => { if (!event.target.closest(".error")) ui.error.hidden = true; });
@@ -151,7 +151,7 @@ function mount(el, source, mode = "browser", beside = null) {
 
   const start = guarded(async () => {
     const { facts, labels, feature, at } = await source.overview();
-    for (const scores of Object.values(facts.parts)) { // scores that are not known
+    for (const scores of Object.values(facts.parts)) { // fill in scores that are not known
       for (const name of ["ap", "response", "tier"]) scores[name] ??= Array(facts.n_features).fill(null);
     }
     Object.assign(state, { facts, labels, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });

@@ -4,7 +4,7 @@ function benchPart(app) {
   const bring = latest(guarded((get) => working(async () => openSubject(await get()))));
   function openPicture(row) {
     if (state.onBench.has(row)) return bring(() => source.open(row));
-    fail(new Error("this picture is not on the bench: an atlas has only those in the bench's list, the notebook has all"));
+    fail(new Error("this picture is not on the bench: an atlas has only the pictures in its bench's list; the notebook has all"));
   }
   async function another(row) { // of the same class: keep the margin, and the multipliers of features active there
     const before = state.subject, kept = [...state.multipliers]; // before it opens
@@ -76,7 +76,7 @@ function benchPart(app) {
     ui.canvas.classList.toggle("brush", Boolean(painted()));
     const none = state.limit.size ? "" : " None is chosen yet: sliders act in all cells.";
     ui.cellText.textContent = !painted() ? "Click a cell to see which features are active there."
-      : `Click or drag over cells to ${ui.limitOn.checked ? "choose" : "blur"} them, and again to undo it.${ui.limitOn.checked ? none : ""}`;
+      : `Click or drag over cells to ${ui.limitOn.checked ? "choose" : "blur"} them, and do it again to undo.${ui.limitOn.checked ? none : ""}`;
   }
   const paintedSoon = () => (ui.limitOn.checked ? limitSoon() : blurSoon());
   function limitSoon() {

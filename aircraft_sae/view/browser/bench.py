@@ -1,6 +1,6 @@
-"""One picture on the bench: multiply its features or blur its cells, and see what the network makes of it.
+"""One picture on the bench: multiply its features or blur its cells, and see how the network's answer changes.
 
-Multiplying each feature j by m_j changes the acts x of a cell to x - sum over j of (1 - m_j) f_j d_j. The part that the
+Multiplying each feature j by m_j changes the acts x of a cell to x - sum over j of (1 - m_j) f_j d_j. Whatever the
 autoencoder does not explain stays, so that multipliers of 1 leave the logits as they are. Where the logits follow from
 the mean over cells (`Network.readout`), any multipliers have a closed form; elsewhere each choice is a forward pass.
 """
@@ -64,7 +64,7 @@ class Bench:
         return replace(subject, aircraft=pictures.foreground([image], subject.acts.shape[:2])[0])
 
     def of_file(self, content: bytes, name: str) -> Subject:
-        """The user's picture, read as the study's are; ValueError for no picture, or over 50 million pixels."""
+        """The user's picture, read as the study's are; ValueError if it is no picture, or too large."""
         try:
             picture = decode(io.BytesIO(content), self.catalogue.trial.pictures.banner, name=name, most=50_000_000)
         except ValueError as error:
@@ -82,7 +82,7 @@ class Bench:
     def change(self, subject: Subject, multipliers: Mapping[int, float], cells: Cells = ()) -> dict[str, Tensor]:
         """Logits "before" and "after" multiplying features, and with "random" directions in their place.
 
-        cells: multiply in these cells only, in all if there are none.
+        cells: multiply in these cells only, or in all if none are given.
         Raises: ValueError for an unknown feature or cell, or a multiplier out of range.
         """
         check_features(list(multipliers), self.sae.d_sae)
@@ -167,7 +167,7 @@ class Bench:
         return self.look(Image.fromarray(self.network.as_picture(x)), x)
 
     def control_cells(self, subject: Subject, cells: Cells, sigma: float = 8.0) -> np.ndarray:
-        """(n, 2) as many other aircraft cells that blurring changes equally; (0, 2) if there are too few."""
+        """(n, 2) as many other aircraft cells, which blurring changes about equally; (0, 2) if there are too few."""
         free = subject.aircraft.copy()
         changed = (subject.x - _soft(subject, sigma)).square().mean(0, keepdim=True)
         change, own = adaptive_avg_pool2d(changed, free.shape)[0].clamp(1e-9).log().numpy(), tuple(np.transpose(cells))

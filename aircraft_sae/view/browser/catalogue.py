@@ -96,7 +96,7 @@ class Catalogue:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of all that it shows."""
+        """A digest of all that the catalogue shows."""
         return digest([self.name, self.index, self.trial, self.table, self.parts, self.images, self.head])
 
     def overview(self) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class Catalogue:
         return {"up": up, "down": down, "band": float(np.quantile(np.abs(added[1:]).max(1), 0.95)), "n": len(active)}
 
     def made_for(self, feature_id: int) -> tuple[np.ndarray, tuple[float, float]]:
-        """The picture that maximises a feature, (size, size, 3) uint8; how far it and a random direction's reach.
+        """The picture that maximises a feature, (size, size, 3) uint8; how far it and a random one reach.
 
         Reach is a multiple of the largest value in test pictures. Raises: ValueError if the feature is active in none.
         """
@@ -251,7 +251,7 @@ class Catalogue:
 
     @cached_property
     def radius(self) -> float | None:
-        """Pixels of the network's input around a cell that hold half of a feature's gradient: mean of 8 features."""
+        """Radius around a cell, in pixels of the input, that holds half of a feature's gradient: mean of 8 features."""
         alive = np.flatnonzero(self.index.table["density_cell"] > 0)
         radii, network, pictures = [], self.network, self.trial.pictures
         for feature_id in np.random.default_rng(0).permutation(alive)[:8].tolist():
@@ -274,7 +274,7 @@ class Catalogue:
 
 
 def gallery_figure(index: FeatureIndex, pictures: Pictures, feature_id: int, rows: np.ndarray | None = None) -> Figure:
-    """A feature's gallery: six pictures each, strongest, over the whole range, and any, with heat on one scale."""
+    """A feature's gallery: six pictures each of the strongest, the whole range and any; one scale for heat."""
     from aircraft_sae.view.plots import heat, picture_grid  # importing it sets matplotlib's style, which widgets leave
 
     check_features([feature_id], index.d_sae)

@@ -8,11 +8,11 @@ const SYNONYMS = { // what people call parts, for the search
 };
 const WORDS = [
   ["bench", "one picture whose features you change"],
-  ["circle: what the cell sees", "it holds half of the gradient of the activation in its cell"],
+  ["circle: what the cell sees", "the circle holds half of the gradient of the cell's activation"],
   ["half A, half B", "claims about a feature are chosen on half A of the test pictures and measured on the held-out half B"],
   ["AP", "average precision: 1 if the cells that show the part all rank first"],
   ["tier 1 to 4", "1: AP above every null; 2: also tells the part from other cells of the same family and position; 3: also falls when the part is removed; 4: also found by two other seeds"],
-  ["other seeds: cosine", "cosine between this direction and its match in other seeds; a claim can replicate although no direction does"],
+  ["other seeds: cosine", "cosine between this direction and its match in other seeds; a claim can replicate even if no direction does"],
   ["chance", "the share of cells that show the part, which is the AP of a random order"],
   ["lost without it", "share of the feature's maximum that is lost when the part is removed"],
   ["random directions", "the control: the same edit along a random direction of the same length"],
@@ -173,7 +173,7 @@ function svg(tag, attributes, ...children) {
 }
 // A box for what may be too wide: then it says so and takes the focus, so that arrow keys scroll it.
 function wide(...children) {
-  const box = h("div", { className: "wide" }, ...children), told = h("p", { className: "quiet", hidden: true }, "This table is too wide for its place: scroll it sideways.");
+  const box = h("div", { className: "wide" }, ...children), told = h("p", { className: "quiet", hidden: true }, "This table is wider than its box: scroll it sideways.");
   const seen = new ResizeObserver(() => {
     const over = box.scrollWidth > box.clientWidth + 1;
     told.hidden = !over;

@@ -158,12 +158,12 @@ function featurePart(app) {
     ui.made.dataset.of = id;
     button.addEventListener("click", guarded(async () => {
       button.disabled = true;
-      button.textContent = "this takes some seconds …";
+      button.textContent = "this takes a few seconds …";
       const told = await app.working(() => source.made({ feature_id: id })).catch((error) => { delete ui.made.dataset.of; drawMade(); throw error; });
       if (state.closed || id !== state.feature) return;
       const canvas = h("canvas", { width: told.bitmap.width, height: told.bitmap.height, role: "img", ariaLabel: `a picture made for feature ${id}` });
       canvas.getContext("2d").drawImage(told.bitmap, 0, 0);
-      const text = `Its middle cell reaches ${fixed(told.reached, 1)} times the feature's maximum in test pictures; a picture made for a random direction reaches ${fixed(told.random, 1)} times that direction's maximum. It shows what could activate the feature; the patches show what does.`;
+      const text = `Its middle cell reaches ${fixed(told.reached, 1)} times the feature's maximum in test pictures; a picture made for a random direction reaches ${fixed(told.random, 1)} times that direction's maximum. The made picture shows what could activate the feature; the patches show what does.`;
       ui.made.replaceChildren(canvas, h("p", { className: "quiet" }, text));
       drawn(`made ${id}`);
     }));
@@ -183,7 +183,7 @@ function featurePart(app) {
       ["active in", `${shown("density_cell", c.density_cell[id])}% of cells, ${shown("density_image", c.density_image[id])}% of pictures (all splits)`],
       ["when active", `mean ${number(c.mean[id])}, maximum ${number(c.max[id])} (all splits)`],
     ];
-    if (c.suppressed) rows.push(["suppressing it", `changes its pictures' logit by ${fixed(c.suppressed[id])}; a random direction changes it by ${fixed(c.suppressed_random[id])}`]);
+    if (c.suppressed) rows.push(["suppressing it", `changes the true class's logit against the others by ${fixed(c.suppressed[id])}; a random direction changes it by ${fixed(c.suppressed_random[id])}`]);
     ui.numbers.replaceChildren(...rows.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]));
     drawHistogram(view.histogram);
     if (ui.made) drawMade();
@@ -201,7 +201,7 @@ function featurePart(app) {
       h("p", {}, h("b", {}, "up: "), pushes.up.map(signed).join(", ")), h("p", {}, h("b", {}, "down: "), pushes.down.map(signed).join(", ")),
       h("p", { className: "quiet" }, `What the feature adds to each logit, less the mean over classes, in ${pushes.n} test pictures where it is active. 95% of random directions of the same length move no class by more than ±${fixed(pushes.band)}; * marks what is beyond that.`),
     ] : [h("p", { className: "quiet" }, view.histogram.counts.some(Boolean)
-      ? "This network needs a forward pass for each picture: the bench does it for one." : "Active in no test picture.")]));
+      ? "This network needs a forward pass for each picture: the bench runs it for one picture." : "Active in no test picture.")]));
     ui.classes.replaceChildren(...Object.entries(view.classes).map(([level, bars]) => {
       const most = bars.length ? bars[0][1] : 1;
       return h("div", { className: "bars" }, h("b", {}, level), ...bars.map(([name, value]) =>
@@ -222,7 +222,7 @@ function featurePart(app) {
     const { facts } = state;
     ui.how = h("select", { onchange: () => { state.how = ui.how.value; show(state.feature); } }, ...options(facts.hows.map((how) => [how, HOWS[how]])));
     ui.heat = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: HEAT, oninput: () => { state.alpha = Number(ui.heat.value); state.heat = state.alpha > 0; app.redraw(); } });
-    ui.field = h("input", { type: "checkbox", onchange: app.redraw, title: "it holds half of the gradient of the activation in its cell" });
+    ui.field = h("input", { type: "checkbox", onchange: app.redraw, title: "the circle holds half of the gradient of the cell's activation" });
     ui.crop = h("input", { type: "checkbox", onchange: app.redraw });
     ui.wrong = h("input", { type: "checkbox", onchange: () => show(state.feature) });
     ui.tiles = h("div", { className: "tiles" });
@@ -230,7 +230,7 @@ function featurePart(app) {
     const centre = h("main", {}, h("div", { className: "row" }, field("show", ui.how), field("heat", ui.heat),
       source.byClass ? field("misclassified only", ui.wrong) : null,
       field("close-ups", ui.crop), facts.radius ? field("circle: what the cell sees", ui.field) : null), ui.empty, ui.tiles,
-    h("p", { className: "quiet" }, "Heat is on one scale for the feature, from 0 to its maximum in any picture of the study. Cyan: the cell with the activation given. Red: misclassified. " +
+    h("p", { className: "quiet" }, "Heat is on one scale for the feature, from 0 to its maximum in any picture of the study. Cyan: the cell whose activation is given. Red: misclassified. " +
       (state.onBench.size < facts.n_pictures ? "Click a picture marked “bench” to put it there; the other pictures are in the galleries only." : "Click a picture to put it on the bench.")));
     if (state.onBench.size < facts.n_pictures) ui.tiles.classList.add("some");
 
@@ -267,7 +267,7 @@ function featurePart(app) {
       ui.made ? fold("A picture made for it", false, ui.made) : null,
       fold("Classes: AUROC on half B; grey: range of shuffled labels", true, ui.selectivity),
       fold("Classes it pushes up and down", true, ui.pushes),
-      fold("Mean over pictures of the maximum, by class", false, ui.classes),
+      fold("Mean of the pictures' maxima, by class", false, ui.classes),
       fold("Parts", true, facts.has_parts ? wide(ui.parts) : ui.parts), fold("Nearest decoder directions (cosine)", true, ui.neighbours), fold("Active in the same cells (share)", true, ui.coactive));
     return { centre, own, right };
   }

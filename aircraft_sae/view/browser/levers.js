@@ -1,5 +1,5 @@
-// The bench's controls: sliders for features, the class for the margin, the smallest flip; and the logits that result,
-// beside the controls' logits.
+// The bench's levers: sliders for features, the class for the margin, the smallest flip; and the logits that result,
+// beside those of the control edits.
 function leversPart(app) {
   const { mode, root, source, state, ui, drawn, fail, guarded, working } = app;
   const against = latest(guarded((name) => working(async () => { // another class for the margin

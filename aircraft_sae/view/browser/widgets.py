@@ -60,7 +60,7 @@ class Answers:
         return {}, [self.catalogue.thumbnail(row) for row in rows]
 
     def open(self, key: int | str, against: str = "") -> tuple[dict, list]:
-        """A picture on the bench: a row of the index, or the key of an upload; `against`: see `Bench.told`."""
+        """A picture on the bench: a row of the index, or the key of an upload; `against`: see `Bench.page`."""
         subject = self._subject(key)
         found = self.bench.page(subject, key if isinstance(key, int) else None, against)
         return found | {"key": key}, [as_jpeg(subject.picture, BENCH_PICTURE)]
@@ -77,7 +77,7 @@ class Answers:
         return {name: made[name].tolist() for name in ("after", "random")}
 
     def blur(self, key: int | str, cells: list[list[int]], sigma: float) -> tuple[dict, list]:
-        """The picture with these cells blurred, and the logits with other, equally changed cells blurred."""
+        """The picture with these cells blurred, and the logits with other cells blurred that change equally."""
         subject = self._subject(key)
         seen = self.bench.blurred(subject, cells, sigma)
         others = self.bench.control_cells(subject, cells, sigma).tolist()
@@ -101,7 +101,7 @@ class Answers:
         return {"path": str(export_atlas(self.study, self.catalogue.like, self._progress).parent)}
 
     def label(self, feature_id: int, **said: Any) -> dict[int, dict]:
-        """Save a feature's label, note or rating; return all labels, with what others wrote meanwhile."""
+        """Save a feature's label, note or rating; return all labels, including those that others wrote meanwhile."""
         self.labels.set(feature_id, **said)
         return self.labels.all()
 
