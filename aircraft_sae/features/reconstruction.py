@@ -85,11 +85,7 @@ def both_signs(directions: torch.Tensor) -> torch.Tensor:
 
 
 class Measured(NamedTuple):
-<<<<<<< HEAD
-    """What `measure` found: results with intervals, (d_sae,) cells in which each feature fired, sums of each image."""
-=======
-    """What `measure` found: results with intervals, (d_sae,) in how many cells each feature fired, number of cells."""
->>>>>>> ccfb438d2128bf839cfc7efa1537974d88a40d97
+    """What `measure` found: results with intervals, (d_sae,) cells in which each feature fired, sums per image."""
 
     results: dict[str, dict[str, float | None]]
     fired: np.ndarray

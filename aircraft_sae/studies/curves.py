@@ -113,13 +113,8 @@ def tune(
     units.parquet: dictionary, unit, the columns of `tuned`, detects; tuning_<dictionary>.npy: (d, angles);
     coverage.parquet: dictionary, n detectors among units, and the `coverage` of the first m detectors of `family`;
     matched.parquet: `equal_choice` among as many detectors as there are among neurons, or ten if there are none;
-<<<<<<< HEAD
-    kinds.parquet: how `alike` its detectors are, and their responses `by_kind`;
-    split.parquet: `split_neurons` of "features" alone.
-=======
     kinds.parquet: how `alike` each dictionary's detectors are, and their responses `by_kind`;
-    split.parquet: `split` of "features" alone.
->>>>>>> ccfb438d2128bf839cfc7efa1537974d88a40d97
+    split.parquet: `split_neurons` of "features" alone.
     """
     middle, n_neurons = np.load(stimuli / f"{site_folder(acts.site)}.npy"), 0
     units, covered, matched, kinds = [], [], [], []
