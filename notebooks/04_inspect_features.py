@@ -135,7 +135,7 @@ if parts:
 display(figure)
 
 # %% [markdown]
-# In a blind test, one rater was given the trained autoencoder's rows from the committed run, shuffled and without
+# In a blind test, one rater was given the trained autoencoder's rows from an earlier run, shuffled and without
 # titles, and the twelve part names to choose from. Another rater was given the untrained one's.
 
 # %%
