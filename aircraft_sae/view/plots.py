@@ -82,6 +82,7 @@ def scores_by_part(kinds: Mapping[str, Mapping[str, float]]) -> Figure:
         ax.plot(table[kind], y - lower, marker, color=colour, markersize=8, label=kind)
     ax.grid(axis="y", color=OUTSIDE)
     ax.set(xlabel="average precision on half B", ylabel="part", yticks=y, yticklabels=table.index, axisbelow=True)
+    ax.set_xlim(left=-0.02)
     figure.legend(loc="outside lower center", ncols=min(5, len(kinds)))
     return figure
 
