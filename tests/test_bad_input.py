@@ -38,7 +38,7 @@ OUTSIDE = ("../../x", "/x", "a/b", "..", "a\0b", "a\nb", "main.partial", "main.o
 
 # ---------------------------------------------------------------- a finished study, and what is done to it
 @pytest.fixture(scope="session")
-def find_stage(smoke_study, tmp_path_factory):
+def finished(smoke_study, tmp_path_factory):
     """A copy of the smoke study with all its stages, which no other test writes into."""
     smoke_study.features()
     root = tmp_path_factory.mktemp("bad") / "a"  # two folders down, to see what climbs out of the study

@@ -573,7 +573,7 @@ def test_verdicts_on_another_index_are_not_shown(smoke_study, catalogue):
 
 # ---------------------------------------------------------------- a network whose effects have no closed form
 @pytest.fixture(scope="module", params=[True, False], ids=["classes", "no levels"])
-def control_cells(request, tmp_path_factory):
+def elsewhere(request, tmp_path_factory):
     """(study, catalogue, bench) of a plain network, at a site with a nonlinearity behind it."""
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for i in range(36):
