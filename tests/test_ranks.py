@@ -128,7 +128,7 @@ def write_ranks(work):
 
 
 def write_ranks_together(work):
-    """The same, to be marked `together`."""
+    """The same, to be marked `on_all_ranks`."""
     write_ranks(work)
 
 
@@ -143,7 +143,7 @@ def gathered(number, n, port, folder):
         assert own.rank() == 0 and own.n_ranks() == 1 and torch.equal(own.gather(rows), rows)
     own.add(total := torch.tensor([1.0, number]))
     told, mine = own.broadcast(7 + number), own.missing_share([number != 0, True, True, False, True, True])
-    for name, make in (("alone", write_ranks), ("together", own.together(write_ranks_together))):
+    for name, make in (("alone", write_ranks), ("together", own.on_all_ranks(write_ranks_together))):
         store.make_stage(Path(folder) / name, {}, {}, make, lambda line: None)
     return alone[1:], own.gather(rows).tolist(), own.share(10, 4), total.tolist(), told, mine, own.label()[:15]
 
