@@ -558,8 +558,8 @@ path = study.record(NAME, results)
 
 # %%
 shares = table.mean()
-text = f"""- **Do features specialise in branches, in every block?** On average {shares[RECIPE]:.1%} do; of random directions,
-  {shares["random directions"]:.1%} do.
+text = f"""- **Do features specialise in branches, in every block?** On average {shares[RECIPE]:.1%} do, and
+  {shares["random directions"]:.1%} of random directions.
 - **Is a branch alike in all blocks?** The homes of matched features agree with a kappa of {mean:.2f}, those of random
   directions with {at_chance:.2f}.
 - **One kind of content in 5 x 5?** {lean}.
