@@ -17,9 +17,9 @@
 # **Question.** Does what a network was trained *for* show in its features?
 #
 # Why care: it is tempting to explain features by the training objective. But studies that compare models with different
-# objectives usually change architecture and data with it. Here three networks differ in their objective alone. All
-# networks look at the same pictures, and we ask of every feature what it responds to, by changing one thing in a scene
-# at a time: a part, its paint, the light, the background, the camera.
+# objectives usually change architecture and data with it. Here three networks differ in their objective alone. We show
+# all networks the same pictures, change one thing in a scene at a time (a part, its paint, the light, the background,
+# the camera), and measure what every feature responds to.
 #
 # **Reads** the data set and the network of notebook 01. **Writes** the changed scenes
 # (`data/runs/<preset>/experiments/varied`), activations, autoencoders and profiles of each network, and the numbers in
@@ -50,23 +50,23 @@ from aircraft_sae.view.plots import in_words
 #
 # Six networks:
 #
-# - *class labels*, *part masks*, *no labels*: one ConvNeXt, trained from the same first weights, on the same scenes of
-#   192 other made-up variants, for as many steps, with three objectives. The second predicts the share of each part in
-#   a cell. The third is contrastive: two crops of a picture should look alike, and others should not. (It needs more
-#   varied crops and colours, and got them.)
+# - *class labels*, *part masks*, *no labels*: one ConvNeXt architecture, trained from the same initial weights on the
+#   same scenes of 192 other made-up variants, for equally many steps, with three objectives. *Part masks* predicts each
+#   part's share of a cell. *No labels* is contrastive: two crops of one picture should get similar activations, crops
+#   of different pictures should not. (It needs more varied crops and colours, and got them.)
 # - *this task*: the study's own ConvNeXt, trained on the variants of this study.
-# - *permuted*: that network with permuted weights, the null.
+# - *permuted*: the same network with its weights permuted, the null.
 # - *ImageNet*: EfficientNet-Lite0, which has seen photographs and never a render.
 #
-# To compare others, add their names: any that timm's hub knows, such as `convnextv2_tiny.fcmae` or
-# `convnext_tiny.dinov3_lvd1689m`. Each network is opened at two depths, where a cell is 16 and 32 pixels wide, with
-# equally many features for each network, 16 of them active in a cell. Three seeds show how far a number depends on the
-# autoencoder.
+# To compare other networks, add their names: any on timm's hub will do, such as `convnextv2_tiny.fcmae` or
+# `convnext_tiny.dinov3_lvd1689m`. We read each network at two depths, where a cell is 16 or 32 pixels wide. Every
+# network's autoencoders have the same number of features, 16 of them active in a cell. Three seeds show how much a
+# number depends on the autoencoder.
 
 # %%
 study = Study.open()
 if study.pictures().scenes is None:
-    raise ValueError("these pictures are no scenes: one thing at a time cannot be changed in them")
+    raise ValueError("these pictures are not rendered scenes: no single thing can be changed in them")
 NAME, results, small = "07_compare_networks", {}, study.config.name == "smoke"
 NETWORKS = {"class labels": "hangar_classes", "part masks": "hangar_parts", "no labels": "hangar_self_supervised"}
 NETWORKS |= {"this task": "trained", "permuted": "permuted", "ImageNet": "efficientnet_lite0"}
@@ -79,9 +79,10 @@ results["n_networks"] = len(NETWORKS)
 # %% [markdown]
 # ## Has each network learned anything?
 #
-# If a network's activations cannot separate variants, its features mean little. We try two readers on the activations
-# of the deeper site, averaged over cells: a vote of the ten most similar training pictures, and a logistic regression.
-# Only *this task* was trained on these variants. The dotted line is guessing.
+# If a network's activations cannot separate variants, its features mean little. We try two classifiers on the
+# activations of the deeper site, averaged over cells: a vote of the ten most similar training pictures, and a logistic
+# regression. Only *this task* was trained on these variants. The figure shows the regression; the dotted line marks
+# guessing.
 
 # %%
 known = {}
@@ -102,17 +103,22 @@ no labels, and {in_words(none["linear"])} from permuted weights. The vote of nei
 display(Markdown(text))
 
 # %% [markdown]
-# The three objectives stopped after 96,000 pictures each. *This task* began from weights that had seen six times as
-# many, and then trained on these variants. So compare the three with each other, as they are after a short training.
+# Training with each of the three objectives stopped after 96,000 pictures. *This task* began from weights trained on
+# six times as many, and was then trained on these variants. So compare the three only with each other, as networks
+# after a short training.
 
 # %% [markdown]
 # ## What do features respond to?
 #
-# We render scenes of half B of the test pictures without shadows, as they are and with one thing changed: a *part*
-# removed, a part *painted* red or blue, a new *livery*, another *light* or *background*, the camera turned (*azimuth*
-# by 15°, *elevation* and *roll* by 10°), the *distance* changed by a quarter, the *place* moved by a seventh of the
-# picture. A feature's *response* is the change of its image maximum as a share of its range, averaged over scenes in
-# which it is active. (Its part is chosen on every second scene and measured on the others.)
+# We render scenes of half B of the test pictures without shadows, as they are and with one thing changed: a *part* is
+# removed, the *paint* of a part turns red or blue, *livery*, *light* or *background* is new, the camera turns
+# (*azimuth* by 15°, *elevation* or *roll* by 10°), the *distance* changes by a quarter, or the *place* moves by a
+# seventh of the picture.
+#
+# A feature's *image maximum* is its largest activation in a picture. Its *response* to a factor is the size of the
+# change of its image maximum, as a share of its largest activation in any test picture, averaged over the scenes in
+# which it is active. (For *part* and *paint*, the part is chosen on every second scene, and the response is measured on
+# the others.)
 #
 # Some networks respond more to any change. The figure therefore shows the mean response of a network's features as a
 # multiple of the mean response of random directions in the same network.
@@ -150,8 +156,8 @@ figure = plots.profiles(panels, "mean response of features / of random direction
 plots.titled(figure, "What do features respond to?")
 
 # %% [markdown]
-# Lines span the 95% intervals over scenes, of all seeds. At the dotted line, features respond as random directions do.
-# Two networks differ in a factor if their lines do not overlap. The table counts such factors:
+# Each line spans the 95% intervals (over scenes) of all seeds. At the dotted line, features respond as strongly as
+# random directions do. Two networks differ in a factor if their lines do not overlap. The table counts these factors:
 
 # %%
 by_row = {key: row for key, row in relative.set_index(["stride", "factor", "network"]).iterrows()}
@@ -176,17 +182,17 @@ for (a, b), found in apart.items():
 
 # %%
 told_pairs = "; ".join(f"{a} and {b} in {len(apart[a, b])}" for a, b in trained_for)
-text = f"""**Takeaway.** Of {n_factors} factors and depths, {told_pairs} differ beyond seeds and
-scenes. Features respond *less* than random directions do in {quiet} of {len(relative)} rows. They respond more to:
-{", ".join(loud) or "nothing"}."""
+text = f"""**Takeaway.** Networks that differ in their objective alone respond differently, beyond seeds and scenes (of
+{n_factors} factors and depths: {told_pairs}). Features respond *less* than random directions do in {quiet} of
+{len(relative)} rows, and *more* in a few ({", ".join(loud) or "none"})."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## What is a feature about?
 #
-# A mean over features hides the ones that respond to one thing alone. We call a feature *about* a factor if the
-# factor's share in its responses is larger than in 99.5% of random directions of the same network. With ten factors,
-# about one random direction in twenty would pass. Features count by how active they are.
+# A mean over features hides those that respond to one thing alone. We call a feature *about* a factor if the factor's
+# share of its responses is larger than for 99.5% of random directions in the same network. With ten factors, about one
+# random direction in twenty passes by this rule. Features are weighted by their activity.
 
 # %%
 tables = {key: pd.read_parquet(folder / "features.parquet") for key, folder in folders.items()}
@@ -223,17 +229,17 @@ table.round(1).rename_axis("activation of features about one factor, %")
 above = table.index[table["least seed"] > table["random directions"]]
 results["about_more_than_random"] = (len(above), None, None, len(table))
 both = table.loc[above].round().astype(int)
-told = [f"{row} ({own['features']}%, random {own['random directions']}%)" for row, own in both.iterrows()]
+told = [f"{row}: {own['features']}%, random {own['random directions']}%" for row, own in both.iterrows()]
 below = int((table["largest seed"] < table["random directions"]).sum())
-text = f"""**Takeaway.** In {below} of {len(table)} networks and depths, all seeds
-have fewer features about one factor than random directions do, by activation; in {len(above)} they have more
+text = f"""**Takeaway.** Weighted by activity, features about one factor are rarer than such random directions, in every
+seed, in {below} of {len(table)} networks and depths; in {len(above)} they are more common
 ({"; ".join(told) or "none"})."""
 display(Markdown(text))
 
 # %% [markdown]
-# What do such features show? For each factor, these are the three strongest test patches of the most active feature
-# about it (first seed), chosen by its responses and not by its looks. White: no feature is about that factor. First the
-# three networks of one architecture:
+# What do such features show? For each factor, the figure has the three strongest test patches of the most active
+# feature about it (first seed). The feature was chosen by its responses, not by its looks. White means that no feature
+# is about that factor. First the three networks that differ in their objective:
 
 # %%
 grid, columns = study.network().shape(sites["this task"][16])[:2], ["image", "row", "column"]
@@ -258,11 +264,15 @@ plots.titled(figure, f"What do features about one factor show? ({', '.join(secon
 # %% [markdown]
 # ## Do features show parts and classes?
 #
-# The measures of notebook 04, with random directions in brackets. *AP*: mean over parts of the best feature's average
-# precision; *n above*: parts whose best feature beats the best random direction. *variant*, *family*, *manufacturer*:
-# AUROC of each class's best feature, mean over classes. *1 feature*, *5 features*, …: AUROC of logistic regressions for
-# families on so few features, channels or principal components (chance: 0.5). *Seeds*: agreement of two seeds' decoders
-# (0 is chance, 1 is identity). *Dead*: features that are never active.
+# The table has the measures of notebook 04, with random directions in brackets.
+#
+# - *parts: AP* is the average precision of a part's best feature, averaged over parts. *n above* counts the parts whose
+#   best feature beats the best random direction.
+# - *variant*, *family* and *manufacturer* are the AUROC of each class's best feature, averaged over classes.
+# - *1 feature*, *5 features*, *5 channels* and *5 of PCA* are the AUROC of logistic regressions that recognise families
+#   from so few features, channels or principal components (chance: 0.5).
+# - *seeds* is the agreement of two seeds' decoders (0 is chance, 1 is identity), and *dead* the share of features that
+#   are never active.
 
 # %%
 measured = []
@@ -302,10 +312,10 @@ display(Markdown(text))
 # %% [markdown]
 # ## Which features do networks share?
 #
-# Two features are alike if they are active in the same cells. For each feature of one network (row), we take the
+# We call two features alike if they are active in the same cells. For each feature of one network (row), we take the
 # feature of the other (column) whose activations correlate best over all test cells. The table shows the median
-# correlation, weighted by activity. The diagonal is the ceiling, another seed of the same network. In brackets is the
-# null, random directions in both networks.
+# correlation, weighted by activity. The diagonal is the ceiling: another seed of the same network. In brackets is the
+# null: random directions in both networks.
 
 # %%
 inputs = {"acts": {}, "dictionaries": {}}
@@ -339,8 +349,9 @@ against {most["random"]:.2f}), and smallest for *{least["first"]}* in *{least["s
 display(Markdown(text))
 
 # %% [markdown]
-# These are values of one seed and one draw, without intervals. The diagonal asks whether two seeds are active in the
-# same cells, *seeds* above whether their directions agree. The first can hold without the second.
+# These values come from one seed and one draw of random directions, and have no intervals. The diagonal asks whether
+# the features of two seeds are active in the same cells; the column *seeds* above asks whether their directions agree.
+# The first can be true without the second.
 #
 # ## Takeaways
 
@@ -361,16 +372,16 @@ lines = [
     {told_pairs} differ.""",
     f"Features are about one factor more often than random directions in {len(above)} of {len(rows)} cases.",
     f"The best features find parts better than random directions do in {finds} of {len(gain)} networks.",
-    f"Networks share features beyond chance in {n_above} of {len(pairs)} ordered pairs.",
+    f"Features have better partners in another network than random directions do in {n_above} of {len(pairs)} pairs.",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 
 # %% [markdown]
 # ## What this does not show
 #
-# - **What objectives do at scale.** Three small networks saw the same scenes for equally many steps; each may need its
-#   own schedule. One training each says nothing about the spread between trainings. And *no labels* saw more varied
-#   crops.
+# - **What objectives do at scale.** Three small networks saw the same scenes for equally many steps; each objective may
+#   need its own schedule. One training run each says nothing about the spread between runs. And *no labels* saw more
+#   varied crops.
 # - **What architecture or pictures do.** *ImageNet* differs in both, and in its objective.
 # - **That a feature means its factor.** A feature can respond to the background because it follows an outline.
-# - **What larger networks do.** All are small, and look at one kind of picture.
+# - **What larger networks do.** All these networks are small, and we compare them on one kind of picture.

@@ -18,11 +18,11 @@
 #
 # Why care: if a feature shows the fin, then turning it down should make the network see less fin, turning it up should
 # make it see more, and nothing else should change. Many papers show one example where this works. Here every part of
-# the aircraft gets a knob by a fixed rule, each knob is turned in a task that no feature was made for, and the same
-# amount is added along random directions.
+# the aircraft gets a knob by a fixed rule, each knob is turned in a task that no feature was made for, and as a control
+# we add vectors of the same length along random directions.
 #
-# **Reads** the network, the activations and the local autoencoder of notebooks 01 to 03, and the scenes without parts
-# of notebook 05. **Writes** `data/runs/<preset>/experiments/segmentation-local`, `…/knobs`, `…/knobs-removed`,
+# **Reads** the network, the activations and the local autoencoder of notebooks 01 to 03, and the scenes with parts
+# removed of notebook 05. **Writes** `data/runs/<preset>/experiments/segmentation-local`, `…/knobs`, `…/knobs-removed`,
 # `…/knobs-added`, and the numbers in `data/runs/<preset>/results/08_manipulate.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: one minute after notebook 05, four without it.
@@ -51,13 +51,13 @@ from aircraft_sae.view.plots import in_words
 # ## Settings
 #
 # We use the local autoencoder, at the end of stage 3, where a cell is 16 pixels wide: a large part fills a few cells, a
-# small one not even one. Its null is an untrained autoencoder, whose features are chosen by the same rule.
+# small one less than one. The null is an untrained autoencoder, whose features are chosen by the same rule.
 
 # %%
 study = Study.open()
 NAME, LIKE, results, small = "08_manipulate", "local", {}, study.config.name == "smoke"
 if study.pictures().scenes is None:
-    raise ValueError("these pictures are no scenes: what a part looks like without it cannot be seen in them")
+    raise ValueError("these pictures are not rendered scenes: no part can be removed from them")
 pictures, network, sae = study.pictures(), study.network(), study.sae(LIKE)
 acts = study.activations(sae.cfg.site)
 saes = {"feature": sae, "untrained": study.nulls(LIKE)["untrained"].sae}
@@ -65,11 +65,11 @@ saes = {"feature": sae, "untrained": study.nulls(LIKE)["untrained"].sae}
 # %% [markdown]
 # ## The second task: which part does a cell show?
 #
-# The network was trained to name variants and never learned about parts. We fit a linear head on the activations of one
-# cell: it names the part that fills most of the cell, or the background where all parts together fill less than a
-# quarter. It is fitted on training and validation pictures, and scored pixel by pixel on test pictures by intersection
-# over union (*IoU*), averaged over parts. Outlines run through cells, so even the right names score far below 1. *Right
-# names* is that ceiling.
+# The network was trained to name variants and never learned about parts. We fit a linear head to the activations of
+# single cells: it names the part that fills most of the cell, or the background where all parts together fill less than
+# a quarter. It is fitted on training and validation pictures, and scored pixel by pixel on test pictures by
+# intersection over union (*IoU*), averaged over parts. Outlines run through cells, so even the right name in every cell
+# scores far below 1. The column *right names* shows that ceiling.
 
 # %%
 segmentation = study.segmentation(LIKE)
@@ -87,7 +87,7 @@ text = f"""**Takeaway.** The head's mean IoU is {in_words(scores["miou"], percen
 display(Markdown(text))
 
 # %% [markdown]
-# Three test pictures: the true parts, and the head's names, cell by cell (*outside* is the background).
+# Three test pictures, with the true parts and with the head's name for each cell (*outside* is the background).
 
 # %%
 rows = acts.rows("test")[:: max(1, len(acts.rows("test")) // 3)][:3]
@@ -103,10 +103,10 @@ plots.titled(figure, "Which part does a cell show?")
 # %% [markdown]
 # ## A knob for each part
 #
-# A part's knob is the feature that best says which cells show the part: the best F1 on half A of the test pictures,
-# with the best of four thresholds (0, 10, 30 or 100% of its maximum). One feature may serve two parts. The untrained
-# dictionary gets knobs by the same rule. The table shows the F1 of these choices on half B. Knobs are turned on half B
-# only.
+# A part's knob is the feature that best tells which cells show the part: it has the highest F1 on half A of the test
+# pictures, at the best of four thresholds (0, 10, 30 or 100% of its maximum). One feature may serve several parts. The
+# untrained dictionary gets knobs by the same rule. The table shows the F1 of these choices on half B. Knobs are turned
+# on half B only.
 
 # %%
 inputs = {"segmentation": segmentation, "acts": acts, "pictures": pictures, "saes": saes}
@@ -128,18 +128,18 @@ display(Markdown(text))
 #
 # A knob turned to *s* sets its feature to *s* times its maximum in **all** cells and keeps what the autoencoder does
 # not explain: x' = x + (s max - f) d, with the feature's activation f and decoder row d. At *s* = 0 the feature is off;
-# at -2 it is pushed far below; above 0 it is also set where it was silent.
+# at -2 it is pushed far below zero. Unless *s* is 0, cells in which the feature was silent change, too.
 #
-# *Target* cells are the ones that the head names by the knob's part. Turned down, a good knob makes target cells
-# **lose** that name. Turned up, it makes other cells **gain** it. Everything else should stay. The controls add vectors
-# of the same length in every cell:
+# *Target* cells are those that the head names as the knob's part. Turned down, a good knob makes target cells **lose**
+# that name. Turned up, it makes other cells **gain** it. Nothing else should change. The controls add vectors of the
+# same length in every cell:
 #
 # - *random directions* (20 a part, drawn with the covariance of the cells), *isotropic* ones (as in saev, Stevens et
 #   al. 2025), and the direction of one *random feature* of similar density and strength;
 # - the *probe*, which knows the part: the head's own weights for it, less their mean over regions.
 #
 # The *untrained* dictionary's knobs are turned by their own amounts. (The head reads each cell by itself, so setting
-# the feature in target cells alone would change the targets equally, and no other cell.)
+# the feature in target cells alone would change these just as much, and no others.)
 
 # %%
 measured = []
@@ -164,8 +164,9 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 display(plots.titled(figure, "What happens when we turn the knobs?"))
 
 # %% [markdown]
-# Lines are means over parts of means over the pictures of half B, with 95% intervals. The middle panel ends at 32%; the
-# probe may leave it. Pushed far enough, any direction changes names. The question is to which.
+# Each line is a mean over the pictures of half B, averaged over parts, with its 95% interval. The middle panel ends at
+# 32%, and the probe may leave it. Pushed far enough, any direction changes names. The question is which name a cell
+# gets.
 
 # %%
 gains = {dose: {arm: results[f"{arm}/gained/{dose}"] for arm in turned["arm"].unique()} for dose in (1, 2)}
@@ -176,7 +177,7 @@ other cells; random directions do so in {null[1]:.1%}. Set to twice its maximum,
 display(Markdown(text))
 
 # %% [markdown]
-# And downwards? With the feature off, which share of the cells that change were target cells?
+# And downwards? Of the cells that change when the feature is switched off, what share were target cells?
 
 # %%
 at = {arm: results[f"{arm}/target/0"] for arm in turned["arm"].unique()}
@@ -198,8 +199,9 @@ random feature's direction renames {at["random feature"]["value"]:.0%}, the prob
 display(Markdown(text))
 
 # %% [markdown]
-# Other cells far outnumber target cells, so an edit can change few of them and still change more of them than of its
-# targets. And a mean over parts hides differences (the head never names parts that are missing below):
+# Other cells far outnumber target cells, so an edit can change a small share of them and still change more of them than
+# of its targets. And a mean over parts hides differences. So here is each part by itself (the head never names those
+# that are missing):
 
 # %%
 by_part = manipulation.beyond(turned, 0.0, "random direction")
@@ -225,19 +227,19 @@ display(Markdown(text))
 # %% [markdown]
 # ## Three experiments
 #
-# Each case says beforehand what should happen if the feature is what it seems, and what would count against it. The
-# second was predicted before anything like it had been run; the notebook shows a second run, with one change that the
-# case names. For the first and the third we had seen a pilot on the same pictures, so they are expectations. All scenes
-# are of half B, without shadows. A *scene edit* removes or adds a part and leaves every other pixel as it was, apart
-# from JPEG artefacts and shading next to added engines.
+# Each case says beforehand what should happen if the feature is what it seems, and what would count against it. We
+# predicted the second before anything like it had been run; what the notebook shows is a repetition, with one change,
+# described there. For the first and the third we had seen a pilot on the same pictures, so we speak of expectations,
+# not predictions. All scenes are of half B, without shadows. A *scene edit* removes or adds a part and leaves every
+# other pixel as it was, apart from JPEG artefacts and shading next to added engines.
 
 # %% [markdown]
 # ### First: switch the fin's feature off
 #
 # **Expectation.** (a) Most cells that the head names *fin* lose that name. (b) Fewer other cells change than with
 # random directions. (c) Cells that lose the name both with the feature off and with the fin removed get the same new
-# name more often than shuffled names would, and by more than with random directions. **Against it:** the names stay,
-# other cells go with them, or cells turn into anything.
+# name both times, more often than if names were shuffled, and by a wider margin than with random directions. **Against
+# it:** the names stay, other cells change too, or the new names are arbitrary.
 
 # %%
 removed = {"network": network, "sae": sae, "segmentation": segmentation, "knobs": knob_folder, "acts": acts}
@@ -285,10 +287,11 @@ display(Markdown(text))
 
 # %% [markdown]
 # The last three columns count only cells that lose the name both ways. Removing the fin does not take the name from
-# every cell, because the head also calls other parts "fin". A useful feature should at least beat the constant answer.
+# every cell, because the head also calls other parts "fin". A useful feature should at least beat the constant answer
+# "background".
 #
-# Two scenes, the one with the largest fin and one in the middle: the head's names as the scene is, with the feature
-# off, and with the fin removed.
+# Two scenes, the one with the largest fin and the one with the median fin: the head's names in the scene as it is, with
+# the feature off, and with the fin removed.
 
 # %%
 seen = pd.read_parquet(removed["scenes"] / "scenes.parquet")
@@ -312,11 +315,11 @@ plots.titled(figure, "Does switching the feature off look like removing the fin?
 # ### Second: more engines
 #
 # The Hauler 2 has two engines and is 25 m long; its sister, the Hauler 4, has four smaller ones and is 33 m long.
-# **Prediction.** (a) Setting the engine feature to twice its maximum where the head sees engines moves the logits of
-# Hauler 2's pictures towards Hauler 4, by more than any of twelve random directions. (b) So does adding a pair of
-# engines to the scene. (c) Both move the same logits: over all classes, their effects have a rank correlation above
-# that of random directions. **Against it:** the margin stays or falls, random directions do as much, or the effects
-# disagree.
+# **Prediction.** In pictures of Hauler 2, take the *margin*, the logit of Hauler 4 less that of Hauler 2. (a) Setting
+# the engine feature to twice its maximum where the head sees engines raises the margin, by more than any of twelve
+# random directions does. (b) Adding a pair of engines to the scene raises it too. (c) Both move the same logits: over
+# all classes, the rank correlation of their effects is higher than with random directions. **Against it:** the margin
+# stays or falls, random directions raise it as much, or the effects disagree.
 #
 # In the first run, we set the feature only in cells that showed engines before the edit, and the prediction failed. In
 # this run we also set it in cells that show an engine after the edit.
@@ -364,22 +367,20 @@ named = (np.load(folder / "named.npy") == head.names.index("engine")).sum((2, 3)
 counts = {way: with_interval(each, np.ones(len(each))) for way, each in zip(STATES, named.T, strict=True)}
 results |= {f"engines/cells/{way}": entry for way, entry in counts.items()}
 text = "; ".join(f"{way} {in_words(entry | {'n': None}, percent=False)}" for way, entry in counts.items())
-display(
-    Markdown(f"Did the edits do what they are named for? The head calls so many cells of a picture *engine*: {text}.")
-)
+display(Markdown(f"Did the edits do what they are named for? Cells per picture that the head calls *engine*: {text}."))
 
 # %% [markdown]
-# The line of random directions spans all twelve; the others are 95% intervals over scenes. The probe is a check of the
-# test itself: if the head's own direction moves the margin no further than random directions do, a better engine
-# feature would have failed, too. And where the feature makes no more cells *engine*, the knob failed before the
-# hypothesis was tested. We tried no other scene edit beside the added engines.
+# The line of random directions spans all twelve; the others are 95% intervals over scenes. The probe checks the test
+# itself: if the head's own direction moves the margin no further than random directions do, a better engine feature
+# would have failed, too. And if the head calls no more cells *engine* once the feature is set, the knob failed before
+# the hypothesis was tested. We tried no scene edit other than adding engines.
 #
 # ### Third: the worst knob
 #
-# This case was chosen to fail. It takes the part whose feature finds it worst (lowest F1 on half A), among parts that
+# This case was chosen to fail. We take the part whose knob finds it worst (lowest F1 on half A), among the parts that
 # the head names in at least twenty pictures. **If every part had its knob**, pushing this one to -2 would rename more
 # of its cells than random directions do. **Expectation:** it does not, because no feature finds this part. **Against
-# it:** a clear excess.
+# it:** the knob clearly renames more.
 
 # %%
 chosen_by = knobs[knobs["arm"] == "feature"].set_index("part")["f1"]
@@ -396,18 +397,20 @@ plots.titled(figure, "Does the worst knob do anything?")
 verdict = "The knob works, against expectation." if pushed[worst]["low"] > 0 else "The knob fails, as expected."
 low, high = (f"{100 * pushed[worst][end]:.0f}" for end in ("low", "high"))
 text = f"""**What happened.** The worst knob is that of the {worst.replace("_", " ")} (F1 {chosen_by[worst]:.2f}; even
-the head has an IoU of only {scores[f"iou/{worst}"]["value"]:.2f} there). It renames {100 * pushed[worst]["value"]:.0f}
-percentage points more of its cells than random directions do ({low} to {high}, n = {pushed[worst]["n"]}). {verdict}"""
+the head has an IoU of only {scores[f"iou/{worst}"]["value"]:.2f} there). The share of its cells that it renames, less
+the share that random directions rename, is {100 * pushed[worst]["value"]:.0f} percentage points ({low} to {high}, n =
+{pushed[worst]["n"]}). {verdict}"""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Do a feature and a scene edit move the same logits?
 #
-# Now every part, and the task that the network was trained for. We switch each part's feature off in scenes that show
-# the part, and remove the part from the same scenes. Do both have the same mean effects on the logits of the classes
-# (rank correlation)? If switching a feature off is like losing the part, they should agree more than with *other*
-# parts' scene edits, and more than for random directions. Features that are active in less than a tenth of their part's
-# cells have next to no effect and are left out. Lines are 95% intervals over scenes.
+# Now we turn to all parts, and to the task that the network was trained for. We switch each part's feature off in
+# scenes that show the part, and remove the part from the same scenes. Do both have the same mean effects on the class
+# logits (rank correlation)? If switching a feature off is like losing the part, its effects should agree with its own
+# part's scene edit better than with *other* parts' scene edits, and better than random directions' effects do. Features
+# that are active in less than a tenth of their part's cells have next to no effect and are left out. Lines are 95%
+# intervals over scenes.
 
 # %%
 active = knobs[(knobs["arm"] == "feature") & (knobs["active"] >= 0.1)]
@@ -467,6 +470,7 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # ## What this does not show
 #
 # - **That the network uses what the head reads.** The head is ours, linear, and reads one cell at a time.
-# - **That no dictionary has better knobs.** We turned one autoencoder, of one seed, at one site of a small network.
-# - **What happens at natural activations.** At -2 and 2, and with a feature set in every cell, activations are where no
-#   picture takes them.
+# - **That no dictionary has better knobs.** We turned the features of one autoencoder, from one seed, at one site of a
+#   small network.
+# - **What happens at natural activations.** At -2 and 2, and with a feature set in every cell, activations lie where no
+#   picture would put them.

@@ -16,11 +16,11 @@
 #
 # **Question.** Do sparse autoencoders find the curve detectors that neurons miss?
 #
-# Why care: early layers of image networks have *curve detectors*, units that respond to an arc of one orientation. In
-# InceptionV1's mixed3b ten neurons do, and between their orientations are gaps (Cammarata et al. 2020). Sparse
-# autoencoders are said to fill these gaps (Gorton 2024). But an autoencoder has many more features than the layer has
-# neurons, and more candidates always find more orientations. So we ask whether features cover more orientations than
-# **as many** neurons, and more than directions that no autoencoder learned.
+# Why care: early layers of image networks have *curve detectors*, units that respond to an arc of one orientation. Ten
+# neurons of InceptionV1's mixed3b do, with gaps between their orientations (Cammarata et al. 2020). Sparse autoencoders
+# are said to fill these gaps (Gorton 2024). But an autoencoder has many more features than the layer has neurons, and
+# more candidates always cover more orientations. So we ask whether features cover more orientations than **as many**
+# neurons, and more than directions that no autoencoder learned.
 #
 # **Reads** the data set of notebook 01. **Writes** `data/runs/<preset>/experiments/stimuli-<network>`,
 # `…/tuning-<network>-<site>`, cells and autoencoders of each site, and the numbers in
@@ -53,13 +53,13 @@ from aircraft_sae.view.browser.catalogue import crops_figure
 # %% [markdown]
 # ## Settings
 #
-# Two networks. *InceptionV1* is the network of the claim, with weights of our own: it learned to name rendered
+# We study two networks. *InceptionV1* is the network of the claim, with weights of our own: it learned to name rendered
 # aircraft, turned by any angle. *EfficientNet-Lite0* has ImageNet weights, so we did not choose its pictures. (Its
-# channels have both signs; we count their positive part.) To ask the published weights of InceptionV1: `python -m
+# channels have both signs; we count their positive part.) To study the published weights of InceptionV1, run `python -m
 # aircraft_sae run 09 --network inception5h.pth`.
 #
-# Early maps have up to 3,136 cells. From each picture we draw 64 cells at random to train the autoencoders, which have
-# 8 features a channel, 16 of them active in a cell. There are three seeds.
+# Early maps have up to 3,136 cells. From each picture we draw 64 cells at random to train the autoencoders. These have
+# 8 features for each channel, with 16 features active in a cell, and three seeds.
 
 # %%
 study = Study.open()
@@ -76,11 +76,11 @@ titles = {pair: f"{NAMES[pair[0]]} {pair[1]}" for pair in PAIRS}
 # %% [markdown]
 # ## What do we show the network?
 #
-# Arcs of equal length and width pass the middle of a grey picture: every 5 degrees, with four radii, bright and dark,
-# and shifted by up to two pixels. Their angle is that of the normal, from the middle towards the centre of curvature. A
-# curve detector should respond less to lines, corners and gratings. (A double curve contains a curve; a circle lies
-# around the middle. At conv2d2 and blocks.1 a cell sees some 20 pixels, in which the two larger radii are almost
-# lines.)
+# We show arcs of equal length and width that pass through the middle of a grey picture: every 5 degrees, with four
+# radii, bright and dark, and shifted by up to two pixels. An arc's angle is the direction from the middle towards its
+# centre of curvature. A curve detector should respond less to lines, corners and gratings. (We also show double curves,
+# which contain a curve, and circles around the middle. At conv2d2 and blocks.1 a cell sees some 20 pixels, in which the
+# two larger radii are almost lines.)
 
 # %%
 shown = stimuli.table.drop_duplicates("kind")["image"].tolist()
@@ -100,16 +100,20 @@ for own, sites in SITES.items():
 # %% [markdown]
 # ## Who detects curves?
 #
-# A unit's *tuning curve* is its mean response by angle (over radii, contrasts and shifts), divided by its peak. The
-# unit is a *curve detector* if the curve is at most 70° wide at half height; at most 0.3 on the opposite side; its best
-# arc gives at least 1.3 times the response to the straight line there; its largest response to an arc exceeds 95% of
-# its positive activations on real pictures; and no corner excites it more than arcs do. We fixed these limits before we
-# looked at a network, with two exceptions: "positive", because sparse units are silent in most cells, and the rule for
-# corners, because a planted filter for corners passed without it.
+# A unit's *tuning curve* is its mean response at each angle (over radii, contrasts and shifts), divided by its peak. A
+# unit is a *curve detector* if all of this holds:
 #
-# The units are the site's channels (*neurons*), the *features* of an autoencoder, and two nulls of the same number:
-# *random directions*, and the features of an *untrained* autoencoder. Both are coded as features are, with one
-# threshold that leaves 16 active in a cell on average.
+# - Its tuning curve is at most 70° wide at half height, and at most 0.3 on the side opposite its peak.
+# - At the peak, its best arc excites it at least 1.3 times as much as the straight line there.
+# - Its largest response to an arc exceeds 95% of its positive activations on real pictures.
+# - No corner excites it more than arcs do.
+#
+# We fixed these limits before we looked at a network, with two exceptions: "positive" was added because sparse units
+# are silent in most cells, and the rule for corners because a planted filter for corners passed without it.
+#
+# The units are the site's channels (*neurons*), the *features* of an autoencoder, and two nulls with as many units:
+# *random directions*, and the features of an *untrained* autoencoder. Both nulls are encoded as features are, with one
+# threshold that leaves 16 units active in a cell on average.
 
 # %%
 saes, folders = {}, {}
@@ -138,8 +142,8 @@ shares = (100 * by_kind["n", "mean"] / by_kind["units", "mean"]).unstack().reind
 shares.rename_axis(columns="detectors, % of units").round(1)
 
 # %% [markdown]
-# How good are these autoencoders? The table has the variance they leave unexplained on test pictures, dead features,
-# and the agreement of two seeds (0 is chance, 1 is identity).
+# How good are these autoencoders? The table shows the variance that they leave unexplained on test pictures, the share
+# of dead features, and the agreement of two seeds (0 is chance, 1 is identity).
 
 # %%
 fits = {}
@@ -163,10 +167,10 @@ display(Markdown(text))
 # %% [markdown]
 # ## Who covers more orientations, at equal size?
 #
-# The *coverage* of an angle is the highest tuning curve there within a family of detectors. From each kind's detectors
-# we grow a family, one detector after the other, so that its lowest coverage is as high as possible. Families of equal
-# size are compared; but a kind with more detectors has more to choose from, so a lead over neurons is an upper bound
-# here.
+# Within a family of detectors, the *coverage* of an angle is the height of the highest tuning curve there. From each
+# kind's detectors we grow a family, one detector after the other, so that its lowest coverage is as high as possible.
+# We compare families of equal size. But a kind with more detectors has more to choose from, so a lead over neurons is
+# an upper bound here.
 
 # %%
 figure, axes = plots.sheet(4.2, 1, len(PAIRS), sharex=True, sharey=True)
@@ -181,8 +185,9 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 display(plots.titled(figure, "Who covers more orientations, at equal size?"))
 
 # %% [markdown]
-# The choice has to be equal, too. From each kind we draw as many detectors as there are among the neurons (ten, as in
-# InceptionV1's mixed3b, where there are none), choose a family of at most 24 among them, and average over 100 draws.
+# The choice has to be equal, too. From each kind we draw as many detectors as there are among the neurons, choose a
+# family of at most 24 among them, and average over 100 draws. (Where no neuron detects curves we draw ten, the number
+# published for InceptionV1's mixed3b.)
 
 # %%
 matched = pd.concat([pd.read_parquet(folder / "matched.parquet").assign(network=own, site=site)
@@ -232,10 +237,11 @@ display(Markdown(text))
 # %% [markdown]
 # ## What does the best case look like?
 #
-# In this layer, features gain most over neurons when they may be chosen among all: the claim's best case. The rosettes
-# show the first ten detectors of each family. The angle on the circle is that of the curve, the distance from the
-# middle is the response. Triangles are the published peaks of mixed3b's ten curve neurons (trained on photographs).
-# Only the distances between them carry over; where they lie on our circle is not known.
+# The claim's best case is the layer in which features gain most over neurons when they may be chosen among all. The
+# rosettes show the first ten detectors of each family: the angle on the circle is the angle of the curve, and the
+# distance from the middle is the response. Triangles mark the published peaks of mixed3b's ten curve neurons (in a
+# network trained on photographs). Only the distances between these peaks carry over; where they lie on our circle is
+# not known.
 
 # %%
 best, SHOWN = max(asked, key=bounds.get), ("neurons", "features", "random directions 0", "untrained 0")
@@ -255,8 +261,8 @@ figure = plots.rosettes(first_ten, {"peaks of the ten published neurons of mixed
 plots.titled(figure, "Which orientations do the families cover?")
 
 # %% [markdown]
-# And where are the gaps? The curves are the coverage of each whole family. Grey bands are the two large published gaps,
-# between neighbouring peaks 62° and 68° apart.
+# And where are the gaps? The curves show the coverage of each whole family. Grey bands mark the two large published
+# gaps, between neighbouring peaks 62° and 68° apart.
 
 # %%
 figure, ax = plots.sheet(3.6)
@@ -272,9 +278,10 @@ display(plots.titled(figure, f"Where are the gaps of {len(each)} detectors in {t
 # %% [markdown]
 # ## Do they detect curves, or something else?
 #
-# The table gives the largest response to each other kind of stimulus, as a share of the largest response to curves (of
-# which there are more pictures; corners are at most 1 by definition). The last column asks whether detectors are turned
-# copies of each other: the mean correlation of their tuning curves, turned to a common peak.
+# The table shows the detectors' largest response to each other kind of stimulus, as a share of their largest response
+# to curves. (There are more pictures of curves than of other stimuli, and corners are at most 1 by definition.) The
+# last column, *alike*, asks whether detectors are rotated copies of each other: it is the mean correlation of their
+# tuning curves, rotated to a common peak.
 
 # %%
 kinds = pd.concat([pd.read_parquet(folder / "kinds.parquet").assign(layer="/".join(pair))
@@ -297,8 +304,8 @@ display(Markdown(text))
 #
 # Some neurons respond to curves of two or more orientations (*modes*: peaks at least 60° apart, the lower at least half
 # as high). Such a neuron *splits* if two or more features each carry at least a tenth of its variance over curves, each
-# has one mode, and each mode of the neuron has one within 30°. The null draws the same number of features at random
-# among those that respond to curves.
+# has one mode, and each mode of the neuron has one of these features' modes within 30°. The null draws the same number
+# of features at random from those that respond to curves.
 
 # %%
 splits = pd.concat([pd.read_parquet(folder / "split.parquet").assign(layer="/".join(pair))
@@ -312,8 +319,8 @@ for layer, own in splits.groupby("layer", sort=False):
 pd.DataFrame(rows).T.round(1)
 
 # %% [markdown]
-# One example: among the neurons that split (among all, if none does), the one whose features carry most of its
-# variance, with its two strongest features.
+# Our example is the neuron whose features carry most of its variance, among those that split (or among all, if none
+# does), with its two strongest features.
 
 # %%
 tried = splits[splits["splits"]] if splits["splits"].any() else splits
@@ -337,8 +344,8 @@ display(Markdown(text))
 # %% [markdown]
 # ## Do these detectors find curves in pictures?
 #
-# For each feature of the family, by the angle of its peak: its strongest patches in every third test picture, one a
-# picture.
+# Each row is a feature of the family (at most eight are shown), labelled and ordered by the angle of its peak. It shows
+# the feature's strongest patches, one per picture, in every third test picture.
 
 # %%
 patches, contours, coded = {}, {}, {}
@@ -363,9 +370,9 @@ figure = crops_figure(rows, study.pictures(), networks[best[0]].shape(best[1])[:
 plots.titled(figure, "Do these detectors find curves in pictures?")
 
 # %% [markdown]
-# The masks give the normal of an aircraft's outline in each cell. Does a detector respond there as its tuning curve
-# says? We correlate the two over angles, for each detector of a family. Outlines are almost straight in most cells, so
-# this tests orientation, not curvature.
+# The masks tell us the angle of the aircraft's outline in each cell. Does a detector respond to outlines as its tuning
+# curve says? For each detector of a family, we correlate its mean activation at each outline angle with its tuning
+# curve. Outlines are almost straight in most cells, so this tests orientation, not curvature.
 
 # %%
 fits = {}
@@ -387,9 +394,9 @@ display(Markdown(text))
 # %% [markdown]
 # ## Do curve features matter to the next site?
 #
-# We suppress all features of a layer that detect curves, and measure how much the response of the next site changes, to
-# curves and to other stimuli. The control suppresses equally many random features that respond to curves and detect
-# none. These may be more active, so compare the ratio of curves to lines, not the size.
+# We suppress all features of a layer that detect curves, and measure how much the next site's response to curves and to
+# other stimuli changes. The control suppresses equally many random features that respond to curves but are no curve
+# detectors. These may be more active, so compare the ratio of curves to lines, not the size of the change.
 
 # %%
 names = ("conv2d2", "mixed3a", "mixed3b", "mixed4a", "blocks.1", "blocks.2", "blocks.3")
@@ -411,7 +418,7 @@ for pair, table in lost.items():
     values = table["value"].unstack()
     ratios[titles[pair]] = values["curve"] / values["line"]
 ratios = pd.DataFrame(ratios).T
-rows = lost[best].drop("circle", level="kind", errors="ignore").sort_index(level="kind")  # of circles there are too few
+rows = lost[best].drop("circle", level="kind", errors="ignore").sort_index(level="kind")  # too few circles
 entries = {f"{kind}: {name}": row.to_dict() for (name, kind), row in rows.iterrows()}
 figure = plots.dots(entries, f"change of {after[best[1]]}'s response, % of its length", "stimulus: suppressed", 100)
 plots.titled(figure, "What does the next site lose?")
@@ -430,9 +437,10 @@ display(Markdown(text))
 # %% [markdown]
 # ## What would these units like to see?
 #
-# Feature visualisation: for a few features, a neuron and a random direction, two pictures that drive the unit most,
-# found by gradient ascent and kept apart. They show what a unit *could* respond to, not what it does respond to in
-# pictures. The caption gives the activation as a multiple of the largest in test pictures.
+# We visualise a few features, a neuron and a random direction. For each, gradient ascent finds two pictures that drive
+# the unit as strongly as possible, and a penalty keeps the two different. They show what a unit *could* respond to, not
+# what it does respond to in test pictures. The caption gives the activation as a multiple of the largest one in test
+# pictures.
 
 # %%
 kept, acts, drawn, captions = members[best], cells[best], [], []
@@ -451,8 +459,9 @@ plots.titled(figure, "What would these units like to see?")
 # %% [markdown]
 # ## Does it depend on how training cells are drawn?
 #
-# We drew training cells evenly. Bozoukov (2025) draws them by the length of their vectors. For two layers and one seed,
-# the table compares both: variance left unexplained on evenly drawn test cells, and the number of curve detectors.
+# We drew training cells evenly. Bozoukov (2025) draws them in proportion to the length of their activation vectors. For
+# two layers and one seed, the table compares both ways: by the variance left unexplained on evenly drawn test cells,
+# and by the number of curve detectors.
 
 # %%
 own, table = "efficientnet_lite0", {}
@@ -483,7 +492,7 @@ print("no coverage of:", sorted(set(product(map("/".join, PAIRS), KINDS)) - know
 study.record(NAME, results)
 verdict = "Yes" if n_above == len(asked) else "In some layers" if n_above else "No, by this measure"
 lines = [
-    f"""Do features cover more orientations than directions that nobody learned? **{verdict}**: the worst seed of the
+    f"""Do features cover more orientations than directions that were not learned? **{verdict}**: the worst seed of the
     features is above both nulls' best in {n_above} of {len(asked)} layers (mean difference {beyond.mean():+.2f}).""",
     f"Compared with equally many neurons, their lowest coverage differs by {over.mean():+.2f}.",
     f"""{n_split} of {len(splits)} neurons with several modes split into features with one; chance gives
@@ -496,10 +505,11 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # %% [markdown]
 # ## What this does not show
 #
-# - **That these are the published detectors.** Our InceptionV1 has seen rendered aircraft only. With the published
-#   weights the same notebook asks them the same questions.
-# - **That learning is useless.** Both nulls read a trained network. They show that an autoencoder's learning adds
-#   little to it by this measure; wider or better autoencoders may do better.
+# - **That these are the published detectors.** Our InceptionV1 has seen rendered aircraft only. The same notebook also
+#   runs with the published weights.
+# - **That learning is useless.** Both nulls read a trained network. They show that by this measure, training an
+#   autoencoder adds little to what the network has learned; wider or better autoencoders may do better.
 # - **That neurons lose because they are neurons.** Features and nulls are sparse; neurons are not.
 # - **That features detect other curves.** Stimuli are arcs of one width and length on grey.
-# - **That a family is used as one.** Suppression shows that the next site changes, not what the family is used for.
+# - **That a family is used as one.** Suppression shows that the next site's response changes, not what the family is
+#   used for.

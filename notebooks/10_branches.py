@@ -16,15 +16,15 @@
 #
 # **Question.** Do the branches of a network hold features of their own?
 #
-# Why care: a block of InceptionV1 has four branches side by side, convolutions of 1 x 1, 3 x 3 and 5 x 5 and a pool. If
-# features kept to one branch, architecture would tell us where to look for what. Sparse autoencoders of mixed4a to
-# mixed4e are said to show three things (Bozoukov 2025): (1) features specialise in branches, in every block; (2) a
-# branch holds the same kind of content in all blocks; (3) the 5 x 5 branch holds one kind (there, animals). That rests
-# on features picked by hand. Here we ask every live feature, ask directions that no autoencoder learned the same, and
-# take what a feature is about from ground truth.
+# Why care: a block of InceptionV1 has four parallel branches: convolutions of 1 x 1, 3 x 3 and 5 x 5, and pooling. If
+# each feature kept to one branch, the architecture would tell us where to look for what. Sparse autoencoders of mixed4a
+# to mixed4e are said to show three things (Bozoukov 2025): (1) features specialise in branches, in every block; (2) a
+# branch holds the same kind of content in all blocks; (3) the 5 x 5 branch holds one kind of content (there, animals).
+# These claims rest on features picked by hand. Here we test every live feature, put the same questions to directions
+# that no autoencoder learned, and take what a feature is about from ground truth.
 #
 # **Reads** the data set of notebook 01. **Writes** cells and autoencoders of each block,
-# `data/runs/<preset>/experiments/blocks` and what follows from it, and the numbers in
+# `data/runs/<preset>/experiments/blocks-<network>` and the experiments that follow from it, and the numbers in
 # `data/runs/<preset>/results/10_branches.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: fifteen minutes the first time, four minutes after that.
@@ -57,8 +57,8 @@ from aircraft_sae.view.scatter import graph, scatter
 # %% [markdown]
 # ## Settings
 #
-# InceptionV1 has weights of our own here: it learned to name rendered aircraft and never saw a photograph. To ask the
-# published weights: `python -m aircraft_sae run 10 --network inception5h.pth`.
+# Here InceptionV1 has weights of our own: it learned to name rendered aircraft and never saw a photograph. To study the
+# published weights, run `python -m aircraft_sae run 10 --network inception5h.pth`.
 
 # %%
 study, NETWORK = Study.open(), os.environ.get("AIRCRAFT_SAE_NETWORK")
@@ -72,10 +72,11 @@ every = 1 if small else 3
 # %% [markdown]
 # ## Two kinds of autoencoder
 #
-# *The paper's recipe*, trained briefly on our pictures, has tied weights, 16 features a channel and the 32 largest
-# activations of a cell. It learns from ten cells a picture, drawn by the length of their vectors: of whole blocks, and
-# of the 5 x 5 and the 1 x 1 branch alone. *Ours* is the same without tied weights, with decoder rows of length one and
-# an auxiliary loss that revives dead features.
+# *The paper's recipe*, trained briefly on our pictures, has tied weights and 16 features for each channel, and keeps
+# the 32 largest activations of a cell. It learns from ten cells of each picture, drawn in proportion to the length of
+# their activation vectors. We train it on whole blocks, and on the 5 x 5 and the 1 x 1 branch alone. *Ours* is the
+# same, but without tied weights, with decoder rows of length one, and with an auxiliary loss that revives dead
+# features.
 
 # %%
 sites = [*BLOCKS, *(f"{block}:{name}" for block, name in product(BLOCKS, ALONE))]
@@ -121,22 +122,24 @@ still has a cosine of {said["cosine_with_start"]:.2f} with its random start (med
 display(Markdown(text))
 
 # %% [markdown]
-# What is left of the random start belongs to no branch and can hide specialisation: keep this in mind for everything
-# below. From here on, only live features count (active in at least one of ten cells of each test picture).
+# What is left of the random start belongs to no branch and can hide specialisation; keep this in mind for everything
+# below. From here on, only live features count: those active in at least one test cell, with ten cells drawn from each
+# picture.
 #
 # ## Does each branch have features of its own?
 #
-# A feature's decoder row has a part in each branch. With negative entries set to zero, the branch's *share* is the
-# length of that part over the length of the row (the paper's measure). Wide branches have large shares by chance: an
-# eighth of the channels has a share of 0.35. So we permute the row's channels. A share is *beyond chance* if at most
-# one permutation in a thousand gives the branch as much. A feature is *specialised* if its share survives a correction
-# for testing all features (5% false discoveries; with 9,999 permutations, fewer than one feature in 500 cannot be
-# found).
+# A feature's decoder row has entries in each branch. With negative entries set to zero, a branch's *share* is the
+# length of its entries over the length of the row (the paper's measure). Wide branches have large shares by chance: a
+# branch with an eighth of the channels has a share of 0.35. So we permute the row's channels. A share is *beyond
+# chance* if at most one permutation in a thousand gives the branch as much. A feature is *specialised* if its share
+# survives a correction for testing all features (5% false discoveries; with 9,999 permutations, specialised features
+# can only be found if they are at least one in 500).
 #
-# Four nulls: *random directions*, drawn with the covariance of the cells; the *untrained* recipe; features of the
-# *permuted network*; and *permuted rows*, which check the test itself and must lie on the dotted line. Random
-# directions are not pure chance: they point where cells vary most, and if loud channels sit in one branch, so do they.
-# If they exceed the features, a large share needs no learning.
+# There are four nulls: *random directions*, drawn with the covariance of the cells; features of the *untrained* recipe;
+# features of the *permuted network*, whose weights are permuted; and *permuted rows*, which check the test itself and
+# must lie on the dotted line. Random directions are not pure chance: they point where cells vary most, so if the
+# channels that vary most sit in one branch, random directions lie there, too. If they exceed the features, a large
+# share needs no learning.
 
 # %%
 shuffled, rows, chance = network.permuted(), {}, {}
@@ -192,17 +195,18 @@ far = [own[kept[RECIPE, block] < np.median(kept[RECIPE, block])].any(axis=1).mea
 results |= {f"specialised_in_5x5/{kind}": share for kind, share in in_5x5.items()}
 results["specialised/far_from_start"] = (np.mean(far), min(far), max(far), len(far))
 text = f"""**Takeaway.** {table[RECIPE].mean():.1%} of the recipe's features are specialised in some branch (mean of the
-blocks), and {np.mean(far):.1%} of the half that moved furthest from its start. Of random directions
-{table["random directions"].mean():.1%} are, {in_5x5["random directions"]:.2%} of them in 5 x 5 (features:
-{in_5x5[RECIPE]:.2%})."""
+blocks), as are {np.mean(far):.1%} of the half that moved furthest from its start, and
+{table["random directions"].mean():.1%} of random directions. In 5 x 5, {in_5x5["random directions"]:.2%} of random
+directions are specialised (features: {in_5x5[RECIPE]:.2%})."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Is it the width of a branch, or the scale of its channels?
 #
-# The channels of one branch may vary more than those of another, and rows then have more there. So we repeat the test
-# with rows in units of each channel's deviation; with equally many channels of each branch, drawn at random; and, since
-# fewer channels show less, with as few channels in the branches' own proportions.
+# The channels of one branch may vary more than those of another, which alone gives that branch a larger share. So we
+# repeat the test in three ways: with rows in units of each channel's standard deviation; with equally many channels of
+# each branch, drawn at random; and, since a test with fewer channels finds less, with as few channels in the branches'
+# own proportions.
 
 # %%
 shown = {}
@@ -231,9 +235,9 @@ display(Markdown(text))
 #
 # Ground truth comes from scenes with one thing changed. A feature *leans* to the factor that it responds to most, each
 # factor measured in units of the mean response of random directions. It is *about* the factor if the factor's share of
-# its responses is larger than in 99.5% of random directions (notebook 07); failing that, about a level of classes if it
-# selects one class more clearly than 99.5% of them do. A response is known if the feature is active in ten of 40
-# scenes.
+# its responses is larger than in 99.5% of random directions (notebook 07); failing that, it is about a level of classes
+# (such as *family*) if it selects one class of that level more clearly than 99.5% of random directions do. A response
+# counts as known if the feature is active in at least ten of 40 scenes.
 
 # %%
 inputs = {"network": network, "pictures": pictures.every(every), "saes": asked}
@@ -262,18 +266,19 @@ for name in dictionaries:
 pd.DataFrame(shown).T.round(4)
 
 # %% [markdown]
-# A feature's *home* is the branch whose share is most standard deviations above chance, specialised or not. Nearly all
-# features have a home, often by little. So this asks about branches as they are for all features, not about the few
-# specialised ones. *Mutual information* says how much the home tells about what a feature leans to; the null permutes
-# homes. Here are the counts of the block where it tells most, beside the counts expected if the two were unrelated:
+# A feature's *home* is the branch whose share is the most standard deviations above chance, whether the feature is
+# specialised or not. Every feature has a home, often by a small margin. So this section is about all features, not
+# about the few specialised ones. *Mutual information* measures how much the home tells about what a feature leans to;
+# the null permutes homes. Here are the counts for the block where it tells most, next to the counts expected if the two
+# were unrelated:
 
 # %%
 block = max(BLOCKS, key=lambda name: told[name]["value"] - told[name]["null"]["value"])
 told[block]["table"].round(1).rename_axis(f"{block}: leans to")
 
 # %% [markdown]
-# Do autoencoders of one branch alone hold other things than those of whole blocks? The table has means of the blocks.
-# By this rule, some 5% of random directions are *about* something; the last column is what chance gives.
+# Do autoencoders of one branch alone hold different things from autoencoders of whole blocks? The table shows means
+# over blocks. By this rule, some 5% of random directions are *about* something; their columns show what chance gives.
 
 # %%
 columns = {}
@@ -299,12 +304,12 @@ lean = kinds_of.xs("leaning", axis=1, level=1).drop(columns="random directions")
 known = (lean.drop("unknown", errors="ignore") / (1 - lean.T.get("unknown", 0.0))).fillna(0)
 most = "; ".join(f"{own.max():.0%} to {own.idxmax()} in {where}" for where, own in known.items())
 text = f"""**Takeaway.** Home and leaning are related in {informed} of {len(BLOCKS)} blocks (p <
-{0.05 / len(BLOCKS):.2f} each), and for random directions in {by_chance}. The most common leanings: {most}."""
+{0.05 / len(BLOCKS):.2f} each), and for random directions in {by_chance} (most common leanings: {most})."""
 display(Markdown(text))
 
 # %% [markdown]
-# And does 5 x 5 hold one kind of content? On half of the features (even ids) we choose the factor that features at home
-# in 5 x 5 lean to more often than others do. On the other half we count.
+# And does 5 x 5 hold one kind of content? On half of the features (even ids) we choose the factor for which features at
+# home in 5 x 5 differ most from the others in how often they lean to it. On the other half we count how often they do.
 
 # %%
 leaning = leaning.assign(home=[homes[name][j] if name in homes else "" for name, j in
@@ -328,10 +333,11 @@ display(Markdown(text))
 # %% [markdown]
 # ## Is a branch alike in all blocks?
 #
-# A feature's partner in another block is the one whose image maxima correlate best with its own. The two are *matched*
-# if their correlation is above what 0.5% of features reach with shifted pictures. Do matched features have their homes
-# in branches of the same kind? Cohen's kappa is 1 if they always do, and 0 by chance. (There are only a thousand random
-# directions a block, so their intervals are wider.)
+# A feature's partner in another block is the feature whose image maxima (largest activations in each picture) correlate
+# best with its own. The two are *matched* if their correlation is higher than what 99.5% of features reach when the
+# pictures of one block are shifted. Do matched features have their homes in branches of the same kind? Cohen's kappa is
+# 1 if they always do, and 0 if they do so as often as by chance. (There are only a thousand random directions a block,
+# so their intervals are wider.)
 
 # %%
 maxima = {name: load_npz(folder / f"{name}.npz") for name in dictionaries}
@@ -362,8 +368,8 @@ display(Markdown(text))
 # ## Do features of larger kernels see more?
 #
 # If features live in 5 x 5 because they need more of the picture, they should see more of it. For each branch we take
-# the twelve features with most of their row there. The *effective radius* is the distance from the strongest cell that
-# holds half of the gradient of the activation.
+# the twelve features whose share of it is furthest above chance. The *effective radius* is the distance from the
+# strongest cell within which half of the activation's gradient lies.
 
 # %%
 block, kind, grid = "mixed4c", "the paper's", network.shape("mixed4c")[:2]
@@ -392,13 +398,13 @@ each)."""
 display(Markdown(text))
 
 # %% [markdown]
-# A larger kernel sees more, whatever is read from it. So this does not say that features are there because they need
-# more.
+# A larger kernel sees more, whatever is read from it. So this does not show that features are there because they need
+# to see more.
 #
 # ## Do features of one branch lie together?
 #
-# A map: decoder rows of mixed4c in two dimensions, by UMAP. Colours are homes. Point at a larger dot, or reach it by
-# Tab, to see its three strongest patches.
+# The map shows the decoder rows of mixed4c in two dimensions (UMAP), coloured by home. Point at a larger dot, or reach
+# it with the Tab key, to see its three strongest patches.
 
 # %%
 xy = umap.UMAP(random_state=0, n_jobs=1, metric="cosine").fit_transform(W_dec)
@@ -412,10 +418,10 @@ alt = f"Decoder rows of {len(known_of)} features of {block} in two dimensions, c
 display(HTML(scatter(xy, where, names, [crops.get(j, []) for j in known_of.index], alt)))
 
 # %% [markdown]
-# Maps show clusters where there are none, and homes are computed from the rows themselves, so neighbours tend to share
-# one. We therefore count in all dimensions. *Purity* is the share of a row's 15 nearest neighbours with its own label;
-# permuted labels and random directions, which have homes too, are the nulls. On the left: how much of a row lies in 5 x
-# 5. On the right: what the feature leans to.
+# Such maps can show clusters where there are none, and homes are computed from the rows themselves, so neighbours tend
+# to share one. We therefore count neighbours in all dimensions. *Purity* is the share of a row's 15 nearest neighbours
+# that have its own label. The nulls are permuted labels, and random directions, which have homes too. The left panel
+# shows how much of a row lies in 5 x 5, the right panel what the feature leans to.
 
 # %%
 figure, (left, right) = plots.sheet(4.2, 1, 2, sharex=True, sharey=True)
@@ -457,11 +463,12 @@ display(Markdown(text))
 # %% [markdown]
 # ## Which features of the next block does a feature change?
 #
-# We suppress a feature everywhere and measure by what share each feature of the next block changes, up or down (of
-# those with at least median activity). In mixed4a we ask six features: among the hundred most active, those furthest
-# beyond chance in one branch. In each later block we ask up to six of those that the last six changed most. Each
-# feature has two neighbours in the order of activity. One sets the threshold: an *edge* is a change larger than 99.9%
-# of all changes by such neighbours. The other is the control.
+# We suppress a feature in all cells and measure by what share each feature of the next block changes, up or down (only
+# features of at least median activity count). In mixed4a we suppress six features: among the hundred most active, those
+# whose share of one branch is furthest above chance. In each later block we suppress up to six of the features that
+# changed most in the step before. For each of them we also suppress its two neighbours in the order of activity. One
+# sets the threshold: an *edge* is a change larger than 99.9% of all changes that such neighbours cause. The other is
+# the control.
 
 # %%
 asked_next, tables = [], {}
@@ -490,9 +497,10 @@ columns = {"asked": counts["sum", "asked"], "their neighbours": counts["sum", "c
 pd.DataFrame(columns | {"possible": counts["size", "asked"]}).rename_axis("edges from")
 
 # %% [markdown]
-# The takeaway says how many edges the threshold alone would draw; take these as candidates. The graph shows the two
-# strongest edges of each feature, at most eight a block. A solid line is a loss when the feature on its left is
-# suppressed, a dashed one a gain; width is the size. Point at a node for more patches, at a line for its change.
+# The takeaway says how many edges the threshold alone would give, so treat all edges as candidates. The graph shows the
+# two strongest edges of each feature, at most eight in a block. When the feature on the left of a line is suppressed,
+# the one on the right falls (solid) or rises (dashed); the width shows the size of the change. Point at a node to see
+# more patches, at a line to see its change.
 
 # %%
 own = circuits.strongest(edges[(edges["role"] == "asked") & edges["beyond"]])
@@ -515,7 +523,7 @@ alt = f"{len(nodes)} features as patches, in columns by block, and {len(links)} 
 display(HTML(graph(columns, links, crops, alt)))
 
 # %% [markdown]
-# Three worked examples, the largest edge of each of the first three blocks, chosen by that alone. Each has two rows of
+# Three examples: the largest edge of each of the first three blocks, chosen by size alone. Each has two rows of
 # patches: the suppressed feature, and the one that changed.
 
 # %%
@@ -550,24 +558,26 @@ path = study.record(NAME, results)
 
 # %%
 shares = table.mean()
-text = f""" - **Do features specialise in branches, in every block?** {shares[RECIPE]:.1%} do on average; of random
-directions {shares["random directions"]:.1%} do. - **Is a branch alike in all blocks?** The homes of matched features
-agree with a kappa of {mean:.2f}, those of random directions with {at_chance:.2f}. - **One kind of content in 5 x 5?**
-{lean}. - **What does this mean for the claim?** Large shares, agreement across blocks and pure neighbourhoods occur in
-random directions, too. They are evidence of specialisation only where features exceed these. Where ours do not, short
-training is a second explanation; the published weights, and the published length of training, would tell. """
+text = f"""- **Do features specialise in branches, in every block?** On average {shares[RECIPE]:.1%} do, and
+  {shares["random directions"]:.1%} of random directions.
+- **Is a branch alike in all blocks?** The homes of matched features agree with a kappa of {mean:.2f}, those of random
+  directions with {at_chance:.2f}.
+- **One kind of content in 5 x 5?** {lean}.
+- **What does this mean for the claim?** Large shares, agreement across blocks and pure neighbourhoods occur in random
+  directions, too. They are evidence of specialisation only where features exceed these. Where ours do not, short
+  training is a second explanation; the published weights, and the published length of training, would tell."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## What this does not show
 #
-# - **That the published network does the same.** Ours saw rendered aircraft, and no animals. With the published weights
-#   the same notebook asks it the same questions.
+# - **That the published network does the same.** Ours saw rendered aircraft, and no animals. The same notebook also
+#   runs with the published weights.
 # - **That well-trained features specialise no more.** The paper's autoencoders saw 12.8 million cells a hundred times.
 #   Ours are still close to their start, as the first section says.
 # - **That a branch is needed for its features.** A share of a decoder row says where a feature is written, not what it
 #   needs.
-# - **What unknown features are about.** We asked only what can be changed in a scene, and classes; and nothing is known
-#   of features that are seldom active in the scenes.
-# - **That our autoencoder would give the same answers throughout.** We asked it for shares alone.
+# - **What unknown features are about.** We tested only classes and what can be changed in a scene. And nothing is known
+#   about features that are seldom active in these scenes.
+# - **That our autoencoder would give the same answers throughout.** We used it for the shares alone.
 # - **That edges are direct.** A feature is suppressed in all cells at once, and its effect is a mean over few pictures.
