@@ -54,6 +54,9 @@ from aircraft_sae.view.plots import in_words
 # %% [markdown]
 # ## Settings
 #
+# The network is notebook 01's: a small ConvNeXt of four stages that was trained to name the variant of an aircraft in
+# rendered pictures (the *hangar*; other presets use photographs).
+#
 # The default preset promises the numbers below, and the notebook fails if it misses one. Other presets promise nothing.
 # The sweep and the controls train on an eighth of the cells, and are compared only with models that were trained on as
 # few.
@@ -210,17 +213,19 @@ results |= {f"baseline/{name}/fvu": entry["fvu"] for name, entry in reached.item
 baselines = pd.DataFrame({"name": [name.split(",")[0] for name in reached], "l0": [counts[name] for name in reached]})
 baselines["explained_variance"] = [1 - entry["fvu"]["value"] for entry in reached.values()]
 results |= {f"baseline/{name}/explained_variance": 1 - entry["fvu"]["value"] for name, entry in reached.items()}
+drawn = baselines[baselines["explained_variance"] > -0.1].groupby("name", sort=False)
 
 # %% tags=["report"]
 figure, ax = plots.sheet(5.2)
-for (width, line), blue in zip(sweep.groupby("expansion"), ("#9ECAE1", "#4292C6", "#08306B"), strict=False):
-    ax.plot(line["l0"], 100 * line["explained_variance"], "o-", color=blue, label=f"autoencoder, {width} x d_in")
-found = baselines[baselines["explained_variance"] > -0.1].groupby("name", sort=False)
-for (name, points), marker in zip(found, "sD^vPX*", strict=False):
-    ax.plot(points["l0"], 100 * points["explained_variance"], f"{marker}--", color=plots.ORANGE, label=name)
+looks = (("#9ECAE1", 12), ("#2171B5", 7), ("#08306B", 4))
+for (width, line), (blue, size) in zip(sweep.groupby("expansion"), looks, strict=False):
+    shown = {"color": blue, "markersize": size, "label": f"autoencoder, {width} x d_in"}
+    ax.plot(line["l0"], 100 * line["explained_variance"], "o-", **shown)
+for (name, points), marker, color in zip(drawn, "sD^vPX*", sns.color_palette("colorblind")[1:], strict=False):
+    ax.plot(points["l0"], 100 * points["explained_variance"], f"{marker}--", color=color, markersize=8, label=name)
 ax.set_xscale("log", base=2)
-ax.xaxis.set_major_formatter("{x:g}")
 ax.set(xlabel="active features (or components) a cell", ylabel="explained variance on test pictures, %")
+ax.xaxis.set_major_formatter("{x:g}")
 figure.legend(loc="outside right center")
 display(plots.titled(figure, "Do learned features beat simpler methods with as many terms?"))
 

@@ -129,6 +129,7 @@ figure = Markdown(NO_MASKS)
 if parts:
     untrained = study.features("local-null-untrained", **study.nulls("local")["untrained"]._asdict(), **only)
     matches = features.best_matches(pd.read_parquet(untrained.folder / "parts.parquet"))
+    matches = matches.reindex(parts).dropna(subset="ap")
     titles = {f"{part.replace('_', ' ')}\nAP {row.ap:.2f}": int(row.feature_id) for part, row in matches.iterrows()}
     figure = patches_figure(untrained, pictures, titles, untrained.rows("test")[in_b])
     figure = plots.titled(figure, "And the best features of an untrained autoencoder?")

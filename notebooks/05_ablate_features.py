@@ -134,7 +134,11 @@ plots.titled(plots.picture_grid([heated], [captions]), "What do the intervention
 #    by at least 0.05. Knowing family and place alone gives 0.5.
 # 3. *Causal in the scene*: when the part is removed, the activation in the part's cells falls by a share *R* of the
 #    feature's maximum. R is at least 0.3, and larger than when other parts, of similar size or smaller, are removed.
-# 4. *Replicated*: in each of two other seeds, the part's best feature reaches tier 3, too.
+# 4. *Replicated*: in each of two other seeds, the part's best feature reaches tier 3, too. (It need not be the same
+#    feature: notebook 04 found few that recur.)
+#
+# Notebook 04 had two more nulls, the network's channels and its principal components. They are fitted to the trained
+# network, so they count among the things to beat there, but not among the dictionaries that learned nothing here.
 
 # %%
 judged, removals = {}, study.removals() if editable else None
@@ -150,6 +154,7 @@ for like, table_ in judged.items():
 
 # %% [markdown]
 # First the local autoencoder. The *guess* knows the true outline and class of the aircraft; no feature has to beat it.
+# Where no scene has another part of similar size or smaller, *R, other parts* is empty, and R has to exceed 0 instead.
 
 # %%
 display(by_part["local"] if editable else Markdown(NO_MASKS))
@@ -161,14 +166,15 @@ display(by_part["local"] if editable else Markdown(NO_MASKS))
 display(by_part["main"] if editable else Markdown(NO_MASKS))
 
 # %% [markdown]
-# What do the top cases look like? These are the three parts of the highest tier (within a tier, of the largest R, which
-# was measured on these very scenes and so flatters). Each pair shows the scene in which the feature is strongest, with
-# the part and without it.
+# What do the top cases look like? These are the three parts of the second table's highest tier (within a tier, of the
+# largest R, which was measured on these very scenes and so flatters). Each pair shows the scene in which the feature is
+# strongest, with the part and without it. Captions give the largest activation anywhere in the picture; R counts only
+# the part's own cells.
 
 # %%
 pairs, names_ = [], []
-cases = by_part["local"].head(3) if editable else pd.DataFrame()
-responses = ablation.Responses.of(study.sae("local"), removals) if editable else None
+cases = by_part["main"].head(3) if editable else pd.DataFrame()
+responses = ablation.Responses.of(sae, removals) if editable else None
 scenes_ = pd.read_parquet(removals / "scenes.parquet")["scene"] if editable else None
 for part, j in cases["feature"].items() if editable else ():
     shown = responses.of_part(part)[1]
@@ -180,7 +186,7 @@ for part, j in cases["feature"].items() if editable else ():
 figure, shown_, captions = Markdown(NO_MASKS), [], []
 for pair, j, name in zip(pairs, cases["feature"] if editable else (), names_, strict=True):
     with torch.no_grad():
-        heats = see_features(network, study.sae("local"), pair)[1][..., j].numpy()
+        heats = see_features(network, sae, pair)[1][..., j].numpy()
     shown_ += [plots.heat(network.as_picture(x), heat, heats.max()) for x, heat in zip(pair, heats, strict=True)]
     captions += [f"{name}: {heats[0].max():.1f}", f"without it: {heats[1].max():.1f}"]
 if editable:
@@ -321,9 +327,10 @@ display(Markdown("**Takeaway.** " + " ".join(told_random) if editable else NO_MA
 #
 # *Suppression* replaces each cell's activations x by x - f d, where f is the feature's activation and d its decoder
 # direction. What the autoencoder does not explain stays. At the last stage only the mean over cells reaches the head,
-# so the effect on the logits has a closed form. We report the change of the true class's logit *relative to the other
-# classes* (minus their mean change). There are two controls: a random direction of the same length, drawn with the
-# covariance of the cells, and the direction of a partner feature with similar density and strength.
+# so the effect on the logits needs no forward pass: we compute it from that mean, through the head's normalisation and
+# its weights. We report the change of the true class's logit *relative to the other classes* (minus their mean change).
+# There are two controls: a random direction of the same length, drawn with the covariance of the cells, and the
+# direction of a partner feature with similar density and strength.
 
 # %%
 inputs = {"trial": trial, "index": index, "claims": frozen}
@@ -587,7 +594,8 @@ loss alone is no evidence of a detector."""
 display(Markdown(text))
 
 # %% [markdown]
-# Intervals are over pictures, for about ten directions of each kind; they do not cover the choice of directions.
+# Intervals are over pictures, for about ten directions of each kind; they do not cover the choice of directions. The
+# table above also has the best matches of parts among its features, so its first row differs from the figure's.
 
 # %% [markdown]
 # ## Do blurring and suppression agree?

@@ -351,10 +351,8 @@ display(Markdown(text))
 patches, contours, coded = {}, {}, {}
 for own, site in PAIRS:
     acts, sae, kept = cells[own, site], saes[own, site][0], members[own, site]
-    random, none = (
-        as_batchtopk(each, acts) for each in (*random_dictionaries(sae, acts, (0,)), untrained(sae, acts, 0))
-    )
-    coded[own, site] = dict(zip(SHOWN[1:], (sae, random, none), strict=True))
+    nulls_ = [as_batchtopk(each, acts) for each in (*random_dictionaries(sae, acts, (0,)), untrained(sae, acts, 0))]
+    coded[own, site] = dict(zip(SHOWN[1:], (sae, *nulls_), strict=True))
     inputs = {"network": networks[own], "pictures": study.pictures().every(3), "tuning": folders[own, site]}
     inputs["saes"] = {kind: each for kind, each in coded[own, site].items() if kind in kept}
     settings = {"site": site, "units": kept}

@@ -148,7 +148,7 @@ def picture_grid(
                 pale = 150 + 0.4 * np.asarray(picture).mean(axis=2, keepdims=True)
                 picture = np.where(marks[i][j][..., None], 255 * np.array(to_rgb(ORANGE)), pale).astype(np.uint8)
             show(axes[j], picture, captions[i][j])
-        axes[0].set_ylabel(names[i] if names else "")
+        axes[0].set_ylabel(names[i] if names else "", rotation=0, ha="right", va="center")
     for ax in figure.axes:
         ax.axison = bool(ax.images)
     return figure
