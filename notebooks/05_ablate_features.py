@@ -718,12 +718,19 @@ lines += [
 ]
 
 # %%
+if len(tail):
+    lines += [
+        f"""The strongest twenty features change the logit by {logit_[0]} where they are strongest, the strongest twenty
+        random directions by {logit_[1]}. This says how the head's weights point; it is no evidence of detectors."""
+    ]
+
+# %%
 name = "blur/under the peak, {}/feature_lost"
 under = [value[name.format(of)] for of in ("random features", "random directions")]
 lines += [
     f"""A blur under its own peak takes {under[0]:.0%} of a random feature's maximum and {under[1]:.0%} of a random
-    direction's. {value["random_pass_share_classes"]:.0%} of random features pass every test as a detector of a
-    class."""
+    direction's. Putting the feature back returns {back} of the logit's loss.""",
+    f"""{value["random_pass_share_classes"]:.0%} of random features pass every test as a detector of a class.""",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 
