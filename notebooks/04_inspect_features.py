@@ -105,7 +105,7 @@ plots.titled(figure, "What do the best local features show?")
 
 # %% [markdown]
 # Next, the *main* autoencoder, at the network's end. There, cells are twice as wide, and each sees nearly the whole
-# picture (we save the five best rows for the README):
+# picture. Two rows are the same where one feature matches two parts best. (We save the five best rows for the README.)
 
 # %%
 figure = patches_figure(indexes["main"], pictures, best_of["main"], rows_b)
