@@ -326,7 +326,7 @@ for end, each in ends.items():
 beyond, at_09 = (
     [results[name.format(end)][0] for end in ends] for name in ("placed{}/none", f"share_auroc_0.9{{}}/{level}")
 )
-text = f"""**Takeaway.** {1 - beyond[0]:.0%} of {len(table)} features follow some class beyond chance. So do
+text = f"""**Takeaway.** {1 - beyond[0]:.0%} of the features follow some class beyond chance (n = {len(table)}). So do
 {1 - beyond[1]:.0%} of random directions (shuffled labels: {1 - beyond[2]:.0%}). An AUROC of 0.9 for a {level} is
 reached by {at_09[0]:.0%} of the features and {at_09[1]:.0%} of the random directions."""
 display(Markdown(text))

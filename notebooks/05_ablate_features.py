@@ -315,7 +315,7 @@ told_random = [
     {own[1]["value"]:.0f} of these claims reach tier 2."""
     for like, own in claimed.items()
 ]
-display(Markdown("**Takeaway.** " + " ".join(told_random) if editable else NO_MASKS))
+display(Markdown("\n\n".join(f"**Takeaway.** {each}" for each in told_random) if editable else NO_MASKS))
 
 # %% [markdown]
 # A feature that claims no part is not meaningless: the hangar has masks for twelve parts, and for nothing else. But
@@ -362,7 +362,7 @@ results |= {f"suppress/{name}/median_abs_specificity": point(value, len(paired))
 text = f"""**Takeaway.** Suppressing the median feature moves the true class's logit by {sized["feature"]:.4f}, a random
 direction by {sized["random direction"]:.4f}, the partner's direction by {sized["feature of like density"]:.4f}
 ({len(paired)} features, n = {in_b.sum()} pictures). {in_words(results["share_beyond_control_95"], unit="features")} of
-the random features do more than 95% of random directions of their own length, where chance gives 5%."""
+the random features do more than 95% of random directions of their own length (chance: 5%)."""
 display(Markdown(text))
 
 # %% [markdown]
