@@ -430,7 +430,7 @@ plots.titled(figure, "Do a feature and a scene edit move the same logits?")
 same, beyond = agreed["own"], agreed["beyond random direction"]
 left_out = ", ".join(part.replace("_", " ") for part in f1.index if part not in set(active["part"]))
 text = f"""**Takeaway.** The correlation is {same["value"]:.2f}, which is
-{in_words(beyond | {"n": None}, percent=False)} more than for random directions (p = {agreed["p"]["value"]:.2f} for
+{in_words(beyond | {"n": None}, percent=False)} more than for random directions (p = {agreed["p"]["value"]:.1g} for
 shuffled pairs of feature and part). That p treats {len(active)} parts as independent, although
 {active["feature_id"].nunique()} features serve them. Left out: {left_out or "none"}."""
 display(Markdown(text))

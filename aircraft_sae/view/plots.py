@@ -104,7 +104,7 @@ def profiles(panels: Mapping[str, pd.DataFrame], label: str, line: float) -> Fig
         ax.hlines(np.arange(len(factors) - 1) + 0.5, 0, 1, transform=ax.get_yaxis_transform(), color=OUTSIDE)
         ax.set(title=title, yticks=range(len(factors)), yticklabels=factors, ylim=(len(factors) - 0.5, -0.5))
     figure.supxlabel(label, size=12)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure
 
 
