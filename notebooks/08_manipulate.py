@@ -450,7 +450,7 @@ wanted += ["target_change_random_direction", "target_change_random_feature"]
 print("missing:", [name for name in wanted if name not in results])
 
 # %%
-study.record(NAME, results)
+_ = study.record(NAME, results)
 
 # %%
 agree = "agree" if beyond["low"] > 0 else "do not clearly agree"
