@@ -36,6 +36,7 @@ import torch
 from IPython.display import Markdown, display
 from scipy.special import entr
 
+# %%
 from aircraft_sae.features.reconstruction import pca
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.study import Study
