@@ -28,9 +28,6 @@
 # `data/runs/<preset>/results/10_branches.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: fifteen minutes the first time, four minutes after that.
-#
-# The outputs of this notebook have not been recorded since its last change. Run it to see them:
-# `python -m aircraft_sae run 10`.
 
 # %%
 # %matplotlib inline
