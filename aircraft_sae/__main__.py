@@ -101,6 +101,7 @@ class Runner:
             record = notebook.metadata[RECORD]
             now = self._key(read_notebook(path)), store.digest(notebook.cells), self._outside(path.stem, notebook)
             same = self.trusted and now == (record["key"], record["cells"], record["outside"])
+            same &= (self.report / f"{path.stem}.html").is_file()
             whole = same and all(store.load_meta(self.folder / name, key) for name, key in record["stages"].items())
             return notebook if whole else None
         except Exception:  # missing, or damaged in any way

@@ -167,16 +167,19 @@ class Study:
 
         name: its folder under sae/, and its site too if a site has this name and `site` is not given. changes: fields
         that differ from the config of `like` ("main" by default). Random views are used with "all" pictures only.
-        Raises: ValueError for changes to "main" or "local".
+        Raises: ValueError for changes to "main" or "local", and for another `like`.
         """
+        if like not in (None, *OWN):
+            raise ValueError(f"like must be one of {', '.join(OWN)}, got {like!r}")
         if name in OWN and (changes or (network, pictures) != ("trained", "all") or like not in (None, name)):
             raise ValueError(f'"{name}" is an autoencoder of the config itself: give any other a name of its own')
         check_name(name)
         own = {"main": self.config.sae, "local": self.config.local}
         config = change(own[like or (name if name in OWN else "main")], **changes)
         if name not in OWN and "site" not in changes:
+            seen = self.network(network)
             with suppress(ValueError):  # most names are not sites
-                self.network(network).check_site(name)
+                seen.check_site(name)
                 config = replace(config, site=name)
         shown = self._shown_to(network, pictures)
         acts = self.activations(config.site, network, shown)
@@ -198,7 +201,8 @@ class Study:
     ) -> FeatureIndex:  # fmt: skip
         """The index and table of an autoencoder's features on pictures; other arguments as for `sae`.
 
-        sae: a dictionary that is not on disk, such as a null. Raises: ValueError if it is named "main" or "local".
+        sae: a dictionary that is not on disk, such as a null. Raises: ValueError if it is named "main" or "local", or
+        is not as wide as its site.
         """
         if sae is not None and name in OWN:
             raise ValueError(f'"{name}" is the index of the config\'s own autoencoder: give this one a name of its own')
@@ -206,6 +210,9 @@ class Study:
         sae = sae or self.sae(name, network=network, pictures=pictures, **changes)
         shown = self._shown_to(network, pictures)
         acts = self.activations(sae.cfg.site, network, shown)
+        if sae.d_in != acts.d_in:
+            raise ValueError(f"{name} is for a width of {sae.d_in}, and {sae.cfg.site} has {acts.d_in}: make it of "
+                             "this study's activations")  # fmt: skip
         settings = {"splits": list(splits), "by_class": selectivity}
         inputs = {"sae": sae, "acts": acts, "pictures": self.pictures(shown)}
         return FeatureIndex.open(self.stage(f"features/{name}", build_features, settings, inputs))
@@ -317,12 +324,10 @@ class Study:
         for part in name.split("/"):
             check_name(part)
         dataset = self.stages.get("dataset") if self.config.dataset.rendered else None
-        if dataset and store.read_json(dataset.folder / store.META).get("fingerprint") != dataset.meta["fingerprint"]:
-            raise ValueError(f"{dataset.folder} {store.REPLACED}")
         settings, inputs, folder = dict(settings or {}), dict(inputs or {}), self.folder / name
         known = {each: store.digest(value) for each, value in inputs.items()} | {"source": store.source_digest(make)}
         write = update_wrapper(partial(make, **inputs, **settings), make)
-        self.stages[name] = store.make_stage(folder, settings, known, write, say=say, name=name)
+        self.stages[name] = store.make_stage(folder, settings, known, write, say=say, name=name, source=dataset)
         return folder
 
     def find_stage(self, name: str, **inputs: Any) -> Path | None:

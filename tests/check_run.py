@@ -35,7 +35,7 @@ def main(data_dir: str, first: str, second: str) -> int:
         ("change of accuracy by splicing, points", numbers["03/top1_change_points"], -2, 100),
         ("mean AP of parts: best null / best feature", null_ap / part_ap, 0, 0.8),
         ("share of p < 0.05 with shuffled labels", numbers["04/shuffled_share_below_0.05"], 0.03, 0.07),
-        ("closed form against forward pass", numbers["05/suppress_max_abs_error"], 0, 1e-5),
+        ("closed form against forward pass", numbers["05/suppress_max_abs_error"], 0, 1e-4),
         ("parts at tier 2 of an untrained autoencoder", untrained, 0, 1),
         ("parts at tier 2 of random directions", random, 0, 1),
         ("parts at tier 3 of probes: the tests can be passed", numbers["05/probe_parts_at_tier_3"], 3, 12),

@@ -137,6 +137,8 @@ def test_a_notebook_is_executed_again_only_if_something_changed(notebooks, tmp_p
     assert executed() == ["01_a"], "its numbers"
     (study / "report" / "02_b.ipynb").write_text("{")
     assert executed() == ["02_b"], "its outputs"
+    (study / "report" / "02_b.html").unlink()
+    assert executed() == ["02_b"], "its page"
     assert executed("--again") == both and not (data / "results").exists()
     assert executed("--record") == [] and (data / "results" / "smoke" / "02_b.json").is_file()
     (folder / "02_b.py").write_text(scripts["02_b"].replace('"02_b", {}', '"another config", {}'))

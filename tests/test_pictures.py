@@ -316,6 +316,16 @@ FOLDERS = {
     "outside classes": (lambda f: (f / "a/0.png").rename(f / "0.png"), ValueError, "1 pictures .* class folders: 0"),
     "outside splits": (lambda f: (f / "a").rename(f / "train"), ValueError, "12 pictures .* train, val, test: b-1"),
     "name twice": (lambda f: shutil.copy(f / "a/0.png", f / "a/0.jpg"), ValueError, "1 images .* same name: a-0"),
+    "class in test only": (
+        lambda f: [
+            (f / "train").mkdir(),
+            (f / "test").mkdir(),
+            (f / "a").rename(f / "train/a"),
+            (f / "b").rename(f / "test/b"),
+        ],
+        ValueError,
+        "1 classes .* training picture: b",
+    ),
 }
 
 
@@ -348,6 +358,10 @@ def test_sources_are_found_or_downloaded_whole(clean, tmp_path, monkeypatch):
         open_source(config, None, tmp_path)
     assert list(tmp_path.rglob("*")) == []
     broken = False
+    with monkeypatch.context() as disk:
+        disk.setattr(folders, "DOWNLOAD_BYTES", 2**60)
+        with pytest.raises(OSError, match="GB of disk are free"):
+            open_source(config, None, tmp_path)
     data = open_source(config, None, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["fgvc-aircraft-2013b"]
     assert data.banner == 3 and data.table.equals(open_source(DatasetConfig(), clean).table)

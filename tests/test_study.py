@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from aircraft_sae import config
-from aircraft_sae.activations import Activations
+from aircraft_sae.activations import Activations, extract
 from aircraft_sae.devices import run_parallel
 from aircraft_sae.features.reconstruction import both_signs, dictionary
 from aircraft_sae.networks import predict
@@ -51,13 +51,23 @@ def test_two_configs_of_one_name_do_not_mix(smoke_study, tmp_path):
     assert torch.equal(Study.open("smoke", data_dir=tmp_path / "both").sae("k2", k=2).W_dec, alone.sae("k2", k=2).W_dec)
 
 
-def test_pictures_that_another_config_rendered_anew_are_refused(smoke_study, tmp_path):
+def test_pictures_that_another_config_rendered_anew_are_refused(smoke_study, tmp_path, monkeypatch):
     shutil.copytree(smoke_study.folder, tmp_path / "runs" / "smoke", ignore=shutil.ignore_patterns("activations"))
     one = Study.open("smoke", data_dir=tmp_path)
     one.network()
-    Study.open(config.change(smoke_study.config, **{"dataset.hangar.seed": 1}), data_dir=tmp_path).pictures()
-    with pytest.raises(ValueError, match="made anew by another study of the same name"):
-        one.activations()
+    other = Study.open(config.change(smoke_study.config, **{"dataset.hangar.seed": 1}), data_dir=tmp_path)
+
+    def meanwhile(folder, **given):
+        extract(folder, **given)
+        other.pictures()
+
+    meanwhile.__module__, meanwhile.__qualname__ = extract.__module__, extract.__qualname__
+    monkeypatch.setattr("aircraft_sae.study.extract", meanwhile)
+    for _ in range(2):  # while a stage is made, and before another is
+        with pytest.raises(ValueError, match="made anew by another study of the same name"):
+            one.activations()
+    assert not (one.folder / "activations" / "trained").exists()
+    monkeypatch.undo()
     again = Study.open("smoke", data_dir=tmp_path)  # renders its own pictures again
     assert np.array_equal(again.activations().acts, smoke_study.activations().acts)
 

@@ -18,10 +18,12 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from aircraft_sae.config import LEVELS, NAMES_FILES, DatasetConfig
 from aircraft_sae.hangar import PARTS
 from aircraft_sae.pictures.base import DISJOINT_SPLITS, PictureFiles, check_occupied, refuse
+from aircraft_sae.store import check_room
 
 ENDINGS = (*IMG_EXTENSIONS, ".jfif", ".avif")
 UNREAD = (".gif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".psd")
 MOVE = "Move or rename them."
+DOWNLOAD_BYTES = 6 * 2**30  # the archive and its pictures, side by side for a moment
 
 
 class FGVCLayout(PictureFiles):
@@ -162,6 +164,8 @@ class ImageFolder(PictureFiles):
             table, classes = table.drop(columns="class"), {}
         else:
             refuse(table["image"][table["class"] == ""], f"pictures of {root} outside its class folders", MOVE)
+            trained = table["class"][table["split"] == "train"]
+            refuse(table["class"][~table["class"].isin(trained)], f"classes of {root} without a training picture", MOVE)
         check_occupied(table, classes, str(root))
         return root, {image: root / path for image, path in zip(table["image"], paths, strict=True)}, table, classes
 
@@ -177,7 +181,7 @@ def download(root: str | Path) -> None:
     """Download FGVC-Aircraft (2.75 GB) into root/fgvc-aircraft-2013b, whole or not at all; OSError names other ways."""
     root = Path(root).expanduser().absolute()
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        check_room(root, DOWNLOAD_BYTES, "make room")
         # torchvision takes any existing archive or folder to be complete
         with tempfile.TemporaryDirectory(prefix="download-", dir=root) as beside:
             FGVCAircraft(beside, download=True)

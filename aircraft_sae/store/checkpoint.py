@@ -61,6 +61,8 @@ class Training:
             saved = torch.load(path, map_location=self.device, weights_only=True)
             same = saved["identity"] == self.identity
             kept = {name: saved[name] for name in (*self.parts, *self.noted)} if same else {}
+        except torch.OutOfMemoryError:  # the file may be whole
+            raise
         except (UnpicklingError, RuntimeError, LookupError, TypeError) as problem:
             raise ValueError(f"{path} is not a checkpoint ({problem}): remove it to start again") from problem
         if not same:

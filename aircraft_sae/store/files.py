@@ -71,7 +71,9 @@ def full_disk_named(doing: str, folder: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or shutil.disk_usage(folder).free <= 2**16
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        with suppress(OSError):  # of a folder that cannot be asked, the first error says more
+            full = full or shutil.disk_usage(folder).free <= 2**16
         if full:
             raise OSError(errno.ENOSPC, f"disk full while {doing}: {remedy}") from error
         raise
@@ -130,7 +132,8 @@ def entries(results: Mapping[str, Any]) -> dict[str, dict[str, float | int | Non
     flat = {}
     for name, given in results.items():
         if not isinstance(given, dict):
-            given = dict(zip(ENTRY, given if isinstance(given, tuple) else (given, None, None, None), strict=False))
+            values = given if isinstance(given, tuple) else (given, None, None, None)
+            given = dict(zip((*ENTRY, "a fifth"), values, strict=False))
         if set(given) != set(ENTRY):
             raise ValueError(f"{name} must have {', '.join(ENTRY)}, got {', '.join(given)}")
         flat[name] = {}

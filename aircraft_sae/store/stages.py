@@ -24,7 +24,16 @@ import psutil
 from filelock import FileLock, Timeout
 
 from aircraft_sae import ranks
-from aircraft_sae.store.files import META, fingerprint, full_disk_named, make_parents, read_json, sha256, write_json
+from aircraft_sae.store.files import (
+    META,
+    REPLACED,
+    fingerprint,
+    full_disk_named,
+    make_parents,
+    read_json,
+    sha256,
+    write_json,
+)  # fmt: skip
 
 PROGRESS = ".making.json"  # in a partial folder: its fingerprint, seconds and peak memory so far
 HEARTBEAT = 3.0  # seconds between two samples of time and memory, each of which takes 50 ms
@@ -38,16 +47,27 @@ class Stage:
     meta: dict[str, Any]
     made: bool  # by this call; False: loaded
 
+    def check(self, work: Path | None = None) -> None:
+        """ValueError if another study has made the stage anew; removes `work`, which was made from it."""
+        if read_json(self.folder / META).get("fingerprint") != self.meta["fingerprint"]:
+            if work:
+                shutil.rmtree(work)
+            raise ValueError(f"{self.folder} {REPLACED}")
+
 
 def make_stage(
-    folder: Path, config: Any, inputs: dict[str, str], make: Callable, say: Callable = print, name: str = ""
-) -> Stage:
+    folder: Path, config: Any, inputs: dict[str, str], make: Callable, say: Callable = print, name: str = "",
+    source: Stage | None = None,
+) -> Stage:  # fmt: skip
     """Load the stage in `folder`, or make it with `make(work)`, where work holds what a killed run left behind.
 
     config: plain JSON or a dataclass; inputs: digests of what the stage is made from; say: prints a line; name: the
-    stage's name in these lines. Under torchrun all ranks run a make marked `on_all_ranks`; any other runs on the first.
-    Raises: whatever make raises, OSError for a full disk, PermissionError.
+    stage's name in these lines; source: a stage that make reads. Under torchrun all ranks run a make marked
+    `on_all_ranks`; any other runs on the first.
+    Raises: whatever make raises, OSError for a full disk, PermissionError, ValueError if `source` was made anew.
     """
+    if source:
+        source.check()
     name = name or folder.name
     work, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
     wanted = fingerprint(config, inputs)
@@ -83,6 +103,8 @@ def make_stage(
         remedy = f"make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk; {work.name} is kept and will be resumed"
         with full_disk_named(f"making {folder}", folder.parent, remedy):
             meta = _make(work, name, wanted, make, say, together) | {"config": config, "inputs": inputs}
+            if source:
+                source.check(work)
             meta = json.loads(json.dumps(meta, default=asdict))  # as it will be read back
             write_json(work / META, meta | {"checksum": fingerprint(meta)})
         _swap(work, folder, old)
