@@ -326,9 +326,9 @@ display(Markdown(text))
 assert changed["value"] >= -promised["lost"]
 
 # %% [markdown]
-# The head reads only the mean over cells, where errors of single cells cancel. A small cost therefore says little: even
-# k-means, with one term per cell, costs little accuracy. KL does tell the methods apart. A share of recovered
-# cross-entropy above 1 means that cross-entropy is lower on the reconstruction than on the activations.
+# The head reads only the mean over cells, where errors of single cells cancel, so a small cost says little. The KL
+# tells the methods apart more clearly. A share of recovered cross-entropy above 1 means that cross-entropy is lower on
+# the reconstruction than on the activations.
 
 # %% [markdown]
 # ## How often do features fire?
@@ -514,7 +514,7 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 #
 # - **That features mean something.** Nobody has looked at a feature yet. The next notebook does.
 # - **That the network uses them.** Splicing tests all features together, never a single one.
-# - **The best autoencoder possible.** The settings suit a training run of a minute or two on two cores.
+# - **The best autoencoder possible.** The settings suit a short training on two cores.
 # - **Anything about other networks.** We decomposed two sites of one network.
 
 # %% [markdown]

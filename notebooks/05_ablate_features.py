@@ -708,7 +708,7 @@ value = {name: entry["value"] for name, entry in final.items()}
 # %%
 lines = list(told_tiers.values())
 if editable:
-    lines += [f"Most random features claim no part. {told_random[1]}"]
+    lines += [told_random[1]]
 name = "suppress/{}/median_abs_specificity"
 by_median = [value[name.format(of)] for of in ("feature", "random direction")]
 lines += [

@@ -181,10 +181,10 @@ for (a, b), found in apart.items():
     results[f"apart/{NETWORKS[a]}-{NETWORKS[b]}"] = (len(found), None, None, n_factors)
 
 # %%
-told_pairs = "; ".join(f"{a} and {b} in {len(apart[a, b])}" for a, b in trained_for)
-text = f"""**Takeaway.** Networks that differ in their objective alone respond differently, beyond seeds and scenes (of
-{n_factors} factors and depths: {told_pairs}). Features respond *less* than random directions do in {quiet} of
-{len(relative)} rows, and *more* in a few ({", ".join(loud) or "none"})."""
+told_pairs = "; ".join(f"{a} and {b}: {len(apart[a, b])}" for a, b in trained_for)
+text = f"""**Takeaway.** Of {n_factors} factors and depths, this many set apart two networks that differ in their
+objective alone, beyond seeds and scenes ({told_pairs}). Features respond *less* than random directions do in {quiet} of
+{len(relative)} rows, and *more* in {len(loud)} ({", ".join(loud) or "none"})."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -368,8 +368,8 @@ print("missing:", [name for name in wanted if name not in results])
 value = {name: np.ravel(entry["value"] if isinstance(entry, dict) else entry)[0] for name, entry in results.items()}
 study.record(NAME, {name: entry for name, entry in results.items() if np.isfinite(value[name])})
 lines = [
-    f"""Networks that differ in their objective alone respond differently: of {n_factors} factors and depths,
-    {told_pairs} differ.""",
+    f"""Of {n_factors} factors and depths, this many set apart two networks that differ in their objective alone:
+    {told_pairs}.""",
     f"Features are about one factor more often than random directions in {len(above)} of {len(rows)} cases.",
     f"The best features find parts better than random directions do in {finds} of {len(gain)} networks.",
     f"Features have better partners in another network than random directions do in {n_above} of {len(pairs)} pairs.",

@@ -227,7 +227,7 @@ mean = shown.groupby(level=1).mean()
 learnt_, drawn_ = mean.loc[RECIPE], mean.loc["random directions"]
 text = f"""**Takeaway.** In units of each channel's deviation, {learnt_["in deviations"]:.1f}% of features are
 specialised (before: {learnt_["as they are"]:.1f}%), and {drawn_["in deviations"]:.1f}% of random directions (before:
-{drawn_["as they are"]:.1f}%). So part of the effect is the scale of channels."""
+{drawn_["as they are"]:.1f}%). What differs is due to the scale of channels."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -326,8 +326,8 @@ plots.titled(figure, "Does the 5 x 5 branch hold one kind of content?")
 said = "{} of the features at home in 5 x 5 lean to {}, and {} of the others"
 factor, here, elsewhere = content["features"]
 lean = said.format(in_words(here), factor, in_words(elsewhere))
-text = f"""**Takeaway.** {lean}. Few random directions have a known leaning (n =
-{content["random directions"][1]["n"]:,} at home in 5 x 5)."""
+text = f"""**Takeaway.** {lean}. Of random directions at home in 5 x 5,
+{content["random directions"][1]["n"]:,} have a known leaning."""
 display(Markdown(text))
 
 # %% [markdown]

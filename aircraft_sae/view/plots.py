@@ -103,8 +103,9 @@ def profiles(panels: Mapping[str, pd.DataFrame], label: str, line: float) -> Fig
         ax.axvline(line, color=GREY, linestyle=":")
         ax.hlines(np.arange(len(factors) - 1) + 0.5, 0, 1, transform=ax.get_yaxis_transform(), color=OUTSIDE)
         ax.set(title=title, yticks=range(len(factors)), yticklabels=factors, ylim=(len(factors) - 0.5, -0.5))
-        ax.set_xlabel(label.replace(" / ", " /\n"))  # a title of the figure would lie under its legend
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    # the label is the legend's title, since a title of the whole x axis would lie under the legend
+    found = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*found, loc="outside lower center", ncols=6, title=label, title_fontsize=12)
     return figure
 
 
