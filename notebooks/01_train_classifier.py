@@ -271,13 +271,14 @@ print(f"{cfg.arch}, from {cfg.weights or 'random'} weights, {network.size} px")
 by_epoch = history.set_index("epoch").dropna(axis=1, how="all")
 
 # %%
-figure, (left, right) = plots.sheet(3.8, 1, 2)
-look = {"style": ["o-", "s-"], "xticks": by_epoch.index}
-by_epoch.filter(like="_loss").plot(ax=left, ylabel="cross-entropy, nats", **look)
-(100 * by_epoch.filter(like="_accuracy")).plot(ax=right, ylabel="accuracy, %", ylim=(0, 100), **look)
-for ax, guess in ((left, np.log(len(network.classes))), (right, 100 / len(network.classes))):
+figure, axes = plots.sheet(3.8, 1, 2)
+look, names = {"style": ["o-", "s-"], "xticks": by_epoch.index}, {"train": "training", "val": "validation"}
+guesses = {"loss": np.log(len(network.classes)), "accuracy": 100 / len(network.classes)}
+for ax, (kind, guess), label in zip(axes, guesses.items(), ("cross-entropy, nats", "accuracy, %"), strict=True):
+    own = (100 if kind == "accuracy" else 1) * by_epoch.filter(like=f"_{kind}")
+    own.rename(columns=lambda name: names[name.partition("_")[0]]).plot(ax=ax, ylabel=label, **look)
     ax.axhline(guess, color=plots.GREY, linestyle=":")
-    ax.set_ylim(0)
+    ax.set_ylim(0, 100 if kind == "accuracy" else None)
     for epoch in by_epoch.index[by_epoch["size"].diff() > 0]:
         ax.axvline(epoch - 0.5, color=plots.GREY, linewidth=0.8)
 display(plots.titled(figure, "Does the network learn?"))

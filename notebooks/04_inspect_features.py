@@ -193,22 +193,30 @@ for like, own in indexes.items() if parts else ():
     results["ap_over_probe_mean" + "/main" * (like == "main")] = float((best[like]["ap"] / ceiling).mean())
     results |= {f"{before}guess/{name}/mean_part_ap": float(ap) for name, ap in guessed[like].mean(axis=1).items()}
 
-# %% tags=["report"]
-title = f"Do the best features beat nulls and guesses at {LIKES['local']}?"
-display(plots.titled(plots.scores_by_part(kinds["local"]), title) if parts else Markdown(NO_MASKS))
-
 # %%
-display(plots.titled(plots.scores_by_part(kinds["main"]), "And at the network's end?") if parts else Markdown(NO_MASKS))
-
-# %%
-estimates = {}
+estimates, spans = {}, {}
 for like, own in indexes.items() if parts else ():
     before, regions = "local/" * (like == "local"), features.Regions.of(own, pictures)
     found = features.best_estimates(own, regions, best[like])
     estimates[like] = {part: each for part, each in found.items() if np.isfinite(each.value)}
     results[f"{before}mean_part_ap"] = average(estimates[like].values()).entry
+    spans[like] = {part: each.interval for part, each in found.items()}
 if parts:
     results |= {f"part_ap/{part}": each.entry for part, each in estimates["main"].items()}
+
+# %% [markdown]
+# Lines are 95% intervals over the pictures of half B; they are drawn for the best features only.
+
+# %% tags=["report"]
+title, figure = f"Do the best features beat nulls and guesses at {LIKES['local']}?", Markdown(NO_MASKS)
+if parts:
+    figure = plots.titled(plots.scores_by_part(kinds["local"], spans["local"]), title)
+display(figure)
+
+# %%
+if parts:
+    figure = plots.titled(plots.scores_by_part(kinds["main"], spans["main"]), "And at the network's end?")
+display(figure)
 
 # %%
 if parts:
@@ -341,11 +349,11 @@ assert study.config.name != "hangar" or beyond[2] > 0.9
 #
 # We take the 16 pictures of half B in which a random feature is strongest, keep the chosen cells that lie on the
 # aircraft, and ask which parts they show. *Purity* is the share of these cells that show the most common part. Many
-# cells show several parts, so purity is high in any case. The control is therefore the same number of random aircraft
-# cells.
+# cells show several parts, so purity is high in any case. There are two controls: the same number of random aircraft
+# cells, and the strongest cells of random directions.
 
 # %%
-N_TOP, purity, on_aircraft, draws = 16, {}, {}, []
+N_TOP, purities, on_aircraft, draws = 16, {"features": {}, "random directions": {}}, {}, []
 if parts:
     within, rng = regions.within, np.random.default_rng(0)
     random_cells = regions.labels[in_b][within[in_b]]
@@ -359,16 +367,18 @@ for of, (own, rows_, ids) in both.items() if parts else ():
         on = within[where]
         if len(picks) == N_TOP:
             on_aircraft.setdefault(of, []).append(on.mean())
+        if on.sum() >= N_TOP // 2:
+            purities[of][feature_id] = regions.labels[where][on].mean(0)
         if of == "features" and on.sum() >= N_TOP // 2:
-            purity[feature_id] = regions.labels[where][on].mean(0)
             draws.append(random_cells[rng.integers(len(random_cells), size=(200, on.sum()))].mean(1).max(1))
 
 # %%
-figure = Markdown("No feature has 8 such cells." if parts else NO_MASKS)
+figure, purity = Markdown("No feature has 8 such cells." if parts else NO_MASKS), purities["features"]
 if len(purity):
-    highest, null = np.array([each.max() for each in purity.values()]), np.concatenate(draws)
-    both, (figure, ax) = {"random features": highest, "random aircraft cells (control)": null}, plots.sheet(3.6)
-    sns.histplot(both, stat="percent", common_norm=False, bins=16, element="step", ax=ax)
+    highest, lucky_ = (np.array([each.max() for each in own.values()]) for own in purities.values())
+    null, (figure, ax) = np.concatenate(draws), plots.sheet(3.6)
+    both = {"random features": highest, "random directions": lucky_, "random aircraft cells": null}
+    sns.histplot(both, stat="percent", common_norm=False, bins=16, element="step", fill=False, ax=ax)
     ax.set(xlabel="purity: share of the strongest cells that show one part", ylabel="share, %")
     figure = plots.titled(figure, "Do a feature's strongest cells show one part?")
 display(figure)
@@ -377,7 +387,8 @@ display(figure)
 if len(purity):
     pure = np.array([each > np.quantile(drawn, 0.95) for each, drawn in zip(highest, draws, strict=True)])
     results["purity_above_random_cells"] = (float(pure.mean()), None, None, len(purity))
-    results["purity_median"], results["purity_median_random_cells"] = float(np.median(highest)), float(np.median(null))
+    each = {"": highest, "_random_directions": lucky_, "_random_cells": null}
+    results |= {f"purity_median{end}": float(np.median(own)) for end, own in each.items() if len(own)}
     for end, of in (("", "features"), ("_random_directions", "random directions")):
         each = on_aircraft.get(of, [np.nan])
         results[f"top_cells_on_aircraft{end}"] = with_interval(each, np.ones(len(each)))
@@ -388,9 +399,9 @@ if len(purity):
 if len(purity):
     on_, on_random = (in_words(results[f"top_cells_on_aircraft{end}"]) for end in ("", "_random_directions"))
     text = f"""**Takeaway.** A random feature's strongest cells lie on the aircraft in {on_} of the cases, a random
-    direction's in {on_random}. For the {len(purity)} features with half of them there, median purity is
-    {np.median(highest):.2f} (random aircraft cells: {np.median(null):.2f}; {pure.mean():.0%} of the features are above
-    95% of their controls)."""
+    direction's in {on_random}. Where half of them do, median purity is {np.median(highest):.2f} (n = {len(purity)}
+    features), for random directions {np.median(lucky_):.2f} (n = {len(lucky_)}), and for random aircraft cells
+    {np.median(null):.2f}."""
     display(Markdown(text))
 
 # %% [markdown]
@@ -413,8 +424,8 @@ display(figure)
 # A feature *claims* a part if its AP on half A beats what the best of as many random directions reaches; most features
 # claim none. But each scene of the hangar was made from known factors: class, view, light, paint, weather. For each
 # local feature without a part, half A chooses the factor that explains most of the variance, over pictures, of the
-# feature's largest activation (numerical factors are cut into eighths). Half B says how much that factor explains. The
-# null shuffles half B.
+# feature's largest activation (numerical factors are cut into eighths). Half B says how much that factor explains. One
+# null shuffles half B; the other asks the same of random directions.
 
 # %%
 groups, numbers = {}, pd.DataFrame()
@@ -428,60 +439,71 @@ titles = {"variant": "class", "family": "class", "camera": "view", "light": "lig
 titles |= {"background": "background", "finish": "photographic finish", "gear": "gear down or not"}
 
 # %%
-shares, rng = {}, np.random.default_rng(0)
-maxima_ = indexes["local"].maxima(test) if parts else None
+shares, rng, maxima_ = {}, np.random.default_rng(0), {}
+if parts:
+    given = study.nulls("local")["random directions"]._asdict()
+    maxima_ = {"features": indexes["local"].maxima(test)}
+    random_ = study.features("local-null-random-directions", **given, **only)
+    maxima_["random directions"] = random_.maxima(random_.rows("test"))
 halves_ = {"a": np.flatnonzero(~in_b), "b": np.flatnonzero(in_b), "null": rng.permutation(np.flatnonzero(in_b))}
-for (half, order), (name, codes_) in product(halves_.items(), groups.items()):
-    labels = codes_[np.sort(order)]
-    member, x = np.eye(labels.max() + 1)[labels], maxima_[order] - maxima_[order].mean(0)
-    between = np.square(member.T @ x) / np.maximum(member.sum(0), 1)[:, None]
-    share = between.sum(0) / np.maximum(np.square(x).sum(0), 1e-9)
-    shares[half, name] = 1 - (1 - share) * (len(x) - 1) / max(1, len(x) - member.any(0).sum())
 
 # %%
-if parts:
-    by_factor = {half: pd.DataFrame({name: shares[half, name] for name in groups}) for half in halves_}
-    silent = features.claims_of(scores["local"], study.bars("local")).isna().to_numpy() & (maxima_[in_b].max(0) > 0)
-    factor = by_factor["a"][silent].idxmax(axis=1)
-    at = factor.index, by_factor["a"].columns.get_indexer(factor)
-    told_b, by_chance_b = by_factor["b"].to_numpy()[at], by_factor["null"].to_numpy()[at]
-    kind, least = factor.str.split("_").str[0].map(titles), np.quantile(by_chance_b, 0.95)
-    kinds_of = kind.value_counts(normalize=True)
+for (of, each), (half, order), (name, codes_) in product(maxima_.items(), halves_.items(), groups.items()):
+    labels = codes_[np.sort(order)]
+    member, x = np.eye(labels.max() + 1)[labels], each[order] - each[order].mean(0)
+    between = np.square(member.T @ x) / np.maximum(member.sum(0), 1)[:, None]
+    share = between.sum(0) / np.maximum(np.square(x).sum(0), 1e-9)
+    shares[of, half, name] = 1 - (1 - share) * (len(x) - 1) / max(1, len(x) - member.any(0).sum())
+
+# %%
+explained = []
+for of, each in maxima_.items():
+    asked = each[in_b].max(0) > 0
+    if of == "features":
+        asked &= features.claims_of(scores["local"], study.bars("local")).isna().to_numpy()
+        results["no_part/share"] = (float(asked.mean()), None, None, len(asked))
+    on = {half: pd.DataFrame({name: shares[of, half, name] for name in groups})[asked] for half in halves_}
+    factor = on["a"].idxmax(axis=1)
+    at = np.arange(len(factor)), on["a"].columns.get_indexer(factor)
+    found = {half: values.to_numpy()[at] for half, values in on.items()} | {"of": of, "factor": factor}
+    explained.append(pd.DataFrame(found).assign(kind=factor.str.split("_").str[0].map(titles)))
 
 # %%
 figure = Markdown(NO_MASKS)
 if parts:
-    figure, ax = plots.sheet(3.6)
-    sns.boxplot(x=100 * told_b, y=kind, order=kinds_of.index, color="#9ECAE1", fliersize=2, ax=ax)
-    ax.axvline(100 * least, color=plots.GREY, linestyle=":")
-    ax.set(
-        xlabel="variance of a feature's maximum explained on half B, %\n(dotted: 95th percentile of the null)",
-        ylabel="",
-    )
+    known, (figure, ax) = pd.concat(explained).assign(share=lambda own: 100 * own["b"]), plots.sheet(4.4)
+    kinds_of = known[known["of"] == "features"]["kind"].value_counts(normalize=True)
+    least, colours = known["null"].quantile(0.95), ("#9ECAE1", "#CCCCCC")
+    options = {"hue": "of", "palette": colours, "order": kinds_of.index, "fliersize": 2}
+    sns.boxplot(known, x="share", y="kind", ax=ax, **options)
+    ax.axvline(100 * least, color=plots.GREY, linestyle=":", label="95th percentile, half B shuffled")
+    ax.set(xlabel="variance of the largest activation explained on half B, %", ylabel="best factor on half A")
+    ax.legend()
     figure = plots.titled(figure, "What explains the features that claim no part?")
 display(figure)
 
 # %%
+for end, of in (("", "features"), ("/random", "random directions")) if parts else ():
+    told_b = known.loc[known["of"] == of, "b"]
+    results[f"no_part/explained_above_chance{end}"] = (float((told_b > least).mean()), None, None, len(told_b))
+    results[f"no_part/median_explained{end}"] = (float(told_b.median()), None, None, len(told_b))
 if parts:
-    above = told_b > least
-    results["no_part/share"] = (float(silent.mean()), None, None, len(silent))
-    results["no_part/explained_above_chance"] = (float(above.mean()), None, None, len(above))
-    results |= {f"no_part/{name}": (float(each), None, None, len(kind)) for name, each in kinds_of.items()}
-    results["no_part/median_explained"] = (float(np.median(told_b)), None, None, len(told_b))
+    results |= {f"no_part/{name}": (float(each), None, None, len(explained[0])) for name, each in kinds_of.items()}
 
 # %%
 text = NO_MASKS
 if parts:
-    most = kinds_of.index[0]
-    text = f"""**Takeaway.** {silent.mean():.0%} of the local features are active and claim no part (n =
-    {len(silent):,}). The best factor is most often the {most} ({kinds_of[most]:.0%} of the features). It explains
-    little: a median of {np.median(told_b):.0%} of the variance, above the null's 95th percentile for {above.mean():.0%}
-    of the features."""
+    most, silent = kinds_of.index[0], results["no_part/share"]
+    own, other = (results[f"no_part/median_explained{end}"][0] for end in ("", "/random"))
+    text = f"""**Takeaway.** {silent[0]:.0%} of the local features are active and claim no part (n = {silent[3]:,}). The
+    best factor is most often the {most} ({kinds_of[most]:.0%} of the features). In the median feature it explains
+    {own:.0%} of the variance (random directions: {other:.0%}), above the 95th percentile of shuffled pictures for
+    {results["no_part/explained_above_chance"][0]:.0%} of the features."""
 display(Markdown(text))
 
 # %% [markdown]
 # What explains a maximum need not be what a person would name: each class has its own parts, and each view shows some
-# and hides others. We did not repeat this for random directions.
+# and hides others.
 
 # %% [markdown]
 # ## Are features local?

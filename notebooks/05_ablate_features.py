@@ -153,8 +153,9 @@ for like, table_ in judged.items():
     by_part[like] = own.sort_values(["tier", "R"], ascending=False)[list(columns)].rename(columns=columns).round(2)
 
 # %% [markdown]
-# First the local autoencoder. The *guess* knows the true outline and class of the aircraft; no feature has to beat it.
-# Where no scene has another part of similar size or smaller, *R, other parts* is empty, and R has to exceed 0 instead.
+# First the local autoencoder, first seed. The *guess* knows the true outline and class of the aircraft; no feature has
+# to beat it. Where no scene has another part of similar size or smaller, *R, other parts* is empty, and R has to exceed
+# 0 instead.
 
 # %%
 display(by_part["local"] if editable else Markdown(NO_MASKS))
@@ -168,29 +169,38 @@ display(by_part["main"] if editable else Markdown(NO_MASKS))
 # %% [markdown]
 # What do the top cases look like? These are the three parts of the second table's highest tier (within a tier, of the
 # largest R, which was measured on these very scenes and so flatters). Each pair shows the scene in which the feature is
-# strongest, with the part and without it. Captions give the largest activation anywhere in the picture; R counts only
-# the part's own cells.
+# strongest, with the part and without it. The lower row shows the same for a null's best feature: of the three nulls in
+# the trained network, the one with the largest R for the part. Captions give the largest activation anywhere in the
+# picture; R counts only the part's own cells.
 
 # %%
-pairs, names_ = [], []
-cases = by_part["main"].head(3) if editable else pd.DataFrame()
-responses = ablation.Responses.of(sae, removals) if editable else None
+cases, asked = by_part["main"].head(3) if editable else pd.DataFrame(), {"best feature": [], "best null": []}
+if editable:
+    nulls = {f"null, {kind}": each.sae for kind, each in study.nulls("main", 1).items() if each.network == "trained"}
+    tried = judged["main"][judged["main"]["claimant"].isin(nulls) & judged["main"]["best"]]
+    tried = tried.sort_values("R", ascending=False).drop_duplicates("part").set_index("part")
+    asked["best feature"] = [(part, j, sae) for part, j in cases["feature"].items()]
+    rows = tried.reindex(cases.index).dropna(subset="R")
+    asked["best null"] = [(part, int(row.feature_id), nulls[row.claimant]) for part, row in rows.iterrows()]
+
+# %%
+shown_, captions = {kind: [] for kind in asked}, {kind: [] for kind in asked}
 scenes_ = pd.read_parquet(removals / "scenes.parquet")["scene"] if editable else None
-for part, j in cases["feature"].items() if editable else ():
-    shown = responses.of_part(part)[1]
-    strongest = scenes_[shown[responses.before[shown, j].argmax()]]
-    pairs.append(torch.stack([network.as_input(ablation.without(strongest, each, size, 2)) for each in (None, part)]))
-    names_.append(f"{part.replace('_', ' ')} (feature {j})")
+for kind, (part, j, own) in ((kind, each) for kind, some in asked.items() for each in some):
+    responses = ablation.Responses.of(own, removals)
+    its = responses.of_part(part)[1]
+    strongest = scenes_[its[responses.before[its, j].argmax()]]
+    pair = torch.stack([network.as_input(ablation.without(strongest, each, size, 2)) for each in (None, part)])
+    with torch.no_grad():
+        heats = see_features(network, own, pair)[1][..., j].numpy()
+    shown_[kind] += [plots.heat(network.as_picture(x), heat, heats.max()) for x, heat in zip(pair, heats, strict=True)]
+    captions[kind] += [f"{part.replace('_', ' ')} ({j}): {heats[0].max():.1f}", f"without it: {heats[1].max():.1f}"]
 
 # %% tags=["report"]
-figure, shown_, captions = Markdown(NO_MASKS), [], []
-for pair, j, name in zip(pairs, cases["feature"] if editable else (), names_, strict=True):
-    with torch.no_grad():
-        heats = see_features(network, sae, pair)[1][..., j].numpy()
-    shown_ += [plots.heat(network.as_picture(x), heat, heats.max()) for x, heat in zip(pair, heats, strict=True)]
-    captions += [f"{name}: {heats[0].max():.1f}", f"without it: {heats[1].max():.1f}"]
+figure, rows = Markdown(NO_MASKS), {kind: pair for kind, pair in shown_.items() if pair}
 if editable:
-    figure = plots.titled(plots.picture_grid([shown_], [captions]), "What happens when the part is removed?")
+    figure = plots.picture_grid(list(rows.values()), [captions[kind] for kind in rows], list(rows))
+    figure = plots.titled(figure, "What happens when the part is removed?")
 display(figure)
 
 # %%

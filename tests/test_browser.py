@@ -25,7 +25,7 @@ from aircraft_sae.study import Study
 from aircraft_sae.view.atlas import _chosen, export_atlas
 from aircraft_sae.view.browser import Bench, Catalogue, FeatureBrowser, InterventionBench, Labels
 from aircraft_sae.view.browser.catalogue import TILE, catalogue_of
-from aircraft_sae.view.browser.widgets import Application
+from aircraft_sae.view.browser.widgets import Answers, Application
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +203,10 @@ def test_a_features_effect_on_a_pair_is_the_mean_over_its_pictures(bench, catalo
     assert found["pictures"][0]["picture"] == rows[np.abs(changes["after"]).argmax()]
     with pytest.raises(ValueError, match="zeppelin"):
         catalogue.effect(often, one, "zeppelin")
+    one_half = replace(catalogue, trial=replace(catalogue.trial, in_b=np.ones_like(catalogue.trial.in_b)))
+    assert one_half.effect(often, one, two)["effect"] == found["effect"]  # only a choice needs two halves
+    with pytest.raises(ValueError, match="too few test pictures for two halves"):
+        one_half.pair(one, two)
 
 
 # ---------------------------------------------------------------- bench
@@ -354,6 +358,13 @@ def test_large_and_tiny_uploads_are_read_and_broken_ones_refused(bench):
     ):
         with pytest.raises(ValueError, match=words):
             bench.of_file(content, "notes.jpg")
+
+
+def test_only_the_last_uploads_are_kept(catalogue, monkeypatch):
+    monkeypatch.setattr("aircraft_sae.view.browser.widgets.MOST_SUBJECTS", 2)
+    answers = Answers(catalogue)
+    keys = [answers.upload("a.jpg", jpeg(32, 32 + i))[0]["key"] for i in range(3)]
+    assert [*answers._uploads] == keys[1:]
 
 
 @pytest.mark.parametrize("kind", ["16 bits", "transparent", "turned"])

@@ -113,8 +113,10 @@ def test_scores_of_parts_are_a_marker_for_each_kind():
         "best feature": {"fin": 0.4, "main_gear": 0.1, "float": np.nan}, "probe": {"main_gear": 0.7, "fin": 0.8},
         "best null": {"main_gear": 0.2, "fin": 0.1}, "best guess": {"main_gear": 0.1, "fin": 0.3}, "chance": {"fin": 0},
     }  # fmt: skip
-    figure = plots.scores_by_part(kinds)
+    figure = plots.scores_by_part(kinds, {"fin": (0.3, 0.5), "main_gear": (0.0, 0.2)})
     (ax,) = figure.axes
+    spans = [each[:, 0].tolist() for each in ax.collections[0].get_segments() if len(each)]
+    assert spans == [[0.0, 0.2], [0.3, 0.5]]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["float", "main gear", "fin"]
     assert {line.get_label(): list(line.get_xdata())[1:] for line in ax.lines[:4]} == {
         "best feature": [0.1, 0.4], "probe": [0.7, 0.8], "best null": [0.2, 0.1], "best guess": [0.1, 0.3]

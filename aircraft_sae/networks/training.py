@@ -198,11 +198,11 @@ class Run(checkpoint.Training):
         try:
             with self.precision():
                 logits = (self.shared or self.model)(pictures).float()
-        except ValueError as problem:  # torch's BatchNorm, with one value per channel
-            what = f"a batch of {len(pictures)} cannot be trained on ({problem})"
-            raise ValueError(
-                f"{what}: choose a classifier.batch_size that does not leave a last batch of 1"
-            ) from problem
+        except ValueError as problem:
+            if "more than 1 value per channel" not in str(problem):  # torch's BatchNorm
+                raise
+            remedy = "choose a classifier.batch_size that does not leave a last batch of 1"
+            raise ValueError(f"a batch of {len(pictures)} cannot be trained on ({problem}): {remedy}") from problem
         return cross_entropy(logits, labels, label_smoothing=self.cfg.label_smoothing), logits
 
     def validate(self, size: int) -> tuple[float, float]:

@@ -72,14 +72,20 @@ def dots(
     return figure
 
 
-def scores_by_part(kinds: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Average precision of each part, with a marker for each kind; parts in the order of the first kind's scores."""
+def scores_by_part(
+    kinds: Mapping[str, Mapping[str, float]], intervals: Mapping[str, tuple[float, float]] | None = None
+) -> Figure:
+    """Average precision of each part, with a marker for each kind; the first kind gives the order and has intervals."""
     table = pd.DataFrame({name: dict(scores) for name, scores in kinds.items()})
-    table = table.sort_values(table.columns[0], na_position="first").rename(lambda part: part.replace("_", " "))
+    table = table.sort_values(table.columns[0], na_position="first")
+    order, table = table.index, table.rename(lambda part: part.replace("_", " "))
     (figure, ax), y = sheet(1.6 + 0.36 * len(table)), np.arange(len(table))
     for i, (kind, marker, colour) in enumerate(zip(table, cycle("oDs^vX"), cycle(FIVE), strict=False)):
         lower = 0.5 * ((i + 0.5) / len(kinds) - 0.5)  # equal scores stay visible
         ax.plot(table[kind], y - lower, marker, color=colour, markersize=8, label=kind)
+        if not i and intervals:
+            spans = np.array([intervals.get(part, (np.nan, np.nan)) for part in order])
+            ax.hlines(y - lower, *spans.T, color=colour, linewidth=2)
     ax.grid(axis="y", color=OUTSIDE)
     ax.set(xlabel="average precision on half B", ylabel="part", yticks=y, yticklabels=table.index, axisbelow=True)
     ax.set_xlim(left=-0.02)

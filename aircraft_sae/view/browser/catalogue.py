@@ -236,7 +236,10 @@ class Catalogue:
 
     def pair(self, one: str, two: str, n: int = 20) -> list[dict[str, Any]]:
         """The features that move the margin between two classes most; ValueError for unknown classes."""
-        return _records(tell_apart(self.trial, self._of_pair(one, two)[1], n))
+        own, pair = self._of_pair(one, two)
+        if own.in_b.all() or not own.in_b.any():
+            raise ValueError(f"{one} and {two} have too few test pictures for two halves")
+        return _records(tell_apart(self.trial, pair, n))
 
     def _of_pair(self, one: str, two: str) -> tuple[Trial, tuple[int, int]]:
         """(the test pictures of two classes, the numbers of the classes)."""
@@ -244,10 +247,7 @@ class Catalogue:
         if one not in classes or two not in classes or one == two:
             raise ValueError(f"a pair is two different classes of {self.network.level}, got {one!r} and {two!r}")
         pair = classes.index(one), classes.index(two)
-        own = self.trial[np.isin(self.trial.labels, pair)]
-        if not own.in_b.any() or own.in_b.all():
-            raise ValueError(f"{one} and {two} have too few test pictures for two halves")
-        return own, pair
+        return self.trial[np.isin(self.trial.labels, pair)], pair
 
     @cached_property
     def radius(self) -> float | None:
