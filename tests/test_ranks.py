@@ -56,6 +56,7 @@ def test_nothing_is_lost_when_ranks_are_killed(unbroken, stage):
         assert not trial["wrong"], trial
         kills += trial["kills"]
         assert len(kills) < 6 * KILLS, f"too few kills hit: {kills}"
+    assert sum(kill["hung"] for kill in kills) <= 1, kills
 
 
 def gradients(number, n, port, data_dir):

@@ -75,9 +75,20 @@ class Crew:
         process.join()
         return process.exitcode == -signal.SIGKILL
 
-    def end(self) -> list:
-        """Wait for all ranks; the `faults.Child` of each."""
-        return [faults.finish(*one) for one in self.all]
+    def end(self, killed: bool = False) -> list:
+        """Wait for all ranks; the `faults.Child` of each.
+
+        After a kill, None for a rank that was still connecting to the killed one and goes on trying: torchrun ends it.
+        """
+        ends = []
+        for one in self.all:
+            try:
+                ends.append(faults.finish(*one))
+            except TimeoutError:
+                if not killed:
+                    raise
+                ends.append(None)
+        return ends
 
 
 def different(runs: Path, unbroken: faults.Unbroken, stage: str) -> list[str]:
@@ -104,15 +115,16 @@ def kill_trial(unbroken: faults.Unbroken, stage: str, n_kills: int, rng: random.
         n = rng.choice([2, 2, 3, 1])
         crew = Crew(n, runs.parents[1], stage)
         alive = crew.kill(victim := rng.randrange(n), rng.random() * unbroken.seconds[stage])
-        ends = crew.end()
-        kills.append({"ranks": n, "victim": victim, "killed": alive})
+        ends = crew.end(alive)
+        kills.append({"ranks": n, "victim": victim, "killed": alive, "hung": None in ends})
         if (runs / stage).exists():
             wrong += different(runs, unbroken, stage)
             runs = unbroken.copy(stage)
             before = faults.exact(runs, upstream)
         elif alive:
-            wrong += [f"{stage}: {each.error}" for each in ends if each.error]
-            others = [end.result for i, end in enumerate(ends) if i != victim]
+            others = [end for i, end in enumerate(ends) if i != victim and end]
+            wrong += [f"{stage}: {each.error}" for each in others if each.error]
+            others = [end.result for end in others]
             wrong += [f"not told that another rank ended: {others}"] * any(not each for each in others)
     last = Crew(rng.choice([1, 2, 3]), runs.parents[1], stage).end()
     wrong += [str(each.error or each.result) for each in last if each.error or each.result]
