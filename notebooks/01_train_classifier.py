@@ -18,9 +18,9 @@
 # wrong?
 #
 # This is the first of six notebooks that ask what an aircraft classifier looks at, and how sure we can be. Notebook 01
-# trains it; 02 extracts its activations; 03 decomposes them into a few directions each, called features; 04 asks what
-# the features show; 05 tests whether they do what they seem to do; and 06 lets you look for yourself. Before we look
-# inside a network, we have to know how good it is, and at what.
+# trains it; 02 extracts its activations; 03 decomposes each activation vector into a few directions, called features;
+# 04 asks what the features show; 05 tests whether they do what they seem to do; and 06 lets you look for yourself.
+# Before we look inside a network, we have to know how good it is, and at what.
 #
 # **Reads** only the settings below. The default preset renders its own pictures, the *hangar*; other presets read
 # photographs in FGVC-Aircraft layout. **Writes** `data/runs/<preset>/dataset` and `…/networks/trained`, the numbers in
@@ -53,7 +53,7 @@ from aircraft_sae.view.plots import in_words
 # ## Settings
 #
 # The environment variable `AIRCRAFT_SAE_PRESET` chooses the preset: `hangar` by default, `smoke` in the tests. The
-# default preset promises the numbers below, and the notebook fails if it misses one. Other presets promise nothing.
+# default preset has to reach the numbers below, or the notebook fails. Other presets have no such limits.
 
 # %%
 study = Study.open()
@@ -117,8 +117,8 @@ if rendered:  # photographs belong to their owners, so a sheet of them is never 
 plots.titled(figure, f"What does each {shown} look like?")
 
 # %%
-text = f"""**Takeaway.** There are {results["n_classes"]} {fine} classes, so that guessing is right in
-{results["chance"]:.1%} of the cases. The network learns from {results["n_train"]:,} pictures and is tested on
+text = f"""**Takeaway.** There are {results["n_classes"]} {fine} classes, so a guess is right
+{results["chance"]:.1%} of the time. The network learns from {results["n_train"]:,} pictures and is tested on
 {results["n_test"]:,}."""
 display(Markdown(text))
 
@@ -131,8 +131,8 @@ display(Markdown(text))
 # %% [markdown]
 # ## What tells two variants of a family apart?
 #
-# In the hangar we can ask this with everything else held constant. Each column is one scene rendered twice, with only
-# the variant changed. Orange marks the pixels at which the two show different parts.
+# In the hangar we can answer this with everything else held constant. Each column is one scene rendered twice, with
+# only the variant changed. Orange marks the pixels at which the two show different parts.
 
 # %%
 NO_SCENES = "These pictures are photographs. There are no scenes to render again, and no part masks."
@@ -160,14 +160,14 @@ shares = [mark.sum() / ((a.mask >= 2) | (b.mask >= 2)).sum() for mark, (a, b) in
 text = NO_SCENES
 if rendered:
     results["variants/least_share_of_pixels_that_differ"] = (min(shares), None, None, len(shares))
-    text = f"""**Takeaway.** In these {len(shares)} pairs, {min(shares):.0%} to {max(shares):.0%} of the aircraft's
-    pixels show another part."""
+    text = f"""**Takeaway.** In these {len(shares)} pairs, the two variants show different parts in {min(shares):.0%}
+    to {max(shares):.0%} of the aircraft's pixels."""
     assert min(shares) > 0.02
 display(Markdown(text))
 
 # %% [markdown]
-# So the difference is visible in a clear view. It need not be visible in every view: from behind, two lengths of
-# fuselage look much alike.
+# So the difference is visible in a clear view. It need not be visible in every view: from behind, a long fuselage looks
+# much like a short one.
 
 # %% [markdown]
 # ## Where are the parts?
@@ -194,7 +194,7 @@ plots.titled(figure, "Where are the parts?")
 print("parts:", ", ".join(data.region_names))
 
 # %% [markdown]
-# How much of an aircraft is each part, and how often is it in sight at all?
+# What share of the aircraft's pixels does each part take up, and in how many pictures is it visible at all?
 
 # %%
 share, seen, figure = {}, {}, Markdown(NO_SCENES)
@@ -218,20 +218,20 @@ if rendered:
     results["parts/n_seen"] = int(sum(value > 0 for value in seen.values()))
     results |= {f"parts/{part}/share_of_pixels": (share[part], None, None, len(scenes)) for part in data.region_names}
     small, *_, large = sorted((part for part in share if share[part]), key=share.get)
-    text = f"""**Takeaway.** Parts differ widely in size: {share[large]:.0%} of the aircraft's pixels show
-    {large}, and {share[small]:.1%} show {small} (n = {len(scenes):,} pictures)."""
+    text = f"""**Takeaway.** Of the aircraft's pixels, {share[large]:.0%} show the largest part, the {large}, and
+    {share[small]:.1%} show the smallest, the {small} (n = {len(scenes):,} pictures)."""
     assert results["parts/n_seen"] >= promised["n_parts"] and abs(sum(share.values()) - 1) < 1e-9
 display(Markdown(text.replace("_", " ")))
 
 # %% [markdown]
-# A small part is not an unimportant one: the number of its pixels does not say how much it helps to tell classes apart.
+# A small part may still be important: the number of its pixels does not say how much it helps to tell classes apart.
 
 # %% [markdown]
 # ## What is a scene edit?
 #
-# Later we shall remove a part and watch the network. That is evidence only if nothing else in the picture changes.
-# Below, one scene is edited in three ways; orange marks every pixel whose colour changed at all.
-# (`tests/test_hangar.py` checks for every part that an edit changes its own pixels and no others.)
+# Later notebooks remove a part and record how the network responds. The response says something about the part only if
+# nothing else in the picture changes. Below, one scene is edited in three ways; orange marks every pixel whose colour
+# changed at all. (`tests/test_hangar.py` checks for every part that an edit changes that part's pixels and no others.)
 
 # %%
 edits = {}
@@ -259,10 +259,10 @@ plots.titled(figure, "What does a scene edit change?")
 #
 # The network is a ConvNeXt: four *stages*, each of which outputs a coarser grid of cells with more channels than the
 # one before. The *head* averages the last grid over its cells, normalises the result, and gives one number per class,
-# its *logit*. By default, training starts from weights that were trained on other made-up variants, and from a new
-# head. Training accuracy is measured on the fly, on cropped and recoloured pictures; validation accuracy is measured on
-# whole pictures, with averaged weights. To the right of the vertical line, pictures are larger. The dotted line is
-# guessing.
+# its *logit*. By default, training starts from weights that were trained on other made-up variants, with a new head.
+# Training accuracy is measured on the fly, on cropped and recoloured pictures; validation accuracy is measured on whole
+# pictures, with a running average of the weights. To the right of the vertical line, training uses larger pictures. The
+# dotted line shows what guessing achieves.
 
 # %%
 network, cfg = study.network(), study.config.classifier
@@ -297,15 +297,16 @@ display(Markdown(text))
 assert results["n_epochs"] == cfg.n_epochs
 
 # %% [markdown]
-# These curves say that training went well. They are not the result: that comes from the test split, which was used for
-# no choice.
+# These curves show whether training went well. The result itself comes from the test split, on which no choice was
+# based.
 
 # %% [markdown]
 # ## How good is it?
 #
-# FGVC-Aircraft's official metric is *class-averaged accuracy*: the share of recognised pictures, averaged over classes,
-# so that frequent classes do not count more. *Top-1* is the share of recognised pictures among all. The probability of
-# a family is the sum over its variants. Intervals contain the values of 95% of 2,000 bootstrap draws of test pictures.
+# FGVC-Aircraft's official metric is *class-averaged accuracy*: the share of each class's pictures that is recognised,
+# averaged over classes, so that frequent classes do not count more. *Top-1* is the share of all pictures that is
+# recognised. The probability of a family is the sum of its variants' probabilities. Each interval contains the values
+# of 95% of 2,000 bootstrap draws of test pictures.
 
 # %%
 level = network.level
@@ -340,8 +341,8 @@ assert official[level]["value"] >= promised["accuracy"] and official[level]["n"]
 # %% [markdown]
 # ## Which classes does it confuse?
 #
-# If the network recognises airframes, it should mostly confuse aircraft that are built alike. Rows are what the picture
-# shows, columns what the network predicts; classes are ordered by manufacturer and family.
+# If the network recognises airframes, it should mostly confuse aircraft that are built alike. Rows are the actual
+# classes, columns the predicted ones; both are ordered by manufacturer and family.
 
 # %%
 above = [data.parents(level, name) for name in reversed(levels[1:])]
@@ -373,16 +374,16 @@ if len(wrong) and "family" in levels[1:]:
     by_chance = float(wrong["label"].map(siblings).mean() / (len(family) - 1))
     results["test/share_of_mistakes_within_family_if_random"] = (by_chance, None, None, len(wrong))
     in_family = f""" {within / len(wrong):.0%} of the mistakes ({interval.low:.0%} to {interval.high:.0%}) stay within
-    the family; random mistakes would in {by_chance:.0%} of the cases."""
+    the family; if they were random, {by_chance:.0%} would."""
 
 # %%
 text = f"""**Takeaway.** The network gets {len(wrong):,} of {results["n_test"]:,} test pictures wrong.{in_family}"""
 display(Markdown(text))
 
 # %% [markdown]
-# What do the most confused pairs look like? The upper row shows, for each pair, the mistake that the network was surest
-# of. Below is what it took the picture for: in the hangar, the very same scene with the predicted variant, so that only
-# the airframe differs; for photographs, the first picture of the predicted class.
+# What do the most confused pairs look like? The upper row shows, for each pair, the mistake of which the network was
+# most confident. The lower row shows what it took the picture for: in the hangar, the very same scene with the
+# predicted variant, so that only the airframe differs; for photographs, the first picture of the predicted class.
 
 # %%
 pairs = list(confused.head(4).itertuples())
@@ -407,8 +408,8 @@ plots.titled(figure, "What do the most confused pairs look like?")
 # %%
 text = "**Takeaway.** There are no mistakes to show."
 for p in confused.head(1).itertuples():
-    text = f"""**Takeaway.** The most common mistake takes {p.actual} for {p.predicted}, in {p.n_images} of its test
-    pictures ({p.share:.0%})."""
+    text = f"""**Takeaway.** The most common mistake is to take {p.actual} for {p.predicted}. It is made in
+    {p.n_images} of the actual class's test pictures ({p.share:.0%})."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -418,8 +419,8 @@ display(Markdown(text))
 # %% [markdown]
 # ## Takeaways
 #
-# The list is built from the recorded numbers. (Any numbers under `hog_svm/`, which a classical baseline on photographs
-# adds to the file, are kept.)
+# The list is built from the recorded numbers. (On photographs, a classical baseline adds its own numbers to the same
+# file, under `hog_svm/`. These are kept.)
 
 # %%
 kept = {}
@@ -444,7 +445,8 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # %% [markdown]
 # ## What this does not show
 #
-# - **What the network looks at.** High accuracy is no evidence of good reasons. The next notebooks look for them.
+# - **What the network looks at.** A network can be accurate for the wrong reasons. The next notebooks look for its
+#   reasons.
 # - **Real aircraft**, where the data set is the hangar: renders are cleaner and vary less than photographs. The presets
 #   `photos` and `fgvc` run this notebook on photographs.
 # - **The spread between training runs.** We trained one network from one seed.

@@ -15,7 +15,7 @@
 # # 2. Extract and look at activations
 #
 # **Question.** What do the activations of the network's last two stages look like? How large are they, where in the
-# picture, and in how many directions do they vary?
+# picture do they stand out, and in how many directions do they vary?
 #
 # Why care: the next notebooks decompose these activations with sparse autoencoders. What they contain limits what an
 # autoencoder can find: vectors that vary in only a handful of directions leave nothing to decompose, and a large mean
@@ -46,8 +46,8 @@ from aircraft_sae.view.plots import in_words
 # %% [markdown]
 # ## Settings
 #
-# The environment variable `AIRCRAFT_SAE_PRESET` chooses the preset, as in notebook 01. The default preset promises the
-# numbers below, and the notebook fails if it misses one.
+# The environment variable `AIRCRAFT_SAE_PRESET` chooses the preset, as in notebook 01. The default preset has to reach
+# the numbers below, or the notebook fails.
 
 # %%
 study = Study.open()
@@ -60,8 +60,8 @@ NO_MASKS = "These pictures are photographs without part masks, so it is not know
 #
 # A *site* is a place in the network. At a site, a picture becomes a grid of *cells*, and each cell is a vector with one
 # number per *channel*. One pass over the pictures records all sites and writes the vectors to disk as 16-bit numbers.
-# Each training and validation picture also passes through the network once more as a random crop (split `views`), from
-# which autoencoders learn too. Everything in this notebook is about whole pictures.
+# Each training and validation picture also passes through the network once more as a random crop (split `views`). The
+# autoencoders learn from these crops, too. After this section, we look at whole pictures only.
 
 # %%
 data, network = study.pictures(), study.network()
@@ -86,18 +86,18 @@ if made:
     results |= {"extract_seconds": made.meta["seconds"], "images_per_second": len(images) / made.meta["seconds"]}
 results |= {"n_images": len(images), "n_training": len(training), "n_test": len(test), "megabytes": n_bytes / 1e6}
 results |= {f"{site}/n_cells": len(images) * acts.cells_per_image for site, acts in sites.items()}
-text = f"""**Takeaway.** The activations of {len(images):,} pictures and views at {" and ".join(sites)} take
+text = f"""**Takeaway.** The activations of {len(images):,} pictures and crops at {" and ".join(sites)} take
 {n_bytes / 1e6:,.0f} MB."""
 display(Markdown(text))
 
 # %% [markdown]
-# `tests/test_activations.py` checks that the network gives the same answer from the stored activations, despite their
-# 16 bits. Whatever an autoencoder loses later is therefore its own loss.
+# `tests/test_activations.py` checks that the network gives the same answer from the stored activations, although they
+# are rounded to 16 bits. Whatever is lost later is therefore lost by the autoencoder.
 
 # %% [markdown]
 # ## What do all cells have in common?
 #
-# We split the mean squared length of a cell's vector into three: the *mean* over all cells, the *first principal
+# We split the mean squared length of a cell's vector into three shares: the *mean* over all cells, the *first principal
 # component* (the direction in which cells vary most), and everything else. Mean and components come from training
 # pictures, the shares from test pictures.
 
@@ -144,13 +144,13 @@ assert all(abs(sum(own.values()) - 1) < 1e-9 and min(own.values()) > -1e-6 for o
 
 # %% [markdown]
 # So an error quoted as a share of *all* squared length can be small even if an autoencoder has found nothing but the
-# mean. The next notebooks therefore compare errors with the variance around the mean. But the direction of most
-# variance need not matter most: the network normalises each cell afterwards.
+# mean. The next notebooks therefore compare errors with the variance around the mean. But the direction with the most
+# variance need not matter most, because the network normalises each cell afterwards.
 
 # %% [markdown]
 # ## In how many directions do cells vary?
 #
-# The curves show the share of variance within the first principal components. The null has the same variance in each
+# The curves show what share of the variance the first principal components hold. The null has the same variance in each
 # channel, but its channels are uncorrelated. The dotted line is 90%.
 
 # %%
@@ -159,7 +159,7 @@ for site in sites:
     variance = {split: sums.sum(0) for split, sums in energy[site].items()}
     alone[site] = np.sort(variance["training"] @ basis[site][1].double().numpy() ** 2)[::-1]
     curves[site] = {f"{split} pictures": v.cumsum() / v.sum() for split, v in variance.items()}
-    curves[site] |= {"unrelated channels (null)": alone[site].cumsum() / alone[site].sum()}
+    curves[site] |= {"uncorrelated channels (null)": alone[site].cumsum() / alone[site].sum()}
 
 # %%
 figure, panels = plots.sheet(4.2, 1, len(sites), sharey=True, squeeze=False)
@@ -173,9 +173,9 @@ figure.legend(handles=ax.lines[:3], loc="outside lower center", ncols=3)
 display(plots.titled(figure, "In how many directions do cells vary?"))
 
 # %% [markdown]
-# The *effective rank* sums up such a curve in one number: how many directions of equal variance would be as spread out
-# (the exponential of the entropy of the shares). Intervals contain the values of 95% of 2,000 bootstrap draws of test
-# pictures.
+# The *effective rank* sums up such a curve in one number: how many directions of equal variance would have the same
+# entropy (it is the exponential of the entropy of the shares). Each interval contains the values of 95% of 2,000
+# bootstrap draws of test pictures.
 
 # %%
 draws = np.random.default_rng(0).multinomial(len(test), np.full(len(test), 1 / len(test)), 2000)
@@ -193,21 +193,21 @@ for site, acts in sites.items():
     value, low, high, n = results[f"{site}/effective_rank"]
     unrelated = results[f"{site}/effective_rank_if_unrelated"]
     said += [f"At {site} the effective rank is {value:.0f} ({low:.0f} to {high:.0f}, n = {n}) of {acts.d_in} channels"]
-    said[-1] += f"; unrelated channels would give {unrelated:.0f}."
+    said[-1] += f"; uncorrelated channels would give {unrelated:.0f}."
     assert low <= value <= high and unrelated <= acts.d_in + 1e-6
 assert results[f"{site}/effective_rank"][0] >= promised["rank"]
 display(Markdown("\n\n".join(f"**Takeaway.** {each}" for each in said)))
 
 # %% [markdown]
-# There is something to decompose, then. But the rank does not say *which* directions mean something: it is the same
-# after any rotation of the channels.
+# The larger the rank, the more there is to decompose. But it does not say *which* directions mean something: it is the
+# same after any rotation of the channels.
 
 # %% [markdown]
 # ## Where are cells far from the mean?
 #
 # Below are five test pictures, with the distance of each cell from the mean as a heat map: the nearest cells keep the
-# picture's colours, only paler; the farthest are yellow. Beside each row are the smallest and the largest distance, in
-# the network's units.
+# picture's colours, only paler; the farthest are yellow. Each row is labelled with its smallest and its largest
+# distance, in the network's units.
 
 # %%
 shown = images.iloc[test].drop_duplicates(data.levels[-1]).head(5)["image"].tolist()
@@ -227,9 +227,9 @@ for site, d in distance.items():
 plots.titled(plots.picture_grid(heated, names=names), "Where are cells far from the mean?")
 
 # %% [markdown]
-# How much farther from the mean are cells that show aircraft (in at least a quarter of their pixels) than other cells
-# of the same picture? Aircraft tend to be near the middle of a picture, and the middle might be special whatever it
-# shows. The null therefore uses the outline of *another* test picture.
+# Are cells that show aircraft (in at least a quarter of their pixels) farther from the mean than other cells of the
+# same picture? Aircraft tend to be near the middle of a picture, and the middle might be special whatever it shows. The
+# null therefore uses the outline of *another* test picture.
 
 # %%
 aircraft = {}
@@ -245,17 +245,18 @@ for site, seen in aircraft.items():
         pair = (d * mask).sum((1, 2)) / mask.sum((1, 2)), (d * ~mask).sum((1, 2)) / (~mask).sum((1, 2))
         results[f"{site}/aircraft/{name}"] = with_interval(*pair)
     ratio, null = (results[f"{site}/aircraft/{name}"] for name in ("ratio", "null"))
-    lines += [f"{in_words(ratio, percent=False)} times as far at {site} (null: {null['value']:.2f})"]
+    lines += [f"{in_words(ratio, percent=False)} times as far from the mean at {site} (null: {null['value']:.2f})"]
     assert ratio["value"] >= promised["aircraft"] and (not promised["aircraft"] or ratio["low"] > null["high"])
 
 # %%
-text = f"**Takeaway.** Cells that show aircraft lie farther from the mean than other cells: {' and '.join(lines)}."
+text = f"**Takeaway.** Compared with other cells, cells that show aircraft lie {' and '.join(lines)}."
 display(Markdown(text if data.region_names else NO_MASKS))
 assert all(np.isfinite(d).all() and d.min() >= 0 for d in distance.values())
 
 # %% [markdown]
-# A cell sees far more of the picture than the pixels under it. The maps are therefore blurred, and a cell beside an
-# aircraft is not "background" to the network. Nor does being far from the mean make a cell important.
+# A cell's vector depends on far more of the picture than the pixels under the cell. The maps are therefore blurred, and
+# the vector of a cell beside an aircraft may describe the aircraft, too. And being far from the mean does not make a
+# cell important.
 
 # %% [markdown]
 # ## Takeaways
@@ -264,10 +265,10 @@ assert all(np.isfinite(d).all() and d.min() >= 0 for d in distance.values())
 study.record(NAME, results)
 final = study.results(NAME)
 number, deep = {name: entry["value"] for name, entry in final.items()}, list(sites)[-1]
-lines = [f"{number['n_images']:,} pictures and views take {number['megabytes']:,.0f} MB at {' and '.join(sites)}."]
+lines = [f"{number['n_images']:,} pictures and crops take {number['megabytes']:,.0f} MB at {' and '.join(sites)}."]
 for site in sites:
     mean, rank = in_words(final[f"{site}/mean/share"]), number[f"{site}/effective_rank"]
-    lines += [f"At {site} the mean is {mean} of a cell's squared length, and the effective rank is {rank:.0f}."]
+    lines += [f"At {site} the mean makes up {mean} of the squared length, and the effective rank is {rank:.0f}."]
 
 # %%
 if data.region_names:
@@ -280,6 +281,7 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 #
 # - **What any direction means.** Distances and ranks describe a cloud of points. The next notebooks ask what its
 #   directions respond to, and what they do.
-# - **What matters to the network.** A direction with much variance may be ignored, and one with little may decide.
+# - **What matters to the network.** A direction with much variance may be ignored, and one with little may decide the
+#   class.
 # - **That sparse features exist**, or that there is one right set of them.
 # - **Other networks.** We looked at one network from one training run; intervals are over its test pictures.
