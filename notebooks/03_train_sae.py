@@ -19,7 +19,7 @@
 #
 # Why it matters: single channels of a network rarely have one meaning. The hope is that the directions of a *sparse
 # autoencoder* (SAE), called *features*, do. The next notebooks look at these features one by one. First we need to know
-# how well they describe the network, and how much of that a method that learned nothing achieves as well.
+# how well they describe the network's activations, and how well directions that learned nothing would describe them.
 #
 # **Reads** the activations of notebook 02. **Writes** `data/runs/<preset>/sae/<name>`, the activations of a control
 # network, and the numbers in `data/runs/<preset>/results/03_train_sae.json`.
@@ -57,9 +57,9 @@ from aircraft_sae.view.plots import in_words
 # The network is notebook 01's: a small ConvNeXt of four stages that was trained to name the variant of an aircraft in
 # rendered pictures (the *hangar*; other presets use photographs).
 #
-# The default preset promises the numbers below, and the notebook fails if it misses one. Other presets promise nothing.
-# The sweep and the controls train on an eighth of the cells, and are compared only with models that were trained on as
-# few.
+# The default preset has to meet the limits below, or the notebook fails. Other presets have no such limits. In the
+# sweep and the controls, autoencoders train on an eighth of the cells; we compare them only with other autoencoders
+# that trained on as few, and with simpler methods.
 
 # %%
 study = Study.open()
@@ -76,9 +76,9 @@ N_PURSUIT = 16  # test pictures for orthogonal matching pursuit, which takes 15 
 #
 # The input is one *cell*: the vector of channel values at one place of the last stage. The encoder scores every feature
 # and keeps the highest scores (on average `k` per cell over a batch); the decoder adds up the directions of the kept
-# features, weighted by their scores. A kept feature is *active* in that cell, and its score is its *activation*. What
-# the sum misses, as a share of the variance of all cells, is the *fraction of variance unexplained* (fvu). A feature
-# that stays inactive for a long time is *dead*. In the grey band, the learning rate falls to zero.
+# features, weighted by their scores. A kept feature is *active* in that cell, and its score is its *activation*. The
+# squared error of this sum, as a share of the variance of all cells, is the *fraction of variance unexplained* (fvu). A
+# feature that stays inactive for a long time is *dead*. In the grey band, the learning rate falls to zero.
 
 # %%
 acts, sae = study.activations(), study.sae()
@@ -107,20 +107,20 @@ display(Markdown(text))
 assert history["fvu"].iloc[-1] < history["fvu"].iloc[0]
 
 # %% [markdown]
-# Training cells flatter the autoencoder: it was shown some of them several times. The next section asks the same of new
-# pictures.
+# Training cells flatter the autoencoder: it was shown some of them several times. The next section measures the same on
+# new pictures.
 
 # %% [markdown]
 # ## How much does it explain on pictures it has not seen?
 #
-# *Explained variance* is 1 - fvu. We sum squared errors over all test cells, and divide by the squared distances from
-# the mean training cell. *Pooled* is the explained variance of the mean over a picture's cells, which is all that the
-# classifier's head reads. In the hangar we also split cells by whether they show the aircraft (in at least a quarter of
-# their pixels).
+# *Explained variance* is 1 - fvu. For the fvu, we sum the squared errors over all test cells, and divide by the sum of
+# the cells' squared distances from the mean training cell. *Pooled* is the explained variance of the mean over a
+# picture's cells, which is all that the classifier's head reads. In the hangar we also split cells by whether they show
+# the aircraft (in at least a quarter of their pixels).
 #
-# No autoencoder saw the test split. Width and number of cells were chosen on validation pictures. Learning rate, batch
-# size and variant are older choices: they were made with a weaker classifier, and with an eye on the fvu of these test
-# pictures.
+# No autoencoder was trained on the test split. We chose the width and the number of training cells on validation
+# pictures. Learning rate, batch size and variant are older choices: we made them with a weaker classifier, and with an
+# eye on the fvu of these test pictures.
 
 # %%
 train, test = acts.rows("train", "val"), acts.rows("test")
@@ -159,25 +159,25 @@ low, high = results["test_train_fvu_ratio"][1:3]
 where = {"l0_foreground": "on the aircraft", "l0_background": "elsewhere"}
 places = [f"{results[key]['value']:.0f} {words}" for key, words in where.items() if key in results] or ["everywhere"]
 text = f"""**Takeaway.** The autoencoder explains {in_words(results["explained_variance"])} of the variance on test
-pictures, with {results["l0"]["value"]:.1f} active features a cell ({", ".join(places)}). Its fvu is
-{ratio:.2f} times that on training pictures ({low:.2f} to {high:.2f})."""
+pictures, with {results["l0"]["value"]:.1f} active features a cell ({", ".join(places)}). Its fvu on test pictures is
+{ratio:.2f} times its fvu on training pictures ({low:.2f} to {high:.2f})."""
 display(Markdown(text))
 assert results["explained_variance"]["value"] >= promised["explained"] and ratio <= promised["ratio"]
 assert results["l0"]["value"] <= promised["l0"]
 
 # %% [markdown]
-# Large activations dominate explained variance. It does not say whether the rest matters to the classifier, nor whether
-# a feature means anything to a person. Nor can it be compared across papers: other libraries define fvu in ways that
-# can double it. The appendix computes six definitions for this autoencoder.
+# Explained variance is dominated by large activations. It says neither whether the unexplained rest matters to the
+# classifier, nor whether a feature means anything to a person. Nor can it be compared across papers, because libraries
+# define fvu differently. The appendix computes six definitions for this autoencoder.
 
 # %% [markdown]
 # ## Is that much? Sparsity, width and baselines
 #
-# We repeat a shorter training for four sparsities and two widths (in multiples of *d_in*, the number of channels). The
-# baselines use no autoencoder, or one whose dictionary was not learned: principal components (dense: each cell may use
-# all of them), k-means (one centre per cell), the network's own channels, random directions with well-chosen
-# coefficients (orthogonal matching pursuit, on a few pictures), an untrained autoencoder, and one whose decoder stays
-# random.
+# We train further autoencoders, for a shorter time, with four sparsities and two widths (in multiples of *d_in*, the
+# number of channels). The baselines use no autoencoder, or one whose dictionary was not learned: principal components
+# (dense: each cell may use all of them), k-means (one centre per cell), the network's own channels, random directions
+# with well-chosen coefficients (orthogonal matching pursuit, on a few pictures), an untrained autoencoder, and one
+# whose decoder stays random.
 
 # %%
 sparsities = sorted({max(1, config.k // 4), max(1, config.k // 2), config.k, 2 * config.k})
@@ -233,7 +233,7 @@ display(plots.titled(figure, "Do learned features beat simpler methods with as m
 same = sweep.query("k == @config.k and expansion == @config.expansion")["explained_variance"].iloc[0]
 best = baselines.query("l0 < @config.k + 0.5").sort_values("explained_variance").iloc[-1]
 random_decoder = results["baseline/decoder stays random/explained_variance"]
-text = f"""**Takeaway.** After {SHORT["n_cells"]:,} training cells the autoencoder explains {same:.1%}
+text = f"""**Takeaway.** After {SHORT["n_cells"]:,} training cells the autoencoder explains {same:.1%} of the variance
 (n = {len(test)} pictures). The best baseline with no more terms a cell, *{best["name"]}*, explains
 {best["explained_variance"]:.1%}; an autoencoder whose decoder stays random explains {random_decoder:.1%}."""
 display(Markdown(text))
@@ -247,8 +247,8 @@ assert study.config.name != "hangar" or same > best["explained_variance"]
 # ## Is the structure in the network, or in the method?
 #
 # Autoencoders also reconstruct the activations of networks that learned nothing. As a control we shuffle the entries of
-# every weight tensor, and train an autoencoder of the same size on the *permuted* network. Here both autoencoders learn
-# from every third picture, and they are tested on the same pictures.
+# every weight tensor, and train an autoencoder of the same size on the resulting *permuted* network. To compare like
+# with like, we train and test both autoencoders on every third picture.
 
 # %%
 control_acts = study.activations(network="permuted", pictures="every3")
@@ -266,8 +266,8 @@ results |= {f"control/{name}/explained_variance": entry for name, entry in expla
 gain = explained["trained network"]["value"] - explained["permuted weights"]["value"]
 results["control/gain"] = gain
 of_trained, of_permuted = (in_words(explained[name]) for name in ("trained network", "permuted weights"))
-text = f"""**Takeaway.** The autoencoder explains {of_trained} of the trained network's variance, and {of_permuted} of
-the permuted network's. What the permuted network reaches as well is no sign of learning."""
+text = f"""**Takeaway.** One autoencoder explains {of_trained} of the trained network's variance; another explains
+{of_permuted} of the permuted network's. A share that both reach cannot be credited to the network's learning."""
 display(Markdown(text))
 assert len({entry["n"] for entry in explained.values()}) == 1 and np.isfinite(gain)
 
@@ -279,11 +279,11 @@ assert len({entry["n"] for entry in explained.values()}) == 1 and np.isfinite(ga
 # %% [markdown]
 # ## What does the classifier lose?
 #
-# We replace every cell by its reconstruction and let the head go on from there (*splicing*). Accuracy may change, and
-# so may the predicted probabilities: the Kullback-Leibler divergence (KL) between old and new is 0 if they are equal.
-# *Cross-entropy recovered* compares the rise in cross-entropy with the rise when every cell is replaced by the mean
-# cell, or by zero: 1 means that nothing was lost. For comparison we also splice in the reconstructions by k-means, and
-# by principal components with as many terms per cell.
+# We replace every cell by its reconstruction and let the head continue from there (*splicing*). Accuracy may change,
+# and so may the predicted probabilities: the Kullback-Leibler divergence (KL) between the old and the new ones is 0 if
+# they are equal. *Cross-entropy recovered* compares the rise in cross-entropy with the rise when every cell is replaced
+# by the mean cell, or by zero: 1 means that nothing was lost. For comparison we also splice in the reconstructions by
+# k-means, and by principal components with as many terms per cell as the autoencoder.
 
 # %%
 codes = pd.Categorical(acts.images[network.level][test], network.classes).codes.astype(np.int64)
@@ -320,22 +320,22 @@ in_points = f"{changed['value']:.1f} points ({changed['low']:.1f} to {changed['h
 of_others = "; ".join(
     f"{name}: {cost['kl_nats']['value']:.3f}" for name, cost in costs.items() if name != "autoencoder"
 )
-text = f"""**Takeaway.** Splicing changes top-1 accuracy by {in_points}. The predicted probabilities move by a KL of
-{kl:.3f} nats ({of_others})."""
+text = f"""**Takeaway.** Splicing in the autoencoder's reconstruction changes top-1 accuracy by {in_points}. The KL
+between the old and the new probabilities is {kl:.3f} nats ({of_others})."""
 display(Markdown(text))
 assert changed["value"] >= -promised["lost"]
 
 # %% [markdown]
-# The head reads only the mean over cells, where errors of single cells cancel, so a small cost says little. The KL
-# tells the methods apart more clearly. A share of recovered cross-entropy above 1 means that cross-entropy is lower on
-# the reconstruction than on the activations.
+# The head reads only the mean over cells, where the errors of single cells partly cancel, so a small cost says little.
+# The KL also registers changes of probability that leave the prediction as it was. Recovered cross-entropy above 1
+# means that cross-entropy is lower on the reconstruction than on the activations.
 
 # %% [markdown]
 # ## How often do features fire?
 #
 # A feature's *density* is the share of cells in which it is active. We call a feature *dense* if that is more than 10%
 # (right of the dotted line), and, in this section, *dead* if it is active in no test cell (drawn at the left edge).
-# Dead features waste capacity; dense ones rarely have one meaning.
+# Dead features waste capacity; dense ones are hard to give a single meaning.
 
 # %%
 density = measured.fired / measured.n_cells
@@ -357,8 +357,8 @@ display(Markdown(text))
 assert results["dead_share"]["value"] <= promised["dead"]
 
 # %% [markdown]
-# Dense features need not be defects: every picture has some light and some distance to encode. We do not ask here what
-# they do encode.
+# Dense features need not be defects: they may encode what every picture has, such as light and distance. We do not ask
+# here whether they do.
 
 # %% [markdown]
 # ## Would another seed find the same features?
@@ -431,16 +431,16 @@ display(table)
 
 # %%
 least, most = spread["explained_variance"].min(), spread["explained_variance"].max()
-text = f"""**Takeaway.** Three seeds explain about as much ({least:.1%} to {most:.1%}), but matched features have a mean
-cosine of {results["seed_matched_cosine"]:.2f}, where chance gives {results["seed_chance_cosine"]:.2f}: an agreement of
-{results["seed_agreement"][0]:.2f} (3 pairs of seeds). {results["seed_share_above_0.7"]:.0%} of the features have a
-partner with a cosine above 0.7."""
+text = f"""**Takeaway.** Explained variance varies between seeds ({least:.1%} to {most:.1%}, 3 seeds). Matched features
+have a mean cosine of {results["seed_matched_cosine"]:.2f}; chance gives {results["seed_chance_cosine"]:.2f}. The
+agreement is {results["seed_agreement"][0]:.2f} (3 pairs of seeds). {results["seed_share_above_0.7"]:.0%} of the
+features have a partner with a cosine above 0.7."""
 display(Markdown(text))
 assert results["seed_agreement"][0] > -0.1 and most - least < 0.1
 
 # %% [markdown]
 # Three seeds give a range, not an interval. Longer training might bring the seeds closer together; we did not try. As
-# things stand, every claim about a single feature has to say whether another seed finds it too.
+# things stand, every claim about a single feature has to say whether another seed finds the feature, too.
 
 # %% [markdown]
 # ## A second autoencoder, one stage earlier
@@ -449,12 +449,12 @@ assert results["seed_agreement"][0] > -0.1 and most - least < 0.1
 # and each sees less. A second autoencoder, *local*, learns from that stage. Its channels are *standardised* first (mean
 # 0, standard deviation 1), so that a few channels with large values do not decide what becomes a feature.
 #
-# We chose the stage and the standardisation with the sweep below, on half A of the test pictures. *Mean AP* says how
-# well a part's best feature finds the part's cells, averaged over twelve parts; *AUROC within strata* compares only
-# cells of the same family and place; the last column is that AUROC for an autoencoder whose decoder stays random. (A
-# finer grid lowers AP by itself. Notebook 04 introduces these measures.) Before the end, stage3 with standardised
-# channels has the largest lead over a random decoder, but the leads are small: the choice is one of several that the
-# sweep allows.
+# We chose the stage and the standardisation with the sweep below, on one half of the test pictures (*half A* of
+# notebook 04). *Mean AP* says how well a part's best feature finds the part's cells, averaged over twelve parts; *AUROC
+# within strata* compares only aircraft cells at the same place in pictures of the same family; the last column is that
+# AUROC for an autoencoder whose decoder stays random. (A finer grid lowers AP by itself. Notebooks 04 and 05 introduce
+# these measures.) Among the sites before the last stage, stage3 with standardised channels has the largest lead over a
+# random decoder, but the leads are small: other choices could be defended as well.
 
 # %%
 path = Path("../data/results/hangar/sites.csv")
@@ -473,13 +473,14 @@ results["local/top1_change_points"], results["local/d_sae"] = spliced["top1_chan
 # %%
 text = f"""**Takeaway.** The local autoencoder at {study.config.local.site} has {local.d_sae:,} features,
 {results["local/l0"]["value"]:.1f} of them active in a cell. It explains {in_words(results["local/explained_variance"])}
-of the variance there. Splicing it changes accuracy by {spliced["top1_change_points"]["value"]:.1f} points."""
+of the variance there. Splicing in its reconstruction changes top-1 accuracy by
+{spliced["top1_change_points"]["value"]:.1f} points."""
 display(Markdown(text))
 
 # %% [markdown]
-# Each row of the sweep is one seed, trained on 300,000 cells. A site whose features follow parts well need not be one
-# that the classifier relies on. And the explained variances of two sites cannot be compared, because they are shares of
-# different variances.
+# Each row of the sweep is one autoencoder, from one seed, trained on 300,000 cells. A site whose features follow parts
+# well need not be one that the classifier relies on. And the explained variances of two sites cannot be compared,
+# because they are shares of different variances.
 
 # %% [markdown]
 # ## Takeaways
@@ -494,18 +495,18 @@ permuted, trained = (number[f"control/{name}/explained_variance"] for name in ("
 lines = [
     f"""{number["d_sae"]:,} features, {number["l0"]:.1f} of them active in a cell, explain
     {in_words(final["explained_variance"])} of the variance on test pictures.""",
-    f"""After the same short training, the autoencoder explains {same:.1%}, one with a random decoder
-    {number["baseline/decoder stays random/explained_variance"]:.1%}, and the best other baseline
-    ({best["name"]}) {best["explained_variance"]:.1%}.""",
-    f"""Good reconstruction is no sign of learning: the method explains {permuted:.1%} of a network with permuted
-    weights, and {trained:.1%} of the trained one.""",
+    f"""After short training, an autoencoder explains {same:.1%} of the variance, and one whose decoder stays random
+    {number["baseline/decoder stays random/explained_variance"]:.1%}. The best baseline with no more terms a cell
+    ({best["name"]}) explains {best["explained_variance"]:.1%}.""",
+    f"""The method explains {trained:.1%} of the trained network's variance, and {permuted:.1%} of that of a network
+    with permuted weights. A share that both reach cannot be credited to the network's learning.""",
 ]
 
 # %%
 lines += [
     f"When the classifier's head reads the reconstruction, top-1 accuracy changes by {in_points}.",
-    f"""Seeds differ in their features: matched ones have a mean cosine of {number["seed_matched_cosine"]:.2f}, and
-    {number["seed_chance_cosine"]:.2f} by chance.""",
+    f"""Features matched between seeds have a mean cosine of {number["seed_matched_cosine"]:.2f}; chance gives
+    {number["seed_chance_cosine"]:.2f}.""",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 
@@ -524,12 +525,12 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # definitions, all computed in float64. Compare numbers only within a row.
 #
 # - *This project*, and saev: squared error over squared distance from the mean *training* cell.
-# - *sparsify* and *SAELens*: the same, from the mean of the cells at hand.
+# - *sparsify* and *SAELens*: the same, but with distances from the mean of the test cells themselves.
 # - *dictionary_learning*: variance of the error over variance of the activations, which forgives a constant error.
-# - *overcomplete*: distances are from one scalar, the mean of all channels.
-# - *Mean of cells' ratios* (SAELens' older default, SAEBench's paper, ViT-Prisma): one ratio per cell, then the mean of
-#   these.
-# - *OpenAI*: each cell's squared error over its squared length, then the mean of these.
+# - *overcomplete*: the same, but with distances from a single number, the mean over all cells and channels.
+# - *Mean of cells' ratios* (SAELens' older default, SAEBench's paper, ViT-Prisma): one ratio per cell, averaged over
+#   cells.
+# - *OpenAI*: each cell's squared error over its squared length, averaged over cells.
 
 # %%
 some = torch.cat([block.flatten(0, 2) for block in acts.blocks(test[:: max(1, len(test) // 300)])])
@@ -558,6 +559,6 @@ results |= {f"fvu_as_in/{name}": (fvu, None, None, n_pictures) for name, fvu in 
 study.record(NAME, results)
 lowest, highest = min(fvus["this autoencoder"].values()), max(fvus["this autoencoder"].values())
 display(pd.DataFrame(fvus).round(3))
-text = f"""**Takeaway.** The same autoencoder has an fvu from {lowest:.2f} to {highest:.2f}, by definition alone
+text = f"""**Takeaway.** Depending on the definition, the same autoencoder has an fvu of {lowest:.2f} to {highest:.2f}
 (n = {n_pictures} pictures)."""
 display(Markdown(text))
