@@ -16,10 +16,10 @@
 #
 # **Question.** What do the features of an autoencoder show?
 #
-# Why care: the pictures in which a feature is strong almost always look convincing. But so do those of autoencoders
-# that learned nothing. So this notebook never shows what a feature seems to mean without a *null* beside it: the same
-# procedure with shuffled labels, with directions that learned nothing, or with a guess from where the aircraft is, and
-# perhaps its class, but not from what the cell looks like.
+# Why care: the pictures in which a feature is strong usually look convincing. But so do the pictures picked by
+# autoencoders that learned nothing. This notebook therefore compares whatever a feature seems to mean with a *null*:
+# the same procedure with shuffled labels, with directions that learned nothing, or with a guess. A guess knows where
+# the aircraft is, and perhaps its class, but not what the cell looks like.
 #
 # **Reads** the autoencoders of notebook 03. **Writes** `data/runs/<preset>/features/<name>` (every cell's codes, and a
 # table of features) and the numbers in `data/runs/<preset>/results/04_inspect_features.json`.
@@ -53,10 +53,10 @@ from aircraft_sae.view.plots import in_words
 # %% [markdown]
 # ## Settings
 #
-# We split the test pictures of each class in two. *Half A* is for choices: the class or part that a feature is said to
-# follow, thresholds, features to show. *Half B* is for measurements. Unless the text says otherwise, no number below
-# was measured on the pictures on which the choice behind it was made. The list of features to be tested (`claims`) is
-# drawn up here, before any test.
+# We split the test pictures of each class in two. *Half A* is for choices: which class or part a feature is said to
+# follow, where thresholds lie, and which features we show. *Half B* is for measurements. Unless the text says
+# otherwise, no number below was measured on the pictures used for the choice behind it. The list of features to be
+# tested (`claims`) is drawn up here, before any test.
 
 # %%
 study = Study.open()
@@ -81,9 +81,10 @@ print(f"{index.d_sae} features of {len(index.images):,} pictures; half A {(~in_b
 # ## What do the best features show?
 #
 # For each part of the aircraft we take the feature that finds the part best on half A. Each row shows such a feature's
-# nine strongest patches of half B, one per picture, cropped around the peak. *AP* (average precision, on half B) ranks
-# all cells by the feature's activation: it is 1 if the cells that show the part come first. (Photographs have no masks;
-# there, the rows are the features that follow a class most closely.)
+# nine strongest patches of half B, one per picture, cropped around the peak. For *AP* (average precision, on half B),
+# all cells are ranked by the feature's activation. AP is 1 if the cells that show the part come first; a random order
+# gives about the share of cells that show it. (Photographs have no masks; there, the rows are the features that follow
+# a class most closely.)
 #
 # First, the *local* autoencoder, which reads the second-to-last stage:
 
@@ -105,7 +106,8 @@ plots.titled(figure, "What do the best local features show?")
 
 # %% [markdown]
 # Next, the *main* autoencoder, at the network's end. There, cells are twice as wide, and each sees nearly the whole
-# picture. Two rows are the same where one feature matches two parts best. (We save the five best rows for the README.)
+# picture. Where one feature is the best match of two parts, its row appears twice. (We save the five best rows for the
+# README.)
 
 # %%
 figure = patches_figure(indexes["main"], pictures, best_of["main"], rows_b)
@@ -120,9 +122,9 @@ if parts and pictures.scenes is not None:  # the picture of the README; photogra
     figure.savefig(study.folder / "results" / "features.jpg", dpi=110, pil_kwargs={"quality": 85})
 
 # %% [markdown]
-# Most rows can be named at a glance. But a title tells the eye what to see, and each feature was picked from hundreds.
-# What do the best of equally many features look like if they learned nothing? Here are those of an untrained
-# autoencoder:
+# It is tempting to find the title in each row. But a title tells the eye what to see, and each feature was picked from
+# hundreds. What do the best of equally many features look like if they learned nothing? Here are the best features of
+# an untrained autoencoder:
 
 # %%
 figure = Markdown(NO_MASKS)
@@ -136,8 +138,8 @@ if parts:
 display(figure)
 
 # %% [markdown]
-# In a blind test, one rater was given the trained autoencoder's rows from an earlier run, shuffled and without
-# titles, and the twelve part names to choose from. Another rater was given the untrained one's.
+# In a blind test, one rater was given the trained autoencoder's rows from an earlier run, shuffled and without titles,
+# and the twelve part names to choose from. Another rater was given the untrained autoencoder's rows in the same way.
 
 # %%
 path, text = Path("../data/results/hangar/blind_test.csv"), "No blind test belongs to these pictures."
@@ -146,28 +148,30 @@ if study.config.name == "hangar" and path.is_file():
     right = (blind["part"] == blind["named"]).groupby(blind["rows"]).sum()
     results["blind_named_right"], results["blind_named_right_null"] = int(right["trained"]), int(right["untrained"])
     text = f"""**Takeaway.** The raters named {results["blind_named_right"]} of 12 trained rows correctly, and
-    {results["blind_named_right_null"]} of 12 untrained ones (one rater each; guessing gets one). A row that
-    looks right is no evidence of a detector."""
+    {results["blind_named_right_null"]} of 12 untrained ones (one rater each; guessing gets one). The look
+    of a row is evidence only if trained rows are named correctly more often than untrained ones."""
 display(Markdown(text))
 
 # %% [markdown]
-# An untrained autoencoder still reads a trained network. Among its hundreds of random directions, the masks can pick
-# out, for each part, one whose strongest patches show that part. Looks cannot tell such a direction from a learned
-# feature; numbers have to.
+# An untrained autoencoder still reads a trained network. Its hundreds of random directions may include, for each part,
+# one whose strongest patches show that part, and the masks would pick it out. To tell such a direction from a learned
+# feature, we need numbers.
 
 # %% [markdown]
 # ## Do the best features beat nulls and guesses?
 #
-# A cell *shows* a part if the part fills a quarter of the cell, or the cell holds a quarter of the part. Four scores
-# compete for each part:
+# A cell *shows* a part if the part fills at least a quarter of the cell, or if at least a quarter of the part lies in
+# the cell. Four scores compete for each part:
 #
 # - the *best feature*, chosen on half A and scored on half B;
 # - the *best null*, the highest score that any of six dictionaries reaches when its feature is chosen by the same rule:
 #   the network's own channels and principal components (each with its negative), random directions, an untrained
 #   autoencoder, one whose decoder stays random, and one trained on the network with permuted weights;
-# - the *best guess*, which knows the true outline and class of the aircraft, and, from half A, how often each place and
-#   each class shows the part;
+# - the *best guess*, the highest score of four guesses. All of them know the aircraft's true outline. Some also know
+#   how often half A shows the part at that place, or in aircraft of that class;
 # - a *probe*: one direction fitted to the part labels of half A. It shows how well a single direction can do.
+#
+# The marks in the two figures carry no intervals. The takeaways give one for the best features' mean AP over parts.
 
 # %%
 nulls, null_ap, null_means = {like: study.nulls(like) for like in LIKES} if parts else {}, {}, {}
@@ -234,16 +238,16 @@ for like, site in LIKES.items() if parts else ():
     before, name = "local/" * (like == "local"), means[like].idxmax()
     guess = results[f"{before}guess/outline, place, class/mean_part_ap"]
     told[like] = f"""**Takeaway, {site}.** The best features have a mean AP of
-    {in_words(results[f"{before}mean_part_ap"], percent=False)}. The best null ({name}) has
-    {null_means[like, name]["value"]:.2f}, a guess from outline, place and class {guess:.2f}, the probe
+    {in_words(results[f"{before}mean_part_ap"], percent=False)}. The best null ({name}) reaches
+    {null_means[like, name]["value"]:.2f}, a guess from outline, place and class {guess:.2f}, and the probe
     {results[f"{before}probe/mean_part_ap"][0]:.2f}."""
 display(Markdown("\n\n".join(told.values()) if parts else NO_MASKS))
 
 # %%
 if parts:
     text = f"""**Takeaway.** Features at the network's end beat every guess for {results["parts_above_guesses"][0]} of
-    {len(above)} parts. They do look at the picture: with the masks of another picture of the same class, their mean AP
-    falls to {results["swapped/mean_part_ap"]:.2f}."""
+    {len(above)} parts. Scored against the masks of another picture of the same class, their mean AP is
+    {results["swapped/mean_part_ap"]:.2f}; features that responded to the class alone would lose nothing."""
     display(Markdown(text))
 
 # %% [markdown]
@@ -254,7 +258,8 @@ if parts:
 # %% [markdown]
 # ## What does a feature drawn at random show?
 #
-# The best features are exceptions. Here are eight features of the network's end, drawn at random before any test:
+# The best features were picked from hundreds. Here are eight features of the network's end that were drawn at random
+# before any test:
 
 # %%
 drawn = random_ids.sample(min(8, len(random_ids)), random_state=1).tolist()
@@ -263,9 +268,9 @@ plots.titled(figure, "What do random features show?")
 
 # %% [markdown]
 # The strongest patches are all that most galleries show. The next figure shows the first of these features three times:
-# where it is strongest, at different tenths of its range, and in randomly drawn pictures in which it is active. All
-# heat maps share one scale, up to the feature's largest activation; the cyan square marks the chosen cell. Read the
-# bottom row first: that is what the feature does most of the time.
+# where it is strongest, at levels from different tenths of its range, and in randomly drawn pictures in which it is
+# active. All heat maps share one scale, up to the feature's largest activation; the cyan square marks the chosen cell.
+# Read the bottom row first: that is what the feature does most of the time.
 
 # %% tags=["report"]
 plots.titled(
@@ -274,18 +279,18 @@ plots.titled(
 
 # %% [markdown]
 # Pictures suggest meanings. They show neither how often a suggestion holds, nor whether a direction that learned
-# nothing would suggest a meaning as readily. The rest of this notebook counts instead of looking.
+# nothing would suggest a meaning as readily. The rest of this notebook mostly counts instead of looking.
 
 # %% [markdown]
 # ## Do features follow classes?
 #
-# For each feature and each level of the taxonomy, half A chooses the class whose pictures the feature ranks highest. On
-# half B we measure the *AUROC*: how often the feature is stronger in a picture of that class than in a picture of
-# another (0.5 is chance, 1 is always). Its distance from chance, in standard deviations, is *z*. A feature is *placed*
-# at a level if it passes a permutation test there (9,999 permutations; Benjamini-Hochberg over all features and levels,
-# q < 0.05).
+# For each feature and each level of the taxonomy, we choose on half A the class whose pictures the feature ranks
+# highest. On half B we measure the *AUROC*: how often the feature is stronger in a picture of that class than in a
+# picture of another (0.5 is chance, 1 is always). Its distance from chance, in standard deviations, is *z*. A feature
+# is *placed* at the level at which its class stands out most on half A, if it passes a permutation test there (9,999
+# permutations; Benjamini-Hochberg over all features and levels, q < 0.05).
 #
-# There are two nulls: shuffled labels, and random directions. The second is the harder to beat: this network was
+# There are two nulls: shuffled labels, and random directions. The second should be the harder to beat: this network was
 # trained to tell classes apart, so any direction in it may follow some class.
 
 # %%
@@ -334,23 +339,23 @@ for end, each in ends.items():
 beyond, at_09 = (
     [results[name.format(end)][0] for end in ends] for name in ("placed{}/none", f"share_auroc_0.9{{}}/{level}")
 )
-text = f"""**Takeaway.** {1 - beyond[0]:.0%} of the features follow some class beyond chance (n = {len(table)}). So do
-{1 - beyond[1]:.0%} of random directions (shuffled labels: {1 - beyond[2]:.0%}). An AUROC of 0.9 for a {level} is
-reached by {at_09[0]:.0%} of the features and {at_09[1]:.0%} of the random directions."""
+text = f"""**Takeaway.** {1 - beyond[0]:.0%} of the features (n = {len(table)}) and {1 - beyond[1]:.0%} of random
+directions follow some class beyond chance (shuffled labels: {1 - beyond[2]:.0%}). An AUROC of 0.9 or more for a {level}
+is reached by {at_09[0]:.0%} of the features and {at_09[1]:.0%} of the random directions."""
 display(Markdown(text))
 assert study.config.name != "hangar" or beyond[2] > 0.9
 
 # %% [markdown]
-# In a network trained on these classes, following a class is no achievement. Nor does it say what in the picture the
-# feature follows.
+# In a network trained on these classes, a feature that follows a class is remarkable only if random directions follow
+# classes less closely. And following a class does not show what in the picture the feature follows.
 
 # %% [markdown]
 # ## Does a feature have one meaning?
 #
-# We take the 16 pictures of half B in which a random feature is strongest, keep the chosen cells that lie on the
-# aircraft, and ask which parts they show. *Purity* is the share of these cells that show the most common part. Many
-# cells show several parts, so purity is high in any case. There are two controls: the same number of random aircraft
-# cells, and the strongest cells of random directions.
+# We choose the 16 pictures of half B in which a random feature is strongest, take its strongest cell in each, keep the
+# cells that lie on the aircraft, and ask which parts they show. *Purity* is the share of these cells that show the most
+# common part. Many cells show several parts, so purity is well above zero in any case. There are two controls: the same
+# number of random aircraft cells, and the strongest cells of random directions.
 
 # %%
 N_TOP, purities, on_aircraft, draws = 16, {"features": {}, "random directions": {}}, {}, []
@@ -399,14 +404,15 @@ if len(purity):
 if len(purity):
     on_, on_random = (in_words(results[f"top_cells_on_aircraft{end}"]) for end in ("", "_random_directions"))
     text = f"""**Takeaway.** A random feature's strongest cells lie on the aircraft in {on_} of the cases, a random
-    direction's in {on_random}. Where half of them do, median purity is {np.median(highest):.2f} (n = {len(purity)}
-    features), for random directions {np.median(lucky_):.2f} (n = {len(lucky_)}), and for random aircraft cells
-    {np.median(null):.2f}."""
+    direction's in {on_random}. Where at least half of them do, median purity is {np.median(highest):.2f} (n =
+    {len(purity)} features), for random directions {np.median(lucky_):.2f} (n = {len(lucky_)}), and for random aircraft
+    cells {np.median(null):.2f}."""
     display(Markdown(text))
 
 # %% [markdown]
 # A feature of low purity may still have a single meaning, but one for which the hangar has no mask: a colour, a viewing
-# direction, a shadow. Here are the two least pure features with half of their strongest cells on the aircraft:
+# direction, a shadow. Of the features with at least half of their strongest cells on the aircraft, here are the two
+# least pure:
 
 # %%
 figure = Markdown("No feature has 8 such cells." if parts else NO_MASKS)
@@ -421,11 +427,12 @@ display(figure)
 # %% [markdown]
 # ## What do features that claim no part follow?
 #
-# A feature *claims* a part if its AP on half A beats what the best of as many random directions reaches; most features
-# claim none. But each scene of the hangar was made from known factors: class, view, light, paint, weather. For each
-# local feature without a part, half A chooses the factor that explains most of the variance, over pictures, of the
-# feature's largest activation (numerical factors are cut into eighths). Half B says how much that factor explains. One
-# null shuffles half B; the other asks the same of random directions.
+# A feature *claims* a part if its AP on half A lies above a bar: the 95th percentile of the AP that the best of as many
+# random directions reaches (notebook 05). What do the others follow? Each scene of the hangar was made from known
+# factors, such as class, view, light, paint and background. For each local feature that is active and claims no part,
+# we choose on half A the factor that explains most of the variance, over pictures, of the feature's largest activation
+# (numerical factors are cut into eighths). On half B we measure how much that factor explains. One null shuffles the
+# pictures of half B; the other does the same for random directions.
 
 # %%
 groups, numbers = {}, pd.DataFrame()
@@ -496,21 +503,22 @@ if parts:
     most, silent = kinds_of.index[0], results["no_part/share"]
     own, other = (results[f"no_part/median_explained{end}"][0] for end in ("", "/random"))
     text = f"""**Takeaway.** {silent[0]:.0%} of the local features are active and claim no part (n = {silent[3]:,}). The
-    best factor is most often the {most} ({kinds_of[most]:.0%} of the features). In the median feature it explains
-    {own:.0%} of the variance (random directions: {other:.0%}), above the 95th percentile of shuffled pictures for
-    {results["no_part/explained_above_chance"][0]:.0%} of the features."""
+    best factor is most often the {most} ({kinds_of[most]:.0%} of the features). For the median feature, the best factor
+    explains {own:.0%} of the variance (random directions: {other:.0%}).
+    {results["no_part/explained_above_chance"][0]:.0%} of the features lie above the 95th percentile of shuffled
+    pictures (random directions: {results["no_part/explained_above_chance/random"][0]:.0%}; chance: 5%)."""
 display(Markdown(text))
 
 # %% [markdown]
-# What explains a maximum need not be what a person would name: each class has its own parts, and each view shows some
-# and hides others.
+# The factor that explains a feature's maximum best need not be what a person would name: each class has its own parts,
+# and each view shows some parts and hides others.
 
 # %% [markdown]
 # ## Are features local?
 #
-# Heat maps of the network's end show bands: a feature that is strong in one cell is often strong in the whole column.
-# The table gives the correlation between neighbouring cells on half B: for the activation of the median random feature,
-# for the median channel of the network, and for the share of a cell that the aircraft fills.
+# Heat maps of the network's end can show vertical bands: a feature that is strong in one cell is then strong in much of
+# its column. The table gives the correlation between neighbouring cells on half B: for the activation of the median
+# random feature, for the median channel of the network, and for the share of a cell that the aircraft fills.
 
 # %%
 local = {}
@@ -535,23 +543,24 @@ display(pd.DataFrame(rows, index=["one above the other", "side by side"]).T.roun
 
 # %%
 near = rows[f"{LIKES['local']}/features"]
-text = f"""**Takeaway.** At {LIKES["main"]}, vertical neighbours correlate with {rows["features"][0]:.2f} in the median
-feature (channel: {rows["channels"][0]:.2f}), horizontal ones with {rows["features"][1]:.2f} (channel:
-{rows["channels"][1]:.2f}). Features at {LIKES["local"]}: {near[0]:.2f} and {near[1]:.2f}
+text = f"""**Takeaway.** At {LIKES["main"]}, the median feature's correlation is {rows["features"][0]:.2f} between
+vertical neighbours (channel: {rows["channels"][0]:.2f}) and {rows["features"][1]:.2f} between horizontal ones (channel:
+{rows["channels"][1]:.2f}). At {LIKES["local"]}, it is {near[0]:.2f} and {near[1]:.2f}
 (n = {in_b.sum()} pictures)."""
 display(Markdown(text))
 assert all(-1 <= value <= 1 for each in rows.values() for value in each if np.isfinite(value))
 
 # %% [markdown]
-# The bands come at least in part from the network: its channels have them too, although aircraft are wider than tall. A
-# feature at the network's end should not be read as a statement about the picture under its cell.
+# Bands raise the vertical correlation above the horizontal one, although aircraft are wider than tall. Where the
+# channels' correlations differ in the same way, bands come at least in part from the network. A feature at the
+# network's end should not be read as a statement about only the part of the picture that lies under its cell.
 
 # %% [markdown]
 # ## Would another seed find them?
 #
-# This is two questions. First, *subspaces*: a part's five best features span a subspace, and so do another seed's five
-# best for the same part. How much do the two subspaces share (mean squared cosine of the principal angles)? The
-# controls are the other seed's five best features for another part, and five of its features drawn at random.
+# There are two ways to ask this. First, *subspaces*: a part's five best features span a subspace, and so do another
+# seed's five best for the same part. How much do the two subspaces share (mean squared cosine of the principal angles)?
+# The controls are the other seed's five best features for another part, and five of its features drawn at random.
 
 # %%
 bases, drawn_bases, rng = {}, {}, np.random.default_rng(0)
@@ -585,14 +594,14 @@ text = NO_MASKS
 if parts:
     own, other = (results[f"main/{name}"] for name in ("subspaces", "subspaces_of_other_parts"))
     text = f"""**Takeaway.** At {LIKES["main"]} a part's subspace shares {in_words(own, unit="parts")} with the same
-    part's in another seed, and {in_words(other, unit="parts")} with another part's."""
+    part's subspace in another seed, and {in_words(other, unit="parts")} with another part's."""
 display(Markdown(text))
 
 # %% [markdown]
 # Second, *single features*. We match the features at the network's end one to one with those of two other seeds, as in
-# notebook 03. For each feature we take the lowest of four cosines with its partners: those of the encoder and of the
-# decoder directions, for each of the two seeds. Chance is again measured with random mixtures of the other seeds'
-# features.
+# notebook 03. Each feature has four cosines with its partners: one between the encoder directions and one between the
+# decoder directions, for each of the two seeds. We take the lowest. Chance is again measured with random mixtures of
+# the other seeds' features.
 
 # %%
 seeds = [study.sae(f"main-seed{seed}", like="main", seed=config.seed + seed) for seed in (1, 2)]
@@ -622,8 +631,8 @@ plots.titled(figure, "Does another seed find the same features?")
 
 # %%
 random, chance = (in_words(entries[name], percent=False) for name in ("random", "chance: random, with random mixtures"))
-text = f"""**Takeaway.** A random feature and its partners have a mean cosine of {random}; chance gives {chance}. Only
-{results["seed_match_0.7"][0]:.1%} of all features reach 0.7 in both other seeds (chance:
+text = f"""**Takeaway.** A random feature's lowest cosine with its partners is {random} on average; chance gives
+{chance}. {results["seed_match_0.7"][0]:.1%} of all features reach 0.7 in both other seeds (chance:
 {results["seed_match_0.7_chance"][0]:.1%})."""
 display(Markdown(text))
 
@@ -634,10 +643,10 @@ display(Markdown(text))
 # %% [markdown]
 # ## Do features of renders show the same things in photographs?
 #
-# This section runs only on photographs, and only if the default study has been made in the same data folder. The
+# This section runs only on photographs, and only if the default study has been made in the same data folder. Here the
 # hangar's network is shown the photographs. Do the features that mark nose gears in renders mark nose gears here?
-# Photographs have no masks, so you have to judge by eye. One thing can be counted: of the features active in at least
-# 1% of the test renders, how many are active in half to twice as large a share of the photographs?
+# Photographs have no masks, so you have to judge by eye. One thing can be counted: of the features that are active in
+# at least 1% of the test renders, how many are active in a similar share of the photographs (half to twice as large)?
 
 # %%
 carried, of_renders = None, study.data_dir / "runs" / "hangar" / "sae" / "local"
@@ -665,7 +674,8 @@ if carried:
     results["hangar/firing_ratio_within_2"] = (float(((like >= 0.5) & (like <= 2)).mean()), None, None, len(like))
     results["hangar/silent_in_photographs"] = (float((like == 0).mean()), None, None, len(like))
     text = f"""**Takeaway.** Of {len(like)} features of renders, {results["hangar/firing_ratio_within_2"][0]:.0%} are
-    active in half to twice as many photographs, and {results["hangar/silent_in_photographs"][0]:.0%} in none."""
+    active in half to twice as large a share of the photographs, and
+    {results["hangar/silent_in_photographs"][0]:.0%} in no photograph."""
     display(Markdown(text))
 
 # %% [markdown]
@@ -695,7 +705,7 @@ value = {name: entry["value"] for name, entry in final.items()}
 lines = []
 if "blind_named_right" in value:
     lines += [
-        f"""Looks deceive: raters correctly named {value["blind_named_right"]} of 12 rows of patches for the trained
+        f"""Judging by looks, raters correctly named {value["blind_named_right"]} of 12 rows of patches for the trained
         autoencoder, and {value["blind_named_right_null"]} of 12 for an untrained one."""
     ]
 
@@ -704,15 +714,15 @@ for like, site in LIKES.items() if parts else ():
     before, guess = "local/" * (like == "local"), "guess/outline, place, class/mean_part_ap"
     lines += [
         f"""At {site} the best features find parts with a mean AP of {value[f"{before}mean_part_ap"]:.2f}; the best null
-        reaches {means[like].max():.2f}, a guess {value[f"{before}{guess}"]:.2f}, a fitted probe
+        reaches {means[like].max():.2f}, a guess {value[f"{before}{guess}"]:.2f}, and a fitted probe
         {value[f"{before}probe/mean_part_ap"]:.2f}."""
     ]
 
 # %%
 lines += [
-    f"""{1 - value["placed/none"]:.0%} of the features follow some class beyond chance, and so do
-    {1 - value["placed_random_directions/none"]:.0%} of random directions.""",
-    f"""Few features recur: {value["seed_match_0.7"]:.1%} have a cosine of at least 0.7 with partners in both other
+    f"""{1 - value["placed/none"]:.0%} of the features and {1 - value["placed_random_directions/none"]:.0%} of random
+    directions follow some class beyond chance.""",
+    f"""{value["seed_match_0.7"]:.1%} of the features have a cosine of at least 0.7 with partners in both other
     seeds (chance: {value["seed_match_0.7_chance"]:.1%}).""",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
@@ -724,4 +734,4 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # - **What features do.** A feature that follows a part need not matter to the classifier. The next notebook asks
 #   whether it does.
 # - **What the other features mean.** The hangar has masks for twelve parts, but not for light, paint or view.
-# - **Anything about other autoencoders.** Other widths and sparsities split parts differently.
+# - **Anything about other autoencoders.** Other widths and sparsities may split parts differently.
