@@ -170,8 +170,6 @@ display(Markdown(text))
 # - the *best guess*, the highest score of four guesses. All of them know the aircraft's true outline. Some also know
 #   how often half A shows the part at that place, or in aircraft of that class;
 # - a *probe*: one direction fitted to the part labels of half A. It shows how well a single direction can do.
-#
-# The marks in the two figures carry no intervals. The takeaways give one for the best features' mean AP over parts.
 
 # %%
 nulls, null_ap, null_means = {like: study.nulls(like) for like in LIKES} if parts else {}, {}, {}

@@ -17,11 +17,11 @@
 # **Question.** Do features do what they seem to do?
 #
 # Why care: "feature 12 detects propellers" is easy to say. It should mean that the feature tells propellers from their
-# surroundings, falls when the propeller is gone, recurs in other seeds, and does all this better than a direction that
-# learned nothing. This notebook intervenes in three ways. *Scene edits* take a part off the aircraft and render the
-# scene again. *Blurring* removes detail under a feature's peak. *Suppression* removes the feature from the activations
-# and asks what the classifier loses. Each has its own controls, and beside every claim stands the share of *random*
-# features that pass.
+# surroundings, grows weaker when the propeller is gone, has a counterpart in other seeds, and does all this better than
+# a direction that learned nothing. This notebook intervenes in three ways. *Scene edits* take a part off the aircraft
+# and render the scene again. *Blurring* removes detail under a feature's peak. *Suppression* removes the feature from
+# the activations and asks what the classifier loses. Each has its own controls. Beside the best features, we report how
+# many *random* features pass.
 #
 # **Reads** the features of notebook 04. **Writes** `data/runs/<preset>/experiments/<name>` and the numbers in
 # `data/runs/<preset>/results/05_ablate_features.json`.
@@ -55,7 +55,7 @@ from aircraft_sae.view.plots import in_words
 #
 # Notebook 04 listed the features to test before any test: a hundred drawn at random, and the best matches of each part.
 # Every claim about them was chosen on half A of the test pictures, and is tested here on half B. Experiments that need
-# forward passes cover 40 features, with up to 80 pictures each; `FULL = True` takes more.
+# forward passes cover 40 features, with up to 80 pictures each; `FULL = True` covers more of both.
 
 # %%
 study = Study.open()
@@ -118,27 +118,28 @@ captions = [f"{name}: feature {heat.max():.2f}, logit {each:.2f}" for name, heat
 plots.titled(plots.picture_grid([heated], [captions]), "What do the interventions do to one feature?")
 
 # %% [markdown]
-# We chose this feature and picture because the activation is strong, so the feature loses more here than features
-# generally do. The rest of the notebook measures how much they lose in general, and how much a null loses.
+# We chose this feature and picture because the activation is strong, so the feature probably loses more here than
+# features generally do. The rest of the notebook measures how much features lose in general, and how much a null loses.
 
 # %% [markdown]
 # ## How far does the best feature of each part get?
 #
-# A claim climbs four tiers, each of which includes those below. The nulls are four dictionaries that learned nothing:
-# random directions, an untrained autoencoder, one whose decoder stays random, and one trained on the permuted network.
-# *A null's best* is its feature for the part, chosen by the same rule. All tests are at q < 0.05 (Benjamini-Hochberg).
+# A claim can climb four tiers, each of which also demands everything below it. The nulls are four dictionaries that
+# learned nothing: random directions, an untrained autoencoder, one whose decoder stays random, and one trained on the
+# permuted network. *A null's best* is its feature for the part, chosen by the same rule. All tests are at q < 0.05
+# (Benjamini-Hochberg).
 #
 # 1. *Suggestive*: the feature's average precision (AP) is above that of every null's best, and above its own AP when
 #    each picture's masks are swapped for those of another picture of the same class.
-# 2. *Specific*: its AUROC among aircraft cells of the same family and place in the picture is also above every null's,
-#    by at least 0.05. Knowing family and place alone gives 0.5.
+# 2. *Specific*: its AUROC among aircraft cells of the same family and place in the picture is also above that of every
+#    null's best, by at least 0.05. Knowing family and place alone gives 0.5.
 # 3. *Causal in the scene*: when the part is removed, the activation in the part's cells falls by a share *R* of the
 #    feature's maximum. R is at least 0.3, and larger than when other parts, of similar size or smaller, are removed.
 # 4. *Replicated*: in each of two other seeds, the part's best feature reaches tier 3, too. (It need not be the same
-#    feature: notebook 04 found few that recur.)
+#    feature. Notebook 04 asks how many features recur.)
 #
-# Notebook 04 had two more nulls, the network's channels and its principal components. They are fitted to the trained
-# network, so they count among the things to beat there, but not among the dictionaries that learned nothing here.
+# Notebook 04 had two more nulls, the network's channels and its principal components. Both come from the trained
+# network, so they do not count here as dictionaries that learned nothing.
 
 # %%
 judged, removals = {}, study.removals() if editable else None
@@ -153,9 +154,9 @@ for like, table_ in judged.items():
     by_part[like] = own.sort_values(["tier", "R"], ascending=False)[list(columns)].rename(columns=columns).round(2)
 
 # %% [markdown]
-# First the local autoencoder, first seed. The *guess* knows the true outline and class of the aircraft; no feature has
-# to beat it. Where no scene has another part of similar size or smaller, *R, other parts* is empty, and R has to exceed
-# 0 instead.
+# First the local autoencoder, first seed. The *guess* knows the true outline and class of the aircraft; features need
+# not beat it. Where no scene has another part of similar size or smaller, *R, other parts* is empty, and R has to
+# exceed 0 instead.
 
 # %%
 display(by_part["local"] if editable else Markdown(NO_MASKS))
@@ -167,10 +168,10 @@ display(by_part["local"] if editable else Markdown(NO_MASKS))
 display(by_part["main"] if editable else Markdown(NO_MASKS))
 
 # %% [markdown]
-# What do the top cases look like? These are the three parts of the second table's highest tier (within a tier, of the
-# largest R, which was measured on these very scenes and so flatters). Each pair shows the scene in which the feature is
-# strongest, with the part and without it. The lower row shows the same for a null's best feature: of the three nulls in
-# the trained network, the one with the largest R for the part. Captions give the largest activation anywhere in the
+# What do the top cases look like? These are the first three parts of the second table, which is sorted by tier and then
+# by R. (R was measured on these very scenes, so this choice flatters.) Each pair shows the scene in which the feature
+# is strongest, with the part and without it. The lower row shows the same for a null's best feature: of the three nulls
+# in the trained network, the one with the largest R for the part. Captions give the largest activation anywhere in the
 # picture; R counts only the part's own cells.
 
 # %%
@@ -212,20 +213,21 @@ for like, table_ in judged.items():
     results[f"{BEFORE[like]}R_above_null"] = point(int((own["R"] > own["null_R"]).sum()), len(own))
     mean_R, null_R = own["R"].mean(), own["null_R"].mean()
     told += [f"At {LIKES[like]} the mean R is {mean_R:.2f} for the best features and {null_R:.2f} for the nulls' best."]
-text = f"""**Takeaway.** A fall when the part is removed proves little by itself. {" ".join(told)} So R counts only
-together with tier 2 (n = {len(parts)} parts)."""
+text = f"""**Takeaway.** {" ".join(told)} Where the nulls' best fall as much, R alone is no evidence; tier 3
+therefore builds on tier 2 (n = {len(parts)} parts)."""
 display(Markdown(text if editable else NO_MASKS))
 
 # %% [markdown]
 # Any direction that responds locally loses activation when its place is emptied. That is why a null can have a large R,
-# and why tier 3 builds on tier 2, at which nulls mostly fail.
+# and why tier 3 builds on tier 2, at which a feature has to beat the nulls.
 
 # %% [markdown]
 # ## How many parts reach each tier?
 #
-# We count parts for three seeds, for *probes* (directions fitted to part labels, which serve as a ceiling), and for the
-# nulls, drawn a second time. Tier 4 applies to the seeds only. A probe is silent below its best threshold, which costs
-# it some AP.
+# We count parts for three seeds, for *probes* (directions fitted to part labels, which serve as a ceiling), and for a
+# second draw of the nulls. Tier 4 applies to the seeds only; *by chance* is the number of parts expected there if the
+# three seeds reached tier 3 independently of each other. A probe is silent below its best threshold, which costs it
+# some AP.
 
 # %%
 counts = {}
@@ -287,8 +289,8 @@ display(Markdown("\n\n".join(f"**Takeaway.** {each}" for each in told_tiers.valu
 # The best features were searched for. A feature drawn at random *claims* the part for which its AP on half A is
 # furthest above a bar. The bar is the 95th percentile of the AP that the best of equally many random directions
 # reaches. For a hundred random features of each dictionary, the tables count those that claim a part, and the claims
-# that reach each tier. (The bar is set by random directions in the trained network, so nulls hardly ever claim
-# anything.)
+# that reach each tier. (The bar is set by random directions in the trained network, so random directions should rarely
+# claim a part.)
 
 # %%
 claimed, tables = {}, {}
@@ -329,18 +331,17 @@ display(Markdown("\n\n".join(f"**Takeaway.** {each}" for each in told_random) if
 
 # %% [markdown]
 # A feature that claims no part is not meaningless: the hangar has masks for twelve parts, and for nothing else. But
-# anyone who meets a feature in a gallery should know that most features of this autoencoder never get as far as a
-# claim.
+# anyone who meets a feature in a gallery should know how often a random feature gets as far as a claim.
 
 # %% [markdown]
 # ## What does the classifier lose with a feature?
 #
 # *Suppression* replaces each cell's activations x by x - f d, where f is the feature's activation and d its decoder
-# direction. What the autoencoder does not explain stays. At the last stage only the mean over cells reaches the head,
-# so the effect on the logits needs no forward pass: we compute it from that mean, through the head's normalisation and
-# its weights. We report the change of the true class's logit *relative to the other classes* (minus their mean change).
-# There are two controls: a random direction of the same length, drawn with the covariance of the cells, and the
-# direction of a partner feature with similar density and strength.
+# direction. What the autoencoder does not explain stays as it is. At the last stage only the mean over cells reaches
+# the head, so the effect on the logits needs no forward pass: we compute it from that mean, through the head's
+# normalisation and its weights. We report the change of the true class's logit *relative to the other classes* (minus
+# their mean change). There are two controls: a random direction of the same length, drawn with the covariance of the
+# cells, and the direction of a partner feature with similar density and strength.
 
 # %%
 inputs = {"trial": trial, "index": index, "claims": frozen}
@@ -369,16 +370,17 @@ plots.titled(figure, "Does the classifier lose more with a feature than with a r
 # %%
 sized = {name: float(paired[name].median()) for name in ("feature", "random direction", "feature of like density")}
 results |= {f"suppress/{name}/median_abs_specificity": point(value, len(paired)) for name, value in sized.items()}
-text = f"""**Takeaway.** Suppressing the median feature moves the true class's logit by {sized["feature"]:.4f}, a random
-direction by {sized["random direction"]:.4f}, the partner's direction by {sized["feature of like density"]:.4f}
-({len(paired)} features, n = {in_b.sum()} pictures). {in_words(results["share_beyond_control_95"], unit="features")} of
-the random features do more than 95% of random directions of their own length (chance: 5%)."""
+text = f"""**Takeaway.** Suppressing the median feature moves the true class's logit, relative to the others, by
+{sized["feature"]:.4f}, a random direction by {sized["random direction"]:.4f}, and the partner's direction by
+{sized["feature of like density"]:.4f} ({len(paired)} features, n = {in_b.sum()} pictures).
+{in_words(results["share_beyond_control_95"], unit="features")} of the random features have a larger effect than 95% of
+random directions of their own length (chance: 5%)."""
 display(Markdown(text))
 
 # %% [markdown]
-# A median hides the strongest features. So we also take the 20 features with the largest effect on half A, and the 20
-# random directions with the largest effect there. Each is suppressed in the 16 pictures of half B in which its feature
-# is strongest.
+# A median hides the strongest features. We therefore also take the 20 features with the largest effect on half A, and
+# the 20 random directions with the largest effect there. Each is suppressed in the 16 pictures of half B in which it is
+# strongest. (Each random direction borrows the activations of one feature.)
 
 # %%
 half_a, tail = trial[~in_b], []
@@ -417,7 +419,7 @@ if len(tail):
     display(Markdown(text))
 
 # %% [markdown]
-# This result is exact, and close to a tautology: it says which way the head's weights point. It is no evidence of what
+# This result is exact, but close to a tautology: it says which way the head's weights point. It is no evidence of what
 # the rest of the network does with a feature.
 
 # %% [markdown]
@@ -448,16 +450,16 @@ plots.titled(figure, "Does more of a feature do more than more of a random direc
 
 # %%
 four, four_random = (in_words(results[f"dose/{name}/x4"], percent=False) for name in means)
-text = f"""**Takeaway.** Four times the activation moves the logit by {four} on average, a random direction of the same
-length by {four_random}."""
+text = f"""**Takeaway.** Multiplying a feature's activation by four moves the logit by {four} on average; the same
+along a random direction of the same length moves it by {four_random}."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Does this hold one stage earlier?
 #
-# There, the whole last stage still processes what suppression leaves. We suppress the local autoencoder's random
-# features by forward passes, in pictures in which they are active. A dot above the line is a feature with a larger
-# effect than a random direction of the same length.
+# One stage earlier, the whole last stage still processes what suppression leaves, so the effect has to be measured with
+# forward passes. We suppress random features of the local autoencoder in pictures in which they are active. A dot above
+# the line is a feature with a larger effect than a random direction of the same length.
 
 # %%
 site3, sae3, index3 = LIKES["local"], study.sae("local"), study.features("local")
@@ -489,20 +491,20 @@ ax.set(xscale="log", yscale="log", xlabel=f"random direction: {change}", ylabel=
 plots.titled(figure, f"Does this hold at {site3}?")
 
 # %%
-text = f"""**Takeaway.** At {site3}, the median random feature does {entry["value"]:.2f} times as much as a random
+text = f"""**Takeaway.** At {site3}, the median random feature has {entry["value"]:.2f} times the effect of a random
 direction of its length ({entry["low"]:.2f} to {entry["high"]:.2f}, n = {entry["n"]} features).
-{in_words(results["stage3/features_above_random_direction"])} of the features do more than theirs (Wilcoxon p =
-{results["stage3/wilcoxon_p"]:.1g}, two-sided)."""
+{in_words(results["stage3/features_above_random_direction"])} of the features have a larger effect than theirs (Wilcoxon
+p = {results["stage3/wilcoxon_p"]:.1g}, two-sided)."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Does a feature need what lies under its peak?
 #
 # We blur a window 64 pixels wide (of 224) around a feature's peak. Half of its pictures are those in which it is
-# strongest; the other half are drawn from the rest in which it is active. Controls are blurred windows in the same
-# picture: on the aircraft, anywhere, where the feature is lowest, or under the peak of a feature of similar density;
-# two of these four kinds are drawn at random. A control counts only if it is *matched*: it changes the pixels as much
-# as the target does, to within a fifth.
+# strongest; the other half are drawn at random from the other pictures in which it is active. Controls are blurred
+# windows in the same picture: on the aircraft, anywhere, where the feature is lowest, or under the peak of a feature of
+# similar density. For each picture, two of these four kinds are drawn at random. A control counts only if it is
+# *matched*: it changes the pixels as much as the target does, to within a fifth.
 #
 # *Mediation* asks whether the feature carries the damage: after blurring, we put back the feature alone. What share of
 # the logit's loss returns? The control puts back a random direction of the same length.
@@ -548,14 +550,14 @@ results |= {f"mediation/{name}": entry for name, entry in mediation.items()}
 columns = {
     "feature's maximum lost": {title: in_words(entry) for title, entry in lost.items()},
     "change of the logit": {title: in_words(results[f"blur/{title}/logit"], percent=False) for title in lost},
-    "logit: peak less this": {kinds[kind]: in_words(each, percent=False) for kind, each in less_at.items()},
+    "logit: peak minus this": {kinds[kind]: in_words(each, percent=False) for kind, each in less_at.items()},
 }
 display(pd.DataFrame(columns).fillna("–").rename_axis("blurred window"))
 
 # %%
 columns = {
     "maximum lost under the peak": [in_words(entry) for entry in at_peak.values()],
-    f"logit: peak less {kinds[beside]}": [in_words(entry, percent=False) for entry in beyond.values()],
+    f"logit: peak minus window {kinds[beside]}": [in_words(entry, percent=False) for entry in beyond.values()],
 }
 which = ["all", "in which the feature is strongest", "others in which it is active"]
 pd.DataFrame(columns, pd.Index(which, name="pictures"))
@@ -564,9 +566,9 @@ pd.DataFrame(columns, pd.Index(which, name="pictures"))
 back, back_random = (in_words(entry) for entry in mediation.values())
 lost_peak, lost_beside = (in_words(lost[title]) for title in ("under the peak", kinds[beside]))
 text = f"""**Takeaway.** A blur under the peak takes {lost_peak} of the feature's maximum; a matched blur
-{kinds[beside]} takes {lost_beside}. The logit then changes by {in_words(beyond["all pictures"], percent=False)} more
-under the peak than there. Putting the feature back returns {back} of the logit's loss; a random direction returns
-{back_random}."""
+{kinds[beside]} takes {lost_beside}. The logit's change under the peak, minus its change there, is
+{in_words(beyond["all pictures"], percent=False)}. Putting the feature back returns {back} of the logit's loss; putting
+back a random direction returns {back_random}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -600,18 +602,19 @@ plots.titled(figure, "Does a feature lose more under its peak than any direction
 # %%
 told_lost = "; ".join(f"{name} {in_words(entry)}" for name, entry in lost_by.items())
 text = f"""**Takeaway.** When their own peak is blurred, directions lose this share of their maximum: {told_lost}. The
-loss alone is no evidence of a detector."""
+loss is evidence of a detector only as far as it exceeds the random directions'."""
 display(Markdown(text))
 
 # %% [markdown]
-# Intervals are over pictures, for about ten directions of each kind; they do not cover the choice of directions. The
-# table above also has the best matches of parts among its features, so its first row differs from the figure's.
+# Intervals are over pictures. They do not cover the choice of directions: about twenty random features, and about ten
+# directions of each other kind. The first row of the table above differs from the figure's because it includes the best
+# matches of parts.
 
 # %% [markdown]
 # ## Do blurring and suppression agree?
 #
-# Among a feature's pictures, does blurring lower the logit most in those in which suppression does? We compute
-# Spearman's rank correlation for each feature. The null shuffles each feature's pictures.
+# Does blurring lower the logit most in the same pictures as suppression does? For each feature, we compute Spearman's
+# rank correlation over its pictures. The null shuffles each feature's pictures.
 
 # %%
 shuffled, at_target, rng = blur.copy(), blur["where"] == "target", np.random.default_rng(0)
@@ -636,7 +639,7 @@ plots.titled(figure, "Do blurring and suppression agree?")
 median_, chance = (in_words(results[f"blur_suppress_spearman_median{end}"], percent=False) for end in ("", "_shuffled"))
 above_0 = in_words(results["blur_suppress_spearman_above_0"])
 text = f"""**Takeaway.** The median feature has a rank correlation of {median_}; with shuffled pictures it is {chance}.
-A feature's own interval lies above 0 in {above_0} of the cases, where chance gives 2.5%."""
+For {above_0} of the features, the interval lies above 0; chance gives 2.5%."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -648,9 +651,10 @@ display(Markdown(text))
 #
 # A *detector of a class* passes three tests on half B. Its AUROC is at least 0.9 and above that of the best feature of
 # each of four null dictionaries. Suppressing it hurts the class more than it hurts the others, and more than
-# suppressing random directions does (999 of them). And two other seeds have the feature (cosine of decoder and encoder
-# at least 0.7). A random feature claims the class that stands out most on half A; tests are at q < 0.05. For
-# comparison, we judge each feature's random direction in the same way, but with the feature's AUROC.
+# suppressing random directions does (999 of them). And two other seeds have a matching feature (with cosines of at
+# least 0.7, in the decoder and in the encoder). A random feature claims the class that stands out most on half A; tests
+# are at q < 0.05. For comparison, we judge each feature's random direction in the same way, but with the feature's
+# AUROC.
 
 # %%
 verdicts, shares, only, rivals = {}, {}, {"splits": ["test"], "selectivity": False}, []
@@ -679,15 +683,15 @@ display(pd.DataFrame({"pass": {name: in_words(entry, unit="features") for name, 
 passed = classes[classes["passes"]]
 named = [f"feature {j}, *{name}*" for j, name in zip(passed["feature_id"], passed["class"], strict=True)]
 text = f"""**Takeaway.** Of {len(classes)} random features, {len(passed)} pass every test as a detector of a class
-({"; ".join(named) or "none"}). Without the test of other seeds it is
-{shares["features, without the seeds' test"]["value"]:.0%}, and for random directions
-{shares["random directions, without the seeds' test"]["value"]:.0%}."""
+(those that pass: {"; ".join(named) or "none"}). Without the test of other seeds,
+{shares["features, without the seeds' test"]["value"]:.0%} of the features and
+{shares["random directions, without the seeds' test"]["value"]:.0%} of the random directions pass."""
 display(Markdown(text))
 
 # %% [markdown]
-# Which tests do features fail? Here are the eight features with the smallest p, with their AUROC (and the best null's),
-# the effect of suppressing them on the class's logit relative to other classes, and the mean effect of the random
-# directions (*control*):
+# Which tests do features fail? Here are the eight features with the smallest p in the suppression test, with their
+# AUROC (and the best null's), the effect of suppressing them on the class's logit relative to other classes, and the
+# mean effect of the random directions (*control*):
 
 # %%
 facts = "feature_id level class auroc null_auroc specificity control q seed_match verdict why".split()
@@ -722,16 +726,17 @@ if editable:
 name = "suppress/{}/median_abs_specificity"
 by_median = [value[name.format(of)] for of in ("feature", "random direction")]
 lines += [
-    f"""Suppressing the median feature moves the true class's logit by {by_median[0]:.4f}, a random direction by
-    {by_median[1]:.4f}. {in_words(final["share_beyond_control_95"], unit="random features")} do more than 95% of random
-    directions; chance gives 5%."""
+    f"""Suppressing the median feature moves the true class's logit, relative to the others, by {by_median[0]:.4f}, a
+    random direction by {by_median[1]:.4f}. {in_words(final["share_beyond_control_95"], unit="random features")} have a
+    larger effect than 95% of random directions; chance gives 5%."""
 ]
 
 # %%
 if len(tail):
     lines += [
         f"""The strongest twenty features change the logit by {logit_[0]} where they are strongest, the strongest twenty
-        random directions by {logit_[1]}. This says how the head's weights point; it is no evidence of detectors."""
+        random directions by {logit_[1]}. This says which way the head's weights point; it is no evidence of a
+        detector."""
     ]
 
 # %%
@@ -739,7 +744,7 @@ name = "blur/under the peak, {}/feature_lost"
 under = [value[name.format(of)] for of in ("random features", "random directions")]
 lines += [
     f"""A blur under its own peak takes {under[0]:.0%} of a random feature's maximum and {under[1]:.0%} of a random
-    direction's. Putting the feature back returns {back} of the logit's loss.""",
+    direction's. Putting a feature back returns {back} of the logit's loss.""",
     f"""{value["random_pass_share_classes"]:.0%} of random features pass every test as a detector of a class.""",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
