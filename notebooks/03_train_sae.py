@@ -58,8 +58,8 @@ from aircraft_sae.view.plots import in_words
 # rendered pictures (the *hangar*; other presets use photographs).
 #
 # The default preset has to meet the limits below, or the notebook fails. Other presets have no such limits. In the
-# sweep and the controls, autoencoders train on an eighth of the cells; we compare them only with other autoencoders
-# that trained on as few, and with simpler methods.
+# sweep and the controls, autoencoders train on an eighth of the cells; in this notebook, we compare them only with
+# other autoencoders that trained on as few, and with simpler methods.
 
 # %%
 study = Study.open()

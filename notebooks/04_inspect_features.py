@@ -166,7 +166,8 @@ display(Markdown(text))
 # - the *best feature*, chosen on half A and scored on half B;
 # - the *best null*, the highest score that any of six dictionaries reaches when its feature is chosen by the same rule:
 #   the network's own channels and principal components (each with its negative), random directions, an untrained
-#   autoencoder, one whose decoder stays random, and one trained on the network with permuted weights;
+#   autoencoder, one whose decoder stays random, and one trained on the network with permuted weights (the last two with
+#   the short training of notebook 03);
 # - the *best guess*, the highest score of four guesses. All of them know the aircraft's true outline. Some also know
 #   how often half A shows the part at that place, or in aircraft of that class;
 # - a *probe*: one direction fitted to the part labels of half A. It shows how well a single direction can do.

@@ -126,8 +126,8 @@ plots.titled(plots.picture_grid([heated], [captions]), "What do the intervention
 #
 # A claim can climb four tiers, each of which also demands everything below it. The nulls are four dictionaries that
 # learned nothing: random directions, an untrained autoencoder, one whose decoder stays random, and one trained on the
-# permuted network. *A null's best* is its feature for the part, chosen by the same rule. All tests are at q < 0.05
-# (Benjamini-Hochberg).
+# permuted network (the last two with the short training of notebook 03). *A null's best* is its feature for the part,
+# chosen by the same rule. All tests are at q < 0.05 (Benjamini-Hochberg).
 #
 # 1. *Suggestive*: the feature's average precision (AP) is above that of every null's best, and above its own AP when
 #    each picture's masks are swapped for those of another picture of the same class.
