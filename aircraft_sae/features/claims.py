@@ -45,7 +45,7 @@ def claims_of(scores: pd.DataFrame, bars: pd.DataFrame) -> pd.Series:
 def average_precision(
     index: FeatureIndex, regions: Regions, feature_id: int, part: str, swap: bool = False
 ) -> Estimate:
-    """A feature's average precision for a part on half B; swap: against the masks of another picture of its class."""
+    """A feature's average precision for a part on half B; swap: with the masks of another picture of the same class."""
     member = regions.labels[_another(regions) if swap else regions.in_b][..., regions.names.index(part)]
     return _estimate(
         index,
@@ -56,12 +56,12 @@ def average_precision(
 
 
 def best_estimates(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> dict[str, Estimate]:
-    """{part: `average_precision` of the part's best feature}; matches: of `best_matches`."""
+    """{part: `average_precision` of the part's best feature}; matches: from `best_matches`."""
     return {part: average_precision(index, regions, int(j), part) for part, j in matches["feature_id"].items()}
 
 
 def auroc_in_strata(index: FeatureIndex, regions: Regions, feature_id: int, part: str) -> Estimate:
-    """AUROC for a part among half B's aircraft cells, in strata of family and cell; these alone give 0.5."""
+    """AUROC for a part among half B's aircraft cells, within strata of family and cell, which alone would give 0.5."""
     return _in_strata(index, regions, part, index.maps(feature_id, regions.rows[regions.in_b]))
 
 
@@ -81,14 +81,14 @@ def _in_strata(index: FeatureIndex, regions: Regions, part: str, values: np.ndar
 
 
 def _estimate(index: FeatureIndex, regions: Regions, member: np.ndarray, value: float, influence) -> Estimate:
-    """An estimate over half B's pictures; no interval if fewer than MIN_PICTURES have a cell in member."""
+    """An estimate over half B's pictures; without an interval if fewer than MIN_PICTURES show the part."""
     padded = np.full(len(member), np.nan if member.any((1, 2)).sum() < MIN_PICTURES else 0.0)
     padded[: len(influence)] += influence  # shorter if the last pictures show no aircraft
     return Estimate(value, pd.Series(padded, pd.Index(index.images["image"].iloc[regions.rows[regions.in_b]])))
 
 
 def _another(regions: Regions) -> np.ndarray:
-    """For each picture of half B, the row in `regions` of the previous one of its class; the last for the first."""
+    """For each picture of half B, the row in `regions` of its class's previous one, or for the first, of its last."""
     own = pd.Series(np.flatnonzero(regions.in_b))
     of_class = own.groupby(regions.classes[own])
     return of_class.shift().fillna(of_class.transform("last")).to_numpy(int)
@@ -98,7 +98,7 @@ def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarr
     """(directions (parts, d_in), biases (parts,)): a probe finds its part where acts . direction + bias >= 0.
 
     acts: (n, rows, columns, d_in) of the regions' pictures. Ridge regression on half A, on standardised channels, with
-    a penalty of 0.001 per cell. Biases maximise F1. Directions are 0 where all cells or none show the part.
+    a penalty of 0.001 per cell. Biases maximise F1. A direction is 0 if its part is shown by no cell or by all.
     """
     x = np.float64(acts[~regions.in_b]).reshape(-1, acts.shape[-1])
     mean, spread = x.mean(0), x.std(0) + 1e-9
@@ -114,7 +114,7 @@ def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarr
 
 
 def probe_dictionary(sae: SparseAutoencoder, acts: Activations, regions: Regions) -> SparseAutoencoder:
-    """An autoencoder of d_in features at sae's site: the probes come first, and it reconstructs nothing."""
+    """The probes as the first of d_in features of an autoencoder for sae's site, which reconstructs nothing."""
     made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, tied=False), sae.d_in)
     fitted = fit_probes(acts.acts[acts.rows("test")], regions)
     with torch.no_grad():
@@ -124,7 +124,7 @@ def probe_dictionary(sae: SparseAutoencoder, acts: Activations, regions: Regions
 
 
 def probe_scores(acts: np.ndarray, regions: Regions) -> pd.Series:
-    """Average precision on half B, by part, of probes fitted on half A: a ceiling, since features see no labels."""
+    """Average precision on half B, by part, of probes fitted on half A: a ceiling for features, which saw no labels."""
     directions, biases = fit_probes(acts, regions)
     scores, labels = np.float64(acts[regions.in_b]) @ directions.T + biases, regions.labels[regions.in_b]
     found = [average_precision_and_influence(scores[..., i], labels[..., i])[0] for i in range(len(regions.names))]

@@ -39,8 +39,7 @@ def build_index(
 
     features.parquet has one row per feature:
         density_cell, density_image: share of cells, and of pictures, in which the feature is active
-        mean, max: of its activation where it is active; nan if it never is
-        norm: length of its decoder row
+        mean, max: of its activation where it is active; nan if it never is; norm: length of its decoder row
     """
     folder, n_cells = Path(folder), acts.cells_per_image
     some = np.array_split(rows, max(1, min(len(rows) * n_cells // PIECE, len(rows), MOST_PIECES)))
@@ -87,10 +86,7 @@ def encoded(sae: SparseAutoencoder, blocks: Iterable[torch.Tensor]) -> csr_array
 
 
 def merge(pieces: Sequence[Callable[[], csc_array]], folder: Path, cells_per_image: int) -> pd.DataFrame:
-    """Write by_cell and by_feature; return each active feature's n, sum and max, and in how many images it is active.
-
-    pieces: functions, in order, each of which opens the codes (cells, d_sae) of some of the pictures.
-    """
+    """Write by_cell and by_feature from functions that open their pieces; return active features' n, sum, max, images."""
     offsets = sum(read().indptr.astype(np.int64) for read in pieces)  # entries before each feature
     merged, tables = max(MERGED, offsets[-1] // MOST_PIECES), []
     bounds = np.flatnonzero(np.diff(offsets[:-1] // merged, prepend=-1, append=-1))
@@ -202,7 +198,7 @@ class FeatureIndex(OnPictures):
         return self._by_image(rows).toarray()
 
     def _by_image(self, rows: np.ndarray) -> csr_array:
-        """(n, d_sae) with one entry per cell, duplicates included: toarray() adds them up."""
+        """(n, d_sae) with an entry for each active cell; toarray() adds up duplicates."""
         cells, shape = self.by_cell, (len(self.images), self.d_sae)
         return csr_array((cells.data, cells.indices, cells.indptr[:: self.cells_per_image]), shape)[rows]
 
@@ -231,7 +227,7 @@ class FeatureIndex(OnPictures):
         return table.drop_duplicates("image_row").head(n).reset_index(drop=True)
 
     def coactive(self, feature_id: int, n: int) -> pd.DataFrame:
-        """The n features whose share of this feature's cells most exceeds chance: feature_id, share, lift (ratio)."""
+        """The n features that most exceed chance in this feature's cells: feature_id, share of cells, lift (ratio)."""
         cells, _ = self.firings(feature_id)
         cells = cells[:: max(1, -(-len(cells) // 4096))]
         share = np.bincount(self.by_cell[cells].indices, minlength=self.d_sae) / max(1, len(cells))

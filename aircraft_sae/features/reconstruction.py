@@ -30,7 +30,7 @@ SEED_STEP = 100  # between the seeds of nulls, which the seeds of autoencoders m
 
 
 def project(mean: torch.Tensor, basis: torch.Tensor, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
-    """mean + (acts - mean) projected onto `basis` (k, d_in), orthonormal rows of `pca`; without rows, the mean."""
+    """mean + (acts - mean) projected onto `basis` (k, d_in), orthonormal rows from `pca`; without rows, the mean."""
     return mean + (acts - mean) @ basis.t() @ basis, None
 
 
@@ -72,7 +72,7 @@ def k_means(acts: Activations, rows: np.ndarray, n_centres: int) -> torch.Tensor
 
 
 def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, scale, directions: torch.Tensor) -> SparseAutoencoder:
-    """An autoencoder of directions (a multiple of d_in, d_in): it keeps the k largest products with scaled acts."""
+    """An autoencoder whose features are directions (a multiple of d_in, d_in); the k best fits to acts are active."""
     cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, tied=False)
     made, rows = SparseAutoencoder(cfg, sae.d_in), normalize(directions)
     made.load_state_dict({"W_dec": rows, "W_enc_rows": rows}, strict=False)
@@ -80,12 +80,12 @@ def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, scale, directions: to
 
 
 def both_signs(directions: torch.Tensor) -> torch.Tensor:
-    """Each direction and its negative, because features are never negative."""
+    """Each direction and its negative, because activations are never negative."""
     return torch.cat([directions, -directions])
 
 
 class Measured(NamedTuple):
-    """What `measure` found: results with intervals, (d_sae,) cells in which each feature fired, sums per image."""
+    """What `measure` found. fired: (d_sae,) number of cells in which each feature is active; table: sums per image."""
 
     results: dict[str, dict[str, float | None]]
     fired: np.ndarray
@@ -149,9 +149,8 @@ def splice(
     """What it costs the network to continue from the reconstruction of these images' cells; intervals over images.
 
     labels: (n_images,) class indices; pictures: those of acts.
-        top1_change_points: change of accuracy, in percentage points
+        top1_change_points: change of accuracy, in percentage points; kl_nats: KL(p || p spliced)
         agreement: share of images that keep their prediction
-        kl_nats: KL(p || p spliced)
         ce_recovered_zero, ce_recovered_mean: of the cross-entropy lost by setting all acts to 0, or to the mean, the
             share that the reconstruction recovers
     """
@@ -176,7 +175,7 @@ def splice(
 
 
 def seed_agreement(first: torch.Tensor, second: torch.Tensor) -> dict[str, float]:
-    """How much two dictionaries W_dec (d_sae, d_in) have their features in common, beyond chance.
+    """How far two dictionaries W_dec (d_sae, d_in) share their features, beyond chance.
 
         matched_cosine, chance: mean of `matched_cosines` with the second, and with `mixtures` of it
         agreement: where matched_cosine lies between chance (0) and 1
@@ -250,7 +249,7 @@ def null_dictionaries(
 ) -> dict[str, Null]:
     """An autoencoder's nulls by name, as sparse as it is and (but for channels and PCA) as wide; fixed by the seed.
 
-    acts: of its site; train(kind, network, pictures, **changes): trains "frozen-decoder" or "permuted", or loads it.
+    acts: at its site; train(kind, network, pictures, **changes): trains "frozen-decoder" or "permuted", or loads it.
         channels, PCA: in both signs, for seed 0 only
         random directions: with the covariance of the cells of validation pictures
         untrained: as initialised
@@ -291,10 +290,7 @@ def untrained(sae: SparseAutoencoder, acts: Activations, seed: int = 0) -> Spars
 
 @torch.no_grad()
 def as_batchtopk(sae: SparseAutoencoder, acts: Activations) -> SparseAutoencoder:
-    """`sae` coded like a trained BatchTopK: its threshold leaves k features active per cell, averaged over 4,096 cells.
-
-    Source: Bussmann et al. 2024, arXiv 2412.06410.
-    """
+    """A copy that selects by threshold, as a trained BatchTopK does: k features per cell, averaged over 4,096 cells."""
     rows = acts.rows("train")
     cells = next(acts.batches(rows, min(4096, len(rows) * acts.cells_per_image), 0))
     pre_acts = ((cells - sae.b_dec) @ sae.W_enc + sae.b_enc).flatten()

@@ -41,7 +41,7 @@ def auroc(ranks: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """(area under the ROC curve of each feature for each class against the rest, its z), both (classes, d).
 
     ranks: (n, d) over images, ties averaged; member: (classes, n) whether an image is of the class.
-    z: distance from 0.5 in exact standard deviations of permuted labels. With no images or all, a class gets 0.5, nan.
+    z: distance from 0.5 in exact standard deviations of permuted labels. A class of no images, or all, gets 0.5, nan.
     Source: Mann & Whitney 1947; Lehmann 1975, Nonparametrics, appendix, equation A.18.
     """
     n, n_in = len(ranks), member.sum(1, keepdims=True)
@@ -144,7 +144,7 @@ class Regions:
 
     @property
     def within(self) -> np.ndarray:
-        """(n, rows, columns) bool: cells that show the aircraft, or whatever has regions."""
+        """(n, rows, columns) bool: cells that show the aircraft, or whatever the regions are parts of."""
         return self.shown >= LEAST
 
 
@@ -178,7 +178,7 @@ def average_precisions(codes: csr_array, labels: np.ndarray) -> np.ndarray:
 
 
 def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
-    """A row per feature_id and part: average precision on half A (ap_a) and B (ap), share of B's cells (prevalence)."""
+    """A row per feature_id and part: average precision on half A (ap_a) and B (ap), prevalence (share of B's cells)."""
     cells, found = regions.rows[:, None] * index.cells_per_image + np.arange(index.cells_per_image), {}
     for name, half in {"ap_a": ~regions.in_b, "ap": regions.in_b}.items():
         labels = regions.labels[half].reshape(-1, len(regions.names))
@@ -190,10 +190,8 @@ def part_scores(index: FeatureIndex, regions: Regions) -> pd.DataFrame:
 def guess_maps(regions: Regions, of: np.ndarray) -> dict[str, np.ndarray]:
     """Scores (pictures, rows, columns, parts) for the pictures `of` (n,) from what is known without looking for a part.
 
-    place: how often half A shows the part in that cell
-    outline: how much of the cell is aircraft
-    class: how often half A's pictures of this class show the part
-    class_outline: the product of the last two
+    place: how often half A shows the part in that cell; outline: how much of the cell is aircraft
+    class: how often half A's pictures of this class show the part; class_outline: the product of the last two
     """
     labels, classes = regions.labels[~regions.in_b], regions.classes[~regions.in_b]
     by_class = pd.DataFrame(labels.any((1, 2))).groupby(classes).mean().reindex(regions.classes[of], fill_value=0)
@@ -265,8 +263,8 @@ def build_features(
 ) -> None:
     """Run `build_index` on these splits, and add what test pictures say of each feature to features.parquet.
 
-    by_class: add the columns of `selectivity`, for each level that the pictures have. If they have regions, also add
-    those of `best_parts`, and write `part_scores` to parts.parquet.
+    by_class: add the columns of `selectivity` for each level. Where regions are known, `part_scores` go to
+    parts.parquet and the columns of `best_parts` are added too.
     """
     if (index := build_index(sae, acts, folder, acts.rows(*splits))) is None:
         return
