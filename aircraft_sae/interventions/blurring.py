@@ -1,9 +1,9 @@
 """Blurring in input space: the patch under a feature's peak, and matched windows elsewhere in the picture.
 
 An edit shows the blurred picture g inside a square window, and the picture x outside it. A control window is *matched*
-if its squared change |x - g|^2 is within a fifth of the target's. Kinds of control: on the foreground (which shows any
-region), anywhere, on the foreground where the feature is lowest, and under the peak of another feature of like density.
-Two of them, drawn at random, are blurred in each picture.
+if its squared change |x - g|^2 is within a fifth of the target's. Kinds of control: on the foreground (wherever a
+region is shown), anywhere, on the foreground where the feature is lowest, and under the peak of another feature of like
+density. Two kinds, drawn at random, are blurred in each picture.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ PAIR = ["feature_id", "image_row"]
 
 @dataclass(frozen=True)
 class Window:
-    """A square of a picture, in pixels: rows top to top + size, columns left to left + size."""
+    """A square of a picture, in pixels: its top row, its left column, and its side."""
 
     top: int
     left: int
@@ -102,7 +102,7 @@ def control_windows(
 
 
 def choose_picks(index: FeatureIndex, features: Sequence[int], rows: np.ndarray, n: int) -> pd.DataFrame:
-    """Up to n patches of each feature in `rows`, with feature_id and how: half are "top", half "random" others."""
+    """Up to n patches of each feature in `rows`, with feature_id and how: half the "top" ones, half "random" others."""
     picks = []
     for j in features:
         peaks = index.patches(int(j), "top", len(rows), rows)
@@ -127,7 +127,7 @@ def feature_lost(blur: pd.DataFrame, where: str) -> dict[str, float | None]:
 
 
 def mediation(blur: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """Share of the logit lost by blurring that putting the feature, or a random direction as long, back restores."""
+    """Share of the logit lost by blurring that returns if the feature, or a random direction as long, is put back."""
     harmed = blur[(blur["where"] == "target") & (blur["logit"] < 0)]
     after = {"the feature": harmed["restored_logit"], "a random direction": harmed["random_logit"]}
     return {k: _over_pictures(harmed.assign(back=harmed["logit"] - v), "back", "logit") for k, v in after.items()}
@@ -145,7 +145,7 @@ def agreement(blur: pd.DataFrame, suppressed: pd.DataFrame) -> pd.DataFrame:
     """Does blurring under a feature's peak change the logit as suppressing it does? One row per feature_id.
 
     suppressed: feature_id, image_row, suppressed (change of the logit).
-    spearman, low, high: rank correlation over its n pictures, with bootstrap interval; nan below 4 or without spread
+    spearman, low, high: rank correlation over its n pictures, with bootstrap interval; nan if n < 4 or without spread
     same_sign: share of pictures in which both have the same sign; suppressed, blurred: mean changes of the logit
     """
     both = blur[blur["where"] == "target"].merge(suppressed, on=PAIR, validate="1:1")
@@ -172,11 +172,10 @@ def blur_peaks(
 ) -> None:
     """Blur under each picked peak and at its controls; separately, suppress the feature.
 
-    picks: of `choose_picks`; sigma, window: in pixels of the network's input.
+    picks: from `choose_picks`; sigma, window: in pixels of the network's input.
     blur.parquet: feature_id, image_row, how, where ("target" or a kind of control), matched
-        change: mean squared change of the window's pixels
-        before, feature: the feature's largest activation, and its change
-        logit, margin, confidence, specificity: `effects`
+        change: mean squared change of the window's pixels; before, feature: the feature's maximum, and its change
+        logit, margin, confidence, specificity: as in `effects`
         restored_logit, random_logit: like logit, with the feature or its random direction put back after blurring
     suppressed.parquet: feature_id, image_row, suppressed (change of the true class's logit)
     Raises: ValueError for an unknown feature, and for a window larger than the picture.

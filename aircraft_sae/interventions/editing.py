@@ -108,7 +108,7 @@ def _saved(image: np.ndarray, scene: Scene) -> Image.Image:
 
 @dataclass
 class Responses:
-    """What edits do to features: scenes s, edits e, parts p, features j.
+    """What edits do to features, for scenes s, edits e, parts p and features j.
 
     edits: edits.parquet; before: (s, j) image maxima; after: (e, j); shows: (s, rows, columns, p) bool, the cells that
     show a part; codes: (cells of scenes then edits, j).
@@ -156,10 +156,10 @@ class Responses:
         return table.melt("feature_id", var_name="part", value_name="response")
 
     def at_part(self, part: str, feature_id: int) -> tuple[Estimate, Estimate]:
-        """R at the part's own cells: for removing the part, and for removing others that are at most twice as large.
+        """R at the part's own cells: if the part is removed, and if other parts are that are at most twice as large.
 
-        R: the loss of the largest activation in these cells, over the largest anywhere before the edit, in scenes that
-        show the part and in which the feature is active. Size: the median number of pixels that a removal changes.
+        R: the fall of the largest activation in these cells, as a share of the largest anywhere before the edit, over
+        scenes that show the part and activate the feature. Size: the median number of pixels that a removal changes.
         """
         n_scenes, rows, columns, _ = self.shows.shape
         maps = self.codes[:, [feature_id]].toarray().reshape(-1, rows, columns)

@@ -54,8 +54,8 @@ def effects(before: Tensor, after: Tensor, labels: Tensor, rival: Tensor | None 
 class Trial:
     """Pictures in which features are suppressed, and the read-out that scores them.
 
-    rows: (n,) of acts; labels: (n,) the true index into what `read` gives; in_b: (n,) bool, half B; strength:
-    (n, d_sae) activations averaged over cells; sites: those whose acts `read` needs.
+    rows: (n,) into acts; labels: (n,) which of the scores from `read` is the true one; in_b: (n,) bool, half B;
+    strength: (n, d_sae) activations averaged over cells; sites: those whose acts `read` needs.
     """
 
     network: Network
@@ -158,7 +158,7 @@ class Trial:
         return {name: torch.stack([part[name] for part in parts], 1).numpy() for name in parts[0]}
 
     def specificity_with_null(self, feature_id: int, n_random: int, direction: Tensor | None = None):
-        """Specificity of suppressing a feature or `direction` (n,), and random directions instead (n, n_random)."""
+        """(specificity (n,) of suppressing a feature or `direction`, the same (n, n_random) for random directions)."""
         own = (self.sae.W_dec.detach()[feature_id] if direction is None else direction)[None]
         random = random_directions(own.expand(n_random, -1), cell_covariance(self.acts), (0, feature_id))
         found = self.suppress([feature_id] * (n_random + 1), directions=torch.cat([own, random]))["specificity"]
@@ -167,7 +167,7 @@ class Trial:
 
 @torch.no_grad()
 def logits_from(network: Network, site: str, acts: Tensor, x: Tensor | None) -> Tensor:
-    """(n, classes) from a site's acts (n, rows, columns, d_in); x: pictures, if the network cannot start there."""
+    """(n, classes) from a site's acts (n, rows, columns, d_in); x: the pictures, if the network cannot start there."""
     if readout := network.readout(site):
         return readout.logits(acts.mean((1, 2)))
     x = None if network.can_start(site) else x
@@ -179,7 +179,7 @@ def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
     """The n features whose suppression most lowers the margin between two labels on half A, with the effect on half B.
 
     Without a closed form, only the `strongest` features of the pair's half A are tried. feature_id; value, low, high,
-    n: mean change of the margin; random: by its random direction; beyond_value, beyond_low, …: value minus random.
+    n: mean change of the margin; random: that of its random direction; beyond_value, beyond_low, …: value less random.
     """
     own, W_dec = trial[np.isin(trial.labels, pair)], trial.sae.W_dec.detach()
     features = np.arange(trial.sae.d_sae)
@@ -218,7 +218,7 @@ def mean_over_active(values: np.ndarray, active: np.ndarray) -> np.ndarray:
 
 
 def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims: pd.DataFrame) -> None:
-    """Suppress all features and two controls on half B; without a closed form, those of `claims` in 140 pictures.
+    """Suppress all features and two controls on half B; without a closed form, only those in `claims`, in 140 pictures.
 
     features.parquet: feature_id, n (pictures in which it is active), often (whether n is large enough), partner (the
         feature of like density, -1 if none)
@@ -266,7 +266,7 @@ def _half_b(trial: Trial, most: int | None = None) -> Trial:
 
 
 def dose_response(folder: Path, *, trial: Trial, features: Sequence[int], doses: Sequence[float]) -> None:
-    """Multiply features by each dose, and change random directions by the same length.
+    """Multiply features by each dose, and make changes of the same length along random directions.
 
     doses.parquet: of ("features" or "random directions"), dose, feature_id, n (half B's pictures in which it is active)
         logit, size: means over these of the change of the true class's logit, and of its absolute value

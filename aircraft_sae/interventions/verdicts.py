@@ -109,7 +109,7 @@ class Verdicts:
     """What `verdict_tables` wrote; a table is None where regions, scenes or classes are missing.
 
     features: feature_id; seed_match; suppressed, suppressed_random (its mean absolute specificity, and its
-    random direction's); verdict, why. responses: `Responses.table`; parts: of `judge_parts`; classes: `class_verdicts`.
+    random direction's); verdict, why. responses: `Responses.table`; parts: tiers.parquet; classes: `class_verdicts`.
     """
 
     features: pd.DataFrame
@@ -133,7 +133,7 @@ def pass_share(passes: np.ndarray) -> dict[str, float | int]:
 
 @dataclass
 class Claimant:
-    """A dictionary and its claims; network: runs on the edited scenes; seeds: claimants that must agree for tier 4."""
+    """A dictionary and its claims. network: the one that sees scene edits; seeds: claimants that must agree for tier 4."""
 
     sae: SparseAutoencoder
     index: FeatureIndex
@@ -144,7 +144,7 @@ class Claimant:
 
 
 class Measured(NamedTuple):
-    """Estimates for a feature and a part; swapped: ap with another picture's masks; others: R if others are removed."""
+    """Estimates for a feature and a part; swapped: ap with another picture's masks; others: R for other parts."""
 
     ap: Estimate
     swapped: Estimate
@@ -204,7 +204,7 @@ def measured(claimant: Claimant, claims: pd.DataFrame, removals: Path) -> list[M
 
 def compared(own: Measured, nulls: Sequence[Measured]) -> dict[str, float]:
     """One claim beside the nulls: ap, auroc, R, each with _low, _high and _p; null_ap, … (the nulls' largest); swapped,
-    others (of `Measured`); gain (auroc - null_auroc); imprecise (by WIDE); n pictures; n_scenes with part and feature.
+    others (as in `Measured`); gain (auroc - null_auroc); imprecise (by WIDE); n, n_scenes (with part and feature).
     """
     row = {"swapped": own.swapped.value, "others": own.others.value, "n": len(own.ap.influence)}
     row["n_scenes"] = len(own.R.influence)
@@ -233,7 +233,7 @@ def tiered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def said(parts: pd.DataFrame | None, classes: pd.DataFrame | None) -> pd.DataFrame:
-    """The best verdict on each feature: feature_id, tier, verdict, why; a part of tier 2 or more precedes a class."""
+    """The best verdict on each feature: feature_id, tier, verdict, why; a part of tier 2 or more outranks a class."""
     tables = []
     if parts is not None:
         claims = zip(parts["tier"].astype(int), parts["part"].str.replace("_", " "), strict=True)
@@ -252,11 +252,10 @@ def verdict_tables(
     suppressed: pd.DataFrame | None = None, nulls: Sequence[FeatureIndex] = (), tiers: Path | None = None,
     removals: Path | None = None,
 ) -> None:  # fmt: skip
-    """Write the tables that `Verdicts` opens, and null_classes.parquet: classes with random directions for features.
+    """Write the tables that `Verdicts` opens, and null_classes.parquet: `class_verdicts` of random directions.
 
-    claims: of `features_to_test`; others: autoencoders of other seeds; suppressed: of `suppress_features`, None without
-    classes; nulls: indexes of null dictionaries; tiers, removals: folders of `judge_parts` and
-    `edit_scenes`, None without scenes.
+    claims: from `features_to_test`; others: autoencoders of other seeds; suppressed: from `suppress_features`, if there
+    are classes; nulls: null dictionaries' indexes; tiers, removals: folders of `judge_parts`, `edit_scenes`, if any.
     """
     match, found = seed_match(trial.sae, others), {}
     table = pd.DataFrame({"feature_id": range(trial.sae.d_sae), "seed_match": match})
