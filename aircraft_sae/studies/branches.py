@@ -1,4 +1,4 @@
-"""Branch specialisation: do features of an Inception block live in one of its branches, and is it alike in all blocks?
+"""Branch specialisation: do features of an Inception block live in one of its branches, and do blocks agree?
 
 A block's acts are its branches' channels side by side, so a decoder row d_i has a part d_i[b] in each branch.
 Source: Bozoukov 2025, arXiv 2504.11489, with the nulls that it lacks.
@@ -32,7 +32,7 @@ from aircraft_sae.studies.curves import watch
 
 BRANCHES = ("1x1", "3x3", "5x5", "pool")
 SPECIAL, N_PERMUTED = 0.001, 9999
-"""A share is beyond chance if at most SPECIAL of N_PERMUTED permutations reach it; `circuits` uses SPECIAL too."""
+"""A branch's share is beyond chance if its p, by N_PERMUTED permutations, is at most SPECIAL."""
 Groups = Mapping[str, slice]
 
 
@@ -66,10 +66,7 @@ def excess(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
 
 
 def equalised(groups: Groups, even: bool = True) -> tuple[np.ndarray, dict[str, slice]]:
-    """(random channels, groups among them): from each branch as many as the narrowest one has.
-
-    If not even: the same number in all, in the branches' own proportions.
-    """
+    """(random channels, groups among them): as many of each branch as the narrowest has; in proportion if not even."""
     rng, widths = np.random.default_rng(0), np.array([own.stop - own.start for own in groups.values()])
     wanted = np.full(len(widths), widths.min())
     if not even:
@@ -81,14 +78,11 @@ def equalised(groups: Groups, even: bool = True) -> tuple[np.ndarray, dict[str, 
 
 
 def permutation_p(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
-    """(d_sae, branches) p: how often a branch gets at least its share of the row when the row's channels are permuted.
-
-    p is 1 where the share is less than two deviations above chance: that is seldom as rare as SPECIAL.
-    """
+    """(d_sae, branches) p of each row's shares if channels are permuted; 1 if under two deviations above chance."""
     far, squares = excess(W_dec, groups), np.square(np.maximum(W_dec, 0)).astype(np.float32)
     drawn, found = _drawn(W_dec.shape[1], tuple(own.stop - own.start for own in groups.values())), {}
     for (name, own), chosen in zip(groups.items(), drawn, strict=True):
-        found[name], some = np.ones(len(W_dec)), (far[name] > 2).to_numpy()
+        found[name], some = np.ones(len(W_dec)), (far[name] > 2).to_numpy()  # others are seldom as rare as SPECIAL
         least = squares[some][:, own].sum(1) * (1 - 1e-5)
         found[name][some] = (1 + (squares[some] @ chosen.T >= least[:, None]).sum(1)) / (1 + N_PERMUTED)
     return pd.DataFrame(found)
@@ -174,7 +168,7 @@ def see_maxima(network: Network, saes: Mapping[str, SparseAutoencoder], pictures
 
 
 def random_thousand(sae: SparseAutoencoder, acts: Activations) -> SparseAutoencoder:
-    """1,000 random directions or a few more, but no more than features; they are active as often as features."""
+    """1,000 random directions or a few more (at most as many as features), active as often as features."""
     expansion = min(sae.cfg.expansion, -(-1000 // sae.d_in))
     k = max(1, round(sae.cfg.k * expansion / sae.cfg.expansion))
     like = SparseAutoencoder(change(sae.cfg, expansion=expansion, k=k, tied=False, aux_k=0), sae.d_in)
@@ -192,8 +186,8 @@ def see_blocks(
     dictionary, feature_id; mass: mean of its image maxima;
     leaning: the factor with the largest of its `shares`, if its responses to all factors but EDITS are known; without
     scenes, the class level it selects best; else "unknown";
-    about: the factor it is `about`; else the class level it is placed on, if it selects a class more clearly than
-    BEYOND of random directions do; else "unknown".
+    about: the factor it is `about`; else the class level it is placed on, if it selects a class more clearly than a
+    share BEYOND of random directions; else "unknown".
     """
     both = dict(saes) | {f"{name}-random": sae for name, sae in random.items()}
     test, edited = see_maxima(network, both, pictures), see_maxima(network, both, varied) if varied else {}
@@ -230,7 +224,7 @@ def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence
 
     first, second: (pictures, d) image maxima on the same pictures; homes: each feature's branch, for both. A
     feature's partner is its best correlate among the second block's features; both are active in MIN_PICTURES pictures.
-    They are matched if they correlate better than BEYOND of features do with shifted pictures.
+    They are matched if they correlate better than a share BEYOND of features does with pictures shifted.
     kappa: with a bootstrap interval over partners, which several features may share;
     permuted, p: with the second block's homes permuted over its features; matched: share of features.
     """
@@ -266,10 +260,7 @@ def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence
 
 
 def purity(W_dec: np.ndarray, labels: np.ndarray) -> dict[str, dict]:
-    """Share of a row's 15 nearest neighbours (by cosine) that have its label, and with permuted labels: two results.
-
-    At most 3,000 rows, drawn at random.
-    """
+    """Share of a row's 15 nearest neighbours (by cosine) with its label, and with permuted labels; of up to 3,000 rows."""
     rng = np.random.default_rng(0)
     some = rng.permutation(len(W_dec))[:3000]
     W_dec, labels, k = W_dec[some], labels[some], min(15, len(some) - 1)
@@ -290,7 +281,7 @@ def purity(W_dec: np.ndarray, labels: np.ndarray) -> dict[str, dict]:
 def see_reach(
     folder: Path, *, network: Network, pictures: Pictures, sae: SparseAutoencoder, patches: Path, units: Sequence[int]
 ) -> None:  # fmt: skip
-    """Measure how much of the picture features see at their best patch: reach.parquet: unit, radius (effective)."""
+    """Measure how much of a picture each feature sees at its best patch. reach.parquet: unit, radius (effective)."""
     best, rows = pd.read_parquet(patches / "patches.parquet").drop_duplicates("unit").set_index("unit"), []
     for j in tqdm(units, "gradients", leave=False):
         cell, image = (int(best.at[j, "row"]), int(best.at[j, "column"])), best.at[j, "image"]

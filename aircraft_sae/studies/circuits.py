@@ -16,8 +16,7 @@ from aircraft_sae.store import write_parquet
 from aircraft_sae.studies.branches import SPECIAL, image_maxima
 from aircraft_sae.studies.curves import batches
 
-STEP = 0.01
-"""Share of a feature's activation that is taken away to measure the derivative."""
+STEP = 0.01  # share of a feature's activation that is taken away to measure the derivative
 
 
 @torch.no_grad()
@@ -65,7 +64,7 @@ def find_edges(
 
 
 def neighbours(order: Sequence[int], chosen: Sequence[int]) -> list[int]:
-    """For each chosen feature in turn, the two nearest in this order that are neither chosen nor taken."""
+    """For each chosen feature in turn, the two nearest ones in this order that are neither chosen nor taken."""
     free, found = [i for i, j in enumerate(order) if j not in set(chosen)], []
     for j in chosen:
         at = order.index(j)

@@ -6,7 +6,7 @@ maximum, as a share of its range, averaged over the scenes s in which it is acti
     r_jf = E_s |max over cells f_j(s with f changed) - max over cells f_j(s)| / max over pictures f_j
 
 A network's *profile* is the mean of r_jf over features, weighted by activity. Random directions respond too, and more
-to larger changes of the picture, so their profile is shown too, and a feature is *about* a factor only if the
+to larger changes of the picture, so their profile is shown beside it, and a feature is *about* a factor only if the
 factor's share of its responses is larger than for 99.5 % of random directions.
 """
 
@@ -38,7 +38,7 @@ from aircraft_sae.store import write_parquet
 
 ALL = (*EDITS, *FACTORS)
 MIN_PICTURES = 10  # known scenes that a response needs; a third of all scenes if there are few
-BEYOND = 0.995  # share of random directions that a feature must surpass; 5 % of them surpass it in one of ten factors
+BEYOND = 0.995  # a feature must surpass this share of random directions; 5 % of these pass, in one factor or another
 RANDOM = "random directions"
 
 
@@ -98,10 +98,7 @@ class Sensitivity:
         return found
 
     def profile(self, mass: np.ndarray, random: Mapping[str, np.ndarray]) -> pd.DataFrame:
-        """A row per factor: value, low, high, n (mean response over n scenes); times, times_low, times_high.
-
-        times: the response as a multiple of random directions' response; random: their `draws`.
-        """
+        """A row per factor: value, low, high, n; times, …: multiples of random directions' `draws`."""
         rows = []
         for factor, drawn in self.draws(mass).items():
             n = int(np.isfinite(self.change[factor]).any(1).sum())
@@ -118,10 +115,7 @@ def means(values: np.ndarray, axis: int, fewest: int = 1) -> np.ndarray:
 
 
 def shares(response: np.ndarray, random: np.ndarray) -> np.ndarray:
-    """(d, factors) each factor's share of a feature's responses, after dividing by random directions' mean response.
-
-    A feature that responds like random directions has a flat row. response: (d, factors); random: (n, factors).
-    """
+    """(d, factors) each factor's share of a feature's responses, once divided by random directions' mean response."""
     usual = means(random, 0)
     relative = np.nan_to_num(response / np.where(usual > 0, usual, np.nan), nan=0.0)
     return relative / np.maximum(relative.sum(1, keepdims=True), 1e-12)
@@ -138,9 +132,9 @@ def profile_network(
     folder: Path, *, acts: Activations, varied: Activations, pictures: Pictures, saes: Mapping[str, SparseAutoencoder],
     random: Sequence[SparseAutoencoder],
 ) -> None:  # fmt: skip
-    """What the features of one network respond to and show at one site, compared with random directions.
+    """What a network's features at one site respond to and show, compared with random directions.
 
-    acts: of `pictures`; varied: of `VariedScenes`; saes: seeds by name; random: two dictionaries of random directions,
+    acts: for `pictures`; varied: for `VariedScenes`; saes: seeds by name; random: two dictionaries of random directions,
     the first as the null, the second to be compared with it as features are.
     features.parquet: dictionary, feature_id, mass (share of all activation), about, and a response for each factor
     typical.parquet: factor, feature_id (the most active one about it, of the first seed), its nine strongest patches

@@ -43,7 +43,7 @@ def record_middle(folder: Path, *, network: Network, pictures: Pictures, sites: 
 def _middles(
     network: Network, batches: Iterable[torch.Tensor], cells: Mapping[str, int], margin: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """{site: (n, d)} acts in one cell of each site (counted in whole pictures), from pictures without their margins."""
+    """{site: (n, d)} acts in one cell of each site (as in whole pictures), from pictures with their margins cut off."""
     cropped = (pad(x, (-margin,) * 4) for x in batches)
     for seen in network.stream(cropped, list(cells), logits=False):
         grids = {site: acts.shape[1] for site, acts in seen.acts.items()}
@@ -93,7 +93,7 @@ def _margin(network: Network, cells: Mapping[str, int]) -> int:
 
 
 def usual(sae: SparseAutoencoder | None, acts: Activations) -> np.ndarray:
-    """(d,) QUANTILE of each unit's positive activations in test pictures: sparse units are silent in most cells."""
+    """(d,) QUANTILE of each unit's positive activations in test pictures (sparse units are silent in most cells)."""
     blocks = acts.blocks(acts.rows("test"))
     if sae is None:
         codes = csc_array(torch.cat([block.flatten(0, 2) for block in blocks]).relu().numpy())
@@ -108,7 +108,7 @@ def tune(
 ) -> None:
     """Find the curve detectors among a site's neurons and the units of dictionaries, and what they cover.
 
-    stimuli: of `record_middle`; pictures: the `Curves` shown; acts: cells of real pictures; saes: "features" and nulls.
+    stimuli: from `record_middle`; pictures: the `Curves` shown; acts: cells of real pictures; saes: "features" and nulls.
     Writes, for each dictionary:
     units.parquet: dictionary, unit, the columns of `tuned`, detects; tuning_<dictionary>.npy: (d, angles);
     coverage.parquet: dictionary, n detectors among units, and the `coverage` of the first m detectors of `family`;
@@ -147,7 +147,7 @@ def see_pictures(
     folder: Path, *, network: Network, site: str, pictures: Pictures, units: Mapping[str, list[int]],
     saes: Mapping[str, SparseAutoencoder], tuning: Path | None = None, n_patches: int = 9,
 ) -> None:  # fmt: skip
-    """Show test pictures to some units of the site's "neurons" and of dictionaries, and keep only what is asked for.
+    """Record how some of the site's "neurons" and units of dictionaries respond to test pictures, and keep no more than this.
 
     patches.parquet: dictionary, unit, image, row, column, value of the strongest cell in each of n_patches pictures;
     contours.parquet: dictionary, unit, correlation (`contour_agreement`) of the unit's tuning curve, in the folder that
@@ -192,7 +192,7 @@ def suppress_families(
 ) -> None:  # fmt: skip
     """Suppress families of features at a site: how far do a later site's acts in the middle cell move?
 
-    after: the later site; pictures: of `Curves`. lost.parquet: family, kind (of stimulus), and value, low, high, n
+    after: the later site; pictures: `Curves`. lost.parquet: family, kind (of stimulus), and value, low, high, n
     (pictures): summed length of the changes, divided by the acts' summed length.
     """
     W_dec, rows, cell = sae.W_dec.detach(), [], _cell(network, after)

@@ -109,10 +109,7 @@ def segment(folder: Path, *, acts: Activations, pictures: Pictures, n_cells: int
 
 
 def ious(confusion: np.ndarray, counts=None) -> np.ndarray:
-    """(regions,) or (draws, regions) intersection over union; nan where a region is neither shown nor named.
-
-    confusion: (pictures, regions, regions) area by the region shown and the region named.
-    """
+    """(regions,) or (draws, regions) IoU; nan for absent ones. confusion: areas (pictures, true region, named one)."""
     total = np.tensordot(np.ones(len(confusion)) if counts is None else counts, confusion, 1)
     hits = np.diagonal(total, axis1=-2, axis2=-1)
     union = total.sum(-1) + total.sum(-2) - hits
@@ -120,7 +117,7 @@ def ious(confusion: np.ndarray, counts=None) -> np.ndarray:
 
 
 def segmentation_scores(folder: Path) -> dict[str, dict]:
-    """Results: iou/<region> of the head, iou_right/<region> of the right names; their means over parts, and ratio."""
+    """Results: iou/<region> of the head, iou_right/<region> of the right names; means over parts, their ratio."""
     names, found, mious = CellHead.open(folder).names, {}, []
     for suffix, confusion in zip(("", "_right"), np.load(folder / "confusion.npy"), strict=True):
         value, draws, n = ious(confusion), bootstrap_draws(ious, confusion), len(confusion)

@@ -133,8 +133,7 @@ def by_kind(values: np.ndarray, table: pd.DataFrame) -> pd.Series:
 def split_neurons(neurons: np.ndarray, codes: np.ndarray, W_dec: np.ndarray, table: pd.DataFrame) -> pd.DataFrame:
     """Find neurons with several modes that are sums of features with one mode each: a row per neuron with several.
 
-    neurons: (pictures, d_in) acts; codes: (pictures, d_sae); W_dec: (d_sae, d_in). Columns:
-    neuron, n_modes;
+    neurons: (pictures, d_in) acts; codes: (pictures, d_sae); W_dec: (d_sae, d_in). Columns: neuron, n_modes;
     carriers: the features that carry at least CARRIED of its variance over curves, largest first; shares: of variance;
     splits: it has two or more carriers, all with one mode, and each mode of the neuron has one of them NEAR;
     chance: how often this holds for as many random features that respond to curves.
@@ -175,10 +174,7 @@ def contour_angles(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 
 def contour_agreement(curves: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """(d,) correlation of each tuning curve with the mean activation by contour angle; nan where either is constant.
-
-    curves: (d, angles); seen: (d, bins), nan where no contour has the angle.
-    """
+    """(d,) correlation of curves (d, angles) with `seen`: mean activation by contour angle (d, bins); nan if flat."""
     coarse, found = curves[:, :: curves.shape[1] // seen.shape[1]], np.full(len(curves), np.nan)  # one angle a bin
     for i, known in enumerate(np.isfinite(seen)):
         curve, own = coarse[i, known], seen[i, known]
