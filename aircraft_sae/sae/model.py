@@ -72,7 +72,7 @@ class Codes:
         return Codes(self.values.take(kept), self.features.take(kept), offsets, self.d_sae)
 
     def by_feature(self) -> tuple["Codes", torch.Tensor]:
-        """(the codes transposed: cells by feature, the order of the entries)."""
+        """(the codes transposed, with features as rows; the order of the entries)."""
         features, order = self.features.int().sort(stable=True)  # a radix sort: 4-byte keys are faster than 8
         offsets = torch.searchsorted(features, torch.arange(self.d_sae + 1, device=features.device).int())
         return Codes(self.values.take(order), self.cells.take(order), offsets, len(self)), order

@@ -109,7 +109,7 @@ def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gr
 
 
 def add_up(sae: SparseAutoencoder, loss: float, fvu: float, fired: Tensor, dead: Tensor | None) -> tuple[float, float]:
-    """(loss, fvu) summed over ranks; .grad and fired (d_sae,), cells where each feature fired, are summed in place."""
+    """(loss, fvu) summed over ranks; .grad and fired (d_sae,), each feature's number of cells, are summed in place."""
     if ranks.n_ranks() == 1:
         return loss, fvu
     biases = sae.b_enc.grad, sae.b_dec.grad
