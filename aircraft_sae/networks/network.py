@@ -23,8 +23,7 @@ from aircraft_sae.store import digest
 BATCH = 64 if torch.cuda.is_available() else 16
 """Pictures per forward pass: on a CPU few enough for activations to stay in its caches, which is a quarter faster."""
 Edit = Callable[[torch.Tensor], torch.Tensor]
-_HOOKING = threading.Lock()
-"""torch numbers hooks without a lock: two threads could get the same number, and one would lose its hook."""
+_HOOKING = threading.Lock()  # torch has none: two threads could number hooks alike, and one would lose its hook
 
 
 @dataclass
@@ -39,9 +38,8 @@ class Seen:
 class Network:
     """A CNN in evaluation mode, with its preprocessing and classes.
 
-    classes: names in the order of the logits.
+    classes: names in the order of the logits; level: the level of the taxonomy that they belong to.
     size, mean, std: pictures are squashed to (size, size) and normalised.
-    level: the level of the taxonomy that the classes belong to.
     mixed_precision: whether `mixed` passes use bfloat16 where the hardware has it.
     history: one row per epoch; predictions: `predict` on the test split.
 
@@ -156,10 +154,7 @@ class Network:
             return find_readout(self, site)
 
     def permuted(self, seed: int = 0) -> "Network":
-        """This network with the values of each weight tensor permuted, which keeps their scale and nothing learned.
-
-        Source: Heap et al. 2025, arXiv 2501.17727.
-        """
+        """The network with each weight tensor permuted, which keeps only scale (Heap et al. 2025, arXiv 2501.17727)."""
         model, generator = copy.deepcopy(self.model), torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for weight in model.parameters():
