@@ -48,8 +48,7 @@ class Pictures:
     name: "all", or the name given to `subset`.
     table: one row per image, with its unique name (image), its split (train, val or test), one column per level and any
       known factors.
-    levels: the table's class columns, finest first.
-    region_names: what masks show; () if there are none.
+    levels: the table's class columns, finest first; region_names: what masks show, () if there are none.
     scenes: a table of image, scene (JSON) and pixels_<region> for pictures that can be rendered again; else None.
     """
 

@@ -1,4 +1,4 @@
-"""Synthetic stimuli for curve detectors: anti-aliased strokes on grey. All that varies is a factor in the table.
+"""Synthetic stimuli for curve detectors: anti-aliased strokes on grey. All that varies is in the table.
 
 An angle is the direction of the normal, from the stroke's middle to its centre of curvature, in degrees anticlockwise.
 """
@@ -20,8 +20,7 @@ ANGLES, RADII, SHIFTS = range(0, 360, 5), (12.0, 20.0, 34.0, 60.0), ((0, 0), (2,
 class Curves(Pictures):
     """Curves, and shapes that a curve detector should not respond to.
 
-    The table has the columns
-    image, split ("test"), kind, angle
+    Columns of the table: image, split ("test"), kind, angle
     radius: in pixels; inf for straight lines, half the period of a grating
     contrast: 1 for bright, -1 for dark; right, down: shift in pixels
     """

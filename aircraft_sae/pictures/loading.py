@@ -71,10 +71,7 @@ test_transform.__test__ = False  # pytest would collect it by its name
 
 
 class PictureDataset(Dataset):
-    """(transformed picture, label, row), indexed by row or by (seed, epoch, row), which alone determines augmentation.
-
-    The epoch is part of the index because workers hold copies of this object.
-    """
+    """(transformed picture, label, row), indexed by row or (seed, epoch, row), which alone determines augmentation."""
 
     def __init__(self, read: Callable[[str], Image.Image], images: list[str], labels: np.ndarray, transform: Callable):
         self.read, self.images, self.labels, self.transform = read, images, labels, transform
@@ -83,7 +80,7 @@ class PictureDataset(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int | tuple[int, int, int]) -> tuple[Any, int, int]:
-        seed, epoch, row = index if isinstance(index, tuple) else (0, 0, index)
+        seed, epoch, row = index if isinstance(index, tuple) else (0, 0, index)  # workers hold copies of this object
         picture = self.read(self.images[row])
         with _SEEDED, torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_mix(seed, epoch, row))  # torch.manual_seed would seed the GPU too
