@@ -94,10 +94,7 @@ def scores_by_part(
 
 
 def profiles(panels: Mapping[str, pd.DataFrame], label: str, line: float) -> Figure:
-    """A dot with its interval for each factor (row) and network (colour); `line` marks a value to compare with.
-
-    panels: tables with network, factor, value, low, high, in the order shown.
-    """
+    """Dots with intervals for each title's table (network, factor, value, low, high), and a `line` to compare with."""
     factors = list(next(iter(panels.values()))["factor"].unique())
     figure, axes = sheet(1.4 + 0.55 * len(factors), 1, len(panels), sharex=True, sharey=True, squeeze=False)
     for ax, (title, table) in zip(axes[0], panels.items(), strict=True):
@@ -179,7 +176,7 @@ def part_masks(
 
 
 def heat(picture: Any, values: np.ndarray, top: float, cell: tuple[int, int] | None = None) -> np.ndarray:
-    """A picture (h, w, 3) under a map (rows, columns): pale at 0, dark to yellow at `top`; one cell is outlined."""
+    """A picture (h, w, 3) under a map (rows, columns): pale at 0, dark to yellow at `top`; `cell` is outlined."""
     paler = np.asarray(picture, np.float32) * 0.75 + 45
     share = np.clip(np.nan_to_num(values) / max(top, 1e-12), 0, 1).astype(np.float32)
     large = np.asarray(Image.fromarray(share).resize(paler.shape[1::-1], Image.Resampling.BILINEAR))
@@ -201,7 +198,7 @@ def show(ax: Axes, picture: Any, caption: str = "", **options: Any) -> None:
 
 
 def wrap(text: str, inches: float) -> str:
-    """Break text into lines of this width, with nothing read as a formula."""
+    """Break text into lines of this width, with `literal` dollar signs."""
     return "\n".join(textwrap.fill(line, int(inches / 0.095)) for line in literal(text).split("\n"))
 
 
@@ -214,7 +211,7 @@ def message(text: str) -> Figure:
 
 
 def literal(text: Any) -> str:
-    """A name as matplotlib should write it: two dollar signs make no formula."""
+    """Text in which matplotlib takes no dollar signs for a formula."""
     return str(text).replace("$", r"\$")
 
 

@@ -73,7 +73,7 @@ def read_numbers(results: Path, names: Iterable[str]) -> dict[str, dict[str, flo
 
 
 def answer(numbers: Mapping) -> list[str]:
-    """The sentences whose numbers are all known; numbers: of `read_numbers`."""
+    """The sentences whose numbers are all known; numbers: from `read_numbers`."""
     known = [each for each in SENTENCES["answer"] if all(key in numbers for key in each["numbers"])]
     return [each["text"].format(*(numbers[key] for key in each["numbers"])) for each in known]
 

@@ -33,7 +33,7 @@ def export_atlas(study: Study, like: str = "main", progress: Callable[[float], N
     """Make the stage `atlas` and atlas.zip beside it, with the current labels; returns its index.html.
 
     like: the config's "main" or "local" autoencoder; progress: called with the share done. The bench has two test
-    pictures per class, up to 60, or one per class if that is more.
+    pictures per class, but at most 60 in all, or one per class if that is more.
     """
     catalogue = catalogue_of(study, like)
     settings = {"n_pictures": max(n_classes := catalogue.images["label"].nunique(), min(2 * n_classes, 60))}
@@ -140,7 +140,7 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
 
 
 def _steps(items: Sequence, name: str, start: float, end: float) -> Iterator:
-    """The items, with progress: they are the share of all work from `start` to `end`."""
+    """The items, with progress: they are the share of all work between `start` and `end`."""
     for i, item in enumerate(tqdm(items, f"atlas: {name}", leave=False)):
         for progress in _listeners:
             progress(start + (end - start) * i / len(items))

@@ -39,12 +39,10 @@ def catalogue_of(study: Study, like: str = "main") -> "Catalogue":
 class Catalogue:
     """A study's features and pictures.
 
-    trial: the test pictures.
+    trial: the test pictures; rows: their rows in the index.
     table: one row per feature: known columns of `LISTED`, <level>/class, <level>/auroc, <level>/z, verdicts.
-    parts: one row per feature and part; None for pictures without parts.
-    rows: the test pictures' rows in the index.
-    images: their table, indexed by row, with label (the class) and predicted (the label where that is unknown).
-    head: names the part that a cell shows; None for pictures without parts.
+    images: the test pictures' table, by row, with label (the class) and predicted (the label where that is unknown).
+    parts: one row per feature and part; head: names the part that a cell shows; both None for pictures without parts.
     """
 
     name: str
@@ -274,7 +272,7 @@ class Catalogue:
 
 
 def gallery_figure(index: FeatureIndex, pictures: Pictures, feature_id: int, rows: np.ndarray | None = None) -> Figure:
-    """A feature's gallery: six pictures each of the strongest, the whole range and any; one scale for heat."""
+    """A feature's gallery: six pictures for each of HOWS, with one scale for heat."""
     from aircraft_sae.view.plots import heat, picture_grid  # importing it sets matplotlib's style, which widgets leave
 
     check_features([feature_id], index.d_sae)
