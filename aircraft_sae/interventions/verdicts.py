@@ -133,7 +133,7 @@ def pass_share(passes: np.ndarray) -> dict[str, float | int]:
 
 @dataclass
 class Claimant:
-    """A dictionary and its claims. network: the one that sees scene edits; seeds: claimants that must agree for tier 4."""
+    """A dictionary and its claims. network: the one shown scene edits; seeds: claimants that must agree for tier 4."""
 
     sae: SparseAutoencoder
     index: FeatureIndex
