@@ -134,8 +134,8 @@ def profile_network(
 ) -> None:  # fmt: skip
     """What a network's features at one site respond to and show, compared with random directions.
 
-    acts: for `pictures`; varied: for `VariedScenes`; saes: seeds by name; random: two dictionaries of random directions,
-    the first as the null, the second to be compared with it as features are.
+    acts: for `pictures`; varied: for `VariedScenes`; saes: seeds by name; random: two dictionaries of random
+    directions, the first as the null, the second to be compared with it as features are.
     features.parquet: dictionary, feature_id, mass (share of all activation), about, and a response for each factor
     typical.parquet: factor, feature_id (the most active one about it, of the first seed), its nine strongest patches
     profile.parquet: dictionary, and the columns of `Sensitivity.profile`

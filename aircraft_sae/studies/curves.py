@@ -43,7 +43,7 @@ def record_middle(folder: Path, *, network: Network, pictures: Pictures, sites: 
 def _middles(
     network: Network, batches: Iterable[torch.Tensor], cells: Mapping[str, int], margin: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """{site: (n, d)} acts in one cell of each site (as in whole pictures), from pictures with their margins cut off."""
+    """{site: (n, d)} acts in `cells` (numbered as in whole pictures) of pictures whose margins are cut off."""
     cropped = (pad(x, (-margin,) * 4) for x in batches)
     for seen in network.stream(cropped, list(cells), logits=False):
         grids = {site: acts.shape[1] for site, acts in seen.acts.items()}
@@ -108,7 +108,7 @@ def tune(
 ) -> None:
     """Find the curve detectors among a site's neurons and the units of dictionaries, and what they cover.
 
-    stimuli: from `record_middle`; pictures: the `Curves` shown; acts: cells of real pictures; saes: "features" and nulls.
+    stimuli: from `record_middle`; pictures: the `Curves` shown; acts: of real pictures; saes: "features" and nulls.
     Writes, for each dictionary:
     units.parquet: dictionary, unit, the columns of `tuned`, detects; tuning_<dictionary>.npy: (d, angles);
     coverage.parquet: dictionary, n detectors among units, and the `coverage` of the first m detectors of `family`;
@@ -147,7 +147,7 @@ def see_pictures(
     folder: Path, *, network: Network, site: str, pictures: Pictures, units: Mapping[str, list[int]],
     saes: Mapping[str, SparseAutoencoder], tuning: Path | None = None, n_patches: int = 9,
 ) -> None:  # fmt: skip
-    """Record how some of the site's "neurons" and units of dictionaries respond to test pictures, and keep no more than this.
+    """Record how some of the site's "neurons" and units of dictionaries respond to test pictures, and keep only this.
 
     patches.parquet: dictionary, unit, image, row, column, value of the strongest cell in each of n_patches pictures;
     contours.parquet: dictionary, unit, correlation (`contour_agreement`) of the unit's tuning curve, in the folder that
