@@ -86,7 +86,7 @@ def encoded(sae: SparseAutoencoder, blocks: Iterable[torch.Tensor]) -> csr_array
 
 
 def merge(pieces: Sequence[Callable[[], csc_array]], folder: Path, cells_per_image: int) -> pd.DataFrame:
-    """Write by_cell and by_feature from functions that open pieces; return each active feature's n, sum, max, images."""
+    """Write by_cell and by_feature from functions that open pieces; return active features' n, sum, max, images."""
     offsets = sum(read().indptr.astype(np.int64) for read in pieces)  # entries before each feature
     merged, tables = max(MERGED, offsets[-1] // MOST_PIECES), []
     bounds = np.flatnonzero(np.diff(offsets[:-1] // merged, prepend=-1, append=-1))
