@@ -260,7 +260,7 @@ def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence
 
 
 def purity(W_dec: np.ndarray, labels: np.ndarray) -> dict[str, dict]:
-    """Share of a row's 15 nearest neighbours (by cosine) with its label, and with permuted labels; 3,000 rows at most."""
+    """Share of a row's 15 nearest neighbours (by cosine) with its label, or with permuted ones; at most 3,000 rows."""
     rng = np.random.default_rng(0)
     some = rng.permutation(len(W_dec))[:3000]
     W_dec, labels, k = W_dec[some], labels[some], min(15, len(some) - 1)
