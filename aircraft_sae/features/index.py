@@ -107,7 +107,6 @@ def merge(pieces: Sequence[Callable[[], csc_array]], folder: Path, cells_per_ima
 
 
 def _files(stem: Path) -> list[Path]:
-    """The .npy files of a compressed matrix."""
     return [stem.with_name(f"{stem.name}_{array}.npy") for array in ARRAYS]
 
 
