@@ -58,9 +58,8 @@ def edit_scenes(
     """Render each scene (JSON), then again with each part that it shows edited, and run the networks on all pictures.
 
     kind: "remove", "add", or "nothing" as a control; parts: names of regions; most: at most this many edits per part.
-    scenes.parquet: scene (JSON), shown_<part> (pixels)
+    scenes.parquet: scene (JSON), shown_<part> (pixels); edits.parquet: scene (row), part, changed (pixels)
     masks.npy: of the scenes, i + 1 where parts[i] is visible, else 0
-    edits.parquet: scene (row), part, changed (pixels)
     <network>/<site>.npy, <network>/logits.npy: for the scenes, then the edits
     Raises: ValueError for an unknown site, and without scenes.
     """

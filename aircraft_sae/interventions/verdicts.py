@@ -160,8 +160,7 @@ def judge_parts(
 
     tiers.parquet: claimant, feature_id, chosen, part, tier (0 for none), the columns of `compared`, and
         n_random: how many of the claimant's features were drawn at random, with or without a claim
-        best: whether the claim is the first for its part in the list
-        guessed_auroc: AUROC of a guess from the true outline and class
+        best: whether the claim is the first for its part; guessed_auroc: AUROC of a guess from outline and class
     """
     rivals, tables = defaultdict(list), []
     for null in nulls.values():
