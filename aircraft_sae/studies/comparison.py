@@ -141,8 +141,7 @@ def profile_network(
     profile.parquet: dictionary, and the columns of `Sensitivity.profile`
     scores.parquet: dictionary, measure, value, low, high, n
         mean_ap, n_parts: of the parts' best features, and how many of them beat the null's
-        auroc_<level>, probe_<k>: of classes' best features and of `probed`, means over classes
-        dead, seed_agreement
+        auroc_<level>, probe_<k>: of classes' best features and of `probed`, means over classes; dead, seed_agreement
     """
     first, *others = saes.values()
     parts, dictionaries = list(pictures.region_names), {"null": random[0], RANDOM: random[1], **saes}
