@@ -1,8 +1,8 @@
 """Read-outs: functions from what was `Seen` to scores (n, …), and the closed form for networks that end in a mean.
 
 Where only a mean over cells, an optional LayerNorm and one linear layer follow a site, the logits depend on its acts
-through their mean p alone. Let ~ mark vectors centred over the D channels, v be their variance, and W' be the layer's
-weight times LayerNorm's gain. Removing r times a direction d from p then gives
+through their mean p alone. Let p~ be p centred over its D channels, v_p its variance (likewise for d), and W' the
+layer's weight times LayerNorm's gain. Removing r times a direction d from p then gives
 
     logits = (W' p~ - r W' d~) / sqrt(v_p - 2 r p~.d~ / D + r^2 v_d + eps) + bias
 

@@ -159,7 +159,7 @@ class Run(checkpoint.Training):
     def train_step(self, pictures: torch.Tensor, labels: torch.Tensor) -> None:
         """One update from a batch (n, 3, size, size) with labels (n,), or from this rank's share of one.
 
-        Sums over a share are divided by the size of the whole batch, so that the ranks' shares add up.
+        A share's sums are divided by the size of the whole batch, so that the ranks' results add up.
         Raises: ValueError for a loss that is not finite.
         """
         for group in self.optimizer.param_groups:
@@ -194,7 +194,7 @@ class Run(checkpoint.Training):
         self.sums["hits"] += hits
 
     def loss(self, pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(training loss, logits (n, classes))."""
+        """(training loss, logits (n, classes)) of pictures (n, 3, size, size)."""
         try:
             with self.precision():
                 logits = (self.shared or self.model)(pictures).float()
