@@ -27,8 +27,7 @@ def vary_scenes(
 
     Each part is removed and repainted in up to `most` scenes in which it fills at least 30 of 224 x 224 pixels. images/
     and masks/ are as in the hangar. table.parquet has a row per picture:
-    image, split ("test")
-    number: its scene's number
+    image, split ("test"), number: its scene's
     factor: the one of FACTORS or EDITS that was changed, "" for none; part: the one edited, "" for none
     """
     views = [replace(Scene.from_json(scene), shadows=False) for scene in scenes]
