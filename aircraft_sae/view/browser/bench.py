@@ -167,7 +167,7 @@ class Bench:
         return self.look(Image.fromarray(self.network.as_picture(x)), x)
 
     def control_cells(self, subject: Subject, cells: Cells, sigma: float = 8.0) -> np.ndarray:
-        """(n, 2) as many other aircraft cells, which blurring changes about equally; (0, 2) if there are too few."""
+        """(n, 2) as many other aircraft cells that blurring changes about as much; (0, 2) if there are too few."""
         free = subject.aircraft.copy()
         changed = (subject.x - _soft(subject, sigma)).square().mean(0, keepdim=True)
         change, own = adaptive_avg_pool2d(changed, free.shape)[0].clamp(1e-9).log().numpy(), tuple(np.transpose(cells))
@@ -186,7 +186,7 @@ class Bench:
         return mask
 
     def flip(self, subject: Subject) -> dict[str, Any]:
-        """The smallest feature set found whose suppression changes the prediction, checked by a forward pass.
+        """The smallest set of features found that changes the prediction if suppressed, checked by a forward pass.
 
         features: their ids; before, after: predicted classes; verified: the forward pass agrees; needed: putting back
         any single feature restores the old prediction. If none is found, features is [] and the rest is missing.

@@ -77,7 +77,7 @@ class Answers:
         return {name: made[name].tolist() for name in ("after", "random")}
 
     def blur(self, key: int | str, cells: list[list[int]], sigma: float) -> tuple[dict, list]:
-        """The picture with these cells blurred, and the logits with other cells blurred that change equally."""
+        """The picture with these cells blurred, and the logits if other cells, changed about as much, are blurred."""
         subject = self._subject(key)
         seen = self.bench.blurred(subject, cells, sigma)
         others = self.bench.control_cells(subject, cells, sigma).tolist()
@@ -87,7 +87,7 @@ class Answers:
         return found, [as_jpeg(seen.picture, BENCH_PICTURE)]
 
     def regions(self) -> tuple[dict, list]:
-        """The part head: region names, and as float32 what a unit of each feature or random direction adds."""
+        """The part head's region names, and, as float32, what a unit of each feature or random direction adds."""
         return {"names": self.catalogue.head.names}, [each.tobytes() for each in self.bench.pushes()]
 
     def flip(self, key: int | str) -> dict[str, Any]:
