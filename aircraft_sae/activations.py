@@ -300,15 +300,15 @@ def see_features(
         return seen, sae.encode(acts.flatten(0, 2)).dense().view(*acts.shape[:3], -1)
 
 
-def gradient_maps(
+def gradient_map(
     network: Network, sae: SparseAutoencoder, x: torch.Tensor, feature_id: int, cell: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(positive part of gradient x input, absolute gradient) of a pre-activation in one cell of x (3, size, size)."""
+) -> np.ndarray:
+    """(size, size) absolute gradient, summed over colours, of a pre-activation in one cell of x (3, size, size)."""
     x = x.clone().requires_grad_()
     with torch.enable_grad():
         acts = network.see(x[None], [sae.cfg.site]).acts[sae.cfg.site]
         (gradient,) = torch.autograd.grad(acts[0, cell[0], cell[1]] @ sae.W_enc_rows[feature_id].detach(), x)
-    return (gradient * x.detach()).sum(0).relu().numpy(), gradient.abs().sum(0).numpy()
+    return gradient.abs().sum(0).numpy()
 
 
 def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[int, int]) -> float:

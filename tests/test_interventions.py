@@ -28,7 +28,7 @@ from aircraft_sae.interventions.editing import plain
 from aircraft_sae.interventions.suppression import beyond_random, matched_features
 from aircraft_sae.interventions.verdicts import Claimant, Measured, class_verdicts, compared, judge_parts, tiered
 from aircraft_sae.metrics import Estimate
-from aircraft_sae.networks import Network, PooledReadout, unit
+from aircraft_sae.networks import Network, PooledReadout
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 
@@ -141,7 +141,10 @@ def test_logits_from_a_site_are_those_of_the_picture(trial):
 
 @pytest.mark.parametrize("trial", ["Plain:first"], indirect=True)
 def test_another_read_out_of_the_same_edit(trial):
-    own = replace(trial, labels=torch.zeros(N, dtype=torch.int64), read=unit("second", 2), sites=["second"])
+    labels = torch.zeros(N, dtype=torch.int64)
+    own = replace(
+        trial, labels=labels, read=lambda seen: seen.acts["second"][..., 2].amax((1, 2))[:, None], sites=["second"]
+    )
     got = own.suppress([1])
     assert np.array_equal(got["logit"], got["specificity"]) and np.abs(got["logit"]).max() > 1e-4
 

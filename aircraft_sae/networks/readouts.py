@@ -9,7 +9,6 @@ layer's weight times LayerNorm's gain. Removing r times a direction d from p the
 This is exact arithmetic about the end of the network, not evidence about what precedes it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,11 +21,6 @@ same = partial(torch.allclose, rtol=1e-3, atol=1e-4)
 def logits(seen) -> torch.Tensor:
     """(n, classes)."""
     return seen.logits
-
-
-def unit(site: str, channel: int) -> Callable[..., torch.Tensor]:
-    """A read-out (n, 1): the largest activation of one channel at a recorded site."""
-    return lambda seen: seen.acts[site][..., channel].amax((1, 2))[:, None]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from scipy.stats import contingency, random_table
 from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
-from aircraft_sae.activations import Activations, effective_radius, gradient_maps
+from aircraft_sae.activations import Activations, effective_radius, gradient_map
 from aircraft_sae.config import change
 from aircraft_sae.features import halves
 from aircraft_sae.features.reconstruction import random_dictionaries
@@ -285,6 +285,6 @@ def see_reach(
     best, rows = pd.read_parquet(patches / "patches.parquet").drop_duplicates("unit").set_index("unit"), []
     for j in tqdm(units, "gradients", leave=False):
         cell, image = (int(best.at[j, "row"]), int(best.at[j, "column"])), best.at[j, "image"]
-        gradient = gradient_maps(network, sae, network.as_input(pictures.picture(image)), j, cell)[1]
+        gradient = gradient_map(network, sae, network.as_input(pictures.picture(image)), j, cell)
         rows.append((j, effective_radius(gradient, cell, network.shape(sae.cfg.site)[:2])))
     write_parquet(pd.DataFrame(rows, columns=["unit", "radius"]), folder / "reach.parquet")

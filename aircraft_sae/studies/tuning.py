@@ -175,9 +175,5 @@ def contour_angles(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 def contour_agreement(curves: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """(d,) correlation of curves (d, angles) with `seen`: mean activation by contour angle (d, bins); nan if flat."""
-    coarse, found = curves[:, :: curves.shape[1] // seen.shape[1]], np.full(len(curves), np.nan)  # one angle a bin
-    for i, known in enumerate(np.isfinite(seen)):
-        curve, own = coarse[i, known], seen[i, known]
-        if len(own) > 2 and curve.std() and own.std():
-            found[i] = np.corrcoef(curve, own)[0, 1]
-    return found
+    coarse = curves[:, :: curves.shape[1] // seen.shape[1]]  # one angle a bin
+    return pd.DataFrame(coarse.T).corrwith(pd.DataFrame(seen.T)).to_numpy()

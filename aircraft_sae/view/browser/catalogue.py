@@ -14,7 +14,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from aircraft_sae.activations import effective_radius, gradient_maps
+from aircraft_sae.activations import effective_radius, gradient_map
 from aircraft_sae.features import PARTS, FeatureIndex, cell_covariance, check_features, neighbours, random_directions
 from aircraft_sae.interventions import Trial, Verdicts, tell_apart
 from aircraft_sae.metrics import with_interval
@@ -255,7 +255,7 @@ class Catalogue:
         for feature_id in np.random.default_rng(0).permutation(alive)[:8].tolist():
             for pick in self.index.patches(feature_id, "top", 1, self.rows).itertuples():
                 x, cell = network.as_input(pictures.picture(pick.image)), (pick.row, pick.column)
-                gradient = gradient_maps(network, self.trial.sae, x, feature_id, cell)[1]
+                gradient = gradient_map(network, self.trial.sae, x, feature_id, cell)
                 radii.append(effective_radius(gradient, cell, self.index.grid))
         return float(np.mean(radii)) if radii else None
 
