@@ -14,16 +14,17 @@
 # %% [markdown]
 # # 7. Compare networks
 #
-# **Question.** Does what a network was trained *for* show in its features?
+# **Question.** Do a network's features show what it was trained *for*?
 #
 # Why care: it is tempting to explain features by the training objective. But studies that compare models with different
-# objectives usually change architecture and data with it. Here three networks differ in their objective alone. We show
-# all networks the same pictures, change one thing in a scene at a time (a part, its paint, the light, the background,
-# the camera), and measure what every feature responds to.
+# objectives usually change the architecture and the data as well. Here three networks have the same architecture,
+# initial weights and scenes, and differ in their objective. We show all networks the same pictures, change one thing at
+# a time in a scene (a part, its paint, the light, the background, the camera), and measure what every feature responds
+# to.
 #
 # **Reads** the data set and the network of notebook 01. **Writes** the changed scenes
-# (`data/runs/<preset>/experiments/varied`), activations, autoencoders and profiles of each network, and the numbers in
-# `data/runs/<preset>/results/07_compare_networks.json`.
+# (`data/runs/<preset>/experiments/varied`), the activations, autoencoders and profiles of each network, and the numbers
+# in `data/runs/<preset>/results/07_compare_networks.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: 14 minutes the first time, one minute after that.
 
@@ -50,18 +51,19 @@ from aircraft_sae.view.plots import in_words
 #
 # Six networks:
 #
-# - *class labels*, *part masks*, *no labels*: one ConvNeXt architecture, trained from the same initial weights on the
-#   same scenes of 192 other made-up variants, for equally many steps, with three objectives. *Part masks* predicts each
-#   part's share of a cell. *No labels* is contrastive: two crops of one picture should get similar activations, crops
-#   of different pictures should not. (It needs more varied crops and colours, and got them.)
+# - *class labels*, *part masks*, *no labels*: three networks with the same ConvNeXt architecture, trained from the same
+#   initial weights, on the same scenes (of 192 other made-up variants) and for the same number of steps, each with its
+#   own objective. *Class labels* predicts the variant, and *part masks* predicts each part's share of a cell. *No
+#   labels* is contrastive: two crops of one picture should get similar activations, and crops of different pictures
+#   should not. (This objective needs more varied crops and colours than the other two, and got them.)
 # - *this task*: the study's own ConvNeXt, trained on the variants of this study.
-# - *permuted*: the same network with its weights permuted, the null.
-# - *ImageNet*: EfficientNet-Lite0, which has seen photographs and never a render.
+# - *permuted*: the same network with its weights permuted, which is the null.
+# - *ImageNet*: EfficientNet-Lite0, which was trained on photographs and has never seen a render.
 #
-# To compare other networks, add their names: any on timm's hub will do, such as `convnextv2_tiny.fcmae` or
-# `convnext_tiny.dinov3_lvd1689m`. We read each network at two depths, where a cell is 16 or 32 pixels wide. Every
-# network's autoencoders have the same number of features, 16 of them active in a cell. Three seeds show how much a
-# number depends on the autoencoder.
+# To compare other networks, add their names: any network on timm's hub will do, such as `convnextv2_tiny.fcmae` or
+# `convnext_tiny.dinov3_lvd1689m`. We read each network at two depths, where a cell is 16 or 32 pixels wide. At each
+# depth, all autoencoders have the same number of features, of which 16 are active in a cell. Three seeds show how much
+# a result varies from one autoencoder to another.
 
 # %%
 study = Study.open()
@@ -97,31 +99,31 @@ plots.titled(figure, "Has each network learned anything?")
 
 # %%
 unlabelled, none = known["no labels"], known["permuted"]
-text = f"""**Takeaway.** A regression names {in_words(unlabelled["linear"])} of the variants from the network that saw
-no labels, and {in_words(none["linear"])} from permuted weights. The vote of neighbours names
-{in_words(unlabelled["knn"])} and {in_words(none["knn"])}."""
+text = f"""**Takeaway.** From the activations of *no labels*, a regression names the variant of
+{in_words(unlabelled["linear"])} of the test pictures; from those of *permuted*, {in_words(none["linear"])}. The vote of
+neighbours names {in_words(unlabelled["knn"])} and {in_words(none["knn"])}."""
 display(Markdown(text))
 
 # %% [markdown]
-# Training with each of the three objectives stopped after 96,000 pictures. *This task* began from weights trained on
-# six times as many, and was then trained on these variants. So compare the three only with each other, as networks
-# after a short training.
+# The networks with the three objectives were each trained on 96,000 pictures. *This task* began from weights trained on
+# about six times as many, and was then trained on these variants. The three should therefore be compared only with each
+# other, as briefly trained networks.
 
 # %% [markdown]
 # ## What do features respond to?
 #
-# We render scenes of half B of the test pictures without shadows, as they are and with one thing changed: a *part* is
-# removed, the *paint* of a part turns red or blue, *livery*, *light* or *background* is new, the camera turns
-# (*azimuth* by 15°, *elevation* or *roll* by 10°), the *distance* changes by a quarter, or the *place* moves by a
-# seventh of the picture.
+# We render scenes from half B of the test pictures without shadows, once as they are and again with one thing changed:
+# a *part* is removed, the *paint* of a part turns red or blue, the *livery*, the *light* or the *background* is
+# replaced, the camera turns (*azimuth* by 15°, *elevation* or *roll* by 10°), its *distance* changes by a quarter, or
+# the aircraft's *place* shifts by a seventh of the picture.
 #
-# A feature's *image maximum* is its largest activation in a picture. Its *response* to a factor is the size of the
-# change of its image maximum, as a share of its largest activation in any test picture, averaged over the scenes in
-# which it is active. (For *part* and *paint*, the part is chosen on every second scene, and the response is measured on
-# the others.)
+# A feature's *image maximum* is its largest activation in a picture. Its *response* to a factor is the absolute change
+# of its image maximum, as a share of its largest activation in any test picture, averaged over the scenes in which it
+# is active. (For *part* and *paint*, we use every second scene to choose the part that the feature responds to most,
+# and measure the response in the other scenes.)
 #
-# Some networks respond more to any change. The figure therefore shows the mean response of a network's features as a
-# multiple of the mean response of random directions in the same network.
+# Some networks respond more strongly than others to any change. The figure therefore shows the mean response of a
+# network's features as a multiple of the mean response of random directions in the same network.
 
 # %%
 widths = {
@@ -157,7 +159,8 @@ plots.titled(figure, "What do features respond to?")
 
 # %% [markdown]
 # Each line spans the 95% intervals (over scenes) of all seeds. At the dotted line, features respond as strongly as
-# random directions do. Two networks differ in a factor if their lines do not overlap. The table counts these factors:
+# random directions do. We say that two networks differ in a factor if their lines do not overlap. For each pair of
+# networks, the table counts the factors, at either depth, in which they differ:
 
 # %%
 by_row = {key: row for key, row in relative.set_index(["stride", "factor", "network"]).iterrows()}
@@ -182,17 +185,18 @@ for (a, b), found in apart.items():
 
 # %%
 told_pairs = "; ".join(f"{a} and {b}: {len(apart[a, b])}" for a, b in trained_for)
-text = f"""**Takeaway.** Of {n_factors} factors and depths, this many set apart two networks that differ in their
-objective alone, beyond seeds and scenes ({told_pairs}). Features respond *less* than random directions do in {quiet} of
-{len(relative)} rows, and *more* in {len(loud)} ({", ".join(loud) or "none"})."""
+text = f"""**Takeaway.** We count the combinations of factor and depth, out of {n_factors}, in which two networks with
+different objectives differ by more than the spread over seeds and scenes ({told_pairs}). Features respond *less* than
+random directions do in {quiet} of {len(relative)} lines of the figure, and *more* in {len(loud)}
+({", ".join(loud) or "none"})."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## What is a feature about?
 #
-# A mean over features hides those that respond to one thing alone. We call a feature *about* a factor if the factor's
-# share of its responses is larger than for 99.5% of random directions in the same network. With ten factors, about one
-# random direction in twenty passes by this rule. Features are weighted by their activity.
+# A mean over features hides any feature that responds to one thing alone. We call a feature *about* a factor if the
+# factor's share of all its responses is larger than it is for 99.5% of random directions in the same network. With ten
+# factors, about one random direction in twenty passes this test. The table weights features by their activity.
 
 # %%
 tables = {key: pd.read_parquet(folder / "features.parquet") for key, folder in folders.items()}
@@ -231,15 +235,15 @@ results["about_more_than_random"] = (len(above), None, None, len(table))
 both = table.loc[above].round().astype(int)
 told = [f"{row}: {own['features']}%, random {own['random directions']}%" for row, own in both.iterrows()]
 below = int((table["largest seed"] < table["random directions"]).sum())
-text = f"""**Takeaway.** Weighted by activity, features about one factor are rarer than such random directions, in every
-seed, in {below} of {len(table)} networks and depths; in {len(above)} they are more common
-({"; ".join(told) or "none"})."""
+text = f"""**Takeaway.** In every seed, features about one factor have a smaller share of all activity than random
+directions about one factor have in {below} of {len(table)} combinations of network and depth, and a larger share in
+{len(above)} ({"; ".join(told) or "none"})."""
 display(Markdown(text))
 
 # %% [markdown]
-# What do such features show? For each factor, the figure has the three strongest test patches of the most active
-# feature about it (first seed). The feature was chosen by its responses, not by its looks. White means that no feature
-# is about that factor. First the three networks that differ in their objective:
+# What do such features show? For each factor and network, the figure shows the three strongest test patches of the most
+# active feature about that factor (first seed). The feature was chosen by its responses, not by its looks. White means
+# that no feature is about that factor. First, the three networks that differ in their objective:
 
 # %%
 grid, columns = study.network().shape(sites["this task"][16])[:2], ["image", "row", "column"]
@@ -264,13 +268,13 @@ plots.titled(figure, f"What do features about one factor show? ({', '.join(secon
 # %% [markdown]
 # ## Do features show parts and classes?
 #
-# The table has the measures of notebook 04, with random directions in brackets.
+# The table shows the measures of notebook 04, with the values for random directions in brackets.
 #
 # - *parts: AP* is the average precision of a part's best feature, averaged over parts. *n above* counts the parts whose
 #   best feature beats the best random direction.
 # - *variant*, *family* and *manufacturer* are the AUROC of each class's best feature, averaged over classes.
 # - *1 feature*, *5 features*, *5 channels* and *5 of PCA* are the AUROC of logistic regressions that recognise families
-#   from so few features, channels or principal components (chance: 0.5).
+#   from only that many features, channels or principal components (chance: 0.5).
 # - *seeds* is the agreement of two seeds' decoders (0 is chance, 1 is identity), and *dead* the share of features that
 #   are never active.
 
@@ -304,18 +308,18 @@ others = null[[(kind, "probe_5") for kind in ("channels", "PCA", comparison.RAND
 better = [name for name in NETWORKS if least.loc[name, ("features", "probe_5")] > others[name]]
 agreed = mean["all", "seed_agreement"]
 text = f"""**Takeaway.** At 16 pixels, the best features find parts better than random directions do in {finds} of
-{len(gain)} networks (mean AP up by {gain.iloc[0]:.2f} in *{gain.index[0]}*, the most). Five features tell classes
-better than five channels, components or random directions in {len(better)} ({", ".join(better) or "none"}). Seeds agree
-by at most {agreed.max():.2f}."""
+{len(gain)} networks (the largest difference in mean AP is {gain.iloc[0]:.2f}, in *{gain.index[0]}*). Five features tell
+classes apart better than five channels, components or random directions do in {len(better)}
+({", ".join(better) or "none"}). At either depth, two seeds agree by {agreed.max():.2f} at most."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Which features do networks share?
 #
 # We call two features alike if they are active in the same cells. For each feature of one network (row), we take the
-# feature of the other (column) whose activations correlate best over all test cells. The table shows the median
-# correlation, weighted by activity. The diagonal is the ceiling: another seed of the same network. In brackets is the
-# null: random directions in both networks.
+# feature of the other network (column) whose activations correlate best with its own over all test cells. The table
+# shows the median correlation, weighted by activity. The diagonal is the ceiling: it compares two seeds of the same
+# network. The null, in brackets, compares random directions in both networks.
 
 # %%
 inputs = {"acts": {}, "dictionaries": {}}
@@ -343,9 +347,10 @@ most, least, n_above = (
     int((pairs["gain"] > 0).sum()),
 )
 results["shared_more_than_random"] = (n_above, None, None, len(pairs))
-text = f"""**Takeaway.** In {n_above} of {len(pairs)} ordered pairs, features have better partners in the other network
-than random directions have. The gain is largest for *{most["first"]}* in *{most["second"]}* ({most["correlation"]:.2f}
-against {most["random"]:.2f}), and smallest for *{least["first"]}* in *{least["second"]}*."""
+text = f"""**Takeaway.** In {n_above} of {len(pairs)} ordered pairs of networks, features have better partners in the
+other network than random directions have. The gain is largest for features of *{most["first"]}* with partners in
+*{most["second"]}* ({most["correlation"]:.2f} against {most["random"]:.2f}), and smallest for *{least["first"]}* with
+partners in *{least["second"]}*."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -368,10 +373,10 @@ print("missing:", [name for name in wanted if name not in results])
 value = {name: np.ravel(entry["value"] if isinstance(entry, dict) else entry)[0] for name, entry in results.items()}
 study.record(NAME, {name: entry for name, entry in results.items() if np.isfinite(value[name])})
 lines = [
-    f"""Of {n_factors} factors and depths, this many set apart two networks that differ in their objective alone:
+    f"""Combinations of factor and depth, out of {n_factors}, in which two networks with different objectives differ:
     {told_pairs}.""",
-    f"Features are about one factor more often than random directions in {len(above)} of {len(rows)} cases.",
-    f"The best features find parts better than random directions do in {finds} of {len(gain)} networks.",
+    f"Features are about one factor more often than random directions are in {len(above)} of {len(rows)} cases.",
+    f"At 16 pixels, the best features find parts better than random directions do in {finds} of {len(gain)} networks.",
     f"Features have better partners in another network than random directions do in {n_above} of {len(pairs)} pairs.",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
@@ -379,9 +384,10 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # %% [markdown]
 # ## What this does not show
 #
-# - **What objectives do at scale.** Three small networks saw the same scenes for equally many steps; each objective may
-#   need its own schedule. One training run each says nothing about the spread between runs. And *no labels* saw more
-#   varied crops.
+# - **What objectives do at scale.** Three small networks saw the same scenes for the same number of steps, but each
+#   objective may need its own schedule. One training run per objective says nothing about the spread between runs. And
+#   *no labels* saw more varied crops.
 # - **What architecture or pictures do.** *ImageNet* differs in both, and in its objective.
-# - **That a feature means its factor.** A feature can respond to the background because it follows an outline.
+# - **That a feature means its factor.** A feature may respond to the background because it follows outlines, for
+#   example.
 # - **What larger networks do.** All these networks are small, and we compare them on one kind of picture.
