@@ -16,14 +16,14 @@
 #
 # **Question.** Do sparse autoencoders find the curve detectors that neurons miss?
 #
-# Why care: early layers of image networks have *curve detectors*, units that respond to an arc of one orientation. Ten
-# neurons of InceptionV1's mixed3b do, with gaps between their orientations (Cammarata et al. 2020). Sparse autoencoders
-# are said to fill these gaps (Gorton 2024). But an autoencoder has many more features than the layer has neurons, and
-# more candidates always cover more orientations. So we ask whether features cover more orientations than **as many**
-# neurons, and more than directions that no autoencoder learned.
+# Why care: early layers of image networks have *curve detectors*, units that respond to an arc of one orientation.
+# InceptionV1's mixed3b has ten such neurons, with gaps between their orientations (Cammarata et al. 2020). Sparse
+# autoencoders are said to fill these gaps (Gorton 2024). But an autoencoder has many more features than the layer has
+# neurons, and more candidates can cover more orientations for that reason alone. So we ask whether features cover more
+# orientations than **equally many** neurons, and more than directions that no autoencoder learned.
 #
 # **Reads** the data set of notebook 01. **Writes** `data/runs/<preset>/experiments/stimuli-<network>`,
-# `…/tuning-<network>-<site>`, cells and autoencoders of each site, and the numbers in
+# `…/tuning-<network>-<site>`, the cells and autoencoders of each site, and the numbers in
 # `data/runs/<preset>/results/09_curves.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: ten minutes the first time, one minute after that.
@@ -54,12 +54,13 @@ from aircraft_sae.view.browser.catalogue import crops_figure
 # ## Settings
 #
 # We study two networks. *InceptionV1* is the network of the claim, with weights of our own: it learned to name rendered
-# aircraft, turned by any angle. *EfficientNet-Lite0* has ImageNet weights, so we did not choose its pictures. (Its
-# channels have both signs; we count their positive part.) To study the published weights of InceptionV1, run `python -m
-# aircraft_sae run 09 --network inception5h.pth`.
+# aircraft, turned by any angle. *EfficientNet-Lite0* has ImageNet weights, so we did not choose its training pictures.
+# (Its channels take both signs; we use only their positive part.) To study the published weights of InceptionV1, run
+# `python -m aircraft_sae run 09 --network inception5h.pth`.
 #
-# Early maps have up to 3,136 cells. From each picture we draw 64 cells at random to train the autoencoders. These have
-# 8 features for each channel, with 16 features active in a cell, and three seeds.
+# At early sites a picture has up to 3,136 cells, so we draw 64 cells of each picture at random to train the
+# autoencoders. These have 8 features for each channel, of which on average 16 are active in a cell, and we train each
+# from three seeds.
 
 # %%
 study = Study.open()
@@ -76,11 +77,11 @@ titles = {pair: f"{NAMES[pair[0]]} {pair[1]}" for pair in PAIRS}
 # %% [markdown]
 # ## What do we show the network?
 #
-# We show arcs of equal length and width that pass through the middle of a grey picture: every 5 degrees, with four
-# radii, bright and dark, and shifted by up to two pixels. An arc's angle is the direction from the middle towards its
-# centre of curvature. A curve detector should respond less to lines, corners and gratings. (We also show double curves,
-# which contain a curve, and circles around the middle. At conv2d2 and blocks.1 a cell sees some 20 pixels, in which the
-# two larger radii are almost lines.)
+# We show arcs of equal length and width that pass through the middle of a grey picture: at every 5 degrees, with four
+# radii, bright and dark, and shifted by up to two pixels. An arc's angle is the direction from its middle towards its
+# centre of curvature. We also show lines, corners and gratings, to which a curve detector should respond less. (There
+# are double curves, too, which contain a curve, and circles around the middle. At conv2d2 and blocks.1, a cell sees a
+# window of some 20 pixels, in which arcs of the two larger radii are almost straight.)
 
 # %%
 shown = stimuli.table.drop_duplicates("kind")["image"].tolist()
@@ -103,17 +104,18 @@ for own, sites in SITES.items():
 # A unit's *tuning curve* is its mean response at each angle (over radii, contrasts and shifts), divided by its peak. A
 # unit is a *curve detector* if all of this holds:
 #
-# - Its tuning curve is at most 70° wide at half height, and at most 0.3 on the side opposite its peak.
-# - At the peak, its best arc excites it at least 1.3 times as much as the straight line there.
+# - Its tuning curve is at most 70° wide at half height, and no higher than 0.3 at the angle opposite its peak.
+# - At the angle of its peak, the best arc excites it at least 1.3 times as much as the straight line at that angle.
 # - Its largest response to an arc exceeds 95% of its positive activations on real pictures.
-# - No corner excites it more than arcs do.
+# - No corner excites it more than the best arc does.
 #
 # We fixed these limits before we looked at a network, with two exceptions: "positive" was added because sparse units
-# are silent in most cells, and the rule for corners because a planted filter for corners passed without it.
+# are silent in most cells, and the rule for corners was added because, without it, a corner filter that we had planted
+# was counted as a curve detector.
 #
-# The units are the site's channels (*neurons*), the *features* of an autoencoder, and two nulls with as many units:
-# *random directions*, and the features of an *untrained* autoencoder. Both nulls are encoded as features are, with one
-# threshold that leaves 16 units active in a cell on average.
+# The units are the site's channels (*neurons*), the *features* of an autoencoder, and two nulls with as many units as
+# the autoencoder: *random directions*, and the features of an *untrained* autoencoder. Both nulls are encoded as
+# features are: a single threshold leaves, on average, 16 units active in a cell.
 
 # %%
 saes, folders = {}, {}
@@ -159,18 +161,18 @@ pd.DataFrame(fits).T.round(2)
 
 # %%
 mean, agreement = shares.mean(), np.mean([row["agreement of seeds"] for row in fits.values()])
-text = f"""**Takeaway.** {mean["neurons"]:.0f}% of neurons detect curves, {mean["features"]:.0f}% of features,
+text = f"""**Takeaway.** Curves are detected by {mean["neurons"]:.0f}% of neurons, {mean["features"]:.0f}% of features,
 {mean["random directions"]:.0f}% of random directions and {mean["untrained"]:.0f}% of untrained features (means of
-{len(shares)} layers). Two seeds' features agree by {agreement:.2f}."""
+{len(shares)} layers). On average, the features of two seeds agree by {agreement:.2f}."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Who covers more orientations, at equal size?
 #
-# Within a family of detectors, the *coverage* of an angle is the height of the highest tuning curve there. From each
-# kind's detectors we grow a family, one detector after the other, so that its lowest coverage is as high as possible.
-# We compare families of equal size. But a kind with more detectors has more to choose from, so a lead over neurons is
-# an upper bound here.
+# Within a family of detectors, the *coverage* of an angle is the height of the highest tuning curve at that angle. From
+# the detectors of each kind we grow a family, one detector at a time, each chosen to raise the least coverage of any
+# angle as far as possible. The figure compares families of equal size. But a kind with more detectors has more to
+# choose from, so any lead of that kind is an upper bound here.
 
 # %%
 figure, axes = plots.sheet(4.2, 1, len(PAIRS), sharex=True, sharey=True)
@@ -185,9 +187,9 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 display(plots.titled(figure, "Who covers more orientations, at equal size?"))
 
 # %% [markdown]
-# The choice has to be equal, too. From each kind we draw as many detectors as there are among the neurons, choose a
-# family of at most 24 among them, and average over 100 draws. (Where no neuron detects curves we draw ten, the number
-# published for InceptionV1's mixed3b.)
+# The number of candidates has to be equal, too. From each kind we draw as many detectors as there are among the
+# neurons, choose a family of at most 24 from these candidates, and average over 100 draws. (Where no neuron detects
+# curves, we draw ten, the number published for InceptionV1's mixed3b.)
 
 # %%
 matched = pd.concat([pd.read_parquet(folder / "matched.parquet").assign(network=own, site=site)
@@ -228,20 +230,20 @@ bound = np.mean(list(bounds.values()))
 for name, each in {"gain_over_neurons": over, "gain_over_best_null": beyond}.items():
     results[name] = (each.mean(), each.min(), each.max(), len(each))
 results["gain_over_neurons_upper_bound"] = bound
-text = f"""**Takeaway.** With equally many to choose from, the lowest coverage of features minus that of neurons is
-{over.mean():+.2f} ({over.min():+.2f} to {over.max():+.2f} in the {len(over)} layers where neurons detect curves).
-Features minus the better null: {beyond.mean():+.2f} ({beyond.min():+.2f} to {beyond.max():+.2f}). With all features to
-choose from, they differ from neurons by {bound:+.2f}."""
+text = f"""**Takeaway.** With equally many candidates, the least coverage of features minus that of neurons is
+{over.mean():+.2f} ({over.min():+.2f} to {over.max():+.2f} in the {len(over)} layers where neurons detect curves). For
+features minus the better null, it is {beyond.mean():+.2f} ({beyond.min():+.2f} to {beyond.max():+.2f}). With all
+detectors as candidates, it is {bound:+.2f} for features minus neurons."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## What does the best case look like?
 #
-# The claim's best case is the layer in which features gain most over neurons when they may be chosen among all. The
-# rosettes show the first ten detectors of each family: the angle on the circle is the angle of the curve, and the
+# The best case for the claim is the layer in which features gain most over neurons when all detectors are candidates.
+# The rosettes show the first ten detectors of each family: the angle on the circle is the angle of the curve, and the
 # distance from the middle is the response. Triangles mark the published peaks of mixed3b's ten curve neurons (in a
-# network trained on photographs). Only the distances between these peaks carry over; where they lie on our circle is
-# not known.
+# network trained on photographs). Only the distances between these peaks can be compared with ours, because we do not
+# know where they lie on our circle.
 
 # %%
 best, SHOWN = max(asked, key=bounds.get), ("neurons", "features", "random directions 0", "untrained 0")
@@ -261,8 +263,8 @@ figure = plots.rosettes(first_ten, {"peaks of the ten published neurons of mixed
 plots.titled(figure, "Which orientations do the families cover?")
 
 # %% [markdown]
-# And where are the gaps? The curves show the coverage of each whole family. Grey bands mark the two large published
-# gaps, between neighbouring peaks 62° and 68° apart.
+# And where are the gaps? The curves show the coverage by each whole family. Grey bands mark the two largest published
+# gaps, between neighbouring peaks that are 62° and 68° apart.
 
 # %%
 figure, ax = plots.sheet(3.6)
@@ -278,10 +280,10 @@ display(plots.titled(figure, f"Where are the gaps of {len(each)} detectors in {t
 # %% [markdown]
 # ## Do they detect curves, or something else?
 #
-# The table shows the detectors' largest response to each other kind of stimulus, as a share of their largest response
-# to curves. (There are more pictures of curves than of other stimuli, and corners are at most 1 by definition.) The
-# last column, *alike*, asks whether detectors are rotated copies of each other: it is the mean correlation of their
-# tuning curves, rotated to a common peak.
+# The table shows the detectors' largest response to every other kind of stimulus, as a share of their largest response
+# to curves. (There are more pictures of curves than of other stimuli, and for corners the share is at most 1 by
+# definition.) The last column, *alike*, asks whether detectors are rotated copies of each other: it is the mean
+# correlation of their tuning curves, rotated to a common peak.
 
 # %%
 kinds = pd.concat([pd.read_parquet(folder / "kinds.parquet").assign(layer="/".join(pair))
@@ -294,18 +296,19 @@ others.round(2)
 
 # %%
 corner = others["corner"].groupby(level="of").mean().reindex(KINDS)
-text = f"""**Takeaway.** To corners, features that detect curves respond {corner["features"]:.0%} as much as to curves
-(mean over layers), neurons {corner["neurons"]:.0%}, random directions {corner["random directions"]:.0%}, untrained
-features {corner["untrained"]:.0%}."""
+text = f"""**Takeaway.** The detectors' largest response to corners, as a share of that to curves, is
+{corner["features"]:.0%} for features (mean over layers), {corner["neurons"]:.0%} for neurons,
+{corner["random directions"]:.0%} for random directions and {corner["untrained"]:.0%} for untrained features."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Do neurons split into features?
 #
-# Some neurons respond to curves of two or more orientations (*modes*: peaks at least 60° apart, the lower at least half
-# as high). Such a neuron *splits* if two or more features each carry at least a tenth of its variance over curves, each
-# has one mode, and each mode of the neuron has one of these features' modes within 30°. The null draws the same number
-# of features at random from those that respond to curves.
+# Some neurons respond to curves of two or more orientations: their tuning curves have several *modes*, that is, peaks
+# at least 60° apart, each at least half as high as the highest. We say that such a neuron *splits* if three things
+# hold: two or more features each carry at least a tenth of its variance over curves, each of these features has a
+# single mode, and each mode of the neuron lies within 30° of the mode of one of these features. The null draws the same
+# number of features at random from all features that respond to curves.
 
 # %%
 splits = pd.concat([pd.read_parquet(folder / "split.parquet").assign(layer="/".join(pair))
@@ -319,8 +322,8 @@ for layer, own in splits.groupby("layer", sort=False):
 pd.DataFrame(rows).T.round(1)
 
 # %% [markdown]
-# Our example is the neuron whose features carry most of its variance, among those that split (or among all, if none
-# does), with its two strongest features.
+# Among the neurons that split (or among all, if none does), our example is the one whose features carry the largest
+# share of its variance. The figure shows it with its two strongest features.
 
 # %%
 tried = splits[splits["splits"]] if splits["splits"].any() else splits
@@ -332,20 +335,20 @@ shown = {
     f"neuron {example['neuron']} of {titles[pair]}: {example['n_modes']} modes": tuned["neurons"][[example["neuron"]]]
 }
 shown |= {f"feature {j}: {share:.0%} of its variance": tuned["features"][[j]] for j, share in parts}
-plots.titled(plots.rosettes(shown), "What does the clearest split look like?")
+plots.titled(plots.rosettes(shown), "What does the clearest candidate for a split look like?")
 
 # %%
 n_split, by_chance = int(splits["splits"].sum()), splits["chance"].sum()
 results["split"] = with_interval(splits["splits"], np.ones(len(splits)))
-text = f"""**Takeaway.** Of {len(splits)} neurons with several modes, {n_split} split; chance gives {by_chance:.1f}. The
-example is the clearest there is, not a typical one."""
+text = f"""**Takeaway.** Of {len(splits)} neurons with several modes, {n_split} split; by chance, {by_chance:.1f} would.
+The example above is the clearest candidate, not a typical one."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Do these detectors find curves in pictures?
 #
-# Each row is a feature of the family (at most eight are shown), labelled and ordered by the angle of its peak. It shows
-# the feature's strongest patches, one per picture, in every third test picture.
+# Each row shows one feature of the family (there are at most eight rows), labelled and ordered by the angle of its
+# peak. The patches are the feature's strongest in every third test picture, one per picture.
 
 # %%
 patches, contours, coded = {}, {}, {}
@@ -369,7 +372,7 @@ plots.titled(figure, "Do these detectors find curves in pictures?")
 
 # %% [markdown]
 # The masks tell us the angle of the aircraft's outline in each cell. Does a detector respond to outlines as its tuning
-# curve says? For each detector of a family, we correlate its mean activation at each outline angle with its tuning
+# curve predicts? For each detector of a family, we correlate its mean activation at each outline angle with its tuning
 # curve. Outlines are almost straight in most cells, so this tests orientation, not curvature.
 
 # %%
@@ -386,15 +389,16 @@ plots.titled(figure, "Do detectors respond to outlines as to curves?")
 lacking = {"value": np.nan}  # where a kind has no detector
 means = {kind: np.nanmean([fits.get(f"{titles[pair]}: {kind}", lacking)["value"] for pair in asked]) for kind in KINDS}
 text = ", ".join(f"{kind} {value:.2f}" for kind, value in means.items())
-text = f"**Takeaway.** Over the {len(asked)} layers where neurons detect curves, the mean correlation is: {text}."
+text = f"**Takeaway.** In the {len(asked)} layers where neurons detect curves, the mean correlations are: {text}."
 display(Markdown(text))
 
 # %% [markdown]
 # ## Do curve features matter to the next site?
 #
 # We suppress all features of a layer that detect curves, and measure how much the next site's response to curves and to
-# other stimuli changes. The control suppresses equally many random features that respond to curves but are no curve
-# detectors. These may be more active, so compare the ratio of curves to lines, not the size of the change.
+# other stimuli changes. The control suppresses equally many features drawn at random from those that respond to curves
+# but are not curve detectors. These may be more active, so do not compare the sizes of the changes; compare the ratio
+# of the change at curves to the change at lines.
 
 # %%
 names = ("conv2d2", "mixed3a", "mixed3b", "mixed4a", "blocks.1", "blocks.2", "blocks.3")
@@ -428,7 +432,7 @@ ratios.rename_axis("change at curves / change at lines").round(2)
 more = int((ratios["curve features"] > ratios["other features"]).sum())
 spans = {name: f"{each.mean():.2f} ({each.min():.2f} to {each.max():.2f})" for name, each in ratios.items()}
 text = f"""**Takeaway.** Suppressing curve features changes the response to curves {spans["curve features"]} times as
-much as the response to lines; for other features the ratio is {spans["other features"]}. It is larger for curve
+much as the response to lines; for other features the ratio is {spans["other features"]}. The ratio is larger for curve
 features in {more} of {len(ratios)} layers (ranges over layers in brackets)."""
 display(Markdown(text))
 
@@ -455,10 +459,10 @@ figure = plots.picture_grid(list(zip(*drawn, strict=True)), list(zip(*captions, 
 plots.titled(figure, "What would these units like to see?")
 
 # %% [markdown]
-# ## Does it depend on how training cells are drawn?
+# ## Do the results depend on how training cells are drawn?
 #
 # We drew training cells evenly. Bozoukov (2025) draws them in proportion to the length of their activation vectors. For
-# two layers and one seed, the table compares both ways: by the variance left unexplained on evenly drawn test cells,
+# two layers and one seed, the table compares the two ways by the variance left unexplained on evenly drawn test cells
 # and by the number of curve detectors.
 
 # %%
@@ -490,13 +494,13 @@ print("no coverage of:", sorted(set(product(map("/".join, PAIRS), KINDS)) - know
 study.record(NAME, results)
 verdict = "Yes" if n_above == len(asked) else "In some layers" if n_above else "No, by this measure"
 lines = [
-    f"""Do features cover more orientations than directions that were not learned? **{verdict}**: the worst seed of the
-    features is above both nulls' best in {n_above} of {len(asked)} layers (mean difference {beyond.mean():+.2f}).""",
-    f"Compared with equally many neurons, their lowest coverage differs by {over.mean():+.2f}.",
-    f"""{n_split} of {len(splits)} neurons with several modes split into features with one; chance gives
-    {by_chance:.1f}.""",
-    f"""Outlines of aircraft fit tuning curves with a mean correlation of {means["features"]:.2f} for features, and
-    {means["random directions"]:.2f} for random directions.""",
+    f"""Do features cover more orientations than unlearned directions? **{verdict}**: in {n_above} of {len(asked)}
+    layers, the worst seed of features is above the best seed of both nulls (mean difference {beyond.mean():+.2f}).""",
+    f"The least coverage of features minus that of equally many neurons is {over.mean():+.2f}.",
+    f"""{n_split} of {len(splits)} neurons with several modes split into features with one mode each; by chance,
+    {by_chance:.1f} would.""",
+    f"""Responses to outlines of aircraft correlate with tuning curves: the mean is {means["features"]:.2f} for features
+    and {means["random directions"]:.2f} for random directions.""",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 
@@ -505,9 +509,10 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 #
 # - **That these are the published detectors.** Our InceptionV1 has seen rendered aircraft only. The same notebook also
 #   runs with the published weights.
-# - **That learning is useless.** Both nulls read a trained network. They show that by this measure, training an
-#   autoencoder adds little to what the network has learned; wider or better autoencoders may do better.
-# - **That neurons lose because they are neurons.** Features and nulls are sparse; neurons are not.
-# - **That features detect other curves.** Stimuli are arcs of one width and length on grey.
+# - **That learning is useless.** Both nulls read a trained network. They show how much of the coverage comes from the
+#   network, whatever an autoencoder learns; wider or better autoencoders may do better than ours.
+# - **Why neurons differ from features.** Their directions differ, but so does their sparsity: features and nulls are
+#   sparse, and neurons are not.
+# - **That features detect other curves.** Our arcs have one width and one length, and lie on grey.
 # - **That a family is used as one.** Suppression shows that the next site's response changes, not what the family is
 #   used for.

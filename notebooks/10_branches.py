@@ -16,14 +16,14 @@
 #
 # **Question.** Do the branches of a network hold features of their own?
 #
-# Why care: a block of InceptionV1 has four parallel branches: convolutions of 1 x 1, 3 x 3 and 5 x 5, and pooling. If
-# each feature kept to one branch, the architecture would tell us where to look for what. Sparse autoencoders of mixed4a
-# to mixed4e are said to show three things (Bozoukov 2025): (1) features specialise in branches, in every block; (2) a
-# branch holds the same kind of content in all blocks; (3) the 5 x 5 branch holds one kind of content (there, animals).
-# These claims rest on features picked by hand. Here we test every live feature, put the same questions to directions
-# that no autoencoder learned, and take what a feature is about from ground truth.
+# Why care: each block of InceptionV1 has four parallel branches, with 1 x 1, 3 x 3 and 5 x 5 convolutions and with
+# pooling. If each feature kept to one branch, the architecture would tell us where to look for what. Sparse
+# autoencoders of mixed4a to mixed4e are said to show three things (Bozoukov 2025): (1) features specialise in branches,
+# in every block; (2) a branch holds the same kind of content in all blocks; (3) the 5 x 5 branch holds one kind of
+# content (animals, in that paper). These claims rest on features picked by hand. Here we test every live feature, ask
+# the same of directions that no autoencoder learned, and use ground truth to find out what a feature is about.
 #
-# **Reads** the data set of notebook 01. **Writes** cells and autoencoders of each block,
+# **Reads** the data set of notebook 01. **Writes** the cells and autoencoders of each block,
 # `data/runs/<preset>/experiments/blocks-<network>` and the experiments that follow from it, and the numbers in
 # `data/runs/<preset>/results/10_branches.json`.
 #
@@ -72,11 +72,11 @@ every = 1 if small else 3
 # %% [markdown]
 # ## Two kinds of autoencoder
 #
-# *The paper's recipe*, trained briefly on our pictures, has tied weights and 16 features for each channel, and keeps
-# the 32 largest activations of a cell. It learns from ten cells of each picture, drawn in proportion to the length of
-# their activation vectors. We train it on whole blocks, and on the 5 x 5 and the 1 x 1 branch alone. *Ours* is the
-# same, but without tied weights, with decoder rows of length one, and with an auxiliary loss that revives dead
-# features.
+# *The paper's recipe* has tied weights and 16 features for each channel, and keeps the 32 largest activations of a
+# cell. We train it briefly on our own pictures, with ten cells from each picture, drawn in proportion to the length of
+# their activation vectors. It is trained on whole blocks, and on the 5 x 5 branch and the 1 x 1 branch alone. *Ours*
+# differs in three ways: its weights are not tied, its decoder rows have length one, and an auxiliary loss is meant to
+# revive dead features.
 
 # %%
 sites = [*BLOCKS, *(f"{block}:{name}" for block, name in product(BLOCKS, ALONE))]
@@ -116,30 +116,31 @@ pd.DataFrame(shown).T.round(2)
 # %%
 said = {f"{name}{end}": np.mean([results[f"{block}/{name}{end}"]["value"] for block in BLOCKS])
         for name, end in product(("cosine_with_start", "dead_share"), ("", "/ours"))}  # fmt: skip
-text = f"""**Takeaway.** Training is short: {n_cells:,} cells, {passes:.1f} times. A live row of the paper's recipe
-still has a cosine of {said["cosine_with_start"]:.2f} with its random start (median; mean of the blocks).
-{said["dead_share"]:.0%} of its features are dead, and {said["dead_share/ours"]:.0%} of ours."""
+text = f"""**Takeaway.** Training passes {passes:.1f} times over {n_cells:,} cells. After it, the decoder row of a live
+feature of the paper's recipe has a cosine of {said["cosine_with_start"]:.2f} with its random start (median; mean of the
+blocks). {said["dead_share"]:.0%} of the recipe's features are dead, and {said["dead_share/ours"]:.0%} of ours."""
 display(Markdown(text))
 
 # %% [markdown]
-# What is left of the random start belongs to no branch and can hide specialisation; keep this in mind for everything
-# below. From here on, only live features count: those active in at least one test cell, with ten cells drawn from each
-# picture.
+# Whatever is left of the random start belongs to no branch and can hide specialisation; keep this in mind for
+# everything below. From here on, we count only *live* features, which are active in at least one test cell (ten are
+# drawn from each picture).
 #
 # ## Does each branch have features of its own?
 #
 # A feature's decoder row has entries in each branch. With negative entries set to zero, a branch's *share* is the
-# length of its entries over the length of the row (the paper's measure). Wide branches have large shares by chance: a
-# branch with an eighth of the channels has a share of 0.35. So we permute the row's channels. A share is *beyond
-# chance* if at most one permutation in a thousand gives the branch as much. A feature is *specialised* if its share
-# survives a correction for testing all features (5% false discoveries; with 9,999 permutations, specialised features
-# can only be found if they are at least one in 500).
+# length of its entries over the length of the row (the paper's measure). Even by chance, shares are large: a branch
+# with an eighth of the channels has a share of about 0.35. So we compare each share with the shares that the branch
+# gets when the row's channels are permuted. A share is *beyond chance* if at most one permutation in a thousand gives
+# the branch as large a share. A feature is *specialised* in that branch if its share also survives a correction for
+# testing all features (5% false discoveries; with 9,999 permutations, specialised features can be found only if they
+# are at least one in 500).
 #
 # There are four nulls: *random directions*, drawn with the covariance of the cells; features of the *untrained* recipe;
-# features of the *permuted network*, whose weights are permuted; and *permuted rows*, which check the test itself and
-# must lie on the dotted line. Random directions are not pure chance: they point where cells vary most, so if the
-# channels that vary most sit in one branch, random directions lie there, too. If they exceed the features, a large
-# share needs no learning.
+# features of the recipe trained on the *permuted network*, whose weights are permuted; and *permuted rows*, which check
+# the test itself and should lie near the dotted line. Random directions are not pure chance: they point where cells
+# vary most, so if the channels that vary most belong to one branch, random directions lie there, too. If random
+# directions have larger shares than features, a large share needs no learning.
 
 # %%
 shuffled, rows, chance = network.permuted(), {}, {}
@@ -195,18 +196,18 @@ far = [own[kept[RECIPE, block] < np.median(kept[RECIPE, block])].any(axis=1).mea
 results |= {f"specialised_in_5x5/{kind}": share for kind, share in in_5x5.items()}
 results["specialised/far_from_start"] = (np.mean(far), min(far), max(far), len(far))
 text = f"""**Takeaway.** {table[RECIPE].mean():.1%} of the recipe's features are specialised in some branch (mean of the
-blocks), as are {np.mean(far):.1%} of the half that moved furthest from its start, and
-{table["random directions"].mean():.1%} of random directions. In 5 x 5, {in_5x5["random directions"]:.2%} of random
-directions are specialised (features: {in_5x5[RECIPE]:.2%})."""
+blocks), as are {np.mean(far):.1%} of the half that moved furthest from their start, and
+{table["random directions"].mean():.1%} of random directions. In 5 x 5 itself, {in_5x5["random directions"]:.2%} of
+random directions are specialised (features: {in_5x5[RECIPE]:.2%})."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Is it the width of a branch, or the scale of its channels?
 #
-# The channels of one branch may vary more than those of another, which alone gives that branch a larger share. So we
-# repeat the test in three ways: with rows in units of each channel's standard deviation; with equally many channels of
-# each branch, drawn at random; and, since a test with fewer channels finds less, with as few channels in the branches'
-# own proportions.
+# The channels of one branch may vary more than those of another, which by itself gives that branch a larger share. So
+# we repeat the test in three ways: with rows in units of each channel's standard deviation; with the same number of
+# channels from each branch, drawn at random; and, since a test with fewer channels finds less, with the same reduced
+# total of channels in the branches' own proportions.
 
 # %%
 shown = {}
@@ -225,19 +226,19 @@ shown.round(1).rename_axis(["specialised in some branch, %", ""])
 # %%
 mean = shown.groupby(level=1).mean()
 learnt_, drawn_ = mean.loc[RECIPE], mean.loc["random directions"]
-text = f"""**Takeaway.** In units of each channel's deviation, {learnt_["in deviations"]:.1f}% of features are
+text = f"""**Takeaway.** In units of each channel's standard deviation, {learnt_["in deviations"]:.1f}% of features are
 specialised (before: {learnt_["as they are"]:.1f}%), and {drawn_["in deviations"]:.1f}% of random directions (before:
-{drawn_["as they are"]:.1f}%). What differs is due to the scale of channels."""
+{drawn_["as they are"]:.1f}%). Any change is due to the scale of the channels."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Does a feature's branch tell what it is about?
+# ## Does a feature's branch tell us what the feature is about?
 #
-# Ground truth comes from scenes with one thing changed. A feature *leans* to the factor that it responds to most, each
-# factor measured in units of the mean response of random directions. It is *about* the factor if the factor's share of
+# Ground truth comes from scenes with one thing changed. A feature *leans* to the factor that it responds to most, where
+# each response is in units of the mean response of random directions. It is *about* the factor if the factor's share of
 # its responses is larger than in 99.5% of random directions (notebook 07); failing that, it is about a level of classes
 # (such as *family*) if it selects one class of that level more clearly than 99.5% of random directions do. A response
-# counts as known if the feature is active in at least ten of 40 scenes.
+# is known only if the feature is active in at least ten of 40 scenes; otherwise the leaning is *unknown*.
 
 # %%
 inputs = {"network": network, "pictures": pictures.every(every), "saes": asked}
@@ -266,11 +267,11 @@ for name in dictionaries:
 pd.DataFrame(shown).T.round(4)
 
 # %% [markdown]
-# A feature's *home* is the branch whose share is the most standard deviations above chance, whether the feature is
-# specialised or not. Every feature has a home, often by a small margin. So this section is about all features, not
-# about the few specialised ones. *Mutual information* measures how much the home tells about what a feature leans to;
-# the null permutes homes. Here are the counts for the block where it tells most, next to the counts expected if the two
-# were unrelated:
+# A feature's *home* is the branch whose share lies furthest above chance, in standard deviations, whether the feature
+# is specialised or not. Every feature has a home, even if only by a small margin, so this section is about all features
+# and not just about specialised ones. *Mutual information* measures how much a feature's home tells us about its
+# leaning; the null permutes homes. Here are the counts for the block where the home tells us most, next to the counts
+# expected if home and leaning were unrelated:
 
 # %%
 block = max(BLOCKS, key=lambda name: told[name]["value"] - told[name]["null"]["value"])
@@ -278,7 +279,8 @@ told[block]["table"].round(1).rename_axis(f"{block}: leans to")
 
 # %% [markdown]
 # Do autoencoders of one branch alone hold different things from autoencoders of whole blocks? The table shows means
-# over blocks. By this rule, some 5% of random directions are *about* something; their columns show what chance gives.
+# over blocks. By construction, some 5% of random directions are *about* something; their columns show what to expect by
+# chance.
 
 # %%
 columns = {}
@@ -303,13 +305,15 @@ results |= {"information_gain": gained, "information_gain/random": at_random}
 lean = kinds_of.xs("leaning", axis=1, level=1).drop(columns="random directions")
 known = (lean.drop("unknown", errors="ignore") / (1 - lean.T.get("unknown", 0.0))).fillna(0)
 most = "; ".join(f"{own.max():.0%} to {own.idxmax()} in {where}" for where, own in known.items())
-text = f"""**Takeaway.** Home and leaning are related in {informed} of {len(BLOCKS)} blocks (p <
-{0.05 / len(BLOCKS):.2f} each), and for random directions in {by_chance} (most common leanings: {most})."""
+text = f"""**Takeaway.** The home and the leaning of features are related in {informed} of {len(BLOCKS)} blocks (p <
+{0.05 / len(BLOCKS):.2f} in each), and those of random directions in {by_chance}. (The most common known leanings:
+{most}.)"""
 display(Markdown(text))
 
 # %% [markdown]
-# And does 5 x 5 hold one kind of content? On half of the features (even ids) we choose the factor for which features at
-# home in 5 x 5 differ most from the others in how often they lean to it. On the other half we count how often they do.
+# And does 5 x 5 hold one kind of content? On half of the features (those with even ids), we choose the factor to which
+# features at home in 5 x 5 lean more often than other features by the widest margin. On the other half, we measure how
+# often each group leans to it.
 
 # %%
 leaning = leaning.assign(home=[homes[name][j] if name in homes else "" for name, j in
@@ -323,21 +327,21 @@ figure = plots.dots(shown, "features that lean to the factor, %", "home: factor"
 plots.titled(figure, "Does the 5 x 5 branch hold one kind of content?")
 
 # %%
-said = "{} of the features at home in 5 x 5 lean to {}, and {} of the others"
+said = "{} of the features at home in 5 x 5 lean to {}, as do {} of the others"
 factor, here, elsewhere = content["features"]
 lean = said.format(in_words(here), factor, in_words(elsewhere))
-text = f"""**Takeaway.** {lean}. Of random directions at home in 5 x 5,
-{content["random directions"][1]["n"]:,} have a known leaning."""
+text = f"""**Takeaway.** {lean}. In the figure, the dot for random directions at home in 5 x 5 rests on
+{content["random directions"][1]["n"]:,} directions."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Is a branch alike in all blocks?
 #
 # A feature's partner in another block is the feature whose image maxima (largest activations in each picture) correlate
-# best with its own. The two are *matched* if their correlation is higher than what 99.5% of features reach when the
-# pictures of one block are shifted. Do matched features have their homes in branches of the same kind? Cohen's kappa is
-# 1 if they always do, and 0 if they do so as often as by chance. (There are only a thousand random directions a block,
-# so their intervals are wider.)
+# best with its own. The two are *matched* if they correlate better than 99.5% of features do with their best partners
+# when the pictures of one block are shifted against those of the other. Do matched features have their homes in
+# branches of the same kind? Cohen's kappa is 1 if they always do, and 0 if they do so as often as by chance. (There are
+# about a thousand random directions in each block, fewer than there are features, so expect wider intervals for them.)
 
 # %%
 maxima = {name: load_npz(folder / f"{name}.npz") for name in dictionaries}
@@ -360,16 +364,16 @@ results |= {"kappa": ranges["features"], "kappa/random": ranges["random directio
 alike = {kind: int((own["p"] < 0.05 / len(own)).sum()) for kind, own in by.items()}
 mean, at_chance = (ranges[kind][0] for kind in ("features", "random directions"))
 text = f"""**Takeaway.** The homes of matched features agree with a kappa of {mean:.2f} (mean of {len(by["features"])}
-pairs of blocks), beyond permuted homes in {alike["features"]} pairs. Random directions agree with {at_chance:.2f}, in
-{alike["random directions"]} pairs."""
+pairs of blocks); the number of pairs in which they agree better than permuted homes is {alike["features"]}. For random
+directions, kappa is {at_chance:.2f}, and that number of pairs is {alike["random directions"]}."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Do features of larger kernels see more?
 #
-# If features live in 5 x 5 because they need more of the picture, they should see more of it. For each branch we take
-# the twelve features whose share of it is furthest above chance. The *effective radius* is the distance from the
-# strongest cell within which half of the activation's gradient lies.
+# If features live in 5 x 5 because they need more of the picture, they should see more of it. For each branch, we take
+# the twelve features whose share of that branch is furthest above chance. The *effective radius* is the distance from
+# the strongest cell within which half of the activation's gradient lies.
 
 # %%
 block, kind, grid = "mixed4c", "the paper's", network.shape("mixed4c")[:2]
@@ -393,18 +397,18 @@ plots.titled(figure, "Do features of larger kernels see more?")
 
 # %%
 one, five = (radii[name]["value"] for name in ("1 x 1", "5 x 5"))
-text = f"""**Takeaway.** The median radius is {one:.0f} pixels in 1 x 1 and {five:.0f} in 5 x 5 (twelve features
-each)."""
+text = f"""**Takeaway.** The median effective radius is {one:.0f} pixels for the features of 1 x 1 and {five:.0f} for
+those of 5 x 5 (twelve features each)."""
 display(Markdown(text))
 
 # %% [markdown]
-# A larger kernel sees more, whatever is read from it. So this does not show that features are there because they need
-# to see more.
+# A larger kernel sees more of the picture, whatever is read from it. So a larger radius in 5 x 5 would not show that
+# features are there because they need to see more.
 #
 # ## Do features of one branch lie together?
 #
 # The map shows the decoder rows of mixed4c in two dimensions (UMAP), coloured by home. Point at a larger dot, or reach
-# it with the Tab key, to see its three strongest patches.
+# it with the Tab key, to see the feature's three strongest patches.
 
 # %%
 xy = umap.UMAP(random_state=0, n_jobs=1, metric="cosine").fit_transform(W_dec)
@@ -418,10 +422,10 @@ alt = f"Decoder rows of {len(known_of)} features of {block} in two dimensions, c
 display(HTML(scatter(xy, where, names, [crops.get(j, []) for j in known_of.index], alt)))
 
 # %% [markdown]
-# Such maps can show clusters where there are none, and homes are computed from the rows themselves, so neighbours tend
-# to share one. We therefore count neighbours in all dimensions. *Purity* is the share of a row's 15 nearest neighbours
-# that have its own label. The nulls are permuted labels, and random directions, which have homes too. The left panel
-# shows how much of a row lies in 5 x 5, the right panel what the feature leans to.
+# Such maps can show clusters where there are none, so we count neighbours in all dimensions. *Purity* is the share of a
+# row's 15 nearest neighbours that have its own label. Homes are computed from the rows themselves, so neighbours tend
+# to share a home. We therefore compare with two nulls: permuted labels, and random directions, which have homes too. In
+# the figure, the left panel shows how much of a row lies in 5 x 5, and the right panel shows what the feature leans to.
 
 # %%
 figure, (left, right) = plots.sheet(4.2, 1, 2, sharex=True, sharey=True)
@@ -455,20 +459,20 @@ pd.DataFrame(shown).T.round(1).rename_axis("neighbours of one kind, %")
 # %%
 gains = {kind: np.mean([pure[f"{name}{kind}"]["purity"]["value"] - pure[f"{name}{kind}"]["permuted"]["value"]
                         for name in BLOCKS]) for kind in ("", "/random", "/leaning")}  # fmt: skip
-text = f"""**Takeaway.** A feature's neighbours share its home {100 * gains[""]:.1f} percentage points more often than
-permuted homes do (mean of the blocks). For random directions it is {100 * gains["/random"]:.1f} points, and for
-leanings {100 * gains["/leaning"]:.1f}."""
+text = f"""**Takeaway.** The purity of homes, minus that of permuted homes, is {100 * gains[""]:.1f} percentage points
+for features (mean of the blocks) and {100 * gains["/random"]:.1f} for random directions. With leanings of features
+instead of homes, the difference is {100 * gains["/leaning"]:.1f} points."""
 display(Markdown(text))
 
 # %% [markdown]
 # ## Which features of the next block does a feature change?
 #
 # We suppress a feature in all cells and measure by what share each feature of the next block changes, up or down (only
-# features of at least median activity count). In mixed4a we suppress six features: among the hundred most active, those
-# whose share of one branch is furthest above chance. In each later block we suppress up to six of the features that
-# changed most in the step before. For each of them we also suppress its two neighbours in the order of activity. One
-# sets the threshold: an *edge* is a change larger than 99.9% of all changes that such neighbours cause. The other is
-# the control.
+# features of at least median activity count). In mixed4a, we suppress six of the hundred most active features: the six
+# whose share of any one branch is furthest above chance. In each later block we suppress up to six of the features that
+# changed most in the step before. For each suppressed feature, we also suppress its two neighbours in the order of
+# activity. The first neighbours set the threshold: an *edge* is a change larger than 99.9% of all changes that they
+# cause. The second neighbours are the control.
 
 # %%
 asked_next, tables = [], {}
@@ -493,14 +497,14 @@ for name, role in (("n_edges", "asked"), ("n_edges/control", "control")):
     results[name] = (int(n.sum()), None, None, int(of.sum()))
 fit = circuits.predicted_effects(edges)
 results |= {f"edges_predicted/{kind}": median(values.to_numpy()) for kind, values in fit.items()}
-columns = {"asked": counts["sum", "asked"], "their neighbours": counts["sum", "control"]}
+columns = {"chosen features": counts["sum", "asked"], "their neighbours": counts["sum", "control"]}
 pd.DataFrame(columns | {"possible": counts["size", "asked"]}).rename_axis("edges from")
 
 # %% [markdown]
-# The takeaway says how many edges the threshold alone would give, so treat all edges as candidates. The graph shows the
-# two strongest edges of each feature, at most eight in a block. When the feature on the left of a line is suppressed,
-# the one on the right falls (solid) or rises (dashed); the width shows the size of the change. Point at a node to see
-# more patches, at a line to see its change.
+# The takeaway says how many edges the threshold alone would give, so treat every edge as a candidate. The graph shows
+# the two strongest edges of each feature, at most eight in a block. When the feature on the left of a line is
+# suppressed, the one on the right falls (solid) or rises (dashed); the width shows the size of the change. Point at a
+# node to see more patches, at a line to see its change.
 
 # %%
 own = circuits.strongest(edges[(edges["role"] == "asked") & edges["beyond"]])
@@ -523,8 +527,8 @@ alt = f"{len(nodes)} features as patches, in columns by block, and {len(links)} 
 display(HTML(graph(columns, links, crops, alt)))
 
 # %% [markdown]
-# Three examples: the largest edge of each of the first three blocks, chosen by size alone. Each has two rows of
-# patches: the suppressed feature, and the one that changed.
+# Three examples: the largest edge of each of the first three blocks, chosen by size alone. Each example has two rows of
+# patches: those of the suppressed feature, and those of the feature that changed.
 
 # %%
 shown = {}
@@ -536,10 +540,10 @@ plots.titled(crops_figure(shown, pictures, grid), "What do the strongest edges c
 # %%
 own, other = (results[f"edges_predicted/{kind}"] for kind in ("own", "another's"))
 by_threshold = branches.SPECIAL * results["n_edges"][3]
-text = f"""**Takeaway.** The features asked have {results["n_edges"][0]:,} edges, their neighbours
-{results["n_edges/control"][0]:,}; the threshold alone would give {by_threshold:.0f}. The block's derivative predicts
-the order of a feature's effects with a rank correlation of {own["value"]:.2f} (n = {own["n"]}; another feature's:
-{other["value"]:.2f})."""
+text = f"""**Takeaway.** The chosen features have {results["n_edges"][0]:,} edges, and their neighbours have
+{results["n_edges/control"][0]:,}; the threshold alone would give {by_threshold:.0f}. A feature's effects and those that
+the block's derivative predicts have a rank correlation of {own["value"]:.2f} (median, n = {own["n"]}; with the
+prediction for another feature: {other["value"]:.2f})."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -558,14 +562,14 @@ path = study.record(NAME, results)
 
 # %%
 shares = table.mean()
-text = f"""- **Do features specialise in branches, in every block?** On average {shares[RECIPE]:.1%} do, and
+text = f"""- **Do features specialise in branches, in every block?** On average, {shares[RECIPE]:.1%} do, as do
   {shares["random directions"]:.1%} of random directions.
 - **Is a branch alike in all blocks?** The homes of matched features agree with a kappa of {mean:.2f}, those of random
   directions with {at_chance:.2f}.
-- **One kind of content in 5 x 5?** {lean}.
-- **What does this mean for the claim?** Large shares, agreement across blocks and pure neighbourhoods occur in random
-  directions, too. They are evidence of specialisation only where features exceed these. Where ours do not, short
-  training is a second explanation; the published weights, and the published length of training, would tell."""
+- **Does 5 x 5 hold one kind of content?** {lean}.
+- **What does this mean for the claim?** Large shares, agreement across blocks and pure neighbourhoods can occur in
+  random directions, too. They are evidence of specialisation only where they are stronger in features. Where they are
+  not, short training may also be the reason; the published weights and length of training would settle this."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -573,11 +577,11 @@ display(Markdown(text))
 #
 # - **That the published network does the same.** Ours saw rendered aircraft, and no animals. The same notebook also
 #   runs with the published weights.
-# - **That well-trained features specialise no more.** The paper's autoencoders saw 12.8 million cells a hundred times.
-#   Ours are still close to their start, as the first section says.
+# - **That features would not specialise with longer training.** The paper's autoencoders saw 12.8 million cells a
+#   hundred times. The first takeaway says how close ours still are to their start.
 # - **That a branch is needed for its features.** A share of a decoder row says where a feature is written, not what it
 #   needs.
 # - **What unknown features are about.** We tested only classes and what can be changed in a scene. And nothing is known
 #   about features that are seldom active in these scenes.
-# - **That our autoencoder would give the same answers throughout.** We used it for the shares alone.
+# - **That *ours* would give the same answers throughout.** We used it only to count specialised features.
 # - **That edges are direct.** A feature is suppressed in all cells at once, and its effect is a mean over few pictures.
