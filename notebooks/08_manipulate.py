@@ -469,7 +469,7 @@ agree = "agree" if beyond["low"] > 0 else "do not clearly agree"
 lines = [
     f"""Switching a part's feature off renames {in_words(results["target_change"])} of the target cells; of all cells
     that it renames, {in_words(clean["feature"])} were target cells.""",
-    f"Of {len(by_part)} knobs, {len(above)} rename more target cells than random directions do, and {len(under)} fewer.",
+    f"Of {len(by_part)} knobs, {len(above)} rename more target cells than random directions do, {len(under)} fewer.",
     f"""Set to twice its maximum, a feature gives its part's name to {in_words(results["feature/gained/2"])} of the
     other cells.""",
     f"""Beyond random directions, the effects of features and of scene edits {agree}: the difference in rank correlation
