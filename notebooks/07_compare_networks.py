@@ -57,7 +57,7 @@ from aircraft_sae.view.plots import in_words
 #   labels* is contrastive: two crops of one picture should get similar activations, and crops of different pictures
 #   should not. (This objective needs more varied crops and colours than the other two, and got them.)
 # - *this task*: the study's own ConvNeXt, trained on the variants of this study.
-# - *permuted*: the same network with its weights permuted, which is the null.
+# - *permuted*: the network of *this task* with its weights permuted. This is the null.
 # - *ImageNet*: EfficientNet-Lite0, which was trained on photographs and has never seen a render.
 #
 # To compare other networks, add their names: any network on timm's hub will do, such as `convnextv2_tiny.fcmae` or
