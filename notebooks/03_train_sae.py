@@ -411,7 +411,7 @@ titles |= {"test_train_fvu_ratio": "test fvu / training fvu"}
 display(spread.rename(columns=titles).rename_axis("seed").T.round(3))
 
 # %%
-results["seed_share_above_0.7"] = float((cosines > 0.7).mean())
+results |= {f"seed_share_above_0.7{end}": (each > 0.7).mean() for end, each in {"": cosines, "_chance": chance}.items()}
 results["seed_chance_cosine"] = agreements[0]["chance"]
 stayed = torch.nn.functional.cosine_similarity(sae.W_dec, untrained.W_dec).detach().numpy()
 groups = {"more than 1% of cells": density > 0.01, "at most 1%": density <= 0.01}
@@ -433,8 +433,9 @@ display(table)
 least, most = spread["explained_variance"].min(), spread["explained_variance"].max()
 text = f"""**Takeaway.** Explained variance varies between seeds ({least:.1%} to {most:.1%}, 3 seeds). Matched features
 have a mean cosine of {results["seed_matched_cosine"]:.2f}; chance gives {results["seed_chance_cosine"]:.2f}. The
-agreement is {results["seed_agreement"][0]:.2f} (3 pairs of seeds). {results["seed_share_above_0.7"]:.0%} of the
-features have a partner with a cosine above 0.7."""
+agreement is {results["seed_agreement"][0]:.2f} (3 pairs of seeds: {results["seed_agreement"][1]:.2f} to
+{results["seed_agreement"][2]:.2f}). {results["seed_share_above_0.7"]:.0%} of the features have a partner with a cosine
+above 0.7 (chance: {results["seed_share_above_0.7_chance"]:.0%})."""
 display(Markdown(text))
 assert results["seed_agreement"][0] > -0.1 and most - least < 0.1
 

@@ -272,10 +272,11 @@ told_tiers, results["n_parts"] = {}, len(parts)
 for like in ("main", "local") if editable else ():
     before = BEFORE[like]
     two, three, four = (results[f"{before}parts_at_tier_{tier}"] for tier in (2, 3, 4))
-    null_2, by_chance = results[f"{before}null_parts_at_tier_2_max"], results[f"{before}replicated_by_chance"]
+    null_2, null_3 = (results[f"{before}null_parts_at_tier_{tier}_max"] for tier in (2, 3))
+    by_chance = results[f"{before}replicated_by_chance"]
     told_tiers[like] = f"""At {LIKES[like]}, features reach tier 2 for {two[0]} of {len(parts)} parts (median of three
-    seeds; {two[1]} to {two[2]}; best null: {null_2}), tier 3 for {three[0]} ({three[1]} to {three[2]}), and tier 4 for
-    {four[0]} (by chance: {by_chance:.1f})."""
+    seeds; {two[1]} to {two[2]}; best null: {null_2}), tier 3 for {three[0]} ({three[1]} to {three[2]}; best null:
+    {null_3}), and tier 4 for {four[0]} (by chance: {by_chance:.1f})."""
 display(Markdown("\n\n".join(f"**Takeaway.** {each}" for each in told_tiers.values()) if editable else NO_MASKS))
 
 # %% [markdown]
@@ -323,8 +324,9 @@ for like, table_ in judged.items():
 
 # %%
 told_random = [
-    f"""At {LIKES[like]}, {own[0]["value"]:.0f} of {own[0]["n"]} random features claim a part (three seeds), and
-    {own[1]["value"]:.0f} of these claims reach tier 2."""
+    f"""At {LIKES[like]}, {own[0]["value"]:.0f} of {own[0]["n"]} random features claim a part (three seeds; at most
+    {results[f"{BEFORE[like]}null_random_claim_share_max"]:.0%} of a null's), and {own[1]["value"]:.0f} of these claims
+    reach tier 2."""
     for like, own in claimed.items()
 ]
 display(Markdown("\n\n".join(f"**Takeaway.** {each}" for each in told_random) if editable else NO_MASKS))
