@@ -45,3 +45,23 @@ def smoke_study():
     study.pictures()
     study.network()
     return study
+
+
+@pytest.fixture(scope="session")
+def catalogue(smoke_study):
+    from aircraft_sae.view.browser.catalogue import catalogue_of
+
+    return catalogue_of(smoke_study)
+
+
+@pytest.fixture(scope="session")
+def bench(catalogue):
+    from aircraft_sae.view.browser import Bench
+
+    return Bench(catalogue)
+
+
+@pytest.fixture(scope="session")
+def often(catalogue):
+    """The feature that is active in the most pictures."""
+    return int(catalogue.table["density_image"].argmax())

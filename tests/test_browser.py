@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,34 +25,14 @@ from aircraft_sae.store import META, digest, write_json, write_parquet
 from aircraft_sae.study import Study
 from aircraft_sae.view.atlas import _chosen, export_atlas
 from aircraft_sae.view.browser import Bench, Catalogue, FeatureBrowser, InterventionBench, Labels
-from aircraft_sae.view.browser.catalogue import TILE, catalogue_of
+from aircraft_sae.view.browser.catalogue import catalogue_of
 from aircraft_sae.view.browser.widgets import Answers, Application
 
 
 @pytest.fixture(scope="module")
-def catalogue(smoke_study):
-    return catalogue_of(smoke_study)
-
-
-@pytest.fixture(scope="module")
-def bench(catalogue):
-    return Bench(catalogue)
-
-
-@pytest.fixture(scope="module")
-def row(catalogue):
-    return int(catalogue.rows[0])
-
-
-@pytest.fixture(scope="module")
-def subject(bench, row):
-    return bench.of_row(row)
-
-
-@pytest.fixture(scope="module")
-def often(catalogue):
-    """The feature that is active in the most pictures."""
-    return int(catalogue.table["density_image"].argmax())
+def subject(bench):
+    """The first test picture."""
+    return bench.of_row(int(bench.catalogue.rows[0]))
 
 
 def file_of(picture, kind="JPEG", **options):
@@ -65,25 +46,21 @@ def jpeg(*size):
 
 
 def same(got, wanted, atol=1e-5, rtol=1e-5):
-    torch.testing.assert_close(torch.as_tensor(got), torch.as_tensor(wanted), atol=atol, rtol=rtol)
+    got, wanted = (torch.as_tensor(each).double() for each in (got, wanted))
+    torch.testing.assert_close(got, wanted, atol=atol, rtol=rtol)
 
 
 # ---------------------------------------------------------------- catalogue
-def test_the_overview_is_json_with_every_feature_and_part(catalogue, often):
+def test_the_overview_has_every_feature_and_part_and_fits_into_one_message(catalogue, often):
     facts = json.loads(json.dumps(catalogue.overview(), allow_nan=False))
-    assert facts["n_features"] == catalogue.trial.sae.d_sae == len(facts["columns"]["max"])
-    assert facts["columns"]["feature_id"] == list(range(catalogue.trial.sae.d_sae))
+    assert facts["columns"]["feature_id"] == list(range(facts["n_features"])) and len(facts["colours"]) == 768
     assert set(facts["classes"]) == {"variant", "family", "manufacturer"} and facts["has_parts"]
-    assert facts["colours"][:3] == [0, 0, 4] and len(facts["colours"]) == 768  # matplotlib's inferno
     assert tuple(facts["parts"]) == catalogue.trial.pictures.region_names
     for score in catalogue.parts.sample(20, random_state=0).itertuples():
         ap = facts["parts"][score.part]["ap"][score.feature_id]
         assert ap == (None if np.isnan(score.ap) else pytest.approx(score.ap, abs=6e-4))
     photographs = replace(catalogue, parts=None)
     assert photographs.feature(often)[0]["parts"] == [] and not photographs.overview()["has_parts"]
-
-
-def test_the_overview_of_ten_thousand_features_fits_into_one_message(catalogue):
     wide = pd.concat([catalogue.table] * (10_000 // len(catalogue.table) + 1), ignore_index=True).head(10_000)
     facts = replace(catalogue, table=wide.assign(feature_id=range(10_000))).overview()
     assert facts["n_features"] == 10_000 and len(json.dumps(facts)) < 6e6  # JupyterLab's limit is 10 MB
@@ -104,7 +81,7 @@ def test_a_gallery_shows_the_index_of_one_class_or_of_mistakes(catalogue, often)
     assert wrong == [tile for tile in everything if tile["label"] != tile["predicted"]]
 
 
-def test_a_features_page_is_counted_from_its_maps(catalogue, often):
+def test_a_features_page_is_counted_from_its_maps_and_a_dead_one_is_empty(catalogue, often):
     about, maps = catalogue.about(often), catalogue.index.maps(often, catalogue.rows)
     assert sum(about["histogram"]["counts"]) == (maps > 0).sum() and about["histogram"]["n_cells"] == maps.size
     assert about["histogram"]["top"] == pytest.approx(maps.max())
@@ -115,6 +92,10 @@ def test_a_features_page_is_counted_from_its_maps(catalogue, often):
     scores = catalogue.parts.query("feature_id == @often").set_index("part")["ap"]
     assert best["ap"] == pytest.approx(scores.max(), rel=1e-5) and best["part"] == scores.idxmax()
     assert often not in [each["feature_id"] for each in about["neighbours"] + about["coactive"]]
+    dead = int(catalogue.table["density_cell"].argmin())
+    view, maps = catalogue.feature(dead)
+    assert catalogue.table.at[dead, "density_cell"] == len(view["gallery"]) == len(maps) == 0
+    assert sum(view["histogram"]["counts"]) == 0 and json.dumps(view, allow_nan=False)
 
 
 def test_what_a_feature_pushes_up_goes_down_without_it(bench, catalogue, often):
@@ -149,56 +130,41 @@ def test_the_picture_made_for_a_feature_activates_it(catalogue, often):
     assert catalogue.made_for(often)[1] == (reached, random)
 
 
-def test_a_dead_feature_has_an_empty_page(catalogue):
-    dead = int(catalogue.table["density_cell"].argmin())
-    assert catalogue.table.at[dead, "density_cell"] == 0
-    with pytest.raises(ValueError, match=f"feature {dead} is active in no test picture"):
-        catalogue.made_for(dead)
-    view, maps = catalogue.feature(dead)
-    assert view["gallery"] == [] and maps.shape[0] == 0 and sum(view["histogram"]["counts"]) == 0
-    json.dumps(view, allow_nan=False)
+def effects(bench, feature_id, one, two):
+    """(pictures of two classes, {after, random: what suppression adds to the true class's margin over the other})."""
+    classes, rows, changes = bench.network.classes, [], {"after": [], "random": []}
+    for row in map(int, bench.catalogue.rows):
+        if (label := bench.catalogue.label(row)) in (one, two):
+            rows.append(row)
+            own, other = classes.index(label), classes.index(two if label == one else one)
+            made = bench.change(bench.of_row(row), {feature_id: 0.0})
+            for name, values in changes.items():
+                change = made[name] - made["before"]
+                values.append(float(change[own] - change[other]))
+    return rows, {name: np.array(values) for name, values in changes.items()}
 
 
-def test_thumbnails_are_the_pictures(catalogue, row):
-    tile = Image.open(io.BytesIO(catalogue.thumbnail(row)))
-    whole = catalogue.picture(row).resize((TILE, TILE), Image.BICUBIC)
-    assert tile.size == (TILE, TILE) and np.abs(np.float32(tile) - np.float32(whole)).mean() < 4
-    with pytest.raises(ValueError, match="picture 99999 is not one of"):
-        catalogue.thumbnail(99999)
+def check_pair(bench, one, two, tolerance):
+    """A pair's features are chosen on half A and measured on half B."""
+    catalogue = bench.catalogue
+    found, other = catalogue.pair(one, two, n=4), catalogue.pair(two, one, n=4)
+    assert [each["feature_id"] for each in found] == [each["feature_id"] for each in other]
+    rows, changes = effects(bench, found[0]["feature_id"], one, two)
+    in_b = catalogue.trial.in_b[np.isin(catalogue.rows, rows)]
+    assert found[0]["n"] == in_b.sum() and changes["after"][~in_b].mean() < 0
+    assert found[0]["value"] == pytest.approx(changes["after"][in_b].mean(), abs=tolerance)
 
 
-def test_a_pair_is_chosen_on_half_a_and_measured_on_half_b(catalogue):
-    trial, classes, changes = catalogue.trial, catalogue.network.classes, {False: [], True: []}
-    one, two = classes[:2]
-    found = catalogue.pair(one, two, n=4)
-    assert [each["feature_id"] for each in found] == [each["feature_id"] for each in catalogue.pair(two, one, n=4)]
-    first = found[0]["feature_id"]
-    for i, name in enumerate(catalogue.images["variant"]):
-        if name in (one, two):
-            gone = float(catalogue.index.maps(first, catalogue.rows[[i]]).mean())
-            edited = trial.pooled[[i]] - gone * trial.sae.W_dec.detach()[first]
-            change = trial.readout.logits(edited)[0] - trial.readout.logits(trial.pooled[[i]])[0]
-            own, other = classes.index(name), classes.index(two if name == one else one)
-            changes[bool(trial.in_b[i])].append(float(change[own] - change[other]))
-    assert found[0]["n"] == len(changes[True])
-    assert found[0]["value"] == pytest.approx(np.mean(changes[True]), abs=1e-4) and np.mean(changes[False]) < 0
+def test_a_pair_is_chosen_and_measured_on_halves_and_a_features_effect_on_it_over_all_pictures(bench, catalogue, often):
+    one, two = catalogue.network.classes[:2]
+    check_pair(bench, one, two, 1e-4)
     for pair in ((one, one), (one, "Concorde")):
         with pytest.raises(ValueError, match="two different classes"):
             catalogue.pair(*pair)
-
-
-def test_a_features_effect_on_a_pair_is_the_mean_over_its_pictures(bench, catalogue, often):
-    one, two = catalogue.network.classes[:2]
-    found, changes = catalogue.effect(often, one, two), {"after": [], "random": []}
-    rows = [int(row) for row in catalogue.rows if catalogue.label(row) in (one, two)]
-    for row in rows:
-        made, sign = bench.change(bench.of_row(row), {often: 0.0}), 1 if catalogue.label(row) == one else -1
-        for name, own in changes.items():
-            change = made[name] - made["before"]
-            own.append(sign * float(change[0] - change[1]))
+    found, (rows, changes) = catalogue.effect(often, one, two), effects(bench, often, one, two)
     assert found["effect"]["n"] == len(rows)
-    assert found["effect"]["value"] == pytest.approx(np.mean(changes["after"]), abs=1e-4)
-    assert found["random"]["value"] == pytest.approx(np.mean(changes["random"]), abs=1e-4)
+    assert found["effect"]["value"] == pytest.approx(changes["after"].mean(), abs=1e-4)
+    assert found["random"]["value"] == pytest.approx(changes["random"].mean(), abs=1e-4)
     assert abs(found["effect"]["value"] - found["random"]["value"]) > 1e-3  # so that they cannot be mixed up
     assert found["pictures"][0]["picture"] == rows[np.abs(changes["after"]).argmax()]
     with pytest.raises(ValueError, match="zeppelin"):
@@ -210,86 +176,82 @@ def test_a_features_effect_on_a_pair_is_the_mean_over_its_pictures(bench, catalo
 
 
 # ---------------------------------------------------------------- bench
-def test_multipliers_of_one_change_nothing(bench, subject, catalogue):
-    made = bench.change(subject, {3: 1.0, 7: 1.0})
-    for name in ("before", "after", "random"):
-        same(made[name], subject.logits)
-    recon = catalogue.trial.sae.reconstruct(subject.acts.flatten(0, 1))[0].detach().mean(0, keepdim=True)
-    same(bench.reconstruction(subject), catalogue.trial.readout.logits(recon)[0], 1e-4)
-    assert (bench.reconstruction(subject) - made["before"]).abs().max() > 1e-4  # it drops the error
-    with pytest.raises(ValueError, match="from 0 to 4, got 5"):
-        bench.change(subject, {0: 5.0})
+def edited(subject, multipliers, cells, directions):
+    """The subject's acts with features multiplied in these cells, one by one."""
+    acts = subject.acts.clone()
+    for row, column in cells:
+        for j, factor in multipliers.items():
+            acts[row, column] += (factor - 1) * subject.codes[row, column, j] * directions[j]
+    return acts
 
 
-def check_multipliers(bench, subject):
-    """In one column and in all cells, multipliers give the logits of a forward pass with edited acts."""
+def check_forward(bench, subject):
+    """Multipliers, in one column and in all cells, and the reconstruction give logits of forward passes."""
+
+    def passed(acts):
+        with torch.no_grad():
+            return bench.network.see(subject.x[None], edits={bench.sae.cfg.site: lambda _: acts[None]}).logits[0]
+
+    recon = bench.sae.reconstruct(subject.acts.flatten(0, 1))[0].detach().view(subject.acts.shape)
+    same(bench.reconstruction(subject), passed(recon), 1e-4, 1e-4)
+    assert (bench.reconstruction(subject) - subject.logits).abs().max() > 1e-4  # it drops the error
     active = subject.codes[:, 0].sum(0).topk(3).indices.tolist()
     multipliers = dict(zip(active, (0.0, 2.5, 4.0), strict=True))
     rows, columns = subject.acts.shape[:2]
-    everywhere = list(np.ndindex(rows, columns))
-    made = {}
+    everywhere, made = list(np.ndindex(rows, columns)), {}
     for cells in ([(i, 0) for i in range(rows)], everywhere):
         made[len(cells)] = bench.change(subject, multipliers, cells)
         for name, directions in (("after", bench.W_dec), ("random", bench.catalogue.trial.random)):
-            edited = subject.acts.clone()
-            for row, column in cells:
-                for j, factor in multipliers.items():
-                    edited[row, column] += (factor - 1) * subject.codes[row, column, j] * directions[j]
-            with torch.no_grad():
-                passed = bench.network.see(subject.x[None], edits={bench.sae.cfg.site: lambda _, to=edited: to[None]})
-            same(made[len(cells)][name], passed.logits[0])
+            same(made[len(cells)][name], passed(edited(subject, multipliers, cells, directions)))
     some, all_ = made[rows]["after"], made[len(everywhere)]["after"]
     same(bench.change(subject, multipliers)["after"], all_)
     assert (some - subject.logits).abs().max() > 5e-4 < (some - all_).abs().max()
     with pytest.raises(ValueError, match="cell 0, 99 is not in the grid"):
         bench.change(subject, multipliers, [(0, 99)])
+    silent = replace(subject, codes=torch.zeros_like(subject.codes))
+    assert bench.page(silent)["active"] == bench.flip(silent)["features"] == []
 
 
-def test_multipliers_are_the_forward_pass_of_edited_acts(bench, subject):
-    check_multipliers(bench, subject)
+def check_effects(bench, subject, page):
+    """Effects are on the page's margin."""
+    own, other = (bench.network.classes.index(page[name]) for name in ("own", "other"))
+    for each in page["active"][:3]:
+        change = bench.change(subject, {each["feature_id"]: 0.0})["after"] - subject.logits
+        assert each["effect"] == pytest.approx(float(change[own] - change[other]), abs=1e-4)
 
 
-def test_the_page_can_work_out_the_parts_that_cells_show(bench, subject, catalogue, smoke_study, row):
-    """From the picture's page and the pushes alone, multipliers give the head's logits of edited acts."""
-    page, answers = bench.page(subject), FeatureBrowser(smoke_study).answers
-    known, files = answers.regions()
-    assert known["names"] == ["background", *catalogue.trial.pictures.region_names]
-    multipliers = {each["feature_id"]: 3.0 * (i % 2) for i, each in enumerate(page["active"])}
-    for file, directions in zip(files, (bench.W_dec, catalogue.trial.random), strict=True):
-        adds, got = np.frombuffer(file, "<f4").reshape(-1, len(known["names"])), np.array(page["regions"])
-        for i, cell in enumerate(page["cells"]):
-            for j, value in cell:
-                got[i] += (multipliers[j] - 1) * value * adds[j]
-        acts = subject.acts + sum((m - 1) * subject.codes[..., j, None] * directions[j] for j, m in multipliers.items())
-        np.testing.assert_allclose(got, catalogue.head.logits(acts).flatten(0, 1), atol=1e-3)
-        assert np.abs(got - page["regions"]).max() > 0.1
-    blurred = answers.blur(row, [[0, 1]], 8.0)[0]["regions"]
-    np.testing.assert_allclose(
-        blurred, catalogue.head.logits(bench.blurred(subject, [(0, 1)]).acts).flatten(0, 1), atol=1e-4
-    )
+def check_flip(bench, subject):
+    """A flip is verified, needs each member and is no larger than it must be; returns its size."""
+    classes = bench.network.classes
+    found, before = bench.flip(subject), classes[int(subject.logits.argmax())]
+
+    def predicted(features):
+        return classes[int(bench.change(subject, dict.fromkeys(features, 0.0))["after"].argmax())]
+
+    assert found["before"] == before
+    if features := found["features"]:
+        assert predicted(features) == found["after"] != before and found["verified"] and found["needed"]
+        assert all(predicted([j for j in features if j != left]) == before for left in features)
+    if len(features) > 1:
+        assert all(predicted([j]) == before for j in bench.tried(subject))
+    return len(features)
 
 
-@pytest.mark.parametrize("kept", ["none", "one", "all"])
-def test_a_picture_lists_all_its_active_features(bench, subject, catalogue, kept):
-    n = {"none": 0, "one": 1, "all": catalogue.trial.sae.d_sae}[kept]
-    codes = torch.zeros_like(subject.codes)
-    codes[0, 0, :n] = torch.linspace(1, 2, n)  # all in one cell
-    bare = replace(subject, codes=codes)
-    page = bench.page(bare)
-    assert page["n_active"] == len(page["active"]) == n
-    assert [j for j, _ in page["cells"][0]] == list(reversed(range(n))) and not any(page["cells"][1:])
-    assert kept == "all" or len(bench.flip(bare)["features"]) <= n
+def test_multipliers_of_one_change_nothing_and_others_are_the_forward_pass_of_edited_acts(bench, subject):
+    for logits in bench.change(subject, {3: 1.0, 7: 1.0}).values():
+        same(logits, subject.logits)
+    with pytest.raises(ValueError, match="from 0 to 4, got 5"):
+        bench.change(subject, {0: 5.0})
+    check_forward(bench, subject)
 
 
-def test_effects_are_on_the_chosen_margin(bench, subject, catalogue, row):
-    classes, own = catalogue.network.classes, catalogue.label(row)
+def test_effects_are_on_the_chosen_margin(bench, subject, catalogue):
+    row, classes = int(catalogue.rows[0]), catalogue.network.classes
+    own = catalogue.label(row)
     for against in ("", *(name for name in classes if name != own)):
         page = bench.page(subject, row, against)
         assert page["own"] == own and page["other"] == (against or page["other"]) != own
-        a, b = classes.index(own), classes.index(page["other"])
-        for each in page["active"][:3]:
-            change = bench.change(subject, {each["feature_id"]: 0.0})["after"] - subject.logits
-            assert each["effect"] == pytest.approx(float(change[a] - change[b]), abs=1e-4)
+        check_effects(bench, subject, page)
     others = {name: float(value) for name, value in zip(classes, subject.logits, strict=True) if name != own}
     assert bench.page(subject, row)["other"] == max(others, key=others.get)
     for wrong in (own, "zeppelin"):
@@ -297,7 +259,7 @@ def test_effects_are_on_the_chosen_margin(bench, subject, catalogue, row):
             bench.page(subject, row, wrong)
 
 
-def test_blurring_a_cell_changes_that_cell_only(bench, subject):
+def test_a_blur_changes_its_cells_only_and_its_control_is_equally_changed_and_on_the_aircraft(bench, subject):
     got = bench.blurred(subject, [(0, 1)], sigma=16)
     size, (rows, columns) = subject.x.shape[1], subject.acts.shape[:2]
     changed = (got.x != subject.x).any(0)
@@ -311,11 +273,7 @@ def test_blurring_a_cell_changes_that_cell_only(bench, subject):
     for cells, words in (([], "at least one cell"), ([(0, 99)], "cell 0, 99 is not in the grid")):
         with pytest.raises(ValueError, match=words):
             bench.blurred(subject, cells)
-
-
-def test_the_control_of_a_blur_is_equally_changed_and_on_the_aircraft(bench, subject):
-    rows, columns = subject.acts.shape[:2]
-    x, size = torch.zeros_like(subject.x), subject.x.shape[1] // columns
+    x, size = torch.zeros_like(subject.x), size // columns
     stripes = (torch.arange(x.shape[2]) // 2 % 2 * 2 - 1).float()
     for at in range(rows * columns):  # each cell's stripes are stronger than the last one's
         down, across = (slice(k * size, (k + 1) * size) for k in divmod(at, columns))
@@ -328,62 +286,34 @@ def test_the_control_of_a_blur_is_equally_changed_and_on_the_aircraft(bench, sub
 
 
 def test_a_flip_is_verified_and_needs_each_member(bench, catalogue):
-    sizes, classes = [], catalogue.network.classes
-    for row in catalogue.rows[:6]:
-        subject = bench.of_row(int(row))
-        found, before = bench.flip(subject), classes[int(subject.logits.argmax())]
-
-        def predicted(features, subject=subject):
-            return classes[int(bench.change(subject, dict.fromkeys(features, 0.0))["after"].argmax())]
-
-        assert found["before"] == before
-        if not (features := found["features"]):
-            continue
-        sizes.append(len(features))
-        assert predicted(features) == found["after"] != before and found["verified"] and found["needed"]
-        assert all(predicted([j for j in features if j != left]) == before for left in features)
-        if len(features) > 1:
-            assert all(predicted([j]) == before for j in subject.strength.nonzero()[:, 0].tolist())
-    assert sizes
+    assert any([check_flip(bench, bench.of_row(int(row))) for row in catalogue.rows[:6]])
 
 
 # ---------------------------------------------------------------- the user's own picture
-def test_large_and_tiny_uploads_are_read_and_broken_ones_refused(bench):
+def test_uploads_of_any_size_are_read_broken_ones_refused_and_the_last_ones_kept(catalogue, bench, monkeypatch):
     for size in ((4000, 3000), (1, 1)):
         assert bench.of_file(jpeg(*size), "a.jpg").logits.isfinite().all()
-    for content, words in (
-        (b"these are my notes", r"notes\.jpg cannot be used"),
-        (jpeg(9000, 6000), "are too many"),
-        (jpeg(640, 480)[:500], "cannot be used"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            bench.of_file(content, "notes.jpg")
-
-
-def test_only_the_last_uploads_are_kept(catalogue, monkeypatch):
+    with pytest.raises(ValueError, match=r"half\.jpg cannot be used"):
+        bench.of_file(jpeg(640, 480)[:500], "half.jpg")
     monkeypatch.setattr("aircraft_sae.view.browser.widgets.MOST_SUBJECTS", 2)
     answers = Answers(catalogue)
     keys = [answers.upload("a.jpg", jpeg(32, 32 + i))[0]["key"] for i in range(3)]
     assert [*answers._uploads] == keys[1:]
 
 
-@pytest.mark.parametrize("kind", ["16 bits", "transparent", "turned"])
-def test_an_upload_is_read_as_the_data_set_is(bench, catalogue, tmp_path, monkeypatch, kind):
+def test_an_upload_is_read_as_the_data_set_is(bench, catalogue, tmp_path, monkeypatch):
     colours = np.random.default_rng(0).integers(0, 256, (30, 40, 4), np.uint8)
+    grey = np.linspace(0, 65535, 1200).reshape(30, 40).astype(np.uint16)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    content = {
-        "16 bits": file_of(Image.fromarray(np.linspace(0, 65535, 1200).reshape(30, 40).astype(np.uint16)), "PNG"),
-        "transparent": file_of(Image.fromarray(colours), "PNG"),
-        "turned": file_of(Image.fromarray(colours[..., :3]), "PNG", exif=exif),
-    }[kind]
     monkeypatch.setattr(catalogue.trial.pictures, "banner", 5)
-    (tmp_path / "a.png").write_bytes(content)
     files = PictureFiles(tmp_path, {"a": tmp_path / "a.png"}, pd.DataFrame({"image": ["a"], "split": "test"}), {}, 5)
-    seen = np.asarray(bench.of_file(content, "a.png").picture)
-    assert (seen == np.asarray(files.picture("a"))).all()
-    if kind == "turned":
-        assert (seen == np.rot90(colours[..., :3], -1)[:-5]).all()
+    for pixels, options in ((grey, {}), (colours, {}), (colours[..., :3], {"exif": exif})):  # the second: transparent
+        content = file_of(Image.fromarray(pixels), "PNG", **options)
+        (tmp_path / "a.png").write_bytes(content)
+        seen = np.asarray(bench.of_file(content, "a.png").picture)
+        assert (seen == np.asarray(files.picture("a"))).all()
+    assert (seen == np.rot90(colours[..., :3], -1)[:-5]).all()  # the last one: turned
 
 
 # ---------------------------------------------------------------- labels
@@ -411,72 +341,41 @@ def test_two_processes_lose_no_label(tmp_path):
     assert set(Labels(tmp_path, "abc").all()) == {*range(15), *range(100, 115)}
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"a,b\n1,2\n"])
-def test_a_damaged_table_of_labels_is_named_and_kept(tmp_path, content):
+def test_a_damaged_table_of_labels_is_named_and_kept(tmp_path):
     labels = Labels(tmp_path, "abc")
-    labels.path.write_bytes(content)
-    for work in (labels.all, lambda: labels.set(1, label="wing")):
-        with pytest.raises(ValueError, match=r"labels\.csv"):
-            work()
-    assert labels.path.read_bytes() == content
+    for content in (b"", b"\xff\xfe\x00", b"a,b\n1,2\n"):
+        labels.path.write_bytes(content)
+        for work in (labels.all, lambda: labels.set(1, label="wing")):
+            with pytest.raises(ValueError, match=r"labels\.csv"):
+                work()
+        assert labels.path.read_bytes() == content
 
 
 # ---------------------------------------------------------------- widgets
-@pytest.fixture
-def ask(smoke_study, monkeypatch):
-    """Ask a widget as its front end does: (what it sends back, its files)."""
-    messages = []
+def test_the_widget_answers_its_front_end_which_hears_of_every_error(smoke_study, monkeypatch, catalogue, often):
+    messages, widget = [], FeatureBrowser(smoke_study)
     monkeypatch.setattr(Application, "send", lambda self, content, buffers=None: messages.append((content, buffers)))
-    widget = FeatureBrowser(smoke_study)
 
     def ask(call=None, *files, **given):
+        """(what the widget sends back, its files)."""
         widget._answer(None, {"id": "a/1", "call": call, "given": given} if call else {}, list(files))
         content, buffers = messages.pop()
         assert not messages and content.get("id") == ("a/1" if call else None)
-        assert len(widget.errors) == ("error" in content)
         return content.get("result", content.get("error")), buffers
 
-    return ask
-
-
-def test_the_widget_answers_its_front_end(catalogue, bench, subject, ask, often, row):
     view, arrays = catalogue.feature(often)
     known = [tile["picture"] for tile in view["gallery"]]
     result, (maps,) = ask("feature", feature_id=often, known=known)
     assert result == view | {"fresh": []} and np.frombuffer(maps, np.float32).tolist() == arrays.ravel().tolist()
     result, (_, *thumbnails) = ask("feature", feature_id=often, known=known[:1])
     assert result["fresh"] == known[1:] and thumbnails == [catalogue.thumbnail(row) for row in known[1:]]
-    result, (picture,) = ask("open", key=row)
-    assert result["label"] == catalogue.label(row) and picture[:2] == b"\xff\xd8"
-    first, two = result["active"][0]["feature_id"], int(catalogue.rows[1])
-    upload, _ = ask("upload", memoryview(jpeg(300, 200)), name="x.jpg")
-    assert upload["label"] is None
-    ask("open", key=two)  # in another view of the widget, say
-    result, _ = ask("change", key=row, multipliers={str(first): 0})
-    assert result["after"] == bench.change(subject, {first: 0.0})["after"].tolist()
+    upload, (picture,) = ask("upload", memoryview(jpeg(300, 200)), name="x.jpg")
+    assert upload["label"] is None and picture[:2] == b"\xff\xd8"
     assert ask("change", key=upload["key"], multipliers={})[0]["after"] == pytest.approx(upload["before"], abs=1e-5)
-    labels = Labels(catalogue.folder, catalogue.key)
-    try:
-        assert ask("label", feature_id=4, rating=2)[0][4]["rating"] == 2
-        labels.set(3, label="of another browser")
-        assert ask("heard")[0] == labels.all() and len(labels.all()) == 2
-    finally:
-        labels.path.unlink()
-
-
-@pytest.mark.parametrize(
-    ("call", "given", "words"),
-    [
-        ("feature", {"feature_id": 10**6}, "is not one of"),
-        ("_subject", {}, "nothing called '_subject'"),
-        ("delete", {}, "nothing called 'delete'"),
-        (None, {}, "nothing called ''"),
-        ("flip", {"key": "mine"}, "picture mine is not one of"),
-        ("feature", {"colour": 1}, "TypeError"),
-    ],
-)
-def test_the_front_end_hears_of_every_error(ask, call, given, words):
-    assert words in ask(call, **given)[0]
+    assert not widget.errors
+    assert "nothing called '_subject'" in ask("_subject")[0] and "nothing called ''" in ask()[0]
+    assert "picture mine is not one of" in ask("flip", key="mine")[0]
+    assert "TypeError" in ask("feature", colour=1)[0] and len(widget.errors) == 4
 
 
 def test_a_browser_without_a_kernel_shows_its_features_gallery(smoke_study):
@@ -484,8 +383,6 @@ def test_a_browser_without_a_kernel_shows_its_features_gallery(smoke_study):
     assert "application/vnd.jupyter.widget-view+json" in data
     assert min(Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))).size) > 300
     assert InterventionBench(smoke_study).mode == "bench"
-    with pytest.raises(ValueError, match="feature 99999 is not one of"):
-        FeatureBrowser(smoke_study, 99999)
 
 
 # ---------------------------------------------------------------- atlas
@@ -494,17 +391,10 @@ def atlas(smoke_study):
     return export_atlas(smoke_study).parent
 
 
-def given(path, name):
-    """What a script hands to the page."""
-    text = (path / name).read_text(encoding="utf-8")
-    start = "window.ATLAS = " if name == "data.js" else f"ATLAS.got({json.dumps(name)}, "
-    assert text.startswith(start)
-    return json.loads(text[len(start) :].rstrip().removesuffix(";").removesuffix(")"))
-
-
 def test_the_atlas_has_every_feature_and_picture_that_it_shows(atlas, catalogue, often):
     first = often - often % 20
-    page = given(atlas, f"features/{first:05d}.js")[often - first]
+    text = (atlas / f"features/{first:05d}.js").read_text(encoding="utf-8")
+    page = json.loads(text.partition(", ")[2].rstrip().removesuffix(");"))[often - first]
     wanted, maps = catalogue.feature(often)
     for tile, own in zip(page["galleries"]["top"]["tiles"], wanted["gallery"], strict=True):
         value = pytest.approx(own["value"], rel=1e-4)
@@ -517,17 +407,7 @@ def test_the_atlas_has_every_feature_and_picture_that_it_shows(atlas, catalogue,
     shown = {tile["picture"] for each in page["galleries"].values() for tile in each["tiles"]}
     assert shown and all((atlas / "pictures" / f"{row:05d}.jpg").is_file() for row in shown)
     assert len(list((atlas / "features").glob("*.js"))) == -(-catalogue.trial.sae.d_sae // 20)
-
-
-def test_the_atlas_bench_has_what_its_arithmetic_needs(atlas, catalogue, bench):
-    pictures, head = given(atlas, "data.js")["facts"]["bench_pictures"], given(atlas, "bench/head.js")
-    assert len(pictures) == 2 * len(catalogue.network.classes)
-    row = pictures[0]["picture"]
-    page = given(atlas, f"bench/{row:05d}.js")
-    used = {each["feature_id"] for each in page["active"]}
-    assert used <= set(head["features"]) and set(page["flip"]["features"]) <= used
-    hidden = torch.from_numpy(np.frombuffer(base64.b64decode(page["hidden"]), np.float32).copy())
-    same(catalogue.trial.readout.logits(hidden[None])[0], bench.of_row(row).logits)
+    assert len(list((atlas / "bench").glob("*.jpg"))) == 2 * len(catalogue.network.classes)
 
 
 def test_the_atlas_bench_covers_classes_mistakes_and_galleries(catalogue):
@@ -544,16 +424,12 @@ def test_the_atlas_bench_covers_classes_mistakes_and_galleries(catalogue):
 
 
 def test_an_atlas_is_made_again_only_if_something_changed(smoke_study, atlas, catalogue):
-    def made():
-        return (atlas / "data.js").stat().st_mtime_ns
-
-    before, labels = made(), Labels(catalogue.folder, catalogue.key)
-    assert export_atlas(smoke_study).parent == atlas and made() == before
+    before, labels = (atlas / "data.js").stat().st_mtime_ns, Labels(catalogue.folder, catalogue.key)
     labels.set(5, label="</script><b>wing")
     try:
-        export_atlas(smoke_study)
+        assert export_atlas(smoke_study).parent == atlas and (atlas / "data.js").stat().st_mtime_ns == before
         text = (atlas / "labels.js").read_text(encoding="utf-8")
-        assert made() == before and "wing" in text and "</script>" not in text
+        assert "wing" in text and "</script>" not in text
     finally:
         labels.set(5, label="")
 
@@ -563,23 +439,21 @@ def test_verdicts_on_another_index_are_not_shown(smoke_study, catalogue):
     if folder.exists():
         pytest.skip("notebook 05 has run in this folder")
     folder.mkdir(parents=True)
-    known = pd.DataFrame({"feature_id": range(catalogue.trial.sae.d_sae), "seed_match": 0.5, "verdict": None})
+    known = pd.DataFrame({"feature_id": range(catalogue.trial.sae.d_sae), "verdict": None})
     known.loc[3, "verdict"] = "detector of fin"
-    responses = catalogue.parts[["feature_id", "part"]].sample(frac=1, random_state=0).assign(response=0.0)
-    responses.loc[responses["feature_id"] == 7, "response"] = 0.25
+    responses = catalogue.parts[["feature_id", "part"]].sample(frac=1, random_state=0)
+    responses["response"] = (responses["feature_id"] == 7) / 4
     try:
         write_parquet(known, folder / "features.parquet")
         write_parquet(responses, folder / "responses.parquet")
         for key, there in ((digest(catalogue.index), True), ("0" * 16, False)):
             write_json(folder / META, {"inputs": {"index": key}})
             shown = Catalogue.of(smoke_study)
-            assert ("verdict" in shown.table) == there == ("seed_match" in shown.table)
+            assert ("verdict" in shown.table) == there
             assert not there or shown.table["verdict"][3] == "detector of fin"
             assert {part.get("response") for part in shown.about(7)["parts"]} == {0.25 if there else None}
     finally:
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+        shutil.rmtree(folder)
 
 
 # ---------------------------------------------------------------- a network whose effects have no closed form
@@ -604,56 +478,15 @@ def elsewhere(request, tmp_path_factory):
     return study, catalogue, Bench(catalogue)
 
 
-def forward(bench, subject, features):
-    """Logits of a forward pass without these features."""
-    taken = subject.codes[..., features] @ bench.W_dec[features]
-    with torch.no_grad():
-        return bench.network.see(subject.x[None], edits={"first": lambda acts: acts - taken}).logits[0]
-
-
 def test_without_a_closed_form_the_bench_runs_forward_passes(elsewhere):
     _, catalogue, bench = elsewhere
-    row = int(catalogue.rows[0])
-    subject = bench.of_row(row)
-    check_multipliers(bench, subject)
-    page = bench.page(subject, row)
+    subjects = [bench.of_row(row) for row in catalogue.rows.tolist()]
+    check_forward(bench, subjects[0])
+    page = bench.page(subjects[0], int(catalogue.rows[0]))
     tried = [each for each in page["active"] if each["effect"] is not None]
     assert 0 < len(tried) == min(N_TRIED, page["n_active"]) and page["active"][: len(tried)] == tried
-    own, other = (bench.network.classes.index(page[name]) for name in ("own", "other"))
-    for each in tried[:3]:
-        change = forward(bench, subject, [each["feature_id"]]) - subject.logits
-        assert each["effect"] == pytest.approx(float(change[own] - change[other]), abs=1e-4)
-    recon = bench.sae.reconstruct(subject.acts.flatten(0, 1))[0].detach().view(subject.acts.shape)
-    with torch.no_grad():
-        wanted = bench.network.see(subject.x[None], edits={"first": lambda _: recon[None]}).logits[0]
-    same(bench.reconstruction(subject), wanted, 1e-4, 1e-4)
-    silent = replace(subject, codes=torch.zeros_like(subject.codes))
-    assert bench.page(silent)["active"] == bench.flip(silent)["features"] == []
-    for each in map(bench.of_row, catalogue.rows.tolist()):
-        if (flip := bench.flip(each))["features"]:
-            assert flip["verified"] and flip["needed"] and flip["before"] != flip["after"]
-            assert bench.network.classes[int(forward(bench, each, flip["features"]).argmax())] == flip["after"]
-
-
-@pytest.mark.parametrize("elsewhere", [True], indirect=True)
-def test_without_a_closed_form_a_pair_is_compared_by_forward_passes(elsewhere):
-    _, catalogue, bench = elsewhere
-    first, changes = catalogue.pair("green", "red", n=2)[0], []
-    for i in np.flatnonzero(catalogue.trial.in_b):
-        subject, label = bench.of_row(int(catalogue.rows[i])), int(catalogue.trial.labels[i])
-        change = forward(bench, subject, [first["feature_id"]]) - subject.logits
-        changes.append(float(change[label] - change[1 - label]))
-    assert first["n"] == len(changes) and first["value"] == pytest.approx(np.mean(changes), abs=2e-3)
-
-
-def test_without_a_closed_form_the_atlas_stores_each_switch(elsewhere):
-    study, _, bench = elsewhere
-    folder = export_atlas(study).parent
-    facts = given(folder, "data.js")["facts"]
-    assert facts["switches"] and facts["radius"] > 0
-    row = facts["bench_pictures"][0]["picture"]
-    page, subject = given(folder, f"bench/{row:05d}.js"), bench.of_row(row)
-    assert 0 < len(page["active"]) == len(page["after"]) == len(page["random"]) <= N_TRIED and "flip" not in page
-    same(page["after"][0], forward(bench, subject, [page["active"][0]["feature_id"]]), 1e-4, 1e-4)
-    assert not (folder / "bench" / "head.js").exists()
-    assert not facts["has_regions"] and page["regions"] is None and not (folder / "bench" / "regions.js").exists()
+    check_effects(bench, subjects[0], page)
+    for subject in subjects:
+        check_flip(bench, subject)
+    if catalogue.levels:
+        check_pair(bench, "green", "red", 2e-3)
