@@ -18,14 +18,13 @@ from playwright.sync_api import sync_playwright
 
 from aircraft_sae.study import Study
 from aircraft_sae.view.atlas import export_atlas
-from aircraft_sae.view.browser.catalogue import Catalogue, catalogue_of
+from aircraft_sae.view.browser.catalogue import catalogue_of
 from aircraft_sae.view.browser.widgets import Answers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from lab import CHROMIUM, jupyterlab, open_notebook
 
 N_CHANGES, N_KEYS, N_SLIDES, N_SLOW = 500, 100, 100, 20
-Rows = dict[str, str]
 
 
 def milliseconds(took: list[float]) -> str:
@@ -44,21 +43,21 @@ def timed(work, calls) -> str:
     return milliseconds(took)
 
 
-def in_kernel(catalogue: Catalogue) -> Rows:
+def in_kernel(study: Study) -> dict[str, str]:
     """What the kernel does for each action."""
-    answers, memory = Answers(catalogue), psutil.Process().memory_info
+    catalogue, memory = catalogue_of(study), psutil.Process().memory_info
+    answers = Answers(catalogue)
     alive = catalogue.table.index[catalogue.table["density_cell"] > 0].tolist()
-    show, picture = answers.feature, int(catalogue.rows[0])
+    show, picture, grid = answers.feature, int(catalogue.rows[0]), catalogue.index.grid
     cold, warm = (timed(show, alive[:N_KEYS]) for _ in range(2))
     active = answers.open(picture)[0]["active"]
     factors = [{str(active[i % len(active)]["feature_id"]): 0.05 * (i % 80)} for i in range(N_SLIDES)]
-    n_columns = catalogue.index.grid[1]
     rows = {
         "feature and its thumbnails, cold": cold,
         "feature and its thumbnails, warm": warm,
         "picture opened on the bench": timed(answers.open, map(int, catalogue.rows[1 : N_SLOW + 1])),
         "slider": timed(lambda given: answers.change(picture, given), factors),
-        "blur of a cell": timed(lambda i: answers.blur(picture, [[0, i % n_columns]], 8.0), range(N_SLOW)),
+        "blur of a cell": timed(lambda i: answers.blur(picture, [[0, i % grid[1]]], 8.0), range(N_SLOW)),
         "minimal flip": timed(lambda _: answers.flip(picture), range(N_SLOW)),
     }
     for feature_id in alive:  # so that every thumbnail has been asked for
@@ -69,41 +68,30 @@ def in_kernel(catalogue: Catalogue) -> Rows:
     return rows | {f"memory before and after {N_CHANGES} features": f"{before / 1e6:.0f}, {memory().rss / 1e6:.0f} MB"}
 
 
-DRAWN = """const drawn = (el, done, act) => new Promise((end) => {
-    const start = performance.now();
-    const seen = new MutationObserver(() => {
-      if (!done()) return;
-      seen.disconnect();
-      requestAnimationFrame(() => setTimeout(() => end((performance.now() - start) / 1000)));
-    });
-    seen.observe(el, { attributes: true });
-    act();
-  });
-  const el = document.querySelector('.sae-browser'), took = [];"""
-PRESSED = f"""async ([key, n, pause]) => {{ {DRAWN}
+TIMED = """async ([key, n, pause]) => { // seconds until it is drawn, of n presses of a key or, without one, of a slider
+  const el = document.querySelector('.sae-browser'), slider = el.querySelector('.slider input'), took = [];
   el.focus();
-  for (let i = 0; i < n; i++) {{
+  for (let i = 0; i < n; i++) {
     await new Promise((rested) => setTimeout(rested, pause));
-    const before = el.dataset.feature;
-    const next = () => el.dataset.feature !== before && el.dataset.drawn === `feature ${{el.dataset.feature}}`;
-    took.push(await drawn(el, next, () => el.dispatchEvent(new KeyboardEvent('keydown', {{ key, bubbles: true }}))));
-  }}
-  return took;
-}}"""
-SLID = f"""async (n) => {{ {DRAWN}
-  const slider = el.querySelector('.slider input');
-  for (let i = 0; i < n; i++) {{
-    const before = el.dataset.revision;
-    took.push(await drawn(el, () => el.dataset.revision !== before, () => {{
+    const { feature, revision } = el.dataset;
+    const next = () => el.dataset.feature !== feature && el.dataset.drawn === `feature ${el.dataset.feature}`;
+    took.push(await new Promise((end) => {
+      const start = performance.now(), seen = new MutationObserver(() => {
+        if (key ? !next() : el.dataset.revision === revision) return;
+        seen.disconnect();
+        requestAnimationFrame(() => setTimeout(() => end((performance.now() - start) / 1000)));
+      });
+      seen.observe(el, { attributes: true });
       slider.value = 0.05 * (1 + i % 70);
-      slider.dispatchEvent(new Event('input', {{ bubbles: true }}));
-    }}));
-  }}
+      if (key) el.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+      else slider.dispatchEvent(new Event('input', { bubbles: true }));
+    }));
+  }
   return took;
-}}"""
+}"""
 
 
-def in_browser(study: Study) -> Rows:
+def in_browser(study: Study) -> dict[str, str]:
     """What a person waits for: from key or slider to picture."""
     preset = {"AIRCRAFT_SAE_PRESET": study.config.name, "AIRCRAFT_SAE_DATA_DIR": str(study.folder.parents[1])}
     with (
@@ -115,13 +103,13 @@ def in_browser(study: Study) -> Rows:
         page.set_default_timeout(300_000)
         time.sleep(1)
         for name, key, pause in (("next", "ArrowRight", 300), ("next", "ArrowRight", 0), ("random", "r", 300)):
-            took = page.evaluate(PRESSED, [key, N_KEYS, pause])
+            took = page.evaluate(TIMED, [key, N_KEYS, pause])
             rows[f"{name} feature drawn, {pause} ms after the last"] = milliseconds(took)
-        rows["slider to new logits drawn"] = milliseconds(page.evaluate(SLID, N_SLIDES))
-        page.evaluate(PRESSED, ["ArrowRight", N_KEYS, 0])
+        rows["slider to new logits drawn"] = milliseconds(page.evaluate(TIMED, ["", N_SLIDES, 0]))
+        page.evaluate(TIMED, ["ArrowRight", N_KEYS, 0])
         devtools, held = page.context.new_cdp_session(page), []
         for n in (0, N_CHANGES):
-            page.evaluate(PRESSED, ["ArrowRight", n, 0])
+            page.evaluate(TIMED, ["ArrowRight", n, 0])
             devtools.send("HeapProfiler.collectGarbage")
             nodes = devtools.send("Memory.getDOMCounters")["nodes"]
             held.append((devtools.send("Runtime.getHeapUsage")["usedSize"] / 1e6, nodes))
@@ -132,33 +120,24 @@ def in_browser(study: Study) -> Rows:
         return rows
 
 
-def as_atlas(study: Study, n_wide: int = 2500) -> Rows:
+def as_atlas(study: Study, n_wide: int = 2500) -> dict[str, str]:
     """The atlas's size, and the size with more features."""
-    index = export_atlas(study)
-    sizes = {path: path.stat().st_size for path in index.parent.rglob("*") if path.is_file()}
-    n, total = len(catalogue_of(study).table), sum(sizes.values())
-    by_feature = sum(size for path, size in sizes.items() if path.parent.name == "features" or path.name == "data.js")
-    wide = total + (n_wide - n) * by_feature / n
-    return {
-        f"atlas of {n:,} features": f"{total / 1e6:.1f} MB",
-        f"atlas of {n_wide:,} features": f"{wide / 1e6:.1f} MB",
-    }
+    files = [path for path in export_atlas(study).parent.rglob("*") if path.is_file()]
+    total = sum(path.stat().st_size for path in files)
+    by_feature = sum(path.stat().st_size for path in files if path.parent.name == "features" or path.name == "data.js")
+    n = len(catalogue_of(study).table)
+    sizes = {n: total, n_wide: total + (n_wide - n) * by_feature / n}
+    return {f"atlas of {width:,} features": f"{size / 1e6:.1f} MB" for width, size in sizes.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="hangar")
-    parser.add_argument("--only", choices=["kernel", "browser", "atlas"])
-    given = parser.parse_args()
-    study = Study.open(given.preset)
-    parts = {"kernel": lambda: in_kernel(catalogue_of(study)), "browser": lambda: in_browser(study),
-             "atlas": lambda: as_atlas(study)}  # fmt: skip
-    rows = {what: value for name, part in parts.items() if given.only in (None, name) for what, value in part().items()}
-    width = max(map(len, rows))
-    print(f"| {'what':{width}} | median / 95th percentile |")
-    print(f"|{'-' * (width + 2)}|{'-' * 26}|")
-    for what, value in rows.items():
-        print(f"| {what:{width}} | {value:24} |")
+    study = Study.open(parser.parse_args().preset)
+    print("| what | median / 95th percentile |\n|---|---|")
+    for part in (in_kernel, in_browser, as_atlas):
+        for what, value in part(study).items():
+            print(f"| {what} | {value} |")
 
 
 if __name__ == "__main__":
