@@ -144,7 +144,7 @@ def effects(bench, feature_id, one, two):
     return rows, {name: np.array(values) for name, values in changes.items()}
 
 
-def check_pair(bench, one, two, tolerance):
+def check_pair(bench, one, two):
     """A pair's features are chosen on half A and measured on half B."""
     catalogue = bench.catalogue
     found, other = catalogue.pair(one, two, n=4), catalogue.pair(two, one, n=4)
@@ -152,12 +152,12 @@ def check_pair(bench, one, two, tolerance):
     rows, changes = effects(bench, found[0]["feature_id"], one, two)
     in_b = catalogue.trial.in_b[np.isin(catalogue.rows, rows)]
     assert found[0]["n"] == in_b.sum() and changes["after"][~in_b].mean() < 0
-    assert found[0]["value"] == pytest.approx(changes["after"][in_b].mean(), abs=tolerance)
+    assert found[0]["value"] == pytest.approx(changes["after"][in_b].mean(), abs=1e-4)
 
 
 def test_a_pair_is_chosen_and_measured_on_halves_and_a_features_effect_on_it_over_all_pictures(bench, catalogue, often):
     one, two = catalogue.network.classes[:2]
-    check_pair(bench, one, two, 1e-4)
+    check_pair(bench, one, two)
     for pair in ((one, one), (one, "Concorde")):
         with pytest.raises(ValueError, match="two different classes"):
             catalogue.pair(*pair)
@@ -489,4 +489,4 @@ def test_without_a_closed_form_the_bench_runs_forward_passes(elsewhere):
     for subject in subjects:
         check_flip(bench, subject)
     if catalogue.levels:
-        check_pair(bench, "green", "red", 2e-3)
+        check_pair(bench, "green", "red")
