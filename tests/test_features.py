@@ -22,12 +22,8 @@ from aircraft_sae.features import (
     part_scores, probe_dictionary, probe_scores, selectivity,
 )  # fmt: skip
 from aircraft_sae.features.regions import (
-    average_precision_and_influence,
-    auroc,
-    auroc_p,
-    average_precisions,
-    best_parts,
-)
+    auroc, auroc_p, average_precision_and_influence, average_precisions, best_parts,
+)  # fmt: skip
 from aircraft_sae.metrics import average
 from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
@@ -38,9 +34,7 @@ N_IMAGES, GRID, D = 40, (3, 4), 8
 def identity(d):
     """An autoencoder whose features are the positive channels."""
     sae = SparseAutoencoder(SAEConfig(k=1, expansion=1), d)
-    with torch.no_grad():
-        for rows in (sae.W_dec, sae.W_enc_rows):
-            rows.copy_(torch.eye(d))
+    sae.load_state_dict({"W_dec": torch.eye(d), "W_enc_rows": torch.eye(d)}, strict=False)
     return sae
 
 
@@ -69,7 +63,7 @@ def index(dense, tmp_path_factory):
     return indexed(made, tmp_path_factory.mktemp("index"), [*splits, *["views"] * 5])
 
 
-def test_the_index_holds_every_code(index, dense):
+def test_the_index_holds_every_code_and_describes_each_feature(index, dense):
     assert index.grid == GRID and len(index.images) == N_IMAGES and index.d_sae == D
     np.testing.assert_array_equal(index.by_cell.toarray(), dense.reshape(-1, D))
     for feature_id in range(D):
@@ -85,6 +79,11 @@ def test_the_index_holds_every_code(index, dense):
     for matrix in (index.by_cell, index.by_feature):  # mapped from disk, not copied
         assert not any(array.flags.owndata or array.flags.writeable for array in (matrix.data, matrix.indices))
         assert matrix.indices.dtype == matrix.indptr.dtype == np.int32
+    active = pd.DataFrame(np.float64(dense.reshape(-1, D))).replace(0, np.nan)  # all NaN for the silent feature
+    np.testing.assert_allclose(index.table["density_cell"], active.notna().mean())
+    np.testing.assert_allclose(index.table["density_image"], (dense.max((1, 2)) > 0).mean(0))
+    np.testing.assert_allclose(index.table["mean"], active.mean(), rtol=1e-6)
+    np.testing.assert_array_equal(index.table["max"], active.max())
 
 
 @pytest.mark.parametrize(("piece", "merged"), [(24, 5), (60, 2**21), (10**6, 40)])
@@ -111,20 +110,11 @@ def test_a_killed_index_resumes_from_its_own_pieces(dense, tmp_path, monkeypatch
     np.testing.assert_array_equal(indexed(dense, tmp_path).by_cell.toarray(), dense.reshape(-1, D))
 
 
-def test_an_index_may_be_empty(tmp_path):
+def test_an_index_may_be_empty_but_not_absent(tmp_path):
+    with pytest.raises(FileNotFoundError, match="build the feature index first"):
+        FeatureIndex.open(tmp_path)
     empty = indexed(np.zeros((4, *GRID, D), np.float32), tmp_path)
     assert not len(empty.by_cell.data) and (empty.table["density_image"] == 0).all() and empty.table["max"].isna().all()
-
-
-def test_the_table_describes_each_feature(index, dense):
-    table, flat = index.table, dense.reshape(-1, D)
-    np.testing.assert_allclose(table["density_cell"], (flat > 0).mean(0))
-    np.testing.assert_allclose(table["density_image"], (dense.max((1, 2)) > 0).mean(0))
-    for feature_id in (0, 3, 7):
-        active = flat[flat[:, feature_id] > 0, feature_id]
-        row = table.loc[feature_id]
-        assert row["mean"] == pytest.approx(active.mean()) and row["max"] == active.max()
-    assert table.loc[6, ["mean", "max"]].isna().all() and table.loc[6, "density_cell"] == 0
 
 
 def test_patches_show_each_picture_once(index, dense):
@@ -140,6 +130,8 @@ def test_patches_show_each_picture_once(index, dense):
     spread = np.floor(10 * index.patches(7, "interval", 10)["value"] / dense[..., 7].max()).clip(upper=9)
     assert spread.nunique() > 5  # each tenth of the range has its turn
     assert len(index.patches(6)) == 0
+    with pytest.raises(ValueError, match="got 'best'"):
+        index.patches(0, "best")
 
 
 def test_coactive_features_and_neighbours(index, dense):
@@ -153,15 +145,6 @@ def test_coactive_features_and_neighbours(index, dense):
     assert len(index.coactive(6, 3)) == 0
     rows = torch.tensor([[1.0, 0], [2, 0.1], [0, 1], [-1, 0]])
     assert neighbours(rows, 0, 2)["feature_id"].tolist() == [1, 2]
-
-
-def test_unknown_features_and_orders_are_refused(index, tmp_path):
-    with pytest.raises(FileNotFoundError, match="build the feature index first"):
-        FeatureIndex.open(tmp_path)
-    with pytest.raises(ValueError, match=r"feature 8 is not one of 0 \.\. 7"):
-        index.firings(8)
-    with pytest.raises(ValueError, match="got 'best'"):
-        index.patches(0, "best")
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -433,13 +416,15 @@ def test_probes_are_a_ceiling_and_fire_where_f1_is_best(planted_parts):
     torch.testing.assert_close(sae.encode(flat).dense(), wanted)
 
 
-def test_gradients_are_those_of_the_pre_activation():
+def test_gradients_are_those_of_the_pre_activation_and_radii_those_by_hand():
+    spot = np.zeros((56, 56))
+    spot[20, 20] = 1.0
+    assert effective_radius(spot, (2, 2), (7, 7)) < 1
+    assert effective_radius(np.ones((56, 56)), (3, 3), (7, 7)) == pytest.approx(28 * (4 / np.pi * 0.5) ** 0.5, rel=0.05)
     torch.manual_seed(0)
-    stage2 = torch.nn.Sequential(torch.nn.GELU(), torch.nn.Conv2d(4, 8, 9, 8, 4))
-    model = torch.nn.Sequential()
-    for name, layer in {"stage1": torch.nn.Conv2d(3, 4, 7, 4, 3), "stage2": stage2, "head": torch.nn.Flatten()}.items():
-        model.add_module(name, layer)
-    network, sae = Network(model, [], 64), SparseAutoencoder(SAEConfig(site="stage2", k=1, expansion=2), 8)
+    second = torch.nn.Sequential(torch.nn.GELU(), torch.nn.Conv2d(4, 8, 9, 8, 4))
+    network = Network(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 7, 4, 3), second, torch.nn.Flatten()), [], 64)
+    sae = SparseAutoencoder(SAEConfig(site="1", k=1, expansion=2), 8)
     x = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
     gradient = gradient_map(network, sae, x, 3, (1, 0))
     assert gradient.shape == (64, 64)
@@ -455,13 +440,6 @@ def test_gradients_are_those_of_the_pre_activation():
         step[colour, row, column] = 0.05
         moved.append(((value(x + step) - value(x - step)) / 0.1).abs().item())
     assert gradient.max() == pytest.approx(sum(moved), rel=0.05)
-
-
-def test_radius_by_hand():
-    spot = np.zeros((56, 56))
-    spot[20, 20] = 1.0
-    assert effective_radius(spot, (2, 2), (7, 7)) < 1
-    assert effective_radius(np.ones((56, 56)), (3, 3), (7, 7)) == pytest.approx(28 * (4 / np.pi * 0.5) ** 0.5, rel=0.05)
 
 
 class Shapes:
@@ -528,17 +506,14 @@ def test_the_table_has_the_columns_that_the_pictures_allow(tmp_path, levels, nam
 
 
 def test_best_parts_and_matches_do_not_depend_on_the_order_of_rows(planted_parts):
-    index, regions = planted_parts
-    scores = part_scores(index, regions)
+    scores = part_scores(*planted_parts)
     shuffled = scores.sample(frac=1, random_state=0)
     assert shuffled.index[0] != 0
     for function in (best_parts, best_matches):
         pd.testing.assert_frame_equal(function(shuffled), function(scores))
     matches = best_matches(scores)
-    for part, row in matches.iterrows():
-        own = scores[scores["part"] == part]
-        assert row["ap_a"] == own["ap_a"].max() or own["ap_a"].isna().all()
-    drawn = best_estimates(index, regions, matches)
+    pd.testing.assert_series_equal(matches["ap_a"], scores.groupby("part")["ap_a"].max(), check_like=True)
+    drawn = best_estimates(*planted_parts, matches)
     for part in ("fuselage", "wing", "propeller"):
         assert drawn[part].value == pytest.approx(matches.at[part, "ap"])
     mean = average(drawn.values())

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import namedtuple
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -74,6 +73,10 @@ def recorder(tmp_path):
     return Recorder(tmp_path)
 
 
+def make_first(folder, config=1, make=write_one):
+    return make_stage(folder, config, {}, make, say=lambda _: None)
+
+
 def test_a_stage_is_made_once_and_again_for_another_config_or_input(tmp_path, recorder):
     first = recorder.stage(HangarConfig(), {"x": "1"})
     again = recorder.stage(HangarConfig(), {"x": "1"})
@@ -97,15 +100,15 @@ def test_loading_writes_nothing(recorder, monkeypatch):
 
 
 def test_the_old_stage_stays_until_the_new_one_is_complete(tmp_path):
-    make_stage(tmp_path / "s", 1, {}, write_one, say=lambda _: None)
+    make_first(tmp_path / "s")
 
     def fail(work):
         assert (tmp_path / "s" / "first").read_text() == "1"
         raise KeyError("no")
 
     with pytest.raises(KeyError):
-        make_stage(tmp_path / "s", 2, {}, fail, say=lambda _: None)
-    assert not make_stage(tmp_path / "s", 1, {}, fail).made
+        make_first(tmp_path / "s", 2, fail)
+    assert not make_first(tmp_path / "s", 1, fail).made
 
 
 @pytest.mark.parametrize("content", ["longer", "x", None, "", "[]", '{"files"', '{"fingerprint": "0"}'])
@@ -118,25 +121,23 @@ def test_a_damaged_file_makes_the_stage_again(tmp_path, recorder, name, content)
     assert (tmp_path / "s" / "second").read_text() == "2"
 
 
-def test_a_killed_make_is_resumed_and_its_seconds_count(tmp_path, recorder):
+def test_a_killed_make_is_resumed_and_its_seconds_count_but_not_for_another_config(tmp_path, recorder):
     killed = child(tmp_path / "s", "time.sleep(1); die()", "stages.HEARTBEAT = 0.1")
     assert killed.wait() == -signal.SIGKILL and not (tmp_path / "s").exists()
     (tmp_path / "s.partial" / ".first.99.tmp").write_text("from a killed atomic write")
     stage = recorder.stage({"a": 1})
     assert recorder.found == [[".first.99.tmp", "first"]] and "s: resuming" in recorder.said
     assert 0.5 < stage.meta["seconds"] < 60 and set(stage.meta["files"]) == {"first", "second"}
-
-
-def test_partial_work_of_another_config_is_not_resumed(tmp_path, recorder):
+    shutil.rmtree(tmp_path / "s")
     child(tmp_path / "s", "die()").wait()
     recorder.stage({"a": 2})
-    assert recorder.found == [[]]
+    assert recorder.found[1] == []
 
 
 @pytest.mark.parametrize("n_replaced", range(4))
 def test_a_kill_at_any_rename_leaves_a_complete_stage(tmp_path, recorder, n_replaced):
     """Renamed are meta.json, the old stage and the new one; the last kill comes after all three."""
-    make_stage(tmp_path / "s", {"a": 0}, {}, write_one, say=lambda _: None)
+    make_first(tmp_path / "s", {"a": 0})
     before = f"""
 real, names = os.replace, []
 def replace(source, target):
@@ -176,25 +177,21 @@ def test_a_full_disk_is_named_whatever_error_a_library_raises(tmp_path, monkeypa
 
     if type(error) is RuntimeError:
         with pytest.raises(RuntimeError):
-            make_stage(tmp_path / "s", 1, {}, fail, say=lambda _: None)
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(0))
+            make_first(tmp_path / "s", 1, fail)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(OSError, match=r"disk full while making .*AIRCRAFT_SAE_DATA_DIR") as caught:
-        make_stage(tmp_path / "s", 1, {}, fail, say=lambda _: None)
+        make_first(tmp_path / "s", 1, fail)
     assert caught.value.errno == errno.ENOSPC and (tmp_path / "s.partial" / "first").exists()
 
 
 @dataclass
 class Settings:
-    """A dataclass that may nest."""
-
     k: int = 1
     inner: object = None
 
 
 @pydantic.dataclasses.dataclass
 class Checked:
-    """A pydantic dataclass."""
-
     k: int = 1
 
 
@@ -233,12 +230,9 @@ DIFFERENT = {
 }
 
 
-@pytest.mark.parametrize("pair", DIFFERENT.values(), ids=DIFFERENT)
-def test_digests_differ_with_content(pair):
-    one, other = map(store.digest, pair)
-    assert one != other and len(one) == 16
-    if not hasattr(pair[0], "anything"):
-        assert one == store.digest(copy.deepcopy(pair[0]))
+@pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT)
+def test_digests_differ_with_content(one, other):
+    assert store.digest(one) == store.digest(copy.deepcopy(one)) != store.digest(other)
 
 
 def test_equal_values_have_equal_digests():
@@ -249,10 +243,7 @@ def test_equal_values_have_equal_digests():
     assert store.digest(torch.nn.Parameter(torch.ones(2))) == store.digest(torch.ones(2))
     assert store.digest(float("nan")) == store.digest(np.float64("nan"))
     assert store.fingerprint(1, 2) != store.fingerprint([1, 2])
-
-
-def test_digests_stay_the_same_from_version_to_version():
-    """A new digest for old content would make every finished stage again."""
+    # a new digest for old content would make every finished stage again
     mixed = {"a": [1, 2.5, "x", None], "b": ARRAY, "c": TABLE, "d": torch.ones(2), "e": Settings(inner=CATEGORIES)}
     assert store.digest(mixed) == "e5537a74c3c6cc8b"
 
@@ -269,7 +260,7 @@ def test_a_path_is_identified_by_content_and_a_stage_by_its_fingerprint(tmp_path
     assert digest != store.digest(tmp_path / "a")
     with pytest.raises(FileNotFoundError):
         store.digest(tmp_path / "none")
-    one, other = (make_stage(tmp_path / name, 1, {}, write_one, say=lambda _: None) for name in ("s", "t"))
+    one, other = (make_first(tmp_path / name) for name in ("s", "t"))
     assert store.digest(one.folder) == store.digest(other.folder)
 
 
@@ -320,24 +311,19 @@ def module(tmp_path, monkeypatch):
 def test_a_source_digest_ignores_comments_docstrings_and_layout(module):
     digest = store.source_digest(module(SOURCE).make)
     for old, new in (
-        ("# how many", "# so many"),
-        ("Make it.", "Make this."),
-        ("About something.", "About nothing."),
-        ("n + 1", "(n  +  1)"),
-        ("return inner", "\n    # now\n    return inner"),
-    ):
+        ("# how many", "# so many"), ("Make it.", "Make this."), ("About something.", "About nothing."),
+        ("n + 1", "(n  +  1)"), ("return inner", "\n    # now\n    return inner"),
+    ):  # fmt: skip
         assert store.source_digest(module(SOURCE.replace(old, new)).make) == digest, new
     for old, new in (("n + 1", "n + 2"), ("N = 1", "N = 2"), ("n=N", "n=1")):
         assert store.source_digest(module(SOURCE.replace(old, new)).make) != digest, new
-    loaded = module(SOURCE)
-    assert store.source_digest(loaded.wrapped) == digest
+    assert store.source_digest(module(SOURCE).wrapped) == digest
 
 
 def test_a_module_that_changed_after_loading_is_refused(module, tmp_path):
     make, path = module(SOURCE).make, tmp_path / "experiments_of_a_test.py"
-    digest = store.source_digest(make)
     path.write_text("# a comment\n" + SOURCE)
-    assert store.source_digest(make) == digest
+    store.source_digest(make)
     path.write_text(SOURCE.replace("n + 1", "n + 2"))
     with pytest.raises(ValueError, match="was changed after it was loaded: restart the kernel"):
         store.source_digest(make)

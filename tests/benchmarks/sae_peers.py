@@ -13,9 +13,9 @@ import argparse
 import contextlib
 import importlib
 import io
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -51,7 +51,7 @@ class Shape:
 class Product:
     """The floor: the product that makes the pre-activations, and nothing else."""
 
-    def __init__(self, shape: Shape, learning_rate: float | None = None):
+    def __init__(self, shape: Shape):
         self.weight, self.bias = torch.randn(shape.d_sae, shape.d_in), torch.zeros(shape.d_sae)
 
     @torch.no_grad()
@@ -62,8 +62,8 @@ class Product:
 class Ours:
     """This project, by `Run.train_step`."""
 
-    def __init__(self, shape: Shape, learning_rate: float | None = None, config: SAEConfig | None = None, **changes):
-        config, n_cells = config or SAEConfig(), shape.n_steps * shape.batch_size
+    def __init__(self, shape: Shape, config: SAEConfig = SAEConfig(), **changes):  # noqa: B008, it is frozen
+        n_cells = shape.n_steps * shape.batch_size
         sizes = {"expansion": shape.d_sae // shape.d_in, "k": shape.k, "batch_size": shape.batch_size}
         aux_k = config.aux_k if config.dead_after < n_cells else 0
         config = replace(config, n_cells=n_cells, aux_k=aux_k, **sizes, **changes)
@@ -88,28 +88,39 @@ class Scaled:
         return torch.zeros(self.d_in, dtype=torch.float64), torch.ones(self.d_in, dtype=torch.float64)
 
 
-class Sparsify:
+class Peer:
+    """Another library's autoencoder. rate: its default learning rate, that at 16,384 features if it falls with them."""
+
+    package, needs = "", ()
+    rate, falls, factors = 0.0, False, (1.0, 3.0, 10.0)
+
+    @classmethod
+    def default(cls, shape: Shape) -> float:
+        return cls.rate / (shape.d_sae / 2**14) ** (0.5 * cls.falls)
+
+    @torch.no_grad()
+    def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """(reconstructed cells, features that are not 0 in them)."""
+        feature_acts = self.encode(acts)
+        return self.decode(feature_acts), int(feature_acts.count_nonzero())
+
+
+class Sparsify(Peer):
     """EleutherAI's: its trainer wants a language model, so its step is put together from its public parts."""
 
     package, needs = "eai-sparsify", ("sparsify", "schedulefree")
-    factors = (0.1, 0.3, 1.0)
+    rate, falls, factors = 5e-3, True, (0.1, 0.3, 1.0)
 
     def __init__(self, shape: Shape, learning_rate: float | None = None):
         from schedulefree import ScheduleFreeWrapper
         from sparsify import SparseCoder, SparseCoderConfig
         from sparsify.sign_sgd import SignSGD
 
-        config = SparseCoderConfig(num_latents=shape.d_sae, k=shape.k)
-        self.sae = SparseCoder(shape.d_in, config, dtype=torch.float32)
-        self.optimizer = ScheduleFreeWrapper(
-            SignSGD(self.sae.parameters(), learning_rate or self.default(shape)), momentum=0.95
-        )
+        self.sae = SparseCoder(shape.d_in, SparseCoderConfig(num_latents=shape.d_sae, k=shape.k), dtype=torch.float32)
+        steps = SignSGD(self.sae.parameters(), learning_rate or self.default(shape))
+        self.optimizer = ScheduleFreeWrapper(steps, momentum=0.95)
         self.optimizer.train()
         self.idle, self.begun = torch.zeros(shape.d_sae, dtype=torch.int64), False
-
-    @staticmethod
-    def default(shape: Shape) -> float:
-        return 5e-3 / (shape.d_sae / 2**14) ** 0.5
 
     def step(self, acts: torch.Tensor) -> None:
         if not self.begun:
@@ -131,11 +142,10 @@ class Sparsify:
         return out.sae_out, int(out.latent_acts.count_nonzero())
 
 
-class SAELens:
+class SAELens(Peer):
     """By `SAETrainer.step`; the learning rate falls over the last fifth, as in its tutorials."""
 
-    package, needs, variant = "sae-lens", ("sae_lens.training.sae_trainer",), "TopK"
-    factors = (1.0, 3.0, 10.0)
+    package, needs, rate, variant = "sae-lens", ("sae_lens.training.sae_trainer",), 3e-4, "TopK"
 
     def __init__(self, shape: Shape, learning_rate: float | None = None):
         import sae_lens
@@ -143,35 +153,24 @@ class SAELens:
         from sae_lens.training.sae_trainer import SAETrainer
 
         config = SAETrainerConfig(
-            total_training_samples=shape.n_steps * shape.batch_size,
-            train_batch_size_samples=shape.batch_size,
-            lr=learning_rate or self.default(shape),
-            lr_end=0.0,
-            lr_decay_steps=shape.n_steps // 5,
-        )
-        made = getattr(sae_lens, f"{self.variant}TrainingSAE"), getattr(sae_lens, f"{self.variant}TrainingSAEConfig")
-        self.sae = made[0](made[1](d_in=shape.d_in, d_sae=shape.d_sae, k=shape.k))
+            total_training_samples=shape.n_steps * shape.batch_size, train_batch_size_samples=shape.batch_size,
+            lr=learning_rate or self.default(shape), lr_end=0.0, lr_decay_steps=shape.n_steps // 5,
+        )  # fmt: skip
+        made, settings = (getattr(sae_lens, f"{self.variant}TrainingSAE{end}") for end in ("", "Config"))
+        self.sae = made(settings(d_in=shape.d_in, d_sae=shape.d_sae, k=shape.k))
+        self.encode, self.decode = self.sae.encode, self.sae.decode
         self.trainer = SAETrainer(config, self.sae, iter(()))
-
-    @staticmethod
-    def default(shape: Shape) -> float:
-        return 3e-4
 
     def step(self, acts: torch.Tensor) -> None:
         self.trainer.step(acts)
         self.trainer.n_training_steps += 1
 
-    @torch.no_grad()
-    def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, int]:
-        feature_acts = self.sae.encode(acts)
-        return self.sae.decode(feature_acts), int(feature_acts.count_nonzero())
 
-
-class DictionaryLearning:
+class DictionaryLearning(Peer):
     """By `TopKTrainer.update`; the learning rate rises over the first tenth and falls over the last fifth."""
 
     package, needs, variant = "dictionary-learning", ("dictionary_learning.trainers",), "TopK"
-    factors, encoding = (1.0, 3.0, 10.0), {}
+    rate, falls, encoding = 2e-4, True, {}
 
     def __init__(self, shape: Shape, learning_rate: float | None = None):
         from dictionary_learning import trainers
@@ -181,19 +180,11 @@ class DictionaryLearning:
             lr=learning_rate, warmup_steps=min(1000, shape.n_steps // 10), decay_start=round(0.8 * shape.n_steps),
             seed=0, device="cpu",
         ), 0  # fmt: skip
-
-    @staticmethod
-    def default(shape: Shape) -> float:
-        return 2e-4 / (shape.d_sae / 2**14) ** 0.5
+        self.encode, self.decode = partial(self.trainer.ae.encode, **self.encoding), self.trainer.ae.decode
 
     def step(self, acts: torch.Tensor) -> None:
         self.trainer.update(self.n_done, acts)
         self.n_done += 1
-
-    @torch.no_grad()
-    def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, int]:
-        feature_acts = self.trainer.ae.encode(acts, **self.encoding)
-        return self.trainer.ae.decode(feature_acts), int(feature_acts.count_nonzero())
 
 
 class SAELensBatchTopK(SAELens):
@@ -208,21 +199,16 @@ class DictionaryLearningBatchTopK(DictionaryLearning):
     variant, encoding = "BatchTopK", {"use_threshold": False}
 
 
-class Overcomplete:
+class Overcomplete(Peer):
     """By `train_sae`, one batch a call, with the criterion and the optimizer of its readme."""
 
-    package, needs = "overcomplete", ("overcomplete.sae",)
-    factors = (1.0, 3.0, 10.0)
+    package, needs, rate = "overcomplete", ("overcomplete.sae",), 5e-4
 
     def __init__(self, shape: Shape, learning_rate: float | None = None):
         from overcomplete.sae import TopKSAE, train_sae
 
         self.train, self.sae = train_sae, TopKSAE(shape.d_in, shape.d_sae, top_k=shape.k)
         self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=learning_rate or self.default(shape))
-
-    @staticmethod
-    def default(shape: Shape) -> float:
-        return 5e-4
 
     @staticmethod
     def criterion(acts, recon, pre_acts, feature_acts, dictionary) -> torch.Tensor:
@@ -244,7 +230,7 @@ class Saev:
 
     package, needs = "saev", ("saev.nn", "saev.config")
 
-    def __init__(self, shape: Shape, learning_rate: float | None = None):
+    def __init__(self, shape: Shape):
         from saev import config, nn
 
         self.sae = nn.SparseAutoencoder(config.SparseAutoencoder(shape.d_in, shape.d_sae // shape.d_in))
@@ -266,9 +252,9 @@ PEERS = {
     "saev": Saev, "SAELens, batchtopk": SAELensBatchTopK, "dictionary_learning, batchtopk": DictionaryLearningBatchTopK,
 }  # fmt: skip
 OURS = {
-    "this project": lambda shape, learning_rate=None: Ours(shape, variant="topk"),
-    "this project, float32": lambda shape, learning_rate=None: Ours(shape, variant="topk", mixed_precision=False),
-    "this project, batchtopk": lambda shape, learning_rate=None: Ours(shape, variant="batchtopk"),
+    "this project": partial(Ours, variant="topk"),
+    "this project, float32": partial(Ours, variant="topk", mixed_precision=False),
+    "this project, batchtopk": partial(Ours, variant="batchtopk"),
 }
 
 
@@ -329,14 +315,11 @@ def _resident(field: str) -> int:
 def step(shape: Shape, rounds: int, threads: int) -> None:
     """Print milliseconds and memory of a training step."""
     peers = installed()
-    names = [*OURS, *peers]
     times = milliseconds(shape, {PRODUCT: Product} | OURS | peers, rounds)
-    memory = {}
-    for name in names if Path("/proc/self/clear_refs").exists() else []:
-        command = [sys.executable, "-W", "ignore", __file__, "memory", "--name", name, "--threads", str(threads)]
-        command += ["--d-in", str(shape.d_in), "--d-sae", str(shape.d_sae), "--k", str(shape.k)]
-        command += ["--batch-size", str(shape.batch_size)]
-        memory[name] = float(subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).split()[-1])
+    memory, context = {}, multiprocessing.get_context("spawn")
+    for name in [*OURS, *peers] if Path("/proc/self/clear_refs").exists() else []:
+        with context.Pool(1, torch.set_num_threads, (threads,)) as process:
+            memory[name] = process.apply(added_memory, (shape, name))
     leanest = min((memory[name] for name in peers if name in memory), default=None)
     ours = times["this project"]
     rows = [("", "ms a step", "x product", "x this project", "MiB added", "x leanest peer")]
@@ -452,12 +435,11 @@ def table(rows: list[tuple[str, ...]]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("step", "quality", "memory"), help="memory: one contestant, in this process")
+    parser.add_argument("what", choices=("step", "quality"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15, help="steps timed")
     for field in ("d_in", "d_sae", "k", "batch_size"):
         parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=getattr(Shape, field), help="step")
-    parser.add_argument("--name", help="memory: the contestant")
     parser.add_argument("--acts", help="quality: folder of one site's activations")
     parser.add_argument("--preset", default="hangar", help="quality: whose autoencoder")
     parser.add_argument("--cells", type=int, default=1_000_000, help="quality: seen by each contestant")
@@ -468,13 +450,10 @@ def main(arguments: list[str] | None = None) -> None:
     shape = Shape(given.d_in, given.d_sae, given.k, given.batch_size)
     if given.what == "step":
         step(shape, given.rounds, given.threads)
-    elif given.what == "memory":
-        print(added_memory(shape, given.name))
     elif not given.acts:
         parser.error("quality needs --acts")
     else:
-        config = preset(given.preset).sae
-        quality(given.acts, config, given.cells, given.only, given.results, given.threads)
+        quality(given.acts, preset(given.preset).sae, given.cells, given.only, given.results, given.threads)
 
 
 if __name__ == "__main__":
