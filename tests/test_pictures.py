@@ -107,7 +107,7 @@ def keep_one_class(folder: Path):
 VAL = "images_variant_val.txt"
 TRAIN = ["тtrain0", "vtrain1", "xtrain2", "тtrain3", "vtrain4", "xtrain5", "тtrain6"]
 REFUSED = {
-    "no folder": (lambda f: shutil.rmtree(f.parents[1]), FileNotFoundError, ["does not exist", "fgvc-aircraft-2013b"]),
+    "no folder": (lambda f: shutil.rmtree(f.parents[1]), FileNotFoundError, ["does not exist", "Name the folder"]),
     "no layout": (lambda f: shutil.rmtree(f / "images"), FileNotFoundError, ["holds no", "data/images"]),
     "no lists": (remove("*.txt"), FileNotFoundError, [VAL]),
     "images absent": (remove("images/*train[0-6].jpg"), FileNotFoundError, ["7 of 18", *TRAIN[:5], "….", "Replace"]),
