@@ -89,14 +89,15 @@ def test_planted_detectors_get_their_angles_widths_and_gaps(stimuli):
     assert tuning.coverage(on_circle([100, 120, 140]))["gap"] == 320, "the widest gap may span 0 degrees"
 
 
-@pytest.mark.parametrize("what", ["line", "wide", "both ways", "never"])
-def test_other_units_are_not_curve_detectors(stimuli, what):
-    values = {
-        "line": (bumps([90]), 0.9), "wide": (bumps([90], 60), 0.2),
-        "never": (lambda angle: bumps([90])(angle) * 0, 0.2),
-        "both ways": (lambda angle: np.maximum(bumps([90])(angle), 0.5 * bumps([270])(angle)), 0.2),
-    }  # fmt: skip
-    units = tuning.tuned(planted(stimuli, *values[what]), stimuli.table)[1]
+OTHERS = {
+    "of lines": (bumps([90]), 0.9), "too wide": (bumps([90], 60), 0.2), "silent": (lambda angle: 0 * angle, 0.2),
+    "both ways": (lambda angle: np.maximum(bumps([90])(angle), 0.5 * bumps([270])(angle)), 0.2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("curve_of", "line"), OTHERS.values(), ids=OTHERS)
+def test_other_units_are_not_curve_detectors(stimuli, curve_of, line):
+    units = tuning.tuned(planted(stimuli, curve_of, line), stimuli.table)[1]
     assert not tuning.detects(units, np.zeros(1)).any()
 
 
@@ -148,6 +149,10 @@ def test_more_candidates_cover_more_and_an_equal_choice_removes_that():
 
 
 def test_a_sum_of_two_detectors_has_two_modes_and_splits_into_them(stimuli):
+    curve = np.zeros(72)
+    curve[[0, 8, 30, 50]] = 1.0, 0.9, 0.6, 0.4  # the second is 40 degrees away, the last too low
+    wide = np.convolve(np.tile(curve, 3), [0.3, 0.7, 1, 0.7, 0.3], "same")[72:144]
+    assert tuning.modes(wide).tolist() == [0, 30] and tuning.modes(np.zeros(72)).size == 0
     features, table = planted(stimuli, bumps([40, 160, 280])), stimuli.table
     W_dec = np.array([[1.0, 0.0, 0.2], [0.8, 0.0, 0.0], [0.0, 1.0, 0.0]])
     neurons = features @ W_dec
@@ -168,14 +173,6 @@ def test_a_sum_of_two_detectors_has_two_modes_and_splits_into_them(stimuli):
     assert not alone["splits"].any() and alone["carriers"].tolist() == [[0]] and alone["chance"].tolist() == [0]
 
 
-def test_modes_are_apart_and_high_enough():
-    curve = np.zeros(72)
-    for at, height in ((0, 1.0), (8, 0.9), (30, 0.6), (50, 0.4)):  # the second is 40 degrees away, the last too low
-        curve[at] = height
-    wide = np.convolve(np.tile(curve, 3), [0.3, 0.7, 1, 0.7, 0.3], "same")[72:144]
-    assert tuning.modes(wide).tolist() == [0, 30] and tuning.modes(np.zeros(72)).size == 0
-
-
 def test_members_of_a_family_are_alike_when_turned(stimuli):
     tuned = on_circle([0, 90, 200])
     assert tuning.alike(tuned) == pytest.approx(1, abs=0.02) and np.isnan(tuning.alike(tuned[:1]))
@@ -184,15 +181,12 @@ def test_members_of_a_family_are_alike_when_turned(stimuli):
     assert shares["curve"] == 1 and shares["line"] == pytest.approx(0.4) and shares["corner"] == 0
 
 
-def test_the_contour_of_a_disc_points_inwards():
+def test_the_contour_of_a_disc_points_inwards_and_agrees_with_its_own_tuning_not_with_a_turned_one():
     rows, columns = np.mgrid[:112, :112] - 55.5
     angles = tuning.contour_angles(np.hypot(rows, columns) < 40, (14, 14))
     y, x = np.mgrid[:14, :14] - 6.5
     known, inwards = np.isfinite(angles), np.degrees(np.arctan2(y, -x)) % 360
     assert 20 < known.sum() < 80 and (np.abs((angles - inwards + 180) % 360 - 180)[known] < 12).all()
-
-
-def test_activation_by_contour_angle_agrees_with_its_own_tuning_and_not_with_a_turned_one():
     own = on_circle([40, 200])
     seen = own[:, ::2].copy()
     seen[:, 5] = np.nan
@@ -280,23 +274,16 @@ def test_units_are_seen_in_pictures(smoke_study, tmp_path):
             np.testing.assert_allclose(got, wanted, atol=1e-3)
 
 
-class Squares(nn.Module):
-    def forward(self, x):
-        return x**2
-
-
 def test_a_suppressed_family_takes_what_it_adds_and_silent_features_take_nothing(stimuli, tmp_path):
     """With an exact autoencoder, a later site loses all that it computed from the features."""
-    network = Network(nn.Sequential(nn.Conv2d(3, 4, 3, 8, 1), nn.ReLU(), Squares()), list("abcd"))
+    network = Network(nn.Sequential(nn.Conv2d(3, 4, 3, 8, 1), nn.ReLU(), nn.SiLU()), list("abcd"))
     sae = SparseAutoencoder(SAEConfig(site="1", k=4, expansion=1, variant="topk"), 4)
     kinds = stimuli.table["kind"].isin(["curve", "line"])
     few = stimuli.subset(np.flatnonzero(kinds)[::97], "few")
-    with torch.no_grad():
-        sae.W_enc_rows.copy_(torch.eye(4)), sae.W_dec.copy_(torch.eye(4)), sae.b_dec.zero_()
-    given = {"network": network, "site": "1", "after": "2", "sae": sae, "pictures": few}
     for bias, wanted in ((0.0, 1.0), (-1e9, 0.0)):
-        with torch.no_grad():
-            sae.b_enc.fill_(bias)
+        weights = {"W_enc_rows": torch.eye(4), "W_dec": torch.eye(4), "b_enc": torch.full((4,), bias)}
+        sae.load_state_dict(weights, strict=False)
+        given = {"network": network, "site": "1", "after": "2", "sae": sae, "pictures": few}
         curves.suppress_families(tmp_path, families={"all": range(4), "none": []}, **given)
         lost = pd.read_parquet(tmp_path / "lost.parquet").set_index(["family", "kind"])
         assert set(lost.index.unique("kind")) == {"curve", "line"} and lost.loc[("all", "curve"), "n"] > 10
