@@ -19,15 +19,7 @@ from aircraft_sae.hangar.scene import Scene, sample
 from aircraft_sae.pictures.scenes import LEAST_PIXELS
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.studies import manipulation
-from aircraft_sae.studies.manipulation import (
-    CellHead,
-    beyond,
-    choose_knobs,
-    ious,
-    logit_agreement,
-    macro_average,
-    on_target,
-)
+from aircraft_sae.studies.manipulation import CellHead, choose_knobs, ious, logit_agreement, macro_average, on_target
 
 GRID, D, PARTS_HERE = (4, 4), 8, ("fin", "wing", "engine")
 
@@ -86,12 +78,9 @@ def made(drawn, tmp_path_factory):
     return folder, saes
 
 
-def test_a_cell_shows_the_part_that_fills_most_of_it_or_background():
+def test_a_cell_shows_the_part_that_fills_most_of_it_and_iou_is_scikit_learns(drawn, made):
     coverage = np.array([[0.2, 0.04], [0.1, 0.3], [0.0, 0.0], [0.5, 0.5]])
     assert manipulation.cell_regions(coverage).tolist() == [0, 2, 0, 1]
-
-
-def test_iou_of_whole_cells_is_scikit_learns(drawn, made):
     acts, pictures = drawn
     rows = acts.rows("test")
     truth = np.stack([pictures.shown[name] for name in acts.images["image"].iloc[rows]]).ravel()
@@ -138,53 +127,36 @@ def test_planted_knobs_are_found_and_turn_their_part_alone(made):
     assert share("feature", 0.0, "gained") == 0
     shares = [on_target(turned, *each)["value"] for each in (("feature", 0.0), ("random direction", -2.0))]
     assert shares[0] > 0.95 > 0.7 > shares[1]
-    apart = beyond(turned, 0.0, "random direction")
+    apart = manipulation.beyond(turned, 0.0, "random direction")
     assert list(apart) == sorted(PARTS_HERE) and all(each["low"] > 0.4 and each["n"] > 15 for each in apart.values())
 
 
-def test_a_turned_knob_is_the_head_on_edited_acts(drawn, made):
-    """Picture by picture, by a slow loop; the macro mean is a mean of means."""
+def test_turned_knobs_are_the_head_on_edited_acts_and_controls_as_long_as_the_feature(drawn, made):
+    """Picture by picture, by a slow loop: a control's arm is the mean over its directions, the macro mean one of means."""
     (acts, _), (folder, saes) = drawn, made
     head, turned = CellHead.open(folder / "segmentation"), pd.read_parquet(folder / "knobs" / "turned.parquet")
-    knobs = pd.read_parquet(folder / "knobs" / "knobs.parquet")
-    means = []
+    knobs, means = pd.read_parquet(folder / "knobs" / "knobs.parquet"), []
     for i, knob in enumerate(knobs[knobs["arm"] == "feature"].itertuples(), 1):
-        own = turned[(turned["arm"] == "feature") & (turned["part"] == knob.part) & (turned["dose"] == -2)]
-        shares = []
-        for row in own.itertuples():
-            x = torch.from_numpy(np.float32(acts.acts[acts.images["image"] == row.image])).view(-1, D)
-            f = saes["feature"].encode(x).dense()[:, knob.feature_id]
-            edited = x + (-2 * knob.top - f)[:, None] * saes["feature"].W_dec[knob.feature_id].detach()
-            before, after = (head.logits(each).argmax(1) for each in (x, edited))
-            for which, where in {"target": before == i, "other": before != i}.items():
-                changed = (before != after)[where].float()
-                assert getattr(row, which) == pytest.approx(changed.mean().item(), abs=1e-6, nan_ok=True)
-            assert row.gained == pytest.approx((after == i)[before != i].float().mean().item(), abs=1e-6)
-            shares.append(row.target)
-        means.append(np.nanmean(shares))
-    assert macro_average(turned, "feature", -2.0)[0]["value"] == pytest.approx(np.mean(means)) and len(shares) == 20
-
-
-def test_controls_are_as_long_as_the_feature_and_all_different(drawn, made):
-    """A control's arm is the mean over its directions, by a slow loop."""
-    (acts, _), (folder, saes) = drawn, made
-    head, direction = CellHead.open(folder / "segmentation"), 2.5 * torch.eye(D)[1]
-    ways = manipulation.control_directions(direction, 1, head, acts, torch.eye(D)[[5]])
-    assert [*ways] == ["random direction", "isotropic direction", "probe", "random feature"]
-    assert [len(each) for each in ways.values()] == [manipulation.N_RANDOM, manipulation.N_RANDOM, 1, 1]
-    for each in ways.values():
-        torch.testing.assert_close(each.norm(dim=1), torch.full((len(each),), 2.5))
-    assert len(torch.cat(list(ways.values())).unique(dim=0)) == 2 * manipulation.N_RANDOM + 2
-    knob = pd.read_parquet(folder / "knobs" / "knobs.parquet").iloc[0]
-    row = pd.read_parquet(folder / "knobs" / "turned.parquet").query("arm == 'random direction' and dose == -2").iloc[0]
-    x = torch.from_numpy(np.float32(acts.acts[acts.images["image"] == row["image"]])).view(-1, D)
-    f = saes["feature"].encode(x).dense()[:, int(knob["feature_id"])]
-    own = saes["feature"].W_dec[int(knob["feature_id"])].detach()
-    drawn_ = manipulation.control_directions(own, 1, head, acts, None)["random direction"]
-    before = head.logits(x).argmax(1)
-    made_ = [head.logits(x + (-2 * knob["top"] - f)[:, None] * each).argmax(1) for each in drawn_]
-    changed = torch.stack([(each != before)[before != 1].float().mean() for each in made_]).mean()
-    assert row["part"] == knob["part"] and row["other"] == pytest.approx(changed.item(), abs=1e-6)
+        own = saes["feature"].W_dec[[knob.feature_id]].detach()
+        controls = manipulation.control_directions(own[0], i, head, acts, None)["random direction"]
+        for arm, directions in {"random direction": controls, "feature": own}.items():
+            rows = turned[(turned["arm"] == arm) & (turned["part"] == knob.part) & (turned["dose"] == -2)]
+            for row in rows.itertuples():
+                x = torch.from_numpy(np.float32(acts.acts[acts.images["image"] == row.image])).view(-1, D)
+                change = (-2 * knob.top - saes["feature"].encode(x).dense()[:, knob.feature_id])[:, None]
+                before = head.logits(x).argmax(1)
+                after = torch.stack([head.logits(x + change * each).argmax(1) for each in directions])
+                changed, other = (after != before).float(), before != i
+                wanted = changed[:, ~other].mean(), changed[:, other].mean(), (after == i)[:, other].float().mean()
+                assert (row.target, row.other, row.gained) == pytest.approx(wanted, abs=1e-6, nan_ok=True)
+        means.append(np.nanmean(rows["target"]))  # of the feature
+    assert macro_average(turned, "feature", -2.0)[0]["value"] == pytest.approx(np.mean(means)) and len(rows) == 20
+    ways = manipulation.control_directions(2.5 * torch.eye(D)[1], 1, head, acts, torch.eye(D)[[5]])
+    n_wanted = {"random direction": manipulation.N_RANDOM, "isotropic direction": manipulation.N_RANDOM}
+    assert {name: len(each) for name, each in ways.items()} == n_wanted | {"probe": 1, "random feature": 1}
+    every = torch.cat(list(ways.values()))
+    torch.testing.assert_close(every.norm(dim=1), torch.full((len(every),), 2.5))
+    assert len(every.unique(dim=0)) == len(every)
 
 
 def test_agreement_tells_own_parts_from_others():
@@ -204,21 +176,11 @@ def test_agreement_tells_own_parts_from_others():
     assert logit_agreement(table)["own"]["value"] == 0
 
 
-def test_pictures_without_regions_have_nothing_to_name(drawn, tmp_path):
-    acts, pictures = drawn
-    with pytest.raises(ValueError, match="no regions"):
-        manipulation.segment(tmp_path, acts=acts, pictures=Drawn(pictures.shown, ()))
-
-
 def test_scene_edits_beside_knobs(smoke_study, tmp_path):
     """Against the network on the rendered scenes, a hook in the network, masks by hand, and knobs of no strength."""
     study, site, out = smoke_study, smoke_study.config.local.site, tmp_path / "compared"
-    segmentation, acts, sae, scenes = (
-        study.segmentation("local"),
-        study.activations(site),
-        study.sae("local"),
-        study.removals(),
-    )
+    segmentation, acts = study.segmentation("local"), study.activations(site)
+    sae, scenes = study.sae("local"), study.removals()
     head, given = CellHead.open(segmentation), {"segmentation": segmentation, "acts": acts}
     for folder in (tmp_path / "knobs", tmp_path / "silent", out):
         folder.mkdir()
@@ -263,8 +225,10 @@ def test_scene_edits_beside_knobs(smoke_study, tmp_path):
     assert (logits == 0).all(axis=None) and (cells[["turned", "others_turned"]] == 0).all(axis=None)
 
 
-def test_a_head_of_two_regions_tells_them_apart(drawn, tmp_path):
+def test_a_head_of_two_regions_tells_them_apart_and_without_regions_it_has_nothing_to_name(drawn, tmp_path):
     acts, pictures = drawn
+    with pytest.raises(ValueError, match="no regions"):
+        manipulation.segment(tmp_path, acts=acts, pictures=Drawn(pictures.shown, ()))
     two = Drawn({name: np.minimum(each, 1) for name, each in pictures.shown.items()}, ("part", "none", "at all"))
     manipulation.segment(tmp_path, acts=acts, pictures=two)
     scores = manipulation.segmentation_scores(tmp_path)
