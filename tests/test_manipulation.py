@@ -132,7 +132,7 @@ def test_planted_knobs_are_found_and_turn_their_part_alone(made):
 
 
 def test_turned_knobs_are_the_head_on_edited_acts_and_controls_as_long_as_the_feature(drawn, made):
-    """Picture by picture, by a slow loop: a control's arm is the mean over its directions, the macro mean one of means."""
+    """Picture by picture, by a slow loop; a control's arm is the mean over its directions."""
     (acts, _), (folder, saes) = drawn, made
     head, turned = CellHead.open(folder / "segmentation"), pd.read_parquet(folder / "knobs" / "turned.parquet")
     knobs, means = pd.read_parquet(folder / "knobs" / "knobs.parquet"), []
@@ -146,9 +146,10 @@ def test_turned_knobs_are_the_head_on_edited_acts_and_controls_as_long_as_the_fe
                 change = (-2 * knob.top - saes["feature"].encode(x).dense()[:, knob.feature_id])[:, None]
                 before = head.logits(x).argmax(1)
                 after = torch.stack([head.logits(x + change * each).argmax(1) for each in directions])
-                changed, other = (after != before).float(), before != i
-                wanted = changed[:, ~other].mean(), changed[:, other].mean(), (after == i)[:, other].float().mean()
-                assert (row.target, row.other, row.gained) == pytest.approx(wanted, abs=1e-6, nan_ok=True)
+                changed, other = after != before, before != i
+                shares = changed[:, ~other], changed[:, other], (after == i)[:, other]
+                wanted = [share.float().mean().item() for share in shares]
+                assert [row.target, row.other, row.gained] == pytest.approx(wanted, abs=1e-6, nan_ok=True)
         means.append(np.nanmean(rows["target"]))  # of the feature
     assert macro_average(turned, "feature", -2.0)[0]["value"] == pytest.approx(np.mean(means)) and len(rows) == 20
     ways = manipulation.control_directions(2.5 * torch.eye(D)[1], 1, head, acts, torch.eye(D)[[5]])
