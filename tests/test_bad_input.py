@@ -306,4 +306,4 @@ def test_names_of_classes_and_labels_stay_text(finished, tmp_path):
     assert Labels(odd.folder, odd.key).all() == {0: said}
     Labels(odd.folder, odd.key).set(1, note="a\r\nb\rc")
     assert Labels(odd.folder, odd.key).all()[1]["note"] == "a\nb\nc"
-    plots.picture_grid([[finished.data.picture(images["image"].iloc[0])] * 4], [NAMES]).savefig(io.BytesIO())
+    plots.picture_grid([[data.picture(data.table["image"][0])] * 4], [NAMES]).savefig(io.BytesIO())

@@ -87,6 +87,8 @@ def test_planted_detectors_get_their_angles_widths_and_gaps(stimuli):
     assert tuning.coverage(on_circle(range(0, 360, 40))) == {"minimum": 0.5, "below_half": 0.0, "gap": 40.0}
     assert tuning.coverage(tuned[:0])["gap"] == 360
     assert tuning.coverage(on_circle([100, 120, 140]))["gap"] == 320, "the widest gap may span 0 degrees"
+    shares = tuning.by_kind(planted(stimuli, bumps([90]), 0.4), stimuli.table)
+    assert shares["curve"] == 1 and shares["line"] == pytest.approx(0.4) and shares["corner"] == 0
 
 
 OTHERS = {
@@ -124,7 +126,10 @@ def test_pixel_templates_are_told_apart(stimuli):
     assert np.abs(middles - wanted).max() <= 3
 
 
-def test_families_are_chosen_for_their_minimum_coverage():
+def test_families_are_chosen_for_their_minimum_coverage_and_their_members_are_alike_when_turned():
+    tuned = on_circle([0, 90, 200])
+    assert tuning.alike(tuned) == pytest.approx(1, abs=0.02) and np.isnan(tuning.alike(tuned[:1]))
+    assert tuning.alike(np.vstack([tuned[:1], on_circle([0], 60)])) < 0.95
     candidates = on_circle(np.random.default_rng(0).uniform(0, 360, 60), 30)
     candidates /= candidates.max(1, keepdims=True)
     chosen = tuning.family(candidates, 8)
@@ -171,14 +176,6 @@ def test_a_sum_of_two_detectors_has_two_modes_and_splits_into_them(stimuli):
     double = planted(stimuli, lambda angle: bumps([40])(angle) + 0.8 * bumps([160])(angle))
     alone = tuning.split_neurons(double, double, np.ones((1, 1)), table)
     assert not alone["splits"].any() and alone["carriers"].tolist() == [[0]] and alone["chance"].tolist() == [0]
-
-
-def test_members_of_a_family_are_alike_when_turned(stimuli):
-    tuned = on_circle([0, 90, 200])
-    assert tuning.alike(tuned) == pytest.approx(1, abs=0.02) and np.isnan(tuning.alike(tuned[:1]))
-    assert tuning.alike(np.vstack([tuned[:1], on_circle([0], 60)])) < 0.95
-    shares = tuning.by_kind(planted(stimuli, bumps([90]), 0.4), stimuli.table)
-    assert shares["curve"] == 1 and shares["line"] == pytest.approx(0.4) and shares["corner"] == 0
 
 
 def test_the_contour_of_a_disc_points_inwards_and_agrees_with_its_own_tuning_not_with_a_turned_one():

@@ -161,15 +161,6 @@ def ranked(values):
     return np.float32(rankdata(values, axis=0))
 
 
-def test_auroc_is_scikit_learns():
-    rng = np.random.default_rng(1)
-    codes = rng.integers(0, 4, 120)
-    values = np.maximum(0, rng.normal(0, 1, (120, 5)) + 0.5 * codes[:, None] * np.arange(5)).round(1)
-    area, _ = auroc(ranked(values), np.float32(codes == np.arange(4)[:, None]))
-    wanted = [[roc_auc_score(codes == c, column) for column in values.T] for c in range(4)]
-    np.testing.assert_allclose(area, wanted, atol=1e-5)
-
-
 @pytest.fixture(scope="module")
 def taxonomy():
     """480 images of 12 variants in 6 families of 3 manufacturers."""
@@ -184,12 +175,11 @@ def test_planted_features_are_placed_at_their_level(taxonomy):
     for i, level in enumerate(taxonomy):
         own = taxonomy[level][0] == 1
         maxima[own, i] = 5 + rng.normal(0, 1, own.sum())
-    in_b = halves(pd.Series(taxonomy["variant"][0]))
-    table = selectivity(maxima, taxonomy, in_b)
+    table = selectivity(maxima, taxonomy, halves(pd.Series(taxonomy["variant"][0])))
     assert table["placed"].tolist()[:3] == ["variant", "family", "manufacturer"]
     for i, level in enumerate(taxonomy):
-        row = table.loc[i]
-        assert row[f"{level}/class"] == f"{level}1" and row[f"{level}/auroc"] > 0.99 and row[f"{level}/auroc_z"] > 5
+        name, area, z = table.loc[i, [f"{level}/{column}" for column in ("class", "auroc", "auroc_z")]]
+        assert name == f"{level}1" and area > 0.99 and z > 5
     assert (table["placed"][3:] == "none").mean() > 0.9
 
 
@@ -227,17 +217,20 @@ def test_p_of_auroc_is_the_share_of_all_permutations():
     ranks, n_in = ranked(values), np.array([3, 2, 3])
     own = [np.arange(9) >= 9 - n for n in n_in]
     area = np.array([roc_auc_score(member, values[:, j]) for j, member in enumerate(own)])
-    wanted = [
-        np.mean([ranks[list(some), j].sum() >= ranks[member, j].sum() for some in combinations(range(9), n_in[j])])
-        for j, member in enumerate(own)
-    ]
+    wanted = [np.mean([ranks[list(some), j].sum() >= ranks[member, j].sum() for some in combinations(range(9), n)])
+              for j, (member, n) in enumerate(zip(own, n_in, strict=True))]  # fmt: skip
     np.testing.assert_allclose(auroc_p(ranks, n_in, area), wanted, rtol=0.25)  # 1/84 to within 4 of its errors
     assert wanted[2] == pytest.approx(1 / 84)
     assert auroc_p(ranks, np.array([0, 9, 3]), area)[:2].tolist() == [1, 1]  # no class, no test
 
 
-def test_z_of_auroc_has_deviation_1_under_permutations():
+def test_auroc_is_scikit_learns_and_its_z_has_deviation_1_under_permutations():
     rng = np.random.default_rng(5)
+    codes = rng.integers(0, 4, 120)
+    values = np.maximum(0, rng.normal(0, 1, (120, 5)) + 0.5 * codes[:, None] * np.arange(5)).round(1)
+    area, _ = auroc(ranked(values), np.float32(codes == np.arange(4)[:, None]))
+    wanted = [[roc_auc_score(codes == c, column) for column in values.T] for c in range(4)]
+    np.testing.assert_allclose(area, wanted, atol=1e-5)
     values = rng.random((60, 4))
     values[:, 1], values[:, 2], values[:, 3] = values[:, 1].round(1), values[:, 2] * (values[:, 2] > 0.8), 1
     member = np.float32(np.arange(60) % 3 == np.arange(3)[:, None])

@@ -204,15 +204,6 @@ def picked(trial, tmp_path_factory):
     return index, choose_picks(index, index.table["density_cell"].nlargest(2).index, np.arange(N), 6)
 
 
-def test_half_of_the_picks_are_the_strongest(picked):
-    index, picks = picked
-    for j, own in picks.groupby("feature_id"):
-        peaks = index.maps(j, np.arange(N)).max((1, 2))
-        assert own["how"].tolist() == ["top"] * 3 + ["random"] * 3 and own["image_row"].is_unique
-        assert own["image_row"].tolist()[:3] == np.argsort(-peaks, kind="stable")[:3].tolist()
-        np.testing.assert_allclose(own["value"], peaks[own["image_row"]])
-
-
 def test_windows_stay_inside_the_picture_and_controls_are_those_of_brute_force():
     """Over all windows: matched, apart from the target, on the foreground, lowest where they should be."""
     assert Window.around(0, 6, (7, 7), 224, 64) == Window(0, 160, 64)
@@ -250,6 +241,11 @@ def test_windows_stay_inside_the_picture_and_controls_are_those_of_brute_force()
 def test_blur_effects_are_those_of_the_edited_picture_and_0_without_an_edit(trial, picked, tmp_path):
     network, sae, site = replace(trial.network, mixed_precision=False), trial.sae, trial.acts.site
     index, picks = picked
+    for j, own in picks.groupby("feature_id"):  # half of them are the strongest
+        peaks = index.maps(j, np.arange(N)).max((1, 2))
+        assert own["how"].tolist() == ["top"] * 3 + ["random"] * 3 and own["image_row"].is_unique
+        assert own["image_row"].tolist()[:3] == np.argsort(-peaks, kind="stable")[:3].tolist()
+        np.testing.assert_allclose(own["value"], peaks[own["image_row"]])
 
     def blurred_by(sigma):
         own = replace(trial, network=network)
@@ -527,17 +523,21 @@ def estimate(value, spread=0.05, n=100, shared=None):
     return Estimate(value, pd.Series(drawn - drawn.mean(), [f"i{i}" for i in range(n)]) * spread / n**0.5)
 
 
-def test_each_tier_has_its_own_tests():
-    shared = np.random.default_rng(9).normal(size=100)
+def test_each_tier_has_its_own_tests_of_paired_differences():
+    shared, other = np.random.default_rng(9).normal(size=(2, 100))
+    one, two, apart = (
+        estimate(0.5, 0.1, shared=shared),
+        estimate(0.45, 0.1, shared=shared),
+        estimate(0.45, 0.1, shared=other),
+    )
+    assert (one - two).error < 1e-9 and (one - two).p == 0 and (two - one).p == 1  # the same in every picture
+    assert (one - apart).error == pytest.approx(0.1 * 2**0.5, rel=0.2) and (one - apart).p > 0.2
     null = Measured(estimate(0.1), estimate(0.1), estimate(0.6, shared=shared), estimate(0.6), estimate(0.0))
 
     def tier(ap=0.6, swapped=0.2, auroc=0.9, R=0.6, others=0.0, **spread):
-        own = Measured(
-            estimate(ap, 0.03), estimate(swapped, 0.03), estimate(auroc, 0.03), estimate(R, **spread), estimate(others)
-        )
-        row = compared(own, [null, null])
-        table = tiered(pd.DataFrame([{"chosen": "part", "best": True} | row]))
-        return int(table["tier"][0]), row
+        named = [estimate(value, 0.03) for value in (ap, swapped, auroc)]
+        row = compared(Measured(*named, estimate(R, **spread), estimate(others)), [null, null])
+        return int(tiered(pd.DataFrame([{"chosen": "part", "best": True} | row]))["tier"][0]), row
 
     assert tier()[0] == 3 and tier()[1]["null_R"] == 0.6 and tier()[1]["gain"] == pytest.approx(0.3)
     assert tier(ap=0.15)[0] == 0 and tier(swapped=0.58)[0] == 0  # no more than nulls, or than its class
@@ -545,20 +545,12 @@ def test_each_tier_has_its_own_tests():
     assert tier(R=0.2)[0] == 2 and tier(others=0.55)[0] == 2  # too little, or no more than by other parts
     assert tier(R=0.6, spread=0.5)[0] == 2 and tier(R=0.6, spread=0.5)[1]["imprecise"]
     assert tier(others=np.nan)[0] == 3 and tier(R=0.31, others=np.nan, spread=0.5)[0] == 2  # no like part: above 0
-    rare = Measured(estimate(0.6), estimate(0.2), estimate(np.nan), estimate(0.6), estimate(0.0))
-    assert not np.isnan(compared(rare, [null])["ap_p"]) and np.isnan(compared(rare, [null])["auroc_p"])
+    rare = tier(auroc=np.nan)[1]
+    assert not np.isnan(rare["ap_p"]) and np.isnan(rare["auroc_p"])
     few = Measured(estimate(0.6), estimate(0.2), estimate(0.9), estimate(0.6, 0.01, 9), estimate(0.0, 0.01, 9))
     assert np.isnan(compared(few, [null])["R_p"])  # nine scenes say nothing, however alike they are
-    none = Measured(estimate(0.6), estimate(0.2), estimate(0.9), estimate(np.nan), estimate(np.nan))
-    assert compared(none, [null])["imprecise"] and compared(none, [null])["auroc_p"] < 0.05
-
-
-def test_differences_of_estimates_are_paired():
-    shared = np.random.default_rng(9).normal(size=400)
-    one, two = estimate(0.5, 0.1, 400, shared), estimate(0.45, 0.1, 400, shared)
-    assert (one - two).error < 1e-9 and (one - two).p == 0 and (two - one).p == 1  # the same in every picture
-    apart = estimate(0.45, 0.1, 400, np.random.default_rng(3).normal(size=400))
-    assert (one - apart).error == pytest.approx(0.1 * 2**0.5, rel=0.1) and (one - apart).p > 0.2
+    none = tier(R=np.nan, others=np.nan)[1]
+    assert none["imprecise"] and none["auroc_p"] < 0.05
 
 
 def test_tier_4_needs_tier_3_in_two_other_seeds(monkeypatch, tmp_path):

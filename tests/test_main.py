@@ -197,10 +197,7 @@ def test_run_stops_at_the_first_failing_cell_shows_it_and_executes_it_again(note
         assert "ZeroDivisionError" in page and "\x1b" not in page
     (tmp_path / "mended").touch()
     assert run() == 0 and (folder / "ran").exists()
-
-
-def test_a_dying_kernel_is_named(notebooks, capfd):
-    notebooks(**{"01_dies": "# %%\nimport os\nos.kill(os.getpid(), 9)"})
+    notebooks(**{"01_bad": "# %%\nimport os\nos.kill(os.getpid(), 9)"})
     assert run() == 1
     assert "os.kill(os.getpid(), 9)\n\nThe kernel died" in capfd.readouterr().err
 
@@ -305,22 +302,18 @@ def test_words_it_does_not_understand_end_with_2(notebooks, tmp_path, capsys, wo
     assert ended.value.code == 2 and answer in capsys.readouterr().err and not (tmp_path / "data").exists()
 
 
-def test_a_notebook_that_differs_from_its_script_is_named_and_never_written(notebooks, capsys):
-    folder = notebooks(**{"01_a": "# %%\n1"})
-    for source in ("1", "2"):
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), folder / "01_a.ipynb")
-        assert command.find(folder) == {"01": folder / "01_a.ipynb"}
-        command.check_pair(folder / "01_a.ipynb", in_place=source == "1")
-    assert "01_a.ipynb differs from 01_a.py" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        command.main(["--in-place"])
-
-
-def test_copies_of_notebooks_are_left_out(notebooks):
+def test_copies_of_notebooks_are_left_out_and_one_that_differs_from_its_script_never_written(notebooks, capsys):
     folder = notebooks(**{"01_a": "# %%\n1", "02_b": "# %%\n2", "01_a-Copy1": "# %%\n3", "01_ab": "# %%\n4"})
     for name in ("02_b-Copy1", "02_b_old", "02_B (1)", "03_gone-Copy1", "notes"):
         (folder / f"{name}.ipynb").write_text("{")
     assert command.find(folder) == {"01": folder / "01_a.py", "02": folder / "02_b.py"}
+    for source in ("1", "2"):
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), folder / "01_a.ipynb")
+        assert command.find(folder)["01"] == folder / "01_a.ipynb"
+        command.check_pair(folder / "01_a.ipynb", in_place=source == "1")
+    assert "01_a.ipynb differs from 01_a.py" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["--in-place"])
 
 
 def test_notebooks_are_run_by_number(notebooks, tmp_path):

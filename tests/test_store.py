@@ -77,7 +77,7 @@ def make_first(folder, config=1, make=write_one):
     return make_stage(folder, config, {}, make, say=lambda _: None)
 
 
-def test_a_stage_is_made_once_and_again_for_another_config_or_input(tmp_path, recorder):
+def test_a_stage_is_made_once_and_again_for_another_config_or_input(tmp_path, recorder, monkeypatch):
     first = recorder.stage(HangarConfig(), {"x": "1"})
     again = recorder.stage(HangarConfig(), {"x": "1"})
     assert (first.made, again.made, len(recorder.found)) == (True, False, 1)
@@ -89,14 +89,10 @@ def test_a_stage_is_made_once_and_again_for_another_config_or_input(tmp_path, re
     assert len(recorder.found) == 3 and last.meta["fingerprint"] != first.meta["fingerprint"]
     assert "s: its config or its inputs have changed" in recorder.said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "s.lock"]
-
-
-def test_loading_writes_nothing(recorder, monkeypatch):
-    """As from a folder that is read-only."""
-    recorder.stage()
-    monkeypatch.setattr(store.stages, "FileLock", None)
-    before = {path: path.stat() for path in recorder.folder.parent.rglob("*")}
-    assert not recorder.stage().made and {path: path.stat() for path in recorder.folder.parent.rglob("*")} == before
+    monkeypatch.setattr(store.stages, "FileLock", None)  # loading writes nothing, as from a folder that is read-only
+    before = {path: path.stat() for path in tmp_path.rglob("*")}
+    assert not recorder.stage(HangarConfig(seed=1), {"x": "2"}).made
+    assert {path: path.stat() for path in tmp_path.rglob("*")} == before
 
 
 def test_the_old_stage_stays_until_the_new_one_is_complete(tmp_path):
@@ -203,7 +199,6 @@ TABLE = pd.DataFrame({"a": [1, 2], "b": ["x", None], "c": [0.5, float("nan")]})
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
 CATEGORIES = pd.DataFrame({"a": pd.Categorical(["x", "y"], ["x", "y"])})
 DIFFERENT = {
-    "dtype": (ARRAY, ARRAY.astype(np.float64)),
     "same bytes, other dtype": (ARRAY, ARRAY.view(np.int32)),
     "shape": (ARRAY, ARRAY.reshape(3, 2)),
     "objects": (np.array(["a", None]), np.array(["b", None])),
@@ -217,7 +212,6 @@ DIFFERENT = {
     "a cell": (TABLE, TABLE.assign(b=["x", "y"])),
     "index": (TABLE, TABLE.set_axis([1, 2])),
     "index's name": (TABLE, TABLE.rename_axis("row")),
-    "rows in another order": (TABLE, TABLE[::-1]),
     "categories": (CATEGORIES, CATEGORIES.assign(a=CATEGORIES["a"].cat.reorder_categories(["y", "x"]))),
     "series": (TABLE["a"], TABLE["a"] + 1),
     "fingerprint": (known("1"), known("2")),
@@ -320,16 +314,13 @@ def test_a_source_digest_ignores_comments_docstrings_and_layout(module):
     assert store.source_digest(module(SOURCE).wrapped) == digest
 
 
-def test_a_module_that_changed_after_loading_is_refused(module, tmp_path):
+def test_functions_outside_a_module_and_modules_that_changed_after_loading_are_refused(module, tmp_path):
     make, path = module(SOURCE).make, tmp_path / "experiments_of_a_test.py"
     path.write_text("# a comment\n" + SOURCE)
     store.source_digest(make)
     path.write_text(SOURCE.replace("n + 1", "n + 2"))
     with pytest.raises(ValueError, match="was changed after it was loaded: restart the kernel"):
         store.source_digest(make)
-
-
-def test_functions_outside_a_module_are_refused(module):
     scope = {"__name__": "__main__"}
     exec("def of_a_notebook(folder): pass", scope)
     loaded = module(SOURCE)

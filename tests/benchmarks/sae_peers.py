@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -67,7 +68,9 @@ class Ours:
         sizes = {"expansion": shape.d_sae // shape.d_in, "k": shape.k, "batch_size": shape.batch_size}
         aux_k = config.aux_k if config.dead_after < n_cells else 0
         config = replace(config, n_cells=n_cells, aux_k=aux_k, **sizes, **changes)
-        self.run = Run(Path(), config, Scaled(shape.d_in), range(1))
+        moments = torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, shape.d_in)
+        scaled = SimpleNamespace(d_in=shape.d_in, moments=lambda rows: moments)  # acts that are scaled already
+        self.run = Run(Path(), config, scaled, range(1))
 
     def step(self, acts: torch.Tensor) -> None:
         self.run.train_step(acts)
@@ -76,16 +79,6 @@ class Ours:
     def reconstruct(self, acts: torch.Tensor) -> tuple[torch.Tensor, int]:
         recon, codes = self.run.sae.reconstruct(acts)
         return recon, int(codes.values.count_nonzero())
-
-
-@dataclass
-class Scaled:
-    """Stands in for Activations that are scaled already."""
-
-    d_in: int
-
-    def moments(self, rows) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros(self.d_in, dtype=torch.float64), torch.ones(self.d_in, dtype=torch.float64)
 
 
 class Peer:
