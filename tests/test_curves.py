@@ -192,7 +192,10 @@ def test_the_contour_of_a_disc_points_inwards_and_agrees_with_its_own_tuning_not
     assert np.isnan(tuning.contour_agreement(own, seen * np.nan)).all()
 
 
-def test_googlenet_is_refused(tmp_path, stimuli):
+def test_a_middle_cell_does_not_keep_its_map_and_googlenet_is_refused(tmp_path, stimuli):
+    network = Network(nn.Sequential(nn.Conv2d(3, 3, 8, 8)), list("abc"), 64)
+    (seen,) = curves._middles(network, [torch.zeros(2, 3, 64, 64)], {"0": 4}, 0)
+    assert seen["0"].shape == (2, 3) and seen["0"].untyped_storage().nbytes() == 2 * 3 * 4
     other = Network(googlenet(init_weights=False, aux_logits=False, num_classes=3), list("abc"))
     with pytest.raises(ValueError, match="3x3 kernels in its 5x5 branches"):
         curves.record_middle(tmp_path, network=other, pictures=stimuli, sites=["inception3b"])
@@ -223,12 +226,6 @@ def test_a_stimulus_cropped_where_the_middle_does_not_see_gives_what_the_whole_g
     for each, acts in network.see(x, sites).acts.items():
         wanted = acts[:, cells[each], cells[each]].detach().numpy()
         np.testing.assert_allclose(np.load(tmp_path / f"{each}.npy"), wanted, rtol=1e-3, atol=1e-4 * wanted.max())
-
-
-def test_a_middle_cell_does_not_keep_its_map():
-    network = Network(nn.Sequential(nn.Conv2d(3, 3, 8, 8)), list("abc"), 64)
-    (seen,) = curves._middles(network, [torch.zeros(2, 3, 64, 64)], {"0": 4}, 0)
-    assert seen["0"].shape == (2, 3) and seen["0"].untyped_storage().nbytes() == 2 * 3 * 4
 
 
 def test_what_is_usual_is_the_quantile_of_positive_activations(smoke_study):

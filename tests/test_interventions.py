@@ -485,20 +485,20 @@ def test_experiments_from_suppression_to_verdicts(smoke_study, edits, tmp_path):
     claims = features_to_test(index.table, scores, scores[["part"]].drop_duplicates().assign(bar=0.05), 4)
     claims = pd.concat([claims.head(6), claims.tail(4)], ignore_index=True)
     claims.loc[:1, "part"] = None, claims["part"].iloc[-1]
+    for name in ("forward", "tiers", "photographs"):
+        (tmp_path / name).mkdir()
     suppress_features(tmp_path, trial=trial, index=index, claims=claims)
     suppressed = pd.read_parquet(tmp_path / "features.parquet")
     assert len(suppressed) == sae.d_sae and (suppressed.loc[suppressed["n"] == 0, "feature"] == 0).all()
-    own = trial[trial.in_b].suppress([int(suppressed["n"].idxmax())])["specificity"]
-    active = (trial[trial.in_b].strength[:, int(suppressed["n"].idxmax())] > 0).numpy()
-    assert suppressed["feature"][suppressed["n"].idxmax()] == pytest.approx(np.abs(own[active]).mean(), rel=1e-4)
-    forward = replace(trial, read=lambda seen: seen.logits)[trial.in_b]
-    (tmp_path / "forward").mkdir()
+    often, half_b = int(suppressed["n"].idxmax()), trial[trial.in_b]
+    own = half_b.suppress([often])["specificity"][(half_b.strength[:, often] > 0).numpy()]
+    assert suppressed["feature"][often] == pytest.approx(np.abs(own).mean(), rel=1e-4)
+    forward = replace(half_b, read=lambda seen: seen.logits)
     suppress_features(tmp_path / "forward", trial=forward, index=index, claims=claims)
     both = suppressed.merge(pd.read_parquet(tmp_path / "forward" / "features.parquet"), on="feature_id")
     assert set(both["feature_id"]) == set(claims["feature_id"])
     np.testing.assert_allclose(both["feature_x"], both["feature_y"], atol=1e-5)
     given = dict(trial=trial, index=index, claims=claims, suppressed=suppressed, others=[sae], nulls=[index])
-    (tmp_path / "tiers").mkdir()
     claimants = {"main": Claimant(sae, index, claims, pictures)}
     judge_parts(tmp_path / "tiers", claimants=claimants, nulls=claimants, removals=edits["remove"])
     judged = pd.read_parquet(tmp_path / "tiers" / "tiers.parquet")
@@ -511,7 +511,6 @@ def test_experiments_from_suppression_to_verdicts(smoke_study, edits, tmp_path):
     assert len(found.responses) == 12 * sae.d_sae and len(found.parts) == len(judged) and len(found.classes) == 6
     pd.testing.assert_frame_equal(found.responses, Responses.of(sae, edits["remove"]).table())
     assert (tmp_path / "null_classes.parquet").is_file()
-    (tmp_path / "photographs").mkdir()
     verdict_tables(tmp_path / "photographs", **given | {"nulls": []})  # nothing to be compared with
     alone = Verdicts.open(tmp_path / "photographs")
     assert alone.parts is None and alone.responses is None and alone.features["verdict"].notna().sum() == 6

@@ -180,16 +180,9 @@ class DictionaryLearning(Peer):
         self.n_done += 1
 
 
-class SAELensBatchTopK(SAELens):
+def batchtopk(peer: type, **more) -> type:
     """Measured with the k largest of each block of cells, not with its threshold: its best case."""
-
-    variant = "BatchTopK"
-
-
-class DictionaryLearningBatchTopK(DictionaryLearning):
-    """Measured with the k largest of each block of cells, not with its threshold: its best case."""
-
-    variant, encoding = "BatchTopK", {"use_threshold": False}
+    return type(f"{peer.__name__}BatchTopK", (peer,), {"variant": "BatchTopK"} | more)
 
 
 class Overcomplete(Peer):
@@ -242,7 +235,8 @@ class Saev:
 
 PEERS = {
     "sparsify": Sparsify, "SAELens": SAELens, "dictionary_learning": DictionaryLearning, "overcomplete": Overcomplete,
-    "saev": Saev, "SAELens, batchtopk": SAELensBatchTopK, "dictionary_learning, batchtopk": DictionaryLearningBatchTopK,
+    "saev": Saev, "SAELens, batchtopk": batchtopk(SAELens),
+    "dictionary_learning, batchtopk": batchtopk(DictionaryLearning, encoding={"use_threshold": False}),
 }  # fmt: skip
 OURS = {
     "this project": partial(Ours, variant="topk"),
