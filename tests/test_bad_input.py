@@ -37,7 +37,6 @@ OUTSIDE = ("../../x", "/x", "a/b", "..", "a\0b", "a\nb", "main.partial", "main.o
 """Names that would leave a study's folder, or stand for another folder in it."""
 
 
-# ---------------------------------------------------------------- a finished study, and what is done to it
 @pytest.fixture(scope="session")
 def finished(smoke_study, tmp_path_factory):
     """A copy of the smoke study with all its stages, which no other test writes into."""
@@ -275,7 +274,6 @@ def test_bad_input_is_refused_in_words_and_nothing_changes(w, call, error, words
         assert re.search(word, str(raised.value)), f"{word!r} is not in: {raised.value}"
 
 
-# ---------------------------------------------------------------- accepted, but only as text
 NAMES = ["../../../x", "</script><script>alert(1)</script>", "=cmd|' /C calc'!A0", "a\u2028b $\\x$"]
 
 

@@ -182,7 +182,10 @@ def test_planted_features_are_placed_at_their_level(taxonomy):
     assert (table["placed"][3:] == "none").mean() > 0.9
 
 
-def test_half_a_chooses_a_classs_feature(taxonomy):
+def test_halves_share_every_class_evenly_and_half_a_chooses_a_classs_feature(taxonomy):
+    assert halves(pd.Series(list("aabbbbccc"))).tolist() == [False, True, True, False, True, False, False, True, False]
+    assert halves(pd.Series(list("abcd"))).tolist() == [False, True, False, True]  # single images go to both halves
+    assert halves([0, 0, 0]).tolist() == [False, True, False]
     rng = np.random.default_rng(4)
     labels, maxima = pd.DataFrame({level: codes for level, (codes, _) in taxonomy.items()}), rng.random((480, 30))
     in_b = halves(labels["variant"])
@@ -239,14 +242,6 @@ def test_auroc_is_scikit_learns_and_its_z_has_deviation_1_under_permutations():
     assert np.isnan(null[..., 3]).all()
     alone = selectivity(np.float32(values), {"c": (np.arange(60) % 3, list("abc"))}, np.arange(60) % 2 == 1)
     assert np.isnan(alone["c/auroc_z"][3]) and np.isnan(alone["c/auroc_q"][3]) and alone["placed"][3] == "none"
-
-
-def test_halves_share_every_class_evenly():
-    classes = pd.Series(list("aabbbbccc"))
-    in_b = halves(classes)
-    assert in_b.tolist() == [False, True, True, False, True, False, False, True, False]
-    assert halves(pd.Series(list("abcd"))).tolist() == [False, True, False, True]  # single images go to both halves
-    assert halves([0, 0, 0]).tolist() == [False, True, False]
 
 
 PARTS = ["fuselage", "wing", "stabilizer", "fin", "engine", "propeller", "strut"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.sparse import csc_array
+from test_networks import Plain
 from torch import nn
 
 from aircraft_sae.activations import Activations
@@ -35,23 +36,10 @@ from aircraft_sae.sae import SparseAutoencoder
 SIZE, N = 32, 12
 
 
-class Plain(nn.Module):
-    """A nonlinearity follows `first`; only linear layers and a mean follow `second`."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.last = nn.Conv2d(3, 6, 5, 8, 2), nn.Conv2d(6, 8, 1), nn.Linear(8, 3)
-
-    def forward(self, x):
-        return self.last(self.second(self.first(x).tanh()).mean((2, 3)))
-
-
-class Sequence(nn.Sequential):
-    """The same as a plain sequence with a LayerNorm, which can start at "0" and "2"."""
-
-    def __init__(self):
-        pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 3))
-        super().__init__(nn.Conv2d(3, 6, 5, 8, 2), nn.Tanh(), nn.Conv2d(6, 8, 1), *pool)
+def sequence():
+    """Like Plain, but a plain sequence with a LayerNorm, which can start at "0" and "2"."""
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 3)
+    return nn.Sequential(nn.Conv2d(3, 6, 5, 8, 2), nn.Tanh(), nn.Conv2d(6, 8, 1), *head)
 
 
 class Noise(Pictures):
@@ -70,12 +58,12 @@ class Noise(Pictures):
         return [self.pixels.tobytes().hex()]
 
 
-@pytest.fixture(scope="module", params=["Plain:first", "Plain:second", "Sequence:0", "Sequence:2"])
+@pytest.fixture(scope="module", params=["Plain:first", "Plain:second", "sequence:0", "sequence:2"])
 def trial(request):
     """With and without a closed form, with and without a start in the middle."""
     kind, _, site = request.param.partition(":")
     torch.manual_seed(0)
-    pictures, model = Noise(), {"Plain": Plain, "Sequence": Sequence}[kind]()
+    pictures, model = Noise(), {"Plain": Plain, "sequence": sequence}[kind]()
     network = Network(model.requires_grad_(False), ["a", "b", "c"], SIZE, level="class")
     x = torch.stack([network.as_input(pictures.picture(image)) for image in pictures.table["image"]])
     acts = Activations(network.see(x, [site]).acts[site].half().numpy(), pictures.table, site)
@@ -565,9 +553,7 @@ def test_tier_4_needs_tier_3_in_two_other_seeds(monkeypatch, tmp_path):
 
     monkeypatch.setattr(verdicts, "tiered", planted_tiers)
     claims = pd.DataFrame({"feature_id": [0, 1, 2, 7], "chosen": "part", "part": ["fin", "wing", "engine", "fin"]})
-    names = list(tiers_of)
-    claimants = {name: Claimant(None, None, claims, None, name, [other for other in names if other != name])
-                 for name in names}  # fmt: skip
+    claimants = {name: Claimant(None, None, claims, None, name, [*tiers_of.keys() - {name}]) for name in tiers_of}
     judge_parts(tmp_path, claimants=claimants, nulls={}, removals=tmp_path)
     got = pd.read_parquet(tmp_path / "tiers.parquet")
     main = got[got["claimant"] == "main"]

@@ -60,8 +60,7 @@ def run(*words):
 def test_no_writable_home_is_needed(notebooks, monkeypatch, capfd):
     notebooks(**{"01_first": GOOD})
     monkeypatch.setenv("HOME", "/proc")
-    monkeypatch.delenv("USER", raising=False)
-    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
+    for name in ("USER", "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
         monkeypatch.delenv(name, raising=False)
     assert run() == 0 and "True smoke" in capfd.readouterr().err
 

@@ -99,11 +99,6 @@ def keep_lines(pattern: str, wanted: slice):
     return change
 
 
-def keep_one_class(folder: Path):
-    keep_lines("images_*.txt", slice(0, None, 3))(folder)
-    keep_lines("[!i]*.txt", slice(1))(folder)  # the names of classes
-
-
 VAL = "images_variant_val.txt"
 TRAIN = ["тtrain0", "vtrain1", "xtrain2", "тtrain3", "vtrain4", "xtrain5", "тtrain6"]
 REFUSED = {
@@ -120,7 +115,8 @@ REFUSED = {
     "levels disagree": (edit("images_family_val.txt", "тval0", "val9"), ValueError, ["2 images", "val9", "variant"]),
     "line without label": (edit(VAL, "тval0 F-16A/B", "тval0"), ValueError, [VAL, "тval0", "image label"]),
     "class unused": (edit("families.txt", "Ан-2", "Ан-2\nАн-3"), ValueError, ["Ан-3", "without an image"]),
-    "one class": (keep_one_class, ValueError, ["two classes (variant)"]),
+    "one class": (lambda f: [keep_lines("images_*.txt", slice(0, None, 3))(f), keep_lines("[!i]*.txt", slice(1))(f)],
+                  ValueError, ["two classes (variant)"]),
     "one test a class": (keep_lines("*_test.txt", slice(3)), ValueError, ["two test pictures of one", "list more"]),
 }  # fmt: skip
 

@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import stat
 import sys
 import threading
 import time
@@ -41,11 +40,8 @@ LIMIT = 120
 """Seconds after which a child counts as hanging."""
 
 
-# in the child ---------------------------------------------------------------------------------------------------------
-
-
 def run_stages(data_dir, stages=STAGES, changes=()):
-    """Make or load the study's stages in order; {stage: whether it was made}."""
+    """In a child: make or load the study's stages in order; {stage: whether it was made}."""
     from aircraft_sae.study import Study
     from aircraft_sae.view.atlas import export_atlas
 
@@ -71,7 +67,7 @@ def _edit(study):
 
 
 def write_labels(data_dir, n=30):
-    """Write a person's labels; announce each once it is on disk."""
+    """In a child: write a person's labels; announce each once it is on disk."""
     from aircraft_sae import study
     from aircraft_sae.view.browser import Labels
 
@@ -103,7 +99,7 @@ def _child(pipe, work, arguments, target, trap, hurried):
 
 
 def _prepare(say, hurried):
-    """Send lines to the parent, save progress often, since the smoke stages are short, and use one thread."""
+    """In a child: send lines to the parent, save progress often, as the smoke stages are short, and use one thread."""
     import torch
 
     from aircraft_sae import activations, store, study
@@ -121,7 +117,7 @@ def _prepare(say, hurried):
 
 
 def _set_trap(trap, root):
-    """Count changes to files under `root` once armed, and kill this process just before one of them.
+    """In a child: count changes to files under `root` once armed, and kill the process just before one of them.
 
     trap: (kind, number). "event" is any change; "rename" falls between writing a file and renaming it; "swap" is the
     renaming of meta.json or any later change.
@@ -143,9 +139,6 @@ def _set_trap(trap, root):
 
     sys.addaudithook(hook)
     return counts
-
-
-# in the parent --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -250,10 +243,9 @@ def _content(file):
 
 
 def exact(runs, stages):
-    """{file: (checksum, inode, time of change)} of finished stages, which nothing may touch."""
+    """{file: (content, inode, time of change)} of finished stages, which nothing may touch."""
     files = [file for stage in stages for file in (runs / stage).rglob("*") if file.is_file()]
-    return {file: (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat()[stat.ST_INO], file.stat().st_mtime_ns)
-            for file in files}  # fmt: skip
+    return {file: (file.read_bytes(), file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
 
 class Unbroken:

@@ -35,7 +35,6 @@ from aircraft_sae.store import read_json, write_json
 os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")  # sparsify's kernels are for GPUs
 
 PRODUCT = "encoder product"
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -291,12 +290,13 @@ def added_memory(shape: Shape, name: str, n_steps: int = 4) -> float:
     contestant = make(shape)
     for _ in range(n_steps):
         contestant.step(acts)
-    return (_resident("VmHWM") - before) / MIB
+    return (_resident("VmHWM") - before) / 1024
 
 
 def _resident(field: str) -> int:
+    """KiB of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def step(shape: Shape, rounds: int, threads: int) -> None:
