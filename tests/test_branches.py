@@ -296,13 +296,10 @@ def test_a_feature_sees_what_its_kernels_span(smoke_study, line, tmp_path):
     assert found["unit"].tolist() == [1] and found["radius"][0] == pytest.approx(3.0, abs=0.2)
 
 
-def test_neighbours_are_near_in_activity_and_none_is_taken_twice():
+def test_null_features_are_near_in_activity_and_a_derivative_predicts_effects_of_its_own_feature_alone():
     assert circuits.neighbours([*range(20)], [5, 6]) == [4, 3, 7, 8]
     found = circuits.neighbours([*range(100)], [0, 50, 99, 51])
     assert len(set(found)) == 8 and not set(found) & {0, 50, 99, 51} and found[:2] == [1, 2] and found[4:6] == [98, 97]
-
-
-def test_a_derivative_predicts_its_own_features_effects():
     rng = np.random.default_rng(0)
     rows = [("asked", "a", i, j) for i in range(5) for j in range(200)] + [("control", "a", 9, j) for j in range(200)]
     edges = pd.DataFrame(rows, columns=["role", "first", "upstream", "downstream"]).assign(plain=1.0)

@@ -159,7 +159,7 @@ def test_effects_by_hand():
     assert other["margin"].tolist() == [-2, 0]
 
 
-def test_matched_features_are_alike_and_never_the_same():
+def test_matched_features_and_random_directions_are_like_the_features_they_control_for():
     rng = np.random.default_rng(0)
     density, strength = rng.uniform(0.001, 0.2, 300), rng.uniform(1, 3, 300)
     density[:3], strength[3] = [0, 0.9, 0.1], 1000
@@ -170,14 +170,11 @@ def test_matched_features_are_alike_and_never_the_same():
     assert has.mean() > 0.9 and (partner != np.arange(300)).all()
     for values in (density, strength):
         assert (np.abs(values[partner[has]] / values[has] - 1) <= 0.25).all()
-
-
-def test_random_directions_have_the_given_lengths_and_covariance_and_are_stable_under_its_rounding():
     like = torch.full((4000, 3), 2.0)
     drawn = random_directions(like, torch.diag(torch.tensor([4.0, 1.0, 0.0])))
     torch.testing.assert_close(drawn.norm(dim=1), like.norm(dim=1))
     assert drawn[:, 2].abs().max() < 1e-6 and drawn[:, 0].square().mean() > 1.5 * drawn[:, 1].square().mean()
-    covariance, like = torch.eye(16), torch.ones(5, 16)  # any vectors are its eigenvectors
+    covariance, like = torch.eye(16), torch.ones(5, 16)  # any vectors are its eigenvectors, and rounding picks some
     noise = 1e-6 * torch.randn(16, 16, generator=torch.Generator().manual_seed(1))
     near = random_directions(like, covariance + noise + noise.t())
     torch.testing.assert_close(near, random_directions(like, covariance), atol=1e-3, rtol=0)
