@@ -54,8 +54,8 @@ def test_shifts_and_turns_are_those_of_the_table(stimuli):
 
 def bumps(peaks, half_width=20.0):
     """Triangles that fall to 0.5 at half_width from their peaks: a function from angles (n, 1) to (n, d)."""
-    away = lambda angle: np.abs((angle - np.array(peaks, float) + 180) % 360 - 180)  # noqa: E731
-    return lambda angle: np.maximum(1 - away(angle) / (2 * half_width), 0)
+    peaks = np.array(peaks, float)
+    return lambda angle: np.maximum(1 - np.abs((angle - peaks + 180) % 360 - 180) / (2 * half_width), 0)
 
 
 def on_circle(*bump) -> np.ndarray:

@@ -79,9 +79,7 @@ def test_run_shows_progress_and_writes_notebooks_and_one_offline_report(notebook
     assert "training: 100%" in errors and "01_first: code cell 4 of 4\n" in errors and "True smoke" in errors
     assert output.splitlines()[-1].startswith("Done in ")
     modules = Path(command.__file__).parent.rglob("*.py")
-    assert not [path for path in modules if "tqdm.auto" in path.read_text()], (
-        "draws widgets, which the command cannot show"
-    )
+    assert not any("tqdm.auto" in path.read_text() for path in modules), "widgets, which the command cannot show"
     report = tmp_path / "data" / "runs" / "smoke" / "report"
     names = [f"{name}.{end}" for name in ("01_first", "02_last") for end in ("html", "ipynb")]
     assert sorted(path.name for path in report.iterdir()) == [*names, "index.html"]
