@@ -123,11 +123,11 @@ def test_edits_of_nothing_a_subset_and_the_logits_from_a_site(trial):
 
 @pytest.mark.parametrize("trial", ["Plain:first"], indirect=True)
 def test_another_read_out_of_the_same_edit(trial):
-    labels = torch.zeros(N, dtype=torch.int64)
-    own = replace(
-        trial, labels=labels, read=lambda seen: seen.acts["second"][..., 2].amax((1, 2))[:, None], sites=["second"]
-    )
-    got = own.suppress([1])
+    def largest(seen):
+        return seen.acts["second"][..., 2].amax((1, 2))[:, None]
+
+    own = replace(trial, labels=torch.zeros(N, dtype=torch.int64), read=largest, sites=["second"])
+    got = own.suppress(range(own.sae.d_sae))
     assert np.array_equal(got["logit"], got["specificity"]) and np.abs(got["logit"]).max() > 1e-4
 
 
