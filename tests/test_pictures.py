@@ -116,7 +116,7 @@ REFUSED = {
     "line without label": (edit(VAL, "тval0 F-16A/B", "тval0"), ValueError, [VAL, "тval0", "image label"]),
     "class unused": (edit("families.txt", "Ан-2", "Ан-2\nАн-3"), ValueError, ["Ан-3", "without an image"]),
     "one class": (lambda f: [keep_lines("images_*.txt", slice(0, None, 3))(f), keep_lines("[!i]*.txt", slice(1))(f)],
-                  ValueError, ["two classes (variant)"]),
+                  ValueError, ["two classes (variant)"]),  # every third image, and the first name of each level
     "one test a class": (keep_lines("*_test.txt", slice(3)), ValueError, ["two test pictures of one", "list more"]),
 }  # fmt: skip
 
