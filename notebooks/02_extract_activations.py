@@ -145,7 +145,7 @@ assert all(abs(sum(own.values()) - 1) < 1e-9 and min(own.values()) > -1e-6 for o
 # %% [markdown]
 # So an error quoted as a share of *all* squared length can be small even if an autoencoder has found nothing but the
 # mean. The next notebooks therefore compare errors with the variance around the mean. But the direction with the most
-# variance need not matter most, because the network normalises each cell afterwards.
+# variance need not matter most to the network.
 
 # %% [markdown]
 # ## In how many directions do cells vary?

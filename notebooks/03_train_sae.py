@@ -528,7 +528,7 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # - *This project*, and saev: squared error over squared distance from the mean *training* cell.
 # - *sparsify* and *SAELens*: the same, but with distances from the mean of the test cells themselves.
 # - *dictionary_learning*: variance of the error over variance of the activations, which forgives a constant error.
-# - *overcomplete*: the same, but with distances from a single number, the mean over all cells and channels.
+# - *overcomplete*: squared error over squared distance from a single number, the mean over all cells and channels.
 # - *Mean of cells' ratios* (SAELens' older default, SAEBench's paper, ViT-Prisma): one ratio per cell, averaged over
 #   cells.
 # - *OpenAI*: each cell's squared error over its squared length, averaged over cells.

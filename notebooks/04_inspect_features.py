@@ -402,10 +402,10 @@ if len(purity):
 # %%
 if len(purity):
     on_, on_random = (in_words(results[f"top_cells_on_aircraft{end}"]) for end in ("", "_random_directions"))
+    of_random = f"{np.median(lucky_):.2f} for random directions (n = {len(lucky_)}), " if len(lucky_) else ""
     text = f"""**Takeaway.** A random feature's strongest cells lie on the aircraft in {on_} of the cases, a random
     direction's in {on_random}. Where at least half of them do, median purity is {np.median(highest):.2f} (n =
-    {len(purity)} features), for random directions {np.median(lucky_):.2f} (n = {len(lucky_)}), and for random aircraft
-    cells {np.median(null):.2f}."""
+    {len(purity)} features), {of_random}and {np.median(null):.2f} for random aircraft cells."""
     display(Markdown(text))
 
 # %% [markdown]
@@ -431,7 +431,7 @@ display(figure)
 # factors, such as class, view, light, paint and background. For each local feature that is active and claims no part,
 # we choose on half A the factor that explains most of the variance, over pictures, of the feature's largest activation
 # (numerical factors are cut into eighths). On half B we measure how much that factor explains. One null shuffles the
-# pictures of half B; the other does the same for random directions.
+# pictures of half B. The other takes the same steps, without shuffling, for all active random directions.
 
 # %%
 groups, numbers = {}, pd.DataFrame()

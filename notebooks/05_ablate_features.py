@@ -170,9 +170,9 @@ display(by_part["main"] if editable else Markdown(NO_MASKS))
 # %% [markdown]
 # What do the top cases look like? These are the first three parts of the second table, which is sorted by tier and then
 # by R. (R was measured on these very scenes, so this choice flatters.) Each pair shows the scene in which the feature
-# is strongest, with the part and without it. The lower row shows the same for a null's best feature: of the three nulls
-# in the trained network, the one with the largest R for the part. Captions give the largest activation anywhere in the
-# picture; R counts only the part's own cells.
+# is strongest, with the part and without it. The lower row shows the same for a null's best feature: of a second draw
+# of the three nulls in the trained network, the one with the largest R for the part (so it need not be the table's
+# null). Captions give the largest activation anywhere in the picture; R counts only the part's own cells.
 
 # %%
 cases, asked = by_part["main"].head(3) if editable else pd.DataFrame(), {"best feature": [], "best null": []}
@@ -185,10 +185,10 @@ if editable:
     asked["best null"] = [(part, int(row.feature_id), nulls[row.claimant]) for part, row in rows.iterrows()]
 
 # %%
-shown_, captions = {kind: [] for kind in asked}, {kind: [] for kind in asked}
+shown_, captions, known = {kind: [] for kind in asked}, {kind: [] for kind in asked}, {}
 scenes_ = pd.read_parquet(removals / "scenes.parquet")["scene"] if editable else None
 for kind, (part, j, own) in ((kind, each) for kind, some in asked.items() for each in some):
-    responses = ablation.Responses.of(own, removals)
+    responses = known[id(own)] = known.get(id(own)) or ablation.Responses.of(own, removals)
     its = responses.of_part(part)[1]
     strongest = scenes_[its[responses.before[its, j].argmax()]]
     pair = torch.stack([network.as_input(ablation.without(strongest, each, size, 2)) for each in (None, part)])

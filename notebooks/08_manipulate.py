@@ -131,8 +131,8 @@ display(Markdown(text))
 # not explain: x' = x + (s max - f) d, where f is the feature's activation and d its decoder row. At *s* = 0 the feature
 # is off; at -2 it is pushed far below zero. Unless *s* is 0, cells in which the feature was silent change, too.
 #
-# *Target* cells are the cells that the head names after the knob's part. When a good knob is turned down, target cells
-# **lose** that name; when it is turned up, other cells **gain** it. Nothing else should change. The controls add
+# *Target* cells are those to which the head gives the name of the knob's part. When a good knob is turned down, target
+# cells **lose** that name; when it is turned up, other cells **gain** it. Nothing else should change. The controls add
 # vectors of the same length in every cell:
 #
 # - *random directions* (20 for each part, drawn with the covariance of the cells), *isotropic* directions (as in saev,

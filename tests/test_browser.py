@@ -259,6 +259,30 @@ def test_effects_are_on_the_chosen_margin(bench, subject, catalogue):
             bench.page(subject, row, wrong)
 
 
+def test_the_page_can_work_out_the_parts_that_cells_show(bench, subject, catalogue):
+    """From the picture's page and the pushes alone, multipliers give the head's logits of edited acts."""
+    page, (known, files) = bench.page(subject), Answers(catalogue).regions()
+    assert known["names"] == ["background", *catalogue.trial.pictures.region_names]
+    multipliers = {each["feature_id"]: 3.0 * (i % 2) for i, each in enumerate(page["active"])}
+    for file, directions in zip(files, (bench.W_dec, catalogue.trial.random), strict=True):
+        adds, got = np.frombuffer(file, "<f4").reshape(-1, len(known["names"])), np.array(page["regions"])
+        for i, cell in enumerate(page["cells"]):
+            for j, value in cell:
+                got[i] += (multipliers[j] - 1) * value * adds[j]
+        acts = subject.acts + sum((m - 1) * subject.codes[..., j, None] * directions[j] for j, m in multipliers.items())
+        np.testing.assert_allclose(got, catalogue.head.logits(acts).flatten(0, 1), atol=1e-3)
+        assert np.abs(got - page["regions"]).max() > 0.1
+
+
+@pytest.mark.parametrize("n", [1, 256])
+def test_a_picture_lists_all_its_active_features(bench, subject, n):
+    codes = torch.zeros_like(subject.codes)
+    codes[0, 0, :n] = torch.linspace(1, 2, n)  # all in one cell
+    page = bench.page(replace(subject, codes=codes))
+    assert page["n_active"] == len(page["active"]) == n
+    assert [j for j, _ in page["cells"][0]] == list(reversed(range(n))) and not any(page["cells"][1:])
+
+
 def test_a_blur_changes_its_cells_only_and_its_control_is_equally_changed_and_on_the_aircraft(bench, subject):
     got = bench.blurred(subject, [(0, 1)], sigma=16)
     size, (rows, columns) = subject.x.shape[1], subject.acts.shape[:2]
@@ -391,10 +415,15 @@ def atlas(smoke_study):
     return export_atlas(smoke_study).parent
 
 
+def given(atlas, name):
+    """What a script hands to the page."""
+    text = (atlas / name).read_text(encoding="utf-8")
+    return json.loads(text.partition(", ")[2].rstrip().removesuffix(");"))
+
+
 def test_the_atlas_has_every_feature_and_picture_that_it_shows(atlas, catalogue, often):
     first = often - often % 20
-    text = (atlas / f"features/{first:05d}.js").read_text(encoding="utf-8")
-    page = json.loads(text.partition(", ")[2].rstrip().removesuffix(");"))[often - first]
+    page = given(atlas, f"features/{first:05d}.js")[often - first]
     wanted, maps = catalogue.feature(often)
     for tile, own in zip(page["galleries"]["top"]["tiles"], wanted["gallery"], strict=True):
         value = pytest.approx(own["value"], rel=1e-4)
@@ -407,7 +436,13 @@ def test_the_atlas_has_every_feature_and_picture_that_it_shows(atlas, catalogue,
     shown = {tile["picture"] for each in page["galleries"].values() for tile in each["tiles"]}
     assert shown and all((atlas / "pictures" / f"{row:05d}.jpg").is_file() for row in shown)
     assert len(list((atlas / "features").glob("*.js"))) == -(-catalogue.trial.sae.d_sae // 20)
-    assert len(list((atlas / "bench").glob("*.jpg"))) == 2 * len(catalogue.network.classes)
+    pictures = list((atlas / "bench").glob("*.jpg"))
+    assert len(pictures) == 2 * len(catalogue.network.classes)
+    hidden = np.frombuffer(base64.b64decode(given(atlas, f"bench/{pictures[0].stem}.js")["hidden"]), np.float32).copy()
+    logits = catalogue.trial.readout.logits(torch.from_numpy(hidden)[None])[0]
+    same(logits, Bench(catalogue).of_row(int(pictures[0].stem)).logits)
+    with pytest.raises(ValueError, match="picture 99999 is not one of"):
+        catalogue.thumbnail(99999)
 
 
 def test_the_atlas_bench_covers_classes_mistakes_and_galleries(catalogue):

@@ -172,6 +172,7 @@ def put_on_bench(page, catalogue, row):
 
 def check_change(page, made, kind="browser", tolerance=1e-3):
     """The front end has the logits of `Bench.change`, with random directions too."""
+    assert (made["after"] - made["before"]).abs().max() > 2 * tolerance
     until(lambda: state(page, "state.after.after", kind), pytest.approx(made["after"].tolist(), abs=tolerance))
     same(state(page, "state.after.random", kind), made["random"], 1e-3)
 

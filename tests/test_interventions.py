@@ -232,14 +232,13 @@ def test_blur_effects_are_those_of_the_edited_picture_and_0_without_an_edit(tria
         assert own["image_row"].tolist()[:3] == np.argsort(-peaks, kind="stable")[:3].tolist()
         np.testing.assert_allclose(own["value"], peaks[own["image_row"]])
 
-    def blurred_by(sigma):
-        own = replace(trial, network=network)
+    def blurred_by(sigma, own):
         blur_peaks(tmp_path, trial=own, index=index, picks=picks, sigma=sigma, window=16)
         return pd.read_parquet(tmp_path / "blur.parquet")
 
-    table, measured = blurred_by(1e-3), ["change", "feature", "logit", "margin", "confidence", "specificity"]
+    table, measured = blurred_by(1e-3, trial), ["change", "feature", "logit", "margin", "confidence", "specificity"]
     assert (table[[*measured, "restored_logit", "random_logit"]] == 0).all(axis=None) and len(table) > len(picks)
-    table = blurred_by(4)
+    table = blurred_by(4, replace(trial, network=network))
     targets = table[table["where"] == "target"].set_index(["feature_id", "image_row"])
     assert len(targets) == len(picks) and {"anywhere", "target"} <= set(table["where"])
     assert "foreground" not in set(table["where"])  # noise has no regions

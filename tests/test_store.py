@@ -339,7 +339,9 @@ def test_atomic_writes_keep_the_old_file_when_they_fail(tmp_path, monkeypatch):
     assert os.listdir(path.parent) == ["table.parquet"] and pd.read_parquet(path)["a"].tolist() == [1, 2]
 
 
-def test_the_data_folder_is_the_checkouts_unless_the_environment_names_one(monkeypatch):
+def test_the_data_folder_is_the_checkouts_unless_the_environment_names_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path))
+    assert store.data_folder() == tmp_path
     monkeypatch.delenv("AIRCRAFT_SAE_DATA_DIR")
     data = store.data_folder()
     assert data.name == "data" and (data.parent / "pyproject.toml").is_file()

@@ -72,7 +72,7 @@ def k_means(acts: Activations, rows: np.ndarray, n_centres: int) -> torch.Tensor
 
 
 def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, scale, directions: torch.Tensor) -> SparseAutoencoder:
-    """An autoencoder whose features are directions (a multiple of d_in, d_in); the k best fits to acts are active."""
+    """An autoencoder of directions (a multiple of d_in, d_in); the k with the largest products with acts are active."""
     cfg = replace(sae.cfg, variant="topk", expansion=len(directions) // sae.d_in, tied=False)
     made, rows = SparseAutoencoder(cfg, sae.d_in), normalize(directions)
     made.load_state_dict({"W_dec": rows, "W_enc_rows": rows}, strict=False)
@@ -80,7 +80,7 @@ def dictionary(sae: SparseAutoencoder, mean: torch.Tensor, scale, directions: to
 
 
 def both_signs(directions: torch.Tensor) -> torch.Tensor:
-    """Each direction and its negative, because activations are never negative."""
+    """Each direction and its negative, because a feature's activation is never negative."""
     return torch.cat([directions, -directions])
 
 

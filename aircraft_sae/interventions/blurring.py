@@ -3,7 +3,7 @@
 An edit shows the blurred picture g inside a square window, and the picture x outside it. A control window is *matched*
 if its squared change |x - g|^2 is within a fifth of the target's. Kinds of control: on the foreground (wherever a
 region is shown), anywhere, on the foreground where the feature is lowest, and under the peak of another feature of like
-density. Two kinds, drawn at random, are blurred in each picture.
+density. Two kinds, drawn at random, are blurred for each feature and picture.
 """
 
 from collections.abc import Iterator, Sequence

@@ -155,7 +155,7 @@ class Responses:
         return table.melt("feature_id", var_name="part", value_name="response")
 
     def at_part(self, part: str, feature_id: int) -> tuple[Estimate, Estimate]:
-        """R at the part's own cells: if the part is removed, and if other parts are that are at most twice as large.
+        """R at the part's own cells: for removing the part, and for removing others that are at most twice as large.
 
         R: the fall of the largest activation in these cells, as a share of the largest anywhere before the edit, over
         scenes that show the part and activate the feature. Size: the median number of pixels that a removal changes.

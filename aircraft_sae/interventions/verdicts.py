@@ -144,7 +144,7 @@ class Claimant:
 
 
 class Measured(NamedTuple):
-    """Estimates for a feature and a part; swapped: ap with another picture's masks; others: R for other parts."""
+    """Estimates for a feature and a part; swapped: ap with another picture's masks; others: R if others are removed."""
 
     ap: Estimate
     swapped: Estimate

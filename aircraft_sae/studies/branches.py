@@ -66,7 +66,7 @@ def excess(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
 
 
 def equalised(groups: Groups, even: bool = True) -> tuple[np.ndarray, dict[str, slice]]:
-    """(random channels, groups among them): as many of each branch as the narrowest has; in proportion if not even."""
+    """(random channels, groups among them): as many of each branch as the narrowest has, or in proportion."""
     rng, widths = np.random.default_rng(0), np.array([own.stop - own.start for own in groups.values()])
     wanted = np.full(len(widths), widths.min())
     if not even:
@@ -78,7 +78,7 @@ def equalised(groups: Groups, even: bool = True) -> tuple[np.ndarray, dict[str, 
 
 
 def permutation_p(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
-    """(d_sae, branches) p of each row's shares if channels are permuted; 1 if under two deviations above chance."""
+    """(d_sae, branches) p: how often permuted channels give a branch its share; 1 within two deviations of chance."""
     far, squares = excess(W_dec, groups), np.square(np.maximum(W_dec, 0)).astype(np.float32)
     drawn, found = _drawn(W_dec.shape[1], tuple(own.stop - own.start for own in groups.values())), {}
     for (name, own), chosen in zip(groups.items(), drawn, strict=True):

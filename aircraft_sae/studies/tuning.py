@@ -176,4 +176,5 @@ def contour_angles(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 def contour_agreement(curves: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """(d,) correlation of curves (d, angles) with `seen`: mean activation by contour angle (d, bins); nan if flat."""
     coarse = curves[:, :: curves.shape[1] // seen.shape[1]]  # one angle a bin
-    return pd.DataFrame(coarse.T).corrwith(pd.DataFrame(seen.T)).to_numpy()
+    found = pd.DataFrame(coarse.T).corrwith(pd.DataFrame(seen.T)).to_numpy()
+    return np.where(np.isfinite(seen).sum(1) > 2, found, np.nan)

@@ -85,7 +85,7 @@ class Crew:
             try:
                 ends.append(faults.finish(*one))
             except TimeoutError:
-                if not killed:
+                if not killed or one[0].said:
                     raise
                 ends.append(None)
         return ends
