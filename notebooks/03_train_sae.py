@@ -248,7 +248,8 @@ assert study.config.name != "hangar" or same > best["explained_variance"]
 #
 # Autoencoders also reconstruct the activations of networks that learned nothing. As a control we shuffle the entries of
 # every weight tensor, and train an autoencoder of the same size on the resulting *permuted* network. To compare like
-# with like, we train and test both autoencoders on every third picture.
+# with like, we train both autoencoders on as many cells (an eighth, as above), and train and test both on every third
+# picture.
 
 # %%
 control_acts = study.activations(network="permuted", pictures="every3")
@@ -424,7 +425,8 @@ for name, chosen in groups.items():
 table["chance"] = ["", f"{results['seed_chance_cosine']:.2f}", "0"]
 
 # %% [markdown]
-# How far has training moved features from their random start? Here frequent and rare features are shown separately:
+# How far has training moved features from their random start? Here frequent and rare features are shown separately. A
+# feature that is closer to its own start than to any partner may simply have been trained too little:
 
 # %%
 display(table)

@@ -118,8 +118,8 @@ captions = [f"{name}: feature {heat.max():.2f}, logit {each:.2f}" for name, heat
 plots.titled(plots.picture_grid([heated], [captions]), "What do the interventions do to one feature?")
 
 # %% [markdown]
-# We chose this feature and picture because the activation is strong, so the feature probably loses more here than
-# features generally do. The rest of the notebook measures how much features lose in general, and how much a null loses.
+# We chose this feature and picture because the activation is strong, so what it loses here is no measure of what
+# features generally lose. The rest of the notebook measures that, and how much a null loses.
 
 # %% [markdown]
 # ## How far does the best feature of each part get?
@@ -134,12 +134,14 @@ plots.titled(plots.picture_grid([heated], [captions]), "What do the intervention
 # 2. *Specific*: its AUROC among aircraft cells of the same family and place in the picture is also above that of every
 #    null's best, by at least 0.05. Knowing family and place alone gives 0.5.
 # 3. *Causal in the scene*: when the part is removed, the activation in the part's cells falls by a share *R* of the
-#    feature's maximum. R is at least 0.3, and larger than when other parts, of similar size or smaller, are removed.
+#    feature's largest activation in the scene (sums over scenes). R is at least 0.3, and larger than when other parts,
+#    of similar size or smaller, are removed.
 # 4. *Replicated*: in each of two other seeds, the part's best feature reaches tier 3, too. (It need not be the same
 #    feature. Notebook 04 asks how many features recur.)
 #
-# Notebook 04 had two more nulls, the network's channels and its principal components. Both come from the trained
-# network, so they do not count here as dictionaries that learned nothing.
+# Notebook 04 had two more nulls, the network's channels and its principal components. Channels are what the network
+# learned, and components are fitted to it, so neither counts here as a dictionary that learned nothing. For some parts
+# their AP in notebook 04 is above that of the four: with them among the nulls, fewer parts might pass.
 
 # %%
 judged, removals = {}, study.removals() if editable else None
@@ -212,9 +214,11 @@ for like, table_ in judged.items():
         results[f"{BEFORE[like]}{name}_mean"] = point(own[name].mean(), int(own[name].notna().sum()))
     results[f"{BEFORE[like]}R_above_null"] = point(int((own["R"] > own["null_R"]).sum()), len(own))
     mean_R, null_R = own["R"].mean(), own["null_R"].mean()
-    told += [f"At {LIKES[like]} the mean R is {mean_R:.2f} for the best features and {null_R:.2f} for the nulls' best."]
-text = f"""**Takeaway.** {" ".join(told)} Where the nulls' best fall as much, R alone is no evidence; tier 3
-therefore builds on tier 2 (n = {len(parts)} parts)."""
+    told += [
+        f"At {LIKES[like]} the mean R is {mean_R:.2f} for the best features, and {null_R:.2f} for each part's best null."
+    ]
+text = f"""**Takeaway.** {" ".join(told)} Where a null's best falls as much, R alone is no evidence; tier 3 therefore
+builds on tier 2 (n = {len(parts)} parts)."""
 display(Markdown(text if editable else NO_MASKS))
 
 # %% [markdown]
@@ -263,7 +267,8 @@ if editable:
     (figure, ax), blues = plots.sheet(3.8), ["#C6DBEF", "#6BAED6", "#2171B5", "#08306B"]
     pd.DataFrame(reached, [f"tier {tier}" for tier in (1, 2, 3, 4)]).T.plot.barh(ax=ax, color=blues, width=0.8)
     ax.invert_yaxis()
-    ax.set(xlabel=f"parts, of {len(parts)}, whose best feature reaches the tier", xlim=(0, len(parts)))
+    ax.set(xlabel=f"parts, of {len(parts)}, whose best feature reaches the tier (features: median of three seeds)")
+    ax.set_xlim(0, len(parts))
     figure = plots.titled(figure, "For how many parts does a feature pass the tests?")
 display(figure)
 
@@ -274,9 +279,11 @@ for like in ("main", "local") if editable else ():
     two, three, four = (results[f"{before}parts_at_tier_{tier}"] for tier in (2, 3, 4))
     null_2, null_3 = (results[f"{before}null_parts_at_tier_{tier}_max"] for tier in (2, 3))
     by_chance = results[f"{before}replicated_by_chance"]
+    alone = int(by_part[like].loc[by_part[like]["tier"] >= 3, "R, other parts"].isna().sum())
     told_tiers[like] = f"""At {LIKES[like]}, features reach tier 2 for {two[0]} of {len(parts)} parts (median of three
     seeds; {two[1]} to {two[2]}; best null: {null_2}), tier 3 for {three[0]} ({three[1]} to {three[2]}; best null:
-    {null_3}), and tier 4 for {four[0]} (by chance: {by_chance:.1f})."""
+    {null_3}), and tier 4 for {four[0]} (by chance: {by_chance:.1f}). (Of the first seed's parts at tier 3, {alone} had
+    no other part of similar size to be compared with.)"""
 display(Markdown("\n\n".join(f"**Takeaway.** {each}" for each in told_tiers.values()) if editable else NO_MASKS))
 
 # %% [markdown]
@@ -556,6 +563,10 @@ columns = {
 }
 display(pd.DataFrame(columns).fillna("–").rename_axis("blurred window"))
 
+# %% [markdown]
+# The last column compares only pictures that have a matched control of that kind, so it is not the difference of the
+# column before. Here is the same by how the picture was chosen:
+
 # %%
 columns = {
     "maximum lost under the peak": [in_words(entry) for entry in at_peak.values()],
@@ -691,6 +702,9 @@ text = f"""**Takeaway.** Of {len(classes)} random features, {len(passed)} pass e
 display(Markdown(text))
 
 # %% [markdown]
+# The bar for AUROC is high: a feature has to beat the best of a whole null dictionary. We know of no direction that
+# must pass all tests, so a count near zero says that features like these are rare, not that none could exist.
+#
 # Which tests do features fail? Here are the eight features with the smallest p in the suppression test, with their
 # AUROC (and the best null's), the effect of suppressing them on the class's logit relative to other classes, and the
 # mean effect of the random directions (*control*):
