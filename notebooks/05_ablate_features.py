@@ -213,9 +213,9 @@ for like, table_ in judged.items():
     for name in ("R", "null_R"):
         results[f"{BEFORE[like]}{name}_mean"] = point(own[name].mean(), int(own[name].notna().sum()))
     results[f"{BEFORE[like]}R_above_null"] = point(int((own["R"] > own["null_R"]).sum()), len(own))
-    mean_R, null_R = own["R"].mean(), own["null_R"].mean()
+    own, null = own["R"].mean(), own["null_R"].mean()
     told += [
-        f"At {LIKES[like]} the mean R is {mean_R:.2f} for the best features, and {null_R:.2f} for each part's best null."
+        f"At {LIKES[like]} the mean R is {own:.2f} for the best features, and {null:.2f} for each part's best null."
     ]
 text = f"""**Takeaway.** {" ".join(told)} Where a null's best falls as much, R alone is no evidence; tier 3 therefore
 builds on tier 2 (n = {len(parts)} parts)."""
