@@ -214,9 +214,7 @@ for like, table_ in judged.items():
         results[f"{BEFORE[like]}{name}_mean"] = point(own[name].mean(), int(own[name].notna().sum()))
     results[f"{BEFORE[like]}R_above_null"] = point(int((own["R"] > own["null_R"]).sum()), len(own))
     own, null = own["R"].mean(), own["null_R"].mean()
-    told += [
-        f"At {LIKES[like]} the mean R is {own:.2f} for the best features, and {null:.2f} for each part's best null."
-    ]
+    told += [f"At {LIKES[like]} mean R is {own:.2f} for the best features, and {null:.2f} for each part's best null."]
 text = f"""**Takeaway.** {" ".join(told)} Where a null's best falls as much, R alone is no evidence; tier 3 therefore
 builds on tier 2 (n = {len(parts)} parts)."""
 display(Markdown(text if editable else NO_MASKS))
