@@ -235,9 +235,9 @@ results["about_more_than_random"] = (len(above), None, None, len(table))
 both = table.loc[above].round().astype(int)
 told = [f"{row}: {own['features']}%, random {own['random directions']}%" for row, own in both.iterrows()]
 below = int((table["largest seed"] < table["random directions"]).sum())
-text = f"""**Takeaway.** In every seed, features about one factor have a smaller share of all activity than random
-directions about one factor have in {below} of {len(table)} combinations of network and depth, and a larger share in
-{len(above)} ({"; ".join(told) or "none"})."""
+text = f"""**Takeaway.** Do features about one factor have a smaller share of all activity than random directions about
+one factor have? In {below} of {len(table)} combinations of network and depth, every seed's share is smaller; in
+{len(above)}, every seed's share is larger ({"; ".join(told) or "none"})."""
 display(Markdown(text))
 
 # %% [markdown]
