@@ -288,8 +288,8 @@ text = f"""**What happened.** (a) {in_words(turned_, unit="scenes")} of the {cas
 Of the other cells, {others["feature"]:.1%} change (random directions: {others["random direction"]:.1%}): {said[1]}. (c)
 The share of cells with the same new name, minus that share if names are shuffled, is
 {points["feature/same_beyond_shuffled"]} points, and with random directions
-{points["random direction/same_beyond_shuffled"]} points: {said[2]}. The share for the constant answer "background",
-minus the feature's share, is {points["background_beyond_same"]} points."""
+{points["random direction/same_beyond_shuffled"]} points: {said[2]}. The share that the constant answer "background"
+would reach, minus the feature's share, is {points["background_beyond_same"]} points."""
 display(Markdown(text))
 
 # %% [markdown]
