@@ -59,8 +59,8 @@ from aircraft_sae.view.browser.catalogue import crops_figure
 # `python -m aircraft_sae run 09 --network inception5h.pth`.
 #
 # At early sites a picture has up to 3,136 cells, so we draw 64 cells of each picture at random to train the
-# autoencoders. These have 8 features for each channel, of which on average 16 are active in a cell, and we train each
-# from three seeds.
+# autoencoders. Each has 8 times as many features as the site has channels, and on average 16 features are active in a
+# cell. We train each from three seeds.
 
 # %%
 study = Study.open()
