@@ -311,9 +311,9 @@ text = f"""**Takeaway.** The home and the leaning of features are related in {in
 display(Markdown(text))
 
 # %% [markdown]
-# And does 5 x 5 hold one kind of content? On half of the features (those with even ids), we choose the factor to which
-# features at home in 5 x 5 lean more often than other features by the widest margin. On the other half, we measure how
-# often each group leans to it.
+# And does 5 x 5 hold one kind of content? For each factor, we compare how often features at home in 5 x 5 lean
+# to it with how often other features do. On half of the features (those with even ids), we choose the factor for which
+# 5 x 5 leads by most. On the other half, we measure how often each group leans to it.
 
 # %%
 leaning = leaning.assign(home=[homes[name][j] if name in homes else "" for name, j in
@@ -338,10 +338,11 @@ display(Markdown(text))
 # ## Is a branch alike in all blocks?
 #
 # A feature's partner in another block is the feature whose image maxima (largest activations in each picture) correlate
-# best with its own. The two are *matched* if they correlate better than 99.5% of features do with their best partners
-# when the pictures of one block are shifted against those of the other. Do matched features have their homes in
-# branches of the same kind? Cohen's kappa is 1 if they always do, and 0 if they do so as often as by chance. (There are
-# about a thousand random directions in each block, fewer than there are features, so expect wider intervals for them.)
+# best with its own. As a null, we shift the pictures of one block against those of the other, and find each feature's
+# best partner again. The two are *matched* if they correlate better than 99.5% of these null pairs do. Do matched
+# features have their homes in branches of the same kind? Cohen's kappa is 1 if they always do, and 0 if they do so as
+# often as by chance. (There are about a thousand random directions in each block, fewer than there are features, so
+# expect wider intervals for them.)
 
 # %%
 maxima = {name: load_npz(folder / f"{name}.npz") for name in dictionaries}
@@ -467,10 +468,10 @@ display(Markdown(text))
 # %% [markdown]
 # ## Which features of the next block does a feature change?
 #
-# We suppress a feature in all cells and measure by what share each feature of the next block changes, up or down (only
-# features of at least median activity count). In mixed4a, we suppress six of the hundred most active features: the six
-# whose share of any one branch is furthest above chance. In each later block we suppress up to six of the features that
-# changed most in the step before. For each suppressed feature, we also suppress its two neighbours in the order of
+# We suppress a feature in all cells and measure by what share each feature of the next block changes, up or down
+# (leaving out those of less than median activity). In mixed4a, we suppress six of the hundred most active features: the
+# six whose share of any one branch is furthest above chance. In each later block we suppress up to six of the features
+# that changed most in the step before. For each suppressed feature, we also suppress its two neighbours in the order of
 # activity. The first neighbours set the threshold: an *edge* is a change larger than 99.9% of all changes that they
 # cause. The second neighbours are the control.
 
