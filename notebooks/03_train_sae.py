@@ -119,8 +119,8 @@ assert history["fvu"].iloc[-1] < history["fvu"].iloc[0]
 # the aircraft (in at least a quarter of their pixels).
 #
 # No autoencoder was trained on the test split. We chose the width and the number of training cells on validation
-# pictures. Learning rate, batch size and variant are older choices: we made them with a weaker classifier, and with an
-# eye on the fvu of these test pictures.
+# pictures. The learning rate, the batch size and the variant of autoencoder are older choices: we made them with a
+# weaker classifier, and with an eye on the fvu of these test pictures.
 
 # %%
 train, test = acts.rows("train", "val"), acts.rows("test")
@@ -518,7 +518,7 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 #
 # - **That features mean something.** Nobody has looked at a feature yet. The next notebook does.
 # - **That the network uses them.** Splicing tests all features together, never a single one.
-# - **The best autoencoder possible.** The settings suit a short training on two cores.
+# - **The best autoencoder possible.** The settings suit a short training run on two cores.
 # - **Anything about other networks.** We decomposed two sites of one network.
 
 # %% [markdown]
