@@ -247,9 +247,9 @@ display(Markdown("\n\n".join(told.values()) if parts else NO_MASKS))
 # %%
 if parts:
     text = f"""**Takeaway.** Features at the network's end beat every guess for {results["parts_above_guesses"][0]} of
-    {len(above)} parts (for {clear}, by more than their interval). Scored against the masks of another picture of the
-    same class, their mean AP is {results["swapped/mean_part_ap"]:.2f}; features that responded to the class alone would
-    lose nothing."""
+    {len(above)} parts (for {clear}, even the lower end of their interval does). Scored against the masks of
+    another picture of the same class, their mean AP is {results["swapped/mean_part_ap"]:.2f}; features that responded
+    to the class alone would lose nothing."""
     display(Markdown(text))
 
 # %% [markdown]
@@ -270,9 +270,9 @@ plots.titled(figure, "What do random features show?")
 
 # %% [markdown]
 # The strongest patches are all that most galleries show. The next figure shows the first of these features three times:
-# where it is strongest, at levels from different tenths of its range, and in randomly drawn pictures in which it is
-# active. All heat maps share one scale, up to the feature's largest activation; the cyan square marks the chosen cell.
-# Read the bottom row first: that is what the feature does most of the time.
+# where it is strongest, where its activation falls in different tenths of its range, and in randomly drawn pictures in
+# which it is active. All heat maps share one scale, up to the feature's largest activation; the cyan square marks the
+# chosen cell. Read the bottom row first: that is what the feature does most of the time.
 
 # %% tags=["report"]
 plots.titled(
@@ -289,14 +289,15 @@ plots.titled(
 # For each feature and each level of the taxonomy, we choose on half A the class whose pictures the feature ranks
 # highest. On half B we measure the *AUROC*: how often the feature is stronger in a picture of that class than in a
 # picture of another (0.5 is chance, 1 is always). Its distance from chance, in standard deviations, is *z*. A feature
-# is *placed* at the level at which its class stands out most on half A, if it passes a permutation test there (9,999
-# permutations; Benjamini-Hochberg over all features and levels, q < 0.05).
+# is *placed* at the level at which its class stands out most on half A, if its AUROC for that class passes a
+# permutation test on half B (9,999 permutations; Benjamini-Hochberg over all features and levels, q < 0.05).
 #
 # There are three nulls. One shuffles the labels. The second takes random directions: as many as there are features,
 # drawn with the covariance of the cells, and on average as many active in a cell. It should be harder to beat: this
 # network was trained to tell classes apart, so any direction in it may follow some class. But many features are active
 # in few pictures, and pictures in which a feature is silent are tied. So the third null makes random directions *as
-# sparse*: each one's weakest pictures are set to zero until it is active in as many pictures as a feature.
+# sparse*: each one's weakest pictures are set to zero until the densest direction is active in as many pictures as the
+# densest feature, the next direction in as many as the next feature, and so on.
 
 # %%
 classes = {each: pictures.classes(each) for each in pictures.levels}
@@ -442,12 +443,13 @@ display(figure)
 # %% [markdown]
 # ## What do features that claim no part follow?
 #
-# A feature *claims* a part if its AP on half A lies above a bar: the 95th percentile of the AP that the best of as many
-# random directions reaches (notebook 05). What do the others follow? Each scene of the hangar was made from known
-# factors, such as class, view, light, paint and background. For each local feature that is active and claims no part,
-# we choose on half A the factor that explains most of the variance, over pictures, of the feature's largest activation
-# (numerical factors are cut into eighths). On half B we measure how much that factor explains. One null shuffles the
-# pictures of half B. The other takes the same steps, without shuffling, for all active random directions.
+# A feature *claims* a part if its AP on half A lies above a bar. To set the bar, we draw as many random directions as
+# there are features, and take the highest AP among them; the bar is the 95th percentile over 20 such draws (notebook
+# 05). What do the others follow? Each scene of the hangar was made from known factors, such as class, view, light,
+# paint and background. For each local feature that is active and claims no part, we choose on half A the factor that
+# explains most of the variance, over pictures, of the feature's largest activation (numerical factors are cut into
+# eighths). On half B we measure how much that factor explains. One null shuffles the pictures of half B. The other
+# takes the same steps, without shuffling, for all active random directions.
 
 # %%
 groups, numbers = {}, pd.DataFrame()
@@ -526,7 +528,7 @@ display(Markdown(text))
 
 # %% [markdown]
 # A random direction adds up many cues, so a factor may explain more of it than of a feature that few cells activate.
-# And the factor that explains a feature's maximum best need not be what a person would name: each class has its own
+# And the factor that best explains a feature's maximum need not be what a person would name: each class has its own
 # parts, and each view shows some parts and hides others.
 
 # %% [markdown]
