@@ -134,14 +134,14 @@ plots.titled(plots.picture_grid([heated], [captions]), "What do the intervention
 # 2. *Specific*: its AUROC among aircraft cells of the same family and place in the picture is also above that of every
 #    null's best, by at least 0.05. Knowing family and place alone gives 0.5.
 # 3. *Causal in the scene*: when the part is removed, the activation in the part's cells falls by a share *R* of the
-#    feature's largest activation in the scene (sums over scenes). R is at least 0.3, and larger than when other parts,
-#    of similar size or smaller, are removed.
+#    feature's largest activation in the scene (over scenes, both are summed before we divide). R is at least 0.3, and
+#    larger than when other parts, of similar size or smaller, are removed.
 # 4. *Replicated*: in each of two other seeds, the part's best feature reaches tier 3, too. (It need not be the same
 #    feature. Notebook 04 asks how many features recur.)
 #
 # Notebook 04 had two more nulls, the network's channels and its principal components. Channels are what the network
 # learned, and components are fitted to it, so neither counts here as a dictionary that learned nothing. For some parts
-# their AP in notebook 04 is above that of the four: with them among the nulls, fewer parts might pass.
+# their AP in notebook 04 is above that of the four nulls used here: with them among the nulls, fewer parts might pass.
 
 # %%
 judged, removals = {}, study.removals() if editable else None
@@ -172,9 +172,10 @@ display(by_part["main"] if editable else Markdown(NO_MASKS))
 # %% [markdown]
 # What do the top cases look like? These are the first three parts of the second table, which is sorted by tier and then
 # by R. (R was measured on these very scenes, so this choice flatters.) Each pair shows the scene in which the feature
-# is strongest, with the part and without it. The lower row shows the same for a null's best feature: of a second draw
-# of the three nulls in the trained network, the one with the largest R for the part (so it need not be the table's
-# null). Captions give the largest activation anywhere in the picture; R counts only the part's own cells.
+# is strongest, with the part and without it. The lower row shows the same for a null's best feature. For this row, the
+# three nulls in the trained network are drawn a second time, and we show the one with the largest R for the part (so it
+# need not be the table's null). Captions give the largest activation anywhere in the picture; R counts only the part's
+# own cells.
 
 # %%
 cases, asked = by_part["main"].head(3) if editable else pd.DataFrame(), {"best feature": [], "best null": []}
@@ -293,10 +294,10 @@ display(Markdown("\n\n".join(f"**Takeaway.** {each}" for each in told_tiers.valu
 # ## How far does a random feature get?
 #
 # The best features were searched for. A feature drawn at random *claims* the part for which its AP on half A is
-# furthest above a bar. The bar is the 95th percentile of the AP that the best of equally many random directions
-# reaches. For a hundred random features of each dictionary, the tables count those that claim a part, and the claims
-# that reach each tier. (The bar is set by random directions in the trained network, so random directions should rarely
-# claim a part.)
+# furthest above a bar. To set the bar, we draw as many random directions as there are features, and take the highest
+# AP among them; the bar is the 95th percentile over 20 such draws. For a hundred random features of each dictionary,
+# the tables count those that claim a part, and the claims that reach each tier. (The bar is set by random directions in
+# the trained network, so random directions should rarely claim a part.)
 
 # %%
 claimed, tables = {}, {}
@@ -329,9 +330,9 @@ for like, table_ in judged.items():
 
 # %%
 told_random = [
-    f"""At {LIKES[like]}, {own[0]["value"]:.0f} of {own[0]["n"]} random features claim a part (three seeds; at most
-    {results[f"{BEFORE[like]}null_random_claim_share_max"]:.0%} of a null's), and {own[1]["value"]:.0f} of these claims
-    reach tier 2."""
+    f"""At {LIKES[like]}, {own[0]["value"]:.0f} of {own[0]["n"]} random features claim a part (three seeds; in each
+    null, at most {results[f"{BEFORE[like]}null_random_claim_share_max"]:.0%} do), and {own[1]["value"]:.0f} of these
+    claims reach tier 2."""
     for like, own in claimed.items()
 ]
 display(Markdown("\n\n".join(f"**Takeaway.** {each}" for each in told_random) if editable else NO_MASKS))
@@ -500,8 +501,8 @@ plots.titled(figure, f"Does this hold at {site3}?")
 # %%
 text = f"""**Takeaway.** At {site3}, the median random feature has {entry["value"]:.2f} times the effect of a random
 direction of its length ({entry["low"]:.2f} to {entry["high"]:.2f}, n = {entry["n"]} features).
-{in_words(results["stage3/features_above_random_direction"])} of the features have a larger effect than theirs (Wilcoxon
-p = {results["stage3/wilcoxon_p"]:.1g}, two-sided)."""
+{in_words(results["stage3/features_above_random_direction"])} of the features have a larger effect than their random
+direction has (Wilcoxon p = {results["stage3/wilcoxon_p"]:.1g}, two-sided)."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -509,9 +510,9 @@ display(Markdown(text))
 #
 # We blur a window 64 pixels wide (of 224) around a feature's peak. Half of its pictures are those in which it is
 # strongest; the other half are drawn at random from the other pictures in which it is active. Controls are blurred
-# windows in the same picture: on the aircraft, anywhere, where the feature is lowest, or under the peak of a feature of
-# similar density. For each picture, two of these four kinds are drawn at random. A control counts only if it is
-# *matched*: it changes the pixels as much as the target does, to within a fifth.
+# windows of four kinds in the same picture: on the aircraft; anywhere in the picture; where the feature is lowest; and
+# under the peak of another feature of similar density. For each picture, two of these four kinds are drawn at random. A
+# control counts only if it is *matched*: it changes the pixels as much as the target does, to within a fifth.
 #
 # *Mediation* asks whether the feature carries the damage: after blurring, we put back the feature alone. What share of
 # the logit's loss returns? The control puts back a random direction of the same length.
@@ -562,8 +563,8 @@ columns = {
 display(pd.DataFrame(columns).fillna("–").rename_axis("blurred window"))
 
 # %% [markdown]
-# The last column compares only pictures that have a matched control of that kind, so it is not the difference of the
-# column before. Here is the same by how the picture was chosen:
+# The last column compares only pictures that have a matched control of that kind, so its entries are not the
+# differences between the rows of the column before. Here is the same by how the picture was chosen:
 
 # %%
 columns = {
@@ -577,7 +578,7 @@ pd.DataFrame(columns, pd.Index(which, name="pictures"))
 back, back_random = (in_words(entry) for entry in mediation.values())
 lost_peak, lost_beside = (in_words(lost[title]) for title in ("under the peak", kinds[beside]))
 text = f"""**Takeaway.** A blur under the peak takes {lost_peak} of the feature's maximum; a matched blur
-{kinds[beside]} takes {lost_beside}. The logit's change under the peak, minus its change there, is
+{kinds[beside]} takes {lost_beside}. The logit's change by the first blur, minus its change by the second, is
 {in_words(beyond["all pictures"], percent=False)}. Putting the feature back returns {back} of the logit's loss; putting
 back a random direction returns {back_random}."""
 display(Markdown(text))
@@ -701,7 +702,7 @@ display(Markdown(text))
 
 # %% [markdown]
 # The bar for AUROC is high: a feature has to beat the best of a whole null dictionary. We know of no direction that
-# must pass all tests, so a count near zero says that features like these are rare, not that none could exist.
+# must pass all tests, so a count near zero says that detectors as defined here are rare, not that none could exist.
 #
 # Which tests do features fail? Here are the eight features with the smallest p in the suppression test, with their
 # AUROC (and the best null's), the effect of suppressing them on the class's logit relative to other classes, and the
