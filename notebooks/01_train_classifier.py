@@ -26,7 +26,7 @@
 # photographs in FGVC-Aircraft layout. **Writes** `data/runs/<preset>/dataset` and `…/networks/trained`, the numbers in
 # `data/runs/<preset>/results/01_train_classifier.json`, and a contact sheet of rendered aircraft.
 #
-# **Runtime** with the default preset on 2 CPU cores: 6 to 9 minutes the first time, less than half a minute after that.
+# **Runtime** with the default preset on 2 CPU cores: five minutes the first time, a quarter of a minute after that.
 
 # %%
 # %matplotlib inline

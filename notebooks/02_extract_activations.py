@@ -24,7 +24,7 @@
 # **Reads** the pictures and the classifier of notebook 01. **Writes** `data/runs/<preset>/activations` and the numbers
 # in `data/runs/<preset>/results/02_extract_activations.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: 2 minutes the first time, half a minute after that.
+# **Runtime** with the default preset on 2 CPU cores: one minute the first time, less after that.
 
 # %%
 # %matplotlib inline

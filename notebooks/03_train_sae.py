@@ -24,7 +24,7 @@
 # **Reads** the activations of notebook 02. **Writes** `data/runs/<preset>/sae/<name>`, the activations of a control
 # network, and the numbers in `data/runs/<preset>/results/03_train_sae.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: 3 to 5 minutes the first time, one minute after that.
+# **Runtime** with the default preset on 2 CPU cores: one and a half minutes the first time, less after that.
 
 # %%
 # %matplotlib inline

@@ -24,7 +24,7 @@
 # **Reads** the autoencoders of notebook 03. **Writes** `data/runs/<preset>/features/<name>` (every cell's codes, and a
 # table of features) and the numbers in `data/runs/<preset>/results/04_inspect_features.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: 4 minutes the first time, one minute after that.
+# **Runtime** with the default preset on 2 CPU cores: one and a half minutes the first time, one minute after that.
 
 # %%
 # %matplotlib inline

@@ -26,7 +26,7 @@
 # **Reads** the features of notebook 04. **Writes** `data/runs/<preset>/experiments/<name>` and the numbers in
 # `data/runs/<preset>/results/05_ablate_features.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: 5 minutes the first time, one minute after that.
+# **Runtime** with the default preset on 2 CPU cores: four minutes the first time, one minute after that.
 
 # %%
 # %matplotlib inline

@@ -25,7 +25,7 @@
 # from which parts were removed. **Writes** `data/runs/<preset>/experiments/segmentation-local`, `…/knobs`,
 # `…/knobs-removed`, `…/knobs-added`, and the numbers in `data/runs/<preset>/results/08_manipulate.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: one minute after notebook 05, four without it.
+# **Runtime** with the default preset on 2 CPU cores: one minute after notebook 05.
 
 # %%
 # %matplotlib inline

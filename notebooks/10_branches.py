@@ -27,7 +27,7 @@
 # `data/runs/<preset>/experiments/blocks-<network>` and the experiments that follow from it, and the numbers in
 # `data/runs/<preset>/results/10_branches.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: fifteen minutes the first time, four minutes after that.
+# **Runtime** with the default preset on 2 CPU cores: ten minutes the first time, four minutes after that.
 
 # %%
 # %matplotlib inline
