@@ -414,11 +414,11 @@ if len(purity):
 # %%
 if len(purity):
     on_, on_random = (in_words(results[f"top_cells_on_aircraft{end}"]) for end in ("", "_random_directions"))
-    on_any, lucky_said = in_words(results["all_cells_on_aircraft"]), ""
+    on_any, lucky_said = results["all_cells_on_aircraft"]["value"], ""
     if len(lucky_):
         lucky_said = f"{np.median(lucky_):.2f} for random directions (n = {len(lucky_)}), "
     text = f"""**Takeaway.** A random feature's strongest cells lie on the aircraft in {on_} of the cases, a random
-    direction's in {on_random} (any cell: {on_any}). Where at least half of them do, median purity is
+    direction's in {on_random} (any cell: {on_any:.0%}). Where at least half of them do, median purity is
     {np.median(highest):.2f} (n = {len(purity)} features), {lucky_said}and {np.median(null):.2f} for random aircraft
     cells."""
     display(Markdown(text))

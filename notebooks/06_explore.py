@@ -23,7 +23,7 @@
 # **Reads** what the earlier notebooks made. **Writes** your labels to `data/runs/<preset>/labels.csv` at every change,
 # and the atlas to `data/runs/<preset>/atlas/`.
 #
-# **Runtime**: half a minute the first time, 15 seconds after that. The widgets need a running kernel; without one, a gallery
+# **Runtime**: half a minute at first, then 15 seconds. The widgets need a running kernel; without one, a gallery
 # of this run stands in for the browser.
 
 # %%
