@@ -48,10 +48,19 @@ def smoke_study():
 
 
 @pytest.fixture(scope="session")
-def catalogue(smoke_study):
+def browser_study(smoke_study, tmp_path_factory):
+    """A copy, since notebook 05 may at any time write the smoke study's verdicts, which the browser then shows."""
+    copy = type(smoke_study)(smoke_study.config, tmp_path_factory.mktemp("browser"))
+    for stage in ("dataset", "networks/trained"):
+        shutil.copytree(smoke_study.folder / stage, copy.folder / stage)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def catalogue(browser_study):
     from aircraft_sae.view.browser.catalogue import catalogue_of
 
-    return catalogue_of(smoke_study)
+    return catalogue_of(browser_study)
 
 
 @pytest.fixture(scope="session")

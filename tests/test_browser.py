@@ -376,8 +376,8 @@ def test_a_damaged_table_of_labels_is_named_and_kept(tmp_path):
 
 
 # ---------------------------------------------------------------- widgets
-def test_the_widget_answers_its_front_end_which_hears_of_every_error(smoke_study, monkeypatch, catalogue, often):
-    messages, widget = [], FeatureBrowser(smoke_study)
+def test_the_widget_answers_its_front_end_which_hears_of_every_error(browser_study, monkeypatch, catalogue, often):
+    messages, widget = [], FeatureBrowser(browser_study)
     monkeypatch.setattr(Application, "send", lambda self, content, buffers=None: messages.append((content, buffers)))
 
     def ask(call=None, *files, **given):
@@ -402,17 +402,17 @@ def test_the_widget_answers_its_front_end_which_hears_of_every_error(smoke_study
     assert "TypeError" in ask("feature", colour=1)[0] and len(widget.errors) == 4
 
 
-def test_a_browser_without_a_kernel_shows_its_features_gallery(smoke_study):
-    data, _ = FeatureBrowser(smoke_study)._repr_mimebundle_()
+def test_a_browser_without_a_kernel_shows_its_features_gallery(browser_study):
+    data, _ = FeatureBrowser(browser_study)._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in data
     assert min(Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))).size) > 300
-    assert InterventionBench(smoke_study).mode == "bench"
+    assert InterventionBench(browser_study).mode == "bench"
 
 
 # ---------------------------------------------------------------- atlas
 @pytest.fixture(scope="module")
-def atlas(smoke_study):
-    return export_atlas(smoke_study).parent
+def atlas(browser_study):
+    return export_atlas(browser_study).parent
 
 
 def given(atlas, name):
@@ -458,19 +458,19 @@ def test_the_atlas_bench_covers_classes_mistakes_and_galleries(catalogue):
     assert _chosen(small, some, 4)[::3] == [102, 101]
 
 
-def test_an_atlas_is_made_again_only_if_something_changed(smoke_study, atlas, catalogue):
+def test_an_atlas_is_made_again_only_if_something_changed(browser_study, atlas, catalogue):
     before, labels = (atlas / "data.js").stat().st_mtime_ns, Labels(catalogue.folder, catalogue.key)
     labels.set(5, label="</script><b>wing")
     try:
-        assert export_atlas(smoke_study).parent == atlas and (atlas / "data.js").stat().st_mtime_ns == before
+        assert export_atlas(browser_study).parent == atlas and (atlas / "data.js").stat().st_mtime_ns == before
         text = (atlas / "labels.js").read_text(encoding="utf-8")
         assert "wing" in text and "</script>" not in text
     finally:
         labels.set(5, label="")
 
 
-def test_verdicts_on_another_index_are_not_shown(smoke_study, catalogue):
-    folder = smoke_study.folder / "experiments" / "verdicts-main"
+def test_verdicts_on_another_index_are_not_shown(browser_study, catalogue):
+    folder = browser_study.folder / "experiments" / "verdicts-main"
     if folder.exists():
         pytest.skip("notebook 05 has run in this folder")
     folder.mkdir(parents=True)
@@ -483,7 +483,7 @@ def test_verdicts_on_another_index_are_not_shown(smoke_study, catalogue):
         write_parquet(responses, folder / "responses.parquet")
         for key, there in ((digest(catalogue.index), True), ("0" * 16, False)):
             write_json(folder / META, {"inputs": {"index": key}})
-            shown = Catalogue.of(smoke_study)
+            shown = Catalogue.of(browser_study)
             assert ("verdict" in shown.table) == there
             assert not there or shown.table["verdict"][3] == "detector of fin"
             assert {part.get("response") for part in shown.about(7)["parts"]} == {0.25 if there else None}

@@ -54,8 +54,9 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def page(chromium, smoke_study, tmp_path_factory):
-    with jupyterlab(tmp_path_factory.mktemp("lab")) as address:
+def page(chromium, browser_study, tmp_path_factory):
+    known = {"AIRCRAFT_SAE_DATA_DIR": str(browser_study.data_dir)}
+    with jupyterlab(tmp_path_factory.mktemp("lab"), **known) as address:
         yield open_notebook(chromium, address)
 
 
@@ -74,8 +75,8 @@ def atlas(chromium, address, width=1400, height=1000, scheme="light"):
 
 
 @pytest.fixture(scope="module")
-def address(smoke_study):
-    return export_atlas(smoke_study).as_uri()
+def address(browser_study):
+    return export_atlas(browser_study).as_uri()
 
 
 @pytest.fixture
@@ -762,7 +763,7 @@ def test_axe_finds_nothing_serious_in_jupyterlabs_themes(page, theme):
     page.evaluate("document.body.dataset.jpThemeLight = 'true'; document.body.style.colorScheme = ''")
 
 
-def test_voila_serves_the_notebook_from_the_top_folder(chromium, smoke_study, tmp_path):
+def test_voila_serves_the_notebook_from_the_top_folder(chromium, browser_study, tmp_path):
     words = ["voila", "notebooks/06_explore.ipynb", "--no-browser", "--Voila.ip=127.0.0.1"]
     with server(tmp_path, r"http://127\.0\.0\.1:\d+/", *words, cwd=NOTEBOOK.parents[1]) as voila:
         page = chromium.new_page(viewport={"width": 1400, "height": 1000})
@@ -798,8 +799,8 @@ def test_the_atlas_works_out_effects_and_shows_features_with_the_network_off(fre
     assert "the notebook has all" in app(fresh).get_by_role("alert").inner_text()
 
 
-def test_the_atlas_zip_is_whole_and_a_missing_file_is_named(chromium, smoke_study, tmp_path):
-    index = export_atlas(smoke_study)
+def test_the_atlas_zip_is_whole_and_a_missing_file_is_named(chromium, browser_study, tmp_path):
+    index = export_atlas(browser_study)
     shutil.unpack_archive(index.parent.with_suffix(".zip"), tmp_path)
     made = tmp_path / "atlas"
     assert {path.name for path in made.rglob("*")} == {path.name for path in index.parent.rglob("*")}
