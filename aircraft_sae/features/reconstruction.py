@@ -290,7 +290,7 @@ def untrained(sae: SparseAutoencoder, acts: Activations, seed: int = 0) -> Spars
 
 @torch.no_grad()
 def as_batchtopk(sae: SparseAutoencoder, acts: Activations) -> SparseAutoencoder:
-    """A copy that selects by threshold, as a trained BatchTopK does: k features per cell, averaged over 4,096 cells."""
+    """A copy that selects by threshold, k features per cell over 4,096 cells, as BatchTopK does (arXiv 2412.06410)."""
     rows = acts.rows("train")
     cells = next(acts.batches(rows, min(4096, len(rows) * acts.cells_per_image), 0))
     pre_acts = ((cells - sae.b_dec) @ sae.W_enc + sae.b_enc).flatten()
