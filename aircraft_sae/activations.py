@@ -1,9 +1,8 @@
-"""Activations of any network at any site on any pictures: stored on disk or computed when read, and read as cells."""
+"""Activations of any network at any site on any pictures: stored on disk, and read as cells."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import count, islice, pairwise
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from aircraft_sae import ranks
 from aircraft_sae.config import ClassifierConfig
 from aircraft_sae.devices import run_parallel
 from aircraft_sae.networks import BATCH, Edit, Network, Seen
@@ -35,92 +33,74 @@ def site_folder(site: str) -> str:
     return site.replace(":", "_")
 
 
-@dataclass(eq=False)
-class Source:
-    """What activations are computed from.
+def extract(
+    folder: str | Path, network: Network, pictures: Pictures, sites: Sequence[str],
+    augmentation: ClassifierConfig | None = None, n_views: int = 0, n_cells: int | None = None, by_norm: bool = False,
+) -> None:  # fmt: skip
+    """Write folder/<site>/ acts-00000.npy, … (float16 shards), shards.json and images.parquet: one pass for all sites.
 
     First come the pictures in the order of their table, in float32; then n_views random crops and flips
     (`augmentation`) of each training and validation picture, as split "views", in mixed precision.
-    n_cells: keep only this many cells of each picture (early maps have thousands), as a map of one column. They are
-    drawn with replacement, uniformly or, with by_norm, in proportion to the length of their activation vectors.
+    n_cells: keep only `some_cells` of each picture (early maps have thousands), as a map of one column.
+    Each shard is written whole, and a rerun makes only the missing ones.
+    Raises: OSError if the disk lacks room; ValueError for activations that are not finite.
     """
-
-    network: Network
-    pictures: Pictures
-    augmentation: ClassifierConfig | None = None
-    n_views: int = 0
-    n_cells: int | None = None
-    by_norm: bool = False
-
-    @cached_property
-    def images(self) -> pd.DataFrame:
-        """A row per image: the pictures' table, then the views."""
-        viewed = self.pictures.table[self.pictures.table["split"].isin(("train", "val"))].assign(split=VIEWS)
-        return pd.concat([self.pictures.table, *[viewed] * self.n_views], ignore_index=True)
-
-    def shape(self, site: str) -> tuple[int, int, int, int]:
-        """(images, rows, columns, channels) of a site's acts."""
-        rows, columns, d = self.network.shape(site)
-        return len(self.images), *((self.n_cells, 1) if self.n_cells else (rows, columns)), d
-
-    def stream(self, sites: Sequence[str], rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-        """Yield {site: acts (n, rows, columns, channels) float16} of rising rows by batch; ValueError if not finite."""
-        pixels, first = (self.network.size, self.network.mean, self.network.std), len(self.pictures.table)
-        passes = [(rows[rows < first], test_transform(*pixels), False)]
-        if self.n_views:
-            views = train_transform(*pixels, replace(self.augmentation, colour_jitter=0.0))
-            passes.append((rows[rows >= first], views, True))
-        images, labels = self.images["image"].tolist(), np.zeros(len(self.images), np.int64)
-        for own, transform, mixed in passes:
-            views = PictureDataset(self.pictures.picture, images, labels, transform)
-            batches = loader(views, BATCH, rows=own.tolist())
-            seen = self.network.stream((batch for batch, _, _ in batches), sites, mixed, logits=False)
-            for start, each in zip(count(0, BATCH), seen, strict=False):
-                part = own[start : start + BATCH]
-                yield {site: self._stored(site, acts, part) for site, acts in each.acts.items()}
-
-    def _stored(self, site: str, acts: torch.Tensor, rows: np.ndarray) -> np.ndarray:
-        cells = (some_cells(acts, self.n_cells, self.by_norm, rows) if self.n_cells else acts).half()
-        if not (finite := cells.isfinite().flatten(1).all(1).numpy()).all():
-            image = self.images["image"][rows[finite.argmin()]]
-            remedy = "look at that picture, check that the network's training converged, or choose another site"
-            raise ValueError(f"the {site} activations of image {image} are not finite in float16: {remedy}")
-        return cells.numpy()
-
-
-@ranks.on_all_ranks
-def extract(folder: str | Path, network: Network, pictures: Pictures, sites: Sequence[str], **how) -> None:
-    """Write folder/<site>/ acts-00000.npy, … (float16 shards), shards.json and images.parquet: one pass for all sites.
-
-    Each shard is written whole, and a rerun makes only the missing ones; under torchrun each rank makes its share.
-    how: further arguments of `Source`. Raises: OSError if the disk lacks room; ValueError as in `Source.stream`.
-    """
-    folder, source, n_pictures = Path(folder), Source(network, pictures, **how), len(pictures.table)
-    shapes = {site: source.shape(site) for site in sites}
+    folder, table, n_pictures = Path(folder), pictures.table, len(pictures.table)
+    viewed = table[table["split"].isin(("train", "val"))].assign(split=VIEWS)
+    images, shapes = pd.concat([table, *[viewed] * n_views], ignore_index=True), {}
+    for site in sites:
+        *grid, d = network.shape(site)
+        shapes[site] = len(images), *((n_cells, 1) if n_cells else grid), d
     n_bytes = 2 * sum(math.prod(shape[1:]) for shape in shapes.values())  # of an image
     size = min(SHARD, max(1, SHARD_BYTES // n_bytes // UNIT) * UNIT)
-    starts = [*range(0, n_pictures, size), *range(n_pictures, len(source.images), size)]
-    sizes = np.diff([*starts, len(source.images)])
+    starts = [*range(0, n_pictures, size), *range(n_pictures, len(images), size)]
+    sizes = np.diff([*starts, len(images)])
     files = [{site: folder / site_folder(site) / f"acts-{i:05}.npy" for site in sites} for i in range(len(starts))]
-    missing = [not all(file.is_file() for file in shard.values()) for shard in files]
+    missing = [i for i, shard in enumerate(files) if not all(file.is_file() for file in shard.values())]
     check_room(folder, n_bytes * int(sizes[missing].sum()), ROOM)
-    mine, n_batches = ranks.missing_share(missing), -(-sizes // BATCH)
-    rows = np.concatenate([starts[i] + np.arange(sizes[i]) for i in mine] or [[]]).astype(int)
-    total, stream = int(n_batches[mine].sum()), source.stream(sites, rows)
-    batches = iter(tqdm(stream, "activations", total, unit="img", unit_scale=BATCH))
-    for i in mine:
-        seen = list(islice(batches, int(n_batches[i])))
+    rows = np.concatenate([starts[i] + np.arange(sizes[i]) for i in missing] or [[]]).astype(int)
+    pixels = network.size, network.mean, network.std
+    passes = [(rows[rows < n_pictures], test_transform(*pixels), False)]
+    if n_views:
+        transform = train_transform(*pixels, replace(augmentation, colour_jitter=0.0))
+        passes.append((rows[rows >= n_pictures], transform, True))
+
+    def seen() -> Iterator[dict[str, np.ndarray]]:
+        for own, transform, mixed in passes:
+            names, labels = images["image"].tolist(), np.zeros(len(images), np.int64)
+            batches = loader(PictureDataset(pictures.picture, names, labels, transform), BATCH, rows=own.tolist())
+            found = network.stream((batch for batch, _, _ in batches), sites, mixed, logits=False)
+            for start, each in zip(count(0, BATCH), found, strict=False):
+                part = own[start : start + BATCH]
+                cells = {site: some_cells(acts, n_cells, by_norm, part) if n_cells else acts
+                         for site, acts in each.acts.items()}  # fmt: skip
+                yield {site: _stored(site, acts, images["image"].iloc[part]) for site, acts in cells.items()}
+
+    n_batches = -(-sizes // BATCH)
+    batches = iter(tqdm(seen(), "activations", int(n_batches[missing].sum()), unit="img", unit_scale=BATCH))
+    for i in missing:
+        shard = list(islice(batches, int(n_batches[i])))
         for site, file in files[i].items():
-            write_array(file, np.concatenate([acts[site] for acts in seen]))
-    if ranks.rank() == 0:
-        for site, shape in shapes.items():
-            write_json(folder / site_folder(site) / INDEX, {"shape": shape, "starts": starts})
-            write_parquet(source.images, folder / site_folder(site) / IMAGES)
+            write_array(file, np.concatenate([acts[site] for acts in shard]))
+    for site, shape in shapes.items():
+        write_json(folder / site_folder(site) / INDEX, {"shape": shape, "starts": starts})
+        write_parquet(images, folder / site_folder(site) / IMAGES)
+
+
+def _stored(site: str, acts: torch.Tensor, images: pd.Series) -> np.ndarray:
+    """Acts in float16; ValueError names the first image whose acts are not finite."""
+    acts = acts.half()
+    if not (finite := acts.isfinite().flatten(1).all(1).numpy()).all():
+        image = images.iloc[finite.argmin()]
+        remedy = "look at that picture, check that the network's training converged, or choose another site"
+        raise ValueError(f"the {site} activations of image {image} are not finite in float16: {remedy}")
+    return acts.numpy()
 
 
 def some_cells(acts: torch.Tensor, n: int, by_norm: bool, numbers: Sequence[int]) -> torch.Tensor:
     """(pictures, n, 1, d) cells drawn from each picture of acts (pictures, rows, columns, d); numbers seed the draws.
 
+    They are drawn with replacement, uniformly or, with by_norm, in proportion to the length of their vectors.
     Source for by_norm: Bozoukov 2025, arXiv 2504.11489, whose code draws cells in proportion to their vectors' length.
     """
     flat = acts.flatten(1, 2)
@@ -130,28 +110,11 @@ def some_cells(acts: torch.Tensor, n: int, by_norm: bool, numbers: Sequence[int]
     return torch.stack([cells[own] for cells, own in zip(flat, drawn, strict=True)])[:, :, None]
 
 
-class Lazy:
-    """An array (image, row, column, channel) of float16 that reads only the images asked for."""
+class Shards:
+    """An array (image, row, column, channel) of float16 on disk, of which only the images asked for are read.
 
-    shape: tuple[int, int, int, int]
-    dtype = np.dtype(np.float16)
-
-    def __getitem__(self, rows) -> np.ndarray:
-        picked = np.arange(self.shape[0])[rows]
-        unique, places = np.unique(picked, return_inverse=True)
-        read = self.read(unique)
-        return read if np.array_equal(unique, picked) else read[places.reshape(picked.shape)]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-class Shards(Lazy):
-    """Acts on disk. Each file is mapped for one read only, so that its pages do not count as this process's memory."""
+    Each file is mapped for one read only, so that its pages do not count as this process's memory.
+    """
 
     def __init__(self, folder: Path):
         self.folder, index = folder, read_json(folder / INDEX)
@@ -162,7 +125,20 @@ class Shards(Lazy):
         index = (self.folder / INDEX).stat()
         return index.st_ino, index.st_mtime_ns
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
+    def __getitem__(self, rows) -> np.ndarray:
+        picked = np.arange(self.shape[0])[rows]
+        unique, places = np.unique(picked, return_inverse=True)
+        read = self._read(unique)
+        return read if np.array_equal(unique, picked) else read[places.reshape(picked.shape)]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return 2 * math.prod(self.shape)
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
         """Acts of rising rows; ValueError if the folder has been replaced since it was opened, or a file cut short."""
         if self._version() != self.opened:
             raise ValueError(f"{self.folder} {REPLACED}")
@@ -176,18 +152,6 @@ class Shards(Lazy):
                 shard = np.memmap(file, np.float16, "r", HEADER, size)
                 acts[first:end] = shard[rows[first:end] - self.bounds[i]]
         return acts
-
-
-class Live(Lazy):
-    """Acts that are not stored: each read runs the pictures through the network."""
-
-    def __init__(self, source: Source, site: str):
-        self.source, self.site, self.shape = source, site, source.shape(site)
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Acts of rising rows."""
-        seen = self.source.stream([self.site], rows)
-        return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *(acts[self.site] for acts in seen)])
 
 
 class OnPictures:
@@ -207,9 +171,9 @@ class OnPictures:
 
 @dataclass(eq=False)
 class Activations(OnPictures):
-    """One site's activations. acts: (image, row, column, channel), `Lazy` or an array."""
+    """One site's activations. acts: (image, row, column, channel), `Shards` or an array."""
 
-    acts: np.ndarray | Lazy
+    acts: np.ndarray | Shards
     images: pd.DataFrame
     site: str = ""
     fingerprint: str | None = None
@@ -222,11 +186,6 @@ class Activations(OnPictures):
             raise FileNotFoundError(f"{own / IMAGES} is not there: extract the activations of {site} first")
         known = read_json(Path(folder) / META).get("fingerprint", own)
         return cls(Shards(own), pd.read_parquet(own / IMAGES), site, digest([known, site]))
-
-    @classmethod
-    def live(cls, source: Source, site: str) -> "Activations":
-        """A site's activations, computed at each read instead of stored."""
-        return cls(Live(source, site), source.images, site, digest([source, site]))
 
     @property
     def d_in(self) -> int:
@@ -246,10 +205,9 @@ class Activations(OnPictures):
         """(mean, variance) of each channel, (d_in,) float64, over the cells of up to 16,384 of these images."""
         rows = rows[:: 1 + (len(rows) - 1) // MOST_MEASURED]
         sums = torch.zeros(2, self.d_in, dtype=torch.float64)
-        for block in self.blocks(rows[ranks.share(len(rows))]):
+        for block in self.blocks(rows):
             block = block.flatten(0, 2).double()
             sums += torch.stack([block.sum(0), block.square().sum(0)])
-        ranks.add(sums)
         mean, squares = sums / (len(rows) * self.cells_per_image)
         return mean, squares - mean.square()
 
@@ -280,10 +238,7 @@ class Activations(OnPictures):
                     runs = np.random.default_rng((seed, epoch)).permutation(-(-len(rows) // run))
                     order = (runs[:, None] * run + np.arange(run)).ravel()
                     order = order[order < len(rows)][group * n_images : (group + 1) * n_images]
-                    own = rows[np.sort(order)]
-                    # each rank reads its share, and all get the whole group
-                    read = torch.from_numpy(self.acts[own[ranks.share(len(own))]])
-                    cells = ranks.gather(read).numpy().reshape(-1, self.d_in)
+                    cells = self.acts[rows[np.sort(order)]].reshape(-1, self.d_in)
                     np.random.default_rng((seed, epoch, group)).shuffle(cells)
                 parts.append(cells[first : first + end - at])
                 at += len(parts[-1])

@@ -182,7 +182,6 @@ class StudyConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     sites: tuple[Site, ...] = ("stage3", "stage4")  # sites whose activations are stored
-    keep_activations: StrictBool = True  # False: recompute activations at each read, store none
     n_views: CountOrZero = 1  # random views of each train and val picture, on which autoencoders train too
     sae: SAEConfig = field(default_factory=SAEConfig)  # at the end of the network, as in most publications
     # at an earlier site, where features stay local (notebook 03 compares sites)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from aircraft_sae import ranks, store
-from aircraft_sae.activations import VIEWS, Activations, Source, extract, site_folder
+from aircraft_sae import store
+from aircraft_sae.activations import VIEWS, Activations, extract, site_folder
 from aircraft_sae.config import SAEConfig, StudyConfig, change, check_name, preset, with_data_root
 from aircraft_sae.features import PARTS, FeatureIndex, Regions, build_features, claim_bars, halves, probe_dictionary
 from aircraft_sae.features.claims import N_BARS
@@ -25,8 +25,8 @@ from aircraft_sae.interventions import Claimant, choose_scenes, edit_scenes, fea
 from aircraft_sae.networks import Network, build, check_weights, load, pretrained, train, weights_digest
 from aircraft_sae.pictures import Pictures, note_pictures, open_source
 from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
-from aircraft_sae.ranks import say
 from aircraft_sae.sae import SparseAutoencoder, train_sae
+from aircraft_sae.store import say
 from aircraft_sae.studies.comparison import profile_network
 from aircraft_sae.studies.manipulation import segment
 
@@ -85,14 +85,12 @@ class Study:
             folder = self.stage("dataset", render_dataset, {"config": config.hangar}, {"variants": VARIANTS})
             return open_source(config, folder)
         say(f"dataset: reading {config.root or self.data_dir / 'downloads'}")
-        with ranks.first():  # it may have to download them
-            found = open_source(config, None, self.data_dir / "downloads")
-        if not ranks.rank():
-            if not self.find_stage("dataset", pictures=found):  # pictures are identified by content, not by place
-                found.check_images()
-            if twins := found.twins():
-                few = "; ".join(twins[:5])
-                say(f"dataset: {len(twins)} pictures are in several splits, which flatters test results: {few}")
+        found = open_source(config, None, self.data_dir / "downloads")
+        if not self.find_stage("dataset", pictures=found):  # pictures are identified by content, not by place
+            found.check_images()
+        if twins := found.twins():
+            few = "; ".join(twins[:5])
+            say(f"dataset: {len(twins)} pictures are in several splits, which flatters test results: {few}")
         self.stage("dataset", note_pictures, {}, {"pictures": found})
         return found
 
@@ -139,8 +137,6 @@ class Study:
             seen.check_site(each)
         views = self.config.n_views * (seen is self.network() and shown is self.pictures())
         how = {"augmentation": self.config.classifier, "n_views": views} if views else {}
-        if not self.config.keep_activations:
-            return Activations.live(Source(seen, shown, **how), site)
         settings = {"sites": list(sites)} | how
         return Activations.open(self.stage(name, extract, settings, {"network": seen, "pictures": shown}), site)
 
@@ -327,7 +323,7 @@ class Study:
         settings, inputs, folder = dict(settings or {}), dict(inputs or {}), self.folder / name
         known = {each: store.digest(value) for each, value in inputs.items()} | {"source": store.source_digest(make)}
         write = update_wrapper(partial(make, **inputs, **settings), make)
-        self.stages[name] = store.make_stage(folder, settings, known, write, say=say, name=name, source=dataset)
+        self.stages[name] = store.make_stage(folder, settings, known, write, name=name, source=dataset)
         return folder
 
     def find_stage(self, name: str, **inputs: Any) -> Path | None:

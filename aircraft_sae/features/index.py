@@ -1,14 +1,7 @@
-"""The feature index: every cell's codes on disk, by cell and by feature, and what they say about each feature.
+"""The feature index: every cell's codes on disk, by cell and by feature, and what they say about each feature."""
 
-It may be larger than memory: pictures are encoded in pieces, and the pieces are merged a few features at a time.
-"""
-
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,56 +11,39 @@ from scipy.sparse import csc_array, csr_array, vstack
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from aircraft_sae import ranks
 from aircraft_sae.activations import Activations, OnPictures
 from aircraft_sae.devices import device
 from aircraft_sae.sae import SparseAutoencoder
-from aircraft_sae.store import META, digest, read_json, write_array, write_json, write_parquet
+from aircraft_sae.store import META, read_json, write_array, write_json, write_parquet
 
 IMAGES, TABLE, FACTS = "images.parquet", "features.parquet", "facts.json"
-ARRAYS, KINDS = ("data", "indices", "indptr"), ("<f4", "<i4")
-PIECE, MOST_PIECES = 2**15, 256  # cells in a piece: 8 MB at 32 features a cell; larger if there would be more pieces
-MERGED = 2**21  # entries merged at once; more if that would take over MOST_PIECES passes
+ARRAYS = ("data", "indices", "indptr")
 
 
-def build_index(
-    sae: SparseAutoencoder, acts: Activations, folder: str | Path, rows: np.ndarray
-) -> "FeatureIndex | None":
-    """Encode every cell of these images, in order, and write the index into `folder`, in bounded memory.
-
-    Under torchrun each rank encodes its share; rank 0 merges the pieces, and the others return None.
+def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, rows: np.ndarray) -> "FeatureIndex":
+    """Encode every cell of these images, in order, and write the index into `folder`.
 
     features.parquet has one row per feature:
         density_cell, density_image: share of cells, and of pictures, in which the feature is active
         mean, max: of its activation where it is active; nan if it never is; norm: length of its decoder row
     """
-    folder, n_cells = Path(folder), acts.cells_per_image
-    some = np.array_split(rows, max(1, min(len(rows) * n_cells // PIECE, len(rows), MOST_PIECES)))
-    place = folder / f"pieces-{digest([sae, acts, rows, len(some)])}"
-    stems = [place / f"{i:05}" for i in range(len(some))]
-    missing = [not all(file.is_file() for file in _files(stem)) for stem in stems]
-    for i in tqdm(ranks.missing_share(missing), "index", leave=False):
-        codes = encoded(sae, acts.blocks(some[i])).tocsc()
-        for file, array in zip(_files(stems[i]), ARRAYS, strict=True):
-            write_array(file, getattr(codes, array))
-    ranks.wait()
-    if ranks.rank():
-        return None
-    shapes = [(len(own) * n_cells, sae.d_sae) for own in some]
-    pieces = [partial(_open, stem, csc_array, shape) for stem, shape in zip(stems, shapes, strict=True)]
-    found = merge(pieces, folder, n_cells).reindex(range(sae.d_sae))
+    folder, made = Path(folder), FeatureIndex.of(sae, acts, rows)
+    for name, matrix in {"by_cell": made.by_cell, "by_feature": made.by_feature}.items():
+        for array in ARRAYS:
+            write_array(folder / f"{name}_{array}.npy", getattr(matrix, array))
+    n_active, maxima = np.diff(made.by_feature.indptr), made.maxima(np.arange(len(rows)))
+    n_known = np.where(n_active > 0, n_active, np.nan)
     table = pd.DataFrame({
         "feature_id": np.arange(sae.d_sae),
-        "density_cell": found["n"].fillna(0) / (len(rows) * n_cells),
-        "density_image": found["images"].fillna(0) / len(rows),
-        "mean": found["sum"] / found["n"],
-        "max": found["max"],
+        "density_cell": n_active / (len(rows) * acts.cells_per_image),
+        "density_image": (maxima > 0).mean(0),
+        "mean": made.by_feature.sum(axis=0, dtype=np.float64) / n_known,
+        "max": np.where(n_active > 0, maxima.max(0), np.nan).astype(np.float64),
         "norm": sae.W_dec.detach().norm(dim=1).numpy(),
     })  # fmt: skip
-    write_parquet(acts.images.iloc[rows].reset_index(drop=True), folder / IMAGES)
+    write_parquet(made.images, folder / IMAGES)
     write_parquet(table, folder / TABLE)
     write_json(folder / FACTS, {"grid": acts.grid, "d_sae": sae.d_sae})
-    shutil.rmtree(place)
     return FeatureIndex.open(folder)
 
 
@@ -83,52 +59,6 @@ def encoded(sae: SparseAutoencoder, blocks: Iterable[torch.Tensor]) -> csr_array
     by_cell = vstack(found, "csr")
     by_cell.eliminate_zeros()
     return by_cell
-
-
-def merge(pieces: Sequence[Callable[[], csc_array]], folder: Path, cells_per_image: int) -> pd.DataFrame:
-    """Write by_cell and by_feature from functions that open pieces; return active features' n, sum, max, images."""
-    offsets = sum(read().indptr.astype(np.int64) for read in pieces)  # entries before each feature
-    merged, tables = max(MERGED, offsets[-1] // MOST_PIECES), []
-    bounds = np.flatnonzero(np.diff(offsets[:-1] // merged, prepend=-1, append=-1))
-
-    def by_feature() -> Iterator[csc_array]:
-        for start, end in pairwise(bounds):
-            codes = vstack([read()[:, start:end] for read in pieces], "csc")
-            features = np.repeat(np.arange(start, end), np.diff(codes.indptr))
-            images = codes.indices // cells_per_image
-            entries = pd.DataFrame({"feature": features, "value": np.float64(codes.data), "image": images})
-            columns = {"n": ("value", "size"), "sum": ("value", "sum"), "max": ("value", "max")}
-            tables.append(entries.groupby("feature").agg(**columns, images=("image", "nunique")))
-            yield codes
-
-    _write(folder / "by_cell", int(offsets[-1]), (read().tocsr() for read in pieces))
-    _write(folder / "by_feature", int(offsets[-1]), by_feature())
-    return pd.concat(tables)
-
-
-def _files(stem: Path) -> list[Path]:
-    return [stem.with_name(f"{stem.name}_{array}.npy") for array in ARRAYS]
-
-
-def _open(stem: Path, kind: type, shape: tuple[int, int]) -> csr_array | csc_array:
-    # plain arrays over memory maps: slices of a map itself are slow
-    return kind(tuple(np.load(file, mmap_mode="r") for file in _files(stem)), shape)
-
-
-def _write(stem: Path, n_entries: int, parts: Iterable[csr_array | csc_array]) -> None:
-    """Write a compressed matrix that comes in parts, in order."""
-    *entry_files, offsets_file = _files(stem)
-    counts = [np.zeros(1, np.int64)]
-    with ExitStack() as stack:
-        files = [stack.enter_context(open(file, "wb")) for file in entry_files]
-        for file, kind in zip(files, KINDS, strict=True):
-            header = {"descr": kind, "fortran_order": False, "shape": (n_entries,)}
-            np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-            for file, own, kind in zip(files, (part.data, part.indices), KINDS, strict=True):
-                own.astype(kind).tofile(file)
-            counts.append(np.diff(part.indptr))
-    np.save(offsets_file, np.concatenate(counts).cumsum().astype(np.int32 if n_entries < 2**31 else np.int64))
 
 
 @dataclass(repr=False)
@@ -164,8 +94,10 @@ class FeatureIndex(OnPictures):
         facts, images = read_json(folder / FACTS), pd.read_parquet(folder / IMAGES)
         grid, table = tuple(facts["grid"]), pd.read_parquet(folder / TABLE)
         shape = len(images) * grid[0] * grid[1], facts["d_sae"]
-        kinds = {"by_cell": csr_array, "by_feature": csc_array}
-        matrices = [_open(folder / name, kind, shape) for name, kind in kinds.items()]
+        # plain arrays over memory maps: slices of a map itself are slow
+        parts = ([np.load(folder / f"{name}_{array}.npy", mmap_mode="r") for array in ARRAYS]
+                 for name in ("by_cell", "by_feature"))  # fmt: skip
+        matrices = [kind(tuple(each), shape) for kind, each in zip((csr_array, csc_array), parts, strict=True)]
         return cls(*matrices, images, grid, table, folder, read_json(folder / META).get("fingerprint"))
 
     @property

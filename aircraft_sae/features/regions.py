@@ -22,7 +22,6 @@ from aircraft_sae.activations import Activations, OnPictures
 from aircraft_sae.features.index import TABLE, FeatureIndex, build_index
 from aircraft_sae.metrics import q_values
 from aircraft_sae.pictures import Pictures
-from aircraft_sae.ranks import on_all_ranks
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
@@ -257,7 +256,6 @@ def average_precision_and_influence(values: np.ndarray, member: np.ndarray) -> t
     return float(ap), (influence - ap * n_in) / hits[-1]
 
 
-@on_all_ranks
 def build_features(
     folder: Path, sae: SparseAutoencoder, acts: Activations, pictures: Pictures, splits: list[str], by_class: bool
 ) -> None:
@@ -266,8 +264,7 @@ def build_features(
     by_class: add the columns of `selectivity` for each level. Where regions are known, `part_scores` go to
     parts.parquet and the columns of `best_parts` are added too.
     """
-    if (index := build_index(sae, acts, folder, acts.rows(*splits))) is None:
-        return
+    index = build_index(sae, acts, folder, acts.rows(*splits))
     test, levels = index.rows("test"), pictures.levels
     table, images = index.table, index.images.iloc[test]
     if len(images) > 1 and levels and by_class:

@@ -14,15 +14,13 @@ import timm
 import torch
 from sklearn.metrics import confusion_matrix
 from timm.data import resolve_model_data_config
-from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2, muon
 from timm.utils import ModelEmaV3
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from aircraft_sae import metrics, ranks
+from aircraft_sae import metrics
 from aircraft_sae.config import ClassifierConfig, from_dict
 from aircraft_sae.devices import device, has_bfloat16, run_parallel
 from aircraft_sae.networks.build import build, check_weights, freeze, keep_depthwise_in_float32, weights_digest
@@ -35,7 +33,6 @@ CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; every epoch en
 ORTHOGONALISE = muon.zeropower_via_newtonschulz  # Muon calls it in bfloat16, with no option to change that
 
 
-@ranks.on_all_ranks
 def train(folder: Path, cfg: ClassifierConfig, pictures: Pictures, weights: str | None = None) -> None:
     """Train into `folder`: model.safetensors (averaged weights), config.json, history.csv, predictions.parquet (test).
 
@@ -53,10 +50,7 @@ def train(folder: Path, cfg: ClassifierConfig, pictures: Pictures, weights: str 
                 run.train_epoch(size, batches, bar)
             del batches
     made = run.averaged(cfg.image_size)
-    predictions = predict(made, pictures, "test")
-    if ranks.rank():
-        return
-    write_parquet(predictions, folder / "predictions.parquet")
+    write_parquet(predict(made, pictures, "test"), folder / "predictions.parquet")
     save(made, replace(cfg, level=run.level), folder)
     (folder / checkpoint.CHECKPOINT).unlink(missing_ok=True)
 
@@ -74,8 +68,6 @@ class Run(checkpoint.Training):
         self.classes = pictures.classes(self.level)
         self.identity = fingerprint(cfg, pictures.fingerprint, weights)
         self.model = build(cfg, len(self.classes)).to(self.device)
-        if ranks.n_ranks() > 1:
-            self.model = share_norms(self.model)
         pixels = resolve_model_data_config(self.model)
         self.mean, self.std = tuple(pixels["mean"]), tuple(pixels["std"])
         self.frozen = freeze(self.model, cfg.frozen_stages)
@@ -93,10 +85,9 @@ class Run(checkpoint.Training):
         if rough and self.device.type == "cpu":
             keep_depthwise_in_float32(self.model)
         self.parts = {"model": self.model, "ema": self.ema.module, "optimizer": self.optimizer}
-        self.shared = DistributedDataParallel(self.model) if ranks.n_ranks() > 1 else None
         # two halves of a batch in parallel take a quarter less time; BatchNorm needs the whole batch
-        whole = self.shared or self.device.type == "cuda" or has_batch_norm(self.model)
-        self.n_parts = 1 if whole else 2
+        whole = any(isinstance(module, BatchNorm) for module in self.model.modules())
+        self.n_parts = 1 if whole or self.device.type == "cuda" else 2
         self.n_images = len(pictures.rows(cfg.train_split))
         self.steps_per_epoch = math.ceil(self.n_images / cfg.batch_size)
         self.step, self.history = 0, []
@@ -153,51 +144,37 @@ class Run(checkpoint.Training):
         })  # fmt: skip
         self.sums = dict.fromkeys(self.sums, 0)
         self.save()
-        if ranks.rank() == 0:
-            write_text(self.folder / "history.csv", pd.DataFrame(self.history).to_csv(index=False))
+        write_text(self.folder / "history.csv", pd.DataFrame(self.history).to_csv(index=False))
 
     def train_step(self, pictures: torch.Tensor, labels: torch.Tensor) -> None:
-        """One update from a batch (n, 3, size, size) with labels (n,), or from this rank's share of one.
-
-        A share's sums are divided by the size of the whole batch, so that the ranks' results add up.
-        Raises: ValueError for a loss that is not finite.
-        """
+        """One update from a batch (n, 3, size, size) with labels (n,); ValueError for a loss that is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
-        size = n_own = len(labels)
-        if self.shared:
-            size = min(self.cfg.batch_size, self.n_images - self.n_seen)
-            n_own = len(range(size)[ranks.share(size)])  # 0 if the last batch has fewer pictures than there are ranks
 
         def learn(part: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, int, tuple[torch.Tensor, ...]]:
             shown, wanted = part
             loss, logits = self.loss(shown, wanted)
-            loss, hits = loss * min(n_own, len(wanted)) / size, (logits.argmax(1) == wanted)[:n_own].sum().item()
-            if self.shared:
-                (loss * ranks.n_ranks()).backward()  # DistributedDataParallel averages gradients
-                return loss.item(), hits, ()
+            loss, hits = loss * len(wanted) / len(labels), (logits.argmax(1) == wanted).sum().item()
             return loss.item(), hits, torch.autograd.grad(loss, self.learned, materialize_grads=True)
 
         parts = zip(pictures.chunk(self.n_parts), labels.chunk(self.n_parts), strict=True)
         losses, hits, grads = zip(*run_parallel(learn, list(parts)), strict=True)
-        ranks.add(found := torch.tensor([sum(losses), sum(hits)], dtype=torch.float64))
-        loss, hits = found.tolist()
-        if not math.isfinite(loss):
+        if not math.isfinite(loss := sum(losses)):
             self.stop(f"the loss is {loss}", self.step)
-        for weight, *own in zip(self.learned, *grads, strict=not self.shared):
+        for weight, *own in zip(self.learned, *grads, strict=True):
             weight.grad = sum(own)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.ema.update(self.model, step=self.step)
-        self.sums["loss"] += loss * size
-        self.sums["hits"] += hits
+        self.sums["loss"] += loss * len(labels)
+        self.sums["hits"] += sum(hits)
 
     def loss(self, pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(training loss, logits (n, classes)) of pictures (n, 3, size, size)."""
         try:
             with self.precision():
-                logits = (self.shared or self.model)(pictures).float()
+                logits = self.model(pictures).float()
         except ValueError as problem:
             if "more than 1 value per channel" not in str(problem):  # torch's BatchNorm
                 raise
@@ -226,19 +203,6 @@ class Run(checkpoint.Training):
         if step < n_warmup:
             return self.cfg.learning_rate * (step + 1) / n_warmup
         return self.cfg.learning_rate * (1 + math.cos(math.pi * (step - n_warmup) / (n_steps - n_warmup))) / 2
-
-
-def has_batch_norm(model: torch.nn.Module) -> bool:
-    """Whether a model has BatchNorm, whose statistics need the whole batch."""
-    return any(isinstance(module, BatchNorm) for module in model.modules())
-
-
-def share_norms(model: torch.nn.Module) -> torch.nn.Module:
-    """Let BatchNorms take statistics over all ranks' pictures; on CPUs, ValueError if there are any."""
-    if has_batch_norm(model) and not torch.cuda.is_available():
-        what = f"{type(model).__name__} has BatchNorm, whose batch statistics PyTorch shares only between GPUs"
-        raise ValueError(f"{what}: train it in one process, then run the other stages in several")
-    return convert_sync_batchnorm(model)
 
 
 def load(folder: str | Path, name: str = "trained") -> Network:
@@ -302,12 +266,10 @@ def predict(network: Network, pictures: Pictures, split: str = "test") -> pd.Dat
     if pictures.classes(level) != network.classes:
         raise ValueError(f"{pictures.name} has other {level} classes than the network was trained on")
     views = pictures.torch(split, level, test_transform(network.size, network.mean, network.std))
-    own = range(len(views))[ranks.share(len(views))]
-    batches = loader(views, BATCH, rows=own)
+    batches = loader(views, BATCH)
     seen = network.stream(batch for batch, _, _ in batches)
     bar = tqdm(seen, f"predict {split}", len(batches), unit="batch", leave=False, delay=10)
-    empty = torch.empty(0, len(network.classes))  # a rank may have no pictures
-    p = ranks.gather(torch.cat([empty, *(each.logits.softmax(1) for each in bar)])).numpy()
+    p = torch.cat([each.logits.softmax(1) for each in bar]).numpy()
     names, rows = np.asarray(network.classes, dtype=object), pictures.rows(split)
     table = {"image": rows["image"], "label": rows[level], "predicted": names[p.argmax(1)], "confidence": p.max(1)}
     return pd.DataFrame(table | {f"p_{c}": p[:, c] for c in range(p.shape[1])})

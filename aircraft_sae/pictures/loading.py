@@ -18,7 +18,6 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from aircraft_sae import ranks
 from aircraft_sae.config import ClassifierConfig
 
 _SEEDED = Lock()  # all threads share torch's generator
@@ -94,13 +93,11 @@ class Loader(DataLoader):
     size = 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order and augmentation of the next pass; under torchrun, each rank takes its share of a batch."""
+        """Choose the order and augmentation of the next pass."""
         if self.order_seed is not None:
             generator = torch.Generator().manual_seed(_mix(self.order_seed, epoch))
             order = torch.randperm(len(self.dataset), generator=generator).tolist()
-            batches = _batches([(self.order_seed, epoch, row) for row in order], self.size)
-            # a rank without a share takes one picture, so that all ranks take equally many steps
-            self.batch_sampler[:] = [batch[ranks.share(len(batch))] or batch[:1] for batch in batches]
+            self.batch_sampler[:] = _batches([(self.order_seed, epoch, row) for row in order], self.size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         for pictures, labels, rows in super().__iter__():  # workers send bytes, a quarter of the size of floats
@@ -119,7 +116,7 @@ def loader(
     """
     rows = range(len(dataset)) if rows is None else rows
     if workers is None:  # starting a process takes longer than reading 512 pictures
-        most = min(8, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if torch.cuda.is_available() else 1
+        most = min(8, cpu_count()) if torch.cuda.is_available() else 1
         workers = max(1, most) if len(rows) >= 512 else 0
     if workers and os.path.isdir("/dev/shm"):  # when this is full, a worker dies of a bus error
         n_bytes = batch_size * dataset[0][0].nbytes

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from aircraft_sae import ranks
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.devices import device, has_bfloat16
 from aircraft_sae.sae.model import BLOCK, Codes, SparseAutoencoder
@@ -31,22 +30,19 @@ FLOOR = 0.9  # the search for a batch's threshold starts from this share of the 
 Gradients = tuple[Tensor, Tensor, Tensor]  # of W_dec, W_enc_rows and b_enc
 
 
-def choose(
-    sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = False, n: int | None = None
-) -> tuple[Codes, float]:
+def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = False) -> tuple[Codes, float]:
     """(codes of acts - b_dec, smallest value selected) in training: "batchtopk" takes the n k largest of the batch.
 
-    floor: where the search starts; lowered if too high. n: cells of the whole batch, if these are a rank's share.
+    floor: where the search starts; lowered if too high.
     """
     if sae.cfg.variant == "topk":
         return sae.select(centred, 0.0, rough), 0.0
-    n = n or len(centred)
-    wanted, block = n * sae.cfg.k, BLOCK * ranks.n_ranks()
-    if floor == 0 and n > block:  # half of all pre-activations are positive, too many to collect
-        floor = FLOOR * choose(sae, centred[:BLOCK], 0.0, rough, block)[1]
+    wanted = len(centred) * sae.cfg.k
+    if floor == 0 and len(centred) > BLOCK:  # half of all pre-activations are positive, too many to collect
+        floor = FLOOR * choose(sae, centred[:BLOCK], 0.0, rough)[1]
     while True:
         codes = sae.select(centred, floor, rough)
-        values = ranks.gather(codes.values)
+        values = codes.values
         if len(values) >= wanted:
             least = values.topk(wanted, sorted=False).values.min()
             return codes.where(codes.values >= least), least.item()
@@ -56,19 +52,12 @@ def choose(
 
 
 @torch.no_grad()
-def backward(
-    sae: SparseAutoencoder, centred: Tensor, codes: Codes, dead: Tensor | None = None, n: int | None = None
-) -> tuple[float, float]:
-    """(loss, fvu) of acts - b_dec; gradients go into .grad.
-
-    dead: ids for AuxK, which uses every fourth cell. n: cells of the whole batch, if these are a rank's share; the
-    ranks' losses and gradients then add up to those of one process.
-    """
+def backward(sae: SparseAutoencoder, centred: Tensor, codes: Codes, dead: Tensor | None = None) -> tuple[float, float]:
+    """(loss, fvu) of acts - b_dec; gradients go into .grad. dead: ids for AuxK, which uses every fourth cell."""
     cfg = sae.cfg
     error = codes.decode(sae.W_dec).sub_(centred)
-    n_entries = (n or len(error)) * sae.d_in
-    loss = fvu = torch.linalg.vector_norm(error).item() ** 2 / n_entries
-    upstream = error * (2 / n_entries)
+    loss = fvu = torch.linalg.vector_norm(error).item() ** 2 / error.numel()
+    upstream = error * (2 / error.numel())
     gradients = of_features(sae, centred, codes, upstream)
     if dead is not None and len(dead):
         loss += aux(sae, centred, error, dead, gradients)
@@ -97,8 +86,7 @@ def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gr
     pre_acts = torch.addmm(sae.b_enc[dead], centred, rows_enc.t())
     values, places = pre_acts.topk(min(sae.cfg.aux_k, len(dead)), sorted=False)
     acts = torch.zeros_like(pre_acts).scatter_(1, places, values.relu_())
-    ranks.add(whole := missing.square().sum())
-    weight = sae.cfg.aux_coefficient / whole.clamp(min=1e-12)
+    weight = sae.cfg.aux_coefficient / missing.square().sum().clamp(min=1e-12)
     left = torch.addmm(missing, acts, rows_dec, beta=-1)
     loss = weight * left.square().sum()
     upstream = left.mul_(2 * weight)
@@ -108,30 +96,6 @@ def aux(sae: SparseAutoencoder, centred: Tensor, error: Tensor, dead: Tensor, gr
     return loss.item()
 
 
-def add_up(sae: SparseAutoencoder, loss: float, fvu: float, fired: Tensor, dead: Tensor | None) -> tuple[float, float]:
-    """(loss, fvu) summed over ranks; .grad and fired (d_sae,), each feature's number of cells, are summed in place."""
-    if ranks.n_ranks() == 1:
-        return loss, fvu
-    biases = sae.b_enc.grad, sae.b_dec.grad
-    sums = torch.cat([fired.new_tensor([loss, fvu], dtype=torch.float64), fired.double(), *biases])
-    ranks.add(sums)
-    numbers, counts, *summed = sums.split([2, len(fired), *map(len, biases)])
-    fired.copy_(counts)
-    for own, whole in zip(biases, summed, strict=True):
-        own.copy_(whole)
-    with_gradient = counts > 0
-    if dead is not None:
-        with_gradient[dead] = True
-    rows = with_gradient.nonzero()[:, 0]
-    for weight in [sae.W_dec] if sae.cfg.tied else [sae.W_dec, sae.W_enc_rows]:
-        if 2 * len(rows) > len(fired):
-            ranks.add(weight.grad)
-        else:
-            ranks.add(some := weight.grad[rows])
-            weight.grad[rows] = some
-    return tuple(numbers.tolist())
-
-
 def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
     """(mean (d_in,), scale): training receives (x - mean) scale for each cell x; scale: one number, or (d_in,)."""
     mean, variance = acts.moments(rows)
@@ -139,7 +103,6 @@ def units(cfg: SAEConfig, acts, rows) -> tuple[Tensor, Tensor | float]:
     return mean.float(), variance.clamp(min=1e-12).rsqrt().float() if cfg.standardise == "channels" else whole
 
 
-@ranks.on_all_ranks
 def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
     """Train on the cells of the images `rows` into `folder`: sae_weights.safetensors, cfg.json, history.csv.
 
@@ -160,8 +123,6 @@ def train_sae(folder: Path, cfg: SAEConfig, acts, rows) -> None:
         if run.due(CHECKPOINT_SECONDS):
             run.save()
     run.check_weights()
-    if ranks.rank():
-        return
     run.sae.fold_scaling(run.mean, run.scale).save(folder)
     steps = pd.DataFrame(run.history)
     hundredths = steps.groupby(np.arange(len(steps)) // max(1, cfg.n_steps // 100))
@@ -199,18 +160,16 @@ class Run(checkpoint.Training):
     def train_step(self, cells: Tensor) -> dict[str, float]:
         """One update from cells (n, d_in) in the network's units; returns its row of the history.
 
-        Under torchrun each rank takes its share of these cells, and sums are taken over ranks.
         Raises: ValueError for a loss that is not finite.
         """
-        sae, cfg, n, cells = self.sae, self.cfg, len(cells), cells[ranks.share(len(cells), 4)]
+        sae, cfg, n = self.sae, self.cfg, len(cells)
         self.optimizer.param_groups[0]["lr"] = rate = self.learning_rate(self.step)
         scaled = cells.to(self.device, torch.float32, copy=True).sub_(self.mean).mul_(self.scale)
         centred = scaled.sub_(sae.b_dec)
-        codes, least = choose(sae, centred, self.floor, self.rough, n)
+        codes, least = choose(sae, centred, self.floor, self.rough)
         dead = (self.idle > cfg.dead_after).nonzero()[:, 0] if cfg.aux_k else None
-        loss, fvu = backward(sae, centred, codes, dead, n)
+        loss, fvu = backward(sae, centred, codes, dead)
         fired = torch.bincount(codes.features, codes.values > 0, sae.d_sae)
-        loss, fvu = add_up(sae, loss, fvu, fired, dead)
         if not math.isfinite(loss):
             self.stop(f"the loss is {loss}", self.step)
         if cfg.frozen_decoder:

@@ -9,7 +9,6 @@ from zipfile import ZipFile
 
 import torch
 
-from aircraft_sae import ranks
 from aircraft_sae.store.files import write_whole
 
 CHECKPOINT = "checkpoint.pt"
@@ -28,10 +27,9 @@ class Training:
     def save(self) -> None:
         """Write the checkpoint; ValueError if a weight is not finite."""
         self.check_weights()
-        if ranks.rank() == 0:  # all ranks have the same state
-            state = {name: part.state_dict() for name, part in self.parts.items()} | {"identity": self.identity}
-            state |= {name: getattr(self, name) for name in self.noted}
-            write_whole(self.folder / CHECKPOINT, lambda temporary: torch.save(state, temporary))
+        state = {name: part.state_dict() for name, part in self.parts.items()} | {"identity": self.identity}
+        state |= {name: getattr(self, name) for name in self.noted}
+        write_whole(self.folder / CHECKPOINT, lambda temporary: torch.save(state, temporary))
         self.saved = time.monotonic()
 
     def due(self, seconds: float) -> bool:
@@ -40,12 +38,6 @@ class Training:
 
     def resume(self) -> None:
         """Load the checkpoint, if any; a damaged one is ignored. ValueError if it is another run's."""
-        self._load()
-        steps = ranks.gather(torch.tensor([self.step])).tolist()  # all have read it before the first may remove it
-        if len(set(steps)) > 1:
-            raise ValueError(f"the ranks see checkpoints of steps {steps}: put {self.folder} on a disk that all share")
-
-    def _load(self) -> None:
         path, self.saved = self.folder / CHECKPOINT, time.monotonic()
         if not path.is_file():
             return

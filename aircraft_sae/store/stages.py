@@ -11,10 +11,11 @@ import multiprocessing
 import os
 import platform
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,6 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from aircraft_sae import ranks
 from aircraft_sae.store.files import (
     META,
     REPLACED,
@@ -55,15 +55,18 @@ class Stage:
             raise ValueError(f"{self.folder} {REPLACED}")
 
 
+def say(text: str) -> None:
+    """Print a line to stderr; on stdout it would end up in the notebooks' outputs."""
+    print(f"{text}\n", end="", file=sys.stderr, flush=True)  # one write per line, since stages may run in parallel
+
+
 def make_stage(
-    folder: Path, config: Any, inputs: dict[str, str], make: Callable, say: Callable = print, name: str = "",
-    source: Stage | None = None,
-) -> Stage:  # fmt: skip
+    folder: Path, config: Any, inputs: dict[str, str], make: Callable, name: str = "", source: Stage | None = None
+) -> Stage:
     """Load the stage in `folder`, or make it with `make(work)`, where work holds what a killed run left behind.
 
-    config: plain JSON or a dataclass; inputs: digests of what the stage is made from; say: prints a line; name: the
-    stage's name in these lines; source: a stage that make reads. Under torchrun all ranks run a make marked
-    `on_all_ranks`; any other runs on the first.
+    config: plain JSON or a dataclass; inputs: digests of what the stage is made from; name: the stage's name in
+    messages; source: a stage that make reads.
     Raises: whatever make raises, OSError for a full disk, PermissionError, ValueError if `source` was made anew.
     """
     if source:
@@ -71,16 +74,7 @@ def make_stage(
     name = name or folder.name
     work, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
     wanted = fingerprint(config, inputs)
-    together = getattr(make, "together", False)
-    if ranks.rank():
-        if (making := bool(ranks.broadcast(0))) and together:
-            make(work)
-        if making:
-            ranks.wait()  # all have made their share
-            ranks.wait()  # the first has renamed the folder
-        return Stage(folder, _meta(folder), making)
     if not old.exists() and (meta := load_meta(folder, wanted)):
-        ranks.broadcast(False)
         return Stage(folder, meta, made=False)
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # it would wait for its parent for ever
         remedy = 'put your script\'s code under if __name__ == "__main__":'
@@ -98,23 +92,21 @@ def make_stage(
         elif folder.exists():
             shutil.rmtree(old, ignore_errors=True)
         if meta := load_meta(folder, wanted, lambda problem: say(f"{name}: {problem}")):
-            ranks.broadcast(False)
             return Stage(folder, meta, made=False)
         remedy = f"make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk; {work.name} is kept and will be resumed"
         with full_disk_named(f"making {folder}", folder.parent, remedy):
-            meta = _make(work, name, wanted, make, say, together) | {"config": config, "inputs": inputs}
+            meta = _make(work, name, wanted, make) | {"config": config, "inputs": inputs}
             if source:
                 source.check(work)
             meta = json.loads(json.dumps(meta, default=asdict))  # as it will be read back
             write_json(work / META, meta | {"checksum": fingerprint(meta)})
         _swap(work, folder, old)
-    ranks.wait()
     megabytes = sum(file["bytes"] for file in meta["files"].values()) / 1e6
     say(f"{name}: made in {meta['seconds']:.0f} s, {megabytes:.1f} MB")
     return Stage(folder, meta, made=True)
 
 
-def _make(work: Path, name: str, wanted: str, make: Callable, say: Callable, together: bool) -> dict:
+def _make(work: Path, name: str, wanted: str, make: Callable) -> dict:
     progress = read_json(work / PROGRESS)
     if progress.get("fingerprint") != wanted:
         shutil.rmtree(work, ignore_errors=True)
@@ -123,10 +115,8 @@ def _make(work: Path, name: str, wanted: str, make: Callable, say: Callable, tog
     work.mkdir(exist_ok=True)
     with suppress(OSError, AttributeError, TypeError):  # where the C library is not glibc
         ctypes.CDLL(None).malloc_trim(0)  # return hundreds of megabytes that parallel passes have freed
-    ranks.broadcast(True)
-    with watched(progress, work / PROGRESS), nullcontext() if together else ranks.alone():
+    with watched(progress, work / PROGRESS):
         make(work)
-    ranks.wait()
     for left_over in work.rglob(".*.tmp"):  # from interrupted atomic writes
         left_over.unlink()
     files = sorted(path for path in work.rglob("*") if path.is_file() and path.name != PROGRESS)
