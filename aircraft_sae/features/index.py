@@ -37,7 +37,7 @@ def build_index(sae: SparseAutoencoder, acts: Activations, folder: str | Path, r
         "feature_id": np.arange(sae.d_sae),
         "density_cell": n_active / (len(rows) * acts.cells_per_image),
         "density_image": (maxima > 0).mean(0),
-        "mean": made.by_feature.sum(axis=0, dtype=np.float64) / n_known,
+        "mean": np.bincount(made.by_cell.indices, made.by_cell.data, sae.d_sae) / n_known,
         "max": np.where(n_active > 0, maxima.max(0), np.nan).astype(np.float64),
         "norm": sae.W_dec.detach().norm(dim=1).numpy(),
     })  # fmt: skip
