@@ -23,7 +23,6 @@ from aircraft_sae.store import digest, read_json, write_json, write_whole
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 BLOCK = 1024  # cells encoded at a time, whose pre-activations (25 MB at d_sae 6,144) stay in the cache
-NEARLY_DENSE = 7  # with one entry in 7 active, dense products are as fast (2 cores, d_in 768, d_sae 6,144)
 
 
 @dataclass
@@ -46,21 +45,12 @@ class Codes:
         """(entries,) each entry's cell."""
         return torch.repeat_interleave(self.offsets.diff(), output_size=len(self.values))
 
-    @property
-    def nearly_dense(self) -> bool:
-        """Whether a dense product is faster, as in the first step of training."""
-        return len(self.values) * NEARLY_DENSE > len(self) * self.d_sae
-
     def decode(self, table: torch.Tensor) -> torch.Tensor:
         """(n, d) sums over each cell's entries of value x table[feature]; table: (d_sae, d)."""
-        if self.nearly_dense:
-            return self.dense() @ table
         return embedding_bag(self.features, table, self.offsets[:-1], mode="sum", per_sample_weights=self.values)
 
     def dot(self, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """(entries,) table[feature] . rows[cell] at the active entries only; table: (d_sae, d), rows: (n, d)."""
-        if self.nearly_dense:
-            return (rows @ table.t())[self.cells, self.features]
         # this is the gradient of `decode` with respect to the values; mode 0 is "sum"
         gradient = torch.ops.aten._embedding_bag_per_sample_weights_backward
         return gradient(rows, table, self.features, self.offsets[:-1], self.cells, 0)
