@@ -1,4 +1,4 @@
-"""The command: run notebooks, or make one stage. It imports nothing heavy: each notebook runs in its own kernel."""
+"""The command, which runs notebooks. It imports nothing heavy: each notebook runs in its own kernel."""
 
 import argparse
 import atexit
@@ -18,14 +18,12 @@ from threading import Thread
 import psutil
 
 from aircraft_sae import config, store
-from aircraft_sae.make import STAGES, configure, make
 from aircraft_sae.view.report import ANSI, RECORD, write_page, write_report
 
 MAIN = "06"  # the last notebook of a default run
 NOTEBOOKS = store.shipped("notebooks")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "matplotlib", "scikit-learn", "pillow")
-OPTIONS = {"run": ("all", "again", "in_place", "record", "network"), "make": ("set", "site")}
 
 
 def find(folder: Path) -> dict[str, Path]:
@@ -203,20 +201,17 @@ def load_ipython_extension(shell) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m aircraft_sae", description="Run a study, or make one stage of it.")
+    parser = argparse.ArgumentParser(prog="python -m aircraft_sae", description="Run the notebooks of a study.")
     add = parser.add_argument
-    add("command", nargs="?", default="run", choices=("run", "make"), help="default: run")
-    names = f"run: numbers of notebooks, 01 to {MAIN} by default; make: one of {', '.join(STAGES)}"
-    add("names", nargs="*", metavar="NN|STAGE", help=names)
+    add("command", nargs="?", default="run", choices=("run",), help="default: run")
+    add("numbers", nargs="*", metavar="NN", help=f"numbers of notebooks; default: 01 to {MAIN}")
     add("--preset", help=f"one of {', '.join(config.PRESETS)}; default: hangar")
     add("--data-root", metavar="DIR", help="folder that holds fgvc-aircraft-2013b, or your pictures")
-    add("--all", action="store_true", help="run: all notebooks")
-    add("--again", action="store_true", help="run: rerun notebooks that are up to date, too")
-    add("--in-place", action="store_true", help="run: then write the outputs into notebooks/")
-    add("--record", action="store_true", help="run: then copy the numbers into data/results, for git")
-    add("--network", metavar="NAME", help="run: the network for notebooks 09 and 10, by name or as a file of weights")
-    add("--site", help="make: a place in the network, such as stage3")
-    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="make: change a setting, such as sae.k=16")
+    add("--all", action="store_true", help="all notebooks")
+    add("--again", action="store_true", help="rerun notebooks that are up to date, too")
+    add("--in-place", action="store_true", help="then write the outputs into notebooks/")
+    add("--record", action="store_true", help="then copy the numbers into data/results, for git")
+    add("--network", metavar="NAME", help="the network for notebooks 09 and 10, by name or as a file of weights")
     return parser
 
 
@@ -238,18 +233,12 @@ def main(arguments: list[str] | None = None) -> int:
         study, data_dir = config.with_data_root(config.preset(name), root), store.data_folder()
         if study.dataset.needs_root and not Path(root).is_dir():
             raise ValueError(f"the data root {root} is not a folder")
-        for command, own in OPTIONS.items():
-            if options.command != command and any(getattr(options, each) for each in own):
-                flags = ", ".join("--" + each.replace("_", "-") for each in own)
-                raise ValueError(f"{flags} are for {command}, not for {options.command}")
-        if options.command == "make":
-            return make(*configure(options.names, study, options.set, options.site), data_dir, options.site)
         if options.in_place and not study.dataset.rendered:
             raise ValueError(f"--in-place would put the photographs of {name} into notebooks/: run without it")
         if network and (options.in_place or options.record):
             raise ValueError(f"--in-place and --record are for the default networks, not for {network}")
         notebooks = find(NOTEBOOKS)
-        asked = {number.zfill(2) for number in options.names}
+        asked = {number.zfill(2) for number in options.numbers}
         asked = asked or {number for number in notebooks if options.all or number <= MAIN}
         if unknown := sorted(asked - set(notebooks)):
             raise ValueError(f"no notebook {', '.join(unknown)}: there are {', '.join(notebooks)}")
@@ -291,7 +280,7 @@ def run(
             executed[path.stem], failure = runner.run(path)
             if failure:
                 break
-    index = write_report(runner.folder, runner.results, study, executed, time.monotonic() - began, failure)
+    index = write_report(runner.folder, study, executed, time.monotonic() - began, failure)
     if failure:
         print(f"\n{failure}\n\nReport so far: {index}", file=sys.stderr)
         return 1

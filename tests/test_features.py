@@ -86,29 +86,6 @@ def test_the_index_holds_every_code_and_describes_each_feature(index, dense):
     np.testing.assert_array_equal(index.table["max"], active.max())
 
 
-@pytest.mark.parametrize(("piece", "merged"), [(24, 5), (60, 2**21), (10**6, 40)])
-def test_an_index_is_the_same_in_any_pieces(index, dense, tmp_path, monkeypatch, piece, merged):
-    monkeypatch.setattr("aircraft_sae.features.index.PIECE", piece)
-    monkeypatch.setattr("aircraft_sae.features.index.MERGED", merged)
-    again = indexed(dense, tmp_path, ["train"] * 20 + ["test"] * 20)
-    pd.testing.assert_frame_equal(again.table, index.table)
-    for path in index.folder.glob("*.npy"):
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in index.folder.iterdir())
-
-
-def test_a_killed_index_resumes_from_its_own_pieces(dense, tmp_path, monkeypatch):
-    monkeypatch.setattr("aircraft_sae.features.index.PIECE", 24)
-    with monkeypatch.context() as killed:
-        killed.setattr("aircraft_sae.features.index.merge", lambda *_: 1 / 0)
-        for values in (dense, dense + 1):  # pieces of other acts are left alone
-            with pytest.raises(ZeroDivisionError):
-                indexed(values, tmp_path)
-    for lost in sorted(tmp_path.glob("pieces-*/00001_*.npy"))[::2]:
-        lost.unlink()
-    np.testing.assert_array_equal(indexed(dense, tmp_path).by_cell.toarray(), dense.reshape(-1, D))
-
-
 def test_an_index_may_be_empty_but_not_absent(tmp_path):
     with pytest.raises(FileNotFoundError, match="build the feature index first"):
         FeatureIndex.open(tmp_path)

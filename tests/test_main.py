@@ -281,7 +281,6 @@ REFUSED = {
     "--preset photos --data-root /not/there": "/not/there is not a folder",
     "--preset photos --data-root . --in-place": "would put the photographs",
     "--network inception5h.pth --record": "are for the default networks, not for",
-    "--set sae.k=2": "are for make, not for run",
 }
 
 

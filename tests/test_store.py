@@ -345,3 +345,8 @@ def test_the_data_folder_is_the_checkouts_unless_the_environment_names_one(monke
     monkeypatch.delenv("AIRCRAFT_SAE_DATA_DIR")
     data = store.data_folder()
     assert data.name == "data" and (data.parent / "pyproject.toml").is_file()
+
+
+def test_what_a_stage_says_stays_out_of_the_notebooks_outputs(capsys):
+    store.say("sae/main: making")
+    assert capsys.readouterr() == ("", "sae/main: making\n")

@@ -17,17 +17,15 @@ ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 RECORD = "aircraft_sae"  # the entry of an executed notebook's metadata where the runner keeps its record
 
 
-def write_report(
-    folder: Path, results: Path, config: StudyConfig, notebooks: Mapping, seconds: float, failure: str = ""
-) -> Path:
+def write_report(folder: Path, config: StudyConfig, notebooks: Mapping, seconds: float, failure: str = "") -> Path:
     """Write report/index.html of the study in `folder` and return its path.
 
-    results: the folder of numbers; notebooks: {name: executed notebook}, a failed one last; failure: its message.
+    notebooks: {name: executed notebook}, a failed one last; failure: its message.
     """
     from jinja2 import Template
 
     records = {name: notebook.metadata[RECORD] for name, notebook in notebooks.items()}
-    numbers = read_numbers(results, [name for name, record in records.items() if record["key"]])
+    numbers = read_numbers(folder / "results", [name for name, record in records.items() if record["key"]])
     metas = sorted(stage_metas(folder).items(), key=lambda item: (folder / item[0] / META).stat().st_mtime)
     links = [_link(name, notebook) for name, notebook in notebooks.items()]
     if (folder / "atlas" / "index.html").is_file():

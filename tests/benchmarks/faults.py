@@ -1,4 +1,4 @@
-"""Runs the smoke preset in child processes, kills them and compares what they leave. For test_faults.py, test_ranks.py.
+"""Runs the smoke preset in child processes, kills them and compares what they leave, for test_faults.py.
 
 Each child is forked from a process that has imported everything and works in its own data folder. What it leaves is
 compared with an unbroken run, file by file.
@@ -103,14 +103,12 @@ def _prepare(say, hurried):
     import torch
 
     from aircraft_sae import activations, store, study
-    from aircraft_sae.features import index
     from aircraft_sae.networks import training
     from aircraft_sae.sae import training as sae_training
-    from aircraft_sae.view import atlas
 
-    study.say = atlas.say = say
+    study.say = say
     store.stages.HEARTBEAT, training.CHECKPOINT_SECONDS, sae_training.CHECKPOINT_SECONDS = 0.05, 0.0, 0.0
-    activations.SHARD = activations.BATCH = index.PIECE = 8
+    activations.SHARD = activations.BATCH = 8
     torch.set_num_threads(1)  # several would wait for each other on busy cores
     if hurried:
         os.cpu_count = lambda: 1  # render in this process, where the trap is
@@ -273,11 +271,10 @@ class Unbroken:
             raise RuntimeError(f"{stage}: {child.error}")
         return child
 
-    def copy(self, before=None, to=None):
+    def copy(self, before=None):
         """A fresh runs folder that holds all stages, or those before one."""
-        to = to or self.scratch
-        shutil.rmtree(to, ignore_errors=True)
-        runs = to / "runs" / "smoke"
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        runs = self.scratch / "runs" / "smoke"
         runs.mkdir(parents=True)
         for stage in STAGES[: STAGES.index(before) if before else None]:
             shutil.copytree(self.runs / stage, runs / stage)
