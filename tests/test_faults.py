@@ -73,7 +73,7 @@ def test_a_flipped_bit_in_meta_json_is_found(tmp_path):
         (work / "file").write_text("content")
 
     def stage():
-        return store.make_stage(tmp_path / "s", {"a": [1]}, {"of": "1"}, make, say=lambda _: None)
+        return store.make_stage(tmp_path / "s", {"a": [1]}, {"of": "1"}, make)
 
     meta, rng = stage().folder / store.META, random.Random(0)
     for _ in range(60):

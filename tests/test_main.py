@@ -103,7 +103,7 @@ COUNTS = """# %%
 from pathlib import Path
 from aircraft_sae.store import make_stage, write_json
 folder, data = Path(DATA) / "runs" / "smoke", Path(DATA)
-make_stage(folder / "NAME", "NAME", {}, lambda work: (work / "a").write_text("NAME"), say=lambda _: None)
+make_stage(folder / "NAME", "NAME", {}, lambda work: (work / "a").write_text("NAME"))
 write_json(folder / "results" / "NAME.json", {})
 with (data / "executed").open("a") as file:
     file.write("NAME ")

@@ -91,13 +91,11 @@ def reference(sae, acts, dead=()):
     return loss.item(), {name: value.grad for name, value in weights.items()}
 
 
-@pytest.mark.parametrize("nearly_dense", [0, 10**9], ids=["sparse", "dense"])
 @pytest.mark.parametrize("rough", [False, True])
 @pytest.mark.parametrize("with_dead", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, rough, nearly_dense, monkeypatch):
-    monkeypatch.setattr("aircraft_sae.sae.model.NEARLY_DENSE", nearly_dense)
+def test_loss_and_gradients_equal_the_dense_reference(variant, tied, with_dead, rough):
     sae = made(small(variant, tied=tied))
     acts = torch.randn(700, 48, generator=torch.Generator().manual_seed(2))  # more than one block
     dead = torch.tensor([3, 50, 51, 200, *range(300, 330)]) if with_dead else None

@@ -38,7 +38,8 @@ def make(work):
     (work / "second").write_text("2")
 
 {before}
-stage = store.make_stage(Path(sys.argv[1]), {{"a": 1}}, {{}}, make, say=lambda line: print(line, flush=True))
+stages.say = lambda line: print(line, flush=True)
+stage = store.make_stage(Path(sys.argv[1]), {{"a": 1}}, {{}}, make)
 print("made" if stage.made else "loaded", flush=True)
 """
 
@@ -64,16 +65,18 @@ class Recorder:
         (work / "second").write_text("2")
 
     def stage(self, config=1, inputs=()):
-        return make_stage(self.folder, config, dict(inputs), self.make, say=self.said.append)
+        return make_stage(self.folder, config, dict(inputs), self.make)
 
 
 @pytest.fixture
-def recorder(tmp_path):
-    return Recorder(tmp_path)
+def recorder(tmp_path, monkeypatch):
+    made = Recorder(tmp_path)
+    monkeypatch.setattr(store.stages, "say", made.said.append)
+    return made
 
 
 def make_first(folder, config=1, make=write_one):
-    return make_stage(folder, config, {}, make, say=lambda _: None)
+    return make_stage(folder, config, {}, make)
 
 
 def test_a_stage_is_made_once_and_again_for_another_config_or_input(tmp_path, recorder, monkeypatch):

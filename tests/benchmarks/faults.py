@@ -106,7 +106,7 @@ def _prepare(say, hurried):
     from aircraft_sae.networks import training
     from aircraft_sae.sae import training as sae_training
 
-    study.say = say
+    study.say = store.stages.say = say
     store.stages.HEARTBEAT, training.CHECKPOINT_SECONDS, sae_training.CHECKPOINT_SECONDS = 0.05, 0.0, 0.0
     activations.SHARD = activations.BATCH = 8
     torch.set_num_threads(1)  # several would wait for each other on busy cores
