@@ -266,18 +266,6 @@ def test_the_gallery_has_pythons_pixels_and_a_picture_is_made_on_request(page, c
     assert catalogue.radius and (pixels() > 250).all(-1).sum() > 30 + (without > 250).all(-1).sum()  # it is seen
     for name in ("close-ups", "circle"):
         app(page).get_by_label(name).uncheck()
-    made = app(page).locator("details", has=page.get_by_text("A picture made for it"))
-    made.locator("summary").click()
-    made.get_by_role("button", name="Make it").click()
-    made.locator("canvas").wait_for(timeout=START)
-    _, (reached, random) = catalogue.made_for(often)
-    assert f"reaches {reached:.1f} times" in made.inner_text() and f"{random:.1f} times" in made.inner_text()
-    assert np.std(made.locator("canvas").evaluate(PIXELS)) > 5
-    show(page, int(catalogue.table["density_image"].argmin()))
-    made.get_by_role("button", name="Make it").click()
-    page.wait_for_selector('.sae-browser .error:has-text("is active in no test picture")')
-    app(page).get_by_label("Dismiss the message").click()
-    made.locator("summary").click()
 
 
 def test_the_list_is_filtered_searched_and_sorted_and_tells_classes_apart(page, catalogue):

@@ -43,7 +43,6 @@ export default { render({ model, el }) {
       const [view, [maps, ...files]] = await ask("feature", { ...wanted, known });
       return { ...view, maps: new Float32Array(bytes(maps)), fresh: await bitmaps(view.fresh, files) };
     },
-    made: async (given) => subject(await ask("made", given)),
     pictures: async (rows) => bitmaps(rows, (await ask("pictures", { rows }))[1]),
     open: async (key) => subject(await ask("open", { key })),
     upload: async (file) => subject(await ask("upload", { name: file.name }, [await small(file)])),

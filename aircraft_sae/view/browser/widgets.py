@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import traitlets
 from filelock import FileLock
-from PIL import Image
 
 from aircraft_sae.features import check_features
 from aircraft_sae.store import LABELS, digest, write_text
@@ -49,11 +48,6 @@ class Answers:
         view, maps = self.catalogue.feature(feature_id, **choice)
         fresh = [tile["picture"] for tile in view["gallery"] if tile["picture"] not in known]
         return view | {"fresh": fresh}, [maps.tobytes(), *map(self.catalogue.thumbnail, fresh)]
-
-    def made(self, feature_id: int) -> tuple[dict, list]:
-        """The picture that maximises a feature, and how far it and a random direction's picture reach."""
-        picture, (reached, random) = self.catalogue.made_for(feature_id)
-        return {"reached": reached, "random": random}, [as_jpeg(Image.fromarray(picture), BENCH_PICTURE // 2)]
 
     def pictures(self, rows: list[int]) -> tuple[dict, list]:
         """Thumbnails, as JPEG."""
