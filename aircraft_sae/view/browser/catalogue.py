@@ -283,13 +283,13 @@ def crops_figure(picks: Mapping[str, pd.DataFrame], pictures: Pictures, grid: tu
 
     blank, shown = Image.new("RGB", (72, 72), "white"), []
     for own in picks.values():
-        shown.append([blank if pd.isna(pick.image) else crop(pick, pictures, grid) for pick in own.itertuples()])
+        shown.append([blank if pd.isna(pick.image) else _crop(pick, pictures, grid) for pick in own.itertuples()])
     return picture_grid(shown, names=list(picks), empty="never active in these pictures")
 
 
-def crop(pick: Any, pictures: Pictures, grid: tuple[int, int], share: float = 72 / 224) -> Image.Image:
-    """The square around a cell (image, row, column), with this share of the picture's sides, at 72 pixels."""
-    picture = pictures.picture(pick.image)
+def _crop(pick: Any, pictures: Pictures, grid: tuple[int, int]) -> Image.Image:
+    """The square around a cell (image, row, column), with about a third of the picture's sides, at 72 pixels."""
+    picture, share = pictures.picture(pick.image), 72 / 224
     sides = np.array(picture.size)
     middle = np.divide([pick.column + 0.5, pick.row + 0.5], grid[::-1]) * sides
     start = np.clip(middle - sides * share / 2, 0, sides * (1 - share))
