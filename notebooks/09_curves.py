@@ -37,7 +37,6 @@ from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
-import torch
 from IPython.display import Markdown, display
 
 # %%
@@ -47,7 +46,7 @@ from aircraft_sae.pictures.curves import Curves
 from aircraft_sae.studies import curves
 from aircraft_sae.studies.tuning import LARGEST, PUBLISHED, family
 from aircraft_sae.study import Study
-from aircraft_sae.view import plots, visualise
+from aircraft_sae.view import plots
 from aircraft_sae.view.browser.catalogue import crops_figure
 
 # %% [markdown]
@@ -351,13 +350,13 @@ display(Markdown(text))
 # peak. The patches are the feature's strongest in every third test picture, one per picture.
 
 # %%
-patches, contours, coded = {}, {}, {}
+patches, contours = {}, {}
 for own, site in PAIRS:
     acts, sae, kept = cells[own, site], saes[own, site][0], members[own, site]
     nulls_ = [as_batchtopk(each, acts) for each in (*random_dictionaries(sae, acts, (0,)), untrained(sae, acts, 0))]
-    coded[own, site] = dict(zip(SHOWN[1:], (sae, *nulls_), strict=True))
+    coded = dict(zip(SHOWN[1:], (sae, *nulls_), strict=True))
     inputs = {"network": networks[own], "pictures": study.pictures().every(3), "tuning": folders[own, site]}
-    inputs["saes"] = {kind: each for kind, each in coded[own, site].items() if kind in kept}
+    inputs["saes"] = {kind: each for kind, each in coded.items() if kind in kept}
     settings = {"site": site, "units": kept}
     folder = study.stage(f"experiments/in-pictures-{own}-{site}", curves.see_pictures, settings, inputs)
     patches[own, site] = pd.read_parquet(folder / "patches.parquet")
@@ -435,28 +434,6 @@ text = f"""**Takeaway.** Suppressing curve features changes the response to curv
 much as the response to lines; for other features the ratio is {spans["other features"]}. The ratio is larger for curve
 features in {more} of {len(ratios)} layers (ranges over layers in brackets)."""
 display(Markdown(text))
-
-# %% [markdown]
-# ## What would these units like to see?
-#
-# We visualise a few features, a neuron and a random direction. For each, gradient ascent finds two pictures that drive
-# the unit as strongly as possible, and a penalty keeps the two different. They show what a unit *could* respond to, not
-# what it does respond to in test pictures. The caption gives the activation as a multiple of the largest one in test
-# pictures.
-
-# %%
-kept, acts, drawn, captions = members[best], cells[best], [], []
-tops = patches[best].groupby(["dictionary", "unit"])["value"].max()
-wanted = [("features", j) for j in kept["features"][:: max(1, len(kept["features"]) // 3)][:3]]
-wanted += [(kind, kept[kind][0]) for kind in ("neurons", "random directions 0") if kind in kept]
-for kind, j in wanted:
-    sae, name = coded[best].get(kind), f"{kind.removesuffix(' 0').removesuffix('s')} {j}"
-    read = visualise.feature(sae, j) if sae else visualise.middle(torch.eye(acts.d_in)[j])
-    made, reached = visualise.maximise(networks[best[0]], best[1], read, n=2, steps=16 if small else 128)
-    drawn.append(made)
-    captions.append([f"{name}: {value / tops[kind, j]:.1f} times" for value in reached])
-figure = plots.picture_grid(list(zip(*drawn, strict=True)), list(zip(*captions, strict=True)))
-plots.titled(figure, "What would these units like to see?")
 
 # %% [markdown]
 # ## Do the results depend on how training cells are drawn?

@@ -39,7 +39,7 @@ from itertools import combinations, pairwise, product
 import numpy as np
 import pandas as pd
 import umap
-from IPython.display import HTML, Markdown, display
+from IPython.display import Markdown, display
 from scipy.sparse import load_npz
 from torch.nn.functional import cosine_similarity
 
@@ -50,9 +50,8 @@ from aircraft_sae.metrics import median, with_interval
 from aircraft_sae.studies import branches, circuits, curves
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
-from aircraft_sae.view.browser.catalogue import crop, crops_figure
+from aircraft_sae.view.browser.catalogue import crops_figure
 from aircraft_sae.view.plots import in_words
-from aircraft_sae.view.scatter import graph, scatter
 
 # %% [markdown]
 # ## Settings
@@ -385,7 +384,7 @@ chosen = {name: far[name].nlargest(12).index.tolist() for name in branches.BRANC
 units = sorted({j for own in chosen.values() for j in own})
 
 # %%
-settings = {"site": block, "units": {kind: units}, "n_patches": 3}
+settings = {"site": block, "units": {kind: units}, "n_patches": 1}
 given = {"network": network, "pictures": pictures.every(every), "saes": {kind: asked[block]}}
 seen = study.stage(f"experiments/branches-{network.name}", curves.see_pictures, settings, given)
 given = {"network": network, "pictures": pictures, "sae": asked[block], "patches": seen}
@@ -408,27 +407,11 @@ display(Markdown(text))
 #
 # ## Do features of one branch lie together?
 #
-# The map shows the decoder rows of mixed4c in two dimensions (UMAP), coloured by home. Point at a larger dot, or reach
-# it with the Tab key, to see the feature's three strongest patches.
+# The map shows the decoder rows of mixed4c in two dimensions (UMAP). In the left panel, colour shows how much of a row
+# lies in 5 x 5; in the right panel, it shows what the feature leans to.
 
 # %%
 xy = umap.UMAP(random_state=0, n_jobs=1, metric="cosine").fit_transform(W_dec)
-patches = pd.read_parquet(seen / "patches.parquet")
-crops = {j: [crop(pick, pictures, grid) for pick in each.itertuples()]
-         for j, each in patches[patches["value"] > 0].groupby("unit")}  # fmt: skip
-where = homes[block][known_of.index]
-said = zip(known_of.index, where, known_of["leaning"], strict=True)
-names = [f"feature {j}: home {own}, leans to {factor}" for j, own, factor in said]
-alt = f"Decoder rows of {len(known_of)} features of {block} in two dimensions, coloured by their home branch."
-display(HTML(scatter(xy, where, names, [crops.get(j, []) for j in known_of.index], alt)))
-
-# %% [markdown]
-# Such maps can show clusters where there are none, so we count neighbours in all dimensions. *Purity* is the share of a
-# row's 15 nearest neighbours that have its own label. Homes are computed from the rows themselves, so neighbours tend
-# to share a home. We therefore compare with two nulls: permuted labels, and random directions, which have homes too. In
-# the figure, the left panel shows how much of a row lies in 5 x 5, and the right panel shows what the feature leans to.
-
-# %%
 figure, (left, right) = plots.sheet(4.2, 1, 2, sharex=True, sharey=True)
 marks = left.scatter(*xy.T, c=far["5x5"], s=4, cmap="cividis", vmin=-3, vmax=3)
 figure.colorbar(marks, ax=left, label="5 x 5, deviations above chance", location="left")
@@ -439,6 +422,11 @@ left.set(xlabel="UMAP 1", ylabel="UMAP 2", title="by branch")
 right.set(xlabel="UMAP 1", title="by leaning")
 figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=5, markerscale=2)
 display(plots.titled(figure, "Do features of one branch, or of one leaning, lie together?"))
+
+# %% [markdown]
+# Such maps can show clusters where there are none, so we count neighbours in all dimensions. *Purity* is the share of a
+# row's 15 nearest neighbours that have its own label. Homes are computed from the rows themselves, so neighbours tend
+# to share a home. We therefore compare with two nulls: permuted labels, and random directions, which have homes too.
 
 # %%
 pure, shown = {}, {}
@@ -502,40 +490,27 @@ columns = {"chosen features": counts["sum", "asked"], "their neighbours": counts
 pd.DataFrame(columns | {"possible": counts["size", "asked"]}).rename_axis("edges from")
 
 # %% [markdown]
-# The takeaway says how many edges the threshold alone would give, so treat every edge as a candidate. The graph shows
-# the two strongest edges of each feature, at most eight in a block. When the feature on the left of a line is
-# suppressed, the one on the right falls (solid) or rises (dashed); the width shows the size of the change. Point at a
-# node to see more patches, at a line to see its change.
+# The takeaway says how many edges the threshold alone would give, so treat every edge as a candidate. Here are three
+# examples: the largest edge of each of the first three blocks, chosen by size alone. Each example has two rows of
+# patches: those of the suppressed feature, and those of the feature that changed, with its change.
 
 # %%
-own = circuits.strongest(edges[(edges["role"] == "asked") & edges["beyond"]])
-drawn = own.groupby(["first", "upstream"], sort=False).head(2).groupby("first", sort=False).head(8)
-links = [(f"{row.first} {row.upstream}", f"{row.second} {row.downstream}", row.share) for row in drawn.itertuples()]
-nodes = sorted({end for link in links for end in link[:2]})
-columns = {block: [name for name in nodes if name.startswith(block)] for block in BLOCKS}
+found = circuits.strongest(edges[(edges["role"] == "asked") & edges["beyond"]])
+examples = found.drop_duplicates("first").sort_values("first").head(3)
+ends = {end for row in examples.itertuples() for end in ((row.first, row.upstream), (row.second, row.downstream))}
 pieces = {}
-for name, own in ((name, own) for name, own in columns.items() if own):
-    settings = {"site": name, "units": {kind: [int(node.split()[1]) for node in own]}, "n_patches": 9}
+for name in sorted({block for block, _ in ends}):
+    settings = {"site": name, "units": {kind: sorted(j for block, j in ends if block == name)}}
     given = {"network": network, "pictures": pictures.every(4 * every), "saes": {kind: asked[name]}}
-    found = study.stage(f"experiments/nodes-{network.name}-{name}", curves.see_pictures, settings, given)
-    found = pd.read_parquet(found / "patches.parquet").groupby("unit")
-    pieces |= {f"{name} {j}": each[each["value"] > 0] for j, each in found}
-
-# %%
-crops = {node: [crop(pick, pictures, network.shape(node.split()[0])[:2]) for pick in each.head(3).itertuples()]
-         for node, each in pieces.items()}  # fmt: skip
-alt = f"{len(nodes)} features as patches, in columns by block, and {len(links)} edges between neighbouring blocks."
-display(HTML(graph(columns, links, crops, alt)))
-
-# %% [markdown]
-# Three examples: the largest edge of each of the first three blocks, chosen by size alone. Each example has two rows of
-# patches: those of the suppressed feature, and those of the feature that changed.
+    folder = study.stage(f"experiments/nodes-{network.name}-{name}", curves.see_pictures, settings, given)
+    own = pd.read_parquet(folder / "patches.parquet").groupby("unit")
+    pieces |= {(name, j): each[each["value"] > 0] for j, each in own}
 
 # %%
 shown = {}
-for row in drawn.drop_duplicates("first").sort_values("first").head(3).itertuples():
-    shown[f"{row.first[5:]}:\n{row.upstream}"] = pieces[f"{row.first} {row.upstream}"]
-    shown[f"{row.second[5:]}: {row.downstream}\n{row.share:+.0%}"] = pieces[f"{row.second} {row.downstream}"]
+for row in examples.itertuples():
+    shown[f"{row.first[5:]}:\n{row.upstream}"] = pieces[row.first, row.upstream]
+    shown[f"{row.second[5:]}: {row.downstream}\n{row.share:+.0%}"] = pieces[row.second, row.downstream]
 plots.titled(crops_figure(shown, pictures, grid), "What do the strongest edges connect?")
 
 # %%

@@ -116,20 +116,6 @@ def test_what_a_feature_pushes_up_goes_down_without_it(bench, catalogue, often):
     assert pushes["band"] == pytest.approx(np.quantile(most, 0.95), rel=1e-3)
 
 
-def test_the_picture_made_for_a_feature_activates_it(catalogue, often):
-    picture, (reached, random) = catalogue.made_for(often)
-    trial, sae = catalogue.trial, catalogue.trial.sae
-    acts = torch.cat(list(trial.acts.blocks(trial.rows))).flatten(0, 2)
-    x = trial.network.as_input(Image.fromarray(picture).resize((trial.network.size,) * 2))[None]
-    seen = trial.network.see(x, [trial.acts.site]).acts[trial.acts.site]
-    middle = seen[:, seen.shape[1] // 2, seen.shape[2] // 2]
-    with torch.no_grad():
-        top, own = (((each - sae.b_dec) @ sae.W_enc_rows[often] + sae.b_enc[often]).max() for each in (acts, middle))
-    assert picture.dtype == np.uint8 and picture.std() > 5
-    assert reached * top > 0.5 * own and reached > 1 and random > 0
-    assert catalogue.made_for(often)[1] == (reached, random)
-
-
 def effects(bench, feature_id, one, two):
     """(pictures of two classes, {after, random: what suppression adds to the true class's margin over the other})."""
     classes, rows, changes = bench.network.classes, [], {"after": [], "random": []}

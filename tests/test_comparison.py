@@ -208,8 +208,12 @@ def test_the_figure_of_profiles_shows_every_network():
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["a", "b"]
 
 
-def test_a_missing_crop_is_white(smoke_study):
+def test_a_crop_stays_inside_its_picture_and_a_missing_one_is_white(smoke_study):
     pictures = smoke_study.pictures()
-    picks = pd.DataFrame({"image": [pictures.table["image"][0], None], "row": [1, None], "column": [1, None]})
+    picks = pd.DataFrame({"image": [pictures.table["image"][0], None], "row": [1, None], "column": [3, None]})
     shown = [np.asarray(ax.images[0].get_array()) for ax in crops_figure({"part": picks}, pictures, (4, 4)).axes]
-    assert shown[0].std() > 0 and (shown[1] == 255).all()
+    picture = pictures.picture(pictures.table["image"][0])
+    width, height = picture.size
+    box = [0.679 * width, 0.214 * height, width, 0.536 * height]  # 72 of 224 pixels: at the right, from 3/8 - 36/224
+    wanted = np.asarray(picture.crop([*np.round(box)]).resize((72, 72), Image.Resampling.BICUBIC))
+    assert np.array_equal(shown[0], wanted) and (shown[1] == 255).all()

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,20 +25,18 @@ from aircraft_sae.view.browser.widgets import BENCH_PICTURE, SCRIPT, STYLE, Labe
 
 HERE = Path(__file__).parent
 CHUNK = 20  # features in one file
-_listeners: list[Callable[[float], None]] = []  # not an argument of `write_atlas`, whose inputs need a digest
 
 
-def export_atlas(study: Study, like: str = "main", progress: Callable[[float], None] | None = None) -> Path:
+def export_atlas(study: Study, like: str = "main") -> Path:
     """Make the stage `atlas` and atlas.zip beside it, with the current labels; returns its index.html.
 
-    like: the config's "main" or "local" autoencoder; progress: called with the share done. The bench has two test
-    pictures per class, but at most 60 in all, or one per class if that is more.
+    like: the config's "main" or "local" autoencoder. The bench has two test pictures per class, but at most 60 in all,
+    or one per class if that is more.
     """
     catalogue = catalogue_of(study, like)
     settings = {"n_pictures": max(n_classes := catalogue.images["label"].nunique(), min(2 * n_classes, 60))}
     pages = {name: (HERE / name).read_text("utf-8") for name in ("index.html", "atlas.js")}
     pages |= {"app.js": SCRIPT, "app.css": STYLE}
-    _listeners[:] = [progress] if progress else []
     folder = study.stage("atlas", write_atlas, settings, {"catalogue": catalogue, "pages": pages})
     text = f"ATLAS.labels = {_json(Labels(catalogue.folder, catalogue.key).all())};\n"
     if not (path := folder / "labels.js").is_file() or path.read_text(encoding="utf-8") != text:
@@ -57,7 +54,7 @@ def write_atlas(folder: Path, *, catalogue: Catalogue, pages: dict[str, str], n_
     for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8")
     shown = _features(catalogue, folder)
-    for row in _steps(sorted(shown), "pictures", 0.6, 0.8):
+    for row in tqdm(sorted(shown), "atlas: pictures", leave=False):
         (folder / "pictures" / f"{row:05d}.jpg").write_bytes(catalogue.thumbnail(row))
     pictures = _bench(catalogue, _chosen(catalogue, shown, n_pictures), folder)
     facts = catalogue.overview() | {"bench_pictures": pictures, "switches": catalogue.trial.readout is None}
@@ -67,7 +64,7 @@ def write_atlas(folder: Path, *, catalogue: Catalogue, pages: dict[str, str], n_
 def _features(catalogue: Catalogue, folder: Path) -> dict[int, set[int]]:
     """Write the features' pages; returns {row of a picture shown: the features with it among their top pictures}."""
     shown: dict[int, set[int]] = defaultdict(set)
-    for first in _steps(range(0, len(catalogue.table), CHUNK), "features", 0, 0.6):
+    for first in tqdm(range(0, len(catalogue.table), CHUNK), "atlas: features", leave=False):
         pages = []
         for feature_id in range(first, min(first + CHUNK, len(catalogue.table))):
             galleries = {}
@@ -106,7 +103,7 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
     """Write the bench's pictures and the arrays that its arithmetic needs; returns the list of its pictures."""
     bench, trial, readout = Bench(catalogue), catalogue.trial, catalogue.trial.readout
     used = set(trial.strength.any(0).nonzero()[:, 0].tolist())
-    for row in _steps(sorted(chosen), "bench", 0.8, 1):
+    for row in tqdm(sorted(chosen), "atlas: bench", leave=False):
         subject = bench.of_row(row)
         page = bench.page(subject, row)
         if readout is None:  # store forward passes for each switch
@@ -137,14 +134,6 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
             page = {"rows": catalogue.rows[own].tolist(), "counts": (strength > 0).sum(1).tolist()}
             _script(folder, f"classes/{k:05d}.js", page | {name: _text(each) for name, each in arrays.items()})
     return catalogue.on_bench(np.array(sorted(chosen)))
-
-
-def _steps(items: Sequence, name: str, start: float, end: float) -> Iterator:
-    """The items, with progress: they are the share of all work between `start` and `end`."""
-    for i, item in enumerate(tqdm(items, f"atlas: {name}", leave=False)):
-        for progress in _listeners:
-            progress(start + (end - start) * i / len(items))
-        yield item
 
 
 def _text(values: np.ndarray) -> str:

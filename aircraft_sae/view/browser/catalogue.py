@@ -22,7 +22,6 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.store import digest
 from aircraft_sae.studies.manipulation import CellHead
 from aircraft_sae.study import Study
-from aircraft_sae.view import visualise
 
 BICUBIC, TILE = Image.Resampling.BICUBIC, 160  # pixels of a thumbnail
 HOWS = {"top": "strongest", "interval": "whole range", "random": "any"}  # as in `FeatureIndex.patches`, and titles
@@ -196,22 +195,6 @@ class Catalogue:
         up, down = ([[names[i], float(added[0, i])] for i in each] for each in (order[::-1][:3], order[:3]))
         return {"up": up, "down": down, "band": float(np.quantile(np.abs(added[1:]).max(1), 0.95)), "n": len(active)}
 
-    def made_for(self, feature_id: int) -> tuple[np.ndarray, tuple[float, float]]:
-        """The picture that maximises a feature, (size, size, 3) uint8; how far it and a random one reach.
-
-        Reach is a multiple of the largest value in test pictures. Raises: ValueError if the feature is active in none.
-        """
-        trial, found = self.trial, []
-        if not self.index.maps(feature_id, self.rows).any():
-            raise ValueError(f"feature {feature_id} is active in no test picture: there is nothing to compare with")
-        random, mean = trial.random[feature_id], trial.acts.moments(trial.rows)[0].float()
-        for read in (visualise.feature(trial.sae, feature_id), visualise.middle(random, -float(mean @ random))):
-            cells = (block.flatten(0, 2)[:, None, None] for block in trial.acts.blocks(trial.rows))
-            top = max(float(read(each).max()) for each in cells)
-            pictures, reached = visualise.maximise(trial.network, trial.acts.site, read, n=1)
-            found.append((pictures[0], float(reached[0]) / top))
-        return found[0][0], (found[0][1], found[1][1])
-
     def effect(self, feature_id: int, one: str, two: str, n: int = 6) -> dict[str, Any]:
         """Suppress a feature in all test pictures of two classes.
 
@@ -300,13 +283,13 @@ def crops_figure(picks: Mapping[str, pd.DataFrame], pictures: Pictures, grid: tu
 
     blank, shown = Image.new("RGB", (72, 72), "white"), []
     for own in picks.values():
-        shown.append([blank if pd.isna(pick.image) else crop(pick, pictures, grid) for pick in own.itertuples()])
+        shown.append([blank if pd.isna(pick.image) else _crop(pick, pictures, grid) for pick in own.itertuples()])
     return picture_grid(shown, names=list(picks), empty="never active in these pictures")
 
 
-def crop(pick: Any, pictures: Pictures, grid: tuple[int, int], share: float = 72 / 224) -> Image.Image:
-    """The square around a cell (image, row, column), with this share of the picture's sides, at 72 pixels."""
-    picture = pictures.picture(pick.image)
+def _crop(pick: Any, pictures: Pictures, grid: tuple[int, int]) -> Image.Image:
+    """The square around a cell (image, row, column), with about a third of the picture's sides, at 72 pixels."""
+    picture, share = pictures.picture(pick.image), 72 / 224
     sides = np.array(picture.size)
     middle = np.divide([pick.column + 0.5, pick.row + 0.5], grid[::-1]) * sides
     start = np.clip(middle - sides * share / 2, 0, sides * (1 - share))

@@ -152,23 +152,6 @@ function featurePart(app) {
     app.drawEcho();
     ui.suppress.title = there ? "s" : "this feature is not active in the picture on the bench";
   }
-  function drawMade() { // on request, as it takes some seconds; kept until another feature is shown
-    const id = state.feature, button = h("button", { type: "button" }, "Make it");
-    if (ui.made.dataset.of === String(id)) return;
-    ui.made.dataset.of = id;
-    button.addEventListener("click", guarded(async () => {
-      button.disabled = true;
-      button.textContent = "this takes a few seconds …";
-      const told = await app.working(() => source.made({ feature_id: id })).catch((error) => { delete ui.made.dataset.of; drawMade(); throw error; });
-      if (state.closed || id !== state.feature) return;
-      const canvas = h("canvas", { width: told.bitmap.width, height: told.bitmap.height, role: "img", ariaLabel: `a picture made for feature ${id}` });
-      canvas.getContext("2d").drawImage(told.bitmap, 0, 0);
-      const text = `Its middle cell reaches ${fixed(told.reached, 1)} times the feature's maximum in test pictures; a picture made for a random direction reaches ${fixed(told.random, 1)} times that direction's maximum. The made picture shows what could activate the feature; the patches show what does.`;
-      ui.made.replaceChildren(canvas, h("p", { className: "quiet" }, text));
-      drawn(`made ${id}`);
-    }));
-    ui.made.replaceChildren(button);
-  }
   function drawFacts() {
     const id = state.feature, c = columns(), view = state.view;
     const verdict = c.verdict && c.verdict[id];
@@ -186,7 +169,6 @@ function featurePart(app) {
     if (c.suppressed) rows.push(["suppressing it", `changes the true class's logit against the others by ${fixed(c.suppressed[id])}; a random direction changes it by ${fixed(c.suppressed_random[id])}`]);
     ui.numbers.replaceChildren(...rows.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]));
     drawHistogram(view.histogram);
-    if (ui.made) drawMade();
     ui.selectivity.replaceChildren(...view.selectivity.map((each) => {
       const low = each.null === null ? 0.5 : Math.max(0, 0.5 - each.null), high = each.null === null ? 0.5 : Math.min(1, 0.5 + each.null);
       const bar = h("span", { className: "scale" },
@@ -252,7 +234,6 @@ function featurePart(app) {
     ui.pushes = h("div");
     ui.classes = h("div");
     ui.parts = h("div", { className: "fitted" });
-    ui.made = source.made ? h("div", { className: "made" }) : null;
     ui.neighbours = h("div", { className: "links" });
     ui.coactive = h("div", { className: "links" });
     ui.echo = h("p", { className: "told echo" }); // the bench's outcome, beside the button for `s`
@@ -264,7 +245,6 @@ function featurePart(app) {
       h("div", { className: "row" }, ui.suppress, ui.echo));
     const right = h("aside", {}, ui.numbers,
       fold("Activation", true, ui.histogram, ui.histogramNote),
-      ui.made ? fold("A picture made for it", false, ui.made) : null,
       fold("Classes: AUROC on half B; grey: range of shuffled labels", true, ui.selectivity),
       fold("Classes it pushes up and down", true, ui.pushes),
       fold("Mean of the pictures' maxima, by class", false, ui.classes),

@@ -1,9 +1,8 @@
 // The front end's source in a notebook: it asks the kernel (widgets.py) by messages.
 export default { render({ model, el }) {
-  let last = 0, hears = null;
+  let last = 0;
   const waiting = new Map();
   model.on("msg:custom", (message, buffers) => {
-    if (message.done !== undefined && hears) hears(message.done);
     const reply = waiting.get(message.id);
     if (!reply) return;
     waiting.delete(message.id);
@@ -43,7 +42,6 @@ export default { render({ model, el }) {
       const [view, [maps, ...files]] = await ask("feature", { ...wanted, known });
       return { ...view, maps: new Float32Array(bytes(maps)), fresh: await bitmaps(view.fresh, files) };
     },
-    made: async (given) => subject(await ask("made", given)),
     pictures: async (rows) => bitmaps(rows, (await ask("pictures", { rows }))[1]),
     open: async (key) => subject(await ask("open", { key })),
     upload: async (file) => subject(await ask("upload", { name: file.name }, [await small(file)])),
@@ -58,7 +56,7 @@ export default { render({ model, el }) {
     link: (place, like) => `FeatureBrowser(study, like="${like}", at="${place}")`,
     flip: async (given) => (await ask("flip", given))[0],
     pair: async (given) => (await ask("pair", given))[0],
-    export: async (told) => { hears = told; return (await ask("export"))[0]; },
+    export: async () => (await ask("export"))[0],
     label: async (given) => (await ask("label", given))[0],
     heard: async () => (await ask("heard"))[0],
     chosen: (id) => { model.set("feature_id", id); model.save_changes(); },

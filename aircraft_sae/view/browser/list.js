@@ -253,21 +253,19 @@ function listPart(app) {
     ui.help = h("dialog", { onclose: () => root.focus({ preventScroll: true }) }, h("h3", {}, "Keys"), table(["key", "what it does"], KEYS.map(([key, text]) => [h("kbd", {}, key), text])),
       h("h3", {}, "Words"), h("dl", {}, ...WORDS.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])),
       h("button", { type: "button", onclick: () => ui.help.close() }, "Close"));
-    const bar = h("progress", { ariaLabel: "progress of the atlas" }), told = h("span", {});
-    ui.exported = h("p", { className: "quiet", hidden: true }, bar, told);
+    ui.exported = h("p", { className: "quiet", hidden: true });
     const exporting = guarded(async (event) => {
       const button = event.target;
       button.disabled = true;
       ui.exported.hidden = false;
-      Object.assign(bar, { value: 0, hidden: false });
-      told.textContent = " The atlas is being written. The kernel is busy meanwhile.";
+      ui.exported.textContent = "The atlas is being written. The kernel is busy meanwhile.";
       try {
-        const { path } = await source.export((done) => { bar.value = done; });
-        told.textContent = `The atlas is in ${path}. Open its index.html, or send ${path}.zip.`;
+        const { path } = await source.export();
+        ui.exported.textContent = `The atlas is in ${path}. Open its index.html, or send ${path}.zip.`;
       } catch (error) {
-        told.textContent = "The atlas was not written.";
+        ui.exported.textContent = "The atlas was not written.";
         throw error;
-      } finally { bar.hidden = true; button.disabled = false; }
+      } finally { button.disabled = false; }
       drawn("exported");
     });
     const header = h("header", {}, ui.tabs,

@@ -3,7 +3,7 @@
 import base64
 import io
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import traitlets
 from filelock import FileLock
-from PIL import Image
 
 from aircraft_sae.features import check_features
 from aircraft_sae.store import LABELS, digest, write_text
@@ -37,8 +36,8 @@ BENCH_PICTURE, MOST_SUBJECTS = 448, 32  # pixels of the picture on the bench; pi
 class Answers:
     """Everything the front end may ask of the kernel. A method returns JSON values, or (JSON values, buffers)."""
 
-    def __init__(self, catalogue: Catalogue, study: Study | None = None, progress: Callable | None = None):
-        self.catalogue, self.bench, self.study, self._progress = catalogue, Bench(catalogue), study, progress
+    def __init__(self, catalogue: Catalogue, study: Study | None = None):
+        self.catalogue, self.bench, self.study = catalogue, Bench(catalogue), study
         self.labels = Labels(catalogue.folder, catalogue.key)
         self.overview, self.pair, self.effect = catalogue.overview, catalogue.pair, catalogue.effect
         self.heard, self._of_row = self.labels.all, lru_cache(MOST_SUBJECTS)(self.bench.of_row)
@@ -49,11 +48,6 @@ class Answers:
         view, maps = self.catalogue.feature(feature_id, **choice)
         fresh = [tile["picture"] for tile in view["gallery"] if tile["picture"] not in known]
         return view | {"fresh": fresh}, [maps.tobytes(), *map(self.catalogue.thumbnail, fresh)]
-
-    def made(self, feature_id: int) -> tuple[dict, list]:
-        """The picture that maximises a feature, and how far it and a random direction's picture reach."""
-        picture, (reached, random) = self.catalogue.made_for(feature_id)
-        return {"reached": reached, "random": random}, [as_jpeg(Image.fromarray(picture), BENCH_PICTURE // 2)]
 
     def pictures(self, rows: list[int]) -> tuple[dict, list]:
         """Thumbnails, as JPEG."""
@@ -95,10 +89,10 @@ class Answers:
         return self.bench.flip(self._subject(key))
 
     def export(self) -> dict[str, str]:
-        """Write the atlas, and report progress."""
+        """Write the atlas; returns its folder."""
         from aircraft_sae.view.atlas import export_atlas  # which imports this module
 
-        return {"path": str(export_atlas(self.study, self.catalogue.like, self._progress).parent)}
+        return {"path": str(export_atlas(self.study, self.catalogue.like).parent)}
 
     def label(self, feature_id: int, **said: Any) -> dict[int, dict]:
         """Save a feature's label, note or rating; return all labels, including those that others wrote meanwhile."""
@@ -168,7 +162,7 @@ class Application(anywidget.AnyWidget):
     mode = traitlets.Unicode("browser").tag(sync=True)
 
     def __init__(self, study: Study, like: str = "main", **traits: Any):
-        self.answers = Answers(catalogue_of(study, like), study, lambda done: self.send({"done": done}))
+        self.answers = Answers(catalogue_of(study, like), study)
         self.errors = []
         super().__init__(**traits)
         self.on_msg(self._answer)
