@@ -195,7 +195,7 @@ def test_weights_of_another_architecture_are_refused_with_names(given):
     for refuse in (lambda cfg: build(cfg, 3), check_weights):
         with pytest.raises(ValueError, match=message + r"Set classifier.arch to test_convnext\."):
             refuse(from_file(path, arch="test_convnext2"))
-        with pytest.raises(ValueError, match="'resnet18': .* Missing key.*conv1.weight"):
+        with pytest.raises(ValueError, match=r"'resnet18': .* Missing key.*conv1\.weight"):
             refuse(from_file(path, arch="resnet18"))
     for facts in ("[]", "{", '{"arch": 3}', '{"mean": [0.5, 0.5]}', '{"std": ["0.5", "0.5", "0.5"]}'):
         path.with_suffix(".json").write_text(facts)

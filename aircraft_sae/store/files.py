@@ -253,7 +253,7 @@ def _plain(value: Any) -> Any:
         names = list(value.index.names), list(value.columns.names), list(value.columns)
         dtypes = [(str(each), getattr(each, "categories", None), getattr(each, "ordered", None))
                   for each in (value.index.dtype, *value.dtypes)]  # fmt: skip
-        mixed = (value.dtypes == object).to_numpy()  # columns in which pandas gives 1 and "1" the same hash
+        mixed = (value.dtypes == "object").to_numpy()  # columns in which pandas gives 1 and "1" the same hash
         rows, others = hash_pandas_object(value.loc[:, ~mixed]), value.loc[:, mixed]
         return {"table": _plain([names, dtypes, rows.to_numpy(), others.to_numpy()])}
     if library == "pandas" and hasattr(value, "to_frame"):  # a series or an index
