@@ -71,11 +71,11 @@ class Catalogue:
         shown = [f"{name}/{what}" for name in pictures.levels for what in ("class", "auroc", "z")]
         table = table.assign(placed=table.get("placed", "none")).filter([*LISTED, *shown])
         parts = pd.read_parquet(index.folder / PARTS) if pictures.region_names else None
-        pair = ["feature_id", "part"]
         if folder := study.find_stage(f"experiments/verdicts-{like}", index=index):
             table = table.merge(pd.read_parquet(folder / "features.parquet"), "left", "feature_id", validate="1:1")
             if parts is not None and (folder / "parts.parquet").is_file():
                 responses, tiers = (pd.read_parquet(folder / f"{name}.parquet") for name in ("responses", "parts"))
+                pair = ["feature_id", "part"]
                 for known in (responses, tiers.groupby(pair, as_index=False)["tier"].max()):
                     parts = parts.merge(known, "left", pair, validate="1:1")
         head = CellHead.open(study.segmentation(like)) if pictures.region_names else None
