@@ -91,9 +91,9 @@ class Pictures:
         """(rows, columns, n_regions) float32: the share of each cell's pixels that shows each region."""
         return coverage(self.mask(image), len(self.region_names), grid)
 
-    def foreground(self, images: Sequence[str], grid: tuple[int, int], least: float = 0.25) -> np.ndarray:
-        """(n, rows, columns) bool: cells in which regions fill at least the share `least` of the pixels."""
-        return np.stack([_shares(self.mask(image) > 0, grid) >= least for image in images])
+    def foreground(self, images: Sequence[str], grid: tuple[int, int]) -> np.ndarray:
+        """(n, rows, columns) bool: cells in which regions fill at least a quarter of the pixels."""
+        return np.stack([_shares(self.mask(image) > 0, grid) >= 0.25 for image in images])
 
     def subset(self, keep: Sequence[bool] | Sequence[int], name: str) -> "Pictures":
         """Some rows of the table (a mask or row numbers), under a new name."""
