@@ -669,7 +669,7 @@ display(Markdown(text))
 # AUROC.
 
 # %%
-verdicts, shares, only, rivals = {}, {}, {"splits": ["test"], "selectivity": False}, []
+shares, only, rivals = {}, {"splits": ["test"], "selectivity": False}, []
 for name in ("random directions", "untrained", "frozen decoder", "permuted network"):
     null = study.nulls()[name]._asdict()
     rivals.append(study.features(f"main-null-{name.replace(' ', '-')}", **null, **only))
@@ -679,10 +679,9 @@ for like, own_sae in {"local": sae3, "main": sae}.items():
     given |= {"others": others, "suppressed": suppressed if like == "main" else None, "removals": removals}
     given |= {"tiers": study.tiers(like) if editable else None, "nulls": rivals if like == "main" else []}
     folder = study.stage(f"experiments/verdicts-{like}", ablation.verdict_tables, {}, given)
-    verdicts[like] = ablation.Verdicts.open(folder)
 
 # %%
-classes, null_classes = verdicts["main"].classes, pd.read_parquet(folder / "null_classes.parquet")
+classes, null_classes = (pd.read_parquet(folder / f"{name}.parquet") for name in ("classes", "null_classes"))
 results["random_pass_share_classes"] = shares["features, all tests"] = ablation.pass_share(classes["passes"])
 shares["features, without the seeds' test"] = ablation.pass_share(classes["shown"])
 shares["random directions, without the seeds' test"] = ablation.pass_share(null_classes["shown"])

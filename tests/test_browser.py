@@ -467,6 +467,7 @@ def test_verdicts_on_another_index_are_not_shown(browser_study, catalogue):
     try:
         write_parquet(known, folder / "features.parquet")
         write_parquet(responses, folder / "responses.parquet")
+        write_parquet(responses.head(9).assign(tier=2)[["feature_id", "part", "tier"]], folder / "parts.parquet")
         for key, there in ((digest(catalogue.index), True), ("0" * 16, False)):
             write_json(folder / META, {"inputs": {"index": key}})
             shown = Catalogue.of(browser_study)

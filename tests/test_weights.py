@@ -113,7 +113,7 @@ def test_load_refuses_a_head_for_other_classes(tmp_path):
     save(Network(build(CFG, 3), ["a", "b", "c"], 32), CFG, tmp_path)
     assert same(load(tmp_path).model.state_dict(), build(CFG, 3).state_dict())
     write_safetensors(tmp_path / "model.safetensors", build(CFG, 4).state_dict())
-    with pytest.raises(ValueError, match=r"head.fc.weight \(4, 64\) \(expected \(3, 64\)\).*folder again"):
+    with pytest.raises(ValueError, match=r"size mismatch for head.fc.weight: .*folder again"):
         load(tmp_path)
     with pytest.raises(FileNotFoundError, match="train a network into it first"):
         load(tmp_path / "elsewhere")
@@ -191,12 +191,16 @@ def test_files_with_other_objects_than_tensors_are_refused_and_run_nothing(name,
 def test_weights_of_another_architecture_are_refused_with_names(given):
     path, _ = given
     path.with_suffix(".json").write_text('{"arch": "test_convnext"}')
-    message = r"does not fit arch 'test_convnext2': (\S+ \(\d[^)]*\) \(expected \([^)]*\)\)[,.] ){3}"
+    message = r"does not fit arch 'test_convnext2': .* Unexpected key.*stages\.1\.blocks\.1.* "
     for refuse in (lambda cfg: build(cfg, 3), check_weights):
         with pytest.raises(ValueError, match=message + r"Set classifier.arch to test_convnext\."):
             refuse(from_file(path, arch="test_convnext2"))
-        with pytest.raises(ValueError, match=r"'resnet18': conv1.weight missing \(expected \(64, 3, 7, 7\)\)"):
+        with pytest.raises(ValueError, match=r"'resnet18': .* Missing key.*conv1\.weight"):
             refuse(from_file(path, arch="resnet18"))
+    for facts in ("[]", "{", '{"arch": 3}', '{"mean": [0.5, 0.5]}', '{"std": ["0.5", "0.5", "0.5"]}'):
+        path.with_suffix(".json").write_text(facts)
+        with pytest.raises(ValueError, match=r"w\.json must hold a JSON object with arch, mean and std"):
+            build(from_file(path), 3)
 
 
 @pytest.mark.parametrize("source", ["timm", "nowhere", "nowhere.pth"])

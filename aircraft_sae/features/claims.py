@@ -47,12 +47,8 @@ def average_precision(
 ) -> Estimate:
     """A feature's average precision for a part on half B; swap: with the masks of another picture of the same class."""
     member = regions.labels[_another(regions) if swap else regions.in_b][..., regions.names.index(part)]
-    return _estimate(
-        index,
-        regions,
-        member,
-        *average_precision_and_influence(index.maps(feature_id, regions.rows[regions.in_b]), member),
-    )
+    found = average_precision_and_influence(index.maps(feature_id, regions.rows[regions.in_b]), member)
+    return _estimate(index, regions, member, *found)
 
 
 def best_estimates(index: FeatureIndex, regions: Regions, matches: pd.DataFrame) -> dict[str, Estimate]:

@@ -206,12 +206,8 @@ def guess_scores(regions: Regions) -> pd.DataFrame:
         "outline": known["outline"], "outline, place": known["outline"] * known["place"],
         "outline, class": known["class_outline"], "outline, place, class": known["class_outline"] * known["place"],
     }  # fmt: skip
-    parts = list(enumerate(regions.names))
-    found = [
-        (name, part, average_precision_and_influence(made[name][..., i], own[..., i])[0])
-        for name in made
-        for i, part in parts
-    ]
+    found = [(name, part, average_precision_and_influence(score[..., i], own[..., i])[0])
+             for name, score in made.items() for i, part in enumerate(regions.names)]  # fmt: skip
     return pd.DataFrame(found, columns=["guess", "part", "ap"])
 
 

@@ -24,20 +24,17 @@ from aircraft_sae.hangar.scene import Scene, factors, sample
 from aircraft_sae.store import write_text
 
 
-def render_dataset(
-    folder: Path, config: HangarConfig, variants: dict[str, Airframe] = VARIANTS, workers: int | None = None
-) -> None:
+def render_dataset(folder: Path, config: HangarConfig, variants: dict[str, Airframe] = VARIANTS) -> None:
     """Render every scene of `config` into `folder`; intact pictures from an earlier run are kept.
 
     variants: always `VARIANTS`; an argument only so that the stage's key depends on them.
-    workers: number of processes, None for at most one per core; it does not change the files.
     Raises: ValueError if `config` wants more variants than there are.
     """
     if (config.n_variants or 0) > len(variants):
         raise ValueError(f"n_variants is {config.n_variants}, but there are {len(variants)}")
     data = folder / "fgvc-aircraft-2013b" / "data"
     jobs = list(enumerate(product(list(variants)[: config.n_variants], _splits(config))))
-    with worker_map(len(jobs), workers) as mapped:
+    with worker_map(len(jobs)) as mapped:
         rows = tqdm(mapped(partial(_draw, config=config, data=data), jobs), "render scenes", len(jobs), unit="scene")
         table = pd.DataFrame(rows)
     table.to_parquet(data / "scenes.parquet", index=False, row_group_size=1024)
@@ -51,9 +48,9 @@ def render_dataset(
 
 
 @contextmanager
-def worker_map(n_jobs: int, workers: int | None = None) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
+def worker_map(n_jobs: int) -> Iterator[Callable[[Callable, Sequence], Iterator]]:
     """An ordered `map` over about `n_jobs` jobs, in processes that are kept from call to call."""
-    workers = workers or min(cpu_count(), max(1, n_jobs // 16))  # starting a process takes a second
+    workers = min(cpu_count(), max(1, n_jobs // 16))  # starting a process takes a second
     if workers == 1:
         yield map
         return

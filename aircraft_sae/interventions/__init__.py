@@ -8,11 +8,4 @@ from aircraft_sae.interventions.editing import Responses, choose_scenes, edit_sc
 from aircraft_sae.interventions.suppression import (
     Trial, dose_response, effects, logits_from, mean_over_active, suppress_features, suppress_sample, tell_apart,
 )  # fmt: skip
-from aircraft_sae.interventions.verdicts import (
-    Claimant,
-    Verdicts,
-    features_to_test,
-    judge_parts,
-    pass_share,
-    verdict_tables,
-)
+from aircraft_sae.interventions.verdicts import Claimant, features_to_test, judge_parts, pass_share, verdict_tables

@@ -57,7 +57,7 @@ def edit_scenes(
 ) -> None:  # fmt: skip
     """Render each scene (JSON), then again with each part that it shows edited, and run the networks on all pictures.
 
-    kind: "remove", "add", or "nothing" as a control; parts: names of regions; most: at most this many edits per part.
+    kind: "remove" or "add"; parts: names of regions; most: at most this many edits per part.
     scenes.parquet: scene (JSON), shown_<part> (pixels); edits.parquet: scene (row), part, changed (pixels)
     masks.npy: of the scenes, i + 1 where parts[i] is visible, else 0
     <network>/<site>.npy, <network>/logits.npy: for the scenes, then the edits
@@ -79,7 +79,7 @@ def edit_scenes(
         enough = shown >= LEAST_PIXELS * size**2
         jobs, rows = np.argwhere(enough & (enough.cumsum(0) <= most)).tolist(), []
         images = [_saved(picture.image, view) for picture, view in zip(whole, views, strict=True)]
-        edits = rendered([views[s] if kind == "nothing" else views[s].edit(kind, parts[p]) for s, p in jobs])
+        edits = rendered([views[s].edit(kind, parts[p]) for s, p in jobs])
         for (s, p), picture in zip(jobs, tqdm(edits, f"render: {kind}", len(jobs), leave=False), strict=True):
             changed = (picture.image != whole[s].image).any(2).sum()
             rows.append((s, parts[p], changed))

@@ -104,26 +104,6 @@ def class_verdicts(
     return made
 
 
-@dataclass
-class Verdicts:
-    """What `verdict_tables` wrote; a table is None where regions, scenes or classes are missing.
-
-    features: feature_id; seed_match; suppressed, suppressed_random (its mean absolute specificity, and its
-    random direction's); verdict, why. responses: `Responses.table`; parts: tiers.parquet; classes: `class_verdicts`.
-    """
-
-    features: pd.DataFrame
-    responses: pd.DataFrame | None
-    parts: pd.DataFrame | None
-    classes: pd.DataFrame | None
-
-    @classmethod
-    def open(cls, folder: str | Path) -> "Verdicts":
-        """Read what `verdict_tables` wrote."""
-        paths = [Path(folder) / f"{name}.parquet" for name in ("features", "responses", "parts", "classes")]
-        return cls(*(pd.read_parquet(path) if path.is_file() else None for path in paths))
-
-
 def pass_share(passes: np.ndarray) -> dict[str, float | int]:
     """Share of claims that pass, as a result with the exact (Clopper-Pearson) 95 % interval over features."""
     passes = np.asarray(passes, bool)
@@ -251,8 +231,12 @@ def verdict_tables(
     suppressed: pd.DataFrame | None = None, nulls: Sequence[FeatureIndex] = (), tiers: Path | None = None,
     removals: Path | None = None,
 ) -> None:  # fmt: skip
-    """Write the tables that `Verdicts` opens, and null_classes.parquet: `class_verdicts` of random directions.
+    """Write features.parquet and, where regions, scenes or classes are known, three more tables.
 
+    features.parquet: feature_id; seed_match; suppressed, suppressed_random (its mean absolute specificity, and its
+        random direction's); verdict, why
+    responses.parquet: `Responses.table`; parts.parquet: tiers.parquet
+    classes.parquet, null_classes.parquet: `class_verdicts` of features, and of random directions
     claims: from `features_to_test`; others: autoencoders of other seeds; suppressed: from `suppress_features`, if there
     are classes; nulls: null dictionaries' indexes; tiers, removals: folders of `judge_parts`, `edit_scenes`, if any.
     """

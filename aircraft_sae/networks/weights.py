@@ -1,15 +1,16 @@
 """Weights on disk: found by name or path, read without unpickling (.safetensors, .pth), written as safetensors."""
 
+import json
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import safetensors.torch
 import timm
 import torch
-from pydantic import BaseModel
 from torch import nn
 
 from aircraft_sae.store import shipped, write_whole
@@ -20,14 +21,6 @@ PACKAGED = {"efficientnet_lite0": (_LITE, "tf_efficientnet_lite0")}  # {name: (f
 INCEPTION = "inception5h.pth"  # known, but not shipped
 INCEPTION_URL = f"https://github.com/ProGamerGov/pytorch-old-tensorflow-models/raw/master/{INCEPTION}"
 PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."  # from compilers, trainers, CLIP
-
-
-class Facts(BaseModel, strict=True):
-    """What is read from the JSON beside weights; mean and std normalise the pictures."""
-
-    arch: str = ""
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
 
 
 def find_weights(weights: str) -> Path:
@@ -81,19 +74,14 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
         state |= {name: own[name] for name in head}
         if not on_meta:
             print(f"{path.name}: its head is for other classes: a new one is trained", file=sys.stderr)
-    facts = _facts(path.with_suffix(".json"))
+    arch, pixels = _facts(path.with_suffix(".json"))
     try:
         model.load_state_dict(state, assign=on_meta)  # otherwise copied into the model's own float32
     except RuntimeError as problem:
-        given, wanted = ({name: tuple(value.shape) for name, value in each.items()} for each in (state, own))
-        differing = [
-            f"{name} {given.get(name, 'missing')} (expected {wanted.get(name, 'none')})"
-            for name in wanted | given if given.get(name) != wanted.get(name)
-        ]  # fmt: skip
-        set_arch = f"Set classifier.arch to {facts.arch or 'its own'}."
-        what = f"{path} does not fit arch {model.pretrained_cfg['architecture']!r}: {', '.join(differing[:3])}"
-        raise ValueError(f"{what}. {remedy or set_arch}") from problem
-    model.pretrained_cfg |= facts.model_dump(include={"mean", "std"}, exclude_none=True)
+        what = f"{path} does not fit arch {model.pretrained_cfg['architecture']!r}"
+        remedy = remedy or f"Set classifier.arch to {arch or 'its own'}."
+        raise ValueError(f"{what}: {shorten(str(problem), 300)}. {remedy}") from problem
+    model.pretrained_cfg |= pixels
 
 
 def _own_names(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
@@ -110,12 +98,17 @@ def _own_names(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, to
     return state
 
 
-def _facts(path: Path) -> Facts:
+def _facts(path: Path) -> tuple[str, dict[str, tuple[float, ...]]]:
+    """(arch, {"mean", "std"} of the pictures' channels) from the JSON beside weights, as far as it is there."""
     try:
-        return Facts.model_validate_json(path.read_bytes()) if path.is_file() else Facts()
-    except ValueError as problem:
+        facts = json.loads(path.read_bytes()) if path.is_file() else {}
+        arch, pixels = facts.get("arch", ""), {name: tuple(facts[name]) for name in ("mean", "std") if name in facts}
+        if not isinstance(arch, str) or not all(len(each) == 3 and np.isfinite(each).all() for each in pixels.values()):
+            raise ValueError("it has others")
+    except (ValueError, TypeError, AttributeError) as problem:
         expected = "a JSON object with arch, mean and std (three numbers each)"
         raise ValueError(f"{path} must hold {expected}: mend or remove it") from problem
+    return arch, pixels
 
 
 def write_safetensors(path: Path, state: dict[str, torch.Tensor]) -> None:

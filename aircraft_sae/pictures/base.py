@@ -91,9 +91,9 @@ class Pictures:
         """(rows, columns, n_regions) float32: the share of each cell's pixels that shows each region."""
         return coverage(self.mask(image), len(self.region_names), grid)
 
-    def foreground(self, images: Sequence[str], grid: tuple[int, int], least: float = 0.25) -> np.ndarray:
-        """(n, rows, columns) bool: cells in which regions fill at least the share `least` of the pixels."""
-        return np.stack([_shares(self.mask(image) > 0, grid) >= least for image in images])
+    def foreground(self, images: Sequence[str], grid: tuple[int, int]) -> np.ndarray:
+        """(n, rows, columns) bool: cells in which regions fill at least a quarter of the pixels."""
+        return np.stack([self.regions(image, grid).sum(2) >= 0.25 for image in images])
 
     def subset(self, keep: Sequence[bool] | Sequence[int], name: str) -> "Pictures":
         """Some rows of the table (a mask or row numbers), under a new name."""
@@ -198,12 +198,8 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 def coverage(mask: np.ndarray, n_regions: int, grid: tuple[int, int]) -> np.ndarray:
     """`Pictures.regions` of a mask."""
-    return np.stack([_shares(mask == i + 1, grid) for i in range(n_regions)], axis=2)
-
-
-def _shares(shown: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(rows, columns) mean of a bool picture over each cell."""
-    return _averaging(shown.shape[0], grid[0]) @ shown @ _averaging(shown.shape[1], grid[1]).T
+    down, across = map(_averaging, mask.shape, grid)
+    return np.stack([down @ (mask == i + 1) @ across.T for i in range(n_regions)], axis=2)
 
 
 @cache

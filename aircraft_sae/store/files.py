@@ -248,25 +248,18 @@ def _plain(value: Any) -> Any:
         content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
         return {"array": [_plain(np.lib.format.dtype_to_descr(value.dtype)), list(value.shape), _short(content)]}
     if library == "pandas" and kind == "DataFrame":
-        index = value.index.to_frame(index=False, name=range(value.index.nlevels))
-        names = _plain([list(value.index.names), list(value.columns.names)])
-        return {"table": [_columns(value), _columns(index), names]}
+        from pandas.util import hash_pandas_object
+
+        names = list(value.index.names), list(value.columns.names), list(value.columns)
+        dtypes = [(str(each), getattr(each, "categories", None), getattr(each, "ordered", None))
+                  for each in (value.index.dtype, *value.dtypes)]  # fmt: skip
+        mixed = (value.dtypes == "object").to_numpy()  # columns in which pandas gives 1 and "1" the same hash
+        rows, others = hash_pandas_object(value.loc[:, ~mixed]), value.loc[:, mixed]
+        return {"table": _plain([names, dtypes, rows.to_numpy(), others.to_numpy()])}
     if library == "pandas" and hasattr(value, "to_frame"):  # a series or an index
         return {kind: _plain(value.to_frame())}
     known = "plain values, arrays, tables, paths, dataclasses of these, or an object with a fingerprint"
     raise ValueError(f"{value!r:.80} ({type(value).__module__}.{kind}) has no digest: pass {known}")
-
-
-def _columns(table: Any) -> list:
-    """Label, dtype and values of each column; None for a missing value that numpy cannot represent."""
-    columns = []
-    for label, column in table.items():
-        dtype, values = column.dtype, column
-        if not isinstance(dtype, np.dtype) or dtype.hasobject:
-            values = column.astype(object).where(column.notna(), None)
-        categories = getattr(dtype, "categories", None), getattr(dtype, "ordered", None)
-        columns.append(_plain([label, str(dtype), *categories, values.to_numpy()]))
-    return columns
 
 
 def sha256(path: Path) -> str:

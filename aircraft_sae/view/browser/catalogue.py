@@ -16,7 +16,7 @@ from PIL import Image
 
 from aircraft_sae.activations import effective_radius, gradient_map
 from aircraft_sae.features import PARTS, FeatureIndex, cell_covariance, check_features, neighbours, random_directions
-from aircraft_sae.interventions import Trial, Verdicts, tell_apart
+from aircraft_sae.interventions import Trial, tell_apart
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.store import digest
@@ -71,12 +71,11 @@ class Catalogue:
         table = table.assign(placed=table.get("placed", "none")).filter([*LISTED, *shown])
         parts = pd.read_parquet(index.folder / PARTS) if pictures.region_names else None
         if folder := study.find_stage(f"experiments/verdicts-{like}", index=index):
-            verdicts, pair = Verdicts.open(folder), ["feature_id", "part"]
-            table = table.merge(verdicts.features, "left", "feature_id", validate="1:1")
-            claims = verdicts.parts
-            tiers = None if claims is None else claims.groupby(pair, as_index=False)["tier"].max()
-            for known in (verdicts.responses, tiers):
-                if parts is not None and known is not None:
+            table = table.merge(pd.read_parquet(folder / "features.parquet"), "left", "feature_id", validate="1:1")
+            if parts is not None and (folder / "parts.parquet").is_file():
+                responses, tiers = (pd.read_parquet(folder / f"{name}.parquet") for name in ("responses", "parts"))
+                pair = ["feature_id", "part"]
+                for known in (responses, tiers.groupby(pair, as_index=False)["tier"].max()):
                     parts = parts.merge(known, "left", pair, validate="1:1")
         head = CellHead.open(study.segmentation(like)) if pictures.region_names else None
         return cls(study.config.name, study.folder, trial, index, table, parts, rows, images, like, head)
