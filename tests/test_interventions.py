@@ -94,18 +94,11 @@ def by_hand(trial, j, direction, factor):
     return effects(before, after, trial.labels)
 
 
-def without_closed_form(trial):
-    """The same trial, whose effects take forward passes."""
-    network = replace(trial.network)
-    network.readout = lambda site: None
-    return replace(trial, network=network)
-
-
 @pytest.mark.parametrize("factor", [0.0, 0.5, 4.0])
 def test_closed_form_and_forward_passes_are_the_edit_by_hand(trial, factor):
     features, directions = [1, 7, 7], torch.randn(3, trial.sae.d_in)
     directions[:2] = trial.sae.W_dec.detach()[features[:2]]
-    for way in (trial, without_closed_form(trial)):
+    for way in (trial, replace(trial, read=lambda seen: seen.logits)):  # the second has no closed form
         got = way.suppress(features, factor, directions=directions)
         for i, (j, direction) in enumerate(zip(features, directions, strict=True)):
             for name, effect in by_hand(trial, j, direction, factor).items():
@@ -125,6 +118,18 @@ def test_edits_of_nothing_a_subset_and_the_logits_from_a_site(trial):
     whole, kept = trial.suppress([1, 2])["logit"], np.arange(N) % 3 == 1
     np.testing.assert_allclose(trial[kept].suppress([1, 2])["logit"], whole[kept], atol=1e-6)
     assert trial[kept].fingerprint != trial.fingerprint == replace(trial).fingerprint
+    with pytest.raises(ValueError, match="another read-out has no fingerprint"):
+        _ = replace(trial, read=lambda seen: seen.logits).fingerprint
+
+
+@pytest.mark.parametrize("trial", ["Plain:first"], indirect=True)
+def test_another_read_out_of_the_same_edit(trial):
+    def largest(seen):
+        return seen.acts["second"][..., 2].amax((1, 2))[:, None]
+
+    own = replace(trial, labels=torch.zeros(N, dtype=torch.int64), read=largest, sites=["second"])
+    got = own.suppress(range(own.sae.d_sae))
+    assert np.array_equal(got["logit"], got["specificity"]) and np.abs(got["logit"]).max() > 1e-4
 
 
 def test_features_that_tell_two_classes_apart_lower_their_margin(trial):
@@ -474,7 +479,8 @@ def test_experiments_from_suppression_to_verdicts(smoke_study, edits, tmp_path):
     often, half_b = int(suppressed["n"].idxmax()), trial[trial.in_b]
     own = half_b.suppress([often])["specificity"][(half_b.strength[:, often] > 0).numpy()]
     assert suppressed["feature"][often] == pytest.approx(np.abs(own).mean(), rel=1e-4)
-    suppress_features(tmp_path / "forward", trial=without_closed_form(half_b), index=index, claims=claims)
+    forward = replace(half_b, read=lambda seen: seen.logits)
+    suppress_features(tmp_path / "forward", trial=forward, index=index, claims=claims)
     both = suppressed.merge(pd.read_parquet(tmp_path / "forward" / "features.parquet"), on="feature_id")
     assert set(both["feature_id"]) == set(claims["feature_id"])
     np.testing.assert_allclose(both["feature_x"], both["feature_y"], atol=1e-5)
