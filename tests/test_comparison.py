@@ -13,7 +13,7 @@ from aircraft_sae.hangar.scene import FACTORS, sample
 from aircraft_sae.networks import pretrained
 from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
 from aircraft_sae.studies import comparison
-from aircraft_sae.studies.comparison import ALL, Sensitivity, about, accuracies, correlations, probed, shared, sites_at
+from aircraft_sae.studies.comparison import ALL, Sensitivity, about, accuracies, correlations, probed, sites_at
 from aircraft_sae.view.browser.catalogue import crops_figure
 from aircraft_sae.view.plots import profiles
 
@@ -117,22 +117,6 @@ def test_a_sparse_probe_finds_the_planted_column():
     values[:, 7] += 3 * (labels["family"] == "x")
     found = probed(values, labels)
     assert found["probe_1"]["value"] > 0.95 and found["probe_5"]["n"] == 2
-
-
-def test_networks_share_features_beyond_chance():
-    """Half of the second's features are the first's, ten times as active; the first's other seed adds noise."""
-    rng = np.random.default_rng(0)
-    a, b, noise = (rng.random((4000, 40)) * (rng.random((4000, 40)) < 0.05) for _ in range(3))
-    b[:, :20] = 10 * a[:, rng.permutation(40)[:20]]
-    other = a + 0.05 * rng.random((4000, 40)) * (rng.random((4000, 40)) < 0.1)
-    codes = {"one": [a, other, noise], "two": [b, b, noise[:, ::-1]]}
-    table = shared({name: [csr_array(each) for each in own] for name, own in codes.items()}, 2000)
-    table = table.set_index(["first", "second"])
-    assert table.loc[("two", "one"), "share"] == pytest.approx(10 / 11, abs=0.03)
-    assert table.loc[("two", "one"), "correlation"] > 0.99  # the median is weighted by activity
-    assert table.loc[("one", "two"), "share"] == pytest.approx(0.5, abs=0.06)
-    assert table["chance"].max() < 0.2 and 0.95 < table.loc[("one", "one"), "correlation"] < 0.9999
-    assert table.loc[("one", "two"), "random"] > 0.99 and np.isnan(table.loc[("two", "two"), "random"])
 
 
 def test_a_profile_stands_beside_random_directions(smoke_study):

@@ -14,7 +14,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,6 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.features import FeatureIndex, Regions, best_aurocs, best_estimates, best_matches, halves, part_scores
-from aircraft_sae.features.index import encoded
 from aircraft_sae.features.reconstruction import pca, seed_agreement
 from aircraft_sae.hangar.scene import FACTORS
 from aircraft_sae.metrics import average, bootstrap_counts, point, with_draws, with_interval
@@ -214,41 +212,6 @@ def baselines(acts: Activations, pictures: Pictures) -> dict[str, dict[str, dict
         name: probed(np.concatenate([np.hstack([each.amax(1), (-each).amax(1)]) for each in of]), labels)
         for name, of in made.items()
     }
-
-
-def share_features(
-    folder: Path, *, acts: Mapping[str, Activations], dictionaries: Mapping[str, Sequence[SparseAutoencoder]]
-) -> None:
-    """Write shared.parquet: `shared` for networks' dictionaries on the same test pictures and grid."""
-    blocks = {name: list(each.blocks(each.rows("test"))) for name, each in acts.items()}
-    codes = {name: [encoded(sae, blocks[name]) for sae in saes] for name, saes in dictionaries.items()}
-    first = next(iter(acts.values()))
-    write_parquet(shared(codes, first.cells_per_image * (len(first.rows("test")) // 2)), folder / "shared.parquet")
-
-
-def shared(codes: Mapping[str, Sequence[csr_array]], shift: int) -> pd.DataFrame:
-    """Which features do two networks have in common? A row per ordered pair: first, second, n (living features).
-
-    codes: for each network, (cells, d) of its features, of another seed's and of random directions, on the same cells.
-    correlation: of the first's features with their best partners in the second (within a network, in its other seed);
-        a median weighted by activity
-    chance, random: the same with the second's cells moved by `shift`, and with random directions
-    share: of activity that lies in features whose correlation exceeds 99.5 % of those by chance
-    """
-    rows = []
-    for first, second in product(codes, repeat=2):
-        a, b = codes[first][0], codes[second][int(first == second)]
-        moved = csr_array(b[(np.arange(b.shape[0]) + shift) % b.shape[0]])
-        pairs = {"correlation": (a, b), "chance": (a, moved), "random": (codes[first][2], codes[second][2])}
-        best = {name: correlations(*pair).max(1) for name, pair in pairs.items()}
-        mass = {name: np.asarray(pair[0].sum(axis=0)).ravel() for name, pair in pairs.items()}
-        live = mass["chance"] > 0
-        beyond = best["correlation"] > np.quantile(best["chance"][live], BEYOND)
-        share = np.average(beyond, weights=mass["chance"])
-        row = {"first": first, "second": second, "n": int(live.sum()), "share": share}
-        row |= {name: float(np.quantile(best[name], 0.5, weights=mass[name], method="inverted_cdf")) for name in pairs}
-        rows.append(row | ({"random": np.nan} if first == second else {}))
-    return pd.DataFrame(rows)
 
 
 def correlations(a: csr_array, b: csr_array) -> np.ndarray:
