@@ -283,19 +283,6 @@ def test_an_edge_is_what_suppression_takes(smoke_study, line, tmp_path):
     assert (table["beyond"] == (size > size[table["role"] == "null"].quantile(0.999))).all()
 
 
-def test_a_feature_sees_what_its_kernels_span(smoke_study, line, tmp_path):
-    """Under equal weights, half of an 8 x 8 kernel lies within 3 pixels of its centre."""
-    (network, saes), pictures = line, smoke_study.pictures()
-    with torch.no_grad():
-        network.model[0].weight[1] = 1.0
-    image = pictures.rows("test")["image"][0]
-    best = pd.DataFrame({"unit": [1, 1], "image": image, "row": [3, 0], "column": [2, 0], "value": [2.0, 1.0]})
-    best.to_parquet(tmp_path / "patches.parquet")
-    branches.see_reach(tmp_path, network=network, pictures=pictures, sae=saes[0], patches=tmp_path, units=[1])
-    found = pd.read_parquet(tmp_path / "reach.parquet")
-    assert found["unit"].tolist() == [1] and found["radius"][0] == pytest.approx(3.0, abs=0.2)
-
-
 def test_null_features_are_near_in_activity_and_a_derivative_predicts_effects_of_its_own_feature_alone():
     assert circuits.neighbours([*range(20)], [5, 6]) == [4, 3, 7, 8]
     found = circuits.neighbours([*range(100)], [0, 50, 99, 51])

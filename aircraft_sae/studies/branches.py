@@ -14,9 +14,8 @@ import torch
 from scipy.sparse import csr_array, save_npz, vstack
 from scipy.stats import contingency, random_table
 from sklearn.neighbors import NearestNeighbors
-from tqdm import tqdm
 
-from aircraft_sae.activations import Activations, effective_radius, gradient_map
+from aircraft_sae.activations import Activations
 from aircraft_sae.config import change
 from aircraft_sae.features import halves
 from aircraft_sae.features.reconstruction import random_dictionaries
@@ -276,15 +275,3 @@ def purity(W_dec: np.ndarray, labels: np.ndarray) -> dict[str, dict]:
     draws = [own[rng.integers(len(own), size=len(own))].mean() for _ in range(100)]
     null = [same(rng.permutation(labels)).mean() for _ in range(100)]
     return {"purity": with_draws(own.mean(), draws, len(own)), "permuted": with_draws(np.mean(null), null, len(own))}
-
-
-def see_reach(
-    folder: Path, *, network: Network, pictures: Pictures, sae: SparseAutoencoder, patches: Path, units: Sequence[int]
-) -> None:  # fmt: skip
-    """Measure how much of a picture each feature sees at its best patch. reach.parquet: unit, radius (effective)."""
-    best, rows = pd.read_parquet(patches / "patches.parquet").drop_duplicates("unit").set_index("unit"), []
-    for j in tqdm(units, "gradients", leave=False):
-        cell, image = (int(best.at[j, "row"]), int(best.at[j, "column"])), best.at[j, "image"]
-        gradient = gradient_map(network, sae, network.as_input(pictures.picture(image)), j, cell)
-        rows.append((j, effective_radius(gradient, cell, network.shape(sae.cfg.site)[:2])))
-    write_parquet(pd.DataFrame(rows, columns=["unit", "radius"]), folder / "reach.parquet")
