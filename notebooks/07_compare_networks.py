@@ -72,8 +72,7 @@ NAME, results, small = "07_compare_networks", {}, study.config.name == "smoke"
 NETWORKS = {"class labels": "hangar_classes", "part masks": "hangar_parts", "no labels": "hangar_self_supervised"}
 NETWORKS |= {"this task": "trained", "permuted": "permuted", "ImageNet": "efficientnet_lite0"}
 STRIDES, N_SEEDS = (16, 32), 2 if small else 3
-sites = {name: dict(zip(STRIDES, comparison.sites_at(study.network(own), STRIDES), strict=True))
-         for name, own in NETWORKS.items()}  # fmt: skip
+sites = {name: comparison.sites_at(study.network(own), STRIDES) for name, own in NETWORKS.items()}
 level = study.pictures().levels[0]
 results["n_networks"] = len(NETWORKS)
 
@@ -248,8 +247,8 @@ grid, columns = study.network().shape(sites["this task"][16])[:2], ["image", "ro
 typical = {name: pd.read_parquet(folders[16, name] / "typical.parquet") for name in NETWORKS}
 strips = {}
 for name, factor in product(NETWORKS, comparison.ALL):
-    own = typical[name][typical[name]["factor"] == factor][columns].head(3).reset_index(drop=True).reindex(range(3))
-    strips[name, factor] = own
+    own = typical[name][typical[name]["factor"] == factor][columns]
+    strips[name, factor] = own.reset_index(drop=True).reindex(range(3))
 first, second = list(NETWORKS)[:3], list(NETWORKS)[3:]
 by_factor = {factor: pd.concat([strips[name, factor] for name in first]) for factor in comparison.ALL}
 figure = crops_figure(by_factor, study.pictures(), grid)

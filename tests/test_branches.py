@@ -183,6 +183,15 @@ def test_content_is_chosen_on_one_half_and_counted_on_the_other():
     assert factor == "nothing" and here == {"value": 0.0, "low": None, "high": None, "n": 0}
 
 
+def test_correlations_are_numpys():
+    rng = np.random.default_rng(0)
+    a, b = (rng.random((50, d)) * (rng.random((50, d)) < 0.3) for d in (4, 3))
+    a[:, 1] = 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = np.nan_to_num(np.corrcoef(a.T, b.T)[:4, 4:])
+    np.testing.assert_allclose(branches.correlations(csr_array(a), csr_array(b)), expected, atol=1e-12)
+
+
 def test_kappa_of_planted_partners_and_of_shuffled_homes():
     """Nine in ten partners, found by their activations, have the same home; shuffled homes agree by chance."""
     rng = np.random.default_rng(0)

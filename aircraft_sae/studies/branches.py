@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse import csr_array, save_npz, vstack
-from scipy.stats import contingency, random_table
+from scipy.stats import contingency, false_discovery_control, random_table
 from sklearn.neighbors import NearestNeighbors
 
 from aircraft_sae.activations import Activations
@@ -20,13 +20,13 @@ from aircraft_sae.config import change
 from aircraft_sae.features import halves
 from aircraft_sae.features.reconstruction import random_dictionaries
 from aircraft_sae.features.regions import selectivity
-from aircraft_sae.metrics import point, q_values, with_draws, with_interval
+from aircraft_sae.metrics import point, with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.pictures.scenes import EDITS, VariedScenes
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
-from aircraft_sae.studies.comparison import ALL, BEYOND, MIN_PICTURES, Sensitivity, about, correlations, shares
+from aircraft_sae.studies.comparison import ALL, BEYOND, MIN_PICTURES, Sensitivity, about, shares
 from aircraft_sae.studies.curves import watch
 
 BRANCHES = ("1x1", "3x3", "5x5", "pool")
@@ -99,7 +99,7 @@ def _drawn(d: int, widths: tuple[int, ...]) -> list[np.ndarray]:
 
 def specialised(p: pd.DataFrame) -> pd.DataFrame:
     """(d_sae, branches) bool: p is at most SPECIAL, and Benjamini-Hochberg's q over features at most 0.05."""
-    return (p <= SPECIAL) & p.apply(lambda own: q_values(own.to_numpy()) <= 0.05)
+    return (p <= SPECIAL) & (false_discovery_control(p, axis=0) <= 0.05)
 
 
 def home(W_dec: np.ndarray, groups: Groups) -> np.ndarray:
@@ -216,6 +216,16 @@ def see_blocks(
                 facts["about"] = np.where(factor != "", factor, facts["about"])
             tables.append(pd.DataFrame(facts))
     write_parquet(pd.concat(tables, ignore_index=True), folder / "features.parquet")
+
+
+def correlations(a: csr_array, b: csr_array) -> np.ndarray:
+    """(d_a, d_b) Pearson correlations of the columns of a (n, d_a) and b (n, d_b); 0 for constant ones."""
+    n, sums = a.shape[0], [np.asarray(each.sum(axis=0)).ravel() for each in (a, b)]
+    squares = [np.asarray(each.multiply(each).sum(axis=0)).ravel() for each in (a, b)]
+    deviations = [np.sqrt(np.maximum(q / n - (s / n) ** 2, 0)) for q, s in zip(squares, sums, strict=True)]
+    covariance = (a.T @ b).toarray() / n - np.outer(*sums) / n**2
+    scale = np.outer(*deviations)
+    return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
 
 
 def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence[np.ndarray]) -> dict:
