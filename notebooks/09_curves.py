@@ -356,7 +356,7 @@ for own, site in PAIRS:
     acts, sae, kept = cells[own, site], saes[own, site][0], members[own, site]
     nulls_ = [as_batchtopk(each, acts) for each in (*random_dictionaries(sae, acts, (0,)), untrained(sae, acts, 0))]
     coded[own, site] = dict(zip(SHOWN[1:], (sae, *nulls_), strict=True))
-    inputs = {"network": networks[own], "pictures": study.pictures().every(3), "tuning": folders[own, site]}
+    inputs = {"network": networks[own], "pictures": study.pictures().every(3), "tuned": folders[own, site]}
     inputs["saes"] = {kind: each for kind, each in coded[own, site].items() if kind in kept}
     settings = {"site": site, "units": kept}
     folder = study.stage(f"experiments/in-pictures-{own}-{site}", curves.see_pictures, settings, inputs)

@@ -146,10 +146,11 @@ def test_more_candidates_cover_more_and_an_equal_choice_removes_that():
     rng = np.random.default_rng(0)
     few, many = (on_circle(rng.uniform(0, 360, n), 15) for n in (12, 400))
     least = tuning.coverage(few)["minimum"]
-    assert tuning.coverage(many[tuning.family(many, tuning.LARGEST)])["minimum"] > least + 0.3
-    found = tuning.equal_choice(many, 12)
-    assert found["candidates"] == 12 and found["low"] <= least <= found["high"] < 0.3
-    assert tuning.equal_choice(few, 12) == {"candidates": 12, "minimum": least, "low": least, "high": least}
+    whole = tuning.coverage(many[tuning.family(many, tuning.LARGEST)])["minimum"]
+    found = {n: tuning.equal_choice(many, n) for n in (12, 100)}
+    assert whole > least + 0.3 and found[12]["candidates"] == 12
+    assert found[12]["minimum"] < 0.1 < found[100]["minimum"] < whole
+    assert tuning.equal_choice(few, 12) == {"candidates": 12, "minimum": least}
     assert tuning.equal_choice(few[:0], 12)["minimum"] == 0
 
 
@@ -247,7 +248,7 @@ def test_units_are_seen_in_pictures(smoke_study, tmp_path):
     for name, each in tuned.items():
         np.save(tmp_path / f"tuning_{name}.npy", each)
     units = {"neurons": [3, 1], "features": [0, 2]}
-    given = {"network": network, "site": "stem", "pictures": pictures, "tuning": tmp_path, "saes": {"features": sae}}
+    given = {"network": network, "site": "stem", "pictures": pictures, "tuned": tmp_path, "saes": {"features": sae}}
     curves.see_pictures(tmp_path, units=units, n_patches=4, **given)
     table, contours = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("patches", "contours"))
     names = pictures.rows("test")["image"].tolist()

@@ -158,9 +158,9 @@ def image_maxima(sae: SparseAutoencoder, acts: torch.Tensor) -> torch.Tensor:
 
 def see_maxima(network: Network, saes: Mapping[str, SparseAutoencoder], pictures: Pictures) -> dict[str, csr_array]:
     """`image_maxima` (pictures, d_sae) of each dictionary at its own site, in one pass over the test pictures."""
-    names, found = pictures.rows("test")["image"].tolist(), {name: [] for name in saes}
+    found = {name: [] for name in saes}
     sites = list(dict.fromkeys(sae.cfg.site for sae in saes.values()))
-    for acts in watch(network, pictures, names, sites, "features of pictures"):
+    for _, acts in watch(network, pictures, sites, "features of pictures"):
         for name, sae in saes.items():
             found[name].append(csr_array(image_maxima(sae, acts[sae.cfg.site]).numpy()))
     return {name: vstack(each, "csr") for name, each in found.items()}

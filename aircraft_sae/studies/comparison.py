@@ -187,7 +187,7 @@ def probed(values: np.ndarray, labels: pd.DataFrame) -> dict[str, dict]:
     values: (images, d). The columns are those whose standardised class means differ most on half A.
     Source: Gurnee et al. 2023, arXiv 2305.01610, "k-sparse probing".
     """
-    own, in_b = labels.iloc[:, min(1, labels.shape[1] - 1)].to_numpy(), halves(labels.iloc[:, 0])
+    own, in_b = labels.iloc[:, 1].to_numpy(), halves(labels.iloc[:, 0])
     values, scores = (values - values.mean(0)) / np.maximum(values.std(0), 1e-9), {1: [], 5: []}
     for member in (own == name for name in np.unique(own)):
         if member[in_b].any() and member[~in_b].any():

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from scipy.sparse import csc_array
 from torch.nn.functional import pad
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 from aircraft_sae.activations import Activations, site_folder
 from aircraft_sae.features.index import encoded
@@ -24,7 +24,6 @@ from aircraft_sae.pictures.curves import MIDDLE, SIZE
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 from aircraft_sae.studies import tuning
-from aircraft_sae.studies.tuning import contour_agreement, contour_angles
 
 N_BINS = 36  # of contour angles
 
@@ -58,12 +57,14 @@ def batches(network: Network, pictures: Pictures, names: Sequence[str]) -> Itera
 
 
 def watch(
-    network: Network, pictures: Pictures, names: Sequence[str], sites: Sequence[str], what: str
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Acts of pictures by site, one batch after another: between batches, the caller's encoding has all threads."""
-    for x in tqdm(batches(network, pictures, names), what, -(-len(names) // BATCH), leave=False):
-        (seen,) = network.stream([x], sites, logits=False)
-        yield seen.acts
+    network: Network, pictures: Pictures, sites: Sequence[str], what: str
+) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
+    """(names, acts by site) of test pictures, batch after batch: between batches, the caller has all threads."""
+    names = pictures.rows("test")["image"].tolist()
+    for start in trange(0, len(names), BATCH, desc=what, leave=False):
+        shown = names[start : start + BATCH]
+        (seen,) = network.stream(list(batches(network, pictures, shown)), sites, logits=False)
+        yield shown, seen.acts
 
 
 def _noise(network: Network) -> torch.Tensor:
@@ -129,7 +130,7 @@ def tune(
         own = curves[detects]
         order, facts = tuning.family(own, tuning.LARGEST), {"dictionary": name, "n": len(own), "units": len(table)}
         n_neurons = n_neurons or len(own) or len(tuning.PUBLISHED)
-        matched.append(facts | tuning.equal_choice(own, n_neurons))
+        matched.append({"dictionary": name} | tuning.equal_choice(own, n_neurons))
         covered += [facts | {"m": m} | tuning.coverage(own[order[:m]]) for m in range(len(order) + 1)]
         if len(own):
             responses = tuning.by_kind(values[:, detects], pictures.table).to_dict()
@@ -145,23 +146,22 @@ def tune(
 @torch.no_grad()
 def see_pictures(
     folder: Path, *, network: Network, site: str, pictures: Pictures, units: Mapping[str, list[int]],
-    saes: Mapping[str, SparseAutoencoder], tuning: Path | None = None, n_patches: int = 9,
+    saes: Mapping[str, SparseAutoencoder], tuned: Path | None = None, n_patches: int = 9,
 ) -> None:  # fmt: skip
     """Record how some of the site's "neurons" and units of dictionaries respond to test pictures, and keep only this.
 
     patches.parquet: dictionary, unit, image, row, column, value of the strongest cell in each of n_patches pictures;
-    contours.parquet: dictionary, unit, correlation (`contour_agreement`) of the unit's tuning curve, in the folder that
-    `tune` wrote, with its mean activation by the angle of the aircraft's outline; empty without curves or outlines.
+    contours.parquet: dictionary, unit, correlation (`contour_agreement`) of the unit's tuning curve, in the folder
+    `tuned` that `tune` wrote, with its mean activation by the angle of the aircraft's outline; empty without either.
     """
-    names, rows, counts, at = pictures.rows("test")["image"].tolist(), [], np.zeros(N_BINS), 0
+    rows, counts = [], np.zeros(N_BINS)
     sums = {name: np.zeros((N_BINS, len(own))) for name, own in units.items()}
-    for seen in watch(network, pictures, names, [site], f"{site} in pictures"):
+    for shown, seen in watch(network, pictures, [site], f"{site} in pictures"):
         acts = seen[site]
-        shape, shown = acts.shape[:3], names[at : at + len(acts)]
-        at += len(acts)
+        shape = acts.shape[:3]
         angles = np.full(shape, np.nan)
         if pictures.region_names:
-            angles = np.stack([contour_angles(pictures.mask(image) > 0, shape[1:]) for image in shown])
+            angles = np.stack([tuning.contour_angles(pictures.mask(image) > 0, shape[1:]) for image in shown])
         known = np.isfinite(angles).ravel()
         bins = np.round(angles.ravel()[known] / 360 * N_BINS).astype(int) % N_BINS
         np.add.at(counts, bins, 1)
@@ -177,10 +177,10 @@ def see_pictures(
     top = table.sort_values("value", ascending=False, kind="stable").groupby(["dictionary", "unit"], sort=False)
     write_parquet(top.head(n_patches).reset_index(drop=True), folder / "patches.parquet")
     contours = [pd.DataFrame({"dictionary": [], "unit": [], "correlation": []})]
-    for name, own in units.items() if tuning and counts.any() else ():
-        curves = np.load(tuning / f"tuning_{name.replace(' ', '_')}.npy")[own]
+    for name, own in units.items() if tuned and counts.any() else ():
+        curves = np.load(tuned / f"tuning_{name.replace(' ', '_')}.npy")[own]
         with np.errstate(invalid="ignore"):  # some angles occur in no cell
-            agreement = contour_agreement(curves, (sums[name] / counts[:, None]).T)
+            agreement = tuning.contour_agreement(curves, (sums[name] / counts[:, None]).T)
         contours.append(pd.DataFrame({"dictionary": name, "unit": own, "correlation": agreement}))
     write_parquet(pd.concat(contours, ignore_index=True), folder / "contours.parquet")
 
