@@ -39,7 +39,6 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 # %%
-from aircraft_sae.features.reconstruction import random_dictionaries
 from aircraft_sae.studies import comparison
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
@@ -73,8 +72,7 @@ NAME, results, small = "07_compare_networks", {}, study.config.name == "smoke"
 NETWORKS = {"class labels": "hangar_classes", "part masks": "hangar_parts", "no labels": "hangar_self_supervised"}
 NETWORKS |= {"this task": "trained", "permuted": "permuted", "ImageNet": "efficientnet_lite0"}
 STRIDES, N_SEEDS = (16, 32), 2 if small else 3
-sites = {name: dict(zip(STRIDES, comparison.sites_at(study.network(own), STRIDES), strict=True))
-         for name, own in NETWORKS.items()}  # fmt: skip
+sites = {name: comparison.sites_at(study.network(own), STRIDES) for name, own in NETWORKS.items()}
 level = study.pictures().levels[0]
 results["n_networks"] = len(NETWORKS)
 
@@ -129,11 +127,10 @@ display(Markdown(text))
 widths = {
     stride: [study.network(own).shape(sites[name][stride])[2] for name, own in NETWORKS.items()] for stride in STRIDES
 }
-saes, folders = {}, {}
+folders = {}
 for stride, (name, own) in product(STRIDES, NETWORKS.items()):
     site, d_sae = sites[name][stride], comparison.common_width(widths[stride])
-    saes[stride, name] = study.seeds(own, site, d_sae, N_SEEDS)
-    folders[stride, name] = study.profile(own, site, saes[stride, name])
+    folders[stride, name] = study.profile(own, site, study.seeds(own, site, d_sae, N_SEEDS))
 
 # %%
 profiles = []
@@ -250,8 +247,8 @@ grid, columns = study.network().shape(sites["this task"][16])[:2], ["image", "ro
 typical = {name: pd.read_parquet(folders[16, name] / "typical.parquet") for name in NETWORKS}
 strips = {}
 for name, factor in product(NETWORKS, comparison.ALL):
-    own = typical[name][typical[name]["factor"] == factor][columns].head(3).reset_index(drop=True).reindex(range(3))
-    strips[name, factor] = own
+    own = typical[name][typical[name]["factor"] == factor][columns]
+    strips[name, factor] = own.reset_index(drop=True).reindex(range(3))
 first, second = list(NETWORKS)[:3], list(NETWORKS)[3:]
 by_factor = {factor: pd.concat([strips[name, factor] for name in first]) for factor in comparison.ALL}
 figure = crops_figure(by_factor, study.pictures(), grid)
@@ -314,59 +311,11 @@ classes apart better than five channels, components or random directions do in {
 display(Markdown(text))
 
 # %% [markdown]
-# ## Which features do networks share?
-#
-# We call two features alike if they are active in the same cells. For each feature of one network (row), we take the
-# feature of the other network (column) whose activations correlate best with its own over all test cells. The table
-# shows the median correlation, weighted by activity. The diagonal is the ceiling: it compares two seeds of the same
-# network. The null, in brackets, compares random directions in both networks.
-
-# %%
-inputs = {"acts": {}, "dictionaries": {}}
-for i, (name, own) in enumerate(NETWORKS.items()):
-    seen = study.activations(sites[name][16], own, "all" if own == "trained" else "every1")
-    two = list(saes[16, name].values())[:2]
-    inputs["acts"][name], inputs["dictionaries"][name] = seen, [*two, *random_dictionaries(two[0], seen, (2 + i,))]
-folder = study.stage("experiments/shared", comparison.share_features, {}, inputs)
-shared = pd.read_parquet(folder / "shared.parquet")
-
-# %%
-for row in shared.itertuples():
-    key = f"shared/{NETWORKS[row.first]}-{NETWORKS[row.second]}"
-    results |= {f"{key}/share": (row.share, None, None, row.n), f"{key}/correlation": row.correlation}
-    results |= {f"{key}/chance": row.chance} | ({} if row.first == row.second else {f"{key}/random": row.random})
-null = shared["random"].map(" ({:.2f})".format).where(shared["random"].notna(), "")
-shared["shown"] = shared["correlation"].map("{:.2f}".format) + null
-shared.pivot(index="first", columns="second", values="shown").reindex(list(NETWORKS), columns=list(NETWORKS))
-
-# %%
-pairs = shared[shared["first"] != shared["second"]].assign(gain=lambda own: own["correlation"] - own["random"])
-most, least, n_above = (
-    pairs.loc[pairs["gain"].idxmax()],
-    pairs.loc[pairs["gain"].idxmin()],
-    int((pairs["gain"] > 0).sum()),
-)
-results["shared_more_than_random"] = (n_above, None, None, len(pairs))
-text = f"""**Takeaway.** In {n_above} of {len(pairs)} ordered pairs of networks, features have better partners in the
-other network than random directions have. The gain is largest for features of *{most["first"]}* with partners in
-*{most["second"]}* ({most["correlation"]:.2f} against {most["random"]:.2f}), and smallest for *{least["first"]}* with
-partners in *{least["second"]}*."""
-display(Markdown(text))
-
-# %% [markdown]
-# These values come from one seed and one draw of random directions, and have no intervals. The diagonal asks whether
-# the features of two seeds are active in the same cells; the column *seeds* above asks whether their directions agree.
-# The first can be true without the second.
-#
 # ## Takeaways
 
 # %% tags=["nbval-check-output"]
 wanted = ["n_networks", "self_supervised_knn_accuracy", "permuted_knn_accuracy", "16/trained/part/times"]
-wanted += [
-    "32/hangar_parts/about/paint",
-    "16/permuted/probe_5/channels",
-    "shared/hangar_parts-hangar_classes/correlation",
-]
+wanted += ["32/hangar_parts/about/paint", "16/permuted/probe_5/channels"]
 print("missing:", [name for name in wanted if name not in results])
 
 # %%
@@ -377,7 +326,6 @@ lines = [
     {told_pairs}.""",
     f"Features are about one factor more often than random directions are in {len(above)} of {len(rows)} cases.",
     f"At 16 pixels, the best features find parts better than random directions do in {finds} of {len(gain)} networks.",
-    f"Features have better partners in another network than random directions do in {n_above} of {len(pairs)} pairs.",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 

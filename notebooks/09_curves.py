@@ -245,18 +245,16 @@ display(Markdown(text))
 # know where they lie on our circle.
 
 # %%
-best, SHOWN = max(asked, key=bounds.get), ("neurons", "features", "random directions 0", "untrained 0")
+best, members, rosettes = max(asked, key=bounds.get), {}, {}
 units = {pair: pd.read_parquet(folder / "units.parquet") for pair, folder in folders.items()}
-members, rosettes = {pair: {} for pair in PAIRS}, {pair: {} for pair in PAIRS}
-for pair, kind in product(PAIRS, SHOWN):
-    own = units[pair][(units[pair]["dictionary"] == kind) & units[pair]["detects"]]["unit"].to_numpy()
-    tuning = np.load(folders[pair] / f"tuning_{kind.replace(' ', '_')}.npy")
-    if len(chosen := own[family(tuning[own], min(size[pair] or 10, LARGEST))]):
-        members[pair][kind] = np.sort(chosen).tolist()
-        rosettes[pair][kind.removesuffix(" 0")] = tuning[chosen]
+for kind in ("neurons", "features", "random directions 0", "untrained 0"):
+    own = units[best][(units[best]["dictionary"] == kind) & units[best]["detects"]]["unit"].to_numpy()
+    tuning = np.load(folders[best] / f"tuning_{kind.replace(' ', '_')}.npy")
+    if len(chosen := own[family(tuning[own], min(size[best] or 10, LARGEST))]):
+        members[kind], rosettes[kind.removesuffix(" 0")] = np.sort(chosen).tolist(), tuning[chosen]
 
 # %%
-first_ten = {kind: each[:10] for kind, each in rosettes[best].items() if kind != "random directions"}
+first_ten = {kind: each[:10] for kind, each in rosettes.items() if kind != "random directions"}
 first_ten = {f"{kind} of {best[1]}": each for kind, each in first_ten.items()}
 figure = plots.rosettes(first_ten, {"peaks of the ten published neurons of mixed3b": PUBLISHED})
 plots.titled(figure, "Which orientations do the families cover?")
@@ -269,7 +267,7 @@ plots.titled(figure, "Which orientations do the families cover?")
 figure, ax = plots.sheet(3.6)
 for gap in ((181, 243), (290, 358)):
     ax.axvspan(*gap, color=plots.OUTSIDE, label="published gaps (mixed3b)" if gap[0] == 181 else None)
-for (kind, each), style in zip(rosettes[best].items(), ("-", "-", "--", ":"), strict=False):
+for (kind, each), style in zip(rosettes.items(), ("-", "-", "--", ":"), strict=False):
     ax.plot(np.arange(0, 361, 5), np.append(most := each.max(axis=0), most[0]), style, linewidth=2.5, label=kind)
 ax.axhline(0.307, color="black", linewidth=1, label="published least coverage (ten neurons)")
 ax.set(xlabel="angle of the curve, degrees", ylabel="coverage", ylim=(0, 1.03), xticks=range(0, 361, 45))
@@ -347,49 +345,20 @@ display(Markdown(text))
 # ## Do these detectors find curves in pictures?
 #
 # Each row shows one feature of the family (there are at most eight rows), labelled and ordered by the angle of its
-# peak. The patches are the feature's strongest in every third test picture, one per picture.
+# peak. The patches are the feature's strongest in every third test picture, one per picture. Look at them, but note
+# that nothing is measured here.
 
 # %%
-patches, contours = {}, {}
-for own, site in PAIRS:
-    acts, sae, kept = cells[own, site], saes[own, site][0], members[own, site]
-    nulls_ = [as_batchtopk(each, acts) for each in (*random_dictionaries(sae, acts, (0,)), untrained(sae, acts, 0))]
-    coded = dict(zip(SHOWN[1:], (sae, *nulls_), strict=True))
-    inputs = {"network": networks[own], "pictures": study.pictures().every(3), "tuning": folders[own, site]}
-    inputs["saes"] = {kind: each for kind, each in coded.items() if kind in kept}
-    settings = {"site": site, "units": kept}
-    folder = study.stage(f"experiments/in-pictures-{own}-{site}", curves.see_pictures, settings, inputs)
-    patches[own, site] = pd.read_parquet(folder / "patches.parquet")
-    contours[titles[own, site]] = pd.read_parquet(folder / "contours.parquet").assign(layer=f"{own}/{site}")
+(own, site), kept = best, members["features"]
+inputs = {"network": networks[own], "pictures": study.pictures().every(3), "sae": saes[best][0]}
+folder = study.stage(f"experiments/in-pictures-{own}-{site}", curves.find_patches, {"units": kept}, inputs)
+patches = pd.read_parquet(folder / "patches.parquet")
 
 # %%
-own = patches[best][patches[best]["dictionary"] == "features"]
-peaks = units[best].query("dictionary == 'features'").set_index("unit")["peak"][own["unit"].unique()].sort_values()
-rows = {f"{peak:.0f}°": own[own["unit"] == j] for j, peak in peaks.iloc[:: -(-len(peaks) // 8)].items()}
+peaks = units[best].query("dictionary == 'features'").set_index("unit")["peak"][kept].sort_values()
+rows = {f"{peak:.0f}°": patches[patches["unit"] == j] for j, peak in peaks.iloc[:: -(-len(peaks) // 8)].items()}
 figure = crops_figure(rows, study.pictures(), networks[best[0]].shape(best[1])[:2])
 plots.titled(figure, "Do these detectors find curves in pictures?")
-
-# %% [markdown]
-# The masks tell us the angle of the aircraft's outline in each cell. Does a detector respond to outlines as its tuning
-# curve predicts? For each detector of a family, we correlate its mean activation at each outline angle with its tuning
-# curve. Outlines are almost straight in most cells, so this tests orientation, not curvature.
-
-# %%
-fits = {}
-for title, table in contours.items():
-    for kind, each in table.dropna().groupby("dictionary", sort=False):
-        name = kind.removesuffix(" 0")
-        fits[f"{title}: {name}"] = entry = with_interval(each["correlation"], np.ones(len(each)))
-        results[f"{each['layer'].iloc[0]}/contours/{name}"] = entry
-figure = plots.dots(fits, "correlation with outlines, mean of the family", "layer: family", line=0)
-plots.titled(figure, "Do detectors respond to outlines as to curves?")
-
-# %%
-lacking = {"value": np.nan}  # where a kind has no detector
-means = {kind: np.nanmean([fits.get(f"{titles[pair]}: {kind}", lacking)["value"] for pair in asked]) for kind in KINDS}
-text = ", ".join(f"{kind} {value:.2f}" for kind, value in means.items())
-text = f"**Takeaway.** In the {len(asked)} layers where neurons detect curves, the mean correlations are: {text}."
-display(Markdown(text))
 
 # %% [markdown]
 # ## Do curve features matter to the next site?
@@ -476,8 +445,6 @@ lines = [
     f"The least coverage of features minus that of equally many neurons is {over.mean():+.2f}.",
     f"""{n_split} of {len(splits)} neurons with several modes split into features with one mode each; by chance,
     {by_chance:.1f} would.""",
-    f"""Responses to outlines of aircraft correlate with tuning curves: the mean is {means["features"]:.2f} for features
-    and {means["random directions"]:.2f} for random directions.""",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 
@@ -490,6 +457,7 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 #   network, whatever an autoencoder learns; wider or better autoencoders may do better than ours.
 # - **Why neurons differ from features.** Their directions differ, but so does their sparsity: features and nulls are
 #   sparse, and neurons are not.
+# - **That they detect curves in pictures.** We showed patches of one layer, and measured only responses to stimuli.
 # - **That features detect other curves.** Our arcs have one width and one length, and lie on grey.
 # - **That a family is used as one.** Suppression shows that the next site's response changes, not what the family is
 #   used for.

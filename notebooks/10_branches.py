@@ -369,46 +369,16 @@ directions, kappa is {at_chance:.2f}, and that number of pairs is {alike["random
 display(Markdown(text))
 
 # %% [markdown]
-# ## Do features of larger kernels see more?
-#
-# If features live in 5 x 5 because they need more of the picture, they should see more of it. For each branch, we take
-# the twelve features whose share of that branch is furthest above chance. The *effective radius* is the distance from
-# the strongest cell within which half of the activation's gradient lies.
-
-# %%
-block, kind, grid = "mixed4c", "the paper's", network.shape("mixed4c")[:2]
-known_of = features[features["dictionary"] == block].set_index("feature_id")
-W_dec = asked[block].W_dec.detach().numpy()[known_of.index]
-far = branches.excess(W_dec, groups[block]).set_index(known_of.index)
-chosen = {name: far[name].nlargest(12).index.tolist() for name in branches.BRANCHES}
-units = sorted({j for own in chosen.values() for j in own})
-
-# %%
-settings = {"site": block, "units": {kind: units}, "n_patches": 1}
-given = {"network": network, "pictures": pictures.every(every), "saes": {kind: asked[block]}}
-seen = study.stage(f"experiments/branches-{network.name}", curves.see_pictures, settings, given)
-given = {"network": network, "pictures": pictures, "sae": asked[block], "patches": seen}
-reach = study.stage(f"experiments/reach-{network.name}", branches.see_reach, {"units": units}, given)
-reach = pd.read_parquet(reach / "reach.parquet").set_index("unit")["radius"]
-radii = {name.replace("x", " x "): median(reach[units].to_numpy()) for name, units in chosen.items()}
-results |= {f"{block}/radius/{name}": entry for name, entry in zip(chosen, radii.values(), strict=True)}
-figure = plots.dots(radii, f"effective radius of features of {block}, median, pixels", "most of the row in")
-plots.titled(figure, "Do features of larger kernels see more?")
-
-# %%
-one, five = (radii[name]["value"] for name in ("1 x 1", "5 x 5"))
-text = f"""**Takeaway.** The median effective radius is {one:.0f} pixels for the features of 1 x 1 and {five:.0f} for
-those of 5 x 5 (twelve features each)."""
-display(Markdown(text))
-
-# %% [markdown]
-# A larger kernel sees more of the picture, whatever is read from it. So a larger radius in 5 x 5 would not show that
-# features are there because they need to see more.
-#
 # ## Do features of one branch lie together?
 #
 # The map shows the decoder rows of mixed4c in two dimensions (UMAP). In the left panel, colour shows how much of a row
 # lies in 5 x 5; in the right panel, it shows what the feature leans to.
+
+# %%
+block, grid = "mixed4c", network.shape("mixed4c")[:2]
+known_of = features[features["dictionary"] == block].set_index("feature_id")
+W_dec = asked[block].W_dec.detach().numpy()[known_of.index]
+far = branches.excess(W_dec, groups[block]).set_index(known_of.index)
 
 # %%
 xy = umap.UMAP(random_state=0, n_jobs=1, metric="cosine").fit_transform(W_dec)
@@ -500,9 +470,9 @@ examples = found.drop_duplicates("first").sort_values("first").head(3)
 ends = {end for row in examples.itertuples() for end in ((row.first, row.upstream), (row.second, row.downstream))}
 pieces = {}
 for name in sorted({block for block, _ in ends}):
-    settings = {"site": name, "units": {kind: sorted(j for block, j in ends if block == name)}}
-    given = {"network": network, "pictures": pictures.every(4 * every), "saes": {kind: asked[name]}}
-    folder = study.stage(f"experiments/nodes-{network.name}-{name}", curves.see_pictures, settings, given)
+    settings = {"units": sorted(j for block, j in ends if block == name)}
+    given = {"network": network, "pictures": pictures.every(4 * every), "sae": asked[name]}
+    folder = study.stage(f"experiments/nodes-{network.name}-{name}", curves.find_patches, settings, given)
     own = pd.read_parquet(folder / "patches.parquet").groupby("unit")
     pieces |= {(name, j): each[each["value"] > 0] for j, each in own}
 

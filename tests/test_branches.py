@@ -183,6 +183,15 @@ def test_content_is_chosen_on_one_half_and_counted_on_the_other():
     assert factor == "nothing" and here == {"value": 0.0, "low": None, "high": None, "n": 0}
 
 
+def test_correlations_are_numpys():
+    rng = np.random.default_rng(0)
+    a, b = (rng.random((50, d)) * (rng.random((50, d)) < 0.3) for d in (4, 3))
+    a[:, 1] = 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = np.nan_to_num(np.corrcoef(a.T, b.T)[:4, 4:])
+    np.testing.assert_allclose(branches.correlations(csr_array(a), csr_array(b)), expected, atol=1e-12)
+
+
 def test_kappa_of_planted_partners_and_of_shuffled_homes():
     """Nine in ten partners, found by their activations, have the same home; shuffled homes agree by chance."""
     rng = np.random.default_rng(0)
@@ -281,19 +290,6 @@ def test_an_edge_is_what_suppression_takes(smoke_study, line, tmp_path):
     np.testing.assert_allclose(own["predicted"], linear[live], rtol=1e-2)
     size = (table["change"] / table["plain"]).abs()
     assert (table["beyond"] == (size > size[table["role"] == "null"].quantile(0.999))).all()
-
-
-def test_a_feature_sees_what_its_kernels_span(smoke_study, line, tmp_path):
-    """Under equal weights, half of an 8 x 8 kernel lies within 3 pixels of its centre."""
-    (network, saes), pictures = line, smoke_study.pictures()
-    with torch.no_grad():
-        network.model[0].weight[1] = 1.0
-    image = pictures.rows("test")["image"][0]
-    best = pd.DataFrame({"unit": [1, 1], "image": image, "row": [3, 0], "column": [2, 0], "value": [2.0, 1.0]})
-    best.to_parquet(tmp_path / "patches.parquet")
-    branches.see_reach(tmp_path, network=network, pictures=pictures, sae=saes[0], patches=tmp_path, units=[1])
-    found = pd.read_parquet(tmp_path / "reach.parquet")
-    assert found["unit"].tolist() == [1] and found["radius"][0] == pytest.approx(3.0, abs=0.2)
 
 
 def test_null_features_are_near_in_activity_and_a_derivative_predicts_effects_of_its_own_feature_alone():

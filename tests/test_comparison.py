@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 import timm
 from PIL import Image
-from scipy.sparse import csr_array
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.hangar import PARTS
@@ -13,7 +12,7 @@ from aircraft_sae.hangar.scene import FACTORS, sample
 from aircraft_sae.networks import pretrained
 from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
 from aircraft_sae.studies import comparison
-from aircraft_sae.studies.comparison import ALL, Sensitivity, about, accuracies, correlations, probed, shared, sites_at
+from aircraft_sae.studies.comparison import ALL, Sensitivity, about, accuracies, probed, sites_at
 from aircraft_sae.view.browser.catalogue import crops_figure
 from aircraft_sae.view.plots import profiles
 
@@ -100,15 +99,6 @@ def test_a_response_is_a_mean_over_scenes_in_which_the_feature_is_active():
     assert found[0, ALL.index("light")] == 0 and np.isnan(found[0, ALL.index("part")])
 
 
-def test_correlations_are_numpys():
-    rng = np.random.default_rng(0)
-    a, b = (rng.random((50, d)) * (rng.random((50, d)) < 0.3) for d in (4, 3))
-    a[:, 1] = 0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        expected = np.nan_to_num(np.corrcoef(a.T, b.T)[:4, 4:])
-    np.testing.assert_allclose(correlations(csr_array(a), csr_array(b)), expected, atol=1e-12)
-
-
 def test_a_sparse_probe_finds_the_planted_column():
     rng = np.random.default_rng(0)
     labels = pd.DataFrame({"variant": np.repeat(["a", "b", "c", "d"], 30), "family": np.repeat(["x", "y"], 60)})
@@ -117,22 +107,6 @@ def test_a_sparse_probe_finds_the_planted_column():
     values[:, 7] += 3 * (labels["family"] == "x")
     found = probed(values, labels)
     assert found["probe_1"]["value"] > 0.95 and found["probe_5"]["n"] == 2
-
-
-def test_networks_share_features_beyond_chance():
-    """Half of the second's features are the first's, ten times as active; the first's other seed adds noise."""
-    rng = np.random.default_rng(0)
-    a, b, noise = (rng.random((4000, 40)) * (rng.random((4000, 40)) < 0.05) for _ in range(3))
-    b[:, :20] = 10 * a[:, rng.permutation(40)[:20]]
-    other = a + 0.05 * rng.random((4000, 40)) * (rng.random((4000, 40)) < 0.1)
-    codes = {"one": [a, other, noise], "two": [b, b, noise[:, ::-1]]}
-    table = shared({name: [csr_array(each) for each in own] for name, own in codes.items()}, 2000)
-    table = table.set_index(["first", "second"])
-    assert table.loc[("two", "one"), "share"] == pytest.approx(10 / 11, abs=0.03)
-    assert table.loc[("two", "one"), "correlation"] > 0.99  # the median is weighted by activity
-    assert table.loc[("one", "two"), "share"] == pytest.approx(0.5, abs=0.06)
-    assert table["chance"].max() < 0.2 and 0.95 < table.loc[("one", "one"), "correlation"] < 0.9999
-    assert table.loc[("one", "two"), "random"] > 0.99 and np.isnan(table.loc[("two", "two"), "random"])
 
 
 def test_a_profile_stands_beside_random_directions(smoke_study):
@@ -154,13 +128,13 @@ def test_a_profile_stands_beside_random_directions(smoke_study):
 def test_networks_by_name(smoke_study, monkeypatch):
     network = smoke_study.network("efficientnet_lite0")
     assert network.mean == (0.5, 0.5, 0.5) and smoke_study.network("efficientnet_lite0") is network
-    assert [network.shape(site)[2] for site in sites_at(network)] == [112, 320]
-    assert sites_at(smoke_study.network()) == ["stage3", "stage4"]
+    assert [network.shape(site)[2] for site in sites_at(network, (16, 32)).values()] == [112, 320]
+    assert sites_at(smoke_study.network(), (16, 32)) == {16: "stage3", 32: "stage4"}
     with pytest.raises(ValueError, match=r"no network 'resnet51'.*hangar_pretrained"):
         smoke_study.network("resnet51")
     monkeypatch.setattr(network.model, "feature_info", [])
     with pytest.raises(ValueError, match="stride 16"):
-        sites_at(network)
+        sites_at(network, (16, 32))
 
 
 @pytest.mark.parametrize("name", ["convnextv2_tiny.fcmae", "convnext_tiny.dinov3_lvd1689m"])
@@ -169,7 +143,7 @@ def test_a_name_of_timms_hub_makes_a_network(name, monkeypatch):
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda arch, pretrained, **how: create(arch.partition(".")[0], **how))
     network = pretrained(name, 64)
-    assert network.name == name and len(sites_at(network)) == 2
+    assert network.name == name and len(sites_at(network, (16, 32))) == 2
     assert network.shape("stages.2")[:2] == (4, 4)
 
 

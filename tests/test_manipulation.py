@@ -126,7 +126,7 @@ def test_planted_knobs_are_found_and_turn_their_part_alone(made):
     assert share("feature", 1.0) < 0.02 < 0.9 < share("feature", 1.0, "gained") <= share("feature", 1.0, "other")
     assert share("feature", 0.0, "gained") == 0
     shares = [on_target(turned, *each)["value"] for each in (("feature", 0.0), ("random direction", -2.0))]
-    assert shares[0] > 0.95 > 0.7 > shares[1]
+    assert 1 >= shares[0] > 0.95 > 0.7 > shares[1]
     apart = manipulation.beyond(turned, 0.0, "random direction")
     assert list(apart) == sorted(PARTS_HERE) and all(each["low"] > 0.4 and each["n"] > 15 for each in apart.values())
 

@@ -12,22 +12,21 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse import csr_array, save_npz, vstack
-from scipy.stats import contingency, random_table
+from scipy.stats import contingency, false_discovery_control, random_table
 from sklearn.neighbors import NearestNeighbors
-from tqdm import tqdm
 
-from aircraft_sae.activations import Activations, effective_radius, gradient_map
+from aircraft_sae.activations import Activations
 from aircraft_sae.config import change
 from aircraft_sae.features import halves
 from aircraft_sae.features.reconstruction import random_dictionaries
 from aircraft_sae.features.regions import selectivity
-from aircraft_sae.metrics import point, q_values, with_draws, with_interval
+from aircraft_sae.metrics import point, with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.pictures.scenes import EDITS, VariedScenes
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
-from aircraft_sae.studies.comparison import ALL, BEYOND, MIN_PICTURES, Sensitivity, about, correlations, shares
+from aircraft_sae.studies.comparison import ALL, BEYOND, MIN_PICTURES, Sensitivity, about, shares
 from aircraft_sae.studies.curves import watch
 
 BRANCHES = ("1x1", "3x3", "5x5", "pool")
@@ -100,7 +99,7 @@ def _drawn(d: int, widths: tuple[int, ...]) -> list[np.ndarray]:
 
 def specialised(p: pd.DataFrame) -> pd.DataFrame:
     """(d_sae, branches) bool: p is at most SPECIAL, and Benjamini-Hochberg's q over features at most 0.05."""
-    return (p <= SPECIAL) & p.apply(lambda own: q_values(own.to_numpy()) <= 0.05)
+    return (p <= SPECIAL) & (false_discovery_control(p, axis=0) <= 0.05)
 
 
 def home(W_dec: np.ndarray, groups: Groups) -> np.ndarray:
@@ -159,9 +158,9 @@ def image_maxima(sae: SparseAutoencoder, acts: torch.Tensor) -> torch.Tensor:
 
 def see_maxima(network: Network, saes: Mapping[str, SparseAutoencoder], pictures: Pictures) -> dict[str, csr_array]:
     """`image_maxima` (pictures, d_sae) of each dictionary at its own site, in one pass over the test pictures."""
-    names, found = pictures.rows("test")["image"].tolist(), {name: [] for name in saes}
+    found = {name: [] for name in saes}
     sites = list(dict.fromkeys(sae.cfg.site for sae in saes.values()))
-    for acts in watch(network, pictures, names, sites, "features of pictures"):
+    for _, acts in watch(network, pictures, sites, "features of pictures"):
         for name, sae in saes.items():
             found[name].append(csr_array(image_maxima(sae, acts[sae.cfg.site]).numpy()))
     return {name: vstack(each, "csr") for name, each in found.items()}
@@ -217,6 +216,16 @@ def see_blocks(
                 facts["about"] = np.where(factor != "", factor, facts["about"])
             tables.append(pd.DataFrame(facts))
     write_parquet(pd.concat(tables, ignore_index=True), folder / "features.parquet")
+
+
+def correlations(a: csr_array, b: csr_array) -> np.ndarray:
+    """(d_a, d_b) Pearson correlations of the columns of a (n, d_a) and b (n, d_b); 0 for constant ones."""
+    n, sums = a.shape[0], [np.asarray(each.sum(axis=0)).ravel() for each in (a, b)]
+    squares = [np.asarray(each.multiply(each).sum(axis=0)).ravel() for each in (a, b)]
+    deviations = [np.sqrt(np.maximum(q / n - (s / n) ** 2, 0)) for q, s in zip(squares, sums, strict=True)]
+    covariance = (a.T @ b).toarray() / n - np.outer(*sums) / n**2
+    scale = np.outer(*deviations)
+    return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
 
 
 def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence[np.ndarray]) -> dict:
@@ -276,15 +285,3 @@ def purity(W_dec: np.ndarray, labels: np.ndarray) -> dict[str, dict]:
     draws = [own[rng.integers(len(own), size=len(own))].mean() for _ in range(100)]
     null = [same(rng.permutation(labels)).mean() for _ in range(100)]
     return {"purity": with_draws(own.mean(), draws, len(own)), "permuted": with_draws(np.mean(null), null, len(own))}
-
-
-def see_reach(
-    folder: Path, *, network: Network, pictures: Pictures, sae: SparseAutoencoder, patches: Path, units: Sequence[int]
-) -> None:  # fmt: skip
-    """Measure how much of a picture each feature sees at its best patch. reach.parquet: unit, radius (effective)."""
-    best, rows = pd.read_parquet(patches / "patches.parquet").drop_duplicates("unit").set_index("unit"), []
-    for j in tqdm(units, "gradients", leave=False):
-        cell, image = (int(best.at[j, "row"]), int(best.at[j, "column"])), best.at[j, "image"]
-        gradient = gradient_map(network, sae, network.as_input(pictures.picture(image)), j, cell)
-        rows.append((j, effective_radius(gradient, cell, network.shape(sae.cfg.site)[:2])))
-    write_parquet(pd.DataFrame(rows, columns=["unit", "radius"]), folder / "reach.parquet")

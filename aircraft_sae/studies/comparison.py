@@ -14,19 +14,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.features import FeatureIndex, Regions, best_aurocs, best_estimates, best_matches, halves, part_scores
-from aircraft_sae.features.index import encoded
 from aircraft_sae.features.reconstruction import pca, seed_agreement
 from aircraft_sae.hangar.scene import FACTORS
 from aircraft_sae.metrics import average, bootstrap_counts, point, with_draws, with_interval
@@ -84,14 +81,14 @@ class Sensitivity:
     def fewest(self) -> int:
         return min(MIN_PICTURES, len(next(iter(self.change.values()))) // 3)
 
-    def draws(self, mass: np.ndarray, n_draws: int = 500) -> dict[str, np.ndarray]:
-        """{factor: (1 + n_draws,) mean response weighted by features' mass (d,)}: for all scenes, then bootstraps."""
+    def draws(self, mass: np.ndarray) -> dict[str, np.ndarray]:
+        """{factor: (501,) mean response weighted by features' mass (d,)}: for all scenes, then 500 bootstraps."""
         found = {}
         for factor, change in self.change.items():
             known = np.isfinite(change)
             own = known.sum(0) >= self.fewest
             weight, change, known = mass[own], np.nan_to_num(change[:, own]), known[:, own].astype(float)
-            counts = np.vstack([np.ones(len(known)), bootstrap_counts(len(known), n_draws)])
+            counts = np.vstack([np.ones(len(known)), bootstrap_counts(len(known), 500)])
             with np.errstate(invalid="ignore"):
                 drawn = np.ma.masked_invalid(counts @ change / (counts @ known))
             found[factor] = np.ma.average(drawn, 1, weight).filled(np.nan)
@@ -136,8 +133,8 @@ def profile_network(
 
     acts: for `pictures`; varied: for `VariedScenes`; saes: seeds by name; random: two dictionaries of random
     directions, the first as the null, the second to be compared with it as features are.
-    features.parquet: dictionary, feature_id, mass (share of all activation), about, and a response for each factor
-    typical.parquet: factor, feature_id (the most active one about it, of the first seed), its nine strongest patches
+    features.parquet: dictionary, feature_id, mass (share of all activation), about
+    typical.parquet: factor, and the three strongest patches of the first seed's most active feature about it
     profile.parquet: dictionary, and the columns of `Sensitivity.profile`
     scores.parquet: dictionary, measure, value, low, high, n
         mean_ap, n_parts: of the parts' best features, and how many of them beat the null's
@@ -155,8 +152,8 @@ def profile_network(
         if name == "null":
             null = {"response": found.response, "estimates": estimates}
             continue
-        table = pd.DataFrame(found.response, columns=ALL).rename_axis("feature_id").reset_index()
-        table = table.assign(mass=mass / mass.sum(), about=about(found.response, null["response"]), dictionary=name)
+        table = pd.DataFrame({"dictionary": name, "feature_id": np.arange(len(mass)), "mass": mass / mass.sum()})
+        table["about"] = about(found.response, null["response"])
         tables.append(table)
         usual = usual or found.draws(mass)  # of RANDOM, which comes before features
         profiles.append(found.profile(mass, usual).assign(dictionary=name))
@@ -177,26 +174,25 @@ def profile_network(
 
 
 def typical(table: pd.DataFrame, index: FeatureIndex) -> pd.DataFrame:
-    """The most active feature about each factor, and its nine strongest patches."""
+    """The three strongest patches of the most active feature about each factor."""
     best = table[table["about"] != ""].sort_values("mass", ascending=False).drop_duplicates("about")
-    columns = ["factor", "feature_id", "image", "row", "column", "value"]
-    found = [index.patches(j, "top", 9).assign(factor=factor, feature_id=j)
-             for factor, j in best[["about", "feature_id"]].itertuples(index=False)]  # fmt: skip
+    columns = ["factor", "image", "row", "column"]
+    found = [index.patches(row.feature_id, "top", 3).assign(factor=row.about) for row in best.itertuples()]
     return pd.concat([pd.DataFrame(columns=columns), *found])[columns]
 
 
-def probed(values: np.ndarray, labels: pd.DataFrame, ks: Sequence[int] = (1, 5)) -> dict[str, dict]:
-    """k-sparse probing: AUROC on half B of a logistic regression on k columns, mean over classes of the second level.
+def probed(values: np.ndarray, labels: pd.DataFrame) -> dict[str, dict]:
+    """AUROC on half B of logistic regressions on one and on five columns, means over classes of the second level.
 
-    values: (images, d). The k columns are those whose standardised class means differ most on half A.
-    Source: Gurnee et al. 2023, arXiv 2305.01610.
+    values: (images, d). The columns are those whose standardised class means differ most on half A.
+    Source: Gurnee et al. 2023, arXiv 2305.01610, "k-sparse probing".
     """
-    own, in_b = labels.iloc[:, min(1, labels.shape[1] - 1)].to_numpy(), halves(labels.iloc[:, 0])
-    values, scores = (values - values.mean(0)) / np.maximum(values.std(0), 1e-9), {k: [] for k in ks}
+    own, in_b = labels.iloc[:, 1].to_numpy(), halves(labels.iloc[:, 0])
+    values, scores = (values - values.mean(0)) / np.maximum(values.std(0), 1e-9), {1: [], 5: []}
     for member in (own == name for name in np.unique(own)):
         if member[in_b].any() and member[~in_b].any():
             apart = np.abs(values[~in_b & member].mean(0) - values[~in_b & ~member].mean(0))
-            for k in ks:
+            for k in scores:
                 best = np.argsort(-apart, kind="stable")[:k]
                 fitted = LogisticRegression(class_weight="balanced").fit(values[~in_b][:, best], member[~in_b])
                 scores[k].append(roc_auc_score(member[in_b], fitted.decision_function(values[in_b][:, best])))
@@ -216,72 +212,29 @@ def baselines(acts: Activations, pictures: Pictures) -> dict[str, dict[str, dict
     }
 
 
-def share_features(
-    folder: Path, *, acts: Mapping[str, Activations], dictionaries: Mapping[str, Sequence[SparseAutoencoder]]
-) -> None:
-    """Write shared.parquet: `shared` for networks' dictionaries on the same test pictures and grid."""
-    blocks = {name: list(each.blocks(each.rows("test"))) for name, each in acts.items()}
-    codes = {name: [encoded(sae, blocks[name]) for sae in saes] for name, saes in dictionaries.items()}
-    first = next(iter(acts.values()))
-    write_parquet(shared(codes, first.cells_per_image * (len(first.rows("test")) // 2)), folder / "shared.parquet")
-
-
-def shared(codes: Mapping[str, Sequence[csr_array]], shift: int) -> pd.DataFrame:
-    """Which features do two networks have in common? A row per ordered pair: first, second, n (living features).
-
-    codes: for each network, (cells, d) of its features, of another seed's and of random directions, on the same cells.
-    correlation: of the first's features with their best partners in the second (within a network, in its other seed);
-        a median weighted by activity
-    chance, random: the same with the second's cells moved by `shift`, and with random directions
-    share: of activity that lies in features whose correlation exceeds 99.5 % of those by chance
-    """
-    rows = []
-    for first, second in product(codes, repeat=2):
-        a, b = codes[first][0], codes[second][int(first == second)]
-        moved = csr_array(b[(np.arange(b.shape[0]) + shift) % b.shape[0]])
-        pairs = {"correlation": (a, b), "chance": (a, moved), "random": (codes[first][2], codes[second][2])}
-        best = {name: correlations(*pair).max(1) for name, pair in pairs.items()}
-        mass = {name: np.asarray(pair[0].sum(axis=0)).ravel() for name, pair in pairs.items()}
-        live = mass["chance"] > 0
-        beyond = best["correlation"] > np.quantile(best["chance"][live], BEYOND)
-        share = np.average(beyond, weights=mass["chance"])
-        row = {"first": first, "second": second, "n": int(live.sum()), "share": share}
-        row |= {name: float(np.quantile(best[name], 0.5, weights=mass[name], method="inverted_cdf")) for name in pairs}
-        rows.append(row | ({"random": np.nan} if first == second else {}))
-    return pd.DataFrame(rows)
-
-
-def correlations(a: csr_array, b: csr_array) -> np.ndarray:
-    """(d_a, d_b) Pearson correlations of the columns of a (cells, d_a) and b (cells, d_b); 0 for constant ones."""
-    n, sums = a.shape[0], [np.asarray(each.sum(axis=0)).ravel() for each in (a, b)]
-    squares = [np.asarray(each.multiply(each).sum(axis=0)).ravel() for each in (a, b)]
-    deviations = [np.sqrt(np.maximum(q / n - (s / n) ** 2, 0)) for q, s in zip(squares, sums, strict=True)]
-    covariance = (a.T @ b).toarray() / n - np.outer(*sums) / n**2
-    scale = np.outer(*deviations)
-    return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
-
-
-def sites_at(network: Network, strides: Sequence[int] = (16, 32)) -> list[str]:
+def sites_at(network: Network, strides: Sequence[int]) -> dict[int, str]:
     """The last site of each stride, by its alias ("stage3") if it has one; ValueError where a stride is missing."""
     found = {info["reduction"]: info["module"] for info in getattr(network.model, "feature_info", [])}
     if lacking := [stride for stride in strides if stride not in found]:
         raise ValueError(f"{network.name} has no site of stride {lacking[0]}: it has {', '.join(map(str, found))}")
     # the config names sites by alias, and activations are kept by name
-    return [re.sub(r"^stages\.(\d)$", lambda path: f"stage{int(path[1]) + 1}", found[stride]) for stride in strides]
+    return {
+        stride: re.sub(r"^stages\.(\d)$", lambda path: f"stage{int(path[1]) + 1}", found[stride]) for stride in strides
+    }
 
 
-def common_width(widths: Sequence[int], least: int = 1000) -> int:
-    """The smallest common multiple of these widths that is at least `least`: every network gets that many features."""
+def common_width(widths: Sequence[int]) -> int:
+    """The smallest common multiple of these widths that is at least 1,000: every network gets that many features."""
     step = math.lcm(*widths)
-    return step * -(-least // step)
+    return step * -(-1000 // step)
 
 
-def accuracies(acts: Activations, level: str, k: int = 10) -> dict[str, dict[str, float | None]]:
+def accuracies(acts: Activations, level: str) -> dict[str, dict[str, float | None]]:
     """Test accuracy of two classifiers of pooled acts, fitted on training pictures: "knn" (cosine), "linear"."""
     rows, labels = [acts.rows(split) for split in ("train", "test")], acts.images[level].to_numpy()
     train, test = (np.concatenate([block.mean((1, 2)).numpy() for block in acts.blocks(each)]) for each in rows)
     mean, deviation = train.mean(0), np.maximum(train.std(0), 1e-6)
-    kinds = {"knn": KNeighborsClassifier(min(k, len(train)), metric="cosine"), "linear": LogisticRegression(C=0.1)}
+    kinds = {"knn": KNeighborsClassifier(min(10, len(train)), metric="cosine"), "linear": LogisticRegression(C=0.1)}
     found = {}
     for name, kind in kinds.items():
         fitted = kind.fit((train - mean) / deviation, labels[rows[0]])

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from scipy.sparse import csc_array
 from torch.nn.functional import pad
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 from aircraft_sae.activations import Activations, site_folder
 from aircraft_sae.features.index import encoded
@@ -24,9 +24,6 @@ from aircraft_sae.pictures.curves import MIDDLE, SIZE
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 from aircraft_sae.studies import tuning
-from aircraft_sae.studies.tuning import contour_agreement, contour_angles
-
-N_BINS = 36  # of contour angles
 
 
 def record_middle(folder: Path, *, network: Network, pictures: Pictures, sites: Sequence[str]) -> None:
@@ -58,12 +55,14 @@ def batches(network: Network, pictures: Pictures, names: Sequence[str]) -> Itera
 
 
 def watch(
-    network: Network, pictures: Pictures, names: Sequence[str], sites: Sequence[str], what: str
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Acts of pictures by site, one batch after another: between batches, the caller's encoding has all threads."""
-    for x in tqdm(batches(network, pictures, names), what, -(-len(names) // BATCH), leave=False):
-        (seen,) = network.stream([x], sites, logits=False)
-        yield seen.acts
+    network: Network, pictures: Pictures, sites: Sequence[str], what: str
+) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
+    """(names, acts by site) of test pictures, batch after batch: between batches, the caller has all threads."""
+    names = pictures.rows("test")["image"].tolist()
+    for start in trange(0, len(names), BATCH, desc=what, leave=False):
+        shown = names[start : start + BATCH]
+        (seen,) = network.stream(list(batches(network, pictures, shown)), sites, logits=False)
+        yield shown, seen.acts
 
 
 def _noise(network: Network) -> torch.Tensor:
@@ -129,7 +128,7 @@ def tune(
         own = curves[detects]
         order, facts = tuning.family(own, tuning.LARGEST), {"dictionary": name, "n": len(own), "units": len(table)}
         n_neurons = n_neurons or len(own) or len(tuning.PUBLISHED)
-        matched.append(facts | tuning.equal_choice(own, n_neurons))
+        matched.append({"dictionary": name} | tuning.equal_choice(own, n_neurons))
         covered += [facts | {"m": m} | tuning.coverage(own[order[:m]]) for m in range(len(order) + 1)]
         if len(own):
             responses = tuning.by_kind(values[:, detects], pictures.table).to_dict()
@@ -143,46 +142,22 @@ def tune(
 
 
 @torch.no_grad()
-def see_pictures(
-    folder: Path, *, network: Network, site: str, pictures: Pictures, units: Mapping[str, list[int]],
-    saes: Mapping[str, SparseAutoencoder], tuning: Path | None = None, n_patches: int = 9,
-) -> None:  # fmt: skip
-    """Record how some of the site's "neurons" and units of dictionaries respond to test pictures, and keep only this.
+def find_patches(
+    folder: Path, *, network: Network, pictures: Pictures, sae: SparseAutoencoder, units: Sequence[int]
+) -> None:
+    """Record the nine strongest patches of some features in test pictures, one a picture, and nothing else.
 
-    patches.parquet: dictionary, unit, image, row, column, value of the strongest cell in each of n_patches pictures;
-    contours.parquet: dictionary, unit, correlation (`contour_agreement`) of the unit's tuning curve, in the folder that
-    `tune` wrote, with its mean activation by the angle of the aircraft's outline; empty without curves or outlines.
+    patches.parquet: unit, image, row, column, value
     """
-    names, rows, counts, at = pictures.rows("test")["image"].tolist(), [], np.zeros(N_BINS), 0
-    sums = {name: np.zeros((N_BINS, len(own))) for name, own in units.items()}
-    for seen in watch(network, pictures, names, [site], f"{site} in pictures"):
-        acts = seen[site]
-        shape, shown = acts.shape[:3], names[at : at + len(acts)]
-        at += len(acts)
-        angles = np.full(shape, np.nan)
-        if pictures.region_names:
-            angles = np.stack([contour_angles(pictures.mask(image) > 0, shape[1:]) for image in shown])
-        known = np.isfinite(angles).ravel()
-        bins = np.round(angles.ravel()[known] / 360 * N_BINS).astype(int) % N_BINS
-        np.add.at(counts, bins, 1)
-        for name, own in units.items():
-            cells = (
-                encoded(saes[name], [acts])[:, own].toarray() if name in saes else acts.flatten(0, 2)[:, own].numpy()
-            )
-            np.add.at(sums[name], bins, cells[known])
-            maps = cells.reshape(len(acts), -1, len(own))
-            rows += [(name, unit, image, *divmod(int(maps[i, :, j].argmax()), shape[2]), maps[i, :, j].max())
-                     for i, image in enumerate(shown) for j, unit in enumerate(own)]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["dictionary", "unit", "image", "row", "column", "value"])
-    top = table.sort_values("value", ascending=False, kind="stable").groupby(["dictionary", "unit"], sort=False)
-    write_parquet(top.head(n_patches).reset_index(drop=True), folder / "patches.parquet")
-    contours = [pd.DataFrame({"dictionary": [], "unit": [], "correlation": []})]
-    for name, own in units.items() if tuning and counts.any() else ():
-        curves = np.load(tuning / f"tuning_{name.replace(' ', '_')}.npy")[own]
-        with np.errstate(invalid="ignore"):  # some angles occur in no cell
-            agreement = contour_agreement(curves, (sums[name] / counts[:, None]).T)
-        contours.append(pd.DataFrame({"dictionary": name, "unit": own, "correlation": agreement}))
-    write_parquet(pd.concat(contours, ignore_index=True), folder / "contours.parquet")
+    rows, site = [], sae.cfg.site
+    for shown, seen in watch(network, pictures, [site], f"{site} in pictures"):
+        n, _, columns, _ = seen[site].shape
+        maps = encoded(sae, [seen[site]])[:, units].toarray().reshape(n, -1, len(units))
+        rows += [(unit, image, *divmod(int(maps[i, :, j].argmax()), columns), maps[i, :, j].max())
+                 for i, image in enumerate(shown) for j, unit in enumerate(units)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["unit", "image", "row", "column", "value"])
+    top = table.sort_values("value", ascending=False, kind="stable").groupby("unit", sort=False)
+    write_parquet(top.head(9).reset_index(drop=True), folder / "patches.parquet")
 
 
 @torch.no_grad()

@@ -68,8 +68,8 @@ def cell_regions(coverage: np.ndarray) -> np.ndarray:
     return np.where(coverage.sum(-1) >= LEAST, coverage.argmax(-1) + 1, 0)
 
 
-def segment(folder: Path, *, acts: Activations, pictures: Pictures, n_cells: int = 100_000) -> None:
-    """Fit a head on n_cells of training and validation pictures, and score it on test pictures.
+def segment(folder: Path, *, acts: Activations, pictures: Pictures) -> None:
+    """Fit a head on 100,000 cells of training and validation pictures, and score it on test pictures.
 
     head.safetensors, names.json: the `CellHead`
     confusion.npy: (2, pictures, regions, regions) area by region and by the cell's name: the head's, then the right one
@@ -85,7 +85,7 @@ def segment(folder: Path, *, acts: Activations, pictures: Pictures, n_cells: int
 
     rows, test = acts.rows("train", "val"), acts.rows("test")
     labels = truth(rows)[1].ravel()
-    some = np.sort(np.random.default_rng(0).permutation(len(labels))[:n_cells])
+    some = np.sort(np.random.default_rng(0).permutation(len(labels))[:100_000])
     image, cell = np.divmod(some, acts.cells_per_image)
     x, labels = np.float32(acts.acts[rows].reshape(len(rows), -1, acts.d_in)[image, cell]), labels[some]
     mean, deviation = x.mean(0), x.std(0) + 1e-6
@@ -235,15 +235,14 @@ def on_target(turned: pd.DataFrame, arm: str, dose: float) -> dict[str, float | 
     """Of the cells that change, the share that the head had named the part; pictures are the units."""
     own = turned[(turned["arm"] == arm) & (turned["dose"] == dose)]
     hits = own["n"] * own["target"].fillna(0)
-    sums = pd.DataFrame({"image": own["image"], "hits": hits, "all": hits + own["n_other"] * own["other"]})
-    sums = sums.groupby("image").sum()
+    sums = own.assign(hits=hits, all=hits + own["n_other"] * own["other"]).groupby("image")[["hits", "all"]].sum()
     return with_interval(sums["hits"], sums["all"])
 
 
-def beyond(turned: pd.DataFrame, dose: float, control: str, arm: str = "feature") -> dict[str, dict]:
-    """For each part, the share of its cells that `arm` changes minus the share that `control` changes, by picture."""
+def beyond(turned: pd.DataFrame, dose: float, control: str) -> dict[str, dict]:
+    """For each part, the share of its cells that the feature renames, minus that of `control`; by picture."""
     own = turned[turned["dose"] == dose].pivot(index=["part", "image"], columns="arm", values="target")
-    apart = (own[arm] - own[control]).dropna()
+    apart = (own["feature"] - own[control]).dropna()
     return {part: with_interval(each, np.ones(len(each))) for part, each in apart.groupby(level=0, sort=False)}
 
 
@@ -309,7 +308,7 @@ def _counts(before: torch.Tensor, named: torch.Tensor, after: torch.Tensor, part
     return counts | {"shuffled": (by_name[0] * by_name[1]).sum(1).numpy() / np.maximum(counts["both"], 1)}
 
 
-def logit_agreement(logits: pd.DataFrame, n_draws: int = 500) -> dict[str, dict]:
+def logit_agreement(logits: pd.DataFrame) -> dict[str, dict]:
     """Do a feature and a scene edit move the same logits? Rank correlations over classes, means over parts.
 
     Effects are means over a part's scenes; intervals redraw scenes within each part and pool random directions. own: a
@@ -318,7 +317,7 @@ def logit_agreement(logits: pd.DataFrame, n_draws: int = 500) -> dict[str, dict]
     """
     drawn = {how: [] for how in logits["how"].unique() if how != "probe"}
     for i, (_, own) in enumerate(logits.groupby("part", sort=False)):
-        counts = bootstrap_counts(n := own["scene"].nunique(), n_draws, (i,)) / n
+        counts = bootstrap_counts(n := own["scene"].nunique(), 500, (i,)) / n
         for how in drawn:
             effect = own[own["how"] == how].drop(columns=["part", "scene", "how"]).to_numpy()
             ranks = rankdata(np.vstack([effect.mean(0), counts @ effect]), axis=1)

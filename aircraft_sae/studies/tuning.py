@@ -7,7 +7,6 @@ Sources: Cammarata et al. 2020, "Curve Detectors" (tuning curves); Gorton 2024, 
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import gaussian_filter
 
 WIDEST, ECHO, BEYOND_LINE, QUANTILE = 70.0, 0.3, 1.3, 0.95
 """Limits of a curve detector: the largest width of its tuning curve at half height (degrees); its largest response at
@@ -99,12 +98,11 @@ def family(curves: np.ndarray, m: int) -> np.ndarray:
 
 
 def equal_choice(curves: np.ndarray, n: int) -> dict[str, float]:
-    """Minimum coverage of a `family` of LARGEST chosen among n random curves: mean and 95 % range of 100 draws."""
+    """Minimum coverage of a `family` of LARGEST chosen among n random curves: the mean of 100 draws."""
     rng = np.random.default_rng(0)
     drawn = [curves[rng.permutation(len(curves))[:n]] for _ in range(100 if len(curves) > n else 1)]
     minima = [coverage(each[family(each, LARGEST)])["minimum"] for each in drawn]
-    low, high = np.quantile(minima, [0.025, 0.975])
-    return {"candidates": min(n, len(curves)), "minimum": np.mean(minima), "low": low, "high": high}
+    return {"candidates": min(n, len(curves)), "minimum": np.mean(minima)}
 
 
 def modes(curve: np.ndarray) -> np.ndarray:
@@ -159,22 +157,3 @@ def split_neurons(neurons: np.ndarray, codes: np.ndarray, W_dec: np.ndarray, tab
             chance = np.mean([made_of(rng.choice(live, m, replace=False), wanted) for _ in range(200)])
         rows.append((i, len(wanted), carriers.tolist(), share[carriers].tolist(), splits, chance))
     return pd.DataFrame(rows, columns=["neuron", "n_modes", "carriers", "shares", "splits", "chance"])
-
-
-def contour_angles(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(rows, columns) angle of the outline's inward normal in each cell, degrees; nan where no outline passes.
-
-    mask: (height, width) bool, the silhouette. Angles are those of `Curves`: a convex outline bends around its inside.
-    """
-    soft = gaussian_filter(mask.astype(float), min(mask.shape) / grid[0] / 4)
-    rows, columns = (np.arange(n) * size // n + size // (2 * n) for n, size in zip(grid, mask.shape, strict=True))
-    down, across = (each[np.ix_(rows, columns)] for each in np.gradient(soft))
-    strength = np.hypot(down, across)
-    return np.where(strength > 0.25 * strength.max(), np.degrees(np.arctan2(-down, across)) % 360, np.nan)
-
-
-def contour_agreement(curves: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """(d,) correlation of curves (d, angles) with `seen`: mean activation by contour angle (d, bins); nan if flat."""
-    coarse = curves[:, :: curves.shape[1] // seen.shape[1]]  # one angle a bin
-    found = pd.DataFrame(coarse.T).corrwith(pd.DataFrame(seen.T)).to_numpy()
-    return np.where(np.isfinite(seen).sum(1) > 2, found, np.nan)
