@@ -209,8 +209,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--data-root", metavar="DIR", help="folder that holds fgvc-aircraft-2013b, or your pictures")
     add("--all", action="store_true", help="all notebooks")
     add("--again", action="store_true", help="rerun notebooks that are up to date, too")
-    add("--in-place", action="store_true", help="then write the outputs into notebooks/")
-    add("--record", action="store_true", help="then copy the numbers into data/results, for git")
+    add("--in-place", action="store_true", help="also write the outputs into notebooks/")
+    add("--record", action="store_true", help="also copy the numbers into data/results, for git")
     add("--network", metavar="NAME", help="the network for notebooks 09 and 10, by name or as a file of weights")
     return parser
 
@@ -267,7 +267,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(
     notebooks: dict[str, Path], asked: set[str], runner: Runner, study: config.StudyConfig, again: bool, in_place: bool
 ) -> int:
-    """Execute those requested notebooks that are not up to date, up to the first failure, and write the report."""
+    """Execute the requested notebooks that are not up to date, up to the first failure, and write the report."""
     began, executed, failure = time.monotonic(), {}, ""
     print(f"aircraft_sae: preset {study.name}, {len(asked)} notebooks", flush=True)
     for number, path in notebooks.items():

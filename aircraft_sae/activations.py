@@ -23,7 +23,6 @@ VIEWS = "views"  # the split that holds random crops and flips of training and v
 SHARD, SHARD_BYTES = 512, 2**26  # the most images, and bytes over all sites, in a shard: what a kill can cost
 UNIT = 64  # the number of images in a shard is a multiple of this: whole batches on any machine
 HEADER = 128  # bytes of an .npy file before its numbers
-ROOM = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
 GROUP_BYTES, RUNS = 2**25, 64  # cells shuffled together: their bytes, and the runs of images they come from
 MOST_MEASURED = 16384  # this many images determine a mean well enough
 
@@ -37,9 +36,9 @@ def extract(
     folder: str | Path, network: Network, pictures: Pictures, sites: Sequence[str],
     augmentation: ClassifierConfig | None = None, n_views: int = 0, n_cells: int | None = None, by_norm: bool = False,
 ) -> None:  # fmt: skip
-    """Write folder/<site>/ acts-00000.npy, … (float16 shards), shards.json and images.parquet: one pass for all sites.
+    """Write acts-00000.npy, … (float16 shards), shards.json and images.parquet to each folder/<site>/, in one pass.
 
-    First come the pictures in the order of their table, in float32; then n_views random crops and flips
+    First come the pictures in table order, from float32 passes; then n_views random crops and flips
     (`augmentation`) of each training and validation picture, as split "views", in mixed precision.
     n_cells: keep only `some_cells` of each picture (early maps have thousands), as a map of one column.
     Each shard is written whole, and a rerun makes only the missing ones.
@@ -57,7 +56,8 @@ def extract(
     sizes = np.diff([*starts, len(images)])
     files = [{site: folder / site_folder(site) / f"acts-{i:05}.npy" for site in sites} for i in range(len(starts))]
     missing = [i for i, shard in enumerate(files) if not all(file.is_file() for file in shard.values())]
-    check_room(folder, n_bytes * int(sizes[missing].sum()), ROOM)
+    remedy = "make room, or point AIRCRAFT_SAE_DATA_DIR at a larger disk"
+    check_room(folder, n_bytes * int(sizes[missing].sum()), remedy)
     rows = np.concatenate([starts[i] + np.arange(sizes[i]) for i in missing] or [[]]).astype(int)
     pixels = network.size, network.mean, network.std
     passes = [(rows[rows < n_pictures], test_transform(*pixels), False)]
@@ -66,15 +66,16 @@ def extract(
         passes.append((rows[rows >= n_pictures], transform, True))
 
     def seen() -> Iterator[dict[str, np.ndarray]]:
+        names, labels = images["image"], np.zeros(len(images), np.int64)
         for own, transform, mixed in passes:
-            names, labels = images["image"].tolist(), np.zeros(len(images), np.int64)
-            batches = loader(PictureDataset(pictures.picture, names, labels, transform), BATCH, rows=own.tolist())
+            views = PictureDataset(pictures.picture, names.tolist(), labels, transform)
+            batches = loader(views, BATCH, rows=own.tolist())
             found = network.stream((batch for batch, _, _ in batches), sites, mixed, logits=False)
             for start, each in zip(count(0, BATCH), found, strict=False):
                 part = own[start : start + BATCH]
                 cells = {site: some_cells(acts, n_cells, by_norm, part) if n_cells else acts
                          for site, acts in each.acts.items()}  # fmt: skip
-                yield {site: _stored(site, acts, images["image"].iloc[part]) for site, acts in cells.items()}
+                yield {site: _stored(site, acts, names.iloc[part]) for site, acts in cells.items()}
 
     n_batches = -(-sizes // BATCH)
     batches = iter(tqdm(seen(), "activations", int(n_batches[missing].sum()), unit="img", unit_scale=BATCH))
@@ -113,7 +114,7 @@ def some_cells(acts: torch.Tensor, n: int, by_norm: bool, numbers: Sequence[int]
 class Shards:
     """An array (image, row, column, channel) of float16 on disk, of which only the images asked for are read.
 
-    Each file is mapped for one read only, so that its pages do not count as this process's memory.
+    Each file is mapped for a single read, so that its pages do not count as this process's memory.
     """
 
     def __init__(self, folder: Path):
@@ -134,12 +135,8 @@ class Shards:
     def __len__(self) -> int:
         return self.shape[0]
 
-    @property
-    def nbytes(self) -> int:
-        return 2 * math.prod(self.shape)
-
     def _read(self, rows: np.ndarray) -> np.ndarray:
-        """Acts of rising rows; ValueError if the folder has been replaced since it was opened, or a file cut short."""
+        """Acts of sorted rows; ValueError if the folder has been replaced since it was opened, or a file cut short."""
         if self._version() != self.opened:
             raise ValueError(f"{self.folder} {REPLACED}")
         acts = np.empty((len(rows), *self.shape[1:]), np.float16)
@@ -162,7 +159,7 @@ class OnPictures:
         return self.grid[0] * self.grid[1]
 
     def rows(self, *splits: str) -> np.ndarray:
-        """Rising rows of the images in these splits; ValueError for an unknown split, or if none is given."""
+        """Sorted rows of the images in these splits; ValueError for an unknown split, or if none is given."""
         unknown = [split for split in splits if split not in ("train", "val", "test", VIEWS)]
         if unknown or not splits:
             raise ValueError(f"splits must be some of train, val, test, {VIEWS}, got {', '.join(unknown) or 'none'}")
@@ -225,7 +222,7 @@ class Activations(OnPictures):
         fill a last batch are left out of the epoch. start: the first batch's number. Raises: as `per_epoch`.
         """
         per_epoch = self.per_epoch(rows, batch_size)
-        n_images = max(1, GROUP_BYTES // (self.acts.nbytes // len(self.acts)))
+        n_images = max(1, GROUP_BYTES // (2 * math.prod(self.acts.shape[1:])))
         run = max(1, n_images // RUNS)
         held, cells = None, None
         for batch in count(start):
@@ -248,7 +245,7 @@ class Activations(OnPictures):
 def see_features(
     network: Network, sae: SparseAutoencoder, x: torch.Tensor, mixed: bool = False
 ) -> tuple[Seen, torch.Tensor]:
-    """(what a batch of pictures shows at the autoencoder's site, its dense codes (n, rows, columns, d_sae))."""
+    """(`Seen` at the autoencoder's site, dense codes (n, rows, columns, d_sae)) of a batch of pictures."""
     seen = network.see(x, [sae.cfg.site], mixed=mixed)
     acts = seen.acts[sae.cfg.site]
     with torch.no_grad():
@@ -258,7 +255,7 @@ def see_features(
 def gradient_map(
     network: Network, sae: SparseAutoencoder, x: torch.Tensor, feature_id: int, cell: tuple[int, int]
 ) -> np.ndarray:
-    """(size, size) absolute gradient, summed over colours, of a pre-activation in one cell of x (3, size, size)."""
+    """(size, size) |gradient| of a feature's pre-activation in one cell, in x (3, size, size), colours summed."""
     x = x.clone().requires_grad_()
     with torch.enable_grad():
         acts = network.see(x[None], [sae.cfg.site]).acts[sae.cfg.site]
@@ -280,7 +277,7 @@ def replay(
     network: Network, pictures: Pictures, acts: Activations, rows: np.ndarray,
     edit: Edit | None = None, sites: Sequence[str] = (),
 ) -> Iterator[Seen]:  # fmt: skip
-    """Continue the network, in batches, from these rows' stored acts after `edit`; from the pictures if it must."""
+    """Continue the network, in batches, from these rows' stored acts after `edit`, with the pictures if needed."""
     starts, images = network.can_start(acts.site), acts.images["image"].to_numpy()
 
     @torch.no_grad()

@@ -128,7 +128,7 @@ class ClassifierConfig:
         if len(self.sizes) != len(self.epochs) or not self.sizes:
             raise ValueError(f"sizes and epochs need one entry per phase, got {self.sizes} and {self.epochs}")
         if not self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale must be two increasing shares in (0, 1], got {self.crop_scale}")
+            raise ValueError(f"crop_scale must be low and high shares in (0, 1], got {self.crop_scale}")
 
     @property
     def n_epochs(self) -> int:
@@ -147,7 +147,7 @@ class SAEConfig:
     variant: Literal["topk", "batchtopk"] = "batchtopk"
     standardise: Literal["nothing", "channels"] = "nothing"  # channels: z-score each one first
     expansion: Count = 8  # d_sae / d_in
-    k: Count = 32  # active features per cell: exactly (topk) or on average (batchtopk)
+    k: Count = 32  # active features per cell: at most (topk) or on average (batchtopk)
     tied: StrictBool = False  # W_enc is the transpose of W_dec
     frozen_decoder: StrictBool = False  # a control: W_dec stays random
     n_cells: Count = 1_000_000  # cells seen in training, counting repeats

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, partial, update_wrapper
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,7 @@ class Study:
         shown = self._shown_to(network, pictures)
         acts = self.activations(sae.cfg.site, network, shown)
         if sae.d_in != acts.d_in:
-            raise ValueError(f"{name} is for a width of {sae.d_in}, and {sae.cfg.site} has {acts.d_in}: make it of "
+            raise ValueError(f"{name} is for a width of {sae.d_in}, and {sae.cfg.site} has {acts.d_in}: make it from "
                              "this study's activations")  # fmt: skip
         settings = {"splits": list(splits), "by_class": selectivity}
         inputs = {"sae": sae, "acts": acts, "pictures": self.pictures(shown)}
@@ -322,7 +322,7 @@ class Study:
         dataset = self.stages.get("dataset") if self.config.dataset.rendered else None
         settings, inputs, folder = dict(settings or {}), dict(inputs or {}), self.folder / name
         known = {each: store.digest(value) for each, value in inputs.items()} | {"source": store.source_digest(make)}
-        write = update_wrapper(partial(make, **inputs, **settings), make)
+        write = partial(make, **inputs, **settings)
         self.stages[name] = store.make_stage(folder, settings, known, write, name=name, source=dataset)
         return folder
 

@@ -66,7 +66,7 @@ display(bench)
 #
 # The atlas holds all features, and the bench for some pictures, as a folder of static pages that needs no kernel and no
 # internet connection. Open its `index.html`, or send the folder to a colleague. It contains your labels as they were
-# when the atlas was written; *Export the atlas* in the browser's header writes it anew.
+# when the atlas was written; run the cell below again to write it anew.
 
 # %%
 atlas = export_atlas(study)

@@ -342,11 +342,11 @@ The example above is the clearest candidate, not a typical one."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Do these detectors find curves in pictures?
+# ## Where in pictures are these detectors strongest?
 #
 # Each row shows one feature of the family (there are at most eight rows), labelled and ordered by the angle of its
-# peak. The patches are the feature's strongest in every third test picture, one per picture. Look at them, but note
-# that nothing is measured here.
+# peak. The patches are the feature's strongest in every third test picture, one per picture. We only look at these
+# patches; we measure nothing here.
 
 # %%
 (own, site), kept = best, members["features"]
@@ -358,7 +358,7 @@ patches = pd.read_parquet(folder / "patches.parquet")
 peaks = units[best].query("dictionary == 'features'").set_index("unit")["peak"][kept].sort_values()
 rows = {f"{peak:.0f}°": patches[patches["unit"] == j] for j, peak in peaks.iloc[:: -(-len(peaks) // 8)].items()}
 figure = crops_figure(rows, study.pictures(), networks[best[0]].shape(best[1])[:2])
-plots.titled(figure, "Do these detectors find curves in pictures?")
+plots.titled(figure, "Where in pictures are these detectors strongest?")
 
 # %% [markdown]
 # ## Do curve features matter to the next site?
@@ -457,7 +457,8 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 #   network, whatever an autoencoder learns; wider or better autoencoders may do better than ours.
 # - **Why neurons differ from features.** Their directions differ, but so does their sparsity: features and nulls are
 #   sparse, and neurons are not.
-# - **That they detect curves in pictures.** We showed patches of one layer, and measured only responses to stimuli.
+# - **That detectors respond to curves in pictures.** We showed patches from one layer; all measurements used synthetic
+#   stimuli.
 # - **That features detect other curves.** Our arcs have one width and one length, and lie on grey.
 # - **That a family is used as one.** Suppression shows that the next site's response changes, not what the family is
 #   used for.

@@ -462,7 +462,7 @@ pd.DataFrame(columns | {"possible": counts["size", "asked"]}).rename_axis("edges
 # %% [markdown]
 # The takeaway says how many edges the threshold alone would give, so treat every edge as a candidate. Here are three
 # examples: the largest edge of each of the first three blocks, chosen by size alone. Each example has two rows of
-# patches: those of the suppressed feature, and those of the feature that changed, with its change.
+# patches: those of the suppressed feature, and those of the feature that changed, labelled with the change in percent.
 
 # %%
 found = circuits.strongest(edges[(edges["role"] == "asked") & edges["beyond"]])

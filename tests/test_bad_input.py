@@ -206,7 +206,7 @@ REFUSED = [
     case("sae network", lambda w: w.study.sae("x", network="other"), "'other'", "a network of your own"),
     case("index main", lambda w: w.study.features("main", sae=w.sae), '"main"', "name of its own"),
     case("index width", lambda w: w.study.features("x", sae=SparseAutoencoder(w.study.config.sae, 5)), "a width of 5",
-         "make it of"),
+         "make it from"),
     case("sae like", lambda w: w.study.sae("x", like="stage"), "'stage'", "one of main, local"),
     case("index name", lambda w: w.study.features("..", sae=w.sae), re.escape("'..'"), "a name has letters"),
     case("stage name", lambda w: w.study.stage("/x", render_dataset), "''", "a name has letters"),

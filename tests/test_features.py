@@ -18,7 +18,7 @@ from aircraft_sae.config import SAEConfig
 from aircraft_sae.devices import device
 from aircraft_sae.features import (
     FeatureIndex, Regions, auroc_in_strata, average_precision, best_aurocs, best_estimates, best_matches,
-    build_features, build_index, claim_bars, claims, claims_of, fit_probes, guess_scores, halves, neighbours,
+    build_features, build_index, claim_bars, claims, claims_of, guess_scores, halves, neighbours,
     part_scores, probe_dictionary, probe_scores, selectivity,
 )  # fmt: skip
 from aircraft_sae.features.regions import (
@@ -367,7 +367,7 @@ def test_probes_are_a_ceiling_and_fire_where_f1_is_best(planted_parts):
     probe = probe_scores(acts, regions)
     assert probe["fuselage"] > 0.9 and probe["wing"] > 0.95 and np.isnan(probe["strut"])
     assert part_scores(index, regions).query("part == 'wing'")["ap"].max() < 0.85, "two features share it"
-    directions, biases = fit_probes(acts, regions)
+    directions, biases = claims.fit_probes(acts, regions)
     score, own = (acts[~regions.in_b] @ directions.T + biases)[..., 1], labels[..., 1]
     precision, recall, _ = precision_recall_curve(own.ravel(), score.ravel())
     best = (2 * precision * recall / (precision + recall).clip(1e-12)).max()
@@ -375,7 +375,7 @@ def test_probes_are_a_ceiling_and_fire_where_f1_is_best(planted_parts):
     assert not directions[PARTS.index("strut")].any()  # no cell shows one
     every = Activations(np.float16(acts), pd.DataFrame({"split": ["test"] * len(acts)}))
     sae, flat = probe_dictionary(identity(7), every, regions), torch.from_numpy(every.acts).float().flatten(0, 2)
-    directions, biases = fit_probes(every.acts, regions)
+    directions, biases = claims.fit_probes(every.acts, regions)
     wanted = (flat @ torch.from_numpy(np.float32(directions.T)) + torch.from_numpy(np.float32(biases))).relu()
     torch.testing.assert_close(sae.encode(flat).dense(), wanted)
 

@@ -705,19 +705,7 @@ def test_the_head_names_cells_as_pytorch_does(either, catalogue, bench):
     same(segmented(page)["after"], segmented(page)["before"], 1e-3)
 
 
-# ---------------------------------------------------------------- the notebook: export, themes, keyboard, voila
-def test_a_button_exports_the_atlas(page, catalogue):
-    folder = catalogue.folder / "atlas"
-    shutil.rmtree(folder, ignore_errors=True)
-    export = button(page, "Export the atlas")
-    export.click()
-    assert app(page).get_by_text("The atlas is being written.").is_visible() and export.is_disabled()
-    drawn(page, "exported")
-    assert f"The atlas is in {folder}." in app(page).locator("header").inner_text() and export.is_enabled()
-    assert (folder / "index.html").is_file() and folder.with_suffix(".zip").is_file()
-    assert page.locator(".jp-Notebook").locator(".jp-OutputArea img, .jp-MarkdownCell img").count() == 0
-
-
+# ---------------------------------------------------------------- the notebook: themes, keyboard, voila
 def serious(page, *where):
     """What axe-core finds serious, contrast included."""
     found = Axe().run(page, *where).response["violations"]

@@ -2,8 +2,7 @@
 
 # ruff: noqa: I001
 from aircraft_sae.features.claims import (
-    auroc_in_strata, average_precision, best_estimates, claim_bars, claims_of, fit_probes, probe_dictionary,
-    probe_scores,
+    auroc_in_strata, average_precision, best_estimates, claim_bars, claims_of, probe_dictionary, probe_scores,
 )  # fmt: skip
 from aircraft_sae.features.index import FeatureIndex, build_index, check_features, encoded, neighbours
 from aircraft_sae.features.reconstruction import cell_covariance, random_directions, seed_match

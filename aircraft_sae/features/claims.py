@@ -84,7 +84,7 @@ def _estimate(index: FeatureIndex, regions: Regions, member: np.ndarray, value: 
 
 
 def _another(regions: Regions) -> np.ndarray:
-    """For each picture of half B, the row in `regions` of its class's previous one, or for the first, of its last."""
+    """For each picture of half B, the row in `regions` of the one before it in its class; for the first, the last."""
     own = pd.Series(np.flatnonzero(regions.in_b))
     of_class = own.groupby(regions.classes[own])
     return of_class.shift().fillna(of_class.transform("last")).to_numpy(int)
@@ -110,7 +110,7 @@ def fit_probes(acts: np.ndarray, regions: Regions) -> tuple[np.ndarray, np.ndarr
 
 
 def probe_dictionary(sae: SparseAutoencoder, acts: Activations, regions: Regions) -> SparseAutoencoder:
-    """The probes as the first of d_in features of an autoencoder for sae's site, which reconstructs nothing."""
+    """An autoencoder of d_in features for sae's site: the probes, then silent ones; not for reconstruction."""
     made = SparseAutoencoder(replace(sae.cfg, variant="batchtopk", k=1, expansion=1, tied=False), sae.d_in)
     fitted = fit_probes(acts.acts[acts.rows("test")], regions)
     with torch.no_grad():

@@ -58,6 +58,7 @@ def encoded(sae: SparseAutoencoder, blocks: Iterable[torch.Tensor]) -> csr_array
     sae.cpu()
     by_cell = vstack(found, "csr")
     by_cell.eliminate_zeros()
+    by_cell.sort_indices()
     return by_cell
 
 
@@ -90,7 +91,7 @@ class FeatureIndex(OnPictures):
         """Open the index in `folder`; FileNotFoundError if there is none."""
         folder = Path(folder)
         if not (folder / FACTS).is_file():
-            raise FileNotFoundError(f"{folder / FACTS} is not there: build the feature index first, as Study.features")
+            raise FileNotFoundError(f"{folder / FACTS} is not there: build the feature index first (Study.features)")
         facts, images = read_json(folder / FACTS), pd.read_parquet(folder / IMAGES)
         grid, table = tuple(facts["grid"]), pd.read_parquet(folder / TABLE)
         shape = len(images) * grid[0] * grid[1], facts["d_sae"]

@@ -26,7 +26,7 @@ from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import Codes, SparseAutoencoder, units
 
-SEED_STEP = 100  # between the seeds of nulls, which the seeds of autoencoders must not meet
+SEED_STEP = 100  # between the seeds of nulls: wider than the range of autoencoders' seeds
 
 
 def project(mean: torch.Tensor, basis: torch.Tensor, acts: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -283,7 +283,7 @@ def random_dictionaries(sae: SparseAutoencoder, acts: Activations, seeds: Iterab
 
 
 def untrained(sae: SparseAutoencoder, acts: Activations, seed: int = 0) -> SparseAutoencoder:
-    """An autoencoder like `sae` before training, from another seed."""
+    """An untrained `sae`: its own start for seed 0, else another."""
     start = change(sae.cfg, variant="topk", seed=sae.cfg.seed + SEED_STEP * seed, tied=False)
     return SparseAutoencoder(start, sae.d_in).fold_scaling(*units(sae.cfg, acts, acts.rows("train", "val")))
 

@@ -31,7 +31,7 @@ N_PERMUTATIONS, N_AT_ONCE = 9999, 500  # for the p of AUROC, and how many of the
 
 
 def halves(classes: Sequence) -> np.ndarray:
-    """(n,) True for half B: every second image of each class; classes start in turn with the second or the first."""
+    """(n,) True for half B: every second image of a class: from the second in one class, the first in the next."""
     number = pd.factorize(np.asarray(classes))[0]
     return (pd.Series(number).groupby(number).cumcount().to_numpy() + number) % 2 == 1
 
@@ -40,7 +40,7 @@ def auroc(ranks: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """(area under the ROC curve of each feature for each class against the rest, its z), both (classes, d).
 
     ranks: (n, d) over images, ties averaged; member: (classes, n) whether an image is of the class.
-    z: distance from 0.5 in exact standard deviations of permuted labels. A class of no images, or all, gets 0.5, nan.
+    z: (area - 0.5) / its exact standard deviation under permuted labels. A class of no images, or all, gets 0.5, nan.
     Source: Mann & Whitney 1947; Lehmann 1975, Nonparametrics, appendix, equation A.18.
     """
     n, n_in = len(ranks), member.sum(1, keepdims=True)
@@ -120,7 +120,7 @@ class Regions:
     rows: (n,) the pictures' rows in the index; in_b: (n,) half B
     labels: (n, rows, columns, regions) bool, whether a cell shows a region
     shown: (n, rows, columns) share of a cell that any region fills
-    classes, families: (n,) codes at the finest level and the next; 0 where there is none
+    classes, families: (n,) codes at the two finest levels or the only one; 0 without any
     """
 
     names: list[str]

@@ -2,8 +2,8 @@
 
 `meshes` builds airframes, `scene` samples and edits views, `render` casts rays, `dataset` writes FGVC-Aircraft's
 layout. Manufacturers, families and variants are invented and differ only in their airframes. `airframes.json` holds
-their numbers: lengths in metres, `…_at` as shares of length or span, angles in degrees; nose, tail, hump, engine_size,
-propeller, leg and wheel in multiples of girth.
+their numbers: lengths in metres, `…_at` as shares of length or span, angles in degrees; nose, tail, engine_size,
+propeller, leg and wheel in girths, hump in radii.
 """
 
 import json

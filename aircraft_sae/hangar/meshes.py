@@ -46,7 +46,7 @@ class _Fuselage:
 
 
 def _wing(b, a: Airframe, height, span, leading, chord):
-    """Add a pair of wings with their tips; returns a function from a share of the span to (leading edge, chord)."""
+    """Add a pair of wings with tips; returns a function from a share of the half-span to (leading edge, chord)."""
     sweep, dihedral = np.tan(np.radians((a.sweep, a.dihedral)))
 
     def at(share):

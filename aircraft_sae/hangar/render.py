@@ -225,7 +225,7 @@ def surface(vertices: np.ndarray, faces: np.ndarray):
 
 
 class _Libigl:
-    """What is used here of embreex's scenes, done ray by ray: the same hits, ten times slower."""
+    """Stands in for embreex's scenes, one ray at a time: the same hits, ten times slower."""
 
     def __init__(self, vertices: np.ndarray, faces: np.ndarray):
         from igl.embree import EmbreeIntersector

@@ -1,4 +1,4 @@
-"""What features do when they are suppressed, blurred or edited away, with the controls and nulls a claim needs."""
+"""What changes when features are suppressed, blurred or edited away, with the controls and nulls a claim needs."""
 
 # ruff: noqa: I001
 from aircraft_sae.interventions.blurring import (

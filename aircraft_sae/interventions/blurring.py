@@ -113,7 +113,7 @@ def choose_picks(index: FeatureIndex, features: Sequence[int], rows: np.ndarray,
 
 
 def beyond_controls(blur: pd.DataFrame, kinds: Sequence[str]) -> dict[str, float | None]:
-    """Mean change of the logit under the peak, minus the change at matched controls of these kinds in that picture."""
+    """Mean logit change from blurring the peak, minus that from the picture's matched controls of these kinds."""
     target = blur[blur["where"] == "target"].set_index(PAIR)["logit"]
     controls = blur[blur["where"].isin(kinds) & blur["matched"]].groupby(PAIR)["logit"].mean()
     pairs = (target - controls).dropna().reset_index()
@@ -127,7 +127,7 @@ def feature_lost(blur: pd.DataFrame, where: str) -> dict[str, float | None]:
 
 
 def mediation(blur: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """Share of the logit lost by blurring that returns if the feature, or a random direction as long, is put back."""
+    """Share of the logit lost to blurring that returns with the feature, or an equally long random direction."""
     harmed = blur[(blur["where"] == "target") & (blur["logit"] < 0)]
     after = {"the feature": harmed["restored_logit"], "a random direction": harmed["random_logit"]}
     return {k: _over_pictures(harmed.assign(back=harmed["logit"] - v), "back", "logit") for k, v in after.items()}

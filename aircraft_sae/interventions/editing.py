@@ -55,7 +55,7 @@ def edit_scenes(
     folder: Path, *, networks: Mapping[str, Network], sites: Sequence[str], scenes: Sequence[str], kind: str,
     parts: Sequence[str], most: int, size: int, supersampling: int,
 ) -> None:  # fmt: skip
-    """Render each scene (JSON), then again with each part that it shows edited, and run the networks on all pictures.
+    """Render each scene (JSON), then one edit of each part that it shows, and run the networks on all pictures.
 
     kind: "remove" or "add"; parts: names of regions; most: at most this many edits per part.
     scenes.parquet: scene (JSON), shown_<part> (pixels); edits.parquet: scene (row), part, changed (pixels)

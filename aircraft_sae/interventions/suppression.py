@@ -200,7 +200,7 @@ def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
 
 
 def matched_features(table: pd.DataFrame) -> np.ndarray:
-    """(d_sae,) for each feature, a random other one with density and strength within 25 % of its own; -1 if none."""
+    """(d_sae,) for each feature, another at random with density and strength within 25 % of its own; -1 if none."""
     density, rng = table["density_cell"].to_numpy(), np.random.default_rng(0)
     strength, partner = (table["mean"] * table["norm"]).fillna(0).to_numpy(), np.full(len(density), -1)
     for j in np.flatnonzero(density > 0):

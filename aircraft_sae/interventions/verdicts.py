@@ -3,7 +3,7 @@
 1. *Suggestive*: average precision on half B exceeds every null's best feature, and the feature's own score against the
    masks of another picture of the same class.
 2. *Specific*: AUROC within strata of family and cell position exceeds every null's best feature by 0.05 or more.
-3. *Causal in the scene*: in scenes that no choice was made on, removing the part takes 0.3 or more of the feature's
+3. *Causal in the scene*: in scenes not used for any choice, removing the part takes 0.3 or more of the feature's
    maximum at the part's own cells, and more than removing other parts takes there.
 4. *Replicated*: the best features of two other seeds reach tier 3 for the part, too.
 
@@ -35,7 +35,7 @@ from aircraft_sae.store import write_parquet
 LEAST_MATCH, LEAST_AUROC, LEAST_GAIN, LEAST_LOSS, Q = 0.7, 0.9, 0.05, 0.3, 0.05
 LEAST_OF_CLASS = 15  # with fewer pictures of a class, its claims are underpowered
 WIDE = 0.2  # a claim is imprecise if the interval of its AUROC or R is wider than this, or unknown
-N_RANDOM = {True: 999, False: 99}  # random directions beside a feature, with and without a closed form
+N_RANDOM = {True: 999, False: 99}  # random directions per feature, with and without a closed form
 CLAIM = ["feature_id", "part"]
 TOLD = {2: "follows {}, tier 2 (specific)", 3: "detector of {}, tier 3 (causal in the scene)",
         4: "detector of {}, tier 4 (replicated)"}  # fmt: skip
@@ -47,7 +47,7 @@ def features_to_test(
 ) -> pd.DataFrame:
     """The features to test, chosen before any test: feature_id, chosen, part.
 
-    chosen "random": 100 living features, equally many from each fifth by density; part is what each claims, or None.
+    chosen "random": 100 live features, equally many from each fifth by density; part is what each claims, or None.
     chosen "part": n_matched features, taking each part's best, second best, … by average precision on half A in turn.
     table: features.parquet; scores, bars: parts.parquet and bars.parquet, None without parts.
     """
@@ -124,7 +124,7 @@ class Claimant:
 
 
 class Measured(NamedTuple):
-    """Estimates for a feature and a part; swapped: ap with another picture's masks; others: R if others are removed."""
+    """Estimates for a feature and a part; swapped: ap with another picture's masks; others: R of other removals."""
 
     ap: Estimate
     swapped: Estimate
@@ -182,8 +182,8 @@ def measured(claimant: Claimant, claims: pd.DataFrame, removals: Path) -> list[M
 
 
 def compared(own: Measured, nulls: Sequence[Measured]) -> dict[str, float]:
-    """One claim beside the nulls: ap, auroc, R, each with _low, _high and _p; null_ap, … (the nulls' largest); swapped,
-    others (as in `Measured`); gain (auroc - null_auroc); imprecise (by WIDE); n, n_scenes (with part and feature).
+    """A claim against the nulls: ap, auroc, R, each with _low, _high and _p; null_ap, … (the nulls' largest); swapped,
+    others (`Measured`); gain (auroc - null_auroc); imprecise (WIDE); n (pictures), n_scenes (of part, feature).
     """
     row = {"swapped": own.swapped.value, "others": own.others.value, "n": len(own.ap.influence)}
     row["n_scenes"] = len(own.R.influence)
@@ -231,7 +231,7 @@ def verdict_tables(
     suppressed: pd.DataFrame | None = None, nulls: Sequence[FeatureIndex] = (), tiers: Path | None = None,
     removals: Path | None = None,
 ) -> None:  # fmt: skip
-    """Write features.parquet and, where regions, scenes or classes are known, three more tables.
+    """Write features.parquet and, where regions, scenes or classes are known, further tables.
 
     features.parquet: feature_id; seed_match; suppressed, suppressed_random (its mean absolute specificity, and its
         random direction's); verdict, why

@@ -104,7 +104,7 @@ class Network:
             if start is None:  # the whole network runs, and the given acts replace its own
                 edits[site] = lambda _: edit(acts)
         if x is None and start is None:
-            raise ValueError("this network cannot start at such a site: give the pictures x too")
+            raise ValueError("this network cannot start at this site: give the pictures x too")
         mixed = mixed and self.mixed_precision and has_bfloat16(self.device)
         watch = _Watch(sites, edits, logits)
         with watch.on(self, start), torch.autocast(self.device.type, torch.bfloat16, mixed):

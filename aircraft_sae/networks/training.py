@@ -261,7 +261,7 @@ def save(network: Network, cfg: ClassifierConfig, folder: Path) -> None:
 
 
 def predict(network: Network, pictures: Pictures, split: str = "test") -> pd.DataFrame:
-    """A row per image: image, label, predicted, confidence, p_0, …, all in float32; ValueError for other classes."""
+    """A row per image: image, label, predicted, confidence, p_0, … (float32); ValueError if the classes differ."""
     level = network.level or pictures.levels[0]
     if pictures.classes(level) != network.classes:
         raise ValueError(f"{pictures.name} has other {level} classes than the network was trained on")

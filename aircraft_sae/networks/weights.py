@@ -99,11 +99,12 @@ def _own_names(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, to
 
 
 def _facts(path: Path) -> tuple[str, dict[str, tuple[float, ...]]]:
-    """(arch, {"mean", "std"} of the pictures' channels) from the JSON beside weights, as far as it is there."""
+    """(arch, {"mean", "std"} of the pictures' channels) from the JSON beside weights, where given."""
     try:
         facts = json.loads(path.read_bytes()) if path.is_file() else {}
-        arch, pixels = facts.get("arch", ""), {name: tuple(facts[name]) for name in ("mean", "std") if name in facts}
-        if not isinstance(arch, str) or not all(len(each) == 3 and np.isfinite(each).all() for each in pixels.values()):
+        arch, pixels = facts.get("arch", ""), {each: tuple(facts[each]) for each in ("mean", "std") if facts.get(each)}
+        whole = all(np.shape(each) == (3,) and np.isfinite(each).all() for each in pixels.values())
+        if not isinstance(arch, str) or not whole:
             raise ValueError("it has others")
     except (ValueError, TypeError, AttributeError) as problem:
         expected = "a JSON object with arch, mean and std (three numbers each)"

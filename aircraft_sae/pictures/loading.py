@@ -8,7 +8,6 @@ squashed picture too, so that an aircraft has the same proportions in training a
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,6 @@ from torchvision.transforms import v2
 
 from aircraft_sae.config import ClassifierConfig
 
-_SEEDED = Lock()  # all threads share torch's generator
-if hasattr(os, "register_at_fork"):  # a worker must not inherit a lock that is held
-    os.register_at_fork(after_in_child=lambda: globals().update(_SEEDED=Lock()))
 BICUBIC = v2.InterpolationMode.BICUBIC  # as in the training of timm's ConvNeXts
 
 
@@ -81,7 +77,7 @@ class PictureDataset(Dataset):
     def __getitem__(self, index: int | tuple[int, int, int]) -> tuple[Any, int, int]:
         seed, epoch, row = index if isinstance(index, tuple) else (0, 0, index)  # workers hold copies of this object
         picture = self.read(self.images[row])
-        with _SEEDED, torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_mix(seed, epoch, row))  # torch.manual_seed would seed the GPU too
             return self.transform(picture), int(self.labels[row]), row
 
@@ -116,8 +112,7 @@ def loader(
     """
     rows = range(len(dataset)) if rows is None else rows
     if workers is None:  # starting a process takes longer than reading 512 pictures
-        most = min(8, cpu_count()) if torch.cuda.is_available() else 1
-        workers = max(1, most) if len(rows) >= 512 else 0
+        workers = 0 if len(rows) < 512 else min(8, cpu_count()) if torch.cuda.is_available() else 1
     if workers and os.path.isdir("/dev/shm"):  # when this is full, a worker dies of a bus error
         n_bytes = batch_size * dataset[0][0].nbytes
         workers = min(workers, shutil.disk_usage("/dev/shm").free // (4 * n_bytes))  # two ahead, one made, one in use

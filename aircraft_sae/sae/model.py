@@ -184,7 +184,7 @@ class SparseAutoencoder(nn.Module):
             "reshape_activations": "none", "metadata": {},
         }  # fmt: skip
         state = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
-        if topk:  # SAELens may scale by the lengths of decoder rows only if all are 1, else other features are largest
+        if topk:  # SAELens may scale by the lengths of decoder rows only if all are 1, else it picks other features
             unit = bool((self.W_dec.norm(dim=1) - 1).abs().max() <= 1e-5)
             facts |= {"k": self.cfg.k, "rescale_acts_by_decoder_norm": unit}
         else:

@@ -42,12 +42,11 @@ def choose(sae: SparseAutoencoder, centred: Tensor, floor: float, rough: bool = 
         floor = FLOOR * choose(sae, centred[:BLOCK], 0.0, rough)[1]
     while True:
         codes = sae.select(centred, floor, rough)
-        values = codes.values
-        if len(values) >= wanted:
-            least = values.topk(wanted, sorted=False).values.min()
+        if len(codes.values) >= wanted:
+            least = codes.values.topk(wanted, sorted=False).values.min()
             return codes.where(codes.values >= least), least.item()
         if floor == 0:
-            return codes, values.min().item() if len(values) else 0.0
+            return codes, codes.values.min().item() if len(codes.values) else 0.0
         floor = floor / 2 if floor > 1e-3 else 0.0
 
 

@@ -58,7 +58,7 @@ class Training:
         except (UnpicklingError, RuntimeError, LookupError, TypeError) as problem:
             raise ValueError(f"{path} is not a checkpoint ({problem}): remove it to start again") from problem
         if not same:
-            raise ValueError(f"{path} is from a run of another {self.other}: remove it to start again")
+            raise ValueError(f"{path} is from a run with another {self.other}: remove it to start again")
         for name, part in self.parts.items():
             part.load_state_dict(kept[name])
         for name in self.noted:

@@ -72,7 +72,7 @@ def full_disk_named(doing: str, folder: Path, remedy: str) -> Iterator[None]:
         yield
     except Exception as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        with suppress(OSError):  # of a folder that cannot be asked, the first error says more
+        with suppress(OSError):  # if the folder cannot be asked, the first error says more
             full = full or shutil.disk_usage(folder).free <= 2**16
         if full:
             raise OSError(errno.ENOSPC, f"disk full while {doing}: {remedy}") from error
@@ -255,7 +255,8 @@ def _plain(value: Any) -> Any:
                   for each in (value.index.dtype, *value.dtypes)]  # fmt: skip
         mixed = (value.dtypes == "object").to_numpy()  # columns in which pandas gives 1 and "1" the same hash
         rows, others = hash_pandas_object(value.loc[:, ~mixed]), value.loc[:, mixed]
-        return {"table": _plain([names, dtypes, rows.to_numpy(), others.to_numpy()])}
+        index = value.index.to_numpy() if value.index.dtype == "object" else None
+        return {"table": _plain([names, dtypes, rows.to_numpy(), others.to_numpy(), index])}
     if library == "pandas" and hasattr(value, "to_frame"):  # a series or an index
         return {kind: _plain(value.to_frame())}
     known = "plain values, arrays, tables, paths, dataclasses of these, or an object with a fingerprint"

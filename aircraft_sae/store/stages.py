@@ -170,17 +170,17 @@ def stage_metas(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: meta for name, meta in metas.items() if meta and not name.endswith((".partial", ".old"))}
 
 
-def load_meta(folder: Path, wanted: str, say: Callable[[str], None] = lambda problem: None) -> dict[str, Any]:
-    """The meta of an intact stage with this fingerprint; else {}, and `say` is called with the reason."""
+def load_meta(folder: Path, wanted: str, tell: Callable[[str], None] = lambda problem: None) -> dict[str, Any]:
+    """The meta of an intact stage with this fingerprint; else {}, and `tell` is called with the reason."""
     meta = _meta(folder)
     if meta and meta["fingerprint"] == wanted:
         for name, recorded in meta["files"].items():
             if not (folder / name).is_file() or sha256(folder / name) != recorded["sha256"]:
-                say(f"{name} is damaged: it is missing, or its checksum differs from the recorded one")
+                tell(f"{name} is damaged: it is missing, or its checksum differs from the recorded one")
                 return {}
         return meta
     if (folder / META).exists():
-        say("its config or its inputs have changed" if meta else f"{META} is damaged")
+        tell("its config or its inputs have changed" if meta else f"{META} is damaged")
     return {}
 
 

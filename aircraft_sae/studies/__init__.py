@@ -1,1 +1,1 @@
-"""What only the further studies need: comparison, manipulation, curves and tuning, branches and circuits."""
+"""The further studies: comparison, manipulation, curves and tuning, branches and circuits."""

@@ -77,7 +77,7 @@ def equalised(groups: Groups, even: bool = True) -> tuple[np.ndarray, dict[str, 
 
 
 def permutation_p(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
-    """(d_sae, branches) p: how often permuted channels give a branch its share; 1 within two deviations of chance."""
+    """(d_sae, branches) p: how often permuted channels reach a branch's share; 1 up to 2 deviations above chance."""
     far, squares = excess(W_dec, groups), np.square(np.maximum(W_dec, 0)).astype(np.float32)
     drawn, found = _drawn(W_dec.shape[1], tuple(own.stop - own.start for own in groups.values())), {}
     for (name, own), chosen in zip(groups.items(), drawn, strict=True):
@@ -233,7 +233,7 @@ def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence
 
     first, second: (pictures, d) image maxima on the same pictures; homes: each feature's branch, for both. A
     feature's partner is its best correlate among the second block's features; both are active in MIN_PICTURES pictures.
-    They are matched if they correlate better than a share BEYOND of features does with pictures shifted.
+    They are matched if they correlate better than a share BEYOND of features do with shifted pictures.
     kappa: with a bootstrap interval over partners, which several features may share;
     permuted, p: with the second block's homes permuted over its features; matched: share of features.
     """

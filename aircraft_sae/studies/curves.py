@@ -145,7 +145,7 @@ def tune(
 def find_patches(
     folder: Path, *, network: Network, pictures: Pictures, sae: SparseAutoencoder, units: Sequence[int]
 ) -> None:
-    """Record the nine strongest patches of some features in test pictures, one a picture, and nothing else.
+    """Record the nine strongest patches of some features in test pictures, at most one from each picture.
 
     patches.parquet: unit, image, row, column, value
     """

@@ -1,6 +1,6 @@
 """Features as knobs in a second task: which part of the aircraft does a cell show?
 
-A linear head names the region that a cell shows from its activations x. Setting feature j to s times its maximum m_j
+From a cell's activations x, a linear head names the region it shows. Setting feature j to s times its maximum m_j
 keeps what the autoencoder does not explain, so the head's logits follow in closed form:
 
     x' = x + (s m_j - f_j) d_j        W x' + b = W x + b + (s m_j - f_j) W d_j
@@ -72,7 +72,7 @@ def segment(folder: Path, *, acts: Activations, pictures: Pictures) -> None:
     """Fit a head on 100,000 cells of training and validation pictures, and score it on test pictures.
 
     head.safetensors, names.json: the `CellHead`
-    confusion.npy: (2, pictures, regions, regions) area by region and by the cell's name: the head's, then the right one
+    confusion.npy: (2, pictures, regions, regions) area by true region and cell name: the head's, then the right one
     Raises: ValueError for pictures without regions.
     """
     names = ["background", *pictures.region_names]
@@ -163,7 +163,7 @@ def turn_knobs(
     direction", "random feature" (of like density and strength, if there is one) and "probe" (`CellHead.probe`).
     knobs.parquet: arm, part, the columns of `choose_knobs` (on half A); f1_b: F1 on half B
     turned.parquet: arm, part, dose, image
-        n, n_other: number of cells that the head names the part, and of the others
+        n, n_other: cells that the head gives the part's name, and other cells
         target, other: share of each that lose their names, nan if there are none
         gained: share of the others that get the part's name
     """
@@ -232,7 +232,7 @@ def _mean_of_means(shares: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def on_target(turned: pd.DataFrame, arm: str, dose: float) -> dict[str, float | None]:
-    """Of the cells that change, the share that the head had named the part; pictures are the units."""
+    """Of the cells that change, the share that had the part's name before; pictures are the units."""
     own = turned[(turned["arm"] == arm) & (turned["dose"] == dose)]
     hits = own["n"] * own["target"].fillna(0)
     sums = own.assign(hits=hits, all=hits + own["n_other"] * own["other"]).groupby("image")[["hits", "all"]].sum()
@@ -253,7 +253,7 @@ def compare_edits(
 ) -> None:  # fmt: skip
     """Set a part's feature in the scenes where `edit_scenes` (folder: scenes) edited the part: does the same happen?
 
-    everywhere: change all cells, or only those that the head names the part before or after the scene edit. Ways (how):
+    everywhere: change all cells, or only those with the part's name before or after the scene edit. Ways (how):
     "feature", and at the same length "probe" and "random direction 0", … with the covariance of acts.
     cells.parquet: part, scene, how, and counts of cells
         target, others: named the part before, or not; others_turned: of others, those that the way renames

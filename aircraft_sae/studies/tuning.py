@@ -10,7 +10,7 @@ import pandas as pd
 
 WIDEST, ECHO, BEYOND_LINE, QUANTILE = 70.0, 0.3, 1.3, 0.95
 """Limits of a curve detector: the largest width of its tuning curve at half height (degrees); its largest response at
-+180 degrees; the least ratio of its best response to a curve and to the line there; the quantile of its positive
++180 degrees; the least ratio of its best curve to its line response, at the peak; the quantile of its positive
 activations on real pictures that its best response exceeds. No corner may excite it more than curves do."""
 PUBLISHED = (22.5, 66.5, 91.5, 110.0, 145.0, 181.0, 243.0, 268.5, 290.0, 358.0)
 """Peaks of mixed3b's ten curve neurons in degrees, from the data of Cammarata et al. 2020; minimum coverage 0.307."""

@@ -205,13 +205,13 @@ def wrap(text: str, inches: float) -> str:
 def message(text: str) -> Figure:
     """A figure that says why there is nothing to show."""
     figure, ax = sheet(0.6)
-    ax.set_axis_off()  # without axes, a notebook shows no figure
+    ax.set_axis_off()  # hidden: without axes, nothing is shown
     figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12)
     return figure
 
 
 def literal(text: Any) -> str:
-    """Text in which matplotlib takes no dollar signs for a formula."""
+    """Escape dollar signs, which matplotlib would read as formulas."""
     return str(text).replace("$", r"\$")
 
 

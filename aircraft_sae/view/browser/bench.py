@@ -189,7 +189,7 @@ class Bench:
         """The smallest set of features found that changes the prediction if suppressed, checked by a forward pass.
 
         features: their ids; before, after: predicted classes; verified: the forward pass agrees; needed: putting back
-        any single feature restores the old prediction. If none is found, features is [] and the rest is missing.
+        any single feature restores the old prediction. If none is found, only features ([]) and before are set.
         """
         before, classes = int(subject.logits.argmax()), self.network.classes
         chosen = self._smallest(subject, before)

@@ -24,7 +24,7 @@ from aircraft_sae.studies.manipulation import CellHead
 from aircraft_sae.study import Study
 
 BICUBIC, TILE = Image.Resampling.BICUBIC, 160  # pixels of a thumbnail
-HOWS = {"top": "strongest", "interval": "whole range", "random": "any"}  # as in `FeatureIndex.patches`, and titles
+HOWS = {"top": "strongest", "interval": "whole range", "random": "any"}  # {how of `FeatureIndex.patches`: title}
 LISTED = ("feature_id", "density_cell", "density_image", "mean", "max", "placed", "part", "part_ap")
 
 

@@ -56,7 +56,6 @@ export default { render({ model, el }) {
     link: (place, like) => `FeatureBrowser(study, like="${like}", at="${place}")`,
     flip: async (given) => (await ask("flip", given))[0],
     pair: async (given) => (await ask("pair", given))[0],
-    export: async () => (await ask("export"))[0],
     label: async (given) => (await ask("label", given))[0],
     heard: async () => (await ask("heard"))[0],
     chosen: (id) => { model.set("feature_id", id); model.save_changes(); },

@@ -253,29 +253,13 @@ function listPart(app) {
     ui.help = h("dialog", { onclose: () => root.focus({ preventScroll: true }) }, h("h3", {}, "Keys"), table(["key", "what it does"], KEYS.map(([key, text]) => [h("kbd", {}, key), text])),
       h("h3", {}, "Words"), h("dl", {}, ...WORDS.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])),
       h("button", { type: "button", onclick: () => ui.help.close() }, "Close"));
-    ui.exported = h("p", { className: "quiet", hidden: true });
-    const exporting = guarded(async (event) => {
-      const button = event.target;
-      button.disabled = true;
-      ui.exported.hidden = false;
-      ui.exported.textContent = "The atlas is being written. The kernel is busy meanwhile.";
-      try {
-        const { path } = await source.export();
-        ui.exported.textContent = `The atlas is in ${path}. Open its index.html, or send ${path}.zip.`;
-      } catch (error) {
-        ui.exported.textContent = "The atlas was not written.";
-        throw error;
-      } finally { button.disabled = false; }
-      drawn("exported");
-    });
     const header = h("header", {}, ui.tabs,
       h("button", { type: "button", onclick: () => step(-1), title: "previous (←)" }, "← Previous"),
       h("button", { type: "button", onclick: () => step(1), title: "next (→)" }, "Next →"),
       h("button", { type: "button", onclick: random, title: "random (r)" }, "Random"), field("go to", ui.go),
       h("button", { type: "button", onclick: app.copyLink, title: "a link to this feature, picture and bench" }, "Copy link"),
-      source.export ? h("button", { type: "button", onclick: exporting, title: "write all features and the bench to a folder of pages that need no kernel" }, "Export the atlas") : null,
       app.beside ? h("button", { type: "button", onclick: () => app.beside(), title: "a second browser beside this one" }, "Side by side") : null,
-      h("button", { type: "button", onclick: () => ui.help.showModal(), title: "keys (?)", ariaLabel: "keys" }, "?"), ui.exported);
+      h("button", { type: "button", onclick: () => ui.help.showModal(), title: "keys (?)", ariaLabel: "keys" }, "?"));
 
     ui.list = h("ul", { className: "list", onkeydown: roam });
     ui.count = h("span", {});

@@ -36,8 +36,8 @@ BENCH_PICTURE, MOST_SUBJECTS = 448, 32  # pixels of the picture on the bench; pi
 class Answers:
     """Everything the front end may ask of the kernel. A method returns JSON values, or (JSON values, buffers)."""
 
-    def __init__(self, catalogue: Catalogue, study: Study | None = None):
-        self.catalogue, self.bench, self.study = catalogue, Bench(catalogue), study
+    def __init__(self, catalogue: Catalogue):
+        self.catalogue, self.bench = catalogue, Bench(catalogue)
         self.labels = Labels(catalogue.folder, catalogue.key)
         self.overview, self.pair, self.effect = catalogue.overview, catalogue.pair, catalogue.effect
         self.heard, self._of_row = self.labels.all, lru_cache(MOST_SUBJECTS)(self.bench.of_row)
@@ -87,12 +87,6 @@ class Answers:
     def flip(self, key: int | str) -> dict[str, Any]:
         """The smallest feature set found that changes the prediction."""
         return self.bench.flip(self._subject(key))
-
-    def export(self) -> dict[str, str]:
-        """Write the atlas; returns its folder."""
-        from aircraft_sae.view.atlas import export_atlas  # which imports this module
-
-        return {"path": str(export_atlas(self.study, self.catalogue.like).parent)}
 
     def label(self, feature_id: int, **said: Any) -> dict[int, dict]:
         """Save a feature's label, note or rating; return all labels, including those that others wrote meanwhile."""
@@ -162,7 +156,7 @@ class Application(anywidget.AnyWidget):
     mode = traitlets.Unicode("browser").tag(sync=True)
 
     def __init__(self, study: Study, like: str = "main", **traits: Any):
-        self.answers = Answers(catalogue_of(study, like), study)
+        self.answers = Answers(catalogue_of(study, like))
         self.errors = []
         super().__init__(**traits)
         self.on_msg(self._answer)
