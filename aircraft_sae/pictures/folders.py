@@ -103,7 +103,8 @@ def _read_annotations(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]
         both = table.merge(labels, "outer", ["image", "split"], indicator="listed")
         refuse(both["image"][both["listed"] != "both"], f"images {where} not listed as in {levels[0]}")
         table = table.merge(labels, on=["image", "split"])
-    refuse(table["image"][table["image"].str.contains(r"[/\\]|^\.")], f"image names in {folder} that are not file names")
+    odd = table["image"].str.contains(r"[/\\]|^\.")
+    refuse(table["image"][odd], f"image names in {folder} that are not file names")
     check_occupied(table, classes, str(folder))
     return table, classes
 
