@@ -203,8 +203,7 @@ def load_ipython_extension(shell) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m aircraft_sae", description="Run the notebooks of a study.")
     add = parser.add_argument
-    add("command", nargs="?", default="run", choices=("run",), help="default: run")
-    add("numbers", nargs="*", metavar="NN", help=f"numbers of notebooks; default: 01 to {MAIN}")
+    add("numbers", nargs="*", metavar="[run] NN", help=f"numbers of notebooks; default: 01 to {MAIN}")
     add("--preset", help=f"one of {', '.join(config.PRESETS)}; default: hangar")
     add("--data-root", metavar="DIR", help="folder that holds fgvc-aircraft-2013b, or your pictures")
     add("--all", action="store_true", help="all notebooks")
@@ -231,14 +230,14 @@ def main(arguments: list[str] | None = None) -> int:
         network = str(Path(network).expanduser().resolve())
     try:
         study, data_dir = config.with_data_root(config.preset(name), root), store.data_folder()
-        if study.dataset.needs_root and not Path(root).is_dir():
-            raise ValueError(f"the data root {root} is not a folder")
+        if study.dataset.needs_root and not any(each.is_dir() for each in Path(root).glob("[!.]*")):
+            raise ValueError(f"{root} holds no folders: put pictures into {root}/CLASS/*.jpg, for two classes or more")
         if options.in_place and not study.dataset.rendered:
             raise ValueError(f"--in-place would put the photographs of {name} into notebooks/: run without it")
         if network and (options.in_place or options.record):
             raise ValueError(f"--in-place and --record are for the default networks, not for {network}")
         notebooks = find(NOTEBOOKS)
-        asked = {number.zfill(2) for number in options.numbers}
+        asked = {number.zfill(2) for number in options.numbers if number != "run"}
         asked = asked or {number for number in notebooks if options.all or number <= MAIN}
         if unknown := sorted(asked - set(notebooks)):
             raise ValueError(f"no notebook {', '.join(unknown)}: there are {', '.join(notebooks)}")

@@ -163,7 +163,7 @@ class Study:
 
         name: its folder under sae/, and its site too if a site has this name and `site` is not given. changes: fields
         that differ from the config of `like` ("main" by default). Random views are used with "all" pictures only.
-        Raises: ValueError for changes to "main" or "local", and for another `like`.
+        Raises: ValueError for changes to "main" or "local", an unknown name without changes, and another `like`.
         """
         if like not in (None, *OWN):
             raise ValueError(f"like must be one of {', '.join(OWN)}, got {like!r}")
@@ -177,6 +177,8 @@ class Study:
             with suppress(ValueError):  # most names are not sites
                 seen.check_site(name)
                 config = replace(config, site=name)
+        if name not in OWN and config in own.values() and (network, pictures) == ("trained", "all"):
+            raise ValueError(f"no autoencoder {name!r}: choose main, local or a site, or change a field, as in k=16")
         shown = self._shown_to(network, pictures)
         acts = self.activations(config.site, network, shown)
         rows = acts.rows("train", "val", *([VIEWS] if pictures == "all" else []))

@@ -67,7 +67,7 @@ from aircraft_sae.view.plots import in_words
 # %%
 study = Study.open()
 if study.pictures().scenes is None:
-    raise ValueError("these pictures are not rendered scenes: no single thing can be changed in them")
+    raise ValueError("these pictures are not rendered scenes: run this notebook with the preset hangar")
 NAME, results, small = "07_compare_networks", {}, study.config.name == "smoke"
 NETWORKS = {"class labels": "hangar_classes", "part masks": "hangar_parts", "no labels": "hangar_self_supervised"}
 NETWORKS |= {"this task": "trained", "permuted": "permuted", "ImageNet": "efficientnet_lite0"}

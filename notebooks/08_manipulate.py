@@ -57,7 +57,7 @@ from aircraft_sae.view.plots import in_words
 study = Study.open()
 NAME, LIKE, results, small = "08_manipulate", "local", {}, study.config.name == "smoke"
 if study.pictures().scenes is None:
-    raise ValueError("these pictures are not rendered scenes: no part can be removed from them")
+    raise ValueError("these pictures are not rendered scenes: run this notebook with the preset hangar")
 pictures, network, sae = study.pictures(), study.network(), study.sae(LIKE)
 acts = study.activations(sae.cfg.site)
 saes = {"feature": sae, "untrained": study.nulls(LIKE)["untrained"].sae}

@@ -202,6 +202,7 @@ REFUSED = [
     # a study's stages and results
     case("sae name", lambda w: w.study.sae("../../x", k=2), re.escape("'../../x'"), "a name has letters"),
     case("sae batch", lambda w: w.study.sae("x", batch_size=10**6), "batch_size 1000000", "lower sae.batch_size"),
+    case("sae typo", lambda w: w.study.sae("mian"), "'mian'", "main, local or a site"),
     case("sae pictures", lambda w: w.study.sae("x", pictures="every0"), "'every0'", "pictures of your own"),
     case("sae network", lambda w: w.study.sae("x", network="other"), "'other'", "a network of your own"),
     case("index main", lambda w: w.study.features("main", sae=w.sae), '"main"', "name of its own"),

@@ -341,6 +341,8 @@ def test_sources_are_found_or_downloaded_whole(clean, tmp_path, monkeypatch):
     assert data.banner == 3 and data.table.equals(open_source(DatasetConfig(), clean).table)
     monkeypatch.setattr(folders, "FGVCAircraft", None)  # nothing to fetch
     assert open_source(DatasetConfig(source="fgvc", root=str(clean)), None).folder == clean
+    with pytest.raises(FileNotFoundError, match="empty does not exist"):  # and is not downloaded into
+        open_source(DatasetConfig(source="fgvc", root=str(tmp_path / "empty")), tmp_path)
 
 
 def epochs(dataset, workers: int, wanted: list[int], seed: int | None = 3) -> list[tuple]:

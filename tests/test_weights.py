@@ -209,7 +209,7 @@ def test_missing_weights_name_the_three_sources(source, monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(timm.models._builder, "load_pretrained", offline)
-    with pytest.raises(FileNotFoundError, match=r'to "timm".*\.pth file.*name in data/weights'):
+    with pytest.raises(FileNotFoundError, match=r'be "timm".*\.pth file.*name in data/weights'):
         build(replace(CFG, weights=source), 3)
 
 

@@ -46,7 +46,7 @@ def unreachable(problem: str) -> FileNotFoundError:
     """The error for weights that cannot be found; it lists where weights may come from."""
     names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.safetensors")))
     places = f'"timm" (downloads), a .safetensors or .pth file, a name in data/weights ({names})'
-    return FileNotFoundError(f"{problem}. Set classifier.weights to {places}, or None to train from scratch.")
+    return FileNotFoundError(f"{problem}. Weights can be {places}, or None to train from scratch.")
 
 
 def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:

@@ -30,7 +30,7 @@ def refuse(names: pd.Series, what: str, remedy: str = "Correct these files.", er
 def check_occupied(table: pd.DataFrame, classes: dict[str, list[str]], where: str) -> None:
     """ValueError for an empty split or class, or too few pictures at the finest level to train and test on."""
     if empty := [split for split in DISJOINT_SPLITS if split not in set(table["split"])]:
-        raise ValueError(f"the {' and '.join(empty)} split of {where} is empty: list at least one image there.")
+        raise ValueError(f"the {' and '.join(empty)} split of {where} is empty: give it at least one picture.")
     for level, names in classes.items():
         names = pd.Series(names, dtype=str)
         refuse(names[~names.isin(table[level])], f"{level} classes of {where} without an image")

@@ -195,13 +195,13 @@ def download(root: str | Path) -> None:
 
 
 def open_source(config: DatasetConfig, hangar_folder: Path | None, downloads: Path | None = None) -> PictureFiles:
-    """The pictures that `config` names; FGVC-Aircraft is downloaded into config.root or `downloads` if not found."""
+    """The pictures that `config` names; without a root, FGVC-Aircraft is downloaded into `downloads`."""
     root = {"hangar": hangar_folder, "fgvc": config.root or downloads}.get(config.source, config.root)
     root = Path(root).expanduser()
     try:
         _find_folder(root)
     except FileNotFoundError:
-        if config.source == "fgvc":
+        if config.source == "fgvc" and not config.root:
             download(root)
         elif any(path.suffix.lower() in ENDINGS for path in root.rglob("*")):
             return ImageFolder.open(root, banner=config.banner)
