@@ -447,7 +447,7 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 #
 # - **What the network looks at.** A network can be accurate for the wrong reasons. The next notebooks look for its
 #   reasons.
-# - **Real aircraft**, where the data set is the hangar: renders are cleaner and vary less than photographs. The presets
+# - **Real aircraft**, if the data set is the hangar: renders are cleaner and vary less than photographs. The presets
 #   `photos` and `fgvc` run this notebook on photographs.
 # - **The spread between training runs.** We trained one network from one seed.
 # - **The best accuracy possible.** The settings suit a small machine, and were not tuned on the test split.

@@ -248,8 +248,8 @@ assert study.config.name != "hangar" or same > best["explained_variance"]
 #
 # Autoencoders also reconstruct the activations of networks that learned nothing. As a control we shuffle the entries of
 # every weight tensor, and train an autoencoder of the same size on the resulting *permuted* network. To compare like
-# with like, we train both autoencoders on as many cells (an eighth, as above), and train and test both on every third
-# picture.
+# with like, we train both autoencoders on the same number of cells (an eighth, as above), and train and test both on
+# every third picture.
 
 # %%
 control_acts = study.activations(network="permuted", pictures="every3")
@@ -501,8 +501,8 @@ lines = [
     f"""After short training, an autoencoder explains {same:.1%} of the variance, and one whose decoder stays random
     {number["baseline/decoder stays random/explained_variance"]:.1%}. The best baseline with no more terms a cell
     ({best["name"]}) explains {best["explained_variance"]:.1%}.""",
-    f"""The method explains {trained:.1%} of the trained network's variance, and {permuted:.1%} of that of a network
-    with permuted weights. A share that both reach cannot be credited to the network's learning.""",
+    f"""The method explains {trained:.1%} of the trained network's variance, and {permuted:.1%} of the variance of a
+    network with permuted weights. A share that both reach cannot be credited to the network's learning.""",
 ]
 
 # %%

@@ -447,9 +447,9 @@ display(figure)
 # there are features, and take the highest AP among them; the bar is the 95th percentile over 20 such draws (notebook
 # 05). What do the others follow? Each scene of the hangar was made from known factors, such as class, view, light,
 # paint and background. For each local feature that is active and claims no part, we choose on half A the factor that
-# explains most of the variance, over pictures, of the feature's largest activation (numerical factors are cut into
-# eighths). On half B we measure how much that factor explains. One null shuffles the pictures of half B. The other
-# takes the same steps, without shuffling, for all active random directions.
+# explains the largest share of the variance, over pictures, of the feature's largest activation (numerical factors are
+# cut into eighths). On half B we measure how much that factor explains. One null shuffles the pictures of half B. The
+# other takes the same steps, without shuffling, for all active random directions.
 
 # %%
 groups, numbers = {}, pd.DataFrame()
@@ -692,7 +692,7 @@ if carried:
     results["hangar/firing_ratio_within_2"] = (float(((like >= 0.5) & (like <= 2)).mean()), None, None, len(like))
     results["hangar/silent_in_photographs"] = (float((like == 0).mean()), None, None, len(like))
     text = f"""**Takeaway.** Of {len(like)} features of renders, {results["hangar/firing_ratio_within_2"][0]:.0%} are
-    active in half to twice as large a share of the photographs, and
+    active in a similar share of the photographs (half to twice as large), and
     {results["hangar/silent_in_photographs"][0]:.0%} in no photograph."""
     display(Markdown(text))
 

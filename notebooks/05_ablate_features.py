@@ -125,9 +125,9 @@ plots.titled(plots.picture_grid([heated], [captions]), "What do the intervention
 # ## How far does the best feature of each part get?
 #
 # A claim can climb four tiers, each of which also demands everything below it. The nulls are four dictionaries that
-# learned nothing: random directions, an untrained autoencoder, one whose decoder stays random, and one trained on the
-# permuted network (the last two with the short training of notebook 03). *A null's best* is its feature for the part,
-# chosen by the same rule. All tests are at q < 0.05 (Benjamini-Hochberg).
+# learned nothing from the trained network: random directions, an untrained autoencoder, one whose decoder stays random,
+# and one trained on the permuted network (the last two with the short training of notebook 03). *A null's best* is its
+# feature for the part, chosen by the same rule. All tests are at q < 0.05 (Benjamini-Hochberg).
 #
 # 1. *Suggestive*: the feature's average precision (AP) is above that of every null's best, and above its own AP when
 #    each picture's masks are swapped for those of another picture of the same class.
@@ -157,8 +157,8 @@ for like, table_ in judged.items():
 
 # %% [markdown]
 # First the local autoencoder, first seed. The *guess* knows the true outline and class of the aircraft; features need
-# not beat it. Where no scene has another part of similar size or smaller, *R, other parts* is empty, and R has to
-# exceed 0 instead.
+# not beat it. Where no scene has another part of similar size or smaller, *R, other parts* is empty, and R is tested
+# against 0 instead.
 
 # %%
 display(by_part["local"] if editable else Markdown(NO_MASKS))
@@ -173,9 +173,9 @@ display(by_part["main"] if editable else Markdown(NO_MASKS))
 # What do the top cases look like? These are the first three parts of the second table, which is sorted by tier and then
 # by R. (R was measured on these very scenes, so this choice flatters.) Each pair shows the scene in which the feature
 # is strongest, with the part and without it. The lower row shows the same for a null's best feature. For this row, the
-# three nulls in the trained network are drawn a second time, and we show the one with the largest R for the part (so it
-# need not be the table's null). Captions give the largest activation anywhere in the picture; R counts only the part's
-# own cells.
+# three nulls that read the trained network are drawn a second time, and we show the one with the largest R for the part
+# (so it need not be the table's null). Captions give the largest activation anywhere in the picture; R counts only the
+# part's own cells.
 
 # %%
 cases, asked = by_part["main"].head(3) if editable else pd.DataFrame(), {"best feature": [], "best null": []}
@@ -342,7 +342,7 @@ display(Markdown("\n\n".join(f"**Takeaway.** {each}" for each in told_random) if
 # anyone who meets a feature in a gallery should know how often a random feature gets as far as a claim.
 
 # %% [markdown]
-# ## What does the classifier lose with a feature?
+# ## What does the classifier lose when a feature is suppressed?
 #
 # *Suppression* replaces each cell's activations x by x - f d, where f is the feature's activation and d its decoder
 # direction. What the autoencoder does not explain stays as it is. At the last stage only the mean over cells reaches
@@ -508,8 +508,8 @@ display(Markdown(text))
 # %% [markdown]
 # ## Does a feature need what lies under its peak?
 #
-# We blur a window 64 pixels wide (of 224) around a feature's peak. Half of its pictures are those in which it is
-# strongest; the other half are drawn at random from the other pictures in which it is active. Controls are blurred
+# We blur a window 64 pixels wide (of 224) around a feature's peak. Half of the feature's pictures are those in which it
+# is strongest; the other half are drawn at random from the other pictures in which it is active. Controls are blurred
 # windows of four kinds in the same picture: on the aircraft; anywhere in the picture; where the feature is lowest; and
 # under the peak of another feature of similar density. For each picture, two of these four kinds are drawn at random. A
 # control counts only if it is *matched*: it changes the pixels as much as the target does, to within a fifth.

@@ -74,7 +74,7 @@ size = sum(path.stat().st_size for path in atlas.parent.rglob("*") if path.is_fi
 print(f"{atlas.relative_to(study.data_dir).as_posix()}: {size / 1e6:.1f} MB")
 
 # %% [markdown]
-# ## Takeaways of the six notebooks
+# ## Takeaways of the earlier notebooks
 #
 # Each sentence is built from the numbers that the notebooks recorded.
 

@@ -324,7 +324,8 @@ study.record(NAME, {name: entry for name, entry in results.items() if np.isfinit
 lines = [
     f"""Combinations of factor and depth, out of {n_factors}, in which two networks with different objectives differ:
     {told_pairs}.""",
-    f"Features are about one factor more often than random directions are in {len(above)} of {len(rows)} cases.",
+    f"""Features about one factor have a larger share of all activity than random directions about one factor have in
+    {len(above)} of {len(rows)} cases.""",
     f"At 16 pixels, the best features find parts better than random directions do in {finds} of {len(gain)} networks.",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))

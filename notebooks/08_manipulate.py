@@ -233,11 +233,11 @@ display(Markdown(text))
 # ## Three experiments
 #
 # For each experiment, we say beforehand what should happen if the feature is what it seems, and what would count
-# against it. We made the second prediction before we had run anything like it; what the notebook shows is a repetition
-# with one change, which is described there. Before the first and the third experiments, we had seen a pilot on the same
-# pictures, so there we speak of expectations, not predictions. All scenes are from half B and are rendered without
-# shadows. A *scene edit* removes or adds a part and leaves every other pixel as it was, apart from JPEG artefacts and
-# shading next to added engines.
+# against it. For the second experiment, we made the prediction before we had run anything like it; what the notebook
+# shows is a repetition with one change, which is described there. Before the first and the third experiments, we had
+# seen a pilot on the same pictures, so there we speak of expectations, not predictions. All scenes are from half B and
+# are rendered without shadows. A *scene edit* removes or adds a part and leaves every other pixel as it was, apart from
+# JPEG artefacts and shading next to added engines.
 
 # %% [markdown]
 # ### First: switch the fin's feature off

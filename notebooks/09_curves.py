@@ -169,9 +169,9 @@ display(Markdown(text))
 # ## Who covers more orientations, at equal size?
 #
 # Within a family of detectors, the *coverage* of an angle is the height of the highest tuning curve at that angle. From
-# the detectors of each kind we grow a family, one detector at a time, each chosen to raise the least coverage of any
-# angle as far as possible. The figure compares families of equal size. But a kind with more detectors has more to
-# choose from, so any lead of that kind is an upper bound here.
+# the detectors of each kind we grow a family, one detector at a time, each chosen to raise the *least coverage*, that
+# of the worst-covered angle, as far as possible. The figure compares families of equal size. But a kind with more
+# detectors has more to choose from, so any lead of that kind is an upper bound here.
 
 # %%
 figure, axes = plots.sheet(4.2, 1, len(PAIRS), sharex=True, sharey=True)
@@ -407,9 +407,9 @@ display(Markdown(text))
 # %% [markdown]
 # ## Do the results depend on how training cells are drawn?
 #
-# We drew training cells evenly. Bozoukov (2025) draws them in proportion to the length of their activation vectors. For
-# two layers and one seed, the table compares the two ways by the variance left unexplained on evenly drawn test cells
-# and by the number of curve detectors.
+# We drew training cells *evenly*, each with the same probability. Bozoukov (2025) draws them in proportion to the
+# length of their activation vectors. For two layers and one seed, the table compares the two ways by the variance left
+# unexplained on evenly drawn test cells and by the number of curve detectors.
 
 # %%
 own, table = "efficientnet_lite0", {}
@@ -460,5 +460,5 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # - **That detectors respond to curves in pictures.** We showed patches from one layer; all measurements used synthetic
 #   stimuli.
 # - **That features detect other curves.** Our arcs have one width and one length, and lie on grey.
-# - **That a family is used as one.** Suppression shows that the next site's response changes, not what the family is
-#   used for.
+# - **That the network uses a family as a whole.** Suppression shows that the next site's response changes, not what the
+#   family is used for.
