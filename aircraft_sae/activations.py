@@ -135,6 +135,10 @@ class Shards:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def nbytes(self) -> int:
+        return 2 * math.prod(self.shape)
+
     def _read(self, rows: np.ndarray) -> np.ndarray:
         """Acts of sorted rows; ValueError if the folder has been replaced since it was opened, or a file cut short."""
         if self._version() != self.opened:
@@ -222,7 +226,7 @@ class Activations(OnPictures):
         fill a last batch are left out of the epoch. start: the first batch's number. Raises: as `per_epoch`.
         """
         per_epoch = self.per_epoch(rows, batch_size)
-        n_images = max(1, GROUP_BYTES // (2 * math.prod(self.acts.shape[1:])))
+        n_images = max(1, GROUP_BYTES // (self.acts.nbytes // len(self.acts)))
         run = max(1, n_images // RUNS)
         held, cells = None, None
         for batch in count(start):
