@@ -136,7 +136,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(data, tmp_path, mon
         train(tmp_path, CFG, data)
     saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert saved["step"] == 3 and all(value.isfinite().all() for value in saved["model"].values())
-    with pytest.raises(ValueError, match="of another config"):
+    with pytest.raises(ValueError, match="with another config"):
         train(tmp_path, replace(CFG, seed=1), data)
 
 
