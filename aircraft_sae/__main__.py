@@ -85,7 +85,7 @@ class Runner:
             failure = execute(notebook, path, self.environment)
         stages = {name: meta["fingerprint"] for name, meta in store.stage_metas(self.folder).items()}
         notebook.metadata[RECORD] = {
-            "key": None if failure else key, "stages": stages, "outside": self._outside(path.stem, notebook),
+            "key": None if failure else key, "stages": stages, "numbers": self._numbers(path.stem),
             "cells": store.digest(notebook.cells), **costs,
         }  # fmt: skip
         write_page(self.report / f"{path.stem}.html", path.stem, notebook)
@@ -97,8 +97,8 @@ class Runner:
         try:
             notebook = read_notebook(self.report / f"{path.stem}.ipynb")
             record = notebook.metadata[RECORD]
-            now = self._key(read_notebook(path)), store.digest(notebook.cells), self._outside(path.stem, notebook)
-            same = self.trusted and now == (record["key"], record["cells"], record["outside"])
+            now = self._key(read_notebook(path)), store.digest(notebook.cells), self._numbers(path.stem)
+            same = self.trusted and now == (record["key"], record["cells"], record["numbers"])
             same &= (self.report / f"{path.stem}.html").is_file()
             whole = same and all(store.load_meta(self.folder / name, key) for name, key in record["stages"].items())
             return notebook if whole else None
@@ -109,12 +109,10 @@ class Runner:
         versions = [sys.version, *map(version, LIBRARIES)]
         return store.digest([_cells(notebook), self.code, self.environment, versions])
 
-    def _outside(self, name: str, notebook) -> list[str]:
-        """Digests of the notebook's numbers and, where it shows them, of the user's labels."""
-        paths = [self.results / f"{name}.json"]
-        if any("export_atlas" in cell.source for cell in notebook.cells):
-            paths.append(self.folder / store.LABELS)
-        return [store.digest(path) if path.is_file() else "" for path in paths]
+    def _numbers(self, name: str) -> str:
+        """A digest of the numbers that the notebook has recorded, "" if there are none."""
+        path = self.results / f"{name}.json"
+        return store.digest(path) if path.is_file() else ""
 
 
 def execute(notebook, path: Path, environment: dict[str, str]) -> str:

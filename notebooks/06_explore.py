@@ -20,8 +20,7 @@
 # change a picture's features to watch how the classifier's answer changes. Numbers cannot replace looking; they tell
 # you how far to trust what you see.
 #
-# **Reads** what the earlier notebooks made. **Writes** your labels to `data/runs/<preset>/labels.csv` at every change,
-# and the atlas to `data/runs/<preset>/atlas/`.
+# **Reads** what the earlier notebooks made. **Writes** your labels to `data/runs/<preset>/labels.csv` at every change.
 #
 # **Runtime**: half a minute at first, then 15 seconds. The widgets need a running kernel; without one, a gallery
 # of this run stands in for the browser.
@@ -30,7 +29,6 @@
 from IPython.display import Markdown, display
 
 from aircraft_sae.study import Study
-from aircraft_sae.view.atlas import export_atlas
 from aircraft_sae.view.browser import FeatureBrowser, InterventionBench
 from aircraft_sae.view.report import answer, read_numbers
 
@@ -60,18 +58,6 @@ display(browser)
 # %%
 bench = InterventionBench(study)
 display(bench)
-
-# %% [markdown]
-# ## The atlas
-#
-# The atlas holds all features, and the bench for some pictures, as a folder of static pages that needs no kernel and no
-# internet connection. Open its `index.html`, or send the folder to a colleague. It contains your labels as they were
-# when the atlas was written; run the cell below again to write it anew.
-
-# %%
-atlas = export_atlas(study)
-size = sum(path.stat().st_size for path in atlas.parent.rglob("*") if path.is_file())
-print(f"{atlas.relative_to(study.data_dir).as_posix()}: {size / 1e6:.1f} MB")
 
 # %% [markdown]
 # ## Takeaways of the earlier notebooks

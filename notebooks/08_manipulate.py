@@ -451,7 +451,7 @@ display(Markdown(text))
 # ## Turn the knobs yourself
 #
 # The bench of notebook 06 shows the head's names beside each picture, before and after. Open a picture, move sliders,
-# and watch which cells change. The atlas does the same without a kernel.
+# and watch which cells change.
 
 # %% [markdown]
 # ## Takeaways

@@ -26,7 +26,6 @@ def main(data_dir: str, first: str, second: str) -> int:
         ("peak memory of a kernel and its workers, GB", memory / 1e9, 0, 4),
         ("notebooks in the report", len(notebooks), 6, 6),
         ("size of the report, MB", report.stat().st_size / 1e6, 0.1, 1000),
-        ("the atlas is there", (study / "atlas" / "index.html").is_file(), 1, 1),
         ("class-averaged test accuracy (aim: 0.90)", numbers["01/test/variant/class_averaged_accuracy"], 0.88, 1),
         ("explained variance", numbers["03/explained_variance"], 0.85, 1),
         ("active features per cell", numbers["03/l0"], 0, 32.5),

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import pickle
 import re
 import shutil
@@ -27,10 +26,9 @@ from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.sae import training as sae_training
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
-from aircraft_sae.view.atlas import write_atlas
 from aircraft_sae.view.browser import Bench, FeatureBrowser, Labels
 from aircraft_sae.view.browser.catalogue import catalogue_of
-from aircraft_sae.view.browser.widgets import SCRIPT
+from aircraft_sae.view.browser.widgets import Application
 
 SMOKE = config.preset("smoke")
 OUTSIDE = ("../../x", "/x", "a/b", "..", "a\0b", "a\nb", "main.partial", "main.old", "main.lock", "x" * 101)
@@ -288,20 +286,13 @@ def test_names_of_classes_and_labels_stay_text(finished, tmp_path):
     table = given.table.replace({"variant/class": renamed})
     trial = replace(given.trial, network=replace(given.network, classes=NAMES), pictures=data)
     odd = replace(given, trial=trial, index=index, images=images, table=table, folder=tmp_path / "mine")
-    said, atlas = {"label": NAMES[2], "note": NAMES[1], "rating": 0}, tmp_path / "atlas"
+    said = {"label": NAMES[2], "note": NAMES[1], "rating": 0}
     Labels(odd.folder, odd.key).set(0, **said)
-    atlas.mkdir()
-    write_atlas(atlas, catalogue=odd, pages={}, n_pictures=4)
-    assert {path.name for path in tmp_path.iterdir()} == {"mine", "atlas"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mine"}
     assert digest(finished.root) == before
     # what shows it writes text, never markup
-    assert not re.search("innerHTML|outerHTML|insertAdjacentHTML|document.write", SCRIPT)
-    for path in atlas.rglob("*.js"):
-        text = path.read_text("utf-8")
-        assert "<" not in text and "\u2028" not in text
-    text = (atlas / "data.js").read_text("utf-8")
-    shown = json.loads(text.removeprefix("window.ATLAS = ").rstrip().removesuffix(";"))
-    assert shown["facts"]["classes"]["variant"] == NAMES
+    assert not re.search("innerHTML|outerHTML|insertAdjacentHTML|document.write", Application._esm)
+    assert odd.overview()["classes"]["variant"] == NAMES
     assert Labels(odd.folder, odd.key).all() == {0: said}
     Labels(odd.folder, odd.key).set(1, note="a\r\nb\rc")
     assert Labels(odd.folder, odd.key).all()[1]["note"] == "a\nb\nc"

@@ -1,4 +1,4 @@
-"""What the browser shows, without a front end: catalogue, bench, labels, the widget's answers, the atlas's files."""
+"""What the browser shows, without a front end: catalogue, bench, labels, the widget's answers."""
 
 import base64
 import io
@@ -23,7 +23,6 @@ from aircraft_sae.pictures import ImageFolder
 from aircraft_sae.pictures.base import PictureFiles
 from aircraft_sae.store import META, digest, write_json, write_parquet
 from aircraft_sae.study import Study
-from aircraft_sae.view.atlas import _chosen, export_atlas
 from aircraft_sae.view.browser import Bench, Catalogue, FeatureBrowser, InterventionBench, Labels
 from aircraft_sae.view.browser.catalogue import catalogue_of
 from aircraft_sae.view.browser.widgets import Answers, Application
@@ -161,6 +160,29 @@ def test_a_pair_is_chosen_and_measured_on_halves_and_a_features_effect_on_it_ove
         one_half.pair(one, two)
 
 
+def test_verdicts_on_another_index_are_not_shown(browser_study, catalogue):
+    folder = browser_study.folder / "experiments" / "verdicts-main"
+    if folder.exists():
+        pytest.skip("notebook 05 has run in this folder")
+    folder.mkdir(parents=True)
+    known = pd.DataFrame({"feature_id": range(catalogue.trial.sae.d_sae), "verdict": None})
+    known.loc[3, "verdict"] = "detector of fin"
+    responses = catalogue.parts[["feature_id", "part"]].sample(frac=1, random_state=0)
+    responses["response"] = (responses["feature_id"] == 7) / 4
+    try:
+        write_parquet(known, folder / "features.parquet")
+        write_parquet(responses, folder / "responses.parquet")
+        write_parquet(responses.head(9).assign(tier=2)[["feature_id", "part", "tier"]], folder / "parts.parquet")
+        for key, there in ((digest(catalogue.index), True), ("0" * 16, False)):
+            write_json(folder / META, {"inputs": {"index": key}})
+            shown = Catalogue.of(browser_study)
+            assert ("verdict" in shown.table) == there
+            assert not there or shown.table["verdict"][3] == "detector of fin"
+            assert {part.get("response") for part in shown.about(7)["parts"]} == {0.25 if there else None}
+    finally:
+        shutil.rmtree(folder)
+
+
 # ---------------------------------------------------------------- bench
 def edited(subject, multipliers, cells, directions):
     """The subject's acts with features multiplied in these cells, one by one."""
@@ -265,7 +287,7 @@ def test_a_picture_lists_all_its_active_features(bench, subject, n):
     codes = torch.zeros_like(subject.codes)
     codes[0, 0, :n] = torch.linspace(1, 2, n)  # all in one cell
     page = bench.page(replace(subject, codes=codes))
-    assert page["n_active"] == len(page["active"]) == n
+    assert len(page["active"]) == n
     assert [j for j, _ in page["cells"][0]] == list(reversed(range(n))) and not any(page["cells"][1:])
 
 
@@ -395,89 +417,6 @@ def test_a_browser_without_a_kernel_shows_its_features_gallery(browser_study):
     assert InterventionBench(browser_study).mode == "bench"
 
 
-# ---------------------------------------------------------------- atlas
-@pytest.fixture(scope="module")
-def atlas(browser_study):
-    return export_atlas(browser_study).parent
-
-
-def given(atlas, name):
-    """What a script hands to the page."""
-    text = (atlas / name).read_text(encoding="utf-8")
-    return json.loads(text.partition(", ")[2].rstrip().removesuffix(");"))
-
-
-def test_the_atlas_has_every_feature_and_picture_that_it_shows(atlas, catalogue, often):
-    first = often - often % 20
-    page = given(atlas, f"features/{first:05d}.js")[often - first]
-    wanted, maps = catalogue.feature(often)
-    for tile, own in zip(page["galleries"]["top"]["tiles"], wanted["gallery"], strict=True):
-        value = pytest.approx(own["value"], rel=1e-4)
-        assert {"predicted": tile["label"]} | tile == own | {"value": value}  # a right prediction is left out
-    assert page["about"] == json.loads(json.dumps(catalogue.about(often)))
-    shares = np.frombuffer(base64.b64decode(page["galleries"]["top"]["maps"]), np.uint8)
-    np.testing.assert_allclose(
-        shares / 255 * catalogue.table.at[often, "max"], maps.ravel(), atol=catalogue.table["max"].max() / 255
-    )
-    shown = {tile["picture"] for each in page["galleries"].values() for tile in each["tiles"]}
-    assert shown and all((atlas / "pictures" / f"{row:05d}.jpg").is_file() for row in shown)
-    assert len(list((atlas / "features").glob("*.js"))) == -(-catalogue.trial.sae.d_sae // 20)
-    pictures = list((atlas / "bench").glob("*.jpg"))
-    assert len(pictures) == 2 * len(catalogue.network.classes)
-    hidden = np.frombuffer(base64.b64decode(given(atlas, f"bench/{pictures[0].stem}.js")["hidden"]), np.float32).copy()
-    logits = catalogue.trial.readout.logits(torch.from_numpy(hidden)[None])[0]
-    same(logits, Bench(catalogue).of_row(int(pictures[0].stem)).logits)
-    with pytest.raises(ValueError, match="picture 99999 is not one of"):
-        catalogue.thumbnail(99999)
-
-
-def test_the_atlas_bench_covers_classes_mistakes_and_galleries(catalogue):
-    images = pd.DataFrame({"label": list("aaabbbccc"), "predicted": list("aaabbbcca")})
-    small = replace(catalogue, images=images, rows=np.arange(9) + 100)
-    shown = {101: {1}, 102: {2, 3}, 103: {2, 3}, 104: {4}, 106: {5}, 107: {2, 3, 4}}
-    assert _chosen(small, shown, 2) == [102, 104]  # 103's features have their picture already
-    assert _chosen(small, shown, 6)[:5] == [102, 104, 106, 101, 103]
-    assert sorted(_chosen(small, shown, 99)) == list(range(100, 109))
-    some = {100: {1}, 102: {2, 3}}
-    assert _chosen(small, some, 4)[::3] == [102, 100]
-    images["predicted"] = list("abaaaaaaa")  # every fourth is a misclassified one, if its class has any
-    assert _chosen(small, some, 4)[::3] == [102, 101]
-
-
-def test_an_atlas_is_made_again_only_if_something_changed(browser_study, atlas, catalogue):
-    before, labels = (atlas / "data.js").stat().st_mtime_ns, Labels(catalogue.folder, catalogue.key)
-    labels.set(5, label="</script><b>wing")
-    try:
-        assert export_atlas(browser_study).parent == atlas and (atlas / "data.js").stat().st_mtime_ns == before
-        text = (atlas / "labels.js").read_text(encoding="utf-8")
-        assert "wing" in text and "</script>" not in text
-    finally:
-        labels.set(5, label="")
-
-
-def test_verdicts_on_another_index_are_not_shown(browser_study, catalogue):
-    folder = browser_study.folder / "experiments" / "verdicts-main"
-    if folder.exists():
-        pytest.skip("notebook 05 has run in this folder")
-    folder.mkdir(parents=True)
-    known = pd.DataFrame({"feature_id": range(catalogue.trial.sae.d_sae), "verdict": None})
-    known.loc[3, "verdict"] = "detector of fin"
-    responses = catalogue.parts[["feature_id", "part"]].sample(frac=1, random_state=0)
-    responses["response"] = (responses["feature_id"] == 7) / 4
-    try:
-        write_parquet(known, folder / "features.parquet")
-        write_parquet(responses, folder / "responses.parquet")
-        write_parquet(responses.head(9).assign(tier=2)[["feature_id", "part", "tier"]], folder / "parts.parquet")
-        for key, there in ((digest(catalogue.index), True), ("0" * 16, False)):
-            write_json(folder / META, {"inputs": {"index": key}})
-            shown = Catalogue.of(browser_study)
-            assert ("verdict" in shown.table) == there
-            assert not there or shown.table["verdict"][3] == "detector of fin"
-            assert {part.get("response") for part in shown.about(7)["parts"]} == {0.25 if there else None}
-    finally:
-        shutil.rmtree(folder)
-
-
 # ---------------------------------------------------------------- a network whose effects have no closed form
 @pytest.fixture(scope="module", params=[True, False], ids=["classes", "no levels"])
 def elsewhere(request, tmp_path_factory):
@@ -506,7 +445,7 @@ def test_without_a_closed_form_the_bench_runs_forward_passes(elsewhere):
     check_forward(bench, subjects[0])
     page = bench.page(subjects[0], int(catalogue.rows[0]))
     tried = [each for each in page["active"] if each["effect"] is not None]
-    assert 0 < len(tried) == min(N_TRIED, page["n_active"]) and page["active"][: len(tried)] == tried
+    assert 0 < len(tried) == min(N_TRIED, len(page["active"])) and page["active"][: len(tried)] == tried
     check_effects(bench, subjects[0], page)
     for subject in subjects:
         check_flip(bench, subject)

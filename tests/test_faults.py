@@ -134,7 +134,7 @@ def test_two_processes_make_each_stage_once_even_if_one_is_killed(unbroken):
 
 
 def test_a_changed_config_makes_again_only_what_depends_on_it(unbroken):
-    runs, again = unbroken.copy(), ["sae/main", "features/main", "atlas"]
+    runs, again = unbroken.copy(), ["sae/main", "features/main"]
     kept = [stage for stage in faults.STAGES if stage not in again]
     before = faults.exact(runs, kept)
     child = faults.alone(faults.run_stages, runs.parents[1], faults.STAGES, (("sae.k", 3),))

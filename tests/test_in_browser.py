@@ -1,8 +1,8 @@
-"""A real browser (Debian's chromium) on notebook 06 in JupyterLab, and on the exported atlas with the network off."""
+"""A real browser (Debian's chromium) on notebook 06 in JupyterLab, and in voila."""
 
 import base64
+import os
 import re
-import shutil
 import time
 from contextlib import contextmanager
 from urllib.parse import parse_qsl
@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from lab import CHROMIUM, NOTEBOOK, START, WAIT, jupyterlab, open_notebook, server
+from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
-from test_browser import edited, elsewhere, same  # noqa: F401 the second is a fixture
+from test_browser import edited, same
 
-from aircraft_sae.view.atlas import export_atlas
 from aircraft_sae.view.browser import Labels
 from aircraft_sae.view.browser.catalogue import as_jpeg
 from aircraft_sae.view.plots import heat
@@ -58,37 +58,6 @@ def page(chromium, browser_study, tmp_path_factory):
         yield open_notebook(chromium, address)
 
 
-@contextmanager
-def atlas(chromium, address, width=1400, height=1000, scheme="light"):
-    """An atlas, opened from disk with the network off; the page must raise no error."""
-    context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, offline=True)
-    page, problems = context.new_page(), []
-    page.set_default_timeout(WAIT)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(address)
-    drawn(page, "ready")
-    yield page
-    assert not problems
-    context.close()
-
-
-@pytest.fixture(scope="module")
-def address(browser_study):
-    return export_atlas(browser_study).as_uri()
-
-
-@pytest.fixture
-def fresh(chromium, address):
-    with atlas(chromium, address) as page:
-        yield page
-
-
-@pytest.fixture(params=["notebook", "atlas"])
-def either(request):
-    """The browser in the notebook, and in the atlas."""
-    return request.getfixturevalue({"notebook": "page", "atlas": "fresh"}[request.param])
-
-
 @pytest.fixture
 def labels(page, catalogue):
     """The labels on disk, which go after the test."""
@@ -122,11 +91,15 @@ def until(found, wanted):
     assert found() == wanted
 
 
-def reopen(page, link):
-    """Open a link in a page of its own, since a new end of the address alone would load nothing."""
-    page.goto("about:blank")
-    page.goto(link)
-    drawn(page, "ready")
+@contextmanager
+def beside(page):
+    """A second browser beside the first one, which starts from a link to the first one's state."""
+    button(page, "Side by side").click()
+    second = page.locator(".sae-two .sae-browser").nth(1)
+    second.and_(page.locator("[data-drawn=ready]")).wait_for()
+    yield second
+    button(page, "Side by side").click()
+    assert app(page).count() == 1
 
 
 def listed(page):
@@ -176,14 +149,6 @@ def check_change(page, made, kind="browser", tolerance=1e-3):
     same(state(page, "state.after.random", kind), made["random"], 1e-3)
 
 
-def check_effect(found, wanted, tolerance):
-    """Means {value, low, high} are alike; the atlas's intervals come from draws of its own."""
-    for name in ("effect", "random"):
-        spread = tolerance + 0.25 * (wanted[name]["high"] - wanted[name]["low"])
-        for each, error in {"value": tolerance, "low": spread, "high": spread}.items():
-            assert found[name][each] == pytest.approx(wanted[name][each], abs=error), (name, each)
-
-
 def check_logits(page, catalogue, columns):
     """The bench prints these logits {column: (classes,)}; an empty column prints none."""
     for column, made in columns.items():
@@ -196,12 +161,11 @@ def check_logits(page, catalogue, columns):
 
 
 def link_of(page):
-    """What "Copy link" gives: (the text, its parts)."""
+    """The parts of what "Copy link" gives."""
     app(page).first.get_by_role("button", name="Copy link").click()
     drawn(page, "link")
     text = app(page).first.get_by_label("link", exact=True).input_value()
-    place = re.search(r'at="(.*)"', text)[1] if text.startswith("FeatureBrowser") else text.partition("#")[2]
-    return text, dict(parse_qsl(place))
+    return dict(parse_qsl(re.fullmatch(r'FeatureBrowser\(study, like="main", at="(.*)"\)', text)[1]))
 
 
 def by_part(catalogue):
@@ -403,6 +367,7 @@ def test_the_bench_follows_the_gallery_lists_a_cells_features_blurs_and_flips(pa
     before = page.evaluate(heated)
     show(page, int(catalogue.table["density_cell"].argmin()))
     assert page.evaluate(heated) != before  # the heat is the shown feature's
+    assert app(page).get_by_text("A dead feature").is_visible()
     most = (catalogue.trial.strength > 0).sum(1)
     row = int(catalogue.rows[most.argmax()])
     assert most.max() > 20  # more than there are sliders
@@ -546,9 +511,9 @@ def test_in_jupyterlab_the_bench_stays_on_the_screen_and_the_keyboard_reaches_al
 
 
 # ---------------------------------------------------------------- the whole journey
-def test_the_landing_gears_feature_is_found_suppressed_and_linked(either, catalogue, bench):
+def test_the_landing_gears_feature_is_found_suppressed_and_linked(page, catalogue, bench):
     """With few clicks: find it, suppress it in a picture of one class against another, and over all their pictures."""
-    page, typed, pair = either, "landing gear", ("210-100", "210-300")  # fixed before anything is seen
+    typed, pair = "landing gear", ("210-100", "210-300")  # fixed before anything is seen
     acted = "() => acted.splice(0)"
     page.evaluate(COUNT)
     page.get_by_role("searchbox", name="search").click()
@@ -561,7 +526,7 @@ def test_the_landing_gears_feature_is_found_suppressed_and_linked(either, catalo
     assert ap[listed(page)].tolist() == ap.sort_values(ascending=False).tolist()[:50]
     assert page.evaluate(acted) == ["click", *typed, "click"]
     j = listed(page)[0]
-    tiles = [int(tile.get_attribute("data-picture")) for tile in app(page).locator(".tile.open:visible").all()]
+    tiles = [int(tile.get_attribute("data-picture")) for tile in app(page).locator(".tile:visible").all()]
     row = next(row for row in tiles if catalogue.label(row) in pair)
     app(page).locator(f'.tile[data-picture="{row}"]').click()
     page.wait_for_selector(f'.sae-browser[data-picture="{row}"][aria-busy=false]')
@@ -584,33 +549,25 @@ def test_the_landing_gears_feature_is_found_suppressed_and_linked(either, catalo
     assert page.evaluate(acted) == ["click"]
     text, found = app(page).locator(".effect").inner_text(), catalogue.effect(j, own, other)
     said = re.findall(r"(-?\d+\.\d+) \[(-?\d+\.\d+), (-?\d+\.\d+)\]", text)
-    told = [dict(zip(("value", "low", "high"), map(float, each), strict=True)) for each in said]
-    check_effect(dict(zip(("effect", "random"), told, strict=True)), found, 6e-4)
+    for name, told in zip(("effect", "random"), said, strict=True):
+        wanted = [found[name][end] for end in ("value", "low", "high")]
+        assert list(map(float, told)) == pytest.approx(wanted, abs=6e-4), name
     assert f"in {found['effect']['n']} test pictures" in text and any(found["effect"][end] for end in ("value", "low"))
-    link, place = link_of(page)
+    place, echo = link_of(page), app(page).locator(".echo").inner_text()
     wanted = {"feature": str(j), "picture": str(row), "against": other, "x": f"{j}:0", "all": str(j)}
     assert {name: place[name] for name in wanted} == wanted
-    if link.startswith("file"):
-        echo = app(page).locator(".echo").inner_text()
-        reopen(page, link)
-        assert app(page).locator(".echo").inner_text() == echo and app(page).locator(".effect").inner_text() == text
-        put_on_bench(page, catalogue, next(each["picture"] for each in state(page, "state.facts.bench_pictures")))
-        put_on_bench(page, catalogue, row)  # effects are on its own margin again
-        told = {each["feature_id"]: each["effect"] for each in bench.page(bench.of_row(row), row)["active"]}
-        for each in state(page, "state.subject.active"):
-            assert each["effect"] == pytest.approx(told[each["feature_id"]], abs=1e-5)
-        reopen(page, re.sub("sae=[0-9a-f]+", "sae=0123abcd", link))
-        assert "another autoencoder" in app(page).get_by_role("alert").inner_text()
-    else:
-        button(page, "Reset").click()
-        enter(page, "Features")
-        search(page, "")
+    with beside(page) as second:
+        assert second.locator(".echo").inner_text() == echo and second.locator(".effect").inner_text() == text
+    button(page, "Reset").click()
+    enter(page, "Features")
+    search(page, "")
 
 
 # ---------------------------------------------------------------- the second task: which part does a cell show?
-def segmented(page):
-    """The page's logits of each cell's parts: {before, after, random: (cells, regions)}."""
-    made = state(page, "Object.entries(state.regions).map(([name, cells]) => [name, cells.map((each) => [...each])])")
+def segmented(root):
+    """A browser's logits of each cell's parts: {before, after, random: (cells, regions)}."""
+    all_ = "Object.entries(state.regions).map(([name, cells]) => [name, cells.map((each) => [...each])])"
+    made = root.evaluate(f"({{ state }}) => {all_}")
     return {name: torch.tensor(cells, dtype=torch.float64) for name, cells in made}
 
 
@@ -635,13 +592,12 @@ def turning(catalogue, bench, rows):
     raise AssertionError("no feature turns a cell of these pictures into another part")
 
 
-def test_the_head_names_cells_as_pytorch_does(either, catalogue, bench):
+def test_the_head_names_cells_as_pytorch_does(page, catalogue, bench):
     """Sliders in all cells, then in one; by pointer and key; kept by a link."""
-    page = either
     row, (one, two), cell = turning(catalogue, bench, state(page, "state.facts.bench_pictures.map((e) => e.picture)"))
     put_on_bench(page, catalogue, row)
     multipliers, subject, random = {one: 4.0, two: 0.0}, bench.of_row(row), catalogue.trial.random
-    for got in segmented(page).values():
+    for got in segmented(app(page)).values():
         same(got, headed(catalogue, subject, {}), 1e-3)
     for feature_id, key in ((one, "End"), (two, "Home")):
         show(page, feature_id)  # which gives it a slider
@@ -656,7 +612,7 @@ def test_the_head_names_cells_as_pytorch_does(either, catalogue, bench):
                     page.keyboard.press(key)
             page.keyboard.press("Enter")
             playwright.expect(app(page).locator(".outcome")).to_contain_text("Features changed in 1 cell: ")
-        got = segmented(page)
+        got = segmented(app(page))
         same(got["after"], headed(catalogue, subject, multipliers, cells), 1e-3)
         same(got["random"], headed(catalogue, subject, multipliers, cells, random), 1e-3)
         changed = (got["after"] != got["before"]).any(1).view(subject.acts.shape[:2]).nonzero().tolist()
@@ -680,29 +636,27 @@ def test_the_head_names_cells_as_pytorch_does(either, catalogue, bench):
         before, after = (names[parts[name][r * subject.acts.shape[1] + c]] for name in ("before", "after"))
         change = "unchanged" if before == after else f"now {after}"
         assert rows.inner_text() == f"Row {r + 1}, column {c + 1}: {before}, {change}."
-    link, place = link_of(page)
-    assert place["limit"] == f"{cell[0]},{cell[1]}"
-    if link.startswith("file"):
-        for more in ("", ";99,0;x"):  # what is no cell is left out
-            reopen(page, re.sub("limit=[^&]*", f"limit={place['limit']}{more}", link))
-            assert all(torch.equal(each, got[name]) for name, each in segmented(page).items())
-    else:
-        app(page).get_by_label("blur brush").check()  # one brush at a time
-        assert not app(page).get_by_label("sliders in chosen cells only").is_checked()
-        button(page, "Reset").click()
-        app(page).locator(".stage canvas").focus()
-        page.keyboard.press("Enter")
-        drawn(page, "blur 1")
-        seen = bench.blurred(subject, [state(page, "[...state.brush][0].split(',').map(Number)")])
-        same(segmented(page)["before"], headed(catalogue, subject, {}), 1e-3)
-        same(segmented(page)["after"], headed(catalogue, seen, {}), 1e-3)
-        app(page).get_by_label("blur brush").uncheck()
+    assert link_of(page)["limit"] == f"{cell[0]},{cell[1]}"
+    with beside(page) as second:
+        assert all(torch.equal(each, got[name]) for name, each in segmented(second).items())
+    app(page).get_by_label("blur brush").check()  # one brush at a time
+    assert not app(page).get_by_label("sliders in chosen cells only").is_checked()
+    button(page, "Reset").click()
+    app(page).locator(".stage canvas").focus()
+    page.keyboard.press("Enter")
+    drawn(page, "blur 1")
+    seen = bench.blurred(subject, [state(page, "[...state.brush][0].split(',').map(Number)")])
+    same(segmented(app(page))["before"], headed(catalogue, subject, {}), 1e-3)
+    same(segmented(app(page))["after"], headed(catalogue, seen, {}), 1e-3)
+    with beside(page) as second:
+        assert all(torch.equal(each, segmented(app(page).first)[name]) for name, each in segmented(second).items())
+    app(page).get_by_label("blur brush").uncheck()
     button(page, "Minimal flip").click()  # which is of all cells
     drawn(page, "flip")
     assert app(page).get_by_label("sliders in chosen cells only").is_checked() <= (not bench.flip(subject)["features"])
     button(page, "Reset").click()
     assert state(page, "state.limit.size + state.multipliers.size") == 0
-    same(segmented(page)["after"], segmented(page)["before"], 1e-3)
+    same(segmented(app(page))["after"], segmented(app(page))["before"], 1e-3)
 
 
 # ---------------------------------------------------------------- the notebook: themes, keyboard, voila
@@ -729,167 +683,102 @@ def test_axe_finds_nothing_serious_in_jupyterlabs_themes(page, theme):
     page.evaluate("document.body.dataset.jpThemeLight = 'true'; document.body.style.colorScheme = ''")
 
 
-def test_voila_serves_the_notebook_from_the_top_folder(chromium, browser_study, tmp_path):
-    words = ["voila", "notebooks/06_explore.ipynb", "--no-browser", "--Voila.ip=127.0.0.1"]
-    with server(tmp_path, r"http://127\.0\.0\.1:\d+/", *words, cwd=NOTEBOOK.parents[1]) as voila:
-        page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(START)
-        page.goto(voila)
-        for kind in ("browser", "bench"):
-            drawn(page, "ready", kind)
-        press(page, "ArrowRight", f"feature {listed(page)[1]}")
-
-
-# ---------------------------------------------------------------- the atlas
-def test_the_atlas_works_out_effects_and_shows_features_with_the_network_off(fresh, catalogue, often):
-    classes, features = catalogue.network.classes, catalogue.table["density_image"].nlargest(3).index.tolist()
-    dead = int(catalogue.table["density_cell"].argmin())
-    asked = [(j, classes[0], name) for j in features for name in classes[1:4]] + [(dead, *classes[:2])]
-    effect = "(all) => Promise.all(all.map(([feature_id, one, two]) => app.source.effect({ feature_id, one, two })))"
-    found = fresh.evaluate(effect, asked)
-    for each, wanted in zip(found, (catalogue.effect(*each) for each in asked), strict=True):
-        check_effect(each, wanted, 1e-5)
-        assert each["effect"]["n"] == wanted["effect"]["n"]
-        assert [tile["picture"] for tile in each["pictures"]] == [tile["picture"] for tile in wanted["pictures"]]
-    assert max(abs(each["effect"]["value"]) for each in found) > 1e-3 and found[-1]["pictures"] == []
-    show(fresh, dead)
-    assert app(fresh).get_by_text("A dead feature").is_visible()
-    fresh.get_by_label("show").select_option("random")
-    show(fresh, often)
-    ready = set(state(fresh, "state.facts.bench_pictures.map((each) => each.picture)"))
-    gallery = [tile["picture"] for tile in catalogue.feature(often, "random")[0]["gallery"]]
-    badges = "(tiles) => tiles.map((tile) => getComputedStyle(tile, '::after').content)"
-    wanted = ['"bench"' if row in ready else "none" for row in gallery]
-    assert app(fresh).locator(".tile:visible").evaluate_all(badges) == wanted and len(set(wanted)) == 2
-    app(fresh).locator(".tile:visible").nth(wanted.index("none")).click()
-    assert "the notebook has all" in app(fresh).get_by_role("alert").inner_text()
-
-
-def test_the_atlas_zip_is_whole_and_a_missing_file_is_named(chromium, browser_study, tmp_path):
-    index = export_atlas(browser_study)
-    shutil.unpack_archive(index.parent.with_suffix(".zip"), tmp_path)
-    made = tmp_path / "atlas"
-    assert {path.name for path in made.rglob("*")} == {path.name for path in index.parent.rglob("*")}
-    page = chromium.new_page()
-    shutil.rmtree(made / "features")
-    page.goto((made / "index.html").as_uri())
-    page.wait_for_selector(".sae-browser .error:visible")
-    assert "keep the atlas's files together" in app(page).get_by_role("alert").inner_text()
-    (made / "data.js").unlink()
-    page.reload()
-    assert "data.js is missing" in page.locator("#told").inner_text()
-
-
-def test_an_atlas_without_a_closed_form_switches_one_feature_at_a_time(chromium, elsewhere):  # noqa: F811
-    study, _, bench = elsewhere
-    with atlas(chromium, export_atlas(study).as_uri()) as page:
-        assert "one feature at a time" in page.locator("#told").inner_text()
-        assert app(page).get_by_role("tab").count() == (3 if bench.catalogue.levels else 2)
-        assert not button(page, "Minimal flip").is_visible()
-        assert app(page).locator(".regions").count() == 0  # these pictures have no parts, and so no head
-        assert not app(page).get_by_label("sliders in chosen cells only").count()
-        subject, rows = bench.of_row(int(app(page).get_attribute("data-picture"))), app(page).locator(".slider:visible")
-        for i in (0, 1):  # the second one brings the first one back
-            feature_id = int(rows.nth(i).get_attribute("data-id"))
-            rows.nth(i).locator("input").press("ArrowLeft")
-            check_change(page, bench.change(subject, {feature_id: 0.0}), tolerance=1e-4)
-            assert rows.locator("output").all_inner_texts().count("×0.00") == 1
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (640, "dark"), (900, "light"), (1500, "dark")])
-def test_the_atlas_fits_any_width_and_is_accessible(chromium, address, width, scheme):
-    with atlas(chromium, address, width, 1200, scheme) as page:
-        assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
-        label, tile, row = (app(page).locator(name).first.bounding_box() for name in (
-            "[aria-label=label]", ".tile", ".list"))  # fmt: skip
-        assert label["y"] + label["height"] < (1200 if width >= 1100 else tile["y"])  # beside the gallery, or above it
-        assert (row["x"] + row["width"] < tile["x"]) == (width > 640)  # the list beside the gallery
-        box, hint = app(page).locator(".details .wide"), app(page).locator(".details").get_by_text("sideways")
-        over = box.evaluate("(box) => box.scrollWidth > box.clientWidth")
-        assert hint.is_visible() == over == (box.get_attribute("tabindex") == "0") and (over or width > 400)
-        page.set_viewport_size({"width": width, "height": 1000})
-        check_bench_stays(page)
-        if width > 640:  # nor does the bench leave when the gallery scrolls
-            app(page).locator(".tile:visible").last.scroll_into_view_if_needed()
-            on_screen(page)
-        for tab in TABS:
-            enter(page, tab)
-            assert not serious(page)
-        page.get_by_role("tab", name="Parts").press("ArrowRight")  # arrows on a tab go to the next
-        assert page.evaluate("document.activeElement.textContent") == "Picture"
-        enter(page, "Features")
-        reached_by_tab(page)
-
-
-# ---------------------------------------------------------------- the atlas: links, steps back, two panes
-def run_parallel(page):
-    button(page, "Side by side").click()
-    second = page.locator(".sae-two .sae-browser").nth(1)
-    second.and_(page.locator("[data-drawn=ready]")).wait_for()
-    return second
-
-
-def test_two_panes_have_states_of_their_own_and_back_undoes_steps_in_either(fresh):
-    def shown():
-        return [[each.get_attribute(f"data-{name}") for name in ("feature", "picture")] for each in app(fresh).all()]
-
-    first, second = app(fresh).first, run_parallel(fresh)
-    boxes, places = [each.bounding_box() for each in (first, second)], [shown()]
-    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"] and boxes[0]["y"] == boxes[1]["y"]
-    choice = first.get_by_label("picture", exact=True)
-    for act in (second.press, first.press, lambda _: choice.select_option(index=1)):
-        fresh.wait_for_timeout(700)  # quicker ones are one step
-        act("ArrowRight")
-        until(lambda: shown() != places[-1], True)
-        places.append(shown())
-        assert sum(one != two for one, two in zip(*places[-2:], strict=True)) == 1
-    for _ in range(3):  # these are no steps
-        first.locator(".slider:visible input").first.press("ArrowRight")
-    first.get_by_label("close-ups").check()
-    fresh.wait_for_timeout(700)  # until the address has it
-    for wanted in places[-2::-1]:
-        fresh.go_back()
-        until(shown, wanted)
-        assert fresh.url.startswith("file:") and "index.html#" in fresh.url
-    fresh.go_forward()
-    until(shown, places[1])
-    button(fresh, "Side by side").click()
-    assert app(fresh).count() == 1
-
-
-def test_a_link_holds_filters_close_ups_and_two_panes_and_says_what_it_leaves_out(fresh, catalogue, often):
-    app(fresh).get_by_text("Filters", exact=True).click()
-    app(fresh).get_by_label("filter by part").select_option(catalogue.table["part"].dropna().mode()[0])
-    app(fresh).get_by_label("filter by label").select_option("none")
-    app(fresh).get_by_label("sort by").select_option("max")
-    app(fresh).get_by_label("smallest first").check()
-    fresh.get_by_role("button", name="+ filter").click()
-    app(fresh).get_by_label("at least").fill("0.5")
-    show(fresh, often)
-    fresh.get_by_label("show").select_option("random")
-    app(fresh).get_by_label("close-ups").check()
-    app(fresh).get_by_label("circle").check()
-    drawn(fresh, "gallery")
-    second = run_parallel(fresh)
-    second.get_by_role("tab", name="Parts").click()
-    second.focus()
-    fresh.keyboard.press("ArrowRight")
-    until(lambda: second.get_attribute("data-feature") != str(often), True)
-    now = """() => [...document.querySelectorAll('.sae-browser')].map((root) => [
-      root.dataset.feature, root.dataset.picture, root.dataset.entrance,
+# ---------------------------------------------------------------- links, two browsers, voila
+def test_a_second_browser_starts_as_the_first_and_then_goes_its_own_way(page, catalogue, often):
+    app(page).get_by_text("Filters", exact=True).click()
+    app(page).get_by_label("filter by part").select_option(catalogue.table["part"].dropna().mode()[0])
+    app(page).get_by_label("filter by label").select_option("none")
+    app(page).get_by_label("sort by").select_option("max")
+    app(page).get_by_label("smallest first").check()
+    page.get_by_role("button", name="+ filter").click()
+    app(page).get_by_label("at least").fill("0.5")
+    show(page, often)
+    gallery = app(page).first.get_by_role("main").get_by_role("combobox")
+    gallery.select_option("random")
+    app(page).get_by_label("close-ups").check()
+    app(page).get_by_label("circle").check()
+    drawn(page, "gallery")
+    now = """(root) => [root.dataset.feature, root.dataset.picture, root.dataset.entrance,
       [...root.querySelectorAll('.panes select, .panes input')].map((each) => [
         each.ariaLabel || each.labels[0]?.innerText, each.type === 'checkbox' ? each.checked : each.value]),
-      root.querySelector('.pager span').innerText.split(' of ')[1]])"""
-    wanted, (link, _) = fresh.evaluate(now), link_of(fresh)
-    assert len(wanted) == 2 and wanted[0][:3] != wanted[1][:3]
-    reopen(fresh, link)
-    until(lambda: fresh.evaluate(now), wanted)
-    lost = f"picture={wanted[0][1]}&cell=0,1&blur=0,0&plain=1&heat=0.5&ranges=no_column~1~2"
-    reopen(fresh, f"{link.partition('#')[0]}#in=picture&{lost}")
-    alert = app(fresh).get_by_role("alert")
-    assert "blurs cells" in alert.inner_text() and "filter by no column" in alert.inner_text()
-    place = dict(parse_qsl(fresh.evaluate("() => app.place()")))
-    assert place["cell"] == "0,1" and place["plain"] == "1" and place["heat"] == "0.5" and "ranges" not in place
+      root.querySelector('.pager span').innerText.split(' of ')[1]]"""
+    wanted, first = app(page).evaluate(now), app(page).first
+    with beside(page) as second:
+        assert second.evaluate(now) == wanted
+        boxes = [each.bounding_box() for each in (first, second)]
+        assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"] and boxes[0]["y"] == boxes[1]["y"]
+        second.press("ArrowRight")
+        until(lambda: second.get_attribute("data-feature") != str(often), True)
+        other = second.get_attribute("data-picture")
+        first.get_by_label("picture", exact=True).select_option(index=1)
+        until(lambda: first.get_attribute("data-picture") != other, True)
+        assert first.get_attribute("data-feature") == str(often) and second.get_attribute("data-picture") == other
+    for name in ("close-ups", "circle", "smallest first"):
+        app(page).get_by_label(name).uncheck()
+    gallery.select_option("top")
+    app(page).get_by_label("remove this filter").click()
+    for name, value in (("sort by", "part_ap"), ("filter by part", ""), ("filter by label", "")):
+        app(page).get_by_label(name).select_option(value)
+    app(page).locator(".filters summary").click()
+
+
+@contextmanager
+def voila(chromium, folder, path, **environment):
+    """A page with all of a notebook's outputs."""
+    words = ["voila", str(path), "--no-browser", "--Voila.ip=127.0.0.1"]
+    options = {"cwd": NOTEBOOK.parents[1], "env": os.environ | environment}
+    with server(folder, r"http://127\.0\.0\.1:\d+/", *words, **options) as address:
+        page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(START)
+        page.goto(address)
+        drawn(page, "ready")
+        yield page
+
+
+def test_a_link_says_what_it_cannot_restore(chromium, browser_study, catalogue, tmp_path):
+    row = int(catalogue.rows[0])
+    lost = f"in=picture&picture={row}&cell=0,1&limit=99,0;x&blur=0,0&plain=1&heat=0.5&ranges=no_column~1~2"
+    code = ["from aircraft_sae.study import Study\nfrom aircraft_sae.view.browser import FeatureBrowser"]
+    code += [f"FeatureBrowser(Study.open(), at={at!r})" for at in (lost, "sae=0123abcd&feature=1")]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    write(new_notebook(cells=[*map(new_code_cell, code)], metadata=kernel), tmp_path / "link.ipynb")
+    with voila(chromium, tmp_path, tmp_path / "link.ipynb", AIRCRAFT_SAE_DATA_DIR=str(browser_study.data_dir)) as page:
+        said = [each.get_by_role("alert").inner_text() for each in app(page).all()]
+        assert "filter by no column" in said[0] and "chooses cells that this picture does not have" in said[0]
+        assert "another autoencoder" in said[1]
+        place = link_of(page)
+        assert place["picture"] == str(row) and place["cell"] == "0,1" and place["blur"] == "0,0"
+        assert place["plain"] == "1" and place["heat"] == "0.5" and "ranges" not in place
+
+
+def test_voila_serves_the_notebook_from_the_top_folder_at_any_width(chromium, browser_study, tmp_path):
+    with voila(chromium, tmp_path, "notebooks/06_explore.ipynb") as page:
+        drawn(page, "ready", "bench")
+        press(page, "ArrowRight", f"feature {listed(page)[1]}")
+        for width in (400, 700, 900, 1500):
+            page.set_viewport_size({"width": width, "height": 1200})
+            assert app(page).evaluate("(root) => root.scrollWidth <= root.clientWidth")  # nothing sticks out
+            label, tile, row = (app(page).locator(name).first.bounding_box() for name in (
+                "[aria-label=label]", ".tile", ".list"))  # fmt: skip
+            # the label beside the gallery, or above it; the list beside the gallery
+            assert label["y"] + label["height"] < (1200 if width >= 1100 else tile["y"])
+            assert (row["x"] + row["width"] < tile["x"]) == (width > 640)
+            box, hint = app(page).locator(".details .wide"), app(page).locator(".details").get_by_text("sideways")
+            over = box.evaluate("(box) => box.scrollWidth > box.clientWidth")
+            assert hint.is_visible() == over == (box.get_attribute("tabindex") == "0") and (over or width > 400)
+            page.set_viewport_size({"width": width, "height": 1000})
+            app(page).evaluate("(root) => root.scrollIntoView()")
+            check_bench_stays(page)
+            if width > 640:  # nor does the bench leave when the gallery scrolls
+                app(page).locator(".tile:visible").last.scroll_into_view_if_needed()
+                on_screen(page)
+            for tab in TABS:
+                enter(page, tab)
+                assert not serious(page, ".sae-browser")
+            page.get_by_role("tab", name="Parts").press("ArrowRight")  # arrows on a tab go to the next
+            assert page.evaluate("document.activeElement.textContent") == "Picture"
+            enter(page, "Features")
+            reached_by_tab(page)
 
 
 # ---------------------------------------------------------------- pages of the report

@@ -142,8 +142,6 @@ def test_a_notebook_is_executed_again_only_if_something_changed(notebooks, tmp_p
     report = study / "report" / "01_a.ipynb"
     report.write_text(report.read_text().replace("make_stage", "made_stage"))
     assert executed() == ["01_a"], "an executed notebook edited by hand"
-    (study / store.LABELS).write_text("a label")
-    assert executed() == [], "neither shows labels"
     monkeypatch.setattr(command, "version", lambda name: "0")
     assert executed() == both, "a library"
 

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 META = "meta.json"  # the facts of a finished stage, in its folder
-LABELS = "labels.csv"  # a person's notes on features, in a study's folder; no code can recreate them
 ENTRY = ("value", "low", "high", "n")
 REPLACED = "was removed, or made anew by another study of the same name: open this one again, and rename one of them"
 N_TRIES = 100

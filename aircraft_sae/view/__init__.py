@@ -1,1 +1,1 @@
-"""What a person sees: figures, the browser, the atlas, the report."""
+"""What a person sees: figures, the browser, the report."""

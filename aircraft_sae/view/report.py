@@ -27,14 +27,12 @@ def write_report(folder: Path, config: StudyConfig, notebooks: Mapping, seconds:
     records = {name: notebook.metadata[RECORD] for name, notebook in notebooks.items()}
     numbers = read_numbers(folder / "results", [name for name, record in records.items() if record["key"]])
     metas = sorted(stage_metas(folder).items(), key=lambda item: (folder / item[0] / META).stat().st_mtime)
-    links = [_link(name, notebook) for name, notebook in notebooks.items()]
-    if (folder / "atlas" / "index.html").is_file():
-        links.append(("../atlas/index.html", "The atlas", "every feature, and sliders that work without a kernel"))
     page = Template((HERE / "report.html").read_text(encoding="utf-8"), autoescape=True).render(
         name=config.name, failure=ANSI.sub("", failure),
         answer=answer(numbers),
         figures=[figure for name, notebook in notebooks.items() for figure in _figures(name, notebook)],
-        links=links, seconds=seconds, settings=json.dumps(asdict(config), indent=2),
+        links=[_link(name, notebook) for name, notebook in notebooks.items()],
+        seconds=seconds, settings=json.dumps(asdict(config), indent=2),
         notebooks=[(name, each.get("seconds", 0), each.get("peak_memory_bytes", 0)) for name, each in records.items()],
         stages=[(name, each["seconds"], each["peak_memory_bytes"], sum(f["bytes"] for f in each["files"].values()))
                 for name, each in metas],

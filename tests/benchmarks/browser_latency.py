@@ -1,4 +1,4 @@
-"""How fast the browser is and what it holds: without a front end, in JupyterLab in chromium, and as an atlas.
+"""How fast the browser is and what it holds: without a front end, and in JupyterLab in chromium.
 
     python tests/benchmarks/browser_latency.py --preset hangar
 
@@ -17,7 +17,6 @@ import psutil
 from playwright.sync_api import sync_playwright
 
 from aircraft_sae.study import Study
-from aircraft_sae.view.atlas import export_atlas
 from aircraft_sae.view.browser.catalogue import catalogue_of
 from aircraft_sae.view.browser.widgets import Answers
 
@@ -120,22 +119,12 @@ def in_browser(study: Study) -> dict[str, str]:
         return rows
 
 
-def as_atlas(study: Study, n_wide: int = 2500) -> dict[str, str]:
-    """The atlas's size, and the size with more features."""
-    files = [path for path in export_atlas(study).parent.rglob("*") if path.is_file()]
-    total = sum(path.stat().st_size for path in files)
-    by_feature = sum(path.stat().st_size for path in files if path.parent.name == "features" or path.name == "data.js")
-    n = len(catalogue_of(study).table)
-    sizes = {n: total, n_wide: total + (n_wide - n) * by_feature / n}
-    return {f"atlas of {width:,} features": f"{size / 1e6:.1f} MB" for width, size in sizes.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="hangar")
     study = Study.open(parser.parse_args().preset)
     print("| what | median / 95th percentile |\n|---|---|")
-    for part in (in_kernel, in_browser, as_atlas):
+    for part in (in_kernel, in_browser):
         for what, value in part(study).items():
             print(f"| {what} | {value} |")
 

@@ -27,14 +27,14 @@ from aircraft_sae.store import META, PROGRESS, fingerprint, read_json
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["__main__", "aircraft_sae.study", "aircraft_sae.view.atlas", "aircraft_sae.interventions", "pyarrow.dataset"]
+    ["__main__", "aircraft_sae.study", "aircraft_sae.view.browser", "aircraft_sae.interventions", "pyarrow.dataset"]
 )
 MEASURED = ("seconds", "peak_memory_bytes", "checksum", "images_per_second", "cells_per_second")
 """Facts that differ between equal runs."""
 CHANGES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
 STAGES = (
     "dataset", "networks/trained", "activations/trained", "sae/main", "features/main", "experiments/edit-remove",
-    "experiments/segmentation-main", "atlas",
+    "experiments/segmentation-main",
 )  # fmt: skip
 LIMIT = 120
 """Seconds after which a child counts as hanging."""
@@ -43,11 +43,10 @@ LIMIT = 120
 def run_stages(data_dir, stages=STAGES, changes=()):
     """In a child: make or load the study's stages in order; {stage: whether it was made}."""
     from aircraft_sae.study import Study
-    from aircraft_sae.view.atlas import export_atlas
 
     study = Study.open(change(preset("smoke"), **dict(changes)), data_dir=data_dir)
     made = {"dataset": study.pictures, "networks/trained": study.network, "activations/trained": study.activations,
-            "sae/main": study.sae, "features/main": study.features, "atlas": partial(export_atlas, study),
+            "sae/main": study.sae, "features/main": study.features,
             "experiments/edit-remove": partial(_edit, study),
             "experiments/segmentation-main": study.segmentation}  # fmt: skip
     for stage in stages:

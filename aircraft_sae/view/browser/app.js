@@ -1,6 +1,6 @@
-// The front end of the browser and the atlas. mount(el, source, mode) draws everything into el and asks `source` for its
-// content: a kernel (kernel.js) or files on disk (atlas.js). Elements are made once; later only their values change. The
-// parts (draw, filters, list, feature, naming, levers, regions, bench) come first in one script and share `app`.
+// The front end of the browser. mount(el, source, mode) draws everything into el and asks `source`, the kernel
+// (kernel.js), for its content. Elements are made once; later only their values change. The parts (draw, filters, list,
+// feature, naming, levers, regions, bench) come first in one script and share `app`.
 function mount(el, source, mode = "browser", beside = null) {
   const root = h("div", { className: `sae-app sae-${mode}`, tabIndex: 0 });
   root.setAttribute("data-lm-suppress-shortcuts", "true");
@@ -20,7 +20,6 @@ function mount(el, source, mode = "browser", beside = null) {
     root.dataset.revision = String(Number(root.dataset.revision) + 1);
     root.dataset.drawn = what;
     if (ui.link && what !== "link") ui.link.hidden = true; // the link is out of date
-    if (state.ready && source.placed && !state.going) told();
     keepFocus();
   };
   // The element that was clicked may be hidden or replaced: without this, key presses would then go nowhere.
@@ -71,35 +70,18 @@ function mount(el, source, mode = "browser", beside = null) {
     const two = neighbour && { two: neighbour.state.ready ? neighbour.place() : neighbour.at };
     return String(new URLSearchParams({ sae: state.facts.key, feature: state.feature, ...app.benchPlace(), ...app.listPlace(), ...app.galleryPlace(), ...two }));
   };
-  const spotOf = () => [state.entrance, state.feature, root.dataset.picture].join(" ");
-  let spots = [];
-  function told() { // a new feature, picture or tab, or a second browser, is a step that Back undoes
-    const now = [spotOf(), neighbour && neighbour.state.ready && neighbour.spotOf(), `two: ${Boolean(neighbour)}`];
-    source.placed(whole(), now.some((spot, i) => spot && spots[i] && spot !== spots[i]));
-    spots = now;
-  }
-  const going = async (text) => {
+  const goTo = guarded(async (text) => {
     const wanted = Object.fromEntries(new URLSearchParams(/^\d+$/.test(text) ? `feature=${text}` : text)), { facts } = state;
-    if (wanted.sae && wanted.sae !== facts.key) throw new Error("this link is for another autoencoder: open that one, or the atlas that the link came from");
+    if (wanted.sae && wanted.sae !== facts.key) throw new Error("this link is for another autoencoder: open that one");
     app.galleryTo(wanted);
     const lost = await app.listTo(wanted);
     if (lost.length) fail(new Error(lost[0]));
     if (wanted.feature) await app.show(Number(wanted.feature));
     if (wanted.picture) await app.benchTo(wanted, lost);
-    if (wanted.two && neighbour) await neighbour.goTo(wanted.two);
-    else if (app.beside && Boolean(wanted.two) !== Boolean(neighbour)) app.beside(wanted.two);
-  };
-  const goTo = latest(guarded(async (text) => { // the address stays as it is on the way
-    const { ready } = state;
-    state.going = true;
-    try { await going(text); } finally {
-      state.going = false;
-      spots = [];
-      if (ready && source.placed) told();
-    }
-  }));
+    if (wanted.two && app.beside) app.beside(wanted.two);
+  });
   app.copyLink = guarded(async () => {
-    ui.link.value = source.link ? source.link(whole(), state.facts.like) : whole();
+    ui.link.value = source.link(whole(), state.facts.like);
     ui.link.hidden = false;
     ui.link.select();
     await navigator.clipboard?.writeText(ui.link.value).catch(() => {}); // not allowed on every page, so the text is selected too
@@ -111,7 +93,7 @@ function mount(el, source, mode = "browser", beside = null) {
     const other = neighbour ? null : h("div", {});
     if (neighbour) el.lastChild.remove(); else el.append(other);
     el.classList.toggle("sae-two", !neighbour);
-    const own = { ...source, chosen: undefined, placed: source.placed && (() => drawn("beside")), overview: async () => ({ ...(await source.overview()), feature: state.feature, at }) };
+    const own = { ...source, chosen: undefined, overview: async () => ({ ...(await source.overview()), feature: state.feature, at }) };
     neighbour = neighbour ? null : Object.assign(mount(other, own, mode, app), { at });
     drawn("beside");
   };
@@ -154,7 +136,7 @@ function mount(el, source, mode = "browser", beside = null) {
     for (const scores of Object.values(facts.parts)) { // fill in scores that are not known
       for (const name of ["ap", "response", "tier"]) scores[name] ??= Array(facts.n_features).fill(null);
     }
-    Object.assign(state, { facts, labels, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });
+    Object.assign(state, { facts, labels, all: Array.from({ length: facts.n_features }, (_, id) => id) });
     state.head = facts.has_regions ? await source.regions() : null;
     build();
     if (mode === "browser") {
@@ -172,6 +154,6 @@ function mount(el, source, mode = "browser", beside = null) {
   addEventListener("focus", app.hear);
   root.addEventListener("focusin", (event) => { if (!root.contains(event.relatedTarget)) app.hear(); });
   start();
-  return { goTo, place: whole, spotOf, show: guarded(app.show), close: () => { if (neighbour) neighbour.close(); app.saveNow(); removeEventListener("pagehide", app.saveNow); removeEventListener("focus", app.hear); removeEventListener("pointerdown", whose, true); state.closed = true; }, state, focus: () => root.focus({ preventScroll: true }) };
+  return { place: whole, show: guarded(app.show), close: () => { if (neighbour) neighbour.close(); app.saveNow(); removeEventListener("pagehide", app.saveNow); removeEventListener("focus", app.hear); removeEventListener("pointerdown", whose, true); state.closed = true; }, state };
 }
 

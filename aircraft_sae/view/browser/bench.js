@@ -2,10 +2,7 @@
 function benchPart(app) {
   const { mode, root, source, state, ui, drawn, fail, guarded, columns, working } = app;
   const bring = latest(guarded((get) => working(async () => openSubject(await get()))));
-  function openPicture(row) {
-    if (state.onBench.has(row)) return bring(() => source.open(row));
-    fail(new Error("this picture is not on the bench: an atlas has only the pictures in its bench's list; the notebook has all"));
-  }
+  const openPicture = (row) => bring(() => source.open(row));
   async function another(row) { // of the same class: keep the margin, and the multipliers of features active there
     const before = state.subject, kept = [...state.multipliers]; // before it opens
     await openPicture(row);
@@ -70,7 +67,7 @@ function benchPart(app) {
       ...(found.length ? found.slice(0, 8).map(([id, value]) => app.link(id, number(value, 2))) : ["no feature is active"]));
   }
   // The painted cells: those to blur, or those that sliders are limited to.
-  const painted = () => (ui.limitOn.checked ? state.limit : ui.brushOn.checked && source.blur ? state.brush : null);
+  const painted = () => (ui.limitOn.checked ? state.limit : ui.brushOn.checked ? state.brush : null);
   const limited = () => (ui.limitOn.checked ? [...state.limit] : []);
   function brushes() { // say what the brush does
     ui.canvas.classList.toggle("brush", Boolean(painted()));
@@ -174,14 +171,14 @@ function benchPart(app) {
     const { buttons, told, details } = app.buildLevers();
     const notes = h("div", { className: "notes" }, ui.pictureText, ui.cellText,
       h("div", { className: "row" }, mode === "browser" ? field("heat", ui.overlay) : null,
-        state.facts.switches ? null : field("sliders in chosen cells only", ui.limitOn), source.blur ? field("blur brush", ui.brushOn) : null, source.blur ? field("blur, px", ui.sigma) : null));
+        field("sliders in chosen cells only", ui.limitOn), field("blur brush", ui.brushOn), field("blur, px", ui.sigma)));
     const classes = [...new Set(state.facts.bench_pictures.map((each) => each.label))];
     ui.pictureClass.replaceChildren(...options(classes.map((name) => [name, name || "any"])));
     ui.pictureClass.addEventListener("change", () => { fillPictures(); openPicture(Number(ui.pictureChoice.value)); });
     fillPictures();
     return h("section", { className: "bench", ariaLabel: "bench" },
       h("div", { className: "row" }, h("h3", { title: "change one picture's features" }, "Bench"), field("class", ui.pictureClass), field("picture", ui.pictureChoice),
-        source.upload ? field("or your own", ui.upload) : null, ...buttons, ui.busy),
+        field("or your own", ui.upload), ...buttons, ui.busy),
       h("div", { className: "stage" }, h("div", { className: "strip" }, ui.canvas, told), notes, details), app.buildRegions() || "");
   }
 
@@ -224,30 +221,30 @@ function benchPart(app) {
     if (name && (!subject.classes.includes(name) || name === subject.own)) lost.push(`the link's margin is against ${name}, which is not another class here`);
     else if (name && name !== subject.other) await app.against(name);
     if (limit && !asCells(limit).length) lost.push("the link chooses cells that this picture does not have: features change in all cells");
-    else if (limit && !state.facts.switches) {
+    else if (limit) {
       Object.assign(ui.limitOn, { checked: true });
       state.limit = new Set(asCells(limit));
       paintWith(ui.limitOn);
-    } else if (limit) lost.push("the link changes features in some cells only, which needs the notebook: here they change in all cells");
+    }
     if (x) {
       const there = new Set(state.subject.active.map((each) => each.feature_id));
       const given = x.split(",").map((each) => each.split(":").map(Number)), kept = given.filter(([id, factor]) => there.has(id) && factor >= 0 && factor <= 4);
-      state.multipliers = new Map(state.facts.switches ? kept.slice(0, 1) : kept);
+      state.multipliers = new Map(kept);
       if (kept.length < given.length) lost.push("the link changes features that are not active here, or by a factor outside 0 to 4: they stay as they are");
       app.drawSliders();
       await app.changeSoon();
     }
-    if (blur && source.blur) {
+    if (blur) {
       ui.sigma.value = sigma || "8";
       state.brush = new Set(asCells(blur));
       await blurSoon();
       if (last === "features") { state.blurring = false; app.drawLogits(); }
-    } else if (blur) lost.push("the link blurs cells, which needs the notebook: here they stay as they are");
+    }
     if (inGrid(cell)) {
       tellCell(...cell.split(",").map(Number));
       if (state.entrance === "picture") app.showList();
     }
-    if (all && Number(all) === state.feature && source.effect) await app.overPictures();
+    if (all && Number(all) === state.feature) await app.overPictures();
   }
 
   Object.assign(app, { arrows, brushes, benchPlace: place, benchTo: goTo, buildBench, drawPicture, limited, moved, openPicture, under });

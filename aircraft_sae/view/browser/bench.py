@@ -142,7 +142,7 @@ class Bench:
         active.sort(key=lambda each: 1.0 if each["effect"] is None else -abs(each["effect"]))  # the untried last
         return {
             "picture": row, "label": label, "predicted": classes[winner], "own": classes[own], "other": classes[other],
-            "n_active": len(active), "active": active, "classes": classes, "before": subject.logits.tolist(),
+            "active": active, "classes": classes, "before": subject.logits.tolist(),
             "reconstruction": self.reconstruction(subject).tolist(), "cells": active_by_cell(subject),
             "regions": self.regions(subject),
         }  # fmt: skip

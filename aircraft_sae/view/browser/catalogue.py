@@ -1,4 +1,4 @@
-"""What a study has to show, as plain values: the widgets ask for it, the atlas writes it, tests call it."""
+"""What a study has to show, as plain values: the widgets ask for it, and tests call it."""
 
 import io
 from collections.abc import Mapping
@@ -19,7 +19,6 @@ from aircraft_sae.features import PARTS, FeatureIndex, cell_covariance, check_fe
 from aircraft_sae.interventions import Trial, tell_apart
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.pictures import Pictures
-from aircraft_sae.store import digest
 from aircraft_sae.studies.manipulation import CellHead
 from aircraft_sae.study import Study
 
@@ -44,7 +43,6 @@ class Catalogue:
     parts: one row per feature and part; head: names the part that a cell shows; both None for pictures without parts.
     """
 
-    name: str
     folder: Path
     trial: Trial
     index: FeatureIndex
@@ -78,7 +76,7 @@ class Catalogue:
                 for known in (responses, tiers.groupby(pair, as_index=False)["tier"].max()):
                     parts = parts.merge(known, "left", pair, validate="1:1")
         head = CellHead.open(study.segmentation(like)) if pictures.region_names else None
-        return cls(study.config.name, study.folder, trial, index, table, parts, rows, images, like, head)
+        return cls(study.folder, trial, index, table, parts, rows, images, like, head)
 
     def __post_init__(self):
         self.network, self.levels = self.trial.network, self.trial.pictures.levels
@@ -89,11 +87,6 @@ class Catalogue:
     def label(self, row: int) -> str:
         """The class of a picture of the index, "" if it has none."""
         return str(self.index.images[self.level].iloc[row]) if self.level else ""
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A digest of all that the catalogue shows."""
-        return digest([self.name, self.index, self.trial, self.table, self.parts, self.images, self.head])
 
     def overview(self) -> dict[str, Any]:
         """All that a front end needs once: the table by columns, names of classes and parts, the heat's colours."""
@@ -106,17 +99,17 @@ class Catalogue:
             for part in self.trial.pictures.region_names:
                 parts[part] = {name: [*map(_plain, wide[name, part])] for name in names}
         return {
-            "name": self.name, "n_features": len(self.table), "grid": list(self.index.grid), "levels": self.levels,
+            "n_features": len(self.table), "grid": list(self.index.grid), "levels": self.levels,
             "classes": {level: self.trial.pictures.classes(level) for level in self.levels}, "columns": columns,
             "level": self.network.level, "colours": colours.ravel().tolist(), "tile": TILE, "parts": parts,
             "has_parts": self.parts is not None, "has_verdicts": "verdict" in self.table, "radius": self.radius,
-            "image_size": self.network.size, "n_pictures": len(self.images), "hows": list(HOWS), "key": self.key[:8],
-            "like": self.like, "has_regions": self.head is not None, "bench_pictures": self.on_bench(self.rows),
+            "image_size": self.network.size, "hows": list(HOWS), "key": self.key[:8],
+            "like": self.like, "has_regions": self.head is not None, "bench_pictures": self._on_bench(),
         }  # fmt: skip
 
-    def on_bench(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """The bench's list of these pictures, sorted by class."""
-        shown = self.images.loc[rows].sort_values("label", kind="stable")
+    def _on_bench(self) -> list[dict[str, Any]]:
+        """The bench's list of pictures, sorted by class."""
+        shown = self.images.sort_values("label", kind="stable")
         shown = shown.assign(picture=shown.index, name=shown["image"], right=shown["predicted"] == shown["label"])
         return shown[["picture", "name", "label", "right"]].to_dict("records")
 

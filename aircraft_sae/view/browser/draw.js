@@ -1,4 +1,4 @@
-// What all parts of the front end share: elements, numbers as text, heat, and the arithmetic of a linear head.
+// What all parts of the front end share: elements, numbers as text and heat.
 const PAGE = 50, KEPT_PICTURES = 400, KEPT_VIEWS = 40, HEAT = 0.75, MOST_SLIDERS = 20;
 const HOWS = { top: "strongest", interval: "whole range", random: "any" };
 const SYNONYMS = { // what people call parts, for the search
@@ -88,18 +88,6 @@ function latest(work) {
   };
 }
 
-// Logits of a pooled vector: LayerNorm (none if eps is null), whose gain is part of the weights, then linear.
-function headLogits(pooled, { weight, bias, eps }) {
-  const d = pooled.length, plain = eps === null, mean = plain ? 0 : pooled.reduce((a, b) => a + b, 0) / d;
-  const centred = Float64Array.from(pooled, (value) => value - mean);
-  const scale = plain ? 1 : Math.sqrt(centred.reduce((a, b) => a + b * b, 0) / d + eps);
-  return Array.from(bias, (shift, i) => {
-    let sum = 0;
-    for (let c = 0; c < d; c++) sum += centred[c] * weight[i * d + c];
-    return sum / scale + shift;
-  });
-}
-
 function softmax(logits) {
   const top = Math.max(...logits), powers = logits.map((value) => Math.exp(value - top));
   const sum = powers.reduce((a, b) => a + b, 0);
@@ -126,8 +114,7 @@ function layer(width, height) {
   return layers.get(key);
 }
 
-// Draw a map (rows x columns) over a picture, on a scale that ends at `top`, as aircraft_sae.view.plots.heat does. The
-// picture's pixels are never read: a page opened from disk may not.
+// Draw a map (rows x columns) over a picture, on a scale that ends at `top`, as aircraft_sae.view.plots.heat does.
 function drawHeat(context, picture, map, grid, top, alpha, colours) {
   const { width, height } = context.canvas;
   context.fillStyle = "rgb(180,180,180)";

@@ -35,7 +35,7 @@ function featurePart(app) {
       if (state.feature !== id) return;
       if (source.chosen) source.chosen(id);
       const next = state.ids[state.ids.indexOf(id) + state.towards];
-      if (next !== undefined && source.prefetch) viewed(asked(next)).catch(() => {});
+      if (next !== undefined) viewed(asked(next)).catch(() => {});
       clearTimeout(pause);
       pause = setTimeout(app.hear, 300); // not between two key presses
     });
@@ -62,9 +62,8 @@ function featurePart(app) {
     while (ui.tiles.children.length < gallery.length) {
       const canvas = h("canvas", { width: tile, height: tile }), button = h("button", { type: "button", className: "tile" }, canvas, h("span"));
       button.addEventListener("click", () => {
-        const row = Number(button.dataset.picture);
-        app.openPicture(row);
-        if (state.onBench.has(row)) ui.canvas.scrollIntoView({ block: "nearest" });
+        app.openPicture(Number(button.dataset.picture));
+        ui.canvas.scrollIntoView({ block: "nearest" });
       });
       button.addEventListener("mouseenter", () => mark(Number(button.dataset.value)));
       button.addEventListener("mouseleave", () => mark(null));
@@ -93,12 +92,10 @@ function featurePart(app) {
       button.dataset.picture = each.picture;
       button.dataset.value = each.value;
       button.classList.toggle("wrong", each.predicted !== each.label);
-      button.classList.toggle("open", state.onBench.has(each.picture));
       text.textContent = `${Math.round((100 * each.value) / top)}% · ${each.label}`;
       button.ariaLabel = button.title =
         `${each.label}${each.predicted !== each.label ? `, taken for ${each.predicted}` : ""}: ${number(each.value)}, ` +
-        `${Math.round((100 * each.value) / top)}% of this feature's maximum, in row ${each.cell[0] + 1}, column ${each.cell[1] + 1}.` +
-        (state.onBench.has(each.picture) ? " Open it on the bench." : " Not on this atlas's bench.");
+        `${Math.round((100 * each.value) / top)}% of this feature's maximum, in row ${each.cell[0] + 1}, column ${each.cell[1] + 1}. Open it on the bench.`;
     });
   }
 
@@ -210,23 +207,20 @@ function featurePart(app) {
     ui.tiles = h("div", { className: "tiles" });
     ui.empty = h("p", { className: "empty", hidden: true });
     const centre = h("main", {}, h("div", { className: "row" }, field("show", ui.how), field("heat", ui.heat),
-      source.byClass ? field("misclassified only", ui.wrong) : null,
-      field("close-ups", ui.crop), facts.radius ? field("circle: what the cell sees", ui.field) : null), ui.empty, ui.tiles,
-    h("p", { className: "quiet" }, "Heat is on one scale for the feature, from 0 to its maximum in any picture of the study. Cyan: the cell whose activation is given. Red: misclassified. " +
-      (state.onBench.size < facts.n_pictures ? "Click a picture marked “bench” to put it there; the other pictures are in the galleries only." : "Click a picture to put it on the bench.")));
-    if (state.onBench.size < facts.n_pictures) ui.tiles.classList.add("some");
+      field("misclassified only", ui.wrong), field("close-ups", ui.crop), facts.radius ? field("circle: what the cell sees", ui.field) : null), ui.empty, ui.tiles,
+    h("p", { className: "quiet" }, "Heat is on one scale for the feature, from 0 to its maximum in any picture of the study. Cyan: the cell whose activation is given. Red: misclassified. Click a picture to put it on the bench."));
 
     ui.title = h("h2");
     ui.verdict = h("span", { className: "badge" });
     ui.stability = h("span", { className: "badge" });
     ui.why = h("p", { className: "quiet" });
-    ui.label = h("input", { type: "text", maxLength: 200, placeholder: source.label ? "what does it show?" : "not labelled", oninput: app.saveSoon, onchange: app.saveNow, ariaLabel: "label", disabled: !source.label,
+    ui.label = h("input", { type: "text", maxLength: 200, placeholder: "what does it show?", oninput: app.saveSoon, onchange: app.saveNow, ariaLabel: "label",
       onkeydown: (event) => { if (event.key === "Enter") { app.saveNow(); root.focus({ preventScroll: true }); } } });
-    ui.rating = h("select", { onchange: app.saveSoon, ariaLabel: "rating", disabled: !source.label }, ...options([[0, "no rating"], ...[1, 2, 3, 4, 5].map((n) => [n, "★".repeat(n)])]));
-    ui.note = h("textarea", { rows: 2, maxLength: 5000, placeholder: source.label ? "notes" : "no notes", oninput: app.saveSoon, onchange: app.saveNow, ariaLabel: "notes", disabled: !source.label });
+    ui.rating = h("select", { onchange: app.saveSoon, ariaLabel: "rating" }, ...options([[0, "no rating"], ...[1, 2, 3, 4, 5].map((n) => [n, "★".repeat(n)])]));
+    ui.note = h("textarea", { rows: 2, maxLength: 5000, placeholder: "notes", oninput: app.saveSoon, onchange: app.saveNow, ariaLabel: "notes" });
     ui.saved = h("small", { className: "saved" });
     ui.saved.setAttribute("aria-live", "polite");
-    ui.suggestion = h("button", { type: "button", className: "suggestion", hidden: true, disabled: !source.label });
+    ui.suggestion = h("button", { type: "button", className: "suggestion", hidden: true });
     ui.numbers = h("dl");
     ui.histogram = svg("svg", { viewBox: "0 0 290 118", role: "img" });
     ui.histogramNote = h("p", { className: "quiet" });

@@ -1,6 +1,6 @@
 // The list's filters: by part, class, tier and label, and by ranges of measured values.
 function filtersPart(app) {
-  const { source, state, ui, columns } = app;
+  const { state, ui, columns } = app;
   function titled(name) {
     const [level, what] = name.includes("/") ? name.split("/") : [null, name];
     if (level) return { auroc: `AUROC of its ${level}`, z: `selectivity for a ${level} (z)`, class: level }[what];
@@ -84,7 +84,7 @@ function filtersPart(app) {
     app.searched();
     const entrance = wanted.in || (wanted.pair || wanted.class ? "class" : wanted.part ? "part" : "features");
     app.setEntrance(ui.panels[entrance] ? entrance : "features");
-    if (wanted.pair && source.pair) await app.comparePair(...wanted.pair.split("|"));
+    if (wanted.pair) await app.comparePair(...wanted.pair.split("|"));
     return lost.length ? [`this study does not have what the link asks for: ${lost.join(", ")}`] : [];
   }
 

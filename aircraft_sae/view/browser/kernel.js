@@ -30,7 +30,6 @@ export default { render({ model, el }) {
     return (await canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 })).arrayBuffer();
   };
   const source = {
-    byClass: true, prefetch: true,
     overview: async () => {
       const at = model.get("at");
       model.set("at", ""); // another view starts where this one is
@@ -60,7 +59,7 @@ export default { render({ model, el }) {
     heard: async () => (await ask("heard"))[0],
     chosen: (id) => { model.set("feature_id", id); model.save_changes(); },
   };
-  const app = AircraftApp.mount(el, source, model.get("mode"));
+  const app = mount(el, source, model.get("mode"));
   const follow = () => { if (model.get("feature_id") !== app.state.feature) app.show(model.get("feature_id")); };
   model.on("change:feature_id", follow);
   return () => { model.off("change:feature_id", follow); app.close(); };

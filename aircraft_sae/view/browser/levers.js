@@ -25,8 +25,7 @@ function leversPart(app) {
       `a random direction changes it by ${told(found.random)}. The largest changes are in `,
       ...found.pictures.flatMap(({ picture, label, change }, i) => {
         const said = [`${label}, picture ${picture}`, h("small", {}, ` ${fixed(change, 2)}`)], other = label === one ? two : one;
-        return [i ? "; " : "", state.onBench.has(picture) ? h("button", { type: "button", className: "link", onclick: () => reopen(picture, other, feature) }, ...said)
-          : h("span", { title: "this atlas does not have it on the bench" }, ...said)];
+        return [i ? "; " : "", h("button", { type: "button", className: "link", onclick: () => reopen(picture, other, feature) }, ...said)];
       }),
     );
     drawn("effect");
@@ -43,7 +42,7 @@ function leversPart(app) {
   }
 
   function sliderRow() {
-    const slider = h("input", { type: "range", min: 0, ...(state.facts.switches ? { max: 1, step: 1 } : { max: 4, step: 0.05 }), value: 1 });
+    const slider = h("input", { type: "range", min: 0, max: 4, step: 0.05, value: 1 });
     const value = h("output"), name = mode === "browser" ? h("button", { type: "button", className: "link" }) : h("span");
     const off = h("button", { type: "button", title: "suppress: multiply by 0" }, "0"), back = h("button", { type: "button", title: "unchanged: multiply by 1" }, "1");
     const row = h("div", { className: "slider" }, name, h("small"), slider, value, off, back);
@@ -74,10 +73,9 @@ function leversPart(app) {
       back.ariaLabel = `leave feature ${own.feature_id} as it is`;
     });
     setSliders();
-    const n = state.subject.n_active, most = Math.min(MOST_SLIDERS, state.subject.active.length);
+    const n = state.subject.active.length, most = Math.min(MOST_SLIDERS, n);
     ui.slidersText.textContent = n
-      ? `${n} feature${n > 1 ? "s are" : " is"} active here${n > most ? `; these are the ${most} whose suppression changes the margin most${ids.length > most ? ", after those in use" : ""}` : ""}.` +
-        (state.facts.switches ? " Switch off one at a time: the results are from forward passes." : "")
+      ? `${n} feature${n > 1 ? "s are" : " is"} active here${n > most ? `; these are the ${most} whose suppression changes the margin most${ids.length > most ? ", after those in use" : ""}` : ""}.`
       : "No feature is active in this picture.";
   }
   function setSliders() { // rows stay in place: one of them may be under the pointer
@@ -92,7 +90,6 @@ function leversPart(app) {
   function multiply(id, factor) {
     if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));
     ui.flipText.textContent = "";
-    if (state.facts.switches) state.multipliers.clear(); // one at a time
     factor === 1 ? state.multipliers.delete(id) : state.multipliers.set(id, factor);
     setSliders();
     return changeSoon();
@@ -118,7 +115,7 @@ function leversPart(app) {
   function suppressThis() {
     if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));
     if (!state.subject.active.some((each) => each.feature_id === state.feature)) {
-      return fail(new Error(`feature ${state.feature} is not ${source.upload ? "active in the picture on the bench" : "among those that this atlas has for the picture on the bench"}`));
+      return fail(new Error(`feature ${state.feature} is not active in the picture on the bench`));
     }
     multiply(state.feature, state.multipliers.get(state.feature) === 0 ? 1 : 0);
   }
@@ -126,8 +123,7 @@ function leversPart(app) {
   function drawLogits() {
     const { subject, after, blurred } = state, classes = subject.classes;
     const kinds = [["as it is", subject.before], ["features changed", after.after], ["random directions", after.random],
-      ["reconstruction only", subject.reconstruction]];
-    if (source.blur) kinds.push(["cells blurred", blurred && blurred.logits], ["other cells blurred", blurred && blurred.elsewhere]);
+      ["reconstruction only", subject.reconstruction], ["cells blurred", blurred && blurred.logits], ["other cells blurred", blurred && blurred.elsewhere]];
     // rows and outcome show the last change
     const [what, made, control, other_] = state.blurring ? ["Cells blurred", blurred.logits, "other cells", blurred.elsewhere]
       : ["Features changed", after.after, "random directions", after.random];
@@ -194,8 +190,8 @@ function leversPart(app) {
     ui.margin = h("p", { className: "margin" });
     ui.against = h("select", { ariaLabel: "class that the margin is against", onchange: () => chooseOther(ui.against.value) });
     ui.effectText = h("p", { className: "effect" });
-    ui.over = h("button", { type: "button", onclick: overPictures, hidden: !source.effect || mode === "bench" || !state.facts.level, title: "suppress this feature in all test pictures of the two classes of the margin" }, "In all pictures of both classes");
-    ui.flip = h("button", { type: "button", onclick: flip, hidden: !source.flip }, "Minimal flip");
+    ui.over = h("button", { type: "button", onclick: overPictures, hidden: mode === "bench" || !state.facts.level, title: "suppress this feature in all test pictures of the two classes of the margin" }, "In all pictures of both classes");
+    ui.flip = h("button", { type: "button", onclick: flip }, "Minimal flip");
     ui.flip.title = "the smallest set of features found that changes the prediction when suppressed; earlier changes are undone";
     return {
       buttons: [ui.flip, h("button", { type: "button", onclick: resetBench }, "Reset"), field("margin against", ui.against), ui.over],

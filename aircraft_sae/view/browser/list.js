@@ -118,10 +118,9 @@ function listPart(app) {
       const { offsetTop: top, offsetHeight: tall } = current, { scrollTop, clientHeight } = ui.list;
       if (top < scrollTop || top + tall > scrollTop + clientHeight) ui.list.scrollTop = top - clientHeight / 2;
     }
-    const more = state.entrance === "picture" && state.subject && !state.cell && state.subject.n_active > state.ids.length + state.hidden;
     ui.filtered.textContent = chosen() ? `Filters: ${state.hidden.toLocaleString("en")} left out` : "Filters";
     ui.count.textContent = state.ids.length
-      ? `${state.page * PAGE + 1}–${state.page * PAGE + ids.length} of ${state.ids.length.toLocaleString("en")}${more ? `, of ${state.subject.n_active} active` : ""}`
+      ? `${state.page * PAGE + 1}–${state.page * PAGE + ids.length} of ${state.ids.length.toLocaleString("en")}`
       : state.hidden ? "no feature passes the filters" : state.entrance === "part" ? "no feature has this score" : state.entrance === "class" ? "no feature is selective for this class" : `no feature matches${ui.alive.checked && state.entrance === "features" ? "; dead ones are hidden" : ""}`;
     ui.back.disabled = state.page === 0;
     ui.forth.disabled = state.page >= n - 1;
@@ -290,8 +289,8 @@ function listPart(app) {
     ui.compare = h("button", { type: "button", onclick: () => comparePair(), disabled: pairs.length < 2 }, "What tells them apart?");
     ui.pairText = h("div", { className: "pair" });
     if (facts.levels.length) ui.panels.class = panel("class", field("level", ui.level), field("class", ui.className),
-      source.byClass ? field("gallery of this class only", ui.only) : null,
-      source.pair ? h("div", { className: "row", hidden: pairs.length < 2 }, ui.one, h("span", {}, "or"), ui.two, ui.compare) : null, ui.pairText);
+      field("gallery of this class only", ui.only),
+      h("div", { className: "row", hidden: pairs.length < 2 }, ui.one, h("span", {}, "or"), ui.two, ui.compare), ui.pairText);
     const left = h("nav", { ariaLabel: "list of features" }, ...Object.values(ui.panels), ui.filters,
       h("div", { className: "row pager" }, ui.back, ui.count, ui.forth), ui.list);
     fillParts();

@@ -46,7 +46,7 @@ function namingPart(app) {
     drawn(`label ${id}`);
   });
   const hear = latest(guarded(async () => { // what others have written
-    if (!source.heard || mode === "bench" || !state.facts) return;
+    if (mode === "bench" || !state.facts) return;
     const before = state.labels, labels = await source.heard();
     if (state.labels !== before || state.closed) return; // a label of ours is on its way
     if (JSON.stringify(labels) === JSON.stringify(before)) return;

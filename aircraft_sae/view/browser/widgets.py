@@ -17,16 +17,13 @@ import traitlets
 from filelock import FileLock
 
 from aircraft_sae.features import check_features
-from aircraft_sae.store import LABELS, digest, write_text
+from aircraft_sae.store import digest, write_text
 from aircraft_sae.study import Study
 from aircraft_sae.view.browser.bench import Bench, Subject, active_by_cell
 from aircraft_sae.view.browser.catalogue import Catalogue, as_jpeg, catalogue_of, gallery_figure
 
 HERE = Path(__file__).parent
-_PARTS = "draw", "filters", "list", "feature", "naming", "levers", "regions", "bench", "app"
-_JOINED = "".join((HERE / f"{name}.js").read_text("utf-8") for name in _PARTS)
-SCRIPT = f"const AircraftApp = (() => {{\n{_JOINED}return {{ mount, softmax, headLogits }};\n}})();\n"
-STYLE = (HERE / "app.css").read_text("utf-8")
+_SCRIPTS = "draw", "filters", "list", "feature", "naming", "levers", "regions", "bench", "app", "kernel"
 COLUMNS = {"autoencoder": str, "feature_id": int, "label": str, "note": str, "rating": int, "changed": str}
 MOST = {"label": 200, "note": 5000}  # characters
 NOTHING = {"label": "", "note": "", "rating": 0}
@@ -98,10 +95,13 @@ class Answers:
 
 
 class Labels:
-    """Labels, notes and ratings (1 to 5; 0: none) of one autoencoder's features, in a file shared with others."""
+    """Labels, notes and ratings (1 to 5; 0: none) of one autoencoder's features, in a file shared with others.
+
+    A person wrote them: no code can recreate this file.
+    """
 
     def __init__(self, folder: str | Path, autoencoder: str):
-        self.path, self.autoencoder = Path(folder) / LABELS, autoencoder
+        self.path, self.autoencoder = Path(folder) / "labels.csv", autoencoder
 
     def all(self) -> dict[int, dict[str, str | int]]:
         """{feature_id: {label, note, rating}} as on disk now; ValueError if the file is not a table of labels."""
@@ -149,8 +149,8 @@ def _checked(name: str, value: str | int) -> str | int:
 class Application(anywidget.AnyWidget):
     """The front end in one widget. errors: tracebacks; the panel shows the last line of each."""
 
-    _esm = SCRIPT + (HERE / "kernel.js").read_text(encoding="utf-8")
-    _css = STYLE
+    _esm = "".join((HERE / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
+    _css = (HERE / "app.css").read_text(encoding="utf-8")
     feature_id = traitlets.Int(0).tag(sync=True)
     at = traitlets.Unicode("").tag(sync=True)
     mode = traitlets.Unicode("browser").tag(sync=True)
@@ -190,7 +190,7 @@ class FeatureBrowser(Application):
             by = next(name for name in ("part_ap", f"{level}/z", "density_image") if name in table)
             feature_id = int(table[by].fillna(-np.inf).to_numpy().argmax())
         check_features([feature_id], len(table))
-        super().__init__(study, like, feature_id=feature_id, at=at.rpartition("#")[2])
+        super().__init__(study, like, feature_id=feature_id, at=at)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict]:
         """The widget, and the feature's gallery as a picture for pages without a kernel."""
