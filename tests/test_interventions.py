@@ -21,9 +21,9 @@ from aircraft_sae.hangar import PARTS
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.interventions import (
-    Responses, Trial, Window, agreement, beyond_controls, blur, blur_peaks, choose_picks, choose_scenes,
-    dose_response, edit_scenes, effects, feature_lost, features_to_test, logits_from, mean_over_active, mediation,
-    pass_share, suppress_features, suppress_sample, tell_apart, verdict_tables, verdicts, without,
+    Responses, Trial, Window, agreement, beyond_controls, blur, blur_peaks, choose_picks, choose_scenes, edit_scenes,
+    effects, feature_lost, features_to_test, logits_from, mean_over_active, mediation, pass_share, suppress_features,
+    suppress_sample, tell_apart, verdict_tables, verdicts, without,
 )  # fmt: skip
 from aircraft_sae.interventions.blurring import control_windows
 from aircraft_sae.interventions.editing import plain
@@ -82,36 +82,35 @@ def codes_of(sae, acts):
 
 
 @torch.no_grad()
-def by_hand(trial, j, direction, factor):
+def by_hand(trial, j, direction):
     """Effects of one edit, by a forward pass with the site's output replaced."""
     network, site = trial.network, trial.acts.site
     images = trial.acts.images["image"].iloc[trial.rows]
     x = torch.stack([network.as_input(trial.pictures.picture(image)) for image in images])
     block = torch.from_numpy(trial.acts.acts[trial.rows]).float()
     f = codes_of(trial.sae, trial.acts.acts[trial.rows])[..., j, None]
-    both = block, block - (1 - factor) * f * direction
+    both = block, block - f * direction
     before, after = (network.see(x, edits={site: lambda _, given=given: given}).logits for given in both)
     return effects(before, after, trial.labels)
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.5, 4.0])
-def test_closed_form_and_forward_passes_are_the_edit_by_hand(trial, factor):
+def test_closed_form_and_forward_passes_are_the_edit_by_hand(trial):
     features, directions = [1, 7, 7], torch.randn(3, trial.sae.d_in)
     directions[:2] = trial.sae.W_dec.detach()[features[:2]]
     for way in (trial, replace(trial, read=lambda seen: seen.logits)):  # the second has no closed form
-        got = way.suppress(features, factor, directions=directions)
+        got = way.suppress(features, directions=directions)
         for i, (j, direction) in enumerate(zip(features, directions, strict=True)):
-            for name, effect in by_hand(trial, j, direction, factor).items():
+            for name, effect in by_hand(trial, j, direction).items():
                 np.testing.assert_allclose(got[name][:, i], effect, atol=2e-6, err_msg=name)
         assert np.abs(got["logit"]).max() > 1e-3
-        np.testing.assert_allclose(way.suppress(features[:2], factor)["margin"], got["margin"][:, :2], atol=1e-6)
+        np.testing.assert_allclose(way.suppress(features[:2])["margin"], got["margin"][:, :2], atol=1e-6)
     assert (trial.readout is None) == (trial.acts.site in ("first", "0"))
 
 
 @torch.no_grad()
 def test_edits_of_nothing_a_subset_and_the_logits_from_a_site(trial):
-    for got in (trial.suppress([1, 2], 1.0), trial.suppress([1], directions=torch.zeros(1, trial.sae.d_in))):
-        assert all((effect == 0).all() for effect in got.values())
+    nothing = trial.suppress([1], directions=torch.zeros(1, trial.sae.d_in))
+    assert all((effect == 0).all() for effect in nothing.values())
     x = torch.stack([trial.network.as_input(trial.pictures.picture(image)) for image in trial.acts.images["image"]])
     seen = trial.network.see(x, [trial.acts.site])
     torch.testing.assert_close(logits_from(trial.network, trial.acts.site, seen.acts[trial.acts.site], x), seen.logits)
@@ -299,14 +298,8 @@ def test_agreement_of_blurring_and_suppression():
 def test_experiments_report_the_trials_own_effects(trial, picked, tmp_path):
     index, picks = picked
     half_b, features = trial[trial.in_b], picks["feature_id"].unique().tolist()
-    dose_response(tmp_path, trial=trial, features=features, doses=[0.0, 1.0])
-    doses = pd.read_parquet(tmp_path / "doses.parquet")
-    assert len(doses) == 4 * len(features) and (doses.loc[doses["dose"] == 1, "size"] < 1e-5).all()
-    own, active = half_b.suppress(features), (half_b.strength[:, features] > 0).numpy()
-    means = doses[(doses["dose"] == 0) & (doses["of"] == "features")].set_index("feature_id").loc[features, "logit"]
-    np.testing.assert_allclose(means, mean_over_active(own["logit"], active), atol=1e-6)
     suppress_sample(tmp_path, trial=trial, features=features, n_images=N)
-    table, size = pd.read_parquet(tmp_path / "features.parquet"), np.abs(own["specificity"])
+    table, size = pd.read_parquet(tmp_path / "features.parquet"), np.abs(half_b.suppress(features)["specificity"])
     np.testing.assert_allclose(table["feature"], mean_over_active(size, size > 0), atol=1e-6)
     index = replace(index, images=index.images.assign(split="test"))
     blur_peaks(tmp_path, trial=trial, index=index, picks=picks, sigma=2.0, window=16)

@@ -1,8 +1,8 @@
 """Suppression in feature space: take a feature out of the activations, and see what a read-out loses.
 
-An edit replaces acts x by x - (1 - factor) f d in every cell: f is the feature's activation, d its decoder row. What
-the autoencoder does not explain stays, so a factor of 1 changes nothing. Where only a mean over cells follows the
-site (`Network.readout`), effects have a closed form; elsewhere each feature and picture takes a forward pass.
+An edit replaces acts x by x - f d in every cell: f is the feature's activation, d its decoder row. What the autoencoder
+does not explain stays. Where only a mean over cells follows the site (`Network.readout`), effects have a closed form;
+elsewhere each feature and picture takes a forward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -121,8 +121,8 @@ class Trial:
         return torch.cat([self.read(each) for each in seen])
 
     @torch.no_grad()
-    def suppress(self, features: Sequence[int], factor=0.0, directions=None, rival=None) -> dict[str, np.ndarray]:
-        """`effects` (n, len(features)) of multiplying each feature by `factor`, one at a time.
+    def suppress(self, features: Sequence[int], directions=None, rival=None) -> dict[str, np.ndarray]:
+        """`effects` (n, len(features)) of suppressing features, one at a time.
 
         directions: (len(features), d_in) in place of the decoder rows; rival: (n,).
         Raises: ValueError for an unknown feature.
@@ -131,19 +131,19 @@ class Trial:
         features = list(features)
         directions = self.sae.W_dec.detach()[features] if directions is None else directions
         if self.readout is None:
-            return self._by_passes(features, factor, directions, rival)
-        parts, removed = [], (1 - factor) * self.strength[:, features]
+            return self._by_passes(features, directions, rival)
+        parts, removed = [], self.strength[:, features]
         for some in torch.arange(len(self.rows)).split(64):  # x 6,144 features x 100 classes of logits are 157 MB
             after = self.readout.edited(self.pooled[some], removed[some], directions)
             before, rivals = self.readout.logits(self.pooled[some]), None if rival is None else rival[some]
             parts.append(effects(before, after, self.labels[some], rivals))
         return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
-    def _by_passes(self, features, factor, directions, rival) -> dict[str, np.ndarray]:
+    def _by_passes(self, features, directions, rival) -> dict[str, np.ndarray]:
         gone, before = [], self.scores()
         for block in self.acts.blocks(self.rows, BATCH):
             codes = self.sae.encode(block.flatten(0, 2)).dense().view(*block.shape[:3], -1)
-            gone.append((1 - factor) * codes[..., features])
+            gone.append(codes[..., features])
         gone = torch.cat(gone)
 
         @torch.no_grad()
@@ -260,23 +260,6 @@ def _half_b(trial: Trial, most: int | None = None) -> Trial:
     """Half B, or `most` pictures of it at random: by default 140 where effects cost forward passes."""
     most = 140 if most is None and trial.readout is None else most
     return trial[np.sort(np.random.default_rng(0).permutation(np.flatnonzero(trial.in_b))[:most])]
-
-
-def dose_response(folder: Path, *, trial: Trial, features: Sequence[int], doses: Sequence[float]) -> None:
-    """Multiply features by each dose, and make changes of the same length along random directions.
-
-    doses.parquet: of ("features" or "random directions"), dose, feature_id, n (half B's pictures in which it is active)
-        logit, size: means over these of the change of the true class's logit, and of its absolute value
-    """
-    half_b, features, table = _half_b(trial), list(features), []
-    active = (half_b.strength[:, features] > 0).numpy()
-    for of, directions in (("features", trial.sae.W_dec.detach()), ("random directions", trial.random)):
-        for dose in doses:
-            change = half_b.suppress(features, dose, directions=directions[features])["logit"]
-            means = {"logit": mean_over_active(change, active), "size": mean_over_active(np.abs(change), active)}
-            facts = {"of": of, "dose": dose, "feature_id": features, "n": active.sum(0)}
-            table.append(pd.DataFrame(facts | means))
-    write_parquet(pd.concat(table, ignore_index=True), folder / "doses.parquet")
 
 
 def suppress_sample(folder: Path, *, trial: Trial, features: Sequence[int], n_images: int) -> None:
