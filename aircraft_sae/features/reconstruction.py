@@ -160,8 +160,7 @@ def splice(
     }  # fmt: skip
     logs, losses = {}, {}
     for name, edit in edits.items():
-        logits = torch.cat([seen.logits for seen in replay(network, pictures, acts, rows, edit)])
-        logs[name] = logits.double().log_softmax(1)
+        logs[name] = replay(network, pictures, acts, rows, edit).double().log_softmax(1)
         losses[name] = nll_loss(logs[name], torch.from_numpy(labels), reduction="none").numpy()
     before, after = (logs[name].argmax(1).numpy() for name in ("own", "spliced"))
     divergence, ones = kl_div(logs["spliced"], logs["own"], reduction="none", log_target=True), np.ones(len(rows))

@@ -1,11 +1,11 @@
-"""Suppression in feature space: take a feature out of the activations, and see what a read-out loses.
+"""Suppression in feature space: take a feature out of the activations, and see what the classifier loses.
 
 An edit replaces acts x by x - f d in every cell: f is the feature's activation, d its decoder row. What the autoencoder
 does not explain stays. Where only a mean over cells follows the site (`Network.readout`), effects have a closed form;
 elsewhere each feature and picture takes a forward pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from aircraft_sae.activations import Activations, replay
 from aircraft_sae.devices import run_parallel
 from aircraft_sae.features import FeatureIndex, cell_covariance, check_features, halves, random_directions
 from aircraft_sae.metrics import with_interval
-from aircraft_sae.networks import BATCH, Network, PooledReadout, Seen, logits
+from aircraft_sae.networks import BATCH, Edit, Network, PooledReadout
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import digest, write_parquet
@@ -52,10 +52,10 @@ def effects(before: Tensor, after: Tensor, labels: Tensor, rival: Tensor | None 
 
 @dataclass
 class Trial:
-    """Pictures in which features are suppressed, and the read-out that scores them.
+    """Pictures in which features are suppressed.
 
-    rows: (n,) into acts; labels: (n,) which of the scores from `read` is the true one; in_b: (n,) bool, half B;
-    strength: (n, d_sae) activations averaged over cells; sites: those whose acts `read` needs.
+    rows: (n,) into acts; labels: (n,) each picture's class; in_b: (n,) bool, half B; strength: (n, d_sae) activations
+    averaged over cells.
     """
 
     network: Network
@@ -66,8 +66,6 @@ class Trial:
     labels: Tensor
     in_b: np.ndarray
     strength: Tensor
-    read: Callable[[Seen], Tensor] = logits
-    sites: Sequence[str] = ()
 
     @classmethod
     def of(cls, network: Network, sae: SparseAutoencoder, pictures: Pictures, acts: Activations, index: FeatureIndex):
@@ -79,7 +77,7 @@ class Trial:
         strength = torch.from_numpy(index.sums(test) / index.cells_per_image)
         made = cls(network, sae, pictures, acts, rows, torch.zeros(len(rows), dtype=torch.int64), in_b, strength)
         if network.level is None:
-            return replace(made, labels=made.scores().argmax(1))
+            return replace(made, labels=made.logits().argmax(1))
         return replace(made, labels=torch.tensor(pd.Categorical(images[network.level], network.classes).codes).long())
 
     def __getitem__(self, kept: np.ndarray) -> "Trial":
@@ -88,15 +86,13 @@ class Trial:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the content; ValueError for a read-out other than logits, which has no digest."""
-        if self.read is not logits:
-            raise ValueError("a trial with another read-out has no fingerprint: make it inside the experiment")
+        """A digest of the content."""
         return digest([self.network, self.sae, self.acts, self.rows, self.labels, self.in_b])
 
     @cached_property
     def readout(self) -> PooledReadout | None:
         """The closed form, where there is one."""
-        return self.network.readout(self.acts.site) if self.read is logits else None
+        return self.network.readout(self.acts.site)
 
     @cached_property
     def pooled(self) -> Tensor:
@@ -114,11 +110,9 @@ class Trial:
         best = size.topk(min(N_TRIED, len(size))).indices
         return best[size[best] > 0].numpy()
 
-    @torch.no_grad()
-    def scores(self, edit: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """(n, …) `read` after forward passes from the acts, changed by `edit`."""
-        seen = replay(self.network, self.pictures, self.acts, self.rows, edit, self.sites)
-        return torch.cat([self.read(each) for each in seen])
+    def logits(self, edit: Edit | None = None) -> Tensor:
+        """(n, classes) by forward passes from the acts, changed by `edit`."""
+        return replay(self.network, self.pictures, self.acts, self.rows, edit)
 
     @torch.no_grad()
     def suppress(self, features: Sequence[int], directions=None, rival=None) -> dict[str, np.ndarray]:
@@ -140,7 +134,7 @@ class Trial:
         return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
     def _by_passes(self, features, directions, rival) -> dict[str, np.ndarray]:
-        gone, before = [], self.scores()
+        gone, before = [], self.logits()
         for block in self.acts.blocks(self.rows, BATCH):
             codes = self.sae.encode(block.flatten(0, 2)).dense().view(*block.shape[:3], -1)
             gone.append(codes[..., features])
@@ -151,7 +145,7 @@ class Trial:
             after, changed = before.clone(), gone[..., j].abs().amax((1, 2)).nonzero()[:, 0]
             for some in changed.split(BATCH) if len(changed) else ():
                 taken = gone[some][..., j, None] * directions[j]
-                after[some] = self[some.numpy()].scores(lambda block, taken=taken: block - taken)
+                after[some] = self[some.numpy()].logits(lambda block, taken=taken: block - taken)
             return effects(before, after, self.labels, rival)
 
         parts = list(run_parallel(of_feature, range(len(features))))
