@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.neighbors import KNeighborsClassifier
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.features import FeatureIndex, Regions, best_aurocs, best_estimates, best_matches, halves, part_scores
@@ -229,15 +228,11 @@ def common_width(widths: Sequence[int]) -> int:
     return step * -(-1000 // step)
 
 
-def accuracies(acts: Activations, level: str) -> dict[str, dict[str, float | None]]:
-    """Test accuracy of two classifiers of pooled acts, fitted on training pictures: "knn" (cosine), "linear"."""
+def accuracy(acts: Activations, level: str) -> dict[str, float | None]:
+    """Test accuracy of a logistic regression on pooled acts, fitted on training pictures."""
     rows, labels = [acts.rows(split) for split in ("train", "test")], acts.images[level].to_numpy()
     train, test = (np.concatenate([block.mean((1, 2)).numpy() for block in acts.blocks(each)]) for each in rows)
     mean, deviation = train.mean(0), np.maximum(train.std(0), 1e-6)
-    kinds = {"knn": KNeighborsClassifier(min(10, len(train)), metric="cosine"), "linear": LogisticRegression(C=0.1)}
-    found = {}
-    for name, kind in kinds.items():
-        fitted = kind.fit((train - mean) / deviation, labels[rows[0]])
-        right = fitted.predict((test - mean) / deviation) == labels[rows[1]]
-        found[name] = with_interval(right, np.ones(len(right)))
-    return found
+    fitted = LogisticRegression(C=0.1).fit((train - mean) / deviation, labels[rows[0]])
+    right = fitted.predict((test - mean) / deviation) == labels[rows[1]]
+    return with_interval(right, np.ones(len(right)))
