@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -200,15 +201,14 @@ def probed(values: np.ndarray, labels: pd.DataFrame) -> dict[str, dict]:
 
 def baselines(acts: Activations, pictures: Pictures) -> dict[str, dict[str, dict]]:
     """`probed` with the site's channels and with their principal components, both signs, in place of features."""
-    rows = acts.rows("test")
+    rows, found = acts.rows("test"), {}
     mean, directions = pca(acts, acts.rows("train", "val"), acts.d_in)
     blocks = [block.flatten(1, 2) for block in acts.blocks(rows)]
-    made = {"channels": blocks, "PCA": [(block - mean) @ directions.t() for block in blocks]}
     labels = acts.images.iloc[rows].loc[:, list(pictures.levels)]
-    return {
-        name: probed(np.concatenate([np.hstack([each.amax(1), (-each).amax(1)]) for each in of]), labels)
-        for name, of in made.items()
-    }
+    for name, of in {"channels": blocks, "PCA": [(block - mean) @ directions.t() for block in blocks]}.items():
+        extremes = [np.hstack([each.amax(1), (-each).amax(1)]) for each in of]
+        found[name] = probed(np.concatenate(extremes), labels)
+    return found
 
 
 def sites_at(network: Network, strides: Sequence[int]) -> dict[int, str]:
@@ -217,9 +217,8 @@ def sites_at(network: Network, strides: Sequence[int]) -> dict[int, str]:
     if lacking := [stride for stride in strides if stride not in found]:
         raise ValueError(f"{network.name} has no site of stride {lacking[0]}: it has {', '.join(map(str, found))}")
     # the config names sites by alias, and activations are kept by name
-    return {
-        stride: re.sub(r"^stages\.(\d)$", lambda path: f"stage{int(path[1]) + 1}", found[stride]) for stride in strides
-    }
+    alias = partial(re.sub, r"^stages\.(\d)$", lambda path: f"stage{int(path[1]) + 1}")
+    return {stride: alias(found[stride]) for stride in strides}
 
 
 def common_width(widths: Sequence[int]) -> int:
