@@ -7,7 +7,7 @@ elsewhere each feature and picture takes a forward pass.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from aircraft_sae.activations import Activations, replay
 from aircraft_sae.devices import run_parallel
 from aircraft_sae.features import FeatureIndex, cell_covariance, check_features, halves, random_directions
 from aircraft_sae.metrics import with_interval
-from aircraft_sae.networks import BATCH, Edit, Network, PooledReadout
+from aircraft_sae.networks import BATCH, Network, PooledReadout
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import digest, write_parquet
@@ -75,10 +75,11 @@ class Trial:
         rows = places[~places.index.duplicated()][images["image"]].to_numpy()  # a picture's own row precedes its views
         in_b = halves(images[pictures.levels[0]] if pictures.levels else np.zeros(len(images)))
         strength = torch.from_numpy(index.sums(test) / index.cells_per_image)
-        made = cls(network, sae, pictures, acts, rows, torch.zeros(len(rows), dtype=torch.int64), in_b, strength)
         if network.level is None:
-            return replace(made, labels=made.logits().argmax(1))
-        return replace(made, labels=torch.tensor(pd.Categorical(images[network.level], network.classes).codes).long())
+            labels = replay(network, pictures, acts, rows).argmax(1)
+        else:
+            labels = torch.tensor(pd.Categorical(images[network.level], network.classes).codes).long()
+        return cls(network, sae, pictures, acts, rows, labels, in_b, strength)
 
     def __getitem__(self, kept: np.ndarray) -> "Trial":
         """Some of the pictures: (n,) bool, or indices."""
@@ -110,10 +111,6 @@ class Trial:
         best = size.topk(min(N_TRIED, len(size))).indices
         return best[size[best] > 0].numpy()
 
-    def logits(self, edit: Edit | None = None) -> Tensor:
-        """(n, classes) by forward passes from the acts, changed by `edit`."""
-        return replay(self.network, self.pictures, self.acts, self.rows, edit)
-
     @torch.no_grad()
     def suppress(self, features: Sequence[int], directions=None, rival=None) -> dict[str, np.ndarray]:
         """`effects` (n, len(features)) of suppressing features, one at a time.
@@ -134,7 +131,8 @@ class Trial:
         return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
     def _by_passes(self, features, directions, rival) -> dict[str, np.ndarray]:
-        gone, before = [], self.logits()
+        passes = partial(replay, self.network, self.pictures, self.acts)
+        gone, before = [], passes(self.rows)
         for block in self.acts.blocks(self.rows, BATCH):
             codes = self.sae.encode(block.flatten(0, 2)).dense().view(*block.shape[:3], -1)
             gone.append(codes[..., features])
@@ -145,7 +143,7 @@ class Trial:
             after, changed = before.clone(), gone[..., j].abs().amax((1, 2)).nonzero()[:, 0]
             for some in changed.split(BATCH) if len(changed) else ():
                 taken = gone[some][..., j, None] * directions[j]
-                after[some] = self[some.numpy()].logits(lambda block, taken=taken: block - taken)
+                after[some] = passes(self.rows[some.numpy()], lambda block, taken=taken: block - taken)
             return effects(before, after, self.labels, rival)
 
         parts = list(run_parallel(of_feature, range(len(features))))
@@ -173,7 +171,7 @@ def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
     """The n features whose suppression most lowers the margin between two labels on half A, with the effect on half B.
 
     Without a closed form, only the `strongest` features of the pair's half A are tried. feature_id; value, low, high,
-    n: mean change of the margin; random: that of its random direction; beyond_value, beyond_low, …: value less random.
+    n: mean change of the margin; random: that of its random direction.
     """
     own, W_dec = trial[np.isin(trial.labels, pair)], trial.sae.W_dec.detach()
     features = np.arange(trial.sae.d_sae)
@@ -186,11 +184,8 @@ def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
 
     best = features[margins(~own.in_b, features, W_dec).mean(0).argsort()[:n]]
     ours, null = (margins(own.in_b, best, directions) for directions in (W_dec, trial.random))
-    table, ones = [], np.ones(len(ours))
-    for j, mine, other in zip(best, ours.T, null.T, strict=True):
-        beyond = {f"beyond_{name}": each for name, each in with_interval(mine - other, ones).items()}
-        table.append({"feature_id": int(j)} | with_interval(mine, ones) | {"random": float(other.mean())} | beyond)
-    return pd.DataFrame(table)
+    found = pd.DataFrame([with_interval(each, np.ones(len(each))) for each in ours.T])
+    return found.assign(feature_id=best, random=null.mean(0))
 
 
 def matched_features(table: pd.DataFrame) -> np.ndarray:
@@ -219,10 +214,10 @@ def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims
         feature, random direction, feature of like density: mean absolute specificity
     beyond_random.parquet: `beyond_random` of the claims drawn at random
     """
-    half_b, features, W_dec = _half_b(trial), np.arange(trial.sae.d_sae), trial.sae.W_dec.detach()
+    features, W_dec, most = np.arange(trial.sae.d_sae), trial.sae.W_dec.detach(), None
     if trial.readout is None:
-        features = np.unique(claims["feature_id"])
-    partner = matched_features(index.table)
+        features, most = np.unique(claims["feature_id"]), 140
+    half_b, partner = _half_b(trial, most), matched_features(index.table)
     swapped = W_dec[np.where(partner >= 0, partner, 0)]
     like = swapped * (W_dec.norm(dim=1) / swapped.norm(dim=1))[:, None]
     active = (half_b.strength[:, features] > 0).numpy()
@@ -250,9 +245,8 @@ def beyond_random(trial: Trial, features: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(table, columns=["feature_id", "beyond"])
 
 
-def _half_b(trial: Trial, most: int | None = None) -> Trial:
-    """Half B, or `most` pictures of it at random: by default 140 where effects cost forward passes."""
-    most = 140 if most is None and trial.readout is None else most
+def _half_b(trial: Trial, most: int | None) -> Trial:
+    """Half B, or `most` pictures of it at random."""
     return trial[np.sort(np.random.default_rng(0).permutation(np.flatnonzero(trial.in_b))[:most])]
 
 
