@@ -278,16 +278,15 @@ def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[in
 
 
 def replay(
-    network: Network, pictures: Pictures, acts: Activations, rows: np.ndarray,
-    edit: Edit | None = None, sites: Sequence[str] = (),
-) -> Iterator[Seen]:  # fmt: skip
-    """Continue the network, in batches, from these rows' stored acts after `edit`, with the pictures if needed."""
+    network: Network, pictures: Pictures, acts: Activations, rows: np.ndarray, edit: Edit | None = None
+) -> torch.Tensor:
+    """(n, classes) logits of continuing from these rows' stored acts after `edit`, with the pictures if needed."""
     starts, images = network.can_start(acts.site), acts.images["image"].to_numpy()
 
     @torch.no_grad()
-    def of(some: np.ndarray) -> Seen:
+    def of(some: np.ndarray) -> torch.Tensor:
         block = torch.from_numpy(acts.acts[some]).float()
         x = None if starts else torch.stack([network.as_input(pictures.picture(image)) for image in images[some]])
-        return network.see(x, sites, given={acts.site: block if edit is None else edit(block)})
+        return network.see(x, given={acts.site: block if edit is None else edit(block)}).logits
 
-    return run_parallel(of, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])
+    return torch.cat(list(run_parallel(of, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])))

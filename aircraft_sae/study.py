@@ -1,6 +1,5 @@
 """The front door: `Study.open("hangar")` loads each stage from disk, or runs it once."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,6 @@ from aircraft_sae import store
 from aircraft_sae.activations import VIEWS, Activations, extract, site_folder
 from aircraft_sae.config import SAEConfig, StudyConfig, change, check_name, preset, with_data_root
 from aircraft_sae.features import PARTS, FeatureIndex, Regions, build_features, claim_bars, halves, probe_dictionary
-from aircraft_sae.features.claims import N_BARS
 from aircraft_sae.features.reconstruction import Null, null_dictionaries, random_dictionaries, short_training
 from aircraft_sae.hangar import VARIANTS
 from aircraft_sae.hangar.dataset import render_dataset
@@ -31,6 +29,7 @@ from aircraft_sae.studies.comparison import profile_network
 from aircraft_sae.studies.manipulation import segment
 
 OWN = ("main", "local")  # the config's own autoencoders
+N_BARS = 20  # null dictionaries; a claim has to beat the best features of 95 % of them
 
 
 class Study:
@@ -343,6 +342,6 @@ class Study:
     def results(self, notebook: str) -> dict[str, dict[str, float | None]]:
         """The numbers recorded by a notebook. Raises: FileNotFoundError if it has not run."""
         path = self.folder / "results" / f"{check_name(notebook)}.json"
-        if not path.is_file():
+        if not (found := store.read_json(path)):
             raise FileNotFoundError(f"{path} is not there: run notebook {notebook} on {self.config.name} first")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return found

@@ -379,7 +379,7 @@ values = [agreement["agreement"] for agreement in agreements]
 results["seed_agreement"] = (float(np.mean(values)), min(values), max(values), 3)
 results["seed_matched_cosine"] = float(np.mean([agreement["matched_cosine"] for agreement in agreements]))
 others = seeds[1].W_dec, evaluation.mixtures(seeds[1].W_dec)
-cosines, chance = (evaluation.matched_cosines(sae.W_dec, rows).numpy() for rows in others)
+cosines, chance = (evaluation.partners(sae.W_dec, rows)[0].numpy() for rows in others)
 
 # %%
 both = {"feature and another seed's feature": cosines, "feature and random mixture (chance)": chance}

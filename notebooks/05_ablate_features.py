@@ -37,7 +37,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from IPython.display import Markdown, display
-from scipy.stats import spearmanr, wilcoxon
+from scipy.stats import wilcoxon
 
 from aircraft_sae import features
 from aircraft_sae import interventions as ablation
@@ -429,38 +429,6 @@ if len(tail):
 # %% [markdown]
 # This result is exact, but close to a tautology: it says which way the head's weights point. It is no evidence of what
 # the rest of the network does with a feature.
-
-# %% [markdown]
-# ## Does more of a feature do more?
-#
-# Suppression multiplies a feature by 0. We also multiply the random features of the list by 0.5, 2 and 4, and do the
-# same along their random directions. If the classifier responded to features in particular, their curve would rise
-# above the random directions' curve.
-
-# %%
-doses, inputs = [0.0, 0.5, 1.0, 2.0, 4.0], {"trial": trial}
-folder = study.stage("experiments/dose", ablation.dose_response, {"features": drawn_ids, "doses": doses}, inputs)
-dosed, means = pd.read_parquet(folder / "doses.parquet"), {}
-for name, suffix in (("features", ""), ("random directions", "_random")):
-    own = dosed[dosed["of"] == name]
-    by_dose = own[own["n"] > 0].pivot(index="feature_id", columns="dose", values="logit")
-    rank = [spearmanr(doses, each).statistic for each in by_dose.to_numpy()]
-    results[f"dose/share_monotone{suffix}"] = point((np.abs(rank) > 0.999).mean(), len(rank))
-    sizes = {dose: each["size"].to_numpy() for dose, each in own.groupby("dose")}
-    results |= {f"dose/{name}/x{dose:g}": with_interval(each, np.ones(len(each))) for dose, each in sizes.items()}
-    means[name] = [sizes[dose].mean() for dose in doses]
-
-# %%
-figure, ax = plots.sheet(3.6)
-axes = {"xlabel": "activation multiplied by", "ylabel": "mean |change of the\ntrue class's logit|"}
-pd.DataFrame(means, doses).plot(style=["o-", "s--"], ax=ax, **axes)
-plots.titled(figure, "Does more of a feature do more than more of a random direction?")
-
-# %%
-four, four_random = (in_words(results[f"dose/{name}/x4"], percent=False) for name in means)
-text = f"""**Takeaway.** Multiplying a feature's activation by four moves the logit by {four} on average; the same
-along a random direction of the same length moves it by {four_random}."""
-display(Markdown(text))
 
 # %% [markdown]
 # ## Does this hold one stage earlier?

@@ -16,8 +16,8 @@ from torch.nn.functional import cosine_similarity, normalize
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.features.reconstruction import (
-    SEED_STEP, as_batchtopk, both_signs, dictionary, k_means, matched_cosines, measure, mixtures, nearest,
-    null_dictionaries, pca, project, pursue, seed_agreement, seed_match, splice,
+    SEED_STEP, as_batchtopk, both_signs, dictionary, k_means, measure, mixtures, nearest, null_dictionaries, partners,
+    pca, project, pursue, seed_agreement, seed_match, splice,
 )  # fmt: skip
 from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
@@ -143,7 +143,7 @@ def test_seed_agreement_is_1_for_the_same_features_in_any_order_and_0_by_chance(
     generator = torch.Generator().manual_seed(0)
     first, other = (torch.randn(40, 8, generator=generator) for _ in range(2))
     shuffled = 3 * first[torch.randperm(40, generator=generator)]
-    torch.testing.assert_close(matched_cosines(first, shuffled), torch.ones(40))
+    torch.testing.assert_close(partners(first, shuffled)[0], torch.ones(40))
     assert seed_agreement(first, shuffled)["agreement"] == pytest.approx(1)
     assert abs(seed_agreement(first, other)["agreement"]) < 0.1 < seed_agreement(first, other)["chance"]
     first, other = (torch.randn(300, 30, generator=generator) for _ in range(2))

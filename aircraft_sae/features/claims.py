@@ -19,8 +19,6 @@ from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
-N_BARS = 20  # null dictionaries; a claim has to beat the best features of 95 % of them
-
 
 def claim_bars(folder: Path, *, acts: Activations, nulls: Sequence[SparseAutoencoder], pictures: Pictures) -> None:
     """Write bars.parquet: part, bar (95th percentile, over nulls, of the best average precision on half A)."""

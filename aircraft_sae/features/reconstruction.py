@@ -160,8 +160,7 @@ def splice(
     }  # fmt: skip
     logs, losses = {}, {}
     for name, edit in edits.items():
-        logits = torch.cat([seen.logits for seen in replay(network, pictures, acts, rows, edit)])
-        logs[name] = logits.double().log_softmax(1)
+        logs[name] = replay(network, pictures, acts, rows, edit).double().log_softmax(1)
         losses[name] = nll_loss(logs[name], torch.from_numpy(labels), reduction="none").numpy()
     before, after = (logs[name].argmax(1).numpy() for name in ("own", "spliced"))
     divergence, ones = kl_div(logs["spliced"], logs["own"], reduction="none", log_target=True), np.ones(len(rows))
@@ -177,11 +176,11 @@ def splice(
 def seed_agreement(first: torch.Tensor, second: torch.Tensor) -> dict[str, float]:
     """How far two dictionaries W_dec (d_sae, d_in) share their features, beyond chance.
 
-        matched_cosine, chance: mean of `matched_cosines` with the second, and with `mixtures` of it
+        matched_cosine, chance: mean cosine of `partners` in the second, and in `mixtures` of it
         agreement: where matched_cosine lies between chance (0) and 1
     Source: Hungarian matching as in Paulo & Belrose 2025, arXiv 2501.16615.
     """
-    matched, chance = (matched_cosines(first, other).mean().item() for other in (second, mixtures(second)))
+    matched, chance = (partners(first, other)[0].mean().item() for other in (second, mixtures(second)))
     return {"agreement": (matched - chance) / (1 - chance), "matched_cosine": matched, "chance": chance}
 
 
@@ -211,12 +210,8 @@ def _root(covariance: torch.Tensor) -> torch.Tensor:
     return (eigenvectors * eigenvalues.clamp(min=0).sqrt() @ eigenvectors.t()).float()
 
 
-def matched_cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """(d_sae,) cosine of each row of `first` with its partner in `second`; partners maximise the sum."""
-    return _partners(first, second)[0]
-
-
-def _partners(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def partners(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cosines (d_sae,) of each row of `first` with its partner in `second`, the partners); these maximise the sum."""
     cosines = normalize(first.detach()) @ normalize(second.detach()).t()
     row, column = (torch.from_numpy(index) for index in linear_sum_assignment(cosines.numpy(), maximize=True))
     return cosines[row, column], column
@@ -226,7 +221,7 @@ def seed_match(sae: SparseAutoencoder, others: Sequence[SparseAutoencoder]) -> n
     """(d_sae,) each feature's lowest cosine with its partners in other autoencoders, over decoder and encoder."""
     found = []
     for other in others:
-        cosines, partner = _partners(sae.W_dec, other.W_dec)
+        cosines, partner = partners(sae.W_dec, other.W_dec)
         found += [cosines, cosine_similarity(sae.W_enc_rows.detach(), other.W_enc_rows.detach()[partner])]
     return torch.stack(found).amin(0).numpy()
 

@@ -6,6 +6,6 @@ from aircraft_sae.interventions.blurring import (
 )  # fmt: skip
 from aircraft_sae.interventions.editing import Responses, choose_scenes, edit_scenes, without
 from aircraft_sae.interventions.suppression import (
-    Trial, dose_response, effects, logits_from, mean_over_active, suppress_features, suppress_sample, tell_apart,
+    Trial, effects, logits_from, mean_over_active, suppress_features, suppress_sample, tell_apart,
 )  # fmt: skip
 from aircraft_sae.interventions.verdicts import Claimant, features_to_test, judge_parts, pass_share, verdict_tables

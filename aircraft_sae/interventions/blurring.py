@@ -145,8 +145,8 @@ def agreement(blur: pd.DataFrame, suppressed: pd.DataFrame) -> pd.DataFrame:
     """Does blurring under a feature's peak change the logit as suppressing it does? One row per feature_id.
 
     suppressed: feature_id, image_row, suppressed (change of the logit).
-    spearman, low, high: rank correlation over its n pictures, with bootstrap interval; nan if n < 4 or without spread
-    same_sign: share of pictures in which both have the same sign; suppressed, blurred: mean changes of the logit
+    spearman, low, high: rank correlation over its pictures, with bootstrap interval; nan if fewer than 4 or all equal
+    same_sign: share of pictures in which both have the same sign
     """
     both = blur[blur["where"] == "target"].merge(suppressed, on=PAIR, validate="1:1")
     table, rng = [], np.random.default_rng(0)
@@ -159,12 +159,8 @@ def agreement(blur: pd.DataFrame, suppressed: pd.DataFrame) -> pd.DataFrame:
             with np.errstate(invalid="ignore"):
                 norms = np.sqrt((ranks[0] ** 2).sum(1) * (ranks[1] ** 2).sum(1))
                 low, high = np.nanquantile((ranks[0] * ranks[1]).sum(1) / norms, [0.025, 0.975])
-        table.append({
-            "feature_id": feature_id, "spearman": spearman, "low": low, "high": high,
-            "same_sign": (np.sign(mine) == np.sign(other)).mean(), "suppressed": mine.mean(), "blurred": other.mean(),
-            "n": len(each),
-        })  # fmt: skip
-    return pd.DataFrame(table)
+        table.append((feature_id, spearman, low, high, (np.sign(mine) == np.sign(other)).mean()))
+    return pd.DataFrame(table, columns=["feature_id", "spearman", "low", "high", "same_sign"])
 
 
 def blur_peaks(
@@ -174,7 +170,7 @@ def blur_peaks(
 
     picks: from `choose_picks`; sigma, window: in pixels of the network's input.
     blur.parquet: feature_id, image_row, how, where ("target" or a kind of control), matched
-        change: mean squared change of the window's pixels; before, feature: the feature's maximum, and its change
+        before, feature: the feature's maximum, and its change
         logit, margin, confidence, specificity: as in `effects`
         restored_logit, random_logit: like logit, with the feature or its random direction put back after blurring
     suppressed.parquet: feature_id, image_row, suppressed (change of the true class's logit)
@@ -238,5 +234,4 @@ def _jobs(index, row, group, partners, change, foreground, size) -> Iterator[dic
         controls = control_windows(target, change, foreground, own_map, other, rng)
         two = sorted(rng.permutation(len(controls))[:2])  # each kind gets its share of pictures
         for where, (place, matched) in [("target", (target, True)), *(list(controls.items())[i] for i in two)]:
-            facts = {"feature_id": int(pick.feature_id), "where": where, "matched": matched}
-            yield facts | {"change": change[place.slices].mean(), "window": place}
+            yield {"feature_id": int(pick.feature_id), "where": where, "matched": matched, "window": place}

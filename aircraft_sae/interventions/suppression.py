@@ -1,13 +1,13 @@
-"""Suppression in feature space: take a feature out of the activations, and see what a read-out loses.
+"""Suppression in feature space: take a feature out of the activations, and see what the classifier loses.
 
-An edit replaces acts x by x - (1 - factor) f d in every cell: f is the feature's activation, d its decoder row. What
-the autoencoder does not explain stays, so a factor of 1 changes nothing. Where only a mean over cells follows the
-site (`Network.readout`), effects have a closed form; elsewhere each feature and picture takes a forward pass.
+An edit replaces acts x by x - f d in every cell: f is the feature's activation, d its decoder row. What the autoencoder
+does not explain stays. Where only a mean over cells follows the site (`Network.readout`), effects have a closed form;
+elsewhere each feature and picture takes a forward pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from aircraft_sae.activations import Activations, replay
 from aircraft_sae.devices import run_parallel
 from aircraft_sae.features import FeatureIndex, cell_covariance, check_features, halves, random_directions
 from aircraft_sae.metrics import with_interval
-from aircraft_sae.networks import BATCH, Network, PooledReadout, Seen, logits
+from aircraft_sae.networks import BATCH, Network, PooledReadout
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import digest, write_parquet
@@ -52,10 +52,10 @@ def effects(before: Tensor, after: Tensor, labels: Tensor, rival: Tensor | None 
 
 @dataclass
 class Trial:
-    """Pictures in which features are suppressed, and the read-out that scores them.
+    """Pictures in which features are suppressed.
 
-    rows: (n,) into acts; labels: (n,) which of the scores from `read` is the true one; in_b: (n,) bool, half B;
-    strength: (n, d_sae) activations averaged over cells; sites: those whose acts `read` needs.
+    rows: (n,) into acts; labels: (n,) each picture's class; in_b: (n,) bool, half B; strength: (n, d_sae) activations
+    averaged over cells.
     """
 
     network: Network
@@ -66,8 +66,6 @@ class Trial:
     labels: Tensor
     in_b: np.ndarray
     strength: Tensor
-    read: Callable[[Seen], Tensor] = logits
-    sites: Sequence[str] = ()
 
     @classmethod
     def of(cls, network: Network, sae: SparseAutoencoder, pictures: Pictures, acts: Activations, index: FeatureIndex):
@@ -77,10 +75,11 @@ class Trial:
         rows = places[~places.index.duplicated()][images["image"]].to_numpy()  # a picture's own row precedes its views
         in_b = halves(images[pictures.levels[0]] if pictures.levels else np.zeros(len(images)))
         strength = torch.from_numpy(index.sums(test) / index.cells_per_image)
-        made = cls(network, sae, pictures, acts, rows, torch.zeros(len(rows), dtype=torch.int64), in_b, strength)
         if network.level is None:
-            return replace(made, labels=made.scores().argmax(1))
-        return replace(made, labels=torch.tensor(pd.Categorical(images[network.level], network.classes).codes).long())
+            labels = replay(network, pictures, acts, rows).argmax(1)
+        else:
+            labels = torch.tensor(pd.Categorical(images[network.level], network.classes).codes).long()
+        return cls(network, sae, pictures, acts, rows, labels, in_b, strength)
 
     def __getitem__(self, kept: np.ndarray) -> "Trial":
         """Some of the pictures: (n,) bool, or indices."""
@@ -88,15 +87,13 @@ class Trial:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the content; ValueError for a read-out other than logits, which has no digest."""
-        if self.read is not logits:
-            raise ValueError("a trial with another read-out has no fingerprint: make it inside the experiment")
+        """A digest of the content."""
         return digest([self.network, self.sae, self.acts, self.rows, self.labels, self.in_b])
 
     @cached_property
     def readout(self) -> PooledReadout | None:
         """The closed form, where there is one."""
-        return self.network.readout(self.acts.site) if self.read is logits else None
+        return self.network.readout(self.acts.site)
 
     @cached_property
     def pooled(self) -> Tensor:
@@ -115,14 +112,8 @@ class Trial:
         return best[size[best] > 0].numpy()
 
     @torch.no_grad()
-    def scores(self, edit: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """(n, …) `read` after forward passes from the acts, changed by `edit`."""
-        seen = replay(self.network, self.pictures, self.acts, self.rows, edit, self.sites)
-        return torch.cat([self.read(each) for each in seen])
-
-    @torch.no_grad()
-    def suppress(self, features: Sequence[int], factor=0.0, directions=None, rival=None) -> dict[str, np.ndarray]:
-        """`effects` (n, len(features)) of multiplying each feature by `factor`, one at a time.
+    def suppress(self, features: Sequence[int], directions=None, rival=None) -> dict[str, np.ndarray]:
+        """`effects` (n, len(features)) of suppressing features, one at a time.
 
         directions: (len(features), d_in) in place of the decoder rows; rival: (n,).
         Raises: ValueError for an unknown feature.
@@ -131,19 +122,20 @@ class Trial:
         features = list(features)
         directions = self.sae.W_dec.detach()[features] if directions is None else directions
         if self.readout is None:
-            return self._by_passes(features, factor, directions, rival)
-        parts, removed = [], (1 - factor) * self.strength[:, features]
+            return self._by_passes(features, directions, rival)
+        parts, removed = [], self.strength[:, features]
         for some in torch.arange(len(self.rows)).split(64):  # x 6,144 features x 100 classes of logits are 157 MB
             after = self.readout.edited(self.pooled[some], removed[some], directions)
             before, rivals = self.readout.logits(self.pooled[some]), None if rival is None else rival[some]
             parts.append(effects(before, after, self.labels[some], rivals))
         return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
-    def _by_passes(self, features, factor, directions, rival) -> dict[str, np.ndarray]:
-        gone, before = [], self.scores()
+    def _by_passes(self, features, directions, rival) -> dict[str, np.ndarray]:
+        passes = partial(replay, self.network, self.pictures, self.acts)
+        gone, before = [], passes(self.rows)
         for block in self.acts.blocks(self.rows, BATCH):
             codes = self.sae.encode(block.flatten(0, 2)).dense().view(*block.shape[:3], -1)
-            gone.append((1 - factor) * codes[..., features])
+            gone.append(codes[..., features])
         gone = torch.cat(gone)
 
         @torch.no_grad()
@@ -151,7 +143,7 @@ class Trial:
             after, changed = before.clone(), gone[..., j].abs().amax((1, 2)).nonzero()[:, 0]
             for some in changed.split(BATCH) if len(changed) else ():
                 taken = gone[some][..., j, None] * directions[j]
-                after[some] = self[some.numpy()].scores(lambda block, taken=taken: block - taken)
+                after[some] = passes(self.rows[some.numpy()], lambda block, taken=taken: block - taken)
             return effects(before, after, self.labels, rival)
 
         parts = list(run_parallel(of_feature, range(len(features))))
@@ -179,7 +171,7 @@ def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
     """The n features whose suppression most lowers the margin between two labels on half A, with the effect on half B.
 
     Without a closed form, only the `strongest` features of the pair's half A are tried. feature_id; value, low, high,
-    n: mean change of the margin; random: that of its random direction; beyond_value, beyond_low, …: value less random.
+    n: mean change of the margin; random: that of its random direction.
     """
     own, W_dec = trial[np.isin(trial.labels, pair)], trial.sae.W_dec.detach()
     features = np.arange(trial.sae.d_sae)
@@ -192,11 +184,8 @@ def tell_apart(trial: Trial, pair: tuple[int, int], n: int = 8) -> pd.DataFrame:
 
     best = features[margins(~own.in_b, features, W_dec).mean(0).argsort()[:n]]
     ours, null = (margins(own.in_b, best, directions) for directions in (W_dec, trial.random))
-    table, ones = [], np.ones(len(ours))
-    for j, mine, other in zip(best, ours.T, null.T, strict=True):
-        beyond = {f"beyond_{name}": each for name, each in with_interval(mine - other, ones).items()}
-        table.append({"feature_id": int(j)} | with_interval(mine, ones) | {"random": float(other.mean())} | beyond)
-    return pd.DataFrame(table)
+    found = pd.DataFrame([with_interval(each, np.ones(len(each))) for each in ours.T])
+    return found.assign(feature_id=best, random=null.mean(0))
 
 
 def matched_features(table: pd.DataFrame) -> np.ndarray:
@@ -225,10 +214,10 @@ def suppress_features(folder: Path, *, trial: Trial, index: FeatureIndex, claims
         feature, random direction, feature of like density: mean absolute specificity
     beyond_random.parquet: `beyond_random` of the claims drawn at random
     """
-    half_b, features, W_dec = _half_b(trial), np.arange(trial.sae.d_sae), trial.sae.W_dec.detach()
+    features, W_dec, most = np.arange(trial.sae.d_sae), trial.sae.W_dec.detach(), None
     if trial.readout is None:
-        features = np.unique(claims["feature_id"])
-    partner = matched_features(index.table)
+        features, most = np.unique(claims["feature_id"]), 140
+    half_b, partner = _half_b(trial, most), matched_features(index.table)
     swapped = W_dec[np.where(partner >= 0, partner, 0)]
     like = swapped * (W_dec.norm(dim=1) / swapped.norm(dim=1))[:, None]
     active = (half_b.strength[:, features] > 0).numpy()
@@ -256,27 +245,9 @@ def beyond_random(trial: Trial, features: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(table, columns=["feature_id", "beyond"])
 
 
-def _half_b(trial: Trial, most: int | None = None) -> Trial:
-    """Half B, or `most` pictures of it at random: by default 140 where effects cost forward passes."""
-    most = 140 if most is None and trial.readout is None else most
+def _half_b(trial: Trial, most: int | None) -> Trial:
+    """Half B, or `most` pictures of it at random."""
     return trial[np.sort(np.random.default_rng(0).permutation(np.flatnonzero(trial.in_b))[:most])]
-
-
-def dose_response(folder: Path, *, trial: Trial, features: Sequence[int], doses: Sequence[float]) -> None:
-    """Multiply features by each dose, and make changes of the same length along random directions.
-
-    doses.parquet: of ("features" or "random directions"), dose, feature_id, n (half B's pictures in which it is active)
-        logit, size: means over these of the change of the true class's logit, and of its absolute value
-    """
-    half_b, features, table = _half_b(trial), list(features), []
-    active = (half_b.strength[:, features] > 0).numpy()
-    for of, directions in (("features", trial.sae.W_dec.detach()), ("random directions", trial.random)):
-        for dose in doses:
-            change = half_b.suppress(features, dose, directions=directions[features])["logit"]
-            means = {"logit": mean_over_active(change, active), "size": mean_over_active(np.abs(change), active)}
-            facts = {"of": of, "dose": dose, "feature_id": features, "n": active.sum(0)}
-            table.append(pd.DataFrame(facts | means))
-    write_parquet(pd.concat(table, ignore_index=True), folder / "doses.parquet")
 
 
 def suppress_sample(folder: Path, *, trial: Trial, features: Sequence[int], n_images: int) -> None:

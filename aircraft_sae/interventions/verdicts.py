@@ -182,11 +182,10 @@ def measured(claimant: Claimant, claims: pd.DataFrame, removals: Path) -> list[M
 
 
 def compared(own: Measured, nulls: Sequence[Measured]) -> dict[str, float]:
-    """A claim against the nulls: ap, auroc, R, each with _low, _high and _p; null_ap, … (the nulls' largest); swapped,
-    others (`Measured`); gain (auroc - null_auroc); imprecise (WIDE); n (pictures), n_scenes (of part, feature).
+    """A claim against the nulls: ap, auroc, R, each with _low, _high and _p; null_ap, … (the nulls' largest); others
+    (`Measured`); gain (auroc - null_auroc); imprecise (WIDE); n_scenes (of part and feature).
     """
-    row = {"swapped": own.swapped.value, "others": own.others.value, "n": len(own.ap.influence)}
-    row["n_scenes"] = len(own.R.influence)
+    row = {"others": own.others.value, "n_scenes": len(own.R.influence)}
     by_others = own.others if np.isfinite(own.others.value) else Estimate(0.0, 0 * own.R.influence)
     rivals = {
         "ap": [own.swapped, *(null.ap for null in nulls)], "auroc": [null.auroc for null in nulls], "R": [by_others],

@@ -1,4 +1,4 @@
-"""Read-outs: functions from a `Seen` to scores (n, …), and the closed form for networks that end in a mean.
+"""The closed form of logits for networks that end in a mean.
 
 Where only a mean over cells, an optional LayerNorm and one linear layer follow a site, the logits depend on its acts
 through their mean p alone. Let p~ be p centred over its D channels, v_p its variance (likewise for d), and W' the
@@ -16,11 +16,6 @@ import torch
 from torch import nn
 
 same = partial(torch.allclose, rtol=1e-3, atol=1e-4)
-
-
-def logits(seen) -> torch.Tensor:
-    """(n, classes)."""
-    return seen.logits
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.neighbors import KNeighborsClassifier
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.features import FeatureIndex, Regions, best_aurocs, best_estimates, best_matches, halves, part_scores
@@ -201,15 +201,14 @@ def probed(values: np.ndarray, labels: pd.DataFrame) -> dict[str, dict]:
 
 def baselines(acts: Activations, pictures: Pictures) -> dict[str, dict[str, dict]]:
     """`probed` with the site's channels and with their principal components, both signs, in place of features."""
-    rows = acts.rows("test")
+    rows, found = acts.rows("test"), {}
     mean, directions = pca(acts, acts.rows("train", "val"), acts.d_in)
     blocks = [block.flatten(1, 2) for block in acts.blocks(rows)]
-    made = {"channels": blocks, "PCA": [(block - mean) @ directions.t() for block in blocks]}
     labels = acts.images.iloc[rows].loc[:, list(pictures.levels)]
-    return {
-        name: probed(np.concatenate([np.hstack([each.amax(1), (-each).amax(1)]) for each in of]), labels)
-        for name, of in made.items()
-    }
+    for name, of in {"channels": blocks, "PCA": [(block - mean) @ directions.t() for block in blocks]}.items():
+        extremes = [np.hstack([each.amax(1), (-each).amax(1)]) for each in of]
+        found[name] = probed(np.concatenate(extremes), labels)
+    return found
 
 
 def sites_at(network: Network, strides: Sequence[int]) -> dict[int, str]:
@@ -218,9 +217,8 @@ def sites_at(network: Network, strides: Sequence[int]) -> dict[int, str]:
     if lacking := [stride for stride in strides if stride not in found]:
         raise ValueError(f"{network.name} has no site of stride {lacking[0]}: it has {', '.join(map(str, found))}")
     # the config names sites by alias, and activations are kept by name
-    return {
-        stride: re.sub(r"^stages\.(\d)$", lambda path: f"stage{int(path[1]) + 1}", found[stride]) for stride in strides
-    }
+    alias = partial(re.sub, r"^stages\.(\d)$", lambda path: f"stage{int(path[1]) + 1}")
+    return {stride: alias(found[stride]) for stride in strides}
 
 
 def common_width(widths: Sequence[int]) -> int:
@@ -229,15 +227,11 @@ def common_width(widths: Sequence[int]) -> int:
     return step * -(-1000 // step)
 
 
-def accuracies(acts: Activations, level: str) -> dict[str, dict[str, float | None]]:
-    """Test accuracy of two classifiers of pooled acts, fitted on training pictures: "knn" (cosine), "linear"."""
+def accuracy(acts: Activations, level: str) -> dict[str, float | None]:
+    """Test accuracy of a logistic regression on pooled acts, fitted on training pictures."""
     rows, labels = [acts.rows(split) for split in ("train", "test")], acts.images[level].to_numpy()
     train, test = (np.concatenate([block.mean((1, 2)).numpy() for block in acts.blocks(each)]) for each in rows)
     mean, deviation = train.mean(0), np.maximum(train.std(0), 1e-6)
-    kinds = {"knn": KNeighborsClassifier(min(10, len(train)), metric="cosine"), "linear": LogisticRegression(C=0.1)}
-    found = {}
-    for name, kind in kinds.items():
-        fitted = kind.fit((train - mean) / deviation, labels[rows[0]])
-        right = fitted.predict((test - mean) / deviation) == labels[rows[1]]
-        found[name] = with_interval(right, np.ones(len(right)))
-    return found
+    fitted = LogisticRegression(C=0.1).fit((train - mean) / deviation, labels[rows[0]])
+    right = fitted.predict((test - mean) / deviation) == labels[rows[1]]
+    return with_interval(right, np.ones(len(right)))
