@@ -149,20 +149,17 @@ def content(features: pd.DataFrame) -> tuple[str, dict, dict]:
 
 
 @torch.no_grad()
-def image_maxima(sae: SparseAutoencoder, acts: torch.Tensor) -> torch.Tensor:
-    """(n, d_sae) largest activation of each feature in each picture's acts (n, rows, columns, d_in)."""
-    codes, top = sae.encode(acts.flatten(0, 2)), torch.zeros(len(acts), sae.d_sae)
-    at = codes.cells // acts[0, ..., 0].numel() * sae.d_sae + codes.features
-    return top.view(-1).scatter_reduce_(0, at, codes.values, "amax").view_as(top)
-
-
 def see_maxima(network: Network, saes: Mapping[str, SparseAutoencoder], pictures: Pictures) -> dict[str, csr_array]:
-    """`image_maxima` (pictures, d_sae) of each dictionary at its own site, in one pass over the test pictures."""
+    """{name: (pictures, d_sae)} largest activation of each feature in each test picture, in one pass over them."""
     found = {name: [] for name in saes}
     sites = list(dict.fromkeys(sae.cfg.site for sae in saes.values()))
-    for _, acts in watch(network, pictures, sites, "features of pictures"):
+    for shown, acts in watch(network, pictures, sites, "features of pictures"):
         for name, sae in saes.items():
-            found[name].append(csr_array(image_maxima(sae, acts[sae.cfg.site]).numpy()))
+            cells = acts[sae.cfg.site].flatten(1, 2)
+            codes, maxima = sae.encode(cells.flatten(0, 1)), torch.zeros(len(shown) * sae.d_sae)
+            at = codes.cells // cells.shape[1] * sae.d_sae + codes.features
+            maxima.scatter_reduce_(0, at, codes.values, "amax")
+            found[name].append(csr_array(maxima.view(-1, sae.d_sae).numpy()))
     return {name: vstack(each, "csr") for name, each in found.items()}
 
 
