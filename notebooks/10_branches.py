@@ -198,12 +198,11 @@ random directions are specialised (features: {in_5x5[RECIPE]:.2%})."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Is it the width of a branch, or the scale of its channels?
+# ## Is it the scale of a branch's channels?
 #
 # The channels of one branch may vary more than those of another, which by itself gives that branch a larger share. So
-# we repeat the test in three ways: with rows in units of each channel's standard deviation; with the same number of
-# channels from each branch, drawn at random; and, since a test with fewer channels finds less, with the same reduced
-# total of channels in the branches' own proportions.
+# we repeat the test with rows in units of each channel's standard deviation. (The test already allows for the width of
+# a branch, because the permuted channels of a row fill branches of the same widths.)
 
 # %%
 shown = {}
@@ -211,9 +210,6 @@ for (block, kind), W_dec in rows.items():
     variance = cells[block].moments(cells[block].rows("test"))[1].numpy()
     in_deviations = W_dec / np.sqrt(np.where(variance > 1e-9, variance, np.inf))
     ways = {"as they are": chance[block, kind], "in deviations": branches.permutation_p(in_deviations, groups[block])}
-    for name, even in {"equal widths": True, "as few, in proportion": False}.items():
-        columns, few = branches.equalised(groups[block], even)
-        ways[name] = branches.permutation_p(W_dec[:, columns], few)
     shown[block, kind] = {name: 100 * branches.specialised(p).any(axis=1).mean() for name, p in ways.items()}
     results |= {f"{block}/specialised/{name}/{kind}": share / 100 for name, share in shown[block, kind].items()}
 shown = pd.DataFrame(shown).T

@@ -79,21 +79,6 @@ def test_specialised_needs_a_rare_share_few_false_discoveries_and_more_than_a_si
     assert found["5x5"].all() and not found.drop(columns="5x5").to_numpy().any()
 
 
-def test_branches_of_equal_width_keep_their_features():
-    """A planted feature stays where it lives, and no branch gains by its width."""
-    columns, groups = branches.equalised(GROUPS)
-    assert len(set(columns)) == 48 and all(own.stop - own.start == 12 for own in groups.values())
-    special = specialised(permutation_p(PLANTED[:, columns], groups))
-    assert special["5x5"][:100].mean() > 0.6 and special.iloc[100:].to_numpy().mean() < 0.01
-    plain, (some, in_proportion) = decoder(1, planted=0), branches.equalised(GROUPS, even=False)
-    assert len(set(some)) == 48 and [own.stop - own.start for own in in_proportion.values()] == [12, 18, 9, 9]
-    for chosen, found in ((columns, groups), (some, in_proportion)):
-        for name, own in found.items():
-            assert ((chosen[own] >= GROUPS[name].start) & (chosen[own] < GROUPS[name].stop)).all()
-    assert contribution(plain[:, columns], groups, squared=True).mean().between(0.22, 0.28).all()
-    assert contribution(plain, GROUPS, squared=True).mean()["3x3"] > 0.33
-
-
 class Planted:
     """A network without weights: a picture is the acts of its middle cell, and twice those of the other cells."""
 

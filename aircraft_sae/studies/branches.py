@@ -64,18 +64,6 @@ def excess(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def equalised(groups: Groups, even: bool = True) -> tuple[np.ndarray, dict[str, slice]]:
-    """(random channels, groups among them): as many of each branch as the narrowest has, or in proportion."""
-    rng, widths = np.random.default_rng(0), np.array([own.stop - own.start for own in groups.values()])
-    wanted = np.full(len(widths), widths.min())
-    if not even:
-        wanted = (widths * wanted.sum() / widths.sum()).round().astype(int)
-    drawn = [np.sort(rng.choice(np.arange(own.start, own.stop), n, False))
-             for own, n in zip(groups.values(), wanted, strict=True)]  # fmt: skip
-    ends = np.cumsum(wanted).tolist()
-    return np.concatenate(drawn), {name: slice(end - n, end) for name, end, n in zip(groups, ends, wanted, strict=True)}
-
-
 def permutation_p(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
     """(d_sae, branches) p: how often permuted channels reach a branch's share; 1 up to 2 deviations above chance."""
     far, squares = excess(W_dec, groups), np.square(np.maximum(W_dec, 0)).astype(np.float32)
@@ -87,7 +75,7 @@ def permutation_p(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _drawn(d: int, widths: tuple[int, ...]) -> list[np.ndarray]:
     """For each branch (N_PERMUTED, d) with ones at random channels, as many as it has; no two branches share one."""
     order = np.random.default_rng(0).random((N_PERMUTED, d), np.float32).argsort(1)
