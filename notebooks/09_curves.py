@@ -78,9 +78,8 @@ titles = {pair: f"{NAMES[pair[0]]} {pair[1]}" for pair in PAIRS}
 #
 # We show arcs of equal length and width that pass through the middle of a grey picture: at every 5 degrees, with four
 # radii, bright and dark, and shifted by up to two pixels. An arc's angle is the direction from its middle towards its
-# centre of curvature. We also show lines, corners and gratings, to which a curve detector should respond less. (There
-# are double curves, too, which contain a curve, and circles around the middle. At conv2d2 and blocks.1, a cell sees a
-# window of some 20 pixels, in which arcs of the two larger radii are almost straight.)
+# centre of curvature. We also show lines and corners, to which a curve detector should respond less. (At conv2d2 and
+# blocks.1, a cell sees a window of some 20 pixels, in which arcs of the two larger radii are almost straight.)
 
 # %%
 shown = stimuli.table.drop_duplicates("kind")["image"].tolist()

@@ -114,8 +114,9 @@ def test_pixel_templates_are_told_apart(stimuli):
     for angle in wanted:
         curve, line = template(kind="curve", angle=angle, radius=12), template(kind="line", angle=angle)
         filters.append(curve - line * (curve @ line))
-    filters += [template(kind="line", angle=30), template(kind="circle", radius=20)]
-    filters += [template(kind="corner", angle=40, radius=20), np.ones(seen.shape[1])]
+    from_middle = np.hypot(*np.meshgrid(range(-64, 65, 2), range(-64, 65, 2))).ravel()
+    filters += [template(kind="line", angle=30), template(kind="corner", angle=40)]
+    filters += [(np.abs(from_middle - 20) < 2) / 10, np.ones(seen.shape[1])]
     values = seen @ np.stack(filters, 1)
     tuned, units = tuning.tuned(np.maximum(values - 0.6 * values.max(0), 0), stimuli.table)  # as after a bias and ReLU
     assert tuning.detects(units, np.zeros(7)).tolist() == [True] * 3 + [False] * 4, units
