@@ -43,6 +43,12 @@ def test_a_curve_passes_the_middle_and_bends_towards_its_angle(stimuli, angle, r
     np.testing.assert_array_equal(drawn(stimuli, kind="curve", angle=angle, radius=radius, contrast=-1), -ink)
 
 
+def test_a_corner_opens_towards_its_angle(stimuli):
+    ink = drawn(stimuli, kind="corner", angle=0, contrast=1)
+    assert (ink[[MIDDLE, MIDDLE + 12, MIDDLE - 12], [MIDDLE, MIDDLE + 12, MIDDLE + 12]] == 100).all()
+    assert ink[MIDDLE, MIDDLE + 12] == 0 and not ink[:, : MIDDLE - 3].any()
+
+
 def test_shifts_and_turns_are_those_of_the_table(stimuli):
     own = {"kind": "curve", "radius": 20, "contrast": 1}
     plain = drawn(stimuli, angle=0, right=0, down=0, **own)
@@ -118,7 +124,7 @@ def test_pixel_templates_are_told_apart(stimuli):
     filters += [template(kind="line", angle=30), template(kind="corner", angle=40)]
     filters += [(np.abs(from_middle - 20) < 2) / 10, np.ones(seen.shape[1])]
     values = seen @ np.stack(filters, 1)
-    tuned, units = tuning.tuned(np.maximum(values - 0.6 * values.max(0), 0), stimuli.table)  # as after a bias and ReLU
+    tuned, units = tuning.tuned(np.maximum(values - 0.4 * values.max(0), 0), stimuli.table)  # as after a bias and ReLU
     assert tuning.detects(units, np.zeros(7)).tolist() == [True] * 3 + [False] * 4, units
     assert np.abs(units["peak"][:3] - wanted).max() <= 5  # one step of the stimuli's angles
     middles = np.degrees(np.angle(tuned[:3] @ np.exp(1j * np.radians(ANGLES)))) % 360
