@@ -17,9 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import change
-from aircraft_sae.features import halves
-from aircraft_sae.features.reconstruction import random_dictionaries
-from aircraft_sae.features.regions import selectivity
+from aircraft_sae.features import halves, random_dictionaries, selectivity
 from aircraft_sae.metrics import point, with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
@@ -203,14 +201,11 @@ def see_blocks(
     write_parquet(pd.concat(tables, ignore_index=True), folder / "features.parquet")
 
 
-def correlations(a: csr_array, b: csr_array) -> np.ndarray:
-    """(d_a, d_b) Pearson correlations of the columns of a (n, d_a) and b (n, d_b); 0 for constant ones."""
-    n, sums = a.shape[0], [np.asarray(each.sum(axis=0)).ravel() for each in (a, b)]
-    squares = [np.asarray(each.multiply(each).sum(axis=0)).ravel() for each in (a, b)]
-    deviations = [np.sqrt(np.maximum(q / n - (s / n) ** 2, 0)) for q, s in zip(squares, sums, strict=True)]
-    covariance = (a.T @ b).toarray() / n - np.outer(*sums) / n**2
-    scale = np.outer(*deviations)
-    return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
+def _standardised(maxima: csr_array) -> np.ndarray:
+    """Columns of mean 0 and length 1, so that their products are Pearson correlations."""
+    centred = maxima.toarray()
+    centred -= centred.mean(0)
+    return centred / np.maximum(np.linalg.norm(centred, axis=0), 1e-9)
 
 
 def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence[np.ndarray]) -> dict:
@@ -224,14 +219,11 @@ def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence
     """
     fewest, n_draws = min(MIN_PICTURES, first.shape[0] // 3), 1000
     often = [np.flatnonzero((each > 0).sum(axis=0) >= fewest) for each in (first, second)]
-    first, second = (csr_array(each[:, own]) for each, own in zip((first, second), often, strict=True))
-    shifted = csr_array(second[(np.arange(second.shape[0]) + second.shape[0] // 2) % second.shape[0]])
-    found = []
-    for at in range(0, first.shape[1], 1000):  # all at once would take a gigabyte
-        own, other = (correlations(first[:, at : at + 1000], each) for each in (second, shifted))
-        found.append((own.argmax(1), own.max(1), other.max(1)))
-    partner, best, chance = (np.concatenate(each) for each in zip(*found, strict=True))
-    matched = best > np.quantile(chance, BEYOND)
+    first, second = (_standardised(each[:, own]) for each, own in zip((first, second), often, strict=True))
+    shifted = np.roll(second, len(second) // 2, axis=0)
+    correlation = first.T @ second
+    partner, best = correlation.argmax(1), correlation.max(1)
+    matched = best > np.quantile((first.T @ shifted).max(1), BEYOND)
     if not matched.any():
         return {"kappa": point(0.0, 0), "permuted": point(0.0, 0), "p": 1.0, "matched": 0.0}
     kinds, shared = np.unique(np.concatenate(homes)), np.unique(partner[matched], return_inverse=True)[1]
