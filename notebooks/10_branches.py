@@ -24,17 +24,16 @@
 # the same of directions that no autoencoder learned, and use ground truth to find out what a feature is about.
 #
 # **Reads** the data set of notebook 01. **Writes** the cells and autoencoders of each block,
-# `data/runs/<preset>/experiments/blocks-<network>` and the experiments that follow from it, and the numbers in
-# `data/runs/<preset>/results/10_branches.json`.
+# `data/runs/<preset>/experiments/blocks-<network>`, and the numbers in `data/runs/<preset>/results/10_branches.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: ten minutes the first time, four minutes after that.
+# **Runtime** with the default preset on 2 CPU cores: eight minutes the first time, three minutes after that.
 
 # %%
 # %matplotlib inline
 # %config InlineBackend.figure_formats = ["jpeg"]
 # %config InlineBackend.print_figure_kwargs = {"bbox_inches": "tight", "pil_kwargs": {"quality": 88}}
 import os
-from itertools import combinations, pairwise, product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -47,10 +46,9 @@ from aircraft_sae.features.reconstruction import measure, random_dictionaries, u
 
 # %%
 from aircraft_sae.metrics import median, with_interval
-from aircraft_sae.studies import branches, circuits, curves
+from aircraft_sae.studies import branches
 from aircraft_sae.study import Study
 from aircraft_sae.view import plots
-from aircraft_sae.view.browser.catalogue import crops_figure
 from aircraft_sae.view.plots import in_words
 
 # %% [markdown]
@@ -66,7 +64,6 @@ NAME = "10_branches" + f"-{network.name}" * bool(NETWORK)
 BLOCKS = [f"mixed4{letter}" for letter in ("abc" if small else "abcde")]
 ALONE, RECIPE, pictures = ("5x5", "1x1"), "the paper's recipe", study.pictures()
 groups = {block: {name: network.channels(f"{block}:{name}") for name in branches.BRANCHES} for block in BLOCKS}
-every = 1 if small else 3
 
 # %% [markdown]
 # ## Two kinds of autoencoder
@@ -201,12 +198,11 @@ random directions are specialised (features: {in_5x5[RECIPE]:.2%})."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Is it the width of a branch, or the scale of its channels?
+# ## Is it the scale of a branch's channels?
 #
 # The channels of one branch may vary more than those of another, which by itself gives that branch a larger share. So
-# we repeat the test in three ways: with rows in units of each channel's standard deviation; with the same number of
-# channels from each branch, drawn at random; and, since a test with fewer channels finds less, with the same reduced
-# total of channels in the branches' own proportions.
+# we repeat the test with rows in units of each channel's standard deviation. (The test already allows for the width of
+# a branch, because the permuted channels of a row fill branches of the same widths.)
 
 # %%
 shown = {}
@@ -214,9 +210,6 @@ for (block, kind), W_dec in rows.items():
     variance = cells[block].moments(cells[block].rows("test"))[1].numpy()
     in_deviations = W_dec / np.sqrt(np.where(variance > 1e-9, variance, np.inf))
     ways = {"as they are": chance[block, kind], "in deviations": branches.permutation_p(in_deviations, groups[block])}
-    for name, even in {"equal widths": True, "as few, in proportion": False}.items():
-        columns, few = branches.equalised(groups[block], even)
-        ways[name] = branches.permutation_p(W_dec[:, columns], few)
     shown[block, kind] = {name: 100 * branches.specialised(p).any(axis=1).mean() for name, p in ways.items()}
     results |= {f"{block}/specialised/{name}/{kind}": share / 100 for name, share in shown[block, kind].items()}
 shown = pd.DataFrame(shown).T
@@ -240,7 +233,7 @@ display(Markdown(text))
 # is known only if the feature is active in at least ten of 40 scenes; otherwise the leaning is *unknown*.
 
 # %%
-inputs = {"network": network, "pictures": pictures.every(every), "saes": asked}
+inputs = {"network": network, "pictures": pictures.every(1 if small else 3), "saes": asked}
 inputs["random"] = {site: branches.random_thousand(sae, cells[site]) for site, sae in asked.items()}
 if pictures.scenes is not None:
     varied = study.varied()
@@ -375,7 +368,7 @@ display(Markdown(text))
 # lies in 5 x 5; in the right panel, it shows what the feature leans to.
 
 # %%
-block, grid = "mixed4c", network.shape("mixed4c")[:2]
+block = "mixed4c"
 known_of = features[features["dictionary"] == block].set_index("feature_id")
 W_dec = asked[block].W_dec.detach().numpy()[known_of.index]
 far = branches.excess(W_dec, groups[block]).set_index(known_of.index)
@@ -424,75 +417,6 @@ instead of homes, the difference is {100 * gains["/leaning"]:.1f} points."""
 display(Markdown(text))
 
 # %% [markdown]
-# ## Which features of the next block does a feature change?
-#
-# We suppress a feature in all cells and measure by what share each feature of the next block changes, up or down
-# (leaving out those of less than median activity). In mixed4a, we suppress six of the hundred most active features: the
-# six whose share of any one branch is furthest above chance. In each later block we suppress up to six of the features
-# that changed most in the step before. For each suppressed feature, we also suppress its two neighbours in the order of
-# activity. The first neighbours set the threshold: an *edge* is a change larger than 99.9% of all changes that they
-# cause. The second neighbours are the control.
-
-# %%
-asked_next, tables = [], {}
-for a, b in pairwise(BLOCKS):
-    order = features[features["dictionary"] == a].sort_values("mass", ascending=False)["feature_id"].tolist()
-    most = branches.excess(asked[a].W_dec.detach().numpy()[order[:100]], groups[a]).max(axis=1)
-    mine = asked_next or [order[i] for i in most.nlargest(6).index]
-    near = circuits.neighbours(order, mine)
-    given = {"network": network, "saes": [asked[a], asked[b]], "pictures": pictures.every(2 if small else 30)}
-    roles = {"roles": {"asked": mine, "null": near[::2], "control": near[1::2]}}
-    folder = study.stage(f"experiments/edges-{network.name}-{a}", circuits.find_edges, roles, given)
-    each = tables[a, b] = pd.read_parquet(folder / "edges.parquet")
-    found = each[(each["role"] == "asked") & each["beyond"]]
-    asked_next = circuits.strongest(found)["downstream"].drop_duplicates().head(6).tolist()
-
-# %%
-edges = pd.concat([table.assign(first=a, second=b) for (a, b), table in tables.items()], ignore_index=True)
-counts = edges.groupby(["first", "role"])["beyond"].agg(["sum", "size"]).unstack()
-for name, role in (("n_edges", "asked"), ("n_edges/control", "control")):
-    n, of = (counts[each, role] for each in ("sum", "size"))
-    results |= {f"{a}/{name}": (int(n[a]), None, None, int(of[a])) for a in n.index}
-    results[name] = (int(n.sum()), None, None, int(of.sum()))
-fit = circuits.predicted_effects(edges)
-results |= {f"edges_predicted/{kind}": median(values.to_numpy()) for kind, values in fit.items()}
-columns = {"chosen features": counts["sum", "asked"], "their neighbours": counts["sum", "control"]}
-pd.DataFrame(columns | {"possible": counts["size", "asked"]}).rename_axis("edges from")
-
-# %% [markdown]
-# The takeaway says how many edges the threshold alone would give, so treat every edge as a candidate. Here are three
-# examples: the largest edge of each of the first three blocks, chosen by size alone. Each example has two rows of
-# patches: those of the suppressed feature, and those of the feature that changed, labelled with the change in percent.
-
-# %%
-found = circuits.strongest(edges[(edges["role"] == "asked") & edges["beyond"]])
-examples = found.drop_duplicates("first").sort_values("first").head(3)
-ends = {end for row in examples.itertuples() for end in ((row.first, row.upstream), (row.second, row.downstream))}
-pieces = {}
-for name in sorted({block for block, _ in ends}):
-    settings = {"units": sorted(j for block, j in ends if block == name)}
-    given = {"network": network, "pictures": pictures.every(4 * every), "sae": asked[name]}
-    folder = study.stage(f"experiments/nodes-{network.name}-{name}", curves.find_patches, settings, given)
-    own = pd.read_parquet(folder / "patches.parquet").groupby("unit")
-    pieces |= {(name, j): each[each["value"] > 0] for j, each in own}
-
-# %%
-shown = {}
-for row in examples.itertuples():
-    shown[f"{row.first[5:]}:\n{row.upstream}"] = pieces[row.first, row.upstream]
-    shown[f"{row.second[5:]}: {row.downstream}\n{row.share:+.0%}"] = pieces[row.second, row.downstream]
-plots.titled(crops_figure(shown, pictures, grid), "What do the strongest edges connect?")
-
-# %%
-own, other = (results[f"edges_predicted/{kind}"] for kind in ("own", "another's"))
-by_threshold = branches.SPECIAL * results["n_edges"][3]
-text = f"""**Takeaway.** The chosen features have {results["n_edges"][0]:,} edges, and their neighbours have
-{results["n_edges/control"][0]:,}; the threshold alone would give {by_threshold:.0f}. A feature's effects and those that
-the block's derivative predicts have a rank correlation of {own["value"]:.2f} (median, n = {own["n"]}; with the
-prediction for another feature: {other["value"]:.2f})."""
-display(Markdown(text))
-
-# %% [markdown]
 # ## Takeaways
 
 # %% tags=["nbval-check-output"]
@@ -501,7 +425,7 @@ wanted = [f"{block}/{name}" for block in BLOCKS for name in asked_for]
 wanted += [f"{block}/specialised_share/{name}{end}"
            for block, name, end in product(BLOCKS, branches.BRANCHES, ("", "_null"))]  # fmt: skip
 wanted += [*(f"kappa/{a}-{b}" for a, b in combinations(BLOCKS, 2)), *(f"{block}/purity" for block in BLOCKS)]
-print("missing:", [name for name in [*wanted, "n_edges"] if name not in results])
+print("missing:", [name for name in wanted if name not in results])
 
 # %%
 path = study.record(NAME, results)
@@ -530,4 +454,3 @@ display(Markdown(text))
 # - **What unknown features are about.** We tested only classes and what can be changed in a scene. And nothing is known
 #   about features that are seldom active in these scenes.
 # - **That *ours* would give the same answers throughout.** We used it only to count specialised features.
-# - **That edges are direct.** A feature is suppressed in all cells at once, and its effect is a mean over few pictures.

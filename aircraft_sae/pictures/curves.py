@@ -18,10 +18,10 @@ ANGLES, RADII, SHIFTS = range(0, 360, 5), (12.0, 20.0, 34.0, 60.0), ((0, 0), (2,
 
 
 class Curves(Pictures):
-    """Curves, and shapes that a curve detector should not respond to.
+    """Curves, and the lines and corners that a curve detector should respond to less.
 
     Columns of the table: image, split ("test"), kind, angle
-    radius: in pixels; inf for straight lines, half the period of a grating
+    radius: in pixels; inf for straight strokes
     contrast: 1 for bright, -1 for dark; right, down: shift in pixels
     """
 
@@ -30,9 +30,8 @@ class Curves(Pictures):
     def __init__(self) -> None:
         rows = [("curve", *row) for row in product(ANGLES, RADII, (1, -1), SHIFTS)]
         rows += [("line", *row) for row in product(ANGLES, (np.inf,), (1, -1), SHIFTS)]
-        rows += [("circle", *row) for row in product((0,), RADII, (1, -1), SHIFTS)]
-        few = product(("double curve", "corner", "grating"), ANGLES[::2], RADII[1:3], (1, -1), SHIFTS[:1])
-        table = pd.DataFrame([*rows, *few], columns=["kind", "angle", "radius", "contrast", "shift"])
+        rows += [("corner", *row) for row in product(ANGLES[::2], (np.inf,), (1, -1), SHIFTS[:1])]
+        table = pd.DataFrame(rows, columns=["kind", "angle", "radius", "contrast", "shift"])
         table["right"], table["down"] = zip(*table.pop("shift"), strict=True)
         table.insert(0, "image", [f"{i:05d}" for i in range(len(table))])
         super().__init__(table.assign(split="test"), {})
@@ -45,7 +44,7 @@ class Curves(Pictures):
         angle = np.radians(known["angle"])
         # normal: towards the centre of curvature; along: along the stroke
         along, normal = across * np.sin(angle) + down * np.cos(angle), across * np.cos(angle) - down * np.sin(angle)
-        ink = _INK[known["kind"]](normal, along, float(known["radius"]))
+        ink = _corner(normal, along) if known["kind"] == "corner" else _curve(normal, along, float(known["radius"]))
         return Image.fromarray(np.uint8(np.rint(GREY + CONTRAST * known["contrast"] * ink))).convert("RGB")
 
     def contents(self) -> list[str]:
@@ -67,17 +66,7 @@ def _curve(normal: np.ndarray, along: np.ndarray, radius: float) -> np.ndarray:
     return _stroke(np.where(turned <= end, np.abs(np.hypot(radius - normal, along) - radius), beyond))
 
 
-def _corner(normal: np.ndarray, along: np.ndarray, _radius: float) -> np.ndarray:
+def _corner(normal: np.ndarray, along: np.ndarray) -> np.ndarray:
     """Two straight strokes at a right angle that opens along the normal."""
     out, side = (normal + np.abs(along)) / 2**0.5, np.abs(normal - np.abs(along)) / 2**0.5
     return _stroke(np.hypot(side, np.maximum(np.abs(out - LENGTH / 4) - LENGTH / 4, 0)))
-
-
-_INK = {
-    "curve": _curve, "line": _curve, "corner": _corner,
-    "circle": lambda normal, along, radius: _stroke(np.abs(np.hypot(normal, along) - radius)),
-    "double curve": lambda normal, along, radius: np.maximum(
-        _curve(normal, along, radius), _curve(-normal, along, radius)
-    ),
-    "grating": lambda normal, along, radius: np.cos(np.pi * normal / radius) * (np.hypot(normal, along) < LENGTH),
-}  # fmt: skip

@@ -1,1 +1,1 @@
-"""The further studies: comparison, manipulation, curves and tuning, branches and circuits."""
+"""The further studies: comparison, manipulation, curves and tuning, branches."""

@@ -17,9 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from aircraft_sae.activations import Activations
 from aircraft_sae.config import change
-from aircraft_sae.features import halves
-from aircraft_sae.features.reconstruction import random_dictionaries
-from aircraft_sae.features.regions import selectivity
+from aircraft_sae.features import halves, random_dictionaries, selectivity
 from aircraft_sae.metrics import point, with_draws, with_interval
 from aircraft_sae.networks import Network
 from aircraft_sae.pictures import Pictures
@@ -64,18 +62,6 @@ def excess(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def equalised(groups: Groups, even: bool = True) -> tuple[np.ndarray, dict[str, slice]]:
-    """(random channels, groups among them): as many of each branch as the narrowest has, or in proportion."""
-    rng, widths = np.random.default_rng(0), np.array([own.stop - own.start for own in groups.values()])
-    wanted = np.full(len(widths), widths.min())
-    if not even:
-        wanted = (widths * wanted.sum() / widths.sum()).round().astype(int)
-    drawn = [np.sort(rng.choice(np.arange(own.start, own.stop), n, False))
-             for own, n in zip(groups.values(), wanted, strict=True)]  # fmt: skip
-    ends = np.cumsum(wanted).tolist()
-    return np.concatenate(drawn), {name: slice(end - n, end) for name, end, n in zip(groups, ends, wanted, strict=True)}
-
-
 def permutation_p(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
     """(d_sae, branches) p: how often permuted channels reach a branch's share; 1 up to 2 deviations above chance."""
     far, squares = excess(W_dec, groups), np.square(np.maximum(W_dec, 0)).astype(np.float32)
@@ -87,7 +73,7 @@ def permutation_p(W_dec: np.ndarray, groups: Groups) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _drawn(d: int, widths: tuple[int, ...]) -> list[np.ndarray]:
     """For each branch (N_PERMUTED, d) with ones at random channels, as many as it has; no two branches share one."""
     order = np.random.default_rng(0).random((N_PERMUTED, d), np.float32).argsort(1)
@@ -149,20 +135,17 @@ def content(features: pd.DataFrame) -> tuple[str, dict, dict]:
 
 
 @torch.no_grad()
-def image_maxima(sae: SparseAutoencoder, acts: torch.Tensor) -> torch.Tensor:
-    """(n, d_sae) largest activation of each feature in each picture's acts (n, rows, columns, d_in)."""
-    codes, top = sae.encode(acts.flatten(0, 2)), torch.zeros(len(acts), sae.d_sae)
-    at = codes.cells // acts[0, ..., 0].numel() * sae.d_sae + codes.features
-    return top.view(-1).scatter_reduce_(0, at, codes.values, "amax").view_as(top)
-
-
 def see_maxima(network: Network, saes: Mapping[str, SparseAutoencoder], pictures: Pictures) -> dict[str, csr_array]:
-    """`image_maxima` (pictures, d_sae) of each dictionary at its own site, in one pass over the test pictures."""
+    """{name: (pictures, d_sae)} largest activation of each feature in each test picture, in one pass over them."""
     found = {name: [] for name in saes}
     sites = list(dict.fromkeys(sae.cfg.site for sae in saes.values()))
-    for _, acts in watch(network, pictures, sites, "features of pictures"):
+    for shown, acts in watch(network, pictures, sites, "features of pictures"):
         for name, sae in saes.items():
-            found[name].append(csr_array(image_maxima(sae, acts[sae.cfg.site]).numpy()))
+            cells = acts[sae.cfg.site].flatten(1, 2)
+            codes, maxima = sae.encode(cells.flatten(0, 1)), torch.zeros(len(shown) * sae.d_sae)
+            at = codes.cells // cells.shape[1] * sae.d_sae + codes.features
+            maxima.scatter_reduce_(0, at, codes.values, "amax")
+            found[name].append(csr_array(maxima.view(-1, sae.d_sae).numpy()))
     return {name: vstack(each, "csr") for name, each in found.items()}
 
 
@@ -218,14 +201,11 @@ def see_blocks(
     write_parquet(pd.concat(tables, ignore_index=True), folder / "features.parquet")
 
 
-def correlations(a: csr_array, b: csr_array) -> np.ndarray:
-    """(d_a, d_b) Pearson correlations of the columns of a (n, d_a) and b (n, d_b); 0 for constant ones."""
-    n, sums = a.shape[0], [np.asarray(each.sum(axis=0)).ravel() for each in (a, b)]
-    squares = [np.asarray(each.multiply(each).sum(axis=0)).ravel() for each in (a, b)]
-    deviations = [np.sqrt(np.maximum(q / n - (s / n) ** 2, 0)) for q, s in zip(squares, sums, strict=True)]
-    covariance = (a.T @ b).toarray() / n - np.outer(*sums) / n**2
-    scale = np.outer(*deviations)
-    return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
+def _standardised(maxima: csr_array) -> np.ndarray:
+    """Columns of mean 0 and length 1, so that their products are Pearson correlations."""
+    centred = maxima.toarray()
+    centred -= centred.mean(0)
+    return centred / np.maximum(np.linalg.norm(centred, axis=0), 1e-9)
 
 
 def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence[np.ndarray]) -> dict:
@@ -239,14 +219,11 @@ def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence
     """
     fewest, n_draws = min(MIN_PICTURES, first.shape[0] // 3), 1000
     often = [np.flatnonzero((each > 0).sum(axis=0) >= fewest) for each in (first, second)]
-    first, second = (csr_array(each[:, own]) for each, own in zip((first, second), often, strict=True))
-    shifted = csr_array(second[(np.arange(second.shape[0]) + second.shape[0] // 2) % second.shape[0]])
-    found = []
-    for at in range(0, first.shape[1], 1000):  # all at once would take a gigabyte
-        own, other = (correlations(first[:, at : at + 1000], each) for each in (second, shifted))
-        found.append((own.argmax(1), own.max(1), other.max(1)))
-    partner, best, chance = (np.concatenate(each) for each in zip(*found, strict=True))
-    matched = best > np.quantile(chance, BEYOND)
+    first, second = (_standardised(each[:, own]) for each, own in zip((first, second), often, strict=True))
+    shifted = np.roll(second, len(second) // 2, axis=0)
+    correlation = first.T @ second
+    partner, best = correlation.argmax(1), correlation.max(1)
+    matched = best > np.quantile((first.T @ shifted).max(1), BEYOND)
     if not matched.any():
         return {"kappa": point(0.0, 0), "permuted": point(0.0, 0), "p": 1.0, "matched": 0.0}
     kinds, shared = np.unique(np.concatenate(homes)), np.unique(partner[matched], return_inverse=True)[1]

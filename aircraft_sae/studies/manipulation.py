@@ -23,9 +23,7 @@ from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
 from aircraft_sae.activations import Activations, site_folder
-from aircraft_sae.features import Regions
-from aircraft_sae.features.index import encoded
-from aircraft_sae.features.reconstruction import cell_covariance, random_directions
+from aircraft_sae.features import Regions, cell_covariance, encoded, random_directions
 from aircraft_sae.features.regions import LEAST
 from aircraft_sae.interventions.suppression import logits_from, matched_features
 from aircraft_sae.metrics import bootstrap_counts, bootstrap_draws, with_draws, with_interval

@@ -117,17 +117,6 @@ def modes(curve: np.ndarray) -> np.ndarray:
     return np.array(found, int)
 
 
-def alike(curves: np.ndarray) -> float:
-    """Mean correlation between pairs of tuning curves (m, angles), turned to a common peak; nan for a single curve."""
-    return float(np.corrcoef(turned(curves))[np.triu_indices(len(curves), 1)].mean()) if len(curves) > 1 else np.nan
-
-
-def by_kind(values: np.ndarray, table: pd.DataFrame) -> pd.Series:
-    """Largest response to each kind of stimulus, relative to curves, averaged over units; values: (pictures, units)."""
-    largest = pd.DataFrame(np.maximum(values, 0)).groupby(table["kind"].to_numpy()).max()
-    return (largest / largest.loc["curve"].clip(lower=1e-12)).mean(axis=1)
-
-
 def split_neurons(neurons: np.ndarray, codes: np.ndarray, W_dec: np.ndarray, table: pd.DataFrame) -> pd.DataFrame:
     """Find neurons with several modes that are sums of features with one mode each: a row per neuron with several.
 
