@@ -391,7 +391,7 @@ def test_labels_stay_with_their_feature_and_others_labels_are_heard(page, catalo
 
 
 # ---------------------------------------------------------------- the notebook: the bench
-def test_the_bench_follows_the_gallery_lists_a_cells_features_blurs_and_flips(page, catalogue, bench, often):
+def test_the_bench_follows_the_gallery_lists_a_cells_features_and_blurs(page, catalogue, bench, often):
     show(page, often)
     tile = app(page).locator(".tile:visible").last
     row = int(tile.get_attribute("data-picture"))
@@ -448,12 +448,6 @@ def test_the_bench_follows_the_gallery_lists_a_cells_features_blurs_and_flips(pa
         drawn(page, wanted)
         assert int(app(page).get_attribute("data-revision")) == before + 1  # one request a stroke
     app(page).get_by_label("blur brush").uncheck()
-    button(page, "Minimal flip").click()
-    drawn(page, "flip")
-    found, text = bench.flip(subject), "No set of features was found"
-    if found["features"]:
-        text = f"Features changed: {found['after']}, no longer {found['before']}"
-    assert text in app(page).locator(".bench").inner_text()
     button(page, "Reset").click()
 
 
@@ -697,9 +691,6 @@ def test_the_head_names_cells_as_pytorch_does(either, catalogue, bench):
         same(segmented(page)["before"], headed(catalogue, subject, {}), 1e-3)
         same(segmented(page)["after"], headed(catalogue, seen, {}), 1e-3)
         app(page).get_by_label("blur brush").uncheck()
-    button(page, "Minimal flip").click()  # which is of all cells
-    drawn(page, "flip")
-    assert app(page).get_by_label("sliders in chosen cells only").is_checked() <= (not bench.flip(subject)["features"])
     button(page, "Reset").click()
     assert state(page, "state.limit.size + state.multipliers.size") == 0
     same(segmented(page)["after"], segmented(page)["before"], 1e-3)
@@ -785,7 +776,6 @@ def test_an_atlas_without_a_closed_form_switches_one_feature_at_a_time(chromium,
     with atlas(chromium, export_atlas(study).as_uri()) as page:
         assert "one feature at a time" in page.locator("#told").inner_text()
         assert app(page).get_by_role("tab").count() == (3 if bench.catalogue.levels else 2)
-        assert not button(page, "Minimal flip").is_visible()
         assert app(page).locator(".regions").count() == 0  # these pictures have no parts, and so no head
         assert not app(page).get_by_label("sliders in chosen cells only").count()
         subject, rows = bench.of_row(int(app(page).get_attribute("data-picture"))), app(page).locator(".slider:visible")

@@ -109,10 +109,9 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
         if readout is None:  # store forward passes for each switch
             page["active"] = [each for each in page["active"] if each["effect"] is not None]
             some = [each["feature_id"] for each in page["active"]]
-            page["after"] = bench.each(subject, some, []).tolist()
+            page["after"] = bench.without(subject, some, torch.eye(len(some))).tolist()
             page["random"] = bench.without(subject, some, torch.eye(len(some)), trial.random).tolist()
         else:
-            page["flip"] = bench.flip(subject)
             used |= {each["feature_id"] for each in page["active"]}
             page["hidden"] = _text(subject.acts.mean((0, 1)).numpy())
         _script(folder, f"bench/{row:05d}.js", page)

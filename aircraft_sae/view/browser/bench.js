@@ -20,7 +20,6 @@ function benchPart(app) {
     ui.limitOn.checked = false; // no cell of it is chosen
     brushes();
     state.after = { after: subject.before, random: subject.before };
-    ui.flipText.textContent = "";
     app.tellEffect();
     ui.against.replaceChildren(...options(subject.classes.filter((name) => name !== subject.own).map((name) => [name, name])));
     ui.against.value = subject.other;

@@ -54,7 +54,6 @@ export default { render({ model, el }) {
     against: async ({ key, name }) => (await ask("open", { key, against: name }))[0],
     effect: async (given) => (await ask("effect", given))[0],
     link: (place, like) => `FeatureBrowser(study, like="${like}", at="${place}")`,
-    flip: async (given) => (await ask("flip", given))[0],
     pair: async (given) => (await ask("pair", given))[0],
     label: async (given) => (await ask("label", given))[0],
     heard: async () => (await ask("heard"))[0],

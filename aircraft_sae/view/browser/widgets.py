@@ -84,10 +84,6 @@ class Answers:
         """The part head's region names, and, as float32, what a unit of each feature or random direction adds."""
         return {"names": self.catalogue.head.names}, [each.tobytes() for each in self.bench.pushes()]
 
-    def flip(self, key: int | str) -> dict[str, Any]:
-        """The smallest feature set found that changes the prediction."""
-        return self.bench.flip(self._subject(key))
-
     def label(self, feature_id: int, **said: Any) -> dict[int, dict]:
         """Save a feature's label, note or rating; return all labels, including those that others wrote meanwhile."""
         self.labels.set(feature_id, **said)
@@ -201,6 +197,6 @@ class FeatureBrowser(Application):
 
 
 class InterventionBench(Application):
-    """The bench alone: sliders for one picture's features, a blur brush, and the smallest set that flips it."""
+    """The bench alone: sliders for one picture's features, and a blur brush."""
 
     mode = traitlets.Unicode("bench").tag(sync=True)
