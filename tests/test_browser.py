@@ -228,21 +228,6 @@ def test_effects_are_on_the_chosen_margin(bench, subject, catalogue):
             bench.page(subject, row, wrong)
 
 
-def test_the_page_can_work_out_the_parts_that_cells_show(bench, subject, catalogue):
-    """From the picture's page and the pushes alone, multipliers give the head's logits of edited acts."""
-    page, (known, files) = bench.page(subject), Answers(catalogue).regions()
-    assert known["names"] == ["background", *catalogue.trial.pictures.region_names]
-    multipliers = {each["feature_id"]: 3.0 * (i % 2) for i, each in enumerate(page["active"])}
-    for file, directions in zip(files, (bench.W_dec, catalogue.trial.random), strict=True):
-        adds, got = np.frombuffer(file, "<f4").reshape(-1, len(known["names"])), np.array(page["regions"])
-        for i, cell in enumerate(page["cells"]):
-            for j, value in cell:
-                got[i] += (multipliers[j] - 1) * value * adds[j]
-        acts = subject.acts + sum((m - 1) * subject.codes[..., j, None] * directions[j] for j, m in multipliers.items())
-        np.testing.assert_allclose(got, catalogue.head.logits(acts).flatten(0, 1), atol=1e-3)
-        assert np.abs(got - page["regions"]).max() > 0.1
-
-
 @pytest.mark.parametrize("n", [1, 256])
 def test_a_picture_lists_all_its_active_features(bench, subject, n):
     codes = torch.zeros_like(subject.codes)

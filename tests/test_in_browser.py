@@ -9,11 +9,10 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
-import torch
 from lab import CHROMIUM, NOTEBOOK, START, WAIT, jupyterlab, open_notebook, server
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
-from test_browser import edited, elsewhere, same  # noqa: F401 the second is a fixture
+from test_browser import elsewhere, same  # noqa: F401 the first is a fixture
 
 from aircraft_sae.view.atlas import export_atlas
 from aircraft_sae.view.browser import Labels
@@ -489,6 +488,42 @@ def test_the_bench_alone_and_a_second_view_of_it(page, catalogue, bench):
     assert all(f"#{j}" in first.locator(".stage .links").inner_text() for j in found[:8])
 
 
+def test_sliders_act_in_all_cells_or_in_chosen_ones(page, catalogue, bench):
+    row = int(catalogue.rows[0])
+    put_on_bench(page, catalogue, row)
+    subject, canvas = bench.of_row(row), app(page).locator(".stage canvas")
+    one, two = subject.strength.topk(2).indices.tolist()
+    cell = divmod(int(subject.codes[..., one].argmax()), subject.codes.shape[1])
+    multipliers, everywhere = {one: 4.0, two: 0.0}, bench.change(subject, {one: 4.0, two: 0.0})["after"]
+    for feature_id, key in ((one, "End"), (two, "Home")):
+        show(page, feature_id)  # which gives it a slider
+        app(page).locator(f'.slider[data-id="{feature_id}"]:visible input').press(key)
+    until(lambda: state(page, "[...state.multipliers]"), [[one, 4], [two, 0]])
+    for cells in ((), [cell]):
+        if cells:
+            app(page).get_by_label("sliders in chosen cells only").check()
+            canvas.focus()
+            for key, n in (("ArrowUp", 9), ("ArrowLeft", 9), ("ArrowDown", cell[0]), ("ArrowRight", cell[1])):
+                for _ in range(n):
+                    page.keyboard.press(key)
+            page.keyboard.press("Enter")
+            playwright.expect(app(page).locator(".outcome")).to_contain_text("Features changed in 1 cell: ")
+        made = bench.change(subject, multipliers, cells)
+        check_change(page, made)
+        columns = {"as it is": made["before"], "features changed": made["after"], "random directions": made["random"]}
+        check_logits(page, catalogue, columns | {"reconstruction only": bench.reconstruction(subject)})
+    assert (made["after"] - everywhere).abs().max() > 2e-3  # so that they cannot be mixed up
+    assert link_of(page)[1]["limit"] == f"{cell[0]},{cell[1]}"
+    app(page).get_by_label("blur brush").check()  # one brush at a time
+    assert not app(page).get_by_label("sliders in chosen cells only").is_checked()
+    canvas.focus()
+    page.keyboard.press("Enter")
+    drawn(page, "blur 1")
+    app(page).get_by_label("blur brush").uncheck()
+    button(page, "Reset").click()
+    assert state(page, "state.limit.size + state.brush.size + state.multipliers.size") == 0
+
+
 def on_screen(page, kind="browser", names=ON_BENCH):
     for name in names:
         playwright.expect(app(page, kind).locator(name)).to_be_in_viewport(ratio=0.98)
@@ -601,101 +636,6 @@ def test_the_landing_gears_feature_is_found_suppressed_and_linked(either, catalo
         search(page, "")
 
 
-# ---------------------------------------------------------------- the second task: which part does a cell show?
-def segmented(page):
-    """The page's logits of each cell's parts: {before, after, random: (cells, regions)}."""
-    made = state(page, "Object.entries(state.regions).map(([name, cells]) => [name, cells.map((each) => [...each])])")
-    return {name: torch.tensor(cells, dtype=torch.float64) for name, cells in made}
-
-
-def headed(catalogue, subject, multipliers, cells=(), directions=None):
-    """PyTorch's: edit the acts of these cells, or of all, and apply the head to all."""
-    directions = catalogue.trial.sae.W_dec.detach() if directions is None else directions
-    acts = edited(subject, multipliers, cells or np.ndindex(*subject.acts.shape[:2]), directions)
-    return catalogue.head.logits(acts).flatten(0, 1)
-
-
-def turning(catalogue, bench, rows):
-    """(picture, two features, a cell): the first one, active elsewhere too, turns the cell into another part."""
-    for row in map(int, rows):
-        subject = bench.of_row(row)
-        before = catalogue.head.logits(subject.acts).argmax(-1)
-        for one in ((subject.codes > 0).sum((0, 1)) > 1).nonzero()[:, 0].tolist():
-            cell = divmod(int(subject.codes[..., one].argmax()), subject.codes.shape[1])
-            for two in (subject.codes[cell] > 0).nonzero()[:, 0].tolist():
-                after = headed(catalogue, subject, {one: 4.0, two: 0.0}).view(*before.shape, -1).argmax(-1)
-                if two != one and after[cell] != before[cell]:
-                    return row, [one, two], cell
-    raise AssertionError("no feature turns a cell of these pictures into another part")
-
-
-def test_the_head_names_cells_as_pytorch_does(either, catalogue, bench):
-    """Sliders in all cells, then in one; by pointer and key; kept by a link."""
-    page = either
-    row, (one, two), cell = turning(catalogue, bench, state(page, "state.facts.bench_pictures.map((e) => e.picture)"))
-    put_on_bench(page, catalogue, row)
-    multipliers, subject, random = {one: 4.0, two: 0.0}, bench.of_row(row), catalogue.trial.random
-    for got in segmented(page).values():
-        same(got, headed(catalogue, subject, {}), 1e-3)
-    for feature_id, key in ((one, "End"), (two, "Home")):
-        show(page, feature_id)  # which gives it a slider
-        app(page).locator(f'.slider[data-id="{feature_id}"]:visible input').press(key)
-    until(lambda: state(page, "[...state.multipliers]"), [[one, 4], [two, 0]])
-    for cells in ((), [cell]):
-        if cells:
-            app(page).get_by_label("sliders in chosen cells only").check()
-            app(page).locator(".stage canvas").focus()
-            for key, n in (("ArrowUp", 9), ("ArrowLeft", 9), ("ArrowDown", cell[0]), ("ArrowRight", cell[1])):
-                for _ in range(n):
-                    page.keyboard.press(key)
-            page.keyboard.press("Enter")
-            playwright.expect(app(page).locator(".outcome")).to_contain_text("Features changed in 1 cell: ")
-        got = segmented(page)
-        same(got["after"], headed(catalogue, subject, multipliers, cells), 1e-3)
-        same(got["random"], headed(catalogue, subject, multipliers, cells, random), 1e-3)
-        changed = (got["after"] != got["before"]).any(1).view(subject.acts.shape[:2]).nonzero().tolist()
-        assert [*cell] in changed and (changed == [[*cell]]) == bool(cells)
-        made = bench.change(subject, multipliers, cells)
-        check_change(page, made)
-        columns = {"as it is": made["before"], "features changed": made["after"], "random directions": made["random"]}
-        check_logits(page, catalogue, columns | {"reconstruction only": bench.reconstruction(subject)})
-        names = [name.replace("_", " ") for name in catalogue.head.names]
-        parts = {name: each.argmax(1).tolist() for name, each in got.items()}
-        counts = [[name, *(str(own.count(i)) for own in parts.values())] for i, name in enumerate(names)]
-        differ = [sum(np.not_equal(parts[each], parts["before"])) for each in ("after", "random")]
-        shown = [each.locator("td").all_inner_texts() for each in app(page).locator(".counts tbody tr").all()]
-        assert shown[:-1] == [each for each in counts if each[1:] != ["0"] * 3]
-        assert shown[-1][2:] == [str(n) for n in differ]
-    canvas, rows = app(page).locator(".regions canvas").first, app(page).locator(".regions p")
-    canvas.hover(position={"x": 3, "y": 3})
-    for key, (r, c) in {None: (0, 0), "ArrowRight": (0, 1), "ArrowDown": (1, 1), "ArrowLeft": (1, 0)}.items():
-        if key:
-            canvas.press(key)
-        before, after = (names[parts[name][r * subject.acts.shape[1] + c]] for name in ("before", "after"))
-        change = "unchanged" if before == after else f"now {after}"
-        assert rows.inner_text() == f"Row {r + 1}, column {c + 1}: {before}, {change}."
-    link, place = link_of(page)
-    assert place["limit"] == f"{cell[0]},{cell[1]}"
-    if link.startswith("file"):
-        for more in ("", ";99,0;x"):  # what is no cell is left out
-            reopen(page, re.sub("limit=[^&]*", f"limit={place['limit']}{more}", link))
-            assert all(torch.equal(each, got[name]) for name, each in segmented(page).items())
-    else:
-        app(page).get_by_label("blur brush").check()  # one brush at a time
-        assert not app(page).get_by_label("sliders in chosen cells only").is_checked()
-        button(page, "Reset").click()
-        app(page).locator(".stage canvas").focus()
-        page.keyboard.press("Enter")
-        drawn(page, "blur 1")
-        seen = bench.blurred(subject, [state(page, "[...state.brush][0].split(',').map(Number)")])
-        same(segmented(page)["before"], headed(catalogue, subject, {}), 1e-3)
-        same(segmented(page)["after"], headed(catalogue, seen, {}), 1e-3)
-        app(page).get_by_label("blur brush").uncheck()
-    button(page, "Reset").click()
-    assert state(page, "state.limit.size + state.multipliers.size") == 0
-    same(segmented(page)["after"], segmented(page)["before"], 1e-3)
-
-
 # ---------------------------------------------------------------- the notebook: themes, keyboard, voila
 def serious(page, *where):
     """What axe-core finds serious, contrast included."""
@@ -776,7 +716,6 @@ def test_an_atlas_without_a_closed_form_switches_one_feature_at_a_time(chromium,
     with atlas(chromium, export_atlas(study).as_uri()) as page:
         assert "one feature at a time" in page.locator("#told").inner_text()
         assert app(page).get_by_role("tab").count() == (3 if bench.catalogue.levels else 2)
-        assert app(page).locator(".regions").count() == 0  # these pictures have no parts, and so no head
         assert not app(page).get_by_label("sliders in chosen cells only").count()
         subject, rows = bench.of_row(int(app(page).get_attribute("data-picture"))), app(page).locator(".slider:visible")
         for i in (0, 1):  # the second one brings the first one back

@@ -116,9 +116,6 @@ def _bench(catalogue: Catalogue, chosen: list[int], folder: Path) -> list[dict[s
             page["hidden"] = _text(subject.acts.mean((0, 1)).numpy())
         _script(folder, f"bench/{row:05d}.js", page)
         (folder / "bench" / f"{row:05d}.jpg").write_bytes(as_jpeg(subject.picture, BENCH_PICTURE))
-    if catalogue.head is not None:
-        pushes = dict(zip(("features", "random"), map(_text, bench.pushes()), strict=True))
-        _script(folder, "bench/regions.js", {"names": catalogue.head.names} | pushes)
     if readout is not None:
         features, classes = sorted(used), catalogue.network.classes
         decoder, random = (rows[features] for rows in (bench.W_dec, trial.random))

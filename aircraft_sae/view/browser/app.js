@@ -1,6 +1,6 @@
 // The front end of the browser and the atlas. mount(el, source, mode) draws everything into el and asks `source` for its
 // content: a kernel (kernel.js) or files on disk (atlas.js). Elements are made once; later only their values change. The
-// parts (draw, filters, list, feature, naming, levers, regions, bench) come first in one script and share `app`.
+// parts (draw, filters, list, feature, naming, levers, bench) come first in one script and share `app`.
 function mount(el, source, mode = "browser", beside = null) {
   const root = h("div", { className: `sae-app sae-${mode}`, tabIndex: 0 });
   root.setAttribute("data-lm-suppress-shortcuts", "true");
@@ -64,7 +64,7 @@ function mount(el, source, mode = "browser", beside = null) {
   }
   const columns = () => state.facts.columns;
   const app = { id: `sae${Math.random().toString(36).slice(2, 8)}`, mode, root, source, state, ui, pictures, views, drawn, fail, guarded, columns, working };
-  for (const part of [filtersPart, listPart, featurePart, namingPart, leversPart, regionsPart, benchPart]) part(app);
+  for (const part of [filtersPart, listPart, featurePart, namingPart, leversPart, benchPart]) part(app);
 
   // ---------------------------------------------------------------- links, and two browsers side by side
   const whole = () => { // the state that a link holds
@@ -155,7 +155,6 @@ function mount(el, source, mode = "browser", beside = null) {
       for (const name of ["ap", "response", "tier"]) scores[name] ??= Array(facts.n_features).fill(null);
     }
     Object.assign(state, { facts, labels, all: Array.from({ length: facts.n_features }, (_, id) => id), onBench: new Set(facts.bench_pictures.map((each) => each.picture)) });
-    state.head = facts.has_regions ? await source.regions() : null;
     build();
     if (mode === "browser") {
       app.setEntrance("features");

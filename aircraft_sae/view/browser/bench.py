@@ -139,19 +139,7 @@ class Bench:
             "picture": row, "label": label, "predicted": classes[winner], "own": classes[own], "other": classes[other],
             "n_active": len(active), "active": active, "classes": classes, "before": subject.logits.tolist(),
             "reconstruction": self.reconstruction(subject).tolist(), "cells": active_by_cell(subject),
-            "regions": self.regions(subject),
         }  # fmt: skip
-
-    def regions(self, subject: Subject) -> list[list[float]] | None:
-        """The part head's logits for each cell, row by row; None without a head."""
-        if (head := self.catalogue.head) is None:
-            return None
-        return [[round(v, 5) for v in cell] for cell in head.logits(subject.acts).flatten(0, 1).tolist()]
-
-    def pushes(self) -> list[np.ndarray]:
-        """What a unit of each feature, and of its random direction, adds to the head's logits: two (d_sae, regions)."""
-        weight, trial = self.catalogue.head.weight.t(), self.catalogue.trial
-        return [(rows @ weight).numpy().astype("<f4") for rows in (self.W_dec, trial.random)]
 
     def blurred(self, subject: Subject, cells: Cells, sigma: float = 8.0) -> Subject:
         """Blur cells (sigma: pixels of 224) and look again; ValueError for no cell or an unknown one."""

@@ -20,7 +20,6 @@ from aircraft_sae.interventions import Trial, tell_apart
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.store import digest
-from aircraft_sae.studies.manipulation import CellHead
 from aircraft_sae.study import Study
 
 BICUBIC, TILE = Image.Resampling.BICUBIC, 160  # pixels of a thumbnail
@@ -41,7 +40,7 @@ class Catalogue:
     trial: the test pictures; rows: their rows in the index.
     table: one row per feature: known columns of `LISTED`, <level>/class, <level>/auroc, <level>/z, verdicts.
     images: the test pictures' table, by row, with label (the class) and predicted (the label where that is unknown).
-    parts: one row per feature and part; head: names the part that a cell shows; both None for pictures without parts.
+    parts: one row per feature and part; None for pictures without parts.
     """
 
     name: str
@@ -53,7 +52,6 @@ class Catalogue:
     rows: np.ndarray
     images: pd.DataFrame
     like: str = "main"
-    head: CellHead | None = None
 
     @classmethod
     def of(cls, study: Study, like: str = "main") -> "Catalogue":
@@ -77,8 +75,7 @@ class Catalogue:
                 pair = ["feature_id", "part"]
                 for known in (responses, tiers.groupby(pair, as_index=False)["tier"].max()):
                     parts = parts.merge(known, "left", pair, validate="1:1")
-        head = CellHead.open(study.segmentation(like)) if pictures.region_names else None
-        return cls(study.config.name, study.folder, trial, index, table, parts, rows, images, like, head)
+        return cls(study.config.name, study.folder, trial, index, table, parts, rows, images, like)
 
     def __post_init__(self):
         self.network, self.levels = self.trial.network, self.trial.pictures.levels
@@ -93,7 +90,7 @@ class Catalogue:
     @cached_property
     def fingerprint(self) -> str:
         """A digest of all that the catalogue shows."""
-        return digest([self.name, self.index, self.trial, self.table, self.parts, self.images, self.head])
+        return digest([self.name, self.index, self.trial, self.table, self.parts, self.images])
 
     def overview(self) -> dict[str, Any]:
         """All that a front end needs once: the table by columns, names of classes and parts, the heat's colours."""
@@ -111,7 +108,7 @@ class Catalogue:
             "level": self.network.level, "colours": colours.ravel().tolist(), "tile": TILE, "parts": parts,
             "has_parts": self.parts is not None, "has_verdicts": "verdict" in self.table, "radius": self.radius,
             "image_size": self.network.size, "n_pictures": len(self.images), "hows": list(HOWS), "key": self.key[:8],
-            "like": self.like, "has_regions": self.head is not None, "bench_pictures": self.on_bench(self.rows),
+            "like": self.like, "bench_pictures": self.on_bench(self.rows),
         }  # fmt: skip
 
     def on_bench(self, rows: np.ndarray) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ const WORDS = [
   ["chance", "the share of cells that show the part, which is the AP of a random order"],
   ["lost without it", "share of the feature's maximum that is lost when the part is removed"],
   ["random directions", "the control: the same edit along a random direction of the same length"],
-  ["segmentation", "the part that a linear head names in each cell; sliders change the cells, and with them the names"],
   ["margin", "the logit of the picture's class minus that of another class, which you choose"],
 ];
 const KEYS = [

@@ -87,7 +87,6 @@ function leversPart(app) {
       value.textContent = `×${factor.toFixed(2)}`;
       row.classList.toggle("changed", factor !== 1);
     }
-    app.drawRegions();
   }
   function multiply(id, factor) {
     if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));

@@ -23,7 +23,7 @@ from aircraft_sae.view.browser.bench import Bench, Subject, active_by_cell
 from aircraft_sae.view.browser.catalogue import Catalogue, as_jpeg, catalogue_of, gallery_figure
 
 HERE = Path(__file__).parent
-_PARTS = "draw", "filters", "list", "feature", "naming", "levers", "regions", "bench", "app"
+_PARTS = "draw", "filters", "list", "feature", "naming", "levers", "bench", "app"
 _JOINED = "".join((HERE / f"{name}.js").read_text("utf-8") for name in _PARTS)
 SCRIPT = f"const AircraftApp = (() => {{\n{_JOINED}return {{ mount, softmax, headLogits }};\n}})();\n"
 STYLE = (HERE / "app.css").read_text("utf-8")
@@ -76,13 +76,8 @@ class Answers:
         seen = self.bench.blurred(subject, cells, sigma)
         others = self.bench.control_cells(subject, cells, sigma).tolist()
         elsewhere = self.bench.blurred(subject, others, sigma).logits.tolist() if others else None
-        found = {"logits": seen.logits.tolist(), "elsewhere": elsewhere}
-        found |= {"cells": active_by_cell(seen), "regions": self.bench.regions(seen)}
+        found = {"logits": seen.logits.tolist(), "elsewhere": elsewhere, "cells": active_by_cell(seen)}
         return found, [as_jpeg(seen.picture, BENCH_PICTURE)]
-
-    def regions(self) -> tuple[dict, list]:
-        """The part head's region names, and, as float32, what a unit of each feature or random direction adds."""
-        return {"names": self.catalogue.head.names}, [each.tobytes() for each in self.bench.pushes()]
 
     def label(self, feature_id: int, **said: Any) -> dict[int, dict]:
         """Save a feature's label, note or rating; return all labels, including those that others wrote meanwhile."""
