@@ -10,7 +10,7 @@ function mount(el, source, mode = "browser", beside = null) {
   const state = {
     facts: null, labels: {}, ids: [], page: 0, feature: null, towards: 1, how: "top", alpha: HEAT, heat: true, view: null,
     entrance: "features", subject: null, multipliers: new Map(), brush: new Set(), limit: new Set(), after: null, blurred: null, blurring: false, cell: null,
-    pair: null, closed: false, meant: [], at: 0, last: null, told: null,
+    pair: null, closed: false, meant: [], at: 0, last: null,
   };
   const pictures = new Kept(KEPT_PICTURES), views = new Kept(KEPT_VIEWS);
   const ui = {};

@@ -20,7 +20,6 @@ function benchPart(app) {
     ui.limitOn.checked = false; // no cell of it is chosen
     brushes();
     state.after = { after: subject.before, random: subject.before };
-    app.tellEffect();
     ui.against.replaceChildren(...options(subject.classes.filter((name) => name !== subject.own).map((name) => [name, name])));
     ui.against.value = subject.other;
     chosenPicture(subject.picture);
@@ -202,7 +201,7 @@ function benchPart(app) {
     return subject && subject.picture !== null && subject.picture !== undefined ? {
       picture: subject.picture, against: subject.other, ...(all.length && { x: all.map((each) => each.join(":")).join(",") }),
       ...(limited().length && { limit: limited().join(";") }), ...(state.brush.size && { blur: [...state.brush].join(";"), sigma: ui.sigma.value, ...(!state.blurring && { last: "features" }) }),
-      ...(state.cell && { cell: state.cell.join(",") }), ...(state.told !== null && { all: state.told }),
+      ...(state.cell && { cell: state.cell.join(",") }),
     } : {};
   };
   async function goTo(wanted, lost = []) {
@@ -213,7 +212,7 @@ function benchPart(app) {
   }
   const inGrid = (key) => /^\d+,\d+$/.test(key || "") && key.split(",").every((each, k) => Number(each) < state.facts.grid[k]);
   const asCells = (text) => text.split(";").filter(inGrid).map((key) => String(key.split(",").map(Number)));
-  async function restore({ against: name, x, limit, blur, sigma, last, cell, all }, lost = []) {
+  async function restore({ against: name, x, limit, blur, sigma, last, cell }, lost = []) {
     const { subject } = state;
     if (name && (!subject.classes.includes(name) || name === subject.own)) lost.push(`the link's margin is against ${name}, which is not another class here`);
     else if (name && name !== subject.other) await app.against(name);
@@ -241,7 +240,6 @@ function benchPart(app) {
       tellCell(...cell.split(",").map(Number));
       if (state.entrance === "picture") app.showList();
     }
-    if (all && Number(all) === state.feature && source.effect) await app.overPictures();
   }
 
   Object.assign(app, { brushes, benchPlace: place, benchTo: goTo, buildBench, drawPicture, limited, openPicture });

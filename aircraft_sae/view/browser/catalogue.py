@@ -17,7 +17,6 @@ from PIL import Image
 from aircraft_sae.activations import effective_radius, gradient_map
 from aircraft_sae.features import PARTS, FeatureIndex, cell_covariance, check_features, neighbours, random_directions
 from aircraft_sae.interventions import Trial, tell_apart
-from aircraft_sae.metrics import with_interval
 from aircraft_sae.pictures import Pictures
 from aircraft_sae.store import digest
 from aircraft_sae.study import Study
@@ -191,40 +190,16 @@ class Catalogue:
         up, down = ([[names[i], float(added[0, i])] for i in each] for each in (order[::-1][:3], order[:3]))
         return {"up": up, "down": down, "band": float(np.quantile(np.abs(added[1:]).max(1), 0.95)), "n": len(active)}
 
-    def effect(self, feature_id: int, one: str, two: str, n: int = 6) -> dict[str, Any]:
-        """Suppress a feature in all test pictures of two classes.
-
-        effect: mean change of the true class's logit less the other's, {value, low, high, n}; random: the same along a
-        random direction; pictures: the n that change most. Raises: ValueError for an unknown feature or class.
-        """
-        own, pair = self._of_pair(one, two)
-        rival = torch.where(own.labels == pair[0], pair[1], pair[0])
-        directions = {"effect": self.trial.sae.W_dec.detach(), "random": self.trial.random}
-        changes = {
-            name: own.suppress([feature_id], directions=rows[[feature_id]], rival=rival)["margin"][:, 0]
-            for name, rows in directions.items()
-        }
-        shown = self.images[np.isin(self.trial.labels, pair)].assign(change=changes["effect"]).query("change != 0")
-        shown = shown.sort_values("change", key=np.abs, ascending=False, kind="stable").head(n)
-        pictures = shown.assign(picture=shown.index)[["picture", "label", "change"]].to_dict("records")
-        return {name: with_interval(each, np.ones(len(each))) for name, each in changes.items()} | {
-            "pictures": pictures
-        }
-
     def pair(self, one: str, two: str, n: int = 20) -> list[dict[str, Any]]:
         """The features that move the margin between two classes most; ValueError for unknown classes."""
-        own, pair = self._of_pair(one, two)
-        if own.in_b.all() or not own.in_b.any():
-            raise ValueError(f"{one} and {two} have too few test pictures for two halves")
-        return _records(tell_apart(self.trial, pair, n))
-
-    def _of_pair(self, one: str, two: str) -> tuple[Trial, tuple[int, int]]:
-        """(the test pictures of two classes, the numbers of the classes)."""
         classes = self.network.classes
         if one not in classes or two not in classes or one == two:
             raise ValueError(f"a pair is two different classes of {self.network.level}, got {one!r} and {two!r}")
         pair = classes.index(one), classes.index(two)
-        return self.trial[np.isin(self.trial.labels, pair)], pair
+        in_b = self.trial.in_b[np.isin(self.trial.labels, pair)]
+        if in_b.all() or not in_b.any():
+            raise ValueError(f"{one} and {two} have too few test pictures for two halves")
+        return _records(tell_apart(self.trial, pair, n))
 
     @cached_property
     def radius(self) -> float | None:

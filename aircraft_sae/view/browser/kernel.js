@@ -48,7 +48,6 @@ export default { render({ model, el }) {
     change: async (given) => (await ask("change", given))[0],
     blur: async (given) => subject(await ask("blur", given)),
     against: async ({ key, name }) => (await ask("open", { key, against: name }))[0],
-    effect: async (given) => (await ask("effect", given))[0],
     link: (place, like) => `FeatureBrowser(study, like="${like}", at="${place}")`,
     pair: async (given) => (await ask("pair", given))[0],
     label: async (given) => (await ask("label", given))[0],

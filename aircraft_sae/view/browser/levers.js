@@ -9,38 +9,11 @@ function leversPart(app) {
     if (state.subject !== subject) return;
     Object.assign(subject, told);
     ui.against.value = subject.other;
-    tellEffect();
     drawSliders();
     drawLogits();
     if (state.entrance === "picture") app.showList();
     drawn(`against ${name}`);
   })));
-  const overPictures = guarded(() => working(async () => { // this feature in all pictures of these two classes
-    const { subject, feature } = state, [one, two] = [subject.own, subject.other];
-    const found = await source.effect({ feature_id: feature, one, two });
-    if (state.subject !== subject || state.feature !== feature || subject.other !== two) return;
-    const told = ({ value, low, high }) => `${fixed(value)} [${fixed(low)}, ${fixed(high)}]`;
-    tellEffect(feature,
-      `Suppressing #${feature} fully, whatever the sliders say, changes the margin of the true class over the other (${one}, ${two}) by ${told(found.effect)} in ${found.effect.n} test pictures; ` +
-      `a random direction changes it by ${told(found.random)}. The largest changes are in `,
-      ...found.pictures.flatMap(({ picture, label, change }, i) => {
-        const said = [`${label}, picture ${picture}`, h("small", {}, ` ${fixed(change, 2)}`)], other = label === one ? two : one;
-        return [i ? "; " : "", state.onBench.has(picture) ? h("button", { type: "button", className: "link", onclick: () => reopen(picture, other, feature) }, ...said)
-          : h("span", { title: "this atlas does not have it on the bench" }, ...said)];
-      }),
-    );
-    drawn("effect");
-  }));
-
-  function tellEffect(feature = null, ...said) { // for links: the feature that the text is about
-    state.told = feature;
-    ui.effectText.replaceChildren(...said);
-  }
-  async function reopen(picture, other, feature) { // with the feature suppressed; the text stays
-    const kept = [...ui.effectText.childNodes];
-    await app.benchTo({ picture, against: other, x: `${feature}:0` });
-    tellEffect(feature, ...kept);
-  }
 
   function sliderRow() {
     const slider = h("input", { type: "range", min: 0, ...(state.facts.switches ? { max: 1, step: 1 } : { max: 4, step: 0.05 }), value: 1 });
@@ -168,11 +141,9 @@ function leversPart(app) {
     ui.outcome.setAttribute("aria-live", "polite");
     ui.margin = h("p", { className: "margin" });
     ui.against = h("select", { ariaLabel: "class that the margin is against", onchange: () => chooseOther(ui.against.value) });
-    ui.effectText = h("p", { className: "effect" });
-    ui.over = h("button", { type: "button", onclick: overPictures, hidden: !source.effect || mode === "bench" || !state.facts.level, title: "suppress this feature in all test pictures of the two classes of the margin" }, "In all pictures of both classes");
     return {
-      buttons: [h("button", { type: "button", onclick: resetBench }, "Reset"), field("margin against", ui.against), ui.over],
-      told: h("div", { className: "outcomes" }, ui.outcome, ui.margin, ui.effectText),
+      buttons: [h("button", { type: "button", onclick: resetBench }, "Reset"), field("margin against", ui.against)],
+      told: h("div", { className: "outcomes" }, ui.outcome, ui.margin),
       details: h("div", { className: "details" }, h("div", {}, ui.slidersText, ui.sliders), wide(ui.logits)),
     };
   }
@@ -181,5 +152,5 @@ function leversPart(app) {
     return against(name);
   }
 
-  Object.assign(app, { against, buildLevers, changeSoon, drawEcho, drawLogits, drawSliders, overPictures, resetBench, suppressThis, tellEffect });
+  Object.assign(app, { against, buildLevers, changeSoon, drawEcho, drawLogits, drawSliders, resetBench, suppressThis });
 }

@@ -39,7 +39,7 @@ class Answers:
     def __init__(self, catalogue: Catalogue):
         self.catalogue, self.bench = catalogue, Bench(catalogue)
         self.labels = Labels(catalogue.folder, catalogue.key)
-        self.overview, self.pair, self.effect = catalogue.overview, catalogue.pair, catalogue.effect
+        self.overview, self.pair = catalogue.overview, catalogue.pair
         self.heard, self._of_row = self.labels.all, lru_cache(MOST_SUBJECTS)(self.bench.of_row)
         self._uploads: dict[str, Subject] = {}
 
