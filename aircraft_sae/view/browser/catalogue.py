@@ -14,7 +14,6 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from aircraft_sae.activations import effective_radius, gradient_map
 from aircraft_sae.features import PARTS, FeatureIndex, cell_covariance, check_features, neighbours, random_directions
 from aircraft_sae.interventions import Trial, tell_apart
 from aircraft_sae.pictures import Pictures
@@ -105,9 +104,9 @@ class Catalogue:
             "name": self.name, "n_features": len(self.table), "grid": list(self.index.grid), "levels": self.levels,
             "classes": {level: self.trial.pictures.classes(level) for level in self.levels}, "columns": columns,
             "level": self.network.level, "colours": colours.ravel().tolist(), "tile": TILE, "parts": parts,
-            "has_parts": self.parts is not None, "has_verdicts": "verdict" in self.table, "radius": self.radius,
-            "image_size": self.network.size, "n_pictures": len(self.images), "hows": list(HOWS), "key": self.key[:8],
-            "like": self.like, "bench_pictures": self.on_bench(self.rows),
+            "has_parts": self.parts is not None, "has_verdicts": "verdict" in self.table,
+            "n_pictures": len(self.images), "hows": list(HOWS), "key": self.key[:8], "like": self.like,
+            "bench_pictures": self.on_bench(self.rows),
         }  # fmt: skip
 
     def on_bench(self, rows: np.ndarray) -> list[dict[str, Any]]:
@@ -201,19 +200,6 @@ class Catalogue:
             raise ValueError(f"{one} and {two} have too few test pictures for two halves")
         return _records(tell_apart(self.trial, pair, n))
 
-    @cached_property
-    def radius(self) -> float | None:
-        """Radius around a cell, in pixels of the input, that holds half of a feature's gradient: mean of 8 features."""
-        alive = np.flatnonzero(self.index.table["density_cell"] > 0)
-        radii, network, pictures = [], self.network, self.trial.pictures
-        for feature_id in np.random.default_rng(0).permutation(alive)[:8].tolist():
-            for pick in self.index.patches(feature_id, "top", 1, self.rows).itertuples():
-                x, cell = network.as_input(pictures.picture(pick.image)), (pick.row, pick.column)
-                gradient = gradient_map(network, self.trial.sae, x, feature_id, cell)
-                radii.append(effective_radius(gradient, cell, self.index.grid))
-        return float(np.mean(radii)) if radii else None
-
-    @lru_cache(maxsize=4096)  # noqa: B019 a catalogue lives as long as its kernel; each takes about 6 kB
     def thumbnail(self, row: int) -> bytes:
         """A picture as JPEG, TILE pixels square, as the network sees it; ValueError for an unknown row."""
         return as_jpeg(self.picture(row), TILE)

@@ -8,7 +8,6 @@ const SYNONYMS = { // what people call parts, for the search
 };
 const WORDS = [
   ["bench", "one picture whose features you change"],
-  ["circle: what the cell sees", "the circle holds half of the gradient of the cell's activation"],
   ["half A, half B", "claims about a feature are chosen on half A of the test pictures and measured on the held-out half B"],
   ["AP", "average precision: 1 if the cells that show the part all rank first"],
   ["tier 1 to 4", "1: AP above every null; 2: also tells the part from other cells of the same family and position; 3: also falls when the part is removed; 4: also found by two other seeds"],

@@ -74,22 +74,10 @@ function featurePart(app) {
       button.hidden = i >= gallery.length;
       if (button.hidden) return;
       const each = gallery[i], [canvas, text] = button.children, context = canvas.getContext("2d", { willReadFrequently: true });
-      const reach = ui.field.checked && state.facts.radius ? (state.facts.radius * tile) / state.facts.image_size : 0;
-      const zoom = !ui.crop.checked ? 1 : reach ? Math.max(1, Math.min(CLOSE, (tile / 2 - 4) / reach)) : CLOSE; // the whole circle is visible
-      closeUp(context, each.cell, zoom);
+      closeUp(context, each.cell, ui.crop.checked ? CLOSE : 1);
       const map = maps.subarray(i * cells, (i + 1) * cells), alpha = state.heat ? state.alpha : 0;
       drawHeat(context, pictures.get(each.picture), map, state.facts.grid, top, alpha, state.facts.colours);
       if (state.heat) outline(context, each.cell, state.facts.grid);
-      if (reach) {
-        context.beginPath();
-        const [y, x] = [0, 1].map((k) => ((each.cell[k] + 0.5) * tile) / state.facts.grid[k]);
-        context.arc(x, y, reach, 0, 2 * Math.PI);
-        context.strokeStyle = "#ffffff";
-        context.setLineDash([4 / zoom, 3 / zoom]);
-        context.lineWidth = 1.5 / zoom;
-        context.stroke();
-        context.setLineDash([]);
-      }
       button.dataset.picture = each.picture;
       button.dataset.value = each.value;
       button.classList.toggle("wrong", each.predicted !== each.label);
@@ -204,15 +192,14 @@ function featurePart(app) {
     const { facts } = state;
     ui.how = h("select", { onchange: () => { state.how = ui.how.value; show(state.feature); } }, ...options(facts.hows.map((how) => [how, HOWS[how]])));
     ui.heat = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: HEAT, oninput: () => { state.alpha = Number(ui.heat.value); state.heat = state.alpha > 0; app.redraw(); } });
-    ui.field = h("input", { type: "checkbox", onchange: app.redraw, title: "the circle holds half of the gradient of the cell's activation" });
     ui.crop = h("input", { type: "checkbox", onchange: app.redraw });
     ui.wrong = h("input", { type: "checkbox", onchange: () => show(state.feature) });
     ui.tiles = h("div", { className: "tiles" });
     ui.empty = h("p", { className: "empty", hidden: true });
     const centre = h("main", {}, h("div", { className: "row" }, field("show", ui.how), field("heat", ui.heat),
       source.byClass ? field("misclassified only", ui.wrong) : null,
-      field("close-ups", ui.crop), facts.radius ? field("circle: what the cell sees", ui.field) : null), ui.empty, ui.tiles,
-    h("p", { className: "quiet" }, "Heat is on one scale for the feature, from 0 to its maximum in any picture of the study. Cyan: the cell whose activation is given. Red: misclassified. " +
+      field("close-ups", ui.crop)), ui.empty, ui.tiles,
+    h("p", { className: "quiet" }, "Heat is on one scale for the feature, from 0 to its maximum in any picture of the study. Cyan: the cell whose activation is given; a cell also sees pixels beyond its square. Red: misclassified. " +
       (state.onBench.size < facts.n_pictures ? "Click a picture marked “bench” to put it there; the other pictures are in the galleries only." : "Click a picture to put it on the bench.")));
     if (state.onBench.size < facts.n_pictures) ui.tiles.classList.add("some");
 
@@ -253,7 +240,7 @@ function featurePart(app) {
   }
 
   // The gallery's settings for links; galleryTo restores them.
-  const controls = () => ({ show: [ui.how, "top"], heat: [ui.heat, String(HEAT)], wrong: [ui.wrong, false], close: [ui.crop, false], circle: [ui.field, false] });
+  const controls = () => ({ show: [ui.how, "top"], heat: [ui.heat, String(HEAT)], wrong: [ui.wrong, false], close: [ui.crop, false] });
   const galleryPlace = () => ({ ...placed(controls()), ...(!state.heat && { plain: "1" }) });
   function galleryTo(wanted) {
     place(controls(), wanted);
