@@ -91,7 +91,7 @@ def test_a_features_page_is_counted_from_its_maps_and_a_dead_one_is_empty(catalo
     best = about["parts"][0]
     scores = catalogue.parts.query("feature_id == @often").set_index("part")["ap"]
     assert best["ap"] == pytest.approx(scores.max(), rel=1e-5) and best["part"] == scores.idxmax()
-    assert often not in [each["feature_id"] for each in about["neighbours"] + about["coactive"]]
+    assert often not in [each["feature_id"] for each in about["neighbours"]]
     dead = int(catalogue.table["density_cell"].argmin())
     view, maps = catalogue.feature(dead)
     assert catalogue.table.at[dead, "density_cell"] == len(view["gallery"]) == len(maps) == 0

@@ -108,15 +108,7 @@ def test_patches_show_each_picture_once(index, dense):
         index.patches(0, "best")
 
 
-def test_coactive_features_and_neighbours(index, dense):
-    flat = dense.reshape(-1, D) > 0
-    share = np.array([flat[flat[:, 1], j].mean() if j != 1 else 0 for j in range(D)])
-    wanted = [j for j in np.argsort(flat.mean(0) - share, kind="stable") if share[j] > flat[:, j].mean()]
-    got = index.coactive(1, 3)
-    assert got["feature_id"].tolist() == wanted[:3]
-    np.testing.assert_allclose(got["share"], share[got["feature_id"]])
-    np.testing.assert_allclose(got["lift"], got["share"] / flat.mean(0)[got["feature_id"]])
-    assert len(index.coactive(6, 3)) == 0
+def test_neighbours_have_the_most_similar_rows():
     rows = torch.tensor([[1.0, 0], [2, 0.1], [0, 1], [-1, 0]])
     assert neighbours(rows, 0, 2)["feature_id"].tolist() == [1, 2]
 

@@ -162,7 +162,6 @@ class Catalogue:
             "histogram": {"counts": counts.tolist(), "top": float(edges[-1]), "n_cells": int(maxima.size)},
             "selectivity": selectivity, "classes": bars, "parts": parts,
             "pushes": self._pushes(feature_id), "neighbours": _records(neighbours(self.trial.sae.W_dec, feature_id)),
-            "coactive": _records(self.index.coactive(feature_id, 8)),
         }  # fmt: skip
 
     @cached_property

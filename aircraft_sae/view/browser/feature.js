@@ -182,8 +182,6 @@ function featurePart(app) {
         [words(each.part), fixed(each.ap, 2), fixed(each.prevalence, 2), percent(each.response, 0)]))
       : h("p", { className: "quiet" }, "These pictures have no part masks: the parts that a feature follows are unknown."));
     ui.neighbours.replaceChildren(...view.neighbours.map((each) => link(each.feature_id, fixed(each.cosine, 2))));
-    ui.coactive.replaceChildren(...(view.coactive.length
-      ? view.coactive.map((each) => link(each.feature_id, percent(each.share, 0))) : [h("span", { className: "quiet" }, "none beyond chance")]));
     drawSuppress();
   }
 
@@ -222,7 +220,6 @@ function featurePart(app) {
     ui.classes = h("div");
     ui.parts = h("div", { className: "fitted" });
     ui.neighbours = h("div", { className: "links" });
-    ui.coactive = h("div", { className: "links" });
     ui.echo = h("p", { className: "told echo" }); // the bench's outcome, beside the button for `s`
     ui.suppress = h("button", { type: "button", disabled: true, onclick: app.suppressThis, title: "s" }, "Suppress on the bench");
     const fold = (title, open, ...children) => h("details", { open }, h("summary", {}, title), ...children);
@@ -235,7 +232,7 @@ function featurePart(app) {
       fold("Classes: AUROC on half B; grey: range of shuffled labels", true, ui.selectivity),
       fold("Classes it pushes up and down", true, ui.pushes),
       fold("Mean of the pictures' maxima, by class", false, ui.classes),
-      fold("Parts", true, facts.has_parts ? wide(ui.parts) : ui.parts), fold("Nearest decoder directions (cosine)", true, ui.neighbours), fold("Active in the same cells (share)", true, ui.coactive));
+      fold("Parts", true, facts.has_parts ? wide(ui.parts) : ui.parts), fold("Nearest decoder directions (cosine)", true, ui.neighbours));
     return { centre, own, right };
   }
 
