@@ -521,17 +521,22 @@ def on_screen(page, kind="browser", names=ON_BENCH):
         playwright.expect(app(page, kind).locator(name)).to_be_in_viewport(ratio=0.98)
 
 
+def logits_anew(page, kind, act):
+    """Act, and wait until the logits have been drawn anew."""
+    before = app(page, kind).get_attribute("data-revision")
+    act()
+    page.wait_for_selector(f'.sae-{kind}[data-drawn=logits]:not([data-revision="{before}"])')
+
+
 def check_bench_stays(page, kind="browser"):
     """The picture, the outcome and the margin stay on the screen, whichever slider moves."""
     sliders = app(page, kind).locator(".slider:visible input")
     for i in (0, sliders.count() // 2, sliders.count() - 1):
-        before = app(page, kind).get_attribute("data-revision")
-        sliders.nth(i).press("ArrowRight")  # which scrolls to it
-        page.wait_for_selector(f'.sae-{kind}[data-drawn=logits]:not([data-revision="{before}"])')
+        logits_anew(page, kind, lambda i=i: sliders.nth(i).press("ArrowRight"))  # which scrolls to it
         playwright.expect(sliders.nth(i)).to_be_in_viewport(ratio=0.9)
         on_screen(page, kind)
         assert "Features changed" in app(page, kind).locator(".outcome").inner_text()
-    button(page, "Reset", kind).click()
+    logits_anew(page, kind, button(page, "Reset", kind).click)
 
 
 def reached_by_tab(page, kind="browser"):

@@ -110,11 +110,6 @@ class Bench:
         recon = subject.codes @ self.W_dec + self.sae.b_dec.detach()
         return logits_from(self.network, self.sae.cfg.site, recon[None], subject.x[None])[0]
 
-    def tried(self, subject: Subject) -> list[int]:
-        """Features to suppress one by one: all active ones in closed form, else the strongest."""
-        strength = subject.strength
-        return strength.nonzero()[:, 0].tolist() if self.readout else self.catalogue.trial.strongest(strength).tolist()
-
     def page(self, subject: Subject, row: int | None = None, against: str = "") -> dict[str, Any]:
         """A picture's page: logits, active features by effect on the margin own - other, and cells.
 
@@ -127,7 +122,9 @@ class Bench:
         if against and (against not in classes or against == classes[own]):
             raise ValueError(f"the margin needs a class other than {classes[own]}, got {against!r}")
         other = classes.index(against) if against else rival if own == winner else winner
-        tried, strength, peaks = self.tried(subject), subject.strength, subject.codes.amax((0, 1)).tolist()
+        strength, peaks = subject.strength, subject.codes.amax((0, 1)).tolist()
+        # suppressed one by one: all active features in closed form, else the strongest
+        tried = (strength.nonzero()[:, 0] if self.readout else self.catalogue.trial.strongest(strength)).tolist()
         change = self.without(subject, tried, torch.eye(len(tried))) - subject.logits
         effects = dict(zip(tried, (change[:, own] - change[:, other]).tolist(), strict=True))
         active = [

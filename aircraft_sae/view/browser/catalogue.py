@@ -144,16 +144,15 @@ class Catalogue:
         maxima = self.index.maps(feature_id, self.rows).reshape(len(self.rows), -1)
         active = maxima[maxima > 0]
         counts, edges = np.histogram(active, 30, (0, float(active.max(initial=1e-9))))
-        row, best, selectivity, bars = self.table.loc[feature_id], maxima.max(1), [], {}
+        row, selectivity, bars = self.table.loc[feature_id], [], {}
+        best = pd.Series(maxima.max(1), self.images.index)
         for level in self.levels:
             z, auroc = row[f"{level}/z"], row[f"{level}/auroc"]
             null = abs(1.96 * (auroc - 0.5) / z) if z else np.nan
             tested = {"level": level, "class": row[f"{level}/class"], "auroc": auroc, "z": z, "null": null}
             selectivity.append({name: _plain(value) for name, value in tested.items()})
-            number, names = self._numbered[level]
-            means = np.bincount(number, best) / np.bincount(number)
-            order = np.argsort(-means, kind="stable")[:5]
-            bars[level] = [[str(names[i]), float(means[i])] for i in order if means[i] > 0]
+            means = best.groupby(self.images[level]).mean().nlargest(5)
+            bars[level] = [[str(name), float(mean)] for name, mean in means.items() if mean > 0]
         parts = []
         if self.parts is not None:
             own = self.parts[self.parts["feature_id"] == feature_id].sort_values("ap", ascending=False)
@@ -163,11 +162,6 @@ class Catalogue:
             "selectivity": selectivity, "classes": bars, "parts": parts,
             "pushes": self._pushes(feature_id), "neighbours": _records(neighbours(self.trial.sae.W_dec, feature_id)),
         }  # fmt: skip
-
-    @cached_property
-    def _numbered(self) -> dict[str, tuple[np.ndarray, pd.Index]]:
-        # {level: (each test picture's class as a number, the classes)}
-        return {level: pd.factorize(self.images[level], sort=True) for level in self.levels}
 
     def _pushes(self, feature_id: int, n_random: int = 20) -> dict[str, Any] | None:
         """What a feature adds to logits, less the mean over classes, in up to 200 pictures where it is active.
