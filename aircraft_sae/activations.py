@@ -256,27 +256,6 @@ def see_features(
         return seen, sae.encode(acts.flatten(0, 2)).dense().view(*acts.shape[:3], -1)
 
 
-def gradient_map(
-    network: Network, sae: SparseAutoencoder, x: torch.Tensor, feature_id: int, cell: tuple[int, int]
-) -> np.ndarray:
-    """(size, size) |gradient| of a feature's pre-activation in one cell, in x (3, size, size), colours summed."""
-    x = x.clone().requires_grad_()
-    with torch.enable_grad():
-        acts = network.see(x[None], [sae.cfg.site]).acts[sae.cfg.site]
-        (gradient,) = torch.autograd.grad(acts[0, cell[0], cell[1]] @ sae.W_enc_rows[feature_id].detach(), x)
-    return gradient.abs().sum(0).numpy()
-
-
-def effective_radius(gradient: np.ndarray, cell: tuple[int, int], grid: tuple[int, int]) -> float:
-    """Radius (pixels) about a cell in which half of |gradient| (size, size) lies: Luo et al. 2016, arXiv 1701.04128."""
-    centre = [(at + 0.5) * size / n - 0.5 for at, size, n in zip(cell, gradient.shape, grid, strict=True)]
-    down, across = (np.arange(size) - c for size, c in zip(gradient.shape, centre, strict=True))
-    distance = np.hypot(down[:, None], across[None])
-    order = np.argsort(distance, axis=None)
-    within = gradient.reshape(-1)[order].cumsum() >= 0.5 * gradient.sum()
-    return float(distance.reshape(-1)[order][within.argmax()])
-
-
 def replay(
     network: Network, pictures: Pictures, acts: Activations, rows: np.ndarray, edit: Edit | None = None
 ) -> torch.Tensor:

@@ -51,9 +51,7 @@ display(browser)
 # The bench shows one picture, from the data set or your own. A slider multiplies a feature wherever it is active (1
 # leaves it as it is, 0 suppresses it). Two controls are shown beside the result: random directions of the same length,
 # and the reconstruction with no slider moved. The blur brush blurs the cells that you drag it over; with *sliders in
-# chosen cells only*, the brush selects the cells in which the sliders act. Below the picture, a linear head names the
-# part that each cell shows, before and after the change (this is the second task of notebook 08). *Minimal flip*
-# searches for the smallest set of features whose suppression changes the prediction, and checks it with a forward pass.
+# chosen cells only*, the brush selects the cells in which the sliders act.
 
 # %%
 bench = InterventionBench(study)

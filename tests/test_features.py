@@ -13,9 +13,8 @@ from scipy.sparse import csr_array
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
-from aircraft_sae.activations import Activations, effective_radius, gradient_map
+from aircraft_sae.activations import Activations
 from aircraft_sae.config import SAEConfig
-from aircraft_sae.devices import device
 from aircraft_sae.features import (
     FeatureIndex, Regions, auroc_in_strata, average_precision, best_aurocs, best_estimates, best_matches,
     build_features, build_index, claim_bars, claims, claims_of, guess_scores, halves, neighbours,
@@ -25,7 +24,6 @@ from aircraft_sae.features.regions import (
     auroc, auroc_p, average_precision_and_influence, average_precisions, best_parts,
 )  # fmt: skip
 from aircraft_sae.metrics import average
-from aircraft_sae.networks import Network
 from aircraft_sae.sae import SparseAutoencoder
 
 N_IMAGES, GRID, D = 40, (3, 4), 8
@@ -110,15 +108,7 @@ def test_patches_show_each_picture_once(index, dense):
         index.patches(0, "best")
 
 
-def test_coactive_features_and_neighbours(index, dense):
-    flat = dense.reshape(-1, D) > 0
-    share = np.array([flat[flat[:, 1], j].mean() if j != 1 else 0 for j in range(D)])
-    wanted = [j for j in np.argsort(flat.mean(0) - share, kind="stable") if share[j] > flat[:, j].mean()]
-    got = index.coactive(1, 3)
-    assert got["feature_id"].tolist() == wanted[:3]
-    np.testing.assert_allclose(got["share"], share[got["feature_id"]])
-    np.testing.assert_allclose(got["lift"], got["share"] / flat.mean(0)[got["feature_id"]])
-    assert len(index.coactive(6, 3)) == 0
+def test_neighbours_have_the_most_similar_rows():
     rows = torch.tensor([[1.0, 0], [2, 0.1], [0, 1], [-1, 0]])
     assert neighbours(rows, 0, 2)["feature_id"].tolist() == [1, 2]
 
@@ -378,32 +368,6 @@ def test_probes_are_a_ceiling_and_fire_where_f1_is_best(planted_parts):
     directions, biases = claims.fit_probes(every.acts, regions)
     wanted = (flat @ torch.from_numpy(np.float32(directions.T)) + torch.from_numpy(np.float32(biases))).relu()
     torch.testing.assert_close(sae.encode(flat).dense(), wanted)
-
-
-def test_gradients_are_those_of_the_pre_activation_and_radii_those_by_hand():
-    spot = np.zeros((56, 56))
-    spot[20, 20] = 1.0
-    assert effective_radius(spot, (2, 2), (7, 7)) < 1
-    assert effective_radius(np.ones((56, 56)), (3, 3), (7, 7)) == pytest.approx(28 * (4 / np.pi * 0.5) ** 0.5, rel=0.05)
-    torch.manual_seed(0)
-    second = torch.nn.Sequential(torch.nn.GELU(), torch.nn.Conv2d(4, 8, 9, 8, 4))
-    network = Network(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 7, 4, 3), second, torch.nn.Flatten()), [], 64)
-    sae = SparseAutoencoder(SAEConfig(site="1", k=1, expansion=2), 8)
-    x = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    gradient = gradient_map(network, sae, x, 3, (1, 0))
-    assert gradient.shape == (64, 64)
-
-    def value(x):
-        with torch.inference_mode():
-            return network.model[:2](x[None].to(device())).cpu()[0, :, 1, 0] @ sae.W_enc_rows[3]
-
-    row, column = np.unravel_index(gradient.argmax(), gradient.shape)
-    moved = []
-    for colour in range(3):
-        step = torch.zeros_like(x)
-        step[colour, row, column] = 0.05
-        moved.append(((value(x + step) - value(x - step)) / 0.1).abs().item())
-    assert gradient.max() == pytest.approx(sum(moved), rel=0.05)
 
 
 class Shapes:

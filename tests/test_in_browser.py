@@ -9,12 +9,11 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
-import torch
 from lab import CHROMIUM, NOTEBOOK, START, WAIT, jupyterlab, open_notebook, server
 from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
-from test_browser import edited, same
+from test_browser import same
 
 from aircraft_sae.view.browser import Labels
 from aircraft_sae.view.browser.catalogue import as_jpeg
@@ -221,13 +220,13 @@ def test_the_gallery_has_pythons_pixels(page, catalogue, often):
     assert np.abs(pixels() - right).mean() < 4 and np.abs(pixels() - wrong).mean() > 6  # JPEG and rounding
     press(page, "h", "gallery")
     assert np.abs(pixels() - np.float32(picture)).mean() < 4
-    press(page, "h", "gallery")
     app(page).get_by_label("close-ups").check()
-    without = pixels()
-    app(page).get_by_label("circle").check()
-    assert catalogue.radius and (pixels() > 250).all(-1).sum() > 30 + (without > 250).all(-1).sum()  # it is seen
-    for name in ("close-ups", "circle"):
-        app(page).get_by_label(name).uncheck()
+    side, middle = 160 * 72 / 224, (np.add(tile["cell"], 0.5) / catalogue.index.grid * 160)[::-1]
+    start = np.clip(middle - side / 2, 0, 160 - side)
+    crop = picture.resize((160, 160), Image.BICUBIC, (*start, *(start + side)))
+    assert np.abs(pixels() - np.float32(crop)).mean() < 4 and np.abs(pixels() - np.float32(picture)).mean() > 6
+    app(page).get_by_label("close-ups").uncheck()
+    press(page, "h", "gallery")
 
 
 def test_the_list_is_filtered_searched_and_sorted_and_tells_classes_apart(page, catalogue):
@@ -355,7 +354,7 @@ def test_labels_stay_with_their_feature_and_others_labels_are_heard(page, catalo
 
 
 # ---------------------------------------------------------------- the notebook: the bench
-def test_the_bench_follows_the_gallery_lists_a_cells_features_blurs_and_flips(page, catalogue, bench, often):
+def test_the_bench_follows_the_gallery_lists_a_cells_features_and_blurs(page, catalogue, bench, often):
     show(page, often)
     tile = app(page).locator(".tile:visible").last
     row = int(tile.get_attribute("data-picture"))
@@ -413,12 +412,6 @@ def test_the_bench_follows_the_gallery_lists_a_cells_features_blurs_and_flips(pa
         drawn(page, wanted)
         assert int(app(page).get_attribute("data-revision")) == before + 1  # one request a stroke
     app(page).get_by_label("blur brush").uncheck()
-    button(page, "Minimal flip").click()
-    drawn(page, "flip")
-    found, text = bench.flip(subject), "No set of features was found"
-    if found["features"]:
-        text = f"Features changed: {found['after']}, no longer {found['before']}"
-    assert text in app(page).locator(".bench").inner_text()
     button(page, "Reset").click()
 
 
@@ -460,22 +453,67 @@ def test_the_bench_alone_and_a_second_view_of_it(page, catalogue, bench):
     assert all(f"#{j}" in first.locator(".stage .links").inner_text() for j in found[:8])
 
 
+def test_sliders_act_in_all_cells_or_in_chosen_ones(page, catalogue, bench):
+    row = int(catalogue.rows[0])
+    put_on_bench(page, catalogue, row)
+    subject, canvas = bench.of_row(row), app(page).locator(".stage canvas")
+    one, two = subject.strength.topk(2).indices.tolist()
+    cell = divmod(int(subject.codes[..., one].argmax()), subject.codes.shape[1])
+    multipliers, everywhere = {one: 4.0, two: 0.0}, bench.change(subject, {one: 4.0, two: 0.0})["after"]
+    for feature_id, key in ((one, "End"), (two, "Home")):
+        show(page, feature_id)  # which gives it a slider
+        app(page).locator(f'.slider[data-id="{feature_id}"]:visible input').press(key)
+    until(lambda: state(page, "[...state.multipliers]"), [[one, 4], [two, 0]])
+    for cells in ((), [cell]):
+        if cells:
+            app(page).get_by_label("sliders in chosen cells only").check()
+            canvas.focus()
+            for key, n in (("ArrowUp", 9), ("ArrowLeft", 9), ("ArrowDown", cell[0]), ("ArrowRight", cell[1])):
+                for _ in range(n):
+                    page.keyboard.press(key)
+            page.keyboard.press("Enter")
+            playwright.expect(app(page).locator(".outcome")).to_contain_text("Features changed in 1 cell: ")
+        made = bench.change(subject, multipliers, cells)
+        check_change(page, made)
+        columns = {"as it is": made["before"], "features changed": made["after"], "random directions": made["random"]}
+        check_logits(page, catalogue, columns | {"reconstruction only": bench.reconstruction(subject)})
+    assert (made["after"] - everywhere).abs().max() > 2e-3  # so that they cannot be mixed up
+    assert link_of(page)["limit"] == f"{cell[0]},{cell[1]}"
+    with beside(page) as second:
+        assert second.evaluate("({ state }) => [...state.limit]") == [f"{cell[0]},{cell[1]}"]
+        got = second.evaluate("({ state }) => state.after.after")
+        assert got == pytest.approx(made["after"].tolist(), abs=1e-3)
+    app(page).get_by_label("blur brush").check()  # one brush at a time
+    assert not app(page).get_by_label("sliders in chosen cells only").is_checked()
+    canvas.focus()
+    page.keyboard.press("Enter")
+    drawn(page, "blur 1")
+    app(page).get_by_label("blur brush").uncheck()
+    button(page, "Reset").click()
+    assert state(page, "state.limit.size + state.brush.size + state.multipliers.size") == 0
+
+
 def on_screen(page, kind="browser", names=ON_BENCH):
     for name in names:
         playwright.expect(app(page, kind).locator(name)).to_be_in_viewport(ratio=0.98)
+
+
+def logits_anew(page, kind, act):
+    """Act, and wait until the logits have been drawn anew."""
+    before = app(page, kind).get_attribute("data-revision")
+    act()
+    page.wait_for_selector(f'.sae-{kind}[data-drawn=logits]:not([data-revision="{before}"])')
 
 
 def check_bench_stays(page, kind="browser"):
     """The picture, the outcome and the margin stay on the screen, whichever slider moves."""
     sliders = app(page, kind).locator(".slider:visible input")
     for i in (0, sliders.count() // 2, sliders.count() - 1):
-        before = app(page, kind).get_attribute("data-revision")
-        sliders.nth(i).press("ArrowRight")  # which scrolls to it
-        page.wait_for_selector(f'.sae-{kind}[data-drawn=logits]:not([data-revision="{before}"])')
+        logits_anew(page, kind, lambda i=i: sliders.nth(i).press("ArrowRight"))  # which scrolls to it
         playwright.expect(sliders.nth(i)).to_be_in_viewport(ratio=0.9)
         on_screen(page, kind)
         assert "Features changed" in app(page, kind).locator(".outcome").inner_text()
-    button(page, "Reset", kind).click()
+    logits_anew(page, kind, button(page, "Reset", kind).click)
 
 
 def reached_by_tab(page, kind="browser"):
@@ -512,7 +550,7 @@ def test_in_jupyterlab_the_bench_stays_on_the_screen_and_the_keyboard_reaches_al
 
 # ---------------------------------------------------------------- the whole journey
 def test_the_landing_gears_feature_is_found_suppressed_and_linked(page, catalogue, bench):
-    """With few clicks: find it, suppress it in a picture of one class against another, and over all their pictures."""
+    """With few clicks: find it, and suppress it in a picture of one class, against another."""
     typed, pair = "landing gear", ("210-100", "210-300")  # fixed before anything is seen
     acted = "() => acted.splice(0)"
     page.evaluate(COUNT)
@@ -544,119 +582,14 @@ def test_the_landing_gears_feature_is_found_suppressed_and_linked(page, catalogu
     margins = app(page).locator(".echo").inner_text().partition("Margin")[2]
     margins = [float(value) for value in re.findall(r"(?<=: |→ )-?\d+\.\d+", margins)]
     assert margins == pytest.approx(wanted, abs=6e-3)
-    button(page, "In all pictures of both classes").click()
-    drawn(page, "effect")
-    assert page.evaluate(acted) == ["click"]
-    text, found = app(page).locator(".effect").inner_text(), catalogue.effect(j, own, other)
-    said = re.findall(r"(-?\d+\.\d+) \[(-?\d+\.\d+), (-?\d+\.\d+)\]", text)
-    for name, told in zip(("effect", "random"), said, strict=True):
-        wanted = [found[name][end] for end in ("value", "low", "high")]
-        assert list(map(float, told)) == pytest.approx(wanted, abs=6e-4), name
-    assert f"in {found['effect']['n']} test pictures" in text and any(found["effect"][end] for end in ("value", "low"))
     place, echo = link_of(page), app(page).locator(".echo").inner_text()
-    wanted = {"feature": str(j), "picture": str(row), "against": other, "x": f"{j}:0", "all": str(j)}
+    wanted = {"feature": str(j), "picture": str(row), "against": other, "x": f"{j}:0"}
     assert {name: place[name] for name in wanted} == wanted
     with beside(page) as second:
-        assert second.locator(".echo").inner_text() == echo and second.locator(".effect").inner_text() == text
+        assert second.locator(".echo").inner_text() == echo
     button(page, "Reset").click()
     enter(page, "Features")
     search(page, "")
-
-
-# ---------------------------------------------------------------- the second task: which part does a cell show?
-def segmented(root):
-    """A browser's logits of each cell's parts: {before, after, random: (cells, regions)}."""
-    all_ = "Object.entries(state.regions).map(([name, cells]) => [name, cells.map((each) => [...each])])"
-    made = root.evaluate(f"({{ state }}) => {all_}")
-    return {name: torch.tensor(cells, dtype=torch.float64) for name, cells in made}
-
-
-def headed(catalogue, subject, multipliers, cells=(), directions=None):
-    """PyTorch's: edit the acts of these cells, or of all, and apply the head to all."""
-    directions = catalogue.trial.sae.W_dec.detach() if directions is None else directions
-    acts = edited(subject, multipliers, cells or np.ndindex(*subject.acts.shape[:2]), directions)
-    return catalogue.head.logits(acts).flatten(0, 1)
-
-
-def turning(catalogue, bench, rows):
-    """(picture, two features, a cell): the first one, active elsewhere too, turns the cell into another part."""
-    for row in map(int, rows):
-        subject = bench.of_row(row)
-        before = catalogue.head.logits(subject.acts).argmax(-1)
-        for one in ((subject.codes > 0).sum((0, 1)) > 1).nonzero()[:, 0].tolist():
-            cell = divmod(int(subject.codes[..., one].argmax()), subject.codes.shape[1])
-            for two in (subject.codes[cell] > 0).nonzero()[:, 0].tolist():
-                after = headed(catalogue, subject, {one: 4.0, two: 0.0}).view(*before.shape, -1).argmax(-1)
-                if two != one and after[cell] != before[cell]:
-                    return row, [one, two], cell
-    raise AssertionError("no feature turns a cell of these pictures into another part")
-
-
-def test_the_head_names_cells_as_pytorch_does(page, catalogue, bench):
-    """Sliders in all cells, then in one; by pointer and key; kept by a link."""
-    row, (one, two), cell = turning(catalogue, bench, state(page, "state.facts.bench_pictures.map((e) => e.picture)"))
-    put_on_bench(page, catalogue, row)
-    multipliers, subject, random = {one: 4.0, two: 0.0}, bench.of_row(row), catalogue.trial.random
-    for got in segmented(app(page)).values():
-        same(got, headed(catalogue, subject, {}), 1e-3)
-    for feature_id, key in ((one, "End"), (two, "Home")):
-        show(page, feature_id)  # which gives it a slider
-        app(page).locator(f'.slider[data-id="{feature_id}"]:visible input').press(key)
-    until(lambda: state(page, "[...state.multipliers]"), [[one, 4], [two, 0]])
-    for cells in ((), [cell]):
-        if cells:
-            app(page).get_by_label("sliders in chosen cells only").check()
-            app(page).locator(".stage canvas").focus()
-            for key, n in (("ArrowUp", 9), ("ArrowLeft", 9), ("ArrowDown", cell[0]), ("ArrowRight", cell[1])):
-                for _ in range(n):
-                    page.keyboard.press(key)
-            page.keyboard.press("Enter")
-            playwright.expect(app(page).locator(".outcome")).to_contain_text("Features changed in 1 cell: ")
-        got = segmented(app(page))
-        same(got["after"], headed(catalogue, subject, multipliers, cells), 1e-3)
-        same(got["random"], headed(catalogue, subject, multipliers, cells, random), 1e-3)
-        changed = (got["after"] != got["before"]).any(1).view(subject.acts.shape[:2]).nonzero().tolist()
-        assert [*cell] in changed and (changed == [[*cell]]) == bool(cells)
-        made = bench.change(subject, multipliers, cells)
-        check_change(page, made)
-        columns = {"as it is": made["before"], "features changed": made["after"], "random directions": made["random"]}
-        check_logits(page, catalogue, columns | {"reconstruction only": bench.reconstruction(subject)})
-        names = [name.replace("_", " ") for name in catalogue.head.names]
-        parts = {name: each.argmax(1).tolist() for name, each in got.items()}
-        counts = [[name, *(str(own.count(i)) for own in parts.values())] for i, name in enumerate(names)]
-        differ = [sum(np.not_equal(parts[each], parts["before"])) for each in ("after", "random")]
-        shown = [each.locator("td").all_inner_texts() for each in app(page).locator(".counts tbody tr").all()]
-        assert shown[:-1] == [each for each in counts if each[1:] != ["0"] * 3]
-        assert shown[-1][2:] == [str(n) for n in differ]
-    canvas, rows = app(page).locator(".regions canvas").first, app(page).locator(".regions p")
-    canvas.hover(position={"x": 3, "y": 3})
-    for key, (r, c) in {None: (0, 0), "ArrowRight": (0, 1), "ArrowDown": (1, 1), "ArrowLeft": (1, 0)}.items():
-        if key:
-            canvas.press(key)
-        before, after = (names[parts[name][r * subject.acts.shape[1] + c]] for name in ("before", "after"))
-        change = "unchanged" if before == after else f"now {after}"
-        assert rows.inner_text() == f"Row {r + 1}, column {c + 1}: {before}, {change}."
-    assert link_of(page)["limit"] == f"{cell[0]},{cell[1]}"
-    with beside(page) as second:
-        assert all(torch.equal(each, got[name]) for name, each in segmented(second).items())
-    app(page).get_by_label("blur brush").check()  # one brush at a time
-    assert not app(page).get_by_label("sliders in chosen cells only").is_checked()
-    button(page, "Reset").click()
-    app(page).locator(".stage canvas").focus()
-    page.keyboard.press("Enter")
-    drawn(page, "blur 1")
-    seen = bench.blurred(subject, [state(page, "[...state.brush][0].split(',').map(Number)")])
-    same(segmented(app(page))["before"], headed(catalogue, subject, {}), 1e-3)
-    same(segmented(app(page))["after"], headed(catalogue, seen, {}), 1e-3)
-    with beside(page) as second:
-        assert all(torch.equal(each, segmented(app(page).first)[name]) for name, each in segmented(second).items())
-    app(page).get_by_label("blur brush").uncheck()
-    button(page, "Minimal flip").click()  # which is of all cells
-    drawn(page, "flip")
-    assert app(page).get_by_label("sliders in chosen cells only").is_checked() <= (not bench.flip(subject)["features"])
-    button(page, "Reset").click()
-    assert state(page, "state.limit.size + state.multipliers.size") == 0
-    same(segmented(app(page))["after"], segmented(app(page))["before"], 1e-3)
 
 
 # ---------------------------------------------------------------- the notebook: themes, keyboard, voila
@@ -695,8 +628,8 @@ def test_a_second_browser_starts_as_the_first_and_then_goes_its_own_way(page, ca
     show(page, often)
     gallery = app(page).first.get_by_role("main").get_by_role("combobox")
     gallery.select_option("random")
+    until(lambda: state(page, "state.view.how"), "random")
     app(page).get_by_label("close-ups").check()
-    app(page).get_by_label("circle").check()
     drawn(page, "gallery")
     now = """(root) => [root.dataset.feature, root.dataset.picture, root.dataset.entrance,
       [...root.querySelectorAll('.panes select, .panes input')].map((each) => [
@@ -713,7 +646,7 @@ def test_a_second_browser_starts_as_the_first_and_then_goes_its_own_way(page, ca
         first.get_by_label("picture", exact=True).select_option(index=1)
         until(lambda: first.get_attribute("data-picture") != other, True)
         assert first.get_attribute("data-feature") == str(often) and second.get_attribute("data-picture") == other
-    for name in ("close-ups", "circle", "smallest first"):
+    for name in ("close-ups", "smallest first"):
         app(page).get_by_label(name).uncheck()
     gallery.select_option("top")
     app(page).get_by_label("remove this filter").click()

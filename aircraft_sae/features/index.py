@@ -158,17 +158,6 @@ class FeatureIndex(OnPictures):
             table = table.iloc[np.lexsort((-tenth, turn))].drop_duplicates("image_row").head(n).sort_values(**strongest)
         return table.drop_duplicates("image_row").head(n).reset_index(drop=True)
 
-    def coactive(self, feature_id: int, n: int) -> pd.DataFrame:
-        """The n features that most exceed chance in this feature's cells: feature_id, share of cells, lift (ratio)."""
-        cells, _ = self.firings(feature_id)
-        cells = cells[:: max(1, -(-len(cells) // 4096))]
-        share = np.bincount(self.by_cell[cells].indices, minlength=self.d_sae) / max(1, len(cells))
-        density = self.table["density_cell"].to_numpy()
-        share[feature_id] = 0
-        best = np.argsort(density - share, kind="stable")[:n]
-        best = best[share[best] > density[best]]
-        return pd.DataFrame({"feature_id": best, "share": share[best], "lift": share[best] / density[best]})
-
 
 def check_features(features: Sequence[int], d_sae: int) -> None:
     """ValueError unless all are whole numbers from 0 to d_sae - 1."""

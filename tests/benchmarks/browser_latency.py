@@ -57,7 +57,6 @@ def in_kernel(study: Study) -> dict[str, str]:
         "picture opened on the bench": timed(answers.open, map(int, catalogue.rows[1 : N_SLOW + 1])),
         "slider": timed(lambda given: answers.change(picture, given), factors),
         "blur of a cell": timed(lambda i: answers.blur(picture, [[0, i % grid[1]]], 8.0), range(N_SLOW)),
-        "minimal flip": timed(lambda _: answers.flip(picture), range(N_SLOW)),
     }
     for feature_id in alive:  # so that every thumbnail has been asked for
         show(feature_id)

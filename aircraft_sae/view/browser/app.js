@@ -1,7 +1,7 @@
 // The front end of the browser. mount(el, source, mode) draws everything into el and asks `source`, the kernel
 // (kernel.js), for its content. Elements are made once; later only their values change. The parts (draw, filters, list,
-// feature, naming, levers, regions, bench) come first in one script and share `app`.
-function mount(el, source, mode = "browser", beside = null) {
+// feature, naming, levers, bench) come first in one script and share `app`.
+function mount(el, source, mode, beside = null) {
   const root = h("div", { className: `sae-app sae-${mode}`, tabIndex: 0 });
   root.setAttribute("data-lm-suppress-shortcuts", "true");
   root.setAttribute("role", "region");
@@ -10,7 +10,7 @@ function mount(el, source, mode = "browser", beside = null) {
   const state = {
     facts: null, labels: {}, ids: [], page: 0, feature: null, towards: 1, how: "top", alpha: HEAT, heat: true, view: null,
     entrance: "features", subject: null, multipliers: new Map(), brush: new Set(), limit: new Set(), after: null, blurred: null, blurring: false, cell: null,
-    pair: null, closed: false, meant: [], at: 0, last: null, told: null,
+    pair: null, closed: false, meant: [], at: 0, last: null,
   };
   const pictures = new Kept(KEPT_PICTURES), views = new Kept(KEPT_VIEWS);
   const ui = {};
@@ -63,7 +63,7 @@ function mount(el, source, mode = "browser", beside = null) {
   }
   const columns = () => state.facts.columns;
   const app = { id: `sae${Math.random().toString(36).slice(2, 8)}`, mode, root, source, state, ui, pictures, views, drawn, fail, guarded, columns, working };
-  for (const part of [filtersPart, listPart, featurePart, namingPart, leversPart, regionsPart, benchPart]) part(app);
+  for (const part of [filtersPart, listPart, featurePart, namingPart, leversPart, benchPart]) part(app);
 
   // ---------------------------------------------------------------- links, and two browsers side by side
   const whole = () => { // the state that a link holds
@@ -137,7 +137,6 @@ function mount(el, source, mode = "browser", beside = null) {
       for (const name of ["ap", "response", "tier"]) scores[name] ??= Array(facts.n_features).fill(null);
     }
     Object.assign(state, { facts, labels, all: Array.from({ length: facts.n_features }, (_, id) => id) });
-    state.head = facts.has_regions ? await source.regions() : null;
     build();
     if (mode === "browser") {
       app.setEntrance("features");

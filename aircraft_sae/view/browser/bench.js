@@ -17,8 +17,6 @@ function benchPart(app) {
     ui.limitOn.checked = false; // no cell of it is chosen
     brushes();
     state.after = { after: subject.before, random: subject.before };
-    ui.flipText.textContent = "";
-    app.tellEffect();
     ui.against.replaceChildren(...options(subject.classes.filter((name) => name !== subject.own).map((name) => [name, name])));
     ui.against.value = subject.other;
     chosenPicture(subject.picture);
@@ -79,7 +77,6 @@ function benchPart(app) {
   function limitSoon() {
     brushes();
     drawPicture();
-    app.drawRegions();
     if (state.multipliers.size) return app.changeSoon();
     drawn("logits");
   }
@@ -106,7 +103,6 @@ function benchPart(app) {
     }
     stroke.last = cell;
     drawPicture();
-    if (stroke.cells === state.limit) app.drawRegions();
   }
   const blurSoon = latest(guarded(() => working(async () => {
     const { brush, subject } = state, cells = [...brush].map((key) => key.split(",").map(Number));
@@ -114,45 +110,42 @@ function benchPart(app) {
     if (state.brush !== brush) return; // reset meanwhile, or another picture
     Object.assign(state, { blurred, blurring: blurred !== null });
     drawPicture();
-    app.drawRegions();
     app.drawLogits();
     drawn(cells.length ? `blur ${cells.length}` : "blur none");
   })));
 
-  const under = (canvas, { clientX, clientY }) => { // the cell there, or the nearest one
-    const box = canvas.getBoundingClientRect();
+  const under = ({ clientX, clientY }) => { // the cell there, or the nearest one
+    const box = ui.canvas.getBoundingClientRect();
     return [(clientY - box.top) / box.height, (clientX - box.left) / box.width].map((share, k) =>
       Math.min(state.facts.grid[k] - 1, Math.max(0, Math.floor(share * state.facts.grid[k]))));
   };
-  const moved = (cell, move) => cell.map((at, k) => Math.min(state.facts.grid[k] - 1, Math.max(0, at + move[k])));
-  function arrows(event, go, enter = null) {
-    const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    if (!state.subject || (!move && (event.key !== "Enter" || !enter))) return;
-    event.preventDefault();
-    event.stopPropagation();
-    if (move) go(move); else enter();
-  }
 
   function buildBench() {
     ui.canvas = h("canvas", { width: 336, height: 336, tabIndex: 0 });
     ui.canvas.setAttribute("role", "img");
     let cursor = [0, 0], stroke = null;
-    ui.canvas.addEventListener("click", (event) => { if (state.subject && !painted()) chooseCell(...under(ui.canvas, event)); });
+    ui.canvas.addEventListener("click", (event) => { if (state.subject && !painted()) chooseCell(...under(event)); });
     ui.canvas.addEventListener("pointerdown", (event) => {
       const cells = painted();
       if (!state.subject || !cells || event.button) return;
-      const cell = under(ui.canvas, event);
+      const cell = under(event);
       stroke = { cells, last: cell, add: !cells.has(String(cell)) }; // starting on a painted cell, it erases
       ui.canvas.setPointerCapture(event.pointerId);
       paint(cell, stroke);
     });
-    ui.canvas.addEventListener("pointermove", (event) => { if (stroke) paint(under(ui.canvas, event), stroke); });
+    ui.canvas.addEventListener("pointermove", (event) => { if (stroke) paint(under(event), stroke); });
     ui.canvas.addEventListener("lostpointercapture", () => { if (stroke) { stroke = null; paintedSoon(); } }); // once a stroke
-    ui.canvas.addEventListener("keydown", (event) => arrows(event, (move) => {
-      cursor = moved(cursor, move);
-      drawPicture();
+    ui.canvas.addEventListener("keydown", (event) => {
+      const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+      if (!state.subject || (!move && event.key !== "Enter")) return;
+      event.preventDefault();
+      event.stopPropagation();
+      if (move) {
+        cursor = cursor.map((at, k) => Math.min(state.facts.grid[k] - 1, Math.max(0, at + move[k])));
+        drawPicture();
+      } else chooseCell(...cursor);
       outline(ui.canvas.getContext("2d"), cursor, state.facts.grid, "#ffffff");
-    }, () => { chooseCell(...cursor); outline(ui.canvas.getContext("2d"), cursor, state.facts.grid, "#ffffff"); }));
+    });
     ui.pictureText = h("p", { className: "told" });
     ui.cellText = h("p", { className: "links" }, "Click a cell to see which features are active there.");
     ui.overlay = h("input", { type: "checkbox", checked: mode === "browser", onchange: () => { if (state.subject) { drawPicture(); drawn("picture"); } } });
@@ -179,7 +172,7 @@ function benchPart(app) {
     return h("section", { className: "bench", ariaLabel: "bench" },
       h("div", { className: "row" }, h("h3", { title: "change one picture's features" }, "Bench"), field("class", ui.pictureClass), field("picture", ui.pictureChoice),
         field("or your own", ui.upload), ...buttons, ui.busy),
-      h("div", { className: "stage" }, h("div", { className: "strip" }, ui.canvas, told), notes, details), app.buildRegions() || "");
+      h("div", { className: "stage" }, h("div", { className: "strip" }, ui.canvas, told), notes, details));
   }
 
   function paintWith(one) { // one brush at a time; without chosen cells, sliders act in all
@@ -205,7 +198,7 @@ function benchPart(app) {
     return subject && subject.picture !== null && subject.picture !== undefined ? {
       picture: subject.picture, against: subject.other, ...(all.length && { x: all.map((each) => each.join(":")).join(",") }),
       ...(limited().length && { limit: limited().join(";") }), ...(state.brush.size && { blur: [...state.brush].join(";"), sigma: ui.sigma.value, ...(!state.blurring && { last: "features" }) }),
-      ...(state.cell && { cell: state.cell.join(",") }), ...(state.told !== null && { all: state.told }),
+      ...(state.cell && { cell: state.cell.join(",") }),
     } : {};
   };
   async function goTo(wanted, lost = []) {
@@ -216,7 +209,7 @@ function benchPart(app) {
   }
   const inGrid = (key) => /^\d+,\d+$/.test(key || "") && key.split(",").every((each, k) => Number(each) < state.facts.grid[k]);
   const asCells = (text) => text.split(";").filter(inGrid).map((key) => String(key.split(",").map(Number)));
-  async function restore({ against: name, x, limit, blur, sigma, last, cell, all }, lost = []) {
+  async function restore({ against: name, x, limit, blur, sigma, last, cell }, lost = []) {
     const { subject } = state;
     if (name && (!subject.classes.includes(name) || name === subject.own)) lost.push(`the link's margin is against ${name}, which is not another class here`);
     else if (name && name !== subject.other) await app.against(name);
@@ -244,8 +237,7 @@ function benchPart(app) {
       tellCell(...cell.split(",").map(Number));
       if (state.entrance === "picture") app.showList();
     }
-    if (all && Number(all) === state.feature) await app.overPictures();
   }
 
-  Object.assign(app, { arrows, brushes, benchPlace: place, benchTo: goTo, buildBench, drawPicture, limited, moved, openPicture, under });
+  Object.assign(app, { brushes, benchPlace: place, benchTo: goTo, buildBench, drawPicture, limited, openPicture });
 }

@@ -96,29 +96,19 @@ class Bench:
         return {"before": subject.logits, "after": after, "random": random}
 
     @torch.no_grad()
-    def without(self, subject: Subject, features: list[int], gone: Tensor, directions: Tensor | None = None) -> Tensor:
-        """(n, classes) logits after removing shares `gone` (n, len(features)) of features, or of `directions`."""
-        rows = (self.W_dec if directions is None else directions)[features]
+    def without(self, subject: Subject, features: list[int], gone: Tensor, directions: Tensor) -> Tensor:
+        """(n, classes) logits after removing shares `gone` (n, len(features)) of features, along `directions`."""
+        rows = directions[features]
         if self.readout is not None:
             return self.readout.logits(subject.acts.mean((0, 1)) - (gone * subject.strength[features]) @ rows)
         acts = subject.acts - (gone[:, None, None] * subject.codes[..., features]) @ rows
         return logits_from(self.network, self.sae.cfg.site, acts, subject.x.expand(len(acts), -1, -1, -1))
-
-    def each(self, subject: Subject, features: list[int], besides: list[int]) -> Tensor:
-        """(len(features), classes) logits without one of the features at a time; `besides` are always removed."""
-        gone = torch.cat([torch.eye(len(features)), torch.ones(len(features), len(besides))], 1)
-        return self.without(subject, features + besides, gone)
 
     @torch.no_grad()
     def reconstruction(self, subject: Subject) -> Tensor:
         """(classes,) logits of the autoencoder's reconstruction: its error is dropped."""
         recon = subject.codes @ self.W_dec + self.sae.b_dec.detach()
         return logits_from(self.network, self.sae.cfg.site, recon[None], subject.x[None])[0]
-
-    def tried(self, subject: Subject) -> list[int]:
-        """Features to suppress one by one: all active ones in closed form, else the strongest."""
-        strength = subject.strength
-        return strength.nonzero()[:, 0].tolist() if self.readout else self.catalogue.trial.strongest(strength).tolist()
 
     def page(self, subject: Subject, row: int | None = None, against: str = "") -> dict[str, Any]:
         """A picture's page: logits, active features by effect on the margin own - other, and cells.
@@ -132,11 +122,13 @@ class Bench:
         if against and (against not in classes or against == classes[own]):
             raise ValueError(f"the margin needs a class other than {classes[own]}, got {against!r}")
         other = classes.index(against) if against else rival if own == winner else winner
-        tried, strength, peaks = self.tried(subject), subject.strength, subject.codes.amax((0, 1)).tolist()
-        change = self.each(subject, tried, []) - subject.logits
+        strength, peaks = subject.strength, subject.codes.amax((0, 1)).tolist()
+        # suppressed one by one: all active features in closed form, else the strongest
+        tried = (strength.nonzero()[:, 0] if self.readout else self.catalogue.trial.strongest(strength)).tolist()
+        change = self.without(subject, tried, torch.eye(len(tried)), self.W_dec) - subject.logits
         effects = dict(zip(tried, (change[:, own] - change[:, other]).tolist(), strict=True))
         active = [
-            {"feature_id": j, "strength": float(strength[j]), "peak": peaks[j], "effect": effects.get(j)}
+            {"feature_id": j, "peak": peaks[j], "effect": effects.get(j)}
             for j in strength.argsort(descending=True, stable=True).tolist() if strength[j] > 0
         ]  # fmt: skip
         active.sort(key=lambda each: 1.0 if each["effect"] is None else -abs(each["effect"]))  # the untried last
@@ -144,19 +136,7 @@ class Bench:
             "picture": row, "label": label, "predicted": classes[winner], "own": classes[own], "other": classes[other],
             "active": active, "classes": classes, "before": subject.logits.tolist(),
             "reconstruction": self.reconstruction(subject).tolist(), "cells": active_by_cell(subject),
-            "regions": self.regions(subject),
         }  # fmt: skip
-
-    def regions(self, subject: Subject) -> list[list[float]] | None:
-        """The part head's logits for each cell, row by row; None without a head."""
-        if (head := self.catalogue.head) is None:
-            return None
-        return [[round(v, 5) for v in cell] for cell in head.logits(subject.acts).flatten(0, 1).tolist()]
-
-    def pushes(self) -> list[np.ndarray]:
-        """What a unit of each feature, and of its random direction, adds to the head's logits: two (d_sae, regions)."""
-        weight, trial = self.catalogue.head.weight.t(), self.catalogue.trial
-        return [(rows @ weight).numpy().astype("<f4") for rows in (self.W_dec, trial.random)]
 
     def blurred(self, subject: Subject, cells: Cells, sigma: float = 8.0) -> Subject:
         """Blur cells (sigma: pixels of 224) and look again; ValueError for no cell or an unknown one."""
@@ -184,51 +164,6 @@ class Bench:
                 raise ValueError(f"cell {row}, {column} is not in the grid of {len(mask)} x {mask.shape[1]}")
             mask[row, column] = True
         return mask
-
-    def flip(self, subject: Subject) -> dict[str, Any]:
-        """The smallest set of features found that changes the prediction if suppressed, checked by a forward pass.
-
-        features: their ids; before, after: predicted classes; verified: the forward pass agrees; needed: putting back
-        any single feature restores the old prediction. If none is found, only features ([]) and before are set.
-        """
-        before, classes = int(subject.logits.argmax()), self.network.classes
-        chosen = self._smallest(subject, before)
-        if not chosen:
-            return {"features": [], "before": classes[before]}
-        gone = 1 - torch.eye(len(chosen) + 1, len(chosen)).roll(1, 0)  # all of them, then all but one
-        predicted = self.without(subject, chosen, gone).argmax(1).tolist()
-        taken = subject.codes[..., chosen] @ self.W_dec[chosen]
-        with torch.no_grad():
-            passed = self.network.see(subject.x[None], edits={self.sae.cfg.site: lambda acts: acts - taken}).logits
-        return {
-            "features": chosen, "before": classes[before], "after": classes[predicted[0]],
-            "verified": int(passed.argmax()) == predicted[0], "needed": all(each == before for each in predicted[1:]),
-        }  # fmt: skip
-
-    def _smallest(self, subject: Subject, before: int) -> list[int]:
-        """Try single features, then pairs of the most effective, then grow a set greedily and thin it."""
-
-        def margins(logits: Tensor) -> Tensor:  # of the old prediction; below 0 it has flipped
-            return logits[:, before] - logits.index_fill(1, torch.tensor(before), -torch.inf).amax(1)
-
-        left, chosen, margin = self.tried(subject), [], torch.zeros(1)
-        while margin.min() >= 0:
-            if not left or len(chosen) == 40:
-                return []
-            margin = margins(self.each(subject, left, chosen))
-            if not chosen and margin.min() >= 0 and len(left) > 1:  # 4,950 pairs, or 28 where each is a forward pass
-                best = [left[i] for i in margin.argsort()[: 100 if self.readout else 8]]
-                pairs = torch.combinations(torch.arange(len(best)))
-                gone = torch.zeros(len(pairs), len(best)).scatter(1, pairs, 1.0)
-                together = margins(self.without(subject, best, gone))
-                if together.min() < 0:
-                    return [best[i] for i in pairs[together.argmin()]]
-            chosen.append(left.pop(int(margin.argmin())))
-        for j in list(chosen):  # the first ones may no longer be needed
-            fewer = [i for i in chosen if i != j]
-            if margins(self.without(subject, fewer, torch.ones(1, len(fewer))))[0] < 0:
-                chosen = fewer
-        return chosen
 
 
 def _soft(subject: Subject, sigma: float) -> Tensor:

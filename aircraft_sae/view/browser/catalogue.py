@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from aircraft_sae.activations import effective_radius, gradient_map
 from aircraft_sae.features import PARTS, FeatureIndex, cell_covariance, check_features, neighbours, random_directions
 from aircraft_sae.interventions import Trial, tell_apart
-from aircraft_sae.metrics import with_interval
 from aircraft_sae.pictures import Pictures
-from aircraft_sae.studies.manipulation import CellHead
 from aircraft_sae.study import Study
 
 BICUBIC, TILE = Image.Resampling.BICUBIC, 160  # pixels of a thumbnail
@@ -40,7 +37,7 @@ class Catalogue:
     trial: the test pictures; rows: their rows in the index.
     table: one row per feature: known columns of `LISTED`, <level>/class, <level>/auroc, <level>/z, verdicts.
     images: the test pictures' table, by row, with label (the class) and predicted (the label where that is unknown).
-    parts: one row per feature and part; head: names the part that a cell shows; both None for pictures without parts.
+    parts: one row per feature and part; None for pictures without parts.
     """
 
     folder: Path
@@ -51,7 +48,6 @@ class Catalogue:
     rows: np.ndarray
     images: pd.DataFrame
     like: str = "main"
-    head: CellHead | None = None
 
     @classmethod
     def of(cls, study: Study, like: str = "main") -> "Catalogue":
@@ -75,8 +71,7 @@ class Catalogue:
                 pair = ["feature_id", "part"]
                 for known in (responses, tiers.groupby(pair, as_index=False)["tier"].max()):
                     parts = parts.merge(known, "left", pair, validate="1:1")
-        head = CellHead.open(study.segmentation(like)) if pictures.region_names else None
-        return cls(study.folder, trial, index, table, parts, rows, images, like, head)
+        return cls(study.folder, trial, index, table, parts, rows, images, like)
 
     def __post_init__(self):
         self.network, self.levels = self.trial.network, self.trial.pictures.levels
@@ -102,9 +97,8 @@ class Catalogue:
             "n_features": len(self.table), "grid": list(self.index.grid), "levels": self.levels,
             "classes": {level: self.trial.pictures.classes(level) for level in self.levels}, "columns": columns,
             "level": self.network.level, "colours": colours.ravel().tolist(), "tile": TILE, "parts": parts,
-            "has_parts": self.parts is not None, "has_verdicts": "verdict" in self.table, "radius": self.radius,
-            "image_size": self.network.size, "hows": list(HOWS), "key": self.key[:8],
-            "like": self.like, "has_regions": self.head is not None, "bench_pictures": self._on_bench(),
+            "has_parts": self.parts is not None, "has_verdicts": "verdict" in self.table, "hows": list(HOWS),
+            "key": self.key[:8], "like": self.like, "bench_pictures": self._on_bench(),
         }  # fmt: skip
 
     def _on_bench(self) -> list[dict[str, Any]]:
@@ -142,16 +136,15 @@ class Catalogue:
         maxima = self.index.maps(feature_id, self.rows).reshape(len(self.rows), -1)
         active = maxima[maxima > 0]
         counts, edges = np.histogram(active, 30, (0, float(active.max(initial=1e-9))))
-        row, best, selectivity, bars = self.table.loc[feature_id], maxima.max(1), [], {}
+        row, selectivity, bars = self.table.loc[feature_id], [], {}
+        best = pd.Series(maxima.max(1), self.images.index)
         for level in self.levels:
             z, auroc = row[f"{level}/z"], row[f"{level}/auroc"]
             null = abs(1.96 * (auroc - 0.5) / z) if z else np.nan
             tested = {"level": level, "class": row[f"{level}/class"], "auroc": auroc, "z": z, "null": null}
             selectivity.append({name: _plain(value) for name, value in tested.items()})
-            number, names = self._numbered[level]
-            means = np.bincount(number, best) / np.bincount(number)
-            order = np.argsort(-means, kind="stable")[:5]
-            bars[level] = [[str(names[i]), float(means[i])] for i in order if means[i] > 0]
+            means = best.groupby(self.images[level]).mean().nlargest(5)
+            bars[level] = [[str(name), float(mean)] for name, mean in means.items() if mean > 0]
         parts = []
         if self.parts is not None:
             own = self.parts[self.parts["feature_id"] == feature_id].sort_values("ap", ascending=False)
@@ -160,13 +153,7 @@ class Catalogue:
             "histogram": {"counts": counts.tolist(), "top": float(edges[-1]), "n_cells": int(maxima.size)},
             "selectivity": selectivity, "classes": bars, "parts": parts,
             "pushes": self._pushes(feature_id), "neighbours": _records(neighbours(self.trial.sae.W_dec, feature_id)),
-            "coactive": _records(self.index.coactive(feature_id, 8)),
         }  # fmt: skip
-
-    @cached_property
-    def _numbered(self) -> dict[str, tuple[np.ndarray, pd.Index]]:
-        # {level: (each test picture's class as a number, the classes)}
-        return {level: pd.factorize(self.images[level], sort=True) for level in self.levels}
 
     def _pushes(self, feature_id: int, n_random: int = 20) -> dict[str, Any] | None:
         """What a feature adds to logits, less the mean over classes, in up to 200 pictures where it is active.
@@ -187,54 +174,17 @@ class Catalogue:
         up, down = ([[names[i], float(added[0, i])] for i in each] for each in (order[::-1][:3], order[:3]))
         return {"up": up, "down": down, "band": float(np.quantile(np.abs(added[1:]).max(1), 0.95)), "n": len(active)}
 
-    def effect(self, feature_id: int, one: str, two: str, n: int = 6) -> dict[str, Any]:
-        """Suppress a feature in all test pictures of two classes.
-
-        effect: mean change of the true class's logit less the other's, {value, low, high, n}; random: the same along a
-        random direction; pictures: the n that change most. Raises: ValueError for an unknown feature or class.
-        """
-        own, pair = self._of_pair(one, two)
-        rival = torch.where(own.labels == pair[0], pair[1], pair[0])
-        directions = {"effect": self.trial.sae.W_dec.detach(), "random": self.trial.random}
-        changes = {
-            name: own.suppress([feature_id], directions=rows[[feature_id]], rival=rival)["margin"][:, 0]
-            for name, rows in directions.items()
-        }
-        shown = self.images[np.isin(self.trial.labels, pair)].assign(change=changes["effect"]).query("change != 0")
-        shown = shown.sort_values("change", key=np.abs, ascending=False, kind="stable").head(n)
-        pictures = shown.assign(picture=shown.index)[["picture", "label", "change"]].to_dict("records")
-        return {name: with_interval(each, np.ones(len(each))) for name, each in changes.items()} | {
-            "pictures": pictures
-        }
-
     def pair(self, one: str, two: str, n: int = 20) -> list[dict[str, Any]]:
         """The features that move the margin between two classes most; ValueError for unknown classes."""
-        own, pair = self._of_pair(one, two)
-        if own.in_b.all() or not own.in_b.any():
-            raise ValueError(f"{one} and {two} have too few test pictures for two halves")
-        return _records(tell_apart(self.trial, pair, n))
-
-    def _of_pair(self, one: str, two: str) -> tuple[Trial, tuple[int, int]]:
-        """(the test pictures of two classes, the numbers of the classes)."""
         classes = self.network.classes
         if one not in classes or two not in classes or one == two:
             raise ValueError(f"a pair is two different classes of {self.network.level}, got {one!r} and {two!r}")
         pair = classes.index(one), classes.index(two)
-        return self.trial[np.isin(self.trial.labels, pair)], pair
+        in_b = self.trial.in_b[np.isin(self.trial.labels, pair)]
+        if in_b.all() or not in_b.any():
+            raise ValueError(f"{one} and {two} have too few test pictures for two halves")
+        return _records(tell_apart(self.trial, pair, n))
 
-    @cached_property
-    def radius(self) -> float | None:
-        """Radius around a cell, in pixels of the input, that holds half of a feature's gradient: mean of 8 features."""
-        alive = np.flatnonzero(self.index.table["density_cell"] > 0)
-        radii, network, pictures = [], self.network, self.trial.pictures
-        for feature_id in np.random.default_rng(0).permutation(alive)[:8].tolist():
-            for pick in self.index.patches(feature_id, "top", 1, self.rows).itertuples():
-                x, cell = network.as_input(pictures.picture(pick.image)), (pick.row, pick.column)
-                gradient = gradient_map(network, self.trial.sae, x, feature_id, cell)
-                radii.append(effective_radius(gradient, cell, self.index.grid))
-        return float(np.mean(radii)) if radii else None
-
-    @lru_cache(maxsize=4096)  # noqa: B019 a catalogue lives as long as its kernel; each takes about 6 kB
     def thumbnail(self, row: int) -> bytes:
         """A picture as JPEG, TILE pixels square, as the network sees it; ValueError for an unknown row."""
         return as_jpeg(self.picture(row), TILE)

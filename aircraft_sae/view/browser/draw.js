@@ -8,7 +8,6 @@ const SYNONYMS = { // what people call parts, for the search
 };
 const WORDS = [
   ["bench", "one picture whose features you change"],
-  ["circle: what the cell sees", "the circle holds half of the gradient of the cell's activation"],
   ["half A, half B", "claims about a feature are chosen on half A of the test pictures and measured on the held-out half B"],
   ["AP", "average precision: 1 if the cells that show the part all rank first"],
   ["tier 1 to 4", "1: AP above every null; 2: also tells the part from other cells of the same family and position; 3: also falls when the part is removed; 4: also found by two other seeds"],
@@ -16,7 +15,6 @@ const WORDS = [
   ["chance", "the share of cells that show the part, which is the AP of a random order"],
   ["lost without it", "share of the feature's maximum that is lost when the part is removed"],
   ["random directions", "the control: the same edit along a random direction of the same length"],
-  ["segmentation", "the part that a linear head names in each cell; sliders change the cells, and with them the names"],
   ["margin", "the logit of the picture's class minus that of another class, which you choose"],
 ];
 const KEYS = [
@@ -48,10 +46,9 @@ const fixed = (value, digits = 3) => (value === null || value === undefined ? "â
 // Controls {name: [control, initial value]} in links: placed() keeps those that have changed, place() restores them.
 const current = (control) => (control.type === "checkbox" ? control.checked : control.value);
 const placed = (controls) => Object.fromEntries(Object.entries(controls)
-  .filter(([, [control, first]]) => control && current(control) !== first).map(([name, [control]]) => [name, String(current(control))]));
+  .filter(([, [control, first]]) => current(control) !== first).map(([name, [control]]) => [name, String(current(control))]));
 function place(controls, wanted) {
   for (const [name, [control, first]] of Object.entries(controls)) {
-    if (!control) continue;
     const value = wanted[name] ?? String(first);
     if (control.type === "checkbox") control.checked = value === "true"; else control.value = value;
     if (control.selectedIndex === -1) control.value = first; // a link of another study

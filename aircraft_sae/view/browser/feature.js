@@ -3,8 +3,8 @@ function featurePart(app) {
   const { mode, root, source, state, ui, pictures, views, drawn, fail, guarded, columns } = app;
   function asked(id) {
     const wanted = { feature_id: id, how: state.how };
-    if (ui.only && ui.only.checked && state.entrance === "class") Object.assign(wanted, { level: ui.level.value, name: ui.className.value });
-    if (ui.wrong && ui.wrong.checked) wanted.wrong = true;
+    if (ui.only.checked && state.entrance === "class") Object.assign(wanted, { level: ui.level.value, name: ui.className.value });
+    if (ui.wrong.checked) wanted.wrong = true;
     return wanted;
   }
   async function viewed(wanted) {
@@ -73,22 +73,10 @@ function featurePart(app) {
       button.hidden = i >= gallery.length;
       if (button.hidden) return;
       const each = gallery[i], [canvas, text] = button.children, context = canvas.getContext("2d", { willReadFrequently: true });
-      const reach = ui.field.checked && state.facts.radius ? (state.facts.radius * tile) / state.facts.image_size : 0;
-      const zoom = !ui.crop.checked ? 1 : reach ? Math.max(1, Math.min(CLOSE, (tile / 2 - 4) / reach)) : CLOSE; // the whole circle is visible
-      closeUp(context, each.cell, zoom);
+      closeUp(context, each.cell, ui.crop.checked ? CLOSE : 1);
       const map = maps.subarray(i * cells, (i + 1) * cells), alpha = state.heat ? state.alpha : 0;
       drawHeat(context, pictures.get(each.picture), map, state.facts.grid, top, alpha, state.facts.colours);
       if (state.heat) outline(context, each.cell, state.facts.grid);
-      if (reach) {
-        context.beginPath();
-        const [y, x] = [0, 1].map((k) => ((each.cell[k] + 0.5) * tile) / state.facts.grid[k]);
-        context.arc(x, y, reach, 0, 2 * Math.PI);
-        context.strokeStyle = "#ffffff";
-        context.setLineDash([4 / zoom, 3 / zoom]);
-        context.lineWidth = 1.5 / zoom;
-        context.stroke();
-        context.setLineDash([]);
-      }
       button.dataset.picture = each.picture;
       button.dataset.value = each.value;
       button.classList.toggle("wrong", each.predicted !== each.label);
@@ -191,24 +179,20 @@ function featurePart(app) {
         [words(each.part), fixed(each.ap, 2), fixed(each.prevalence, 2), percent(each.response, 0)]))
       : h("p", { className: "quiet" }, "These pictures have no part masks: the parts that a feature follows are unknown."));
     ui.neighbours.replaceChildren(...view.neighbours.map((each) => link(each.feature_id, fixed(each.cosine, 2))));
-    ui.coactive.replaceChildren(...(view.coactive.length
-      ? view.coactive.map((each) => link(each.feature_id, percent(each.share, 0))) : [h("span", { className: "quiet" }, "none beyond chance")]));
     drawSuppress();
   }
-
 
   function buildFeature() { // the gallery, the name, the measurements
     const { facts } = state;
     ui.how = h("select", { onchange: () => { state.how = ui.how.value; show(state.feature); } }, ...options(facts.hows.map((how) => [how, HOWS[how]])));
     ui.heat = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: HEAT, oninput: () => { state.alpha = Number(ui.heat.value); state.heat = state.alpha > 0; app.redraw(); } });
-    ui.field = h("input", { type: "checkbox", onchange: app.redraw, title: "the circle holds half of the gradient of the cell's activation" });
     ui.crop = h("input", { type: "checkbox", onchange: app.redraw });
     ui.wrong = h("input", { type: "checkbox", onchange: () => show(state.feature) });
     ui.tiles = h("div", { className: "tiles" });
     ui.empty = h("p", { className: "empty", hidden: true });
     const centre = h("main", {}, h("div", { className: "row" }, field("show", ui.how), field("heat", ui.heat),
-      field("misclassified only", ui.wrong), field("close-ups", ui.crop), facts.radius ? field("circle: what the cell sees", ui.field) : null), ui.empty, ui.tiles,
-    h("p", { className: "quiet" }, "Heat is on one scale for the feature, from 0 to its maximum in any picture of the study. Cyan: the cell whose activation is given. Red: misclassified. Click a picture to put it on the bench."));
+      field("misclassified only", ui.wrong), field("close-ups", ui.crop)), ui.empty, ui.tiles,
+    h("p", { className: "quiet" }, "Heat is on one scale for the feature, from 0 to its maximum in any picture of the study. Cyan: the cell whose activation is given; a cell also sees pixels beyond its square. Red: misclassified. Click a picture to put it on the bench."));
 
     ui.title = h("h2");
     ui.verdict = h("span", { className: "badge" });
@@ -229,7 +213,6 @@ function featurePart(app) {
     ui.classes = h("div");
     ui.parts = h("div", { className: "fitted" });
     ui.neighbours = h("div", { className: "links" });
-    ui.coactive = h("div", { className: "links" });
     ui.echo = h("p", { className: "told echo" }); // the bench's outcome, beside the button for `s`
     ui.suppress = h("button", { type: "button", disabled: true, onclick: app.suppressThis, title: "s" }, "Suppress on the bench");
     const fold = (title, open, ...children) => h("details", { open }, h("summary", {}, title), ...children);
@@ -242,12 +225,12 @@ function featurePart(app) {
       fold("Classes: AUROC on half B; grey: range of shuffled labels", true, ui.selectivity),
       fold("Classes it pushes up and down", true, ui.pushes),
       fold("Mean of the pictures' maxima, by class", false, ui.classes),
-      fold("Parts", true, facts.has_parts ? wide(ui.parts) : ui.parts), fold("Nearest decoder directions (cosine)", true, ui.neighbours), fold("Active in the same cells (share)", true, ui.coactive));
+      fold("Parts", true, facts.has_parts ? wide(ui.parts) : ui.parts), fold("Nearest decoder directions (cosine)", true, ui.neighbours));
     return { centre, own, right };
   }
 
   // The gallery's settings for links; galleryTo restores them.
-  const controls = () => ({ show: [ui.how, "top"], heat: [ui.heat, String(HEAT)], wrong: [ui.wrong, false], close: [ui.crop, false], circle: [ui.field, false] });
+  const controls = () => ({ show: [ui.how, "top"], heat: [ui.heat, String(HEAT)], wrong: [ui.wrong, false], close: [ui.crop, false] });
   const galleryPlace = () => ({ ...placed(controls()), ...(!state.heat && { plain: "1" }) });
   function galleryTo(wanted) {
     place(controls(), wanted);

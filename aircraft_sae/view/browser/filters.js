@@ -62,7 +62,7 @@ function filtersPart(app) {
     };
   };
   async function listTo(wanted) {
-    const has = (select, value) => [...(select?.options ?? [])].some((each) => each.value === value);
+    const has = (select, value) => [...select.options].some((each) => each.value === value);
     place(controls(), wanted);
     const differs = ([name, [control]]) => wanted[name] !== undefined && String(current(control)) !== wanted[name];
     const lost = Object.entries(controls()).filter(differs).map(([, [control]]) => control.ariaLabel), known = sortable();

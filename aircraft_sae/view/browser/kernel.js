@@ -46,14 +46,8 @@ export default { render({ model, el }) {
     upload: async (file) => subject(await ask("upload", { name: file.name }, [await small(file)])),
     change: async (given) => (await ask("change", given))[0],
     blur: async (given) => subject(await ask("blur", given)),
-    regions: async () => {
-      const [told, adds] = await ask("regions"), [features, random] = adds.map((each) => new Float32Array(bytes(each)));
-      return { ...told, features, random };
-    },
     against: async ({ key, name }) => (await ask("open", { key, against: name }))[0],
-    effect: async (given) => (await ask("effect", given))[0],
     link: (place, like) => `FeatureBrowser(study, like="${like}", at="${place}")`,
-    flip: async (given) => (await ask("flip", given))[0],
     pair: async (given) => (await ask("pair", given))[0],
     label: async (given) => (await ask("label", given))[0],
     heard: async () => (await ask("heard"))[0],

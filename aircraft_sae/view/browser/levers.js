@@ -1,5 +1,5 @@
-// The bench's levers: sliders for features, the class for the margin, the smallest flip; and the logits that result,
-// beside those of the control edits.
+// The bench's levers: sliders for features, and the class for the margin; and the logits that result, beside those of the
+// control edits.
 function leversPart(app) {
   const { mode, root, source, state, ui, drawn, fail, guarded, working } = app;
   const against = latest(guarded((name) => working(async () => { // another class for the margin
@@ -9,37 +9,11 @@ function leversPart(app) {
     if (state.subject !== subject) return;
     Object.assign(subject, told);
     ui.against.value = subject.other;
-    tellEffect();
     drawSliders();
     drawLogits();
     if (state.entrance === "picture") app.showList();
     drawn(`against ${name}`);
   })));
-  const overPictures = guarded(() => working(async () => { // this feature in all pictures of these two classes
-    const { subject, feature } = state, [one, two] = [subject.own, subject.other];
-    const found = await source.effect({ feature_id: feature, one, two });
-    if (state.subject !== subject || state.feature !== feature || subject.other !== two) return;
-    const told = ({ value, low, high }) => `${fixed(value)} [${fixed(low)}, ${fixed(high)}]`;
-    tellEffect(feature,
-      `Suppressing #${feature} fully, whatever the sliders say, changes the margin of the true class over the other (${one}, ${two}) by ${told(found.effect)} in ${found.effect.n} test pictures; ` +
-      `a random direction changes it by ${told(found.random)}. The largest changes are in `,
-      ...found.pictures.flatMap(({ picture, label, change }, i) => {
-        const said = [`${label}, picture ${picture}`, h("small", {}, ` ${fixed(change, 2)}`)], other = label === one ? two : one;
-        return [i ? "; " : "", h("button", { type: "button", className: "link", onclick: () => reopen(picture, other, feature) }, ...said)];
-      }),
-    );
-    drawn("effect");
-  }));
-
-  function tellEffect(feature = null, ...said) { // for links: the feature that the text is about
-    state.told = feature;
-    ui.effectText.replaceChildren(...said);
-  }
-  async function reopen(picture, other, feature) { // with the feature suppressed; the text stays
-    const kept = [...ui.effectText.childNodes];
-    await app.benchTo({ picture, against: other, x: `${feature}:0` });
-    tellEffect(feature, ...kept);
-  }
 
   function sliderRow() {
     const slider = h("input", { type: "range", min: 0, max: 4, step: 0.05, value: 1 });
@@ -85,11 +59,9 @@ function leversPart(app) {
       value.textContent = `×${factor.toFixed(2)}`;
       row.classList.toggle("changed", factor !== 1);
     }
-    app.drawRegions();
   }
   function multiply(id, factor) {
     if (!state.subject) return fail(new Error("open a picture on the bench first: click one in the gallery"));
-    ui.flipText.textContent = "";
     factor === 1 ? state.multipliers.delete(id) : state.multipliers.set(id, factor);
     setSliders();
     return changeSoon();
@@ -105,7 +77,6 @@ function leversPart(app) {
   function resetBench() {
     if (!state.subject) return;
     Object.assign(state, { multipliers: new Map(), brush: new Set(), limit: new Set(), blurred: null, blurring: false, after: { after: state.subject.before, random: state.subject.before } });
-    ui.flipText.textContent = "";
     ui.limitOn.checked = false;
     app.brushes();
     app.drawPicture();
@@ -159,43 +130,17 @@ function leversPart(app) {
     ui.echo.textContent = own ? `${ui.outcome.textContent.replace(what, which)} ${ui.margin.textContent}` : "";
   }
 
-  const flip = guarded(() => working(async () => {
-    const { subject } = state;
-    if (!subject) throw new Error("open a picture on the bench first: click one in the gallery");
-    const found = await source.flip({ key: subject.key }), n = found.features.length;
-    if (state.subject !== subject) return;
-    if (n) {
-      state.multipliers = new Map(found.features.map((id) => [id, 0]));
-      ui.limitOn.checked = false; // a flip acts in all cells
-      app.brushes();
-      app.drawPicture();
-      drawSliders();
-      await changeSoon();
-    }
-    ui.flipText.textContent = n
-      ? `Suppressing ${n} feature${n > 1 ? "s" : ""} (${found.features.map((id) => `#${id}`).join(", ")}) turns ${found.before} into ` +
-        `${found.after}. A forward pass of the whole network ${found.verified ? "agrees" : "disagrees"}` +
-        `${found.needed ? `; putting ${n > 1 ? "any of them" : "it"} back undoes it.` : "."}`
-      : "No set of features was found that changes the prediction when suppressed.";
-    drawn("flip");
-  }));
-
   function buildLevers() { // {buttons, told: the outcome, details: sliders and the table}
     ui.sliders = h("div", { className: "sliders" });
     ui.slidersText = h("p", { className: "quiet" });
     ui.logits = h("table", { className: "logits" });
     ui.outcome = h("p", { className: "told outcome" });
     ui.outcome.setAttribute("aria-live", "polite");
-    ui.flipText = h("p", { className: "told" });
     ui.margin = h("p", { className: "margin" });
     ui.against = h("select", { ariaLabel: "class that the margin is against", onchange: () => chooseOther(ui.against.value) });
-    ui.effectText = h("p", { className: "effect" });
-    ui.over = h("button", { type: "button", onclick: overPictures, hidden: mode === "bench" || !state.facts.level, title: "suppress this feature in all test pictures of the two classes of the margin" }, "In all pictures of both classes");
-    ui.flip = h("button", { type: "button", onclick: flip }, "Minimal flip");
-    ui.flip.title = "the smallest set of features found that changes the prediction when suppressed; earlier changes are undone";
     return {
-      buttons: [ui.flip, h("button", { type: "button", onclick: resetBench }, "Reset"), field("margin against", ui.against), ui.over],
-      told: h("div", { className: "outcomes" }, ui.outcome, ui.margin, ui.flipText, ui.effectText),
+      buttons: [h("button", { type: "button", onclick: resetBench }, "Reset"), field("margin against", ui.against)],
+      told: h("div", { className: "outcomes" }, ui.outcome, ui.margin),
       details: h("div", { className: "details" }, h("div", {}, ui.slidersText, ui.sliders), wide(ui.logits)),
     };
   }
@@ -204,5 +149,5 @@ function leversPart(app) {
     return against(name);
   }
 
-  Object.assign(app, { against, buildLevers, changeSoon, drawEcho, drawLogits, drawSliders, overPictures, resetBench, suppressThis, tellEffect });
+  Object.assign(app, { against, buildLevers, changeSoon, drawEcho, drawLogits, drawSliders, resetBench, suppressThis });
 }

@@ -23,7 +23,7 @@ from aircraft_sae.view.browser.bench import Bench, Subject, active_by_cell
 from aircraft_sae.view.browser.catalogue import Catalogue, as_jpeg, catalogue_of, gallery_figure
 
 HERE = Path(__file__).parent
-_SCRIPTS = "draw", "filters", "list", "feature", "naming", "levers", "regions", "bench", "app", "kernel"
+_SCRIPTS = "draw", "filters", "list", "feature", "naming", "levers", "bench", "app", "kernel"
 COLUMNS = {"autoencoder": str, "feature_id": int, "label": str, "note": str, "rating": int, "changed": str}
 MOST = {"label": 200, "note": 5000}  # characters
 NOTHING = {"label": "", "note": "", "rating": 0}
@@ -36,7 +36,7 @@ class Answers:
     def __init__(self, catalogue: Catalogue):
         self.catalogue, self.bench = catalogue, Bench(catalogue)
         self.labels = Labels(catalogue.folder, catalogue.key)
-        self.overview, self.pair, self.effect = catalogue.overview, catalogue.pair, catalogue.effect
+        self.overview, self.pair = catalogue.overview, catalogue.pair
         self.heard, self._of_row = self.labels.all, lru_cache(MOST_SUBJECTS)(self.bench.of_row)
         self._uploads: dict[str, Subject] = {}
 
@@ -73,17 +73,8 @@ class Answers:
         seen = self.bench.blurred(subject, cells, sigma)
         others = self.bench.control_cells(subject, cells, sigma).tolist()
         elsewhere = self.bench.blurred(subject, others, sigma).logits.tolist() if others else None
-        found = {"logits": seen.logits.tolist(), "elsewhere": elsewhere}
-        found |= {"cells": active_by_cell(seen), "regions": self.bench.regions(seen)}
+        found = {"logits": seen.logits.tolist(), "elsewhere": elsewhere, "cells": active_by_cell(seen)}
         return found, [as_jpeg(seen.picture, BENCH_PICTURE)]
-
-    def regions(self) -> tuple[dict, list]:
-        """The part head's region names, and, as float32, what a unit of each feature or random direction adds."""
-        return {"names": self.catalogue.head.names}, [each.tobytes() for each in self.bench.pushes()]
-
-    def flip(self, key: int | str) -> dict[str, Any]:
-        """The smallest feature set found that changes the prediction."""
-        return self.bench.flip(self._subject(key))
 
     def label(self, feature_id: int, **said: Any) -> dict[int, dict]:
         """Save a feature's label, note or rating; return all labels, including those that others wrote meanwhile."""
@@ -201,6 +192,6 @@ class FeatureBrowser(Application):
 
 
 class InterventionBench(Application):
-    """The bench alone: sliders for one picture's features, a blur brush, and the smallest set that flips it."""
+    """The bench alone: sliders for one picture's features, and a blur brush."""
 
     mode = traitlets.Unicode("bench").tag(sync=True)
