@@ -172,14 +172,8 @@ class Run(checkpoint.Training):
 
     def loss(self, pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(training loss, logits (n, classes)) of pictures (n, 3, size, size)."""
-        try:
-            with self.precision():
-                logits = self.model(pictures).float()
-        except ValueError as problem:
-            if "more than 1 value per channel" not in str(problem):  # torch's BatchNorm
-                raise
-            remedy = "choose a classifier.batch_size that does not leave a last batch of 1"
-            raise ValueError(f"a batch of {len(pictures)} cannot be trained on ({problem}): {remedy}") from problem
+        with self.precision():
+            logits = self.model(pictures).float()
         return cross_entropy(logits, labels, label_smoothing=self.cfg.label_smoothing), logits
 
     def validate(self, size: int) -> tuple[float, float]:
