@@ -27,7 +27,7 @@ from aircraft_sae.networks.build import build, check_weights, freeze, keep_depth
 from aircraft_sae.networks.network import BATCH, Network
 from aircraft_sae.networks.weights import FOLDER, PACKAGED, find_weights, load_weights, read_facts, write_safetensors
 from aircraft_sae.pictures import Loader, Pictures, loader, test_transform, train_transform
-from aircraft_sae.store import checkpoint, fingerprint, write_json, write_parquet, write_text
+from aircraft_sae.store import checkpoint, digest, write_json, write_parquet, write_text
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; every epoch ends with one
 ORTHOGONALISE = muon.zeropower_via_newtonschulz  # Muon calls it in bfloat16, with no option to change that
@@ -66,7 +66,7 @@ class Run(checkpoint.Training):
         self.cfg, self.pictures, self.folder, self.device = cfg, pictures, folder, device()
         self.level = cfg.level or pictures.levels[0]
         self.classes = pictures.classes(self.level)
-        self.identity = fingerprint(cfg, pictures.fingerprint, weights)
+        self.identity = digest([cfg, pictures.fingerprint, weights])
         self.model = build(cfg, len(self.classes)).to(self.device)
         pixels = resolve_model_data_config(self.model)
         self.mean, self.std = tuple(pixels["mean"]), tuple(pixels["std"])

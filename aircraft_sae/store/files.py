@@ -155,11 +155,6 @@ def digest(value: Any) -> str:
     return _short(json.dumps(_plain(value)).encode())
 
 
-def fingerprint(*values: Any) -> str:
-    """The digest of several values."""
-    return digest(values)
-
-
 def source_digest(function: Callable) -> str:
     """16 hex digits for the sources of a function's room, without comments, docstrings and layout.
 
