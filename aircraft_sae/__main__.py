@@ -48,10 +48,6 @@ def write_notebook(path: Path, notebook) -> None:
     store.write_text(path, nbformat.writes(notebook) + "\n")
 
 
-def _cells(notebook) -> list:
-    return [[cell.cell_type, cell.source, list(cell.metadata.get("tags", []))] for cell in notebook.cells]
-
-
 class Runner:
     """Executes notebooks for the study in `folder`, writes them to its report/, and skips those that are up to date."""
 
@@ -94,8 +90,9 @@ class Runner:
             return None
 
     def _key(self, notebook) -> str:
+        cells = [[cell.cell_type, cell.source, list(cell.metadata.get("tags", []))] for cell in notebook.cells]
         versions = [sys.version, *map(version, LIBRARIES)]
-        return store.digest([_cells(notebook), self.code, self.environment, versions])
+        return store.digest([cells, self.code, self.environment, versions])
 
     def _outside(self, name: str, notebook) -> list[str]:
         """Digests of the notebook's numbers and, where it shows them, of the user's labels."""
