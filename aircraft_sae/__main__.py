@@ -2,7 +2,6 @@
 
 import argparse
 import atexit
-import logging
 import os
 import re
 import shutil
@@ -13,7 +12,6 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from threading import Thread
 
 import psutil
 
@@ -36,16 +34,6 @@ def find(folder: Path) -> dict[str, Path]:
     return known
 
 
-def check_pair(path: Path, in_place: bool) -> None:
-    """Warn, or with in_place raise a ValueError, if a notebook and its script differ."""
-    script = path.with_suffix(".py")
-    if _cells(read_notebook(path)) != _cells(read_notebook(script)):
-        problem = f"{path.name} differs from {script.name}: run jupytext --sync {path}"
-        if in_place:
-            raise ValueError(problem)
-        print(problem, file=sys.stderr)
-
-
 def read_notebook(path: Path):
     """Read a notebook or a percent script."""
     import jupytext  # imported here, since that takes a second
@@ -58,10 +46,6 @@ def write_notebook(path: Path, notebook) -> None:
     import nbformat
 
     store.write_text(path, nbformat.writes(notebook) + "\n")
-
-
-def _cells(notebook) -> list:
-    return [[cell.cell_type, cell.source, list(cell.metadata.get("tags", []))] for cell in notebook.cells]
 
 
 class Runner:
@@ -106,8 +90,9 @@ class Runner:
             return None
 
     def _key(self, notebook) -> str:
+        cells = [[cell.cell_type, cell.source, list(cell.metadata.get("tags", []))] for cell in notebook.cells]
         versions = [sys.version, *map(version, LIBRARIES)]
-        return store.digest([_cells(notebook), self.code, self.environment, versions])
+        return store.digest([cells, self.code, self.environment, versions])
 
     def _numbers(self, name: str) -> str:
         """A digest of the numbers that the notebook has recorded, "" if there are none."""
@@ -141,7 +126,7 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
         notebook,
         # with no folders to search, "python3" is this interpreter, whatever kernelspecs are installed
         km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[])),
-        timeout=None, record_timing=False, extra_arguments=["--log-level=40", "--ext=aircraft_sae.__main__"],
+        timeout=None, record_timing=False, extra_arguments=["--log-level=40"],
         resources={"metadata": {"path": str(path.parent)}}, on_cell_execute=begin,
     )  # fmt: skip
     package = str(Path(__file__).resolve().parents[1])  # for a checkout that is not installed
@@ -185,19 +170,6 @@ def _show(text: str) -> None:
     print(text, end="", file=sys.stderr, flush=True)
 
 
-def load_ipython_extension(shell) -> None:
-    """In a kernel: exit once the command is gone, whoever adopts the orphan (ipykernel only looks for process 1)."""
-    command = os.getppid() if os.name == "nt" else int(os.environ["JPY_PARENT_PID"])
-    logging.getLogger("tornado.general").setLevel(logging.CRITICAL)  # ipykernel's threads may fail at shutdown
-
-    def watch() -> None:
-        while os.getppid() == command:
-            time.sleep(1)
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m aircraft_sae", description="Run the notebooks of a study.")
     add = parser.add_argument
@@ -239,8 +211,6 @@ def main(arguments: list[str] | None = None) -> int:
         asked = asked or {number for number in notebooks if options.all or number <= MAIN}
         if unknown := sorted(asked - set(notebooks)):
             raise ValueError(f"no notebook {', '.join(unknown)}: there are {', '.join(notebooks)}")
-        for number in sorted(asked):
-            check_pair(notebooks[number], options.in_place)
     except ValueError as error:
         parser.error(str(error))
     folder = data_dir / "runs" / name

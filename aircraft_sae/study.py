@@ -315,7 +315,7 @@ class Study:
         """The folder that `make(folder, **inputs, **settings)` fills, now or in an earlier run.
 
         A stage is identified by its settings (plain values and configs), digests of its inputs (arrays, tables,
-        networks, pictures, autoencoders, …) and the source of make's module; it is made again if any of them changes.
+        networks, pictures, autoencoders, …) and the source of make's room; it is made again if any of them changes.
         Raises: ValueError if make is not a function of a package, or an input has no digest.
         """
         for part in name.split("/"):

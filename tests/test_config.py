@@ -10,7 +10,7 @@ from dataclasses import FrozenInstanceError, asdict
 import pytest
 
 from aircraft_sae import config
-from aircraft_sae.store import fingerprint
+from aircraft_sae.store import digest
 
 
 @pytest.mark.parametrize("name", config.PRESETS)
@@ -45,7 +45,7 @@ def test_equal_configs_have_one_form():
     one = config.ClassifierConfig(sizes=[64], epochs=[1], crop_scale=[1, 1])
     other = config.ClassifierConfig(sizes=(64,), epochs=(1,), crop_scale=(1.0, 1.0))
     assert one == other and str(one) == str(other)
-    assert fingerprint(one) == fingerprint(other) == fingerprint(pickle.loads(pickle.dumps(one)))
+    assert digest(one) == digest(other) == digest(pickle.loads(pickle.dumps(one)))
     with pytest.raises(FrozenInstanceError):
         one.seed = 1
 

@@ -158,6 +158,71 @@ def test_no_closed_form_across_a_convolution_or_for_one_branch(x):
         assert network.readout(site) is None
 
 
+class Cells(nn.Module):
+    """A layer norm of each cell, before the mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x):
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Aside(nn.Module):
+    """A second branch, which a black picture leaves at 0."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.main, self.aside, self.share = nn.Conv2d(3, 8, 3, 4), nn.Conv2d(3, 8, 3, 4, bias=False), share
+        self.norm, self.last = nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.norm((self.main(x) + self.share * self.aside(x)).mean((2, 3))))
+
+
+MEAN = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+ENDS = {
+    "linear": (True, [*MEAN, nn.Linear(8, 3, bias=False)]),
+    "norm": (True, [*MEAN, nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 3)]),
+    "norm of cells": (False, [Cells(), *MEAN, nn.Linear(8, 3)]),
+    "two norms": (False, [Cells(), *MEAN, nn.LayerNorm(8), nn.Linear(8, 3)]),
+    "ReLU": (False, [nn.ReLU(), *MEAN, nn.Linear(8, 3)]),
+    "ReLU of means": (False, [*MEAN, nn.ReLU(), nn.Linear(8, 3)]),
+    "hidden layer": (False, [*MEAN, nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3)]),
+    "maximum": (False, [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 3)]),
+    "convolution": (False, [nn.Conv2d(8, 8, 3), *MEAN, nn.Linear(8, 3)]),
+    "softmax": (False, [*MEAN, nn.Linear(8, 3), nn.Softmax(1)]),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@torch.no_grad()
+def test_a_closed_form_is_not_found_where_something_else_comes_between(end, x):
+    """Nor where large biases hide it; an earlier norm of as many channels does not mislead."""
+    torch.manual_seed(0)
+    holds, layers = ENDS[end]
+    for layer in layers:
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            layer.bias.copy_(torch.tensor([100.0, -50.0, 20.0]).repeat(3)[: len(layer.bias)])
+            layer.weight.mul_(0.1)
+        if isinstance(layer, nn.LayerNorm) and layer.bias is not None:
+            layer.weight.uniform_(), layer.bias.uniform_()
+    network = Network(nn.Sequential(nn.Conv2d(3, 8, 3, 4), Cells(), nn.Conv2d(8, 8, 1), *layers), list("abc"), SIZE)
+    readout = network.readout("2")
+    assert (readout is not None) == holds
+    if holds:
+        seen = network.see(x, ["2"])
+        assert torch.allclose(readout.logits(seen.acts["2"].mean((1, 2))), seen.logits, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_closed_form_is_not_found_beside_another_branch(x):
+    torch.manual_seed(0)
+    assert Network(Aside(0), list("abc"), SIZE).readout("main") is not None
+    assert Network(Aside(0.1), list("abc"), SIZE).readout("main") is None
+
+
 def test_gradients_flow(place, x):
     network, site = place
     x.requires_grad_()

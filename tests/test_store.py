@@ -229,7 +229,6 @@ def test_equal_values_have_equal_digests():
     assert store.digest(torch.arange(6).reshape(2, 3).T) == store.digest(torch.arange(6).reshape(2, 3).T.contiguous())
     assert store.digest(torch.nn.Parameter(torch.ones(2))) == store.digest(torch.ones(2))
     assert store.digest(float("nan")) == store.digest(np.float64("nan"))
-    assert store.fingerprint(1, 2) != store.fingerprint([1, 2])
     # a new digest for old content would make every finished stage again
     mixed = {"a": [1, 2.5, "x", None], "b": ARRAY, "c": TABLE, "d": torch.ones(2), "e": Settings(inner=CATEGORIES)}
     assert store.digest(mixed) == "f2a64899d86e8c25"
@@ -311,9 +310,36 @@ def test_a_source_digest_ignores_comments_docstrings_layout_and_failures_to_pars
             raise problem
         return parse(source, *more)
 
-    store.files._parsed.cache_clear()
+    store.files._without_words.cache_clear()
     monkeypatch.setattr(store.files.ast, "parse", failing)
     assert store.source_digest(loaded.wrapped) == digest and next(failures, None) is None
+
+
+def test_a_source_digest_is_of_a_whole_room(tmp_path, monkeypatch):
+    """All modules below the first two names, or one file where these name a module."""
+    monkeypatch.syspath_prepend(tmp_path)
+    room = tmp_path / "house_of_a_test" / "room"
+    (room / "deeper").mkdir(parents=True)
+    for file in (room / "a.py", room / "deeper" / "b.py", room.parent / "alone.py"):
+        file.write_text(SOURCE)
+    modules = [importlib.import_module(f"house_of_a_test.{name}") for name in ("room.a", "room.deeper.b", "alone")]
+
+    def digests():
+        return [store.source_digest(importlib.reload(module).make) for module in modules]
+
+    before = digests()
+    assert before[0] == before[1] != before[2]
+    (room / "._a.py").write_bytes(b"hidden")
+    assert digests() == before
+    for file in (room / "deeper" / "new.py", room / "deeper" / "b.py", room / "a.py"):
+        file.write_text(f"{SOURCE}\nM = {file.name!r}")
+        after = digests()
+        assert before[0] != after[0] == after[1] and after[2] == before[2]
+        before = after
+    (room.parent / "alone.py").write_text(f"{SOURCE}\nM = 1")
+    assert digests()[:2] == before[:2] and digests()[2] != before[2]
+    for name in [name for name in sys.modules if name.startswith("house_of_a_test")]:
+        del sys.modules[name]
 
 
 def test_functions_outside_a_module_and_modules_that_changed_after_loading_are_refused(module, tmp_path):

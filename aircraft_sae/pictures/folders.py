@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 import tempfile
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,6 @@ from aircraft_sae.pictures.base import DISJOINT_SPLITS, PictureFiles, check_occu
 from aircraft_sae.store import check_room
 
 ENDINGS = (*IMG_EXTENSIONS, ".jfif", ".avif")
-UNREAD = (".gif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".psd")
 MOVE = "Move or rename them."
 DOWNLOAD_BYTES = 6 * 2**30  # the archive and its pictures, side by side for a moment
 
@@ -145,8 +143,6 @@ class ImageFolder(PictureFiles):
         """See `PictureFiles`. An image is named by its path below `root`, with "-" for "/" and no extension."""
         below = [path.relative_to(root) for path in sorted(root.rglob("*.*")) if path.is_file()]
         below = [path for path in below if not any(name.startswith(".") for name in path.parts)]
-        if odd := sorted({path.suffix for path in below if path.suffix.lower() in UNREAD}):
-            print(f"pictures of {root} that end in {', '.join(odd)} are left out: save them as .jpg", file=sys.stderr)
         paths = [path for path in below if path.suffix.lower() in ENDINGS]
         if not paths:
             raise FileNotFoundError(f"{root} holds no pictures: it must have <split>/<class>/*.jpg or <class>/*.jpg")

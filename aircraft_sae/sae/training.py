@@ -23,7 +23,7 @@ from tqdm import tqdm
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.devices import device, has_bfloat16
 from aircraft_sae.sae.model import BLOCK, Codes, SparseAutoencoder
-from aircraft_sae.store import checkpoint, fingerprint, write_text
+from aircraft_sae.store import checkpoint, digest, write_text
 
 CHECKPOINT_SECONDS = 20.0
 FLOOR = 0.9  # the search for a batch's threshold starts from this share of the last batch's
@@ -144,7 +144,7 @@ class Run(checkpoint.Training):
         self.sae = SparseAutoencoder(cfg, acts.d_in).to(self.device)
         mean, scale = units(cfg, acts, rows)
         measured = [f"{v:.4g}" for v in (*mean.tolist(), *np.atleast_1d(scale))]
-        self.identity = fingerprint(cfg, acts.d_in, len(rows), measured)
+        self.identity = digest([cfg, acts.d_in, len(rows), measured])
         self.mean, self.scale = mean.to(self.device), scale if isinstance(scale, float) else scale.to(self.device)
         self.optimizer = torch.optim.Adam(self.sae.parameters(), lr=cfg.learning_rate, fused=True)
         self.parts = {"model": self.sae, "optimizer": self.optimizer}

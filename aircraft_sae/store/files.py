@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
-from importlib.util import find_spec
+from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,7 @@ import numpy as np
 META = "meta.json"  # the facts of a finished stage, in its folder
 ENTRY = ("value", "low", "high", "n")
 REPLACED = "was removed, or made anew by another study of the same name: open this one again, and rename one of them"
-N_TRIES = 100
 _PARSING = threading.Lock()
-_seen: dict[str, tuple[Any, str]] = {}  # {module: (spec, source digest)} when first asked for; a reload has a new spec
 
 
 def shipped(name: str) -> Path:
@@ -156,58 +154,38 @@ def digest(value: Any) -> str:
     return _short(json.dumps(_plain(value)).encode())
 
 
-def fingerprint(*values: Any) -> str:
-    """The digest of several values."""
-    return digest(values)
-
-
 def source_digest(function: Callable) -> str:
-    """16 hex digits for the source of a function's module, ignoring comments, docstrings and layout.
+    """16 hex digits for the sources of a function's room, without comments, docstrings and layout.
 
-    It includes the modules imported from the same subpackage (such as aircraft_sae.features), and so on for these.
+    A room is what the first two names of a module lead to: all modules below aircraft_sae.features, say, or one file.
     Raises: ValueError for a function outside a module (a notebook's, a lambda, …), or a source changed since import.
     """
     name, module = getattr(function, "__qualname__", repr(function)), inspect.getmodule(function)
     path = getattr(module, "__file__", None)
     if not inspect.isfunction(function) or not path or module.__name__ == "__main__" or "<" in name:
         raise ValueError(f"make must be a function of the package, got {name} of {module}: move it there")
-    sources = {}
+    room, files = ".".join(module.__name__.split(".")[:2]), [path]
+    if folders := getattr(sys.modules[room], "__path__", None):  # glob leaves out hidden copies, such as Jupyter's
+        files = [file for folder in folders for file in sorted(glob(f"{escape(folder)}/**/*.py", recursive=True))]
     with _PARSING:
-        _add_source(module.__name__, sources)
-    return digest(sorted(sources.items()))
-
-
-def _add_source(name: str, sources: dict[str, str]) -> None:
-    """Add the digests of a module and of those that it imports from its own subpackage, loaded or not."""
-    spec = getattr(sys.modules.get(name), "__spec__", None) or find_spec(name)
-    now, imported = _parsed(Path(spec.origin).read_bytes())
-    sources[name] = now
-    loaded, then = _seen.setdefault(name, (spec, now))
-    if spec is loaded and now != then:  # else results of the loaded code would be filed under the new code
-        raise ValueError(f"{spec.origin} was changed after it was loaded: restart the kernel")
-    _seen[name] = spec, now
-    room = ".".join(name.split(".")[:2])
-    for other in imported:
-        if (other == room or other.startswith(f"{room}.")) and other not in sources:
-            _add_source(other, sources)
+        now = digest([_without_words(Path(file).read_bytes()) for file in files])
+    # else results of the loaded code would be filed under the new code; a reload makes a new spec
+    if vars(module.__spec__).setdefault("source_digest", now) != now:
+        raise ValueError(f"the source of {room} was changed after it was loaded: restart the kernel")
+    return now
 
 
 @cache
-def _parsed(source: bytes) -> tuple[str, set[str]]:
-    """(digest of a source without comments and docstrings, the modules that it imports from)."""
-    for _ in range(N_TRIES):  # ast.parse sometimes fails in Python 3.11 while numpy parses elsewhere (cpython 106905)
-        with suppress(SystemError):
-            tree = ast.parse(source)
-            break
-    else:
-        raise SystemError(f"Python failed to parse a source {N_TRIES} times: run it again, or use Python 3.12")
-    imported = set()
+def _without_words(source: bytes) -> str:
+    """The digest of a source without comments, docstrings and layout."""
+    try:
+        tree = ast.parse(source)
+    except SystemError:  # rare, in Python 3.11, while numpy parses in another thread (cpython 106905)
+        return _without_words(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            imported.add(node.module)
         if isinstance(body := getattr(node, "body", None), list):  # a lone constant is a docstring
             node.body = [each for each in body if not (type(each) is ast.Expr and type(each.value) is ast.Constant)]
-    return _short(ast.dump(tree).encode()), imported
+    return _short(ast.dump(tree).encode())
 
 
 def _short(content: bytes) -> str:

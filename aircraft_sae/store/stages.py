@@ -27,13 +27,13 @@ from filelock import FileLock, Timeout
 from aircraft_sae.store.files import (
     META,
     REPLACED,
-    fingerprint,
+    digest,
     full_disk_named,
     make_parents,
     read_json,
     sha256,
     write_json,
-)  # fmt: skip
+)
 
 PROGRESS = ".making.json"  # in a partial folder: its fingerprint, seconds and peak memory so far
 HEARTBEAT = 3.0  # seconds between two samples of time and memory, each of which takes 50 ms
@@ -73,7 +73,7 @@ def make_stage(
         source.check()
     name = name or folder.name
     work, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
-    wanted = fingerprint(config, inputs)
+    wanted = digest([config, inputs])
     if not old.exists() and (meta := load_meta(folder, wanted)):
         return Stage(folder, meta, made=False)
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # it would wait for its parent for ever
@@ -99,7 +99,7 @@ def make_stage(
             if source:
                 source.check(work)
             meta = json.loads(json.dumps(meta, default=asdict))  # as it will be read back
-            write_json(work / META, meta | {"checksum": fingerprint(meta)})
+            write_json(work / META, meta | {"checksum": digest(meta)})
         _swap(work, folder, old)
     megabytes = sum(file["bytes"] for file in meta["files"].values()) / 1e6
     say(f"{name}: made in {meta['seconds']:.0f} s, {megabytes:.1f} MB")
@@ -186,7 +186,7 @@ def load_meta(folder: Path, wanted: str, tell: Callable[[str], None] = lambda pr
 
 def _meta(folder: Path) -> dict[str, Any]:
     meta = read_json(folder / META)
-    return meta if meta.pop("checksum", None) == fingerprint(meta) else {}
+    return meta if meta.pop("checksum", None) == digest(meta) else {}
 
 
 def _swap(work: Path, folder: Path, old: Path) -> None:

@@ -34,7 +34,7 @@ from aircraft_sae.networks.build import keep_depthwise_in_float32
 from aircraft_sae.networks.training import ORTHOGONALISE
 from aircraft_sae.networks.weights import write_safetensors
 from aircraft_sae.pictures import Pictures
-from aircraft_sae.store import checkpoint, data_folder, fingerprint, write_json
+from aircraft_sae.store import checkpoint, data_folder, digest, write_json
 from aircraft_sae.study import Study
 
 ARCH = ClassifierConfig(weights=None, layer_scale=0.5)
@@ -196,7 +196,7 @@ class Run(checkpoint.Training):
         self.folder, self.device, self.step, self.n_steps, kind = folder, device(), 0, n_steps, OBJECTIVES[objective]
         self.sizes, self.batch_size, self.peak = kind.sizes, kind.batch_size, kind.peak
         known = [objective, list(self.sizes), n_steps, self.batch_size, self.peak]
-        self.identity = fingerprint(known, pictures.fingerprint)
+        self.identity = digest([known, pictures.fingerprint])
         rows = pictures.rows("train")
         names = rows["image"].tolist()
         bar = {"desc": "read", "unit": "img", "chunksize": 64}

@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from aircraft_sae.config import change, preset
-from aircraft_sae.store import META, PROGRESS, fingerprint, read_json
+from aircraft_sae.store import META, PROGRESS, digest, read_json
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -313,7 +313,7 @@ def kill_trial(unbroken, stage, n_kills, rng):
     if rng.random() < 0.5:
         shutil.copytree(unbroken.runs / stage, runs / stage)
         meta = read_json(runs / stage / META) | {"fingerprint": "outdated"}
-        meta["checksum"] = fingerprint({key: value for key, value in meta.items() if key != "checksum"})
+        meta["checksum"] = digest({key: value for key, value in meta.items() if key != "checksum"})
         (runs / stage / META).write_text(json.dumps(meta))
     kills, wrong = [], []
     for _ in range(n_kills):
