@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from test_networks import Plain
 from torch import nn
 
-from aircraft_sae.activations import Activations
+from aircraft_sae.activations import Activations, extract
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.features import FeatureIndex, build_index
 from aircraft_sae.features.reconstruction import cell_covariance, random_directions
@@ -316,20 +316,25 @@ def test_experiments_report_the_trials_own_effects(trial, picked, tmp_path):
     np.testing.assert_allclose(table["suppressed"], by_hand, atol=1e-6)
 
 
+def without_parts(study, folder, most):
+    """Five scenes as they are and with each part removed, and their activations."""
+    hangar, scenes = study.config.dataset.hangar, study.pictures().scenes["scene"].tolist()[:5]
+    how = {"most": most, "size": hangar.size, "supersampling": hangar.supersampling}
+    vary_scenes(folder, scenes=scenes, factors=(), edits=["part"], parts=PARTS[2:], **how)
+    made = VariedScenes.open(folder)
+    extract(folder / "acts", study.network(), made, ["stage4"])
+    return made, Activations.open(folder / "acts", "stage4")
+
+
 @pytest.fixture(scope="module")
-def removals(smoke_study):
-    """Few scenes, with each part removed; and its activations."""
-    scenes = smoke_study.pictures().scenes["scene"].tolist()[:5]
-    made = smoke_study.vary("few-removals", scenes, edits=["part"], most=99)
-    return made, smoke_study.activations(pictures=made)
+def removals(smoke_study, tmp_path_factory):
+    return without_parts(smoke_study, tmp_path_factory.mktemp("removals"), 99)
 
 
 def test_an_edit_of_nothing_has_no_effect(smoke_study, tmp_path, monkeypatch):
     monkeypatch.setattr(Scene, "edit", lambda scene, *_: scene)
-    given = dict(factors=(), edits=["part"], parts=PARTS[2:], most=2, size=64, supersampling=1)
-    vary_scenes(tmp_path, scenes=smoke_study.pictures().scenes["scene"].tolist()[:5], **given)
-    same = VariedScenes.open(tmp_path)
-    got = Responses.of(smoke_study.sae(), smoke_study.activations(pictures=same), same)
+    same, acts = without_parts(smoke_study, tmp_path, 2)
+    got = Responses.of(smoke_study.sae(), acts, same)
     assert len(got.edits) and (got.edits["changed"] == 0).all() and got.maxima.max() > 0
     assert (got.maxima[got.edits.index] == got.maxima[got.edits["number"]]).all()
     assert got.table()["response"].abs().max() == 0
