@@ -19,10 +19,11 @@ from aircraft_sae.features import PARTS, FeatureIndex, Regions, build_features, 
 from aircraft_sae.features.reconstruction import Null, null_dictionaries, random_dictionaries, short_training
 from aircraft_sae.hangar import VARIANTS
 from aircraft_sae.hangar.dataset import render_dataset
-from aircraft_sae.interventions import Claimant, choose_scenes, edit_scenes, features_to_test, judge_parts
+from aircraft_sae.hangar.scene import FACTORS
+from aircraft_sae.interventions import Claimant, features_to_test, judge_parts
 from aircraft_sae.networks import Network, build, check_weights, load, pretrained, train, weights_digest
 from aircraft_sae.pictures import Pictures, note_pictures, open_source
-from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
+from aircraft_sae.pictures.scenes import EDITS, VariedScenes, choose_scenes, vary_scenes
 from aircraft_sae.sae import SparseAutoencoder, train_sae
 from aircraft_sae.store import say
 from aircraft_sae.studies.comparison import profile_network
@@ -239,41 +240,48 @@ class Study:
         inputs["nulls"] = random_dictionaries(own, acts, range(1000, 1000 + N_BARS))  # seeds that no other null uses
         return pd.read_parquet(self.stage(f"experiments/bars-{like}", claim_bars, {}, inputs) / "bars.parquet")
 
-    def removals(self, most: int = 70) -> Path:
-        """`edit_scenes` for half B: each part removed from up to `most` scenes, seen by both networks."""
-        scenes, settings = self._scenes(most)
-        inputs = {"networks": {name: self.network(name) for name in ("trained", "permuted")}, "scenes": scenes}
-        settings |= {"kind": "remove", "sites": list(dict.fromkeys([self.config.local.site, *self.config.sites]))}
-        return self.stage("experiments/edit-remove", edit_scenes, settings, inputs)
+    def vary(
+        self, name: str, scenes: Sequence[str], *, edits: Sequence[str], most: int, parts: Sequence[str] | None = None,
+        factors: Sequence[str] = (),
+    ) -> VariedScenes:  # fmt: skip
+        """`vary_scenes`, as the hangar's pictures are rendered; parts: all by default."""
+        settings = {"factors": factors, "edits": edits, "parts": parts or self.pictures().region_names, "most": most}
+        hangar = self.config.dataset.hangar
+        settings |= {"size": hangar.size, "supersampling": hangar.supersampling}
+        return VariedScenes.open(self.stage(f"experiments/{name}", vary_scenes, settings, {"scenes": scenes}))
+
+    def removals(self, most: int = 70) -> VariedScenes:
+        """Scenes of half B, unchanged and with each part removed in up to `most` scenes."""
+        return self.vary("edit-remove", self._scenes(most), edits=["part"], most=most)
 
     def varied(self, most: int = 40) -> VariedScenes:
         """Scenes of half B, unchanged and with one thing varied; each part is edited in up to `most` scenes."""
-        scenes, settings = self._scenes(most)
-        return VariedScenes.open(self.stage("experiments/varied", vary_scenes, settings, {"scenes": scenes}))
+        return self.vary("varied", self._scenes(most), edits=EDITS, most=most, factors=FACTORS)
 
-    def _scenes(self, most: int) -> tuple[list[str], dict[str, Any]]:
-        """(scenes of half B that show each part `most` times, if there are enough; the settings for rendering them)."""
-        pictures, hangar = self.pictures(), self.config.dataset.hangar
+    def _scenes(self, most: int) -> list[str]:
+        """Scenes of half B that show each part `most` times, if there are enough."""
+        pictures = self.pictures()
         test = pictures.rows("test")
-        settings = {"parts": list(pictures.region_names), "most": most}
-        settings |= {"size": hangar.size, "supersampling": hangar.supersampling}
-        return choose_scenes(pictures, test["image"][halves(test[pictures.levels[0]])], most, hangar.size), settings
+        half_b = test["image"][halves(test[pictures.levels[0]])]
+        return choose_scenes(pictures, half_b, most, self.config.dataset.hangar.size)
 
     def tiers(self, like: str = "main") -> Path:
         """`judge_parts` for three seeds, probes and nulls. Raises: ValueError if there are no scenes to edit."""
         pictures, own, names = self.pictures(), self.sae(like), [like, f"{like}-seed1", f"{like}-seed2"]
         if not pictures.region_names or pictures.scenes is None:
             raise ValueError(f"{self.config.name} has no scenes from which parts can be removed: nothing can be judged")
-        bars = self.bars(like)
+        bars, removals = self.bars(like), self.removals()
 
         def claimant(name: str, null: Null, **facts: Any) -> Claimant:
             name = f"{like}-{name}".replace(" ", "-")
             index = self.features(name, **null._asdict(), splits=["test"], selectivity=False)
             scores = pd.read_parquet(index.folder / PARTS)
             claims = features_to_test(index.table, scores, bars, len(pictures.region_names))
-            return Claimant(null.sae, index, claims, self.pictures(null.pictures), null.network, **facts)
+            removed = self.activations(own.cfg.site, null.network, removals)
+            return Claimant(null.sae, index, claims, self.pictures(null.pictures), removed, **facts)
 
-        claimants = {like: Claimant(own, self.features(like), self.claims(like), pictures, seeds=names[1:])}
+        removed = self.activations(own.cfg.site, pictures=removals)
+        claimants = {like: Claimant(own, self.features(like), self.claims(like), pictures, removed, names[1:])}
         for seed, name in enumerate(names[1:], 1):
             other = self.sae(name, like=like, seed=own.cfg.seed + seed)
             claimants[name] = claimant(f"seed{seed}", Null(other), seeds=[each for each in names if each != name])
@@ -283,7 +291,7 @@ class Study:
         nulls = {kind: claimant(f"null-{kind}", null) for kind, null in learned_nothing.items()}
         for kind, null in self.nulls(like, 1).items():
             claimants[f"null, {kind}"] = claimant(f"null-{kind}-1", null)
-        inputs = {"claimants": claimants, "nulls": nulls, "removals": self.removals()}
+        inputs = {"claimants": claimants, "nulls": nulls, "removals": removals}
         return self.stage(f"experiments/tiers-{like}", judge_parts, {}, inputs)
 
     def seeds(self, network: str | Network, site: str, d_sae: int, n: int = 3) -> dict[str, SparseAutoencoder]:

@@ -23,8 +23,8 @@
 # the activations and asks what the classifier loses. Each has its own controls. Beside the best features, we report how
 # many *random* features pass.
 #
-# **Reads** the features of notebook 04. **Writes** `data/runs/<preset>/experiments/<name>` and the numbers in
-# `data/runs/<preset>/results/05_ablate_features.json`.
+# **Reads** the features of notebook 04. **Writes** `data/runs/<preset>/experiments/<name>`, the activations of scenes
+# from which a part was removed, and the numbers in `data/runs/<preset>/results/05_ablate_features.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: four minutes the first time, one minute after that.
 
@@ -103,10 +103,11 @@ versions = {"as it is": x, f"blurred, sigma {sigma:.0f} px": ablation.patched(x,
 
 # %%
 if editable:
-    rays = study.config.dataset.hangar.supersampling
     scene = pictures.scenes.set_index("image").at[pick["image"], "scene"]
-    plain, edit = (network.as_input(ablation.without(scene, part, size, rays)) for part in (None, followed.part))
-    versions |= {"no shadows": plain, f"no shadows, no {followed.part.replace('_', ' ')}": edit}
+    both = study.vary("followed", [scene], edits=["part"], most=1, parts=[followed.part])
+    for image, part in both.table[["image", "part"]].to_numpy():
+        caption = "no shadows" + f", no {part.replace('_', ' ')}" * bool(part)
+        versions[caption] = network.as_input(both.picture(image))
 with torch.no_grad():
     seen, codes = see_features(network, sae, torch.stack(list(versions.values())))
 maps, logit, top = codes[..., feature_id].numpy(), seen.logits[:, label], float(table.at[feature_id, "max"])
@@ -189,12 +190,13 @@ if editable:
 
 # %%
 shown_, captions, known = {kind: [] for kind in asked}, {kind: [] for kind in asked}, {}
-scenes_ = pd.read_parquet(removals / "scenes.parquet")["scene"] if editable else None
+removed = study.activations(pictures=removals) if editable else None
 for kind, (part, j, own) in ((kind, each) for kind, some in asked.items() for each in some):
-    responses = known[id(own)] = known.get(id(own)) or ablation.Responses.of(own, removals)
-    its = responses.of_part(part)[1]
-    strongest = scenes_[its[responses.before[its, j].argmax()]]
-    pair = torch.stack([network.as_input(ablation.without(strongest, each, size, 2)) for each in (None, part)])
+    responses = known[id(own)] = known.get(id(own)) or ablation.Responses.of(own, removed, removals)
+    its = responses.edits[responses.edits["part"] == part]
+    row = its.index[responses.maxima[its["number"], j].argmax()]
+    both = removals.table["image"][[its["number"][row], row]]
+    pair = torch.stack([network.as_input(removals.picture(image)) for image in both])
     with torch.no_grad():
         heats = see_features(network, own, pair)[1][..., j].numpy()
     shown_[kind] += [plots.heat(network.as_picture(x), heat, heats.max()) for x, heat in zip(pair, heats, strict=True)]
@@ -646,6 +648,7 @@ for like, own_sae in {"local": sae3, "main": sae}.items():
     given = {"trial": trial if like == "main" else trial3, "index": study.features(like), "claims": claims[like]}
     given |= {"others": others, "suppressed": suppressed if like == "main" else None, "removals": removals}
     given |= {"tiers": study.tiers(like) if editable else None, "nulls": rivals if like == "main" else []}
+    given["removed"] = study.activations(own_sae.cfg.site, pictures=removals) if editable else None
     folder = study.stage(f"experiments/verdicts-{like}", ablation.verdict_tables, {}, given)
 
 # %%

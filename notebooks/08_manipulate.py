@@ -23,7 +23,7 @@
 #
 # **Reads** the network, the activations and the local autoencoder of notebooks 01 to 03, and the scenes of notebook 05
 # from which parts were removed. **Writes** `data/runs/<preset>/experiments/segmentation-local`, `…/knobs`,
-# `…/knobs-removed`, `…/knobs-added`, and the numbers in `data/runs/<preset>/results/08_manipulate.json`.
+# `…/knobs-removed`, `…/edit-add`, `…/knobs-added`, and the numbers in `data/runs/<preset>/results/08_manipulate.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: one minute after notebook 05.
 
@@ -39,8 +39,6 @@ from IPython.display import Markdown, display
 
 # %%
 from aircraft_sae.features import halves
-from aircraft_sae.interventions import edit_scenes
-from aircraft_sae.interventions.editing import without
 from aircraft_sae.metrics import with_interval
 from aircraft_sae.studies import manipulation
 from aircraft_sae.study import Study
@@ -249,7 +247,8 @@ display(Markdown(text))
 
 # %%
 removed = {"network": network, "sae": sae, "segmentation": segmentation, "knobs": knob_folder, "acts": acts}
-removed["scenes"] = study.removals()
+removals = study.removals()
+removed["scenes"] = study.activations(sae.cfg.site, pictures=removals)
 settings = {"dose": 0.0, "everywhere": True}
 folder = study.stage("experiments/knobs-removed", manipulation.compare_edits, settings, removed)
 counted, moved = (pd.read_parquet(folder / f"{name}.parquet") for name in ("cells", "logits"))
@@ -301,18 +300,17 @@ display(Markdown(text))
 # names in the scene as it is, with the feature off, and with the fin removed.
 
 # %%
-seen = pd.read_parquet(removed["scenes"] / "scenes.parquet")
-order = own.reset_index().assign(shown=seen["shown_fin"][own["scene"]].to_numpy()).sort_values("shown", ascending=False)
-chosen, hangar = order.iloc[[0, len(order) // 2]], study.config.dataset.hangar
-views = [
-    without(scene, part, hangar.size, hangar.supersampling)
-    for scene in seen["scene"][chosen["scene"]] for part in (None, None, "fin")
-]  # fmt: skip
+order = own.reset_index().assign(shown=removals.scenes["pixels_fin"][own["scene"]].to_numpy())
+order = order.sort_values("shown", ascending=False)
+chosen, size = order.iloc[[0, len(order) // 2]], study.config.dataset.hangar.size
+edited = removals.table[removals.table["part"] == case].set_index("number")["image"]
+images = [image for n in chosen["scene"] for image in (*removals.table["image"][[n, n]], edited[n])]
+views = [removals.picture(image) for image in images]
 
 # %%
 place = (counted["how"] == "feature").cumsum()[chosen["index"]] - 1
 maps = np.load(folder / "named.npy")[place].reshape(-1, *acts.grid)
-blocks = [np.kron(each, np.ones((hangar.size // len(each),) * 2, int)) for each in maps]
+blocks = [np.kron(each, np.ones((size // len(each),) * 2, int)) for each in maps]
 figure = plots.part_masks(
     views, blocks, head.names[1:], ["as it is", "feature off", "fin removed"] * 2, "no fin is shown"
 )
@@ -337,10 +335,8 @@ pair = ("Hauler 2", "Hauler 4") if "Hauler 4" in network.classes else tuple(netw
 finest, test = pictures.levels[0], pictures.rows("test")
 half_b = test["image"][halves(test[finest]) & (test[finest] == pair[0]).to_numpy()]
 scenes = pictures.scenes.set_index("image")["scene"][half_b].tolist()
-settings = {"kind": "add", "parts": ["engine"], "most": len(scenes), "sites": [sae.cfg.site]}
-settings |= {"size": hangar.size, "supersampling": hangar.supersampling}
-inputs = {"networks": {"trained": network}, "scenes": scenes}
-added = removed | {"scenes": study.stage("experiments/edit-add", edit_scenes, settings, inputs)}
+more = study.vary("edit-add", scenes, edits=["add"], parts=["engine"], most=len(scenes))
+added = removed | {"scenes": study.activations(sae.cfg.site, pictures=more)}
 settings = {"dose": 2.0, "everywhere": False}
 folder = study.stage("experiments/knobs-added", manipulation.compare_edits, settings, added)
 engines = pd.read_parquet(folder / "logits.parquet")

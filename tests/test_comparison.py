@@ -10,7 +10,7 @@ from aircraft_sae.activations import Activations
 from aircraft_sae.hangar import PARTS
 from aircraft_sae.hangar.scene import FACTORS, sample
 from aircraft_sae.networks import pretrained
-from aircraft_sae.pictures.scenes import VariedScenes, vary_scenes
+from aircraft_sae.pictures.scenes import EDITS, VariedScenes, vary_scenes
 from aircraft_sae.studies import comparison
 from aircraft_sae.studies.comparison import ALL, Sensitivity, about, accuracy, probed, sites_at
 from aircraft_sae.view.browser.catalogue import crops_figure
@@ -28,7 +28,7 @@ def varied(tmp_path_factory) -> VariedScenes:
         if abs(abs(scene.camera.azimuth) - np.pi / 2) < 0.7:
             scenes.append(scene.to_json())
     folder = tmp_path_factory.mktemp("varied")
-    vary_scenes(folder, scenes=scenes, parts=OWN, most=48, size=96, supersampling=1)
+    vary_scenes(folder, scenes=scenes, factors=FACTORS, edits=EDITS, parts=OWN, most=48, size=96, supersampling=1)
     return VariedScenes.open(folder)
 
 

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from scipy.sparse import csc_array
+from scipy.sparse import csr_array
 from test_networks import Plain
 from torch import nn
 
-from aircraft_sae.activations import Activations
+from aircraft_sae.activations import Activations, extract
 from aircraft_sae.config import SAEConfig
 from aircraft_sae.features import FeatureIndex, build_index
 from aircraft_sae.features.reconstruction import cell_covariance, random_directions
@@ -21,17 +21,17 @@ from aircraft_sae.hangar import PARTS
 from aircraft_sae.hangar.render import render
 from aircraft_sae.hangar.scene import Scene
 from aircraft_sae.interventions import (
-    Responses, Trial, Window, agreement, beyond_controls, blur, blur_peaks, choose_picks, choose_scenes, edit_scenes,
-    effects, feature_lost, features_to_test, logits_from, mean_over_active, mediation, pass_share, suppress_features,
-    suppress_sample, tell_apart, verdict_tables, verdicts, without,
+    Responses, Trial, Window, agreement, beyond_controls, blur, blur_peaks, choose_picks, effects, feature_lost,
+    features_to_test, logits_from, mean_over_active, mediation, pass_share, suppress_features, suppress_sample,
+    tell_apart, verdict_tables, verdicts,
 )  # fmt: skip
 from aircraft_sae.interventions.blurring import control_windows
-from aircraft_sae.interventions.editing import plain
 from aircraft_sae.interventions.suppression import beyond_random, matched_features
 from aircraft_sae.interventions.verdicts import Claimant, Measured, class_verdicts, compared, judge_parts, tiered
 from aircraft_sae.metrics import Estimate
 from aircraft_sae.networks import Network, PooledReadout
 from aircraft_sae.pictures import Pictures
+from aircraft_sae.pictures.scenes import LEAST_PIXELS, VariedScenes, choose_scenes, vary_scenes
 from aircraft_sae.sae import SparseAutoencoder
 
 SIZE, N = 32, 12
@@ -303,49 +303,55 @@ def test_experiments_report_the_trials_own_effects(trial, picked, tmp_path):
     np.testing.assert_allclose(table["suppressed"], by_hand, atol=1e-6)
 
 
+def without_parts(study, folder, most):
+    """Five scenes as they are and with each part removed, and their activations."""
+    hangar, scenes = study.config.dataset.hangar, study.pictures().scenes["scene"].tolist()[:5]
+    how = {"most": most, "size": hangar.size, "supersampling": hangar.supersampling}
+    vary_scenes(folder, scenes=scenes, factors=(), edits=["part"], parts=PARTS[2:], **how)
+    made = VariedScenes.open(folder)
+    extract(folder / "acts", study.network(), made, ["stage4"])
+    return made, Activations.open(folder / "acts", "stage4")
+
+
 @pytest.fixture(scope="module")
-def edits(smoke_study, tmp_path_factory):
-    """{kind of edit: folder of edit_scenes}; "nothing" leaves the scene as it is."""
-    folders = {kind: tmp_path_factory.mktemp(kind) for kind in ("nothing", "remove")}
-    given = dict(networks={"trained": smoke_study.network()}, sites=("stage3", "stage4"), parts=PARTS[2:])
-    given |= dict(scenes=smoke_study.pictures().scenes["scene"].tolist()[:5], size=64, supersampling=1)
-    edit_scenes(folders["remove"], kind="remove", most=99, **given)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Scene, "edit", lambda scene, *_: scene)
-        edit_scenes(folders["nothing"], kind="remove", most=2, **given)
-    return folders
+def removals(smoke_study, tmp_path_factory):
+    return without_parts(smoke_study, tmp_path_factory.mktemp("removals"), 99)
 
 
-def test_an_edit_of_nothing_has_no_effect(smoke_study, edits):
-    got = Responses.of(smoke_study.sae(), edits["nothing"])
-    assert len(got.edits) and (got.edits["changed"] == 0).all() and got.before.max() > 0
-    assert (got.after == got.before[got.edits["scene"]]).all()
-    logits = np.load(edits["nothing"] / "trained" / "logits.npy")
-    assert (logits[len(got.before) :] == logits[got.edits["scene"]]).all()
+def test_an_edit_of_nothing_has_no_effect(smoke_study, tmp_path, monkeypatch):
+    monkeypatch.setattr(Scene, "edit", lambda scene, *_: scene)
+    same, acts = without_parts(smoke_study, tmp_path, 2)
+    got = Responses.of(smoke_study.sae(), acts, same)
+    assert len(got.edits) and (got.edits["changed"] == 0).all() and got.maxima.max() > 0
+    assert (got.maxima[got.edits.index] == got.maxima[got.edits["number"]]).all()
     assert got.table()["response"].abs().max() == 0
-    nothing, removals = (pd.read_parquet(folder / "edits.parquet")["part"] for folder in edits.values())
-    assert nothing.value_counts().max() == 2 < removals.value_counts().max(), "no more of a part than asked for"
+    assert got.edits["part"].value_counts().max() == 2, "no more of a part than asked for"
 
 
-def test_removals_are_seen_as_pictures_without_the_part(smoke_study, edits):
-    network, sae = smoke_study.network(), smoke_study.sae()
-    got = Responses.of(sae, edits["remove"])
-    shown = pd.read_parquet(edits["remove"] / "scenes.parquet")
-    scenes = shown["scene"]
-    for part in PARTS[2:]:  # each scene has an edit of each part that it shows
-        wanted = np.flatnonzero(shown[f"shown_{part}"] >= 30 * (64 / 224) ** 2)
-        assert got.edits.query("part == @part")["scene"].tolist() == wanted.tolist()
-    e = int(got.edits["changed"].to_numpy().argmax())
-    s, part = got.edits.loc[e, ["scene", "part"]]
+def test_removals_are_seen_as_pictures_without_the_part(smoke_study, removals):
+    """Files, masks and changes by a rendering of each scene, and image maxima by a forward pass."""
+    made, acts = removals
+    config, scenes = smoke_study.config.dataset.hangar, made.scenes["scene"].map(Scene.from_json)
+    got, whole = Responses.of(smoke_study.sae(), acts, made), made.table.query("part == ''")
+    assert whole.index.tolist() == whole["number"].tolist() == list(range(5)) and len(got.edits) > 10
+    for part in made.region_names:  # each scene has an edit of each part that it shows
+        shown = made.scenes[f"pixels_{part}"][:5] >= LEAST_PIXELS * config.size**2
+        assert got.edits.query("part == @part")["number"].tolist() == np.flatnonzero(shown).tolist()
+    drawn = [render(scene, config.size, config.supersampling) for scene in scenes]
+    for row, picture in zip(made.table.itertuples(), drawn, strict=True):
+        assert scenes[row.Index] == (scenes[row.number].edit("remove", row.part) if row.part else scenes[row.number])
+        assert (np.maximum(picture.mask, 1) - 1 == made.mask(row.image)).all() and not scenes[row.Index].shadows
+        assert made.scenes["pixels_fin"][row.Index] == (picture.mask == PARTS.index("fin")).sum()
+        assert row.changed == (picture.image != drawn[row.number].image).any(2).sum()
+        assert np.abs(np.asarray(made.picture(row.image), int) - picture.image).mean() < 8  # as a JPEG
+    assert (got.edits["changed"] > 0).all()
+    cells = made.regions(whole["image"][3], acts.grid)
+    assert (got.shows[3][cells >= 0.25]).all() and not got.shows[3][cells == 0].any()
+    network, sae, e = smoke_study.network(), smoke_study.sae(), int(got.edits["changed"].idxmax())
     with torch.inference_mode():
-        acts = network.see(network.as_input(without(scenes[s], part, 64, 1))[None], ["stage4"]).acts["stage4"]
-        dense = sae.encode(acts.flatten(0, 2)).dense()
-    wanted, near = dense.amax(0).numpy(), 0.05 * max(1, dense.max().item())  # bfloat16
-    sure = np.logical_and(*(np.abs(values - sae.threshold.item()) > near for values in (wanted, got.after[e])))
-    assert sure.mean() > 0.8  # rounding may move the others across the threshold
-    np.testing.assert_allclose(got.after[e][sure], wanted[sure], atol=near)
-    whole, edit = (render(each, 64, 1) for each in (plain(scenes[s]), plain(scenes[s]).edit("remove", part)))
-    assert got.edits["changed"][e] == (edit.image != whole.image).any(2).sum() > 0
+        x = network.as_input(made.picture(made.table["image"][e]))[None]
+        wanted = codes_of(sae, network.see(x, ["stage4"]).acts["stage4"].half().numpy()).amax((0, 1, 2))
+    np.testing.assert_allclose(got.maxima[e], wanted, atol=1e-3)
 
 
 def test_scenes_are_chosen_until_each_part_has_enough(smoke_study):
@@ -357,12 +363,14 @@ def test_scenes_are_chosen_until_each_part_has_enough(smoke_study):
         there, own = ((each[f"pixels_{part}"] >= least).sum() for each in (table, seen))
         assert own >= min(3, there)
     assert len(seen) == len(chosen) < len(table)
+    with pytest.raises(ValueError, match="at least one scene"):
+        smoke_study.vary("none", [], edits=["part"], most=1)
 
 
 def test_responses_by_hand():
-    edits = pd.DataFrame({"scene": [0, 1, 2], "part": ["fuselage", "fuselage", "wing"], "changed": [10, 30, 30]})
-    before, after = np.array([[2.0, 1, 0], [4, 0, 0], [6, 1, 0]]), np.array([[0.0, 1, 0], [1, 0, 0], [6, 0, 0]])
-    R = Responses(["fuselage", "wing", "fin"], edits, before, after, None, None).table()
+    edits = pd.DataFrame({"number": [0, 1, 2], "part": ["fuselage", "fuselage", "wing"]}, index=[3, 4, 5])
+    maxima = np.array([[2.0, 1, 0], [4, 0, 0], [6, 1, 0], [0, 1, 0], [1, 0, 0], [6, 0, 0]])
+    R = Responses(["fuselage", "wing", "fin"], edits, maxima, None, None).table()
     assert R["part"].tolist() == ["fuselage"] * 3 + ["wing"] * 3 + ["fin"] * 3
     np.testing.assert_allclose(R["response"], [5 / 6, 0, 0, 0, 1, 0, *[np.nan] * 3])
 
@@ -447,7 +455,7 @@ def test_the_frozen_list_is_drawn_by_density_and_by_part():
     assert claimed.dropna().to_dict() == wanted[wanted.index.isin(claimed.index)].to_dict() and claimed.isna().any()
 
 
-def test_experiments_from_suppression_to_verdicts(smoke_study, edits, tmp_path):
+def test_experiments_from_suppression_to_verdicts(smoke_study, removals, tmp_path):
     network, sae, pictures = smoke_study.network(), smoke_study.sae(), smoke_study.pictures()
     index, acts = smoke_study.features(), smoke_study.activations()
     trial = Trial.of(network, sae, pictures, acts, index)
@@ -471,18 +479,18 @@ def test_experiments_from_suppression_to_verdicts(smoke_study, edits, tmp_path):
     assert set(both["feature_id"]) == set(claims["feature_id"])
     np.testing.assert_allclose(both["feature_x"], both["feature_y"], atol=1e-5)
     given = dict(trial=trial, index=index, claims=claims, suppressed=suppressed, others=[sae], nulls=[index])
-    claimants = {"main": Claimant(sae, index, claims, pictures)}
-    judge_parts(tmp_path / "tiers", claimants=claimants, nulls=claimants, removals=edits["remove"])
+    claimants = {"main": Claimant(sae, index, claims, pictures, removals[1])}
+    judge_parts(tmp_path / "tiers", claimants=claimants, nulls=claimants, removals=removals[0])
     judged = pd.read_parquet(tmp_path / "tiers" / "tiers.parquet")
     assert len(judged) == claims["part"].notna().sum() and not judged["tier"].any()  # none is above itself
     assert np.nan_to_num(judged[judged["best"]]["gain"]).max() == 0
     assert (judged["n_random"] == 6).all()
-    verdict_tables(tmp_path, **given, tiers=tmp_path / "tiers", removals=edits["remove"])
+    verdict_tables(tmp_path, **given, tiers=tmp_path / "tiers", removed=removals[1], removals=removals[0])
     names = "features", "responses", "parts", "classes"
     by_feature, responses, of_parts, classes = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in names)
     assert by_feature["feature_id"].tolist() == list(range(sae.d_sae)) and by_feature["verdict"].notna().any()
     assert len(responses) == 12 * sae.d_sae and len(of_parts) == len(judged) and len(classes) == 6
-    pd.testing.assert_frame_equal(responses, Responses.of(sae, edits["remove"]).table())
+    pd.testing.assert_frame_equal(responses, Responses.of(sae, *removals[::-1]).table())
     assert (tmp_path / "null_classes.parquet").is_file()
     verdict_tables(tmp_path / "photographs", **given | {"nulls": []})  # nothing to be compared with
     found = {path.stem: pd.read_parquet(path) for path in (tmp_path / "photographs").glob("*.parquet")}
@@ -527,7 +535,7 @@ def test_each_tier_has_its_own_tests_of_paired_differences():
 
 def test_tier_4_needs_tier_3_in_two_other_seeds(monkeypatch, tmp_path):
     tiers_of = {"main": {"fin": 3, "wing": 3, "engine": 2}, "one": {"fin": 3, "wing": 3}, "two": {"fin": 3, "wing": 2}}
-    monkeypatch.setattr(verdicts, "measured", lambda claimant, claims, removals: [claimant.network] * len(claims))
+    monkeypatch.setattr(verdicts, "measured", lambda claimant, claims, removals: [claimant.removed] * len(claims))
     monkeypatch.setattr(verdicts, "compared", lambda own, nulls: {"name": own})
     monkeypatch.setattr(verdicts, "guessed_in_strata", lambda index, regions, part: 0.5)
     monkeypatch.setattr(verdicts.Regions, "of", lambda index, pictures: None)
@@ -539,7 +547,7 @@ def test_tier_4_needs_tier_3_in_two_other_seeds(monkeypatch, tmp_path):
     monkeypatch.setattr(verdicts, "tiered", planted_tiers)
     claims = pd.DataFrame({"feature_id": [0, 1, 2, 7], "chosen": "part", "part": ["fin", "wing", "engine", "fin"]})
     claimants = {name: Claimant(None, None, claims, None, name, [*tiers_of.keys() - {name}]) for name in tiers_of}
-    judge_parts(tmp_path, claimants=claimants, nulls={}, removals=tmp_path)
+    judge_parts(tmp_path, claimants=claimants, nulls={}, removals=None)
     got = pd.read_parquet(tmp_path / "tiers.parquet")
     main = got[got["claimant"] == "main"]
     assert main["tier"].tolist() == [4, 3, 2, 4]  # one seed alone has the wing; any claim of the fin is replicated
@@ -554,14 +562,16 @@ def test_a_feature_with_two_peaks_is_judged_at_the_removed_part():
     maps[:, 0, 0, 0], maps[:, 3, 3, 0] = 1.0, 2.0  # two peaks: at the fin and, higher, at the engine
     maps[:, 2, 2, 1] = 1.0  # at neither
     maps[n : 2 * n, 0, 0, 0] = maps[2 * n :, 3, 3, 0] = 0.0  # first without fins, then without engines
-    edits = pd.DataFrame({"scene": np.tile(np.arange(n), 2), "part": np.repeat(["fin", "engine"], n), "changed": 10})
-    maxima, codes = maps.max((1, 2)), csc_array(maps.reshape(-1, 2))
-    got = Responses(["fin", "engine"], edits, maxima[:n], maxima[n:], shows=shows, codes=codes)
+    edits = pd.DataFrame({"number": np.tile(np.arange(n), 2), "part": np.repeat(["fin", "engine"], n), "changed": 10})
+    edits.index += n
+    by_cell, images = csr_array(maps.reshape(-1, 2)), pd.DataFrame(index=range(3 * n))
+    index = FeatureIndex(by_cell, by_cell.tocsc(), images, grid, pd.DataFrame())
+    got = Responses(["fin", "engine"], edits, maps.max((1, 2)), shows, index)
     assert got.table()["response"][0] == 0  # anywhere: the other peak hides it
     own, others = got.at_part("fin", 0)
     assert own.value == 0.5 and others.value == 0 and len(own.influence) == n and own.p < 1e-9
     assert got.at_part("engine", 0)[0].value == 1 and got.at_part("fin", 1)[0].value == 0
-    silent = replace(got, before=0 * got.before).at_part("fin", 0)
+    silent = replace(got, maxima=0 * got.maxima).at_part("fin", 0)
     assert np.isnan(silent[0].value) and not len(silent[0].influence)
     large = replace(got, edits=edits.assign(changed=np.repeat([10, 30], n)))
     assert np.isnan(large.at_part("fin", 0)[1].value)  # no other edit is of like size

@@ -181,7 +181,7 @@ def test_scene_edits_beside_knobs(smoke_study, tmp_path):
     """Against the network on the rendered scenes, a hook in the network, masks by hand, and knobs of no strength."""
     study, site, out = smoke_study, smoke_study.config.local.site, tmp_path / "compared"
     segmentation, acts = study.segmentation("local"), study.activations(site)
-    sae, scenes = study.sae("local"), study.removals()
+    sae, scenes = study.sae("local"), study.activations(site, pictures=study.removals())
     head, given = CellHead.open(segmentation), {"segmentation": segmentation, "acts": acts}
     for folder in (tmp_path / "knobs", tmp_path / "silent", out):
         folder.mkdir()
@@ -197,14 +197,17 @@ def test_scene_edits_beside_knobs(smoke_study, tmp_path):
         return cells, logits, own, names, own["part"].map(head.names.index).to_numpy()[:, None, None]
 
     cells, logits, own, (before, turned, edited), part = compare(0.0)
-    edits, stored = pd.read_parquet(scenes / "edits.parquet"), np.load(scenes / "trained" / "logits.npy")
-    expected = stored[len(stored) - len(edits) :] - stored[edits["scene"]]
+    edits = scenes.images[scenes.images["part"] != ""]
+    x = [study.network().as_input(study.removals().picture(image)) for image in scenes.images["image"]]
+    with torch.no_grad():
+        seen = study.network().see(torch.stack(x)).logits.numpy()
+    expected = seen[edits.index] - seen[edits["number"]]
     order = edits.groupby("part", sort=False).ngroup().argsort(kind="stable")
     of_edits = logits[logits["how"] == "scene edit"].drop(columns=["part", "scene", "how"]).to_numpy()
     np.testing.assert_allclose(of_edits, expected[order], atol=0.05)  # kept as float16
     of_features = logits[logits["how"] == "feature"].set_index(["part", "scene"]).drop(columns="how")
     moved = of_features[(of_features != 0).any(axis=1)].iloc[0]  # one scene, by a hook in the network
-    x = torch.from_numpy(np.load(scenes / "trained" / f"{site}.npy"))[[moved.name[1]]].float()
+    x = torch.from_numpy(scenes.acts[[moved.name[1]]]).float()
     j = int(knobs.set_index("part").at[moved.name[0], "feature_id"])
     f = sae.encode(x.flatten(0, 2)).dense()[:, j].view(*x.shape[:3], 1)
     without = {site: lambda acts: acts - f * sae.W_dec[j].detach()}

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from aircraft_sae.config import LEVELS, NAMES_FILES, SPLITS, HangarConfig
 from aircraft_sae.hangar import PARTS, VARIANTS, Airframe
-from aircraft_sae.hangar.render import render
+from aircraft_sae.hangar.render import Picture, render
 from aircraft_sae.hangar.scene import Scene, factors, sample
 from aircraft_sae.store import write_text
 
@@ -90,7 +90,7 @@ def _draw(job: tuple[int, tuple[str, str]], config: HangarConfig, data: Path) ->
         Image.open(data / "images" / f"{name}.jpg").load()
         labels = np.asarray(Image.open(data / "masks" / f"{name}.png"))
     except (OSError, SyntaxError):  # a damaged PNG raises SyntaxError
-        labels = draw(scene, data, name, config.size, config.supersampling)
+        labels = draw(scene, name, data, config.size, config.supersampling).mask
     pixels = np.bincount(labels.ravel(), minlength=len(PARTS))
     left, top, right, bottom = Image.fromarray(labels >= 2).getbbox() or (0, 0, *labels.shape)
     row = {"image": name, "split": split} | {level: getattr(VARIANTS[variant], level) for level in LEVELS}
@@ -99,12 +99,12 @@ def _draw(job: tuple[int, tuple[str, str]], config: HangarConfig, data: Path) ->
     return row | {"scene": scene.to_json()}
 
 
-def draw(scene: Scene, folder: Path, name: str, size: int, supersampling: int) -> np.ndarray:
-    """Render a scene into masks/<name>.png and images/<name>.jpg, each written whole; returns the mask."""
+def draw(scene: Scene, name: str, folder: Path, size: int, supersampling: int) -> Picture:
+    """Render a scene into masks/<name>.png and images/<name>.jpg, each written whole."""
     picture, temporary = render(scene, size, supersampling), folder / f".{name}.{os.getpid()}.tmp"
     files = (picture.mask, f"masks/{name}.png", "PNG"), (picture.image, f"images/{name}.jpg", "JPEG")
     for pixels, path, kind in files:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(temporary, kind, quality=scene.finish.quality)
         temporary.replace(folder / path)
-    return picture.mask
+    return picture

@@ -4,7 +4,7 @@
 from aircraft_sae.interventions.blurring import (
     Window, agreement, beyond_controls, blur, blur_peaks, choose_picks, feature_lost, mediation, patched,
 )  # fmt: skip
-from aircraft_sae.interventions.editing import Responses, choose_scenes, edit_scenes, without
+from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import (
     Trial, effects, logits_from, mean_over_active, suppress_features, suppress_sample, tell_apart,
 )  # fmt: skip

@@ -23,12 +23,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from aircraft_sae.activations import Activations
 from aircraft_sae.features import FeatureIndex, Regions, best_aurocs, claims_of, seed_match
 from aircraft_sae.features.claims import auroc_in_strata, average_precision, guessed_in_strata
 from aircraft_sae.interventions.editing import Responses
 from aircraft_sae.interventions.suppression import Trial
 from aircraft_sae.metrics import Estimate, q_values
 from aircraft_sae.pictures import Pictures
+from aircraft_sae.pictures.scenes import VariedScenes
 from aircraft_sae.sae import SparseAutoencoder
 from aircraft_sae.store import write_parquet
 
@@ -113,13 +115,13 @@ def pass_share(passes: np.ndarray) -> dict[str, float | int]:
 
 @dataclass
 class Claimant:
-    """A dictionary and its claims. network: the one shown scene edits; seeds: claimants that must agree for tier 4."""
+    """A dictionary and its claims. removed: its activations of scene edits; seeds: those that must agree for tier 4."""
 
     sae: SparseAutoencoder
     index: FeatureIndex
     claims: pd.DataFrame
     pictures: Pictures
-    network: str = "trained"
+    removed: Activations
     seeds: Sequence[str] = ()
 
 
@@ -134,9 +136,9 @@ class Measured(NamedTuple):
 
 
 def judge_parts(
-    folder: Path, *, claimants: Mapping[str, Claimant], nulls: Mapping[str, Claimant], removals: Path
+    folder: Path, *, claimants: Mapping[str, Claimant], nulls: Mapping[str, Claimant], removals: VariedScenes
 ) -> None:
-    """Judge each claimant's claims against the nulls' best features for each part; removals: folder of `edit_scenes`.
+    """Judge each claimant's claims against the nulls' best features for each part; removals: scenes without a part.
 
     tiers.parquet: claimant, feature_id, chosen, part, tier (0 for none), the columns of `compared`, and
         n_random: how many of the claimant's features were drawn at random, with or without a claim
@@ -168,10 +170,10 @@ def judge_parts(
     write_parquet(table, folder / "tiers.parquet")
 
 
-def measured(claimant: Claimant, claims: pd.DataFrame, removals: Path) -> list[Measured]:
+def measured(claimant: Claimant, claims: pd.DataFrame, removals: VariedScenes) -> list[Measured]:
     """The estimates behind the tiers, claim by claim."""
     index, regions = claimant.index, Regions.of(claimant.index, claimant.pictures)
-    responses = Responses.of(claimant.sae, removals, claimant.network)
+    responses = Responses.of(claimant.sae, claimant.removed, removals)
     return [
         Measured(
             average_precision(index, regions, j, part), average_precision(index, regions, j, part, swap=True),
@@ -228,7 +230,7 @@ def said(parts: pd.DataFrame | None, classes: pd.DataFrame | None) -> pd.DataFra
 def verdict_tables(
     folder: Path, *, trial: Trial, index: FeatureIndex, claims: pd.DataFrame, others: Sequence[SparseAutoencoder],
     suppressed: pd.DataFrame | None = None, nulls: Sequence[FeatureIndex] = (), tiers: Path | None = None,
-    removals: Path | None = None,
+    removed: Activations | None = None, removals: VariedScenes | None = None,
 ) -> None:  # fmt: skip
     """Write features.parquet and, where regions, scenes or classes are known, further tables.
 
@@ -237,7 +239,7 @@ def verdict_tables(
     responses.parquet: `Responses.table`; parts.parquet: tiers.parquet
     classes.parquet, null_classes.parquet: `class_verdicts` of features, and of random directions
     claims: from `features_to_test`; others: autoencoders of other seeds; suppressed: from `suppress_features`, if there
-    are classes; nulls: null dictionaries' indexes; tiers, removals: folders of `judge_parts`, `edit_scenes`, if any.
+    are classes; nulls: null dictionaries' indexes; tiers: folder of `judge_parts`; removed, removals: as for it.
     """
     match, found = seed_match(trial.sae, others), {}
     table = pd.DataFrame({"feature_id": range(trial.sae.d_sae), "seed_match": match})
@@ -245,7 +247,7 @@ def verdict_tables(
         judged = pd.read_parquet(tiers / "tiers.parquet")
         judged = judged[judged["claimant"] == judged["claimant"].iloc[0]]
         found["parts"] = judged.assign(seed_match=match[judged["feature_id"]])
-        write_parquet(Responses.of(trial.sae, removals).table(), folder / "responses.parquet")
+        write_parquet(Responses.of(trial.sae, removed, removals).table(), folder / "responses.parquet")
     if suppressed is not None and (levels := list(trial.pictures.levels)):
         drawn, labels = claims[claims["chosen"] == "random"], index.images.iloc[index.rows("test")][levels]
         rivals = [best_aurocs(null.maxima(rows), null.images.iloc[rows][levels])

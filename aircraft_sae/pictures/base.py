@@ -89,7 +89,9 @@ class Pictures:
 
     def regions(self, image: str, grid: tuple[int, int]) -> np.ndarray:
         """(rows, columns, n_regions) float32: the share of each cell's pixels that shows each region."""
-        return coverage(self.mask(image), len(self.region_names), grid)
+        mask = self.mask(image)
+        down, across = map(_averaging, mask.shape, grid)
+        return np.stack([down @ (mask == i + 1) @ across.T for i in range(len(self.region_names))], axis=2)
 
     def foreground(self, images: Sequence[str], grid: tuple[int, int]) -> np.ndarray:
         """(n, rows, columns) bool: cells in which regions fill at least a quarter of the pixels."""
@@ -194,12 +196,6 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB")
-
-
-def coverage(mask: np.ndarray, n_regions: int, grid: tuple[int, int]) -> np.ndarray:
-    """`Pictures.regions` of a mask."""
-    down, across = map(_averaging, mask.shape, grid)
-    return np.stack([down @ (mask == i + 1) @ across.T for i in range(n_regions)], axis=2)
 
 
 @cache

@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
-from aircraft_sae.activations import Activations, site_folder
+from aircraft_sae.activations import Activations
 from aircraft_sae.features import Regions, cell_covariance, encoded, random_directions
 from aircraft_sae.features.regions import LEAST
 from aircraft_sae.interventions.suppression import logits_from, matched_features
@@ -246,11 +246,12 @@ def beyond(turned: pd.DataFrame, dose: float, control: str) -> dict[str, dict]:
 
 @torch.no_grad()
 def compare_edits(
-    folder: Path, *, network: Network, sae: SparseAutoencoder, segmentation: Path, knobs: Path, scenes: Path,
-    acts: Activations, dose: float, everywhere: bool,
+    folder: Path, *, network: Network, sae: SparseAutoencoder, segmentation: Path, knobs: Path,
+    scenes: Activations, acts: Activations, dose: float, everywhere: bool,
 ) -> None:  # fmt: skip
-    """Set a part's feature in the scenes where `edit_scenes` (folder: scenes) edited the part: does the same happen?
+    """Set a part's feature in the scenes in which the part was edited: does the same happen?
 
+    scenes: the network's activations of `VariedScenes`; acts: of all pictures.
     everywhere: change all cells, or only those with the part's name before or after the scene edit. Ways (how):
     "feature", and at the same length "probe" and "random direction 0", … with the covariance of acts.
     cells.parquet: part, scene, how, and counts of cells
@@ -264,11 +265,10 @@ def compare_edits(
     """
     head, site = CellHead.open(segmentation), sae.cfg.site
     table = pd.read_parquet(knobs / "knobs.parquet").query("arm == 'feature'").set_index("part")
-    edits, cells, logits, maps = pd.read_parquet(scenes / "edits.parquet"), [], [], []
-    stored = torch.from_numpy(np.load(scenes / network.name / f"{site_folder(site)}.npy")).float()
-    for part, own in edits.groupby("part", sort=False):
+    cells, logits, maps = [], [], []
+    for part, own in scenes.images.query("part != ''").groupby("part", sort=False):
         i, j, top = head.names.index(part), int(table.at[part, "feature_id"]), float(table.at[part, "top"])
-        whole, edited = stored[own["scene"].tolist()], stored[(len(stored) - len(edits) + own.index).tolist()]
+        whole, edited = (torch.from_numpy(scenes.acts[rows]).float() for rows in (own["number"], own.index))
         activation = torch.from_numpy(encoded(sae, [whole])[:, [j]].toarray()).view(*whole.shape[:3], 1)
         before, after = (head.logits(each).argmax(-1) for each in (whole, edited))
         where = torch.ones_like(before, dtype=torch.bool) if everywhere else (before == i) | (after == i)
@@ -277,7 +277,7 @@ def compare_edits(
         ways = {"feature": direction, "probe": probe * direction.norm() / probe.norm()}
         ways |= {f"random direction {n}": each for n, each in enumerate(drawn)}
         changed = {"scene edit": edited} | {how: whole + amount * each for how, each in ways.items()}
-        plain, facts = logits_from(network, site, whole, None), {"part": part, "scene": own["scene"].to_numpy()}
+        plain, facts = logits_from(network, site, whole, None), {"part": part, "scene": own["number"].to_numpy()}
         for how, x in changed.items():
             change = (logits_from(network, site, x, None) - plain).numpy()
             logits.append(pd.DataFrame(facts | {"how": how}).join(pd.DataFrame(change, columns=network.classes)))

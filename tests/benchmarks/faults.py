@@ -47,22 +47,11 @@ def run_stages(data_dir, stages=STAGES, changes=()):
     study = Study.open(change(preset("smoke"), **dict(changes)), data_dir=data_dir)
     made = {"dataset": study.pictures, "networks/trained": study.network, "activations/trained": study.activations,
             "sae/main": study.sae, "features/main": study.features,
-            "experiments/edit-remove": partial(_edit, study),
+            "experiments/edit-remove": partial(study.removals, 1),
             "experiments/segmentation-main": study.segmentation}  # fmt: skip
     for stage in stages:
         made[stage]()
     return {name: made.made for name, made in study.stages.items()}
-
-
-def _edit(study):
-    """As in notebook 05: remove parts from a few scenes."""
-    from aircraft_sae.interventions import choose_scenes, edit_scenes
-
-    config, pictures = study.config.dataset.hangar, study.pictures()
-    scenes = choose_scenes(pictures, pictures.rows("test")["image"], 1, config.size)
-    settings = dict(sites=study.config.sites, kind="remove", parts=pictures.region_names, most=1, size=config.size)
-    inputs = {"networks": {"trained": study.network()}, "scenes": scenes}
-    study.stage("experiments/edit-remove", edit_scenes, settings | {"supersampling": config.supersampling}, inputs)
 
 
 def write_labels(data_dir, n=30):
@@ -331,9 +320,9 @@ def kill_trial(unbroken, stage, n_kills, rng):
             if not child.killed and f"{stage}: making" in child.said:
                 unbroken.seconds[timed] = child.seconds  # it varies with the load of the machine
             break
-    pictures = {file.name: file.stat().st_ino for file in runs.glob(f"{stage}.partial/**/images/*.jpg")}
+    pictures = {file.name: file.stat().st_ino for file in runs.glob("dataset.partial/**/images/*.jpg")}
     last = unbroken.run(data_dir, stage)
-    again = [file.name for file in runs.glob(f"{stage}/**/images/*.jpg")
+    again = [file.name for file in runs.glob("dataset/**/images/*.jpg")
              if pictures.get(file.name, file.stat().st_ino) != file.stat().st_ino]  # fmt: skip
     if kills[-1]["where"] == "making" and f"{stage}: resuming" not in last.said:
         wrong.append(f"not resumed: {last.said}")
