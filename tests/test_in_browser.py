@@ -637,7 +637,7 @@ def test_a_second_browser_starts_as_the_first_and_then_goes_its_own_way(page, ca
       root.querySelector('.pager span').innerText.split(' of ')[1]]"""
     wanted, first = app(page).evaluate(now), app(page).first
     with beside(page) as second:
-        assert second.evaluate(now) == wanted
+        until(lambda: second.evaluate(now), wanted)
         boxes = [each.bounding_box() for each in (first, second)]
         assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"] and boxes[0]["y"] == boxes[1]["y"]
         second.press("ArrowRight")
@@ -676,9 +676,9 @@ def test_a_link_says_what_it_cannot_restore(chromium, browser_study, catalogue, 
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     write(new_notebook(cells=[*map(new_code_cell, code)], metadata=kernel), tmp_path / "link.ipynb")
     with voila(chromium, tmp_path, tmp_path / "link.ipynb", AIRCRAFT_SAE_DATA_DIR=str(browser_study.data_dir)) as page:
-        said = [each.get_by_role("alert").inner_text() for each in app(page).all()]
-        assert "filter by no column" in said[0] and "chooses cells that this picture does not have" in said[0]
-        assert "another autoencoder" in said[1]
+        first, second = (each.get_by_role("alert") for each in app(page).all())
+        for alert, part in ((first, "no column"), (first, "chooses cells that this"), (second, "another autoencoder")):
+            until(lambda alert=alert, part=part: part in alert.inner_text(), True)
         place = link_of(page)
         assert place["picture"] == str(row) and place["cell"] == "0,1" and place["blur"] == "0,0"
         assert place["plain"] == "1" and place["heat"] == "0.5" and "ranges" not in place
