@@ -1,4 +1,4 @@
-"""What runs side by side: order, number of threads, errors; and the benchmark for GPUs, in small."""
+"""What runs side by side: order, number of threads, errors."""
 
 import threading
 
