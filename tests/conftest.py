@@ -1,9 +1,11 @@
 """One data folder for all tests and notebooks of a session, and a smoke study in it."""
 
 import atexit
+import importlib
 import os
 import shutil
 import signal
+import sys
 import tempfile
 
 import pytest
@@ -34,6 +36,32 @@ class OneBrowser(LoadFileScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     return OneBrowser(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.fixture
+def set_threads():
+    """torch.set_num_threads, undone after the test."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def write_module(tmp_path, monkeypatch):
+    """Writes the source of a module and loads it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def load(source):
+        (tmp_path / "experiments_of_a_test.py").write_text(source)
+        importlib.invalidate_caches()
+        old = sys.modules.get("experiments_of_a_test")
+        return importlib.reload(old) if old else importlib.import_module("experiments_of_a_test")
+
+    yield load
+    sys.modules.pop("experiments_of_a_test", None)
 
 
 @pytest.fixture(scope="session")

@@ -142,11 +142,6 @@ def pickled(w):
     return pickle.dumps(Payload(w.ran), protocol=2)
 
 
-def torch_saved(w):
-    torch.save({"identity": Payload(w.ran)}, file := io.BytesIO())
-    return file.getvalue()
-
-
 def saved(stage, load, change):
     """Load a copy of a stage's folder after `change(folder, w)`."""
 
@@ -167,7 +162,7 @@ def checkpoint(run):
     """Resume a run (made by `run(w)` in w.tmp) from a hostile checkpoint."""
 
     def call(w):
-        written("checkpoint.pt", torch_saved)(w)
+        torch.save({"identity": Payload(w.ran)}, w.tmp / "checkpoint.pt")
         run(w).resume()
 
     return call
@@ -213,8 +208,6 @@ REFUSED = [
     *(case(f"record {wrong!r}", lambda w, wrong=wrong: w.study.record("01_x", {"acc": wrong}), "acc")
       for wrong in (float("nan"), "high", None, (1, 2), (1, 2, 3, float("inf")), {"value": 1})),
     # pictures
-    case("unknown class", pictures(edit("images_variant_train.txt", r" .+", " ../../x")), re.escape("../../x"),
-         "Correct"),
     case("image climbs", pictures(edit("images_*_train.txt", r"^\S+", "../x")), re.escape("../x"), "Correct"),
     case("scenes are text", pictures(lambda f: (f / "scenes.parquet").write_bytes(b"text")), "scenes.parquet cannot be",
          "remove it"),

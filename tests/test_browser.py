@@ -145,8 +145,6 @@ def test_a_pairs_features_are_chosen_on_one_half_and_measured_on_the_other(bench
 
 def test_verdicts_on_another_index_are_not_shown(browser_study, catalogue):
     folder = browser_study.folder / "experiments" / "verdicts-main"
-    if folder.exists():
-        pytest.skip("notebook 05 has run in this folder")
     folder.mkdir(parents=True)
     known = pd.DataFrame({"feature_id": range(catalogue.trial.sae.d_sae), "verdict": None})
     known.loc[3, "verdict"] = "detector of fin"

@@ -128,6 +128,7 @@ def test_a_profile_stands_beside_random_directions(smoke_study):
 def test_networks_by_name(smoke_study, monkeypatch):
     network = smoke_study.network("efficientnet_lite0")
     assert network.mean == (0.5, 0.5, 0.5) and smoke_study.network("efficientnet_lite0") is network
+    assert "networks/efficientnet_lite0" not in smoke_study.stages
     assert [network.shape(site)[2] for site in sites_at(network, (16, 32)).values()] == [112, 320]
     assert sites_at(smoke_study.network(), (16, 32)) == {16: "stage3", 32: "stage4"}
     with pytest.raises(ValueError, match=r"no network 'resnet51'.*hangar_pretrained"):

@@ -50,11 +50,6 @@ def test_equal_configs_have_one_form():
         one.seed = 1
 
 
-@pytest.mark.parametrize("site", ["stem", "stage4", "stages.2.blocks.1", "mixed4c:5x5"])
-def test_any_place_in_a_network_can_be_a_site(site):
-    assert config.change(config.preset("smoke"), **{"sites": (site,), "sae.site": site}).sae.site == site
-
-
 def test_configs_load_without_torch():
     program = "import sys; from aircraft_sae import config; print({'torch', 'timm'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
@@ -88,18 +83,3 @@ def test_change_reaches_nested_fields_and_leaves_the_original():
 def test_wrong_values_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=field.rpartition(".")[2]):
         config.change(config.preset("smoke"), **{field: value})
-
-
-def test_only_presets_without_their_own_pictures_take_a_data_root():
-    assert config.with_data_root(config.preset("photos"), "x").dataset.root == "x"
-    assert config.with_data_root(config.preset("smoke"), None) == config.preset("smoke")
-    with pytest.raises(ValueError, match="only fgvc, photos do"):
-        config.with_data_root(config.preset("smoke"), "x")
-    for nothing in (None, ""):
-        with pytest.raises(ValueError, match="--data-root"):
-            config.with_data_root(config.preset("photos"), nothing)
-
-
-def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="no preset 'jet': choose one of smoke, hangar"):
-        config.preset("jet")

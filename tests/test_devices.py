@@ -9,12 +9,10 @@ from aircraft_sae.devices import run_parallel
 
 
 @pytest.fixture(params=(1, 3))
-def cores(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
+def cores(request, set_threads):
+    set_threads(request.param)
     yield request.param
     assert torch.get_num_threads() == request.param, "not restored"
-    torch.set_num_threads(before)
 
 
 def test_as_many_items_as_cores_run_at_once_and_results_are_in_order(cores):
@@ -30,14 +28,10 @@ def test_as_many_items_as_cores_run_at_once_and_results_are_in_order(cores):
 
 
 @pytest.mark.parametrize(("n_items", "threads"), [(1, 4), (2, 2), (9, 1)])
-def test_fewer_items_than_cores_share_the_cores(n_items, threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        wanted = 4 if torch.cuda.is_available() else threads
-        assert set(run_parallel(lambda _: torch.get_num_threads(), range(n_items))) == {wanted}
-    finally:
-        torch.set_num_threads(before)
+def test_fewer_items_than_cores_share_the_cores(n_items, threads, set_threads):
+    set_threads(4)
+    wanted = 4 if torch.cuda.is_available() else threads
+    assert set(run_parallel(lambda _: torch.get_num_threads(), range(n_items))) == {wanted}
 
 
 def test_few_items_are_read_ahead_and_an_error_comes_in_its_turn(cores):

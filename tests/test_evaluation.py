@@ -11,13 +11,8 @@ from aircraft_sae.networks import evaluate, predict
 from aircraft_sae.pictures import test_transform
 
 
-@pytest.fixture(scope="module")
-def made(smoke_study):
-    return smoke_study.network(), smoke_study.pictures()
-
-
-def test_predictions_are_the_models_own(made):
-    network, data = made
+def test_predictions_are_the_models_own(smoke_study):
+    network, data = smoke_study.network(), smoke_study.pictures()
     table, test = predict(network, data, "test"), data.rows("test")
     pictures = data.torch("test", "variant", test_transform(network.size, network.mean, network.std))
     batch = pictures.transform.normalise(torch.stack([pictures[k][0] for k in range(len(test))]))
@@ -33,8 +28,8 @@ def test_predictions_are_the_models_own(made):
 
 
 @pytest.mark.filterwarnings("ignore:A single label")  # one manufacturer
-def test_evaluation_equals_scikit_learns(made):
-    network, data = made
+def test_evaluation_equals_scikit_learns(smoke_study):
+    network, data = smoke_study.network(), smoke_study.pictures()
     table, test = predict(network, data, "test"), data.rows("test")
     p = np.random.default_rng(3).dirichlet(np.full(len(network.classes), 0.1), len(test)).astype(np.float32)
     table[[f"p_{c}" for c in range(p.shape[1])]] = p

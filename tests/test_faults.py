@@ -98,17 +98,6 @@ def test_a_damaged_checkpoint_is_not_resumed(unbroken, stage):
     assert not unbroken.differing(runs, [stage])
 
 
-def test_pictures_truncated_by_a_power_cut_are_rendered_again(unbroken):
-    runs = unbroken.copy("dataset")
-    assert unbroken.run(runs.parents[1], "dataset", trap=("rename", 40)).killed
-    images, masks = (sorted(runs.rglob(f"dataset.partial/**/{name}")) for name in ("*.jpg", "*.png"))
-    images[0].write_bytes(b"")
-    masks[1].write_bytes(masks[1].read_bytes()[:-30])
-    images[2].write_bytes(images[2].read_bytes()[:600])
-    unbroken.run(runs.parents[1], "dataset")
-    assert not unbroken.differing(runs, ["dataset"])
-
-
 def test_workers_end_with_a_killed_parent(unbroken):
     runs = unbroken.copy("dataset")
     child = faults.start(faults.run_stages, runs.parents[1], faults.STAGES[:1])

@@ -505,11 +505,8 @@ def estimate(value, spread=0.05, n=100, shared=None):
 
 def test_each_tier_has_its_own_tests_of_paired_differences():
     shared, other = np.random.default_rng(9).normal(size=(2, 100))
-    one, two, apart = (
-        estimate(0.5, 0.1, shared=shared),
-        estimate(0.45, 0.1, shared=shared),
-        estimate(0.45, 0.1, shared=other),
-    )
+    one, two = (estimate(value, 0.1, shared=shared) for value in (0.5, 0.45))
+    apart = estimate(0.45, 0.1, shared=other)
     assert (one - two).error < 1e-9 and (one - two).p == 0 and (two - one).p == 1  # the same in every picture
     assert (one - apart).error == pytest.approx(0.1 * 2**0.5, rel=0.2) and (one - apart).p > 0.2
     null = Measured(estimate(0.1), estimate(0.1), estimate(0.6, shared=shared), estimate(0.6), estimate(0.0))

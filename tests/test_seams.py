@@ -5,11 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
-import torchvision
 from PIL import Image
-from test_networks import Plain
+from test_networks import SIZE, model
 
 import aircraft_sae
 from aircraft_sae import config
@@ -20,25 +18,10 @@ from aircraft_sae.pictures import ImageFolder
 from aircraft_sae.study import Study
 from aircraft_sae.view.browser import Bench, Catalogue
 
-SIZE = 64
 PLACES = [
     ("convnext", "stage4"), ("convnext", "stages.2.blocks.1"), ("lite", "blocks.4"), ("googlenet", "inception4c"),
     ("googlenet", "inception4c:branch2"), ("plain", "first"),
 ]  # fmt: skip
-
-
-def model(name, n):
-    torch.manual_seed(0)
-    if name == "plain":
-        return Plain(n)
-    if name == "googlenet":
-        made = torchvision.models.googlenet(num_classes=n, init_weights=False, aux_logits=False)
-    else:
-        made = timm.create_model({"convnext": "test_convnext", "lite": "efficientnet_lite0"}[name], num_classes=n)
-    for module in made.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):  # so that a signal arrives at the end
-            torch.nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5)
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -99,20 +82,6 @@ def test_the_bench_takes_any_site_of_any_network(study):
         after = catalogue.network.see(subject.x[None], edits=edit).logits[0]
     assert torch.allclose(made["after"], after, atol=1e-3)
     assert not torch.allclose(made["after"], made["before"], atol=1e-6)
-
-
-def test_two_kinds_of_pictures_answer_alike(pictures, smoke_study):
-    for each in (pictures, smoke_study.pictures()):
-        assert {"image", "split", *each.levels} <= set(each.table)
-        assert set(each.table["split"]) == {"train", "val", "test"}
-        image = each.table["image"].iloc[0]
-        assert each.picture(image).mode == "RGB"
-        assert each.every(3).table["image"].tolist() == each.table["image"][::3].tolist()
-        assert each.every(3).fingerprint != each.fingerprint
-    covered = smoke_study.pictures().regions(image, (4, 5))
-    assert covered.shape == (4, 5, 12) and covered.sum() > 0 and (covered.sum(2) <= 1 + 1e-6).all()
-    assert pictures.levels == ("class",) and not pictures.region_names and pictures.scenes is None
-    assert len(smoke_study.pictures().region_names) == 12 and smoke_study.pictures().scenes is not None
 
 
 def test_nothing_asks_for_a_kind_of_network_or_data_set():

@@ -278,32 +278,16 @@ anonymous = lambda folder: 1
 '''
 
 
-@pytest.fixture
-def module(tmp_path, monkeypatch):
-    """A function that writes a module's source and loads it."""
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-
-    def load(source):
-        (tmp_path / "experiments_of_a_test.py").write_text(source)
-        importlib.invalidate_caches()
-        old = sys.modules.get("experiments_of_a_test")
-        return importlib.reload(old) if old else importlib.import_module("experiments_of_a_test")
-
-    yield load
-    sys.modules.pop("experiments_of_a_test", None)
-
-
-def test_a_source_digest_ignores_comments_docstrings_layout_and_failures_to_parse(module, monkeypatch):
-    digest = store.source_digest(module(SOURCE).make)
+def test_a_source_digest_ignores_comments_docstrings_layout_and_failures_to_parse(write_module, monkeypatch):
+    digest = store.source_digest(write_module(SOURCE).make)
     for old, new in (
         ("# how many", "# so many"), ("Make it.", "Make this."), ("About something.", "About nothing."),
         ("n + 1", "(n  +  1)"), ("return inner", "\n    # now\n    return inner"),
     ):  # fmt: skip
-        assert store.source_digest(module(SOURCE.replace(old, new)).make) == digest, new
+        assert store.source_digest(write_module(SOURCE.replace(old, new)).make) == digest, new
     for old, new in (("n + 1", "n + 2"), ("N = 1", "N = 2"), ("n=N", "n=1")):
-        assert store.source_digest(module(SOURCE.replace(old, new)).make) != digest, new
-    loaded, parse, failures = module(SOURCE), ast.parse, iter([SystemError("recursion depth mismatch")] * 3)
+        assert store.source_digest(write_module(SOURCE.replace(old, new)).make) != digest, new
+    loaded, parse, failures = write_module(SOURCE), ast.parse, iter([SystemError("recursion depth mismatch")] * 3)
 
     def failing(source, *more):
         if problem := next(failures, None):
@@ -342,8 +326,8 @@ def test_a_source_digest_is_of_a_whole_room(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_functions_outside_a_module_and_modules_that_changed_after_loading_are_refused(module, tmp_path):
-    make, path = module(SOURCE).make, tmp_path / "experiments_of_a_test.py"
+def test_functions_outside_a_module_and_modules_that_changed_after_loading_are_refused(write_module, tmp_path):
+    make, path = write_module(SOURCE).make, tmp_path / "experiments_of_a_test.py"
     path.write_text("# a comment\n" + SOURCE)
     store.source_digest(make)
     path.write_text(SOURCE.replace("n + 1", "n + 2"))
@@ -351,7 +335,7 @@ def test_functions_outside_a_module_and_modules_that_changed_after_loading_are_r
         store.source_digest(make)
     scope = {"__name__": "__main__"}
     exec("def of_a_notebook(folder): pass", scope)
-    loaded = module(SOURCE)
+    loaded = write_module(SOURCE)
     for function in (loaded.anonymous, partial(loaded.make), scope["of_a_notebook"], Settings, [].append, len, 3):
         with pytest.raises(ValueError, match="make must be a function of the package"):
             store.source_digest(function)
@@ -371,9 +355,7 @@ def test_atomic_writes_keep_the_old_file_when_they_fail(tmp_path, monkeypatch):
     assert os.listdir(path.parent) == ["table.parquet"] and pd.read_parquet(path)["a"].tolist() == [1, 2]
 
 
-def test_the_data_folder_is_the_checkouts_unless_the_environment_names_one(monkeypatch, tmp_path):
-    monkeypatch.setenv("AIRCRAFT_SAE_DATA_DIR", str(tmp_path))
-    assert store.data_folder() == tmp_path
+def test_the_data_folder_is_the_checkouts_unless_another_is_named(monkeypatch):
     monkeypatch.delenv("AIRCRAFT_SAE_DATA_DIR")
     data = store.data_folder()
     assert data.name == "data" and (data.parent / "pyproject.toml").is_file()

@@ -1,10 +1,7 @@
 """Training resumes to the same bits, stops when it diverges, and learns the same from half batches side by side."""
 
 import copy
-import json
-import signal
-import subprocess
-import sys
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -30,24 +27,6 @@ CFG = ClassifierConfig(
 CLASSES = ["F-16A", "F-16C", "Ан-2"]
 PER_SPLIT = {"train": 18, "val": 6, "test": 9}
 
-CHILD = """
-import os, signal, sys
-from pathlib import Path
-from aircraft_sae.networks import training
-from aircraft_sae.config import ClassifierConfig, from_dict
-from aircraft_sae.pictures import ImageFolder
-import json
-
-def step(self, *batch, whole=training.Run.train_step):
-    if self.step == 4:  # the second of three steps of the second epoch
-        os.kill(os.getpid(), signal.SIGKILL)
-    whole(self, *batch)
-
-training.Run.train_step = step
-config, data, folder = sys.argv[1:]
-training.train(Path(folder), from_dict(ClassifierConfig, json.loads(config)), ImageFolder.open(data))
-"""
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -70,16 +49,8 @@ def unbroken(data, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def made(unbroken):
-    return load(unbroken)
-
-
-def same_model(one, other):
-    return (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
-
-
-def test_training_learns_and_writes_what_loading_needs(unbroken, made, data):
+def test_training_learns_and_writes_what_loading_needs(unbroken, data):
+    made = load(unbroken)
     assert sorted(p.name for p in unbroken.iterdir()) == [
         "config.json", "history.csv", "model.safetensors", "predictions.parquet",
     ]  # fmt: skip
@@ -97,15 +68,8 @@ def test_training_learns_and_writes_what_loading_needs(unbroken, made, data):
     pd.testing.assert_frame_equal(predict(made, data, "test"), made.predictions)
 
 
-def test_a_run_killed_after_an_epoch_ends_in_the_same_bits(data, unbroken, tmp_path):
-    values = json.dumps(CFG.__dict__)
-    child = subprocess.run([sys.executable, "-c", CHILD, values, data.folder, tmp_path], check=False)
-    assert child.returncode == -signal.SIGKILL and (tmp_path / CHECKPOINT).is_file()
-    train(tmp_path, CFG, data)
-    assert same_model(tmp_path, unbroken)
-
-
-def test_a_run_stopped_inside_an_epoch_ends_in_the_same_bits(data, unbroken, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("seconds", "again"), [(-1, 4), (math.inf, 3)])  # saved at each step, or each epoch
+def test_a_run_stopped_inside_an_epoch_ends_in_the_same_bits(data, unbroken, tmp_path, monkeypatch, seconds, again):
     step, steps, seen = training.Run.train_step, [], {}
 
     def interrupted(self, *batch):
@@ -115,14 +79,14 @@ def test_a_run_stopped_inside_an_epoch_ends_in_the_same_bits(data, unbroken, tmp
             raise KeyboardInterrupt
         step(self, *batch)
 
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)
     monkeypatch.setattr(training.Run, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, CFG, data)
     train(tmp_path, CFG, data)
-    assert steps == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8]
+    assert steps == [*range(5), *range(again, 9)]
     assert seen[0] != seen[2] and sorted(seen[0]) == sorted(seen[2]) == [0] * 6 + [1] * 6 + [2] * 6  # shuffled anew
-    assert same_model(tmp_path, unbroken)
+    assert len({(folder / "model.safetensors").read_bytes() for folder in (tmp_path, unbroken)}) == 1
     history = [pd.read_csv(folder / "history.csv")["train_loss"] for folder in (tmp_path, unbroken)]
     pd.testing.assert_series_equal(*history)
 
@@ -186,16 +150,10 @@ def test_label_smoothing_precision_and_validation(data, tmp_path, monkeypatch):
     assert not training.Run(CFG, data, tmp_path).precision()._enabled
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes whole batches")
-def test_half_batches_side_by_side_learn_as_the_whole_batch(data, tmp_path, threads):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_half_batches_side_by_side_learn_as_the_whole_batch(data, tmp_path, set_threads, threads):
+    set_threads(threads)
     pictures, labels, learned = torch.randn(7, 3, 32, 32), torch.arange(7) % 3, []
     for n_parts in (1, 2):
         run = training.Run(replace(CFG, optimizer="adamw", mixed_precision=False), data, tmp_path)

@@ -65,17 +65,13 @@ def test_any_timm_cnn_is_built_checked_and_frozen(arch):
         freeze(torch.nn.Linear(2, 2), 1)
 
 
-@pytest.mark.parametrize(
-    ("arch", "message"),
-    [
-        ("convnext_atta", "did you mean .*convnext_atto"),
-        ("resnet_18", "did you mean .*resnet18"),
-        ("convnext_tiny.nope", r"did you mean .*convnext_tiny\.\w+"),
-    ],
-)
-def test_an_unknown_arch_is_refused_with_similar_ones(arch, message):
+SIMILAR = {"convnext_atta": "convnext_atto", "resnet_18": "resnet18", "convnext_tiny.nope": r"convnext_tiny\.\w+"}
+
+
+@pytest.mark.parametrize("arch", SIMILAR)
+def test_an_unknown_arch_is_refused_with_similar_ones(arch):
     for refuse in (lambda cfg: build(cfg, 3), check_weights):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"did you mean .*{SIMILAR[arch]}"):
             refuse(replace(CFG, arch=arch))
 
 

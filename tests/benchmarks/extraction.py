@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from functools import partial
+from timeit import timeit
 
 import numpy as np
 import torch
@@ -32,20 +32,13 @@ def forward(network: Network, pictures: Pictures) -> None:
         network.model(batch.to(network.device, non_blocking=True))
 
 
-def seconds(work) -> float:
-    """How long a call takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     """The command: both in turn, the order exchanged each round."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="hangar")
     parser.add_argument("--images", type=int, default=512, help="pictures; the first of the data set")
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     study = Study.open(given.preset)
     network, pictures = study.network(), study.pictures()
     pictures = pictures.subset(np.arange(min(given.images, len(pictures.table))), "first")
@@ -54,12 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     times = {"bare loop": [], "extract": []}
     for i in range(given.rounds):
         for name in list(times)[:: 1 if i % 2 == 0 else -1]:
-            if name == "extract":
-                with tempfile.TemporaryDirectory() as folder:
-                    run = partial(extract, folder, network, pictures, study.config.sites)
-                    times[name].append(seconds(run))
-            else:
-                times[name].append(seconds(partial(forward, network, pictures)))
+            with tempfile.TemporaryDirectory() as folder:
+                ours = partial(extract, folder, network, pictures, study.config.sites)
+                times[name].append(timeit(ours if name == "extract" else partial(forward, network, pictures), number=1))
     speeds = {name: n_images / statistics.median(values) for name, values in times.items()}
     print(f"{n_images} pictures of {network.size} pixels, sites {', '.join(study.config.sites)}, ", end="")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, median of {given.rounds}:")

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import torch
 
 from aircraft_sae.activations import Activations
@@ -307,15 +308,11 @@ def step(shape: Shape, rounds: int, threads: int) -> None:
     for name in [*OURS, *peers] if Path("/proc/self/clear_refs").exists() else []:
         with context.Pool(1, torch.set_num_threads, (threads,)) as process:
             memory[name] = process.apply(added_memory, (shape, name))
-    leanest = min((memory[name] for name in peers if name in memory), default=None)
-    ours = times["this project"]
-    rows = [("", "ms a step", "x product", "x this project", "MiB added", "x leanest peer")]
-    for name, value in times.items():
-        row = [name, f"{value:.1f}", f"{value / times[PRODUCT]:.2f}", f"{value / ours:.2f}"]
-        row += [f"{memory[name]:.0f}"] if name in memory else [""]
-        rows.append((*row, f"{memory[name] / leanest:.2f}" if name in memory and leanest else ""))
+    found = pd.DataFrame({"ms a step": times, "MiB added": pd.Series(memory, dtype=float)}).loc[list(times)]
+    found["x product"], found["x this project"] = (found["ms a step"] / times[of] for of in (PRODUCT, "this project"))
+    found["x leanest peer"] = found["MiB added"] / found["MiB added"].reindex(list(peers)).min()
     print(f"\nOne training step, {shape}, {threads} threads, torch {torch.__version__}, median of {rounds}:\n")
-    print(table(rows))
+    print(found.round(2).to_string(na_rep=""))
 
 
 class Cells:
@@ -395,28 +392,15 @@ def quality(folder: str, config: SAEConfig, n_cells: int, only: list[str], resul
         if key in kept:
             done[name, f"{rate:.2g}{' (default)' * default}"] = kept[key]
     ours = next((run for (name, _), run in done.items() if name == f"this project, {config.variant}"), None)
-    rows = [("", "learning rate", "test fvu", "l0", "seconds", "this project's to the same fvu", "share")]
+    rows = []
     for (name, rate), run in done.items():
-        row = (name, rate, f"{run['fvu']:.4f}", f"{run['l0']:.1f}", f"{run['seconds']:.1f}")
-        rows.append((*row, *(("", "") if name.startswith("this") else _overtaken(ours, run))))
+        row = {"": name, "learning rate": rate, "test fvu": run["fvu"], "l0": run["l0"], "seconds": run["seconds"]}
+        if ours and not name.startswith("this"):  # both fvus are of the same test cells
+            passed = next((seconds for _, seconds, fvu in ours["curve"] if fvu <= run["curve"][-1][2]), np.nan)
+            row |= {"this project's to the same fvu": passed, "share": passed / run["seconds"]}
+        rows.append(row)
     print(f"\n{n_cells:,} cells seen by each, {shape}, {threads} threads, torch {torch.__version__}:\n")
-    print(table(rows))
-
-
-def _overtaken(ours: dict | None, theirs: dict) -> tuple[str, str]:
-    """(seconds until this project passed the final fvu of `theirs`, as a share of theirs), on the same test cells."""
-    if ours is None:
-        return "", ""
-    passed = [seconds for _, seconds, fvu in ours["curve"] if fvu <= theirs["curve"][-1][2]]
-    return (f"{passed[0]:.1f}", f"{passed[0] / theirs['seconds']:.2f}") if passed else ("never", "")
-
-
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Markdown; the first row is the head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    lines = [f"| {line} |" for line in lines]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    print(pd.DataFrame(rows).round(4).to_string(index=False, na_rep=""))
 
 
 def main(arguments: list[str] | None = None) -> None:
