@@ -12,6 +12,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
+from threading import Thread
 
 import psutil
 
@@ -126,7 +127,7 @@ def execute(notebook, path: Path, environment: dict[str, str]) -> str:
         notebook,
         # with no folders to search, "python3" is this interpreter, whatever kernelspecs are installed
         km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[])),
-        timeout=None, record_timing=False, extra_arguments=["--log-level=40"],
+        timeout=None, record_timing=False, extra_arguments=["--log-level=40", "--ext=aircraft_sae.__main__"],
         resources={"metadata": {"path": str(path.parent)}}, on_cell_execute=begin,
     )  # fmt: skip
     package = str(Path(__file__).resolve().parents[1])  # for a checkout that is not installed
@@ -168,6 +169,18 @@ def _show(text: str) -> None:
         lines = ANSI.sub("", text).splitlines()
         text = "".join(f"{line.rstrip()}\n" for line in lines if line.strip())
     print(text, end="", file=sys.stderr, flush=True)
+
+
+def load_ipython_extension(shell) -> None:
+    """In a kernel: exit once the command is gone, whoever adopts the orphan (ipykernel only looks for process 1)."""
+    command = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == command:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _parser() -> argparse.ArgumentParser:

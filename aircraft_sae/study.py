@@ -27,7 +27,6 @@ from aircraft_sae.pictures.scenes import EDITS, VariedScenes, choose_scenes, var
 from aircraft_sae.sae import SparseAutoencoder, train_sae
 from aircraft_sae.store import say
 from aircraft_sae.studies.comparison import profile_network
-from aircraft_sae.studies.manipulation import segment
 
 OWN = ("main", "local")  # the config's own autoencoders
 N_BARS = 20  # null dictionaries; a claim has to beat the best features of 95 % of them
@@ -244,7 +243,7 @@ class Study:
         self, name: str, scenes: Sequence[str], *, edits: Sequence[str], most: int, parts: Sequence[str] | None = None,
         factors: Sequence[str] = (),
     ) -> VariedScenes:  # fmt: skip
-        """`vary_scenes`, as the hangar's pictures are rendered; parts: all by default."""
+        """`vary_scenes` at the hangar's size and supersampling; parts: all by default."""
         settings = {"factors": factors, "edits": edits, "parts": parts or self.pictures().region_names, "most": most}
         hangar = self.config.dataset.hangar
         settings |= {"size": hangar.size, "supersampling": hangar.supersampling}
@@ -313,11 +312,6 @@ class Study:
         inputs = {"acts": acts, "varied": self.activations(site, network, self.varied()), "pictures": pictures}
         inputs |= {"saes": saes, "random": random_dictionaries(next(iter(saes.values())), acts, (0, 1))}
         return self.stage(f"experiments/profile-{seen.name}-{site_folder(site)}", profile_network, {}, inputs)
-
-    def segmentation(self, like: str = "main") -> Path:
-        """`segment` at an autoencoder's site: the head that names what a cell shows."""
-        inputs = {"acts": self.activations(self.sae(like).cfg.site), "pictures": self.pictures()}
-        return self.stage(f"experiments/segmentation-{like}", segment, {}, inputs)
 
     def stage(self, name: str, make: Callable, settings: Mapping | None = None, inputs: Mapping | None = None) -> Path:
         """The folder that `make(folder, **inputs, **settings)` fills, now or in an earlier run.

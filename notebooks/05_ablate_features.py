@@ -87,7 +87,8 @@ print(f"{len(frozen)} claims to test: {frozen['chosen'].value_counts().to_dict()
 #
 # We take one feature of the network's end, the first of the best matches (on photographs: the first random one), and
 # the picture of half B in which it is strongest. We blur the patch under its peak. In the hangar, we also render the
-# scene without shadows, and then once more without the part that the feature matches.
+# scene without shadows, and then once more without the part that the feature matches (if the
+# scene shows enough of it).
 
 # %%
 candidates = frozen[frozen["chosen"] == ("part" if parts else "random")]
@@ -685,8 +686,8 @@ classes.sort_values("p").head(8)[facts].round(3)
 # %% [markdown]
 # ## Try it yourself
 #
-# The bench shows one picture, with sliders for its features and a brush that blurs cells. It needs a running kernel. A
-# set of features that flips a prediction need not have a meaning that a person would recognise.
+# The bench shows one picture, with sliders for its features and a brush that blurs cells. It needs a running kernel. If
+# a change flips the prediction, the features in it need not mean anything that a person would recognise.
 
 # %%
 bench = InterventionBench(study)

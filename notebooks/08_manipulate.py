@@ -70,7 +70,8 @@ saes = {"feature": sae, "untrained": study.nulls(LIKE)["untrained"].sae}
 # would score below 1. The column *right names* shows this ceiling.
 
 # %%
-segmentation = study.segmentation(LIKE)
+inputs = {"acts": acts, "pictures": pictures}
+segmentation = study.stage("experiments/segmentation-local", manipulation.segment, {}, inputs)
 head, scores = manipulation.CellHead.open(segmentation), manipulation.segmentation_scores(segmentation)
 right = (network.predictions["label"] == network.predictions["predicted"]).to_numpy()
 results |= scores | {"class_accuracy": with_interval(right, np.ones(len(right)))}
@@ -335,8 +336,8 @@ pair = ("Hauler 2", "Hauler 4") if "Hauler 4" in network.classes else tuple(netw
 finest, test = pictures.levels[0], pictures.rows("test")
 half_b = test["image"][halves(test[finest]) & (test[finest] == pair[0]).to_numpy()]
 scenes = pictures.scenes.set_index("image")["scene"][half_b].tolist()
-more = study.vary("edit-add", scenes, edits=["add"], parts=["engine"], most=len(scenes))
-added = removed | {"scenes": study.activations(sae.cfg.site, pictures=more)}
+extra = study.vary("edit-add", scenes, edits=["add"], parts=["engine"], most=len(scenes))
+added = removed | {"scenes": study.activations(sae.cfg.site, pictures=extra)}
 settings = {"dose": 2.0, "everywhere": False}
 folder = study.stage("experiments/knobs-added", manipulation.compare_edits, settings, added)
 engines = pd.read_parquet(folder / "logits.parquet")
@@ -442,12 +443,6 @@ text = f"""**Takeaway.** The correlation is {same["value"]:.2f}; the difference 
 {agreed["p"]["value"]:.1g}.) This p treats {len(active)} parts as independent; the number of different features among
 their knobs is {active["feature_id"].nunique()}. Left out: {left_out or "none"}."""
 display(Markdown(text))
-
-# %% [markdown]
-# ## Turn the knobs yourself
-#
-# The bench of notebook 06 shows the head's names beside each picture, before and after. Open a picture, move sliders,
-# and watch which cells change.
 
 # %% [markdown]
 # ## Takeaways

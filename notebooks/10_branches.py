@@ -428,7 +428,7 @@ wanted += [*(f"kappa/{a}-{b}" for a, b in combinations(BLOCKS, 2)), *(f"{block}/
 print("missing:", [name for name in wanted if name not in results])
 
 # %%
-path = study.record(NAME, results)
+_ = study.record(NAME, results)
 
 # %%
 shares = table.mean()

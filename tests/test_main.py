@@ -1,5 +1,6 @@
 """The command, on notebooks of a few lines."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -235,12 +236,20 @@ def test_ctrl_c_between_two_notebooks_is_heard(notebooks, after):
     assert process.returncode == 130 and "Interrupted." in said and "Traceback" not in said, said
 
 
-def test_a_kernel_ends_with_a_killed_command(notebooks):
+@pytest.mark.parametrize("adopted", [False, sys.platform == "linux"], ids=["by process 1", "by another"])
+def test_a_kernel_ends_with_a_killed_command(notebooks, adopted):
+    """Whether process 1 adopts the orphan or another process does, as in a desktop session."""
     process = run_apart(notebooks(**{"01_slow": SLOW}))
     kernel = kernel_of(process)
+    if adopted:
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
     process.kill()
     process.communicate()
-    assert psutil.wait_procs([kernel], 20)[0], "it lives on"
+    try:
+        assert psutil.wait_procs([kernel], 20)[0], "it lives on"
+    finally:
+        if adopted:
+            ctypes.CDLL(None).prctl(36, 0)
 
 
 def test_each_notebook_has_a_clean_kernel_in_its_folder(notebooks, tmp_path, monkeypatch):

@@ -180,7 +180,9 @@ def test_agreement_tells_own_parts_from_others():
 def test_scene_edits_beside_knobs(smoke_study, tmp_path):
     """Against the network on the rendered scenes, a hook in the network, masks by hand, and knobs of no strength."""
     study, site, out = smoke_study, smoke_study.config.local.site, tmp_path / "compared"
-    segmentation, acts = study.segmentation("local"), study.activations(site)
+    acts = study.activations(site)
+    given = {"acts": acts, "pictures": study.pictures()}
+    segmentation = study.stage("experiments/segmentation-local", manipulation.segment, {}, given)
     sae, scenes = study.sae("local"), study.activations(site, pictures=study.removals())
     head, given = CellHead.open(segmentation), {"segmentation": segmentation, "acts": acts}
     for folder in (tmp_path / "knobs", tmp_path / "silent", out):

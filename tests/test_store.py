@@ -311,6 +311,11 @@ def test_a_source_digest_is_of_a_whole_room(tmp_path, monkeypatch):
     def digests():
         return [store.source_digest(importlib.reload(module).make) for module in modules]
 
+    store.source_digest(modules[0].make)
+    (room / "deeper" / "b.py").write_text(f"{SOURCE}\nM = 0")
+    with pytest.raises(ValueError, match="restart the kernel"):  # it was loaded when the first one was asked for
+        store.source_digest(modules[1].make)
+    (room / "deeper" / "b.py").write_text(SOURCE)
     before = digests()
     assert before[0] == before[1] != before[2]
     (room / "._a.py").write_bytes(b"hidden")

@@ -68,6 +68,13 @@ def test_training_learns_and_writes_what_loading_needs(unbroken, data):
     pd.testing.assert_frame_equal(predict(made, data, "test"), made.predictions)
 
 
+def test_a_subclass_may_have_a_loss_of_its_own(data, tmp_path, monkeypatch):
+    """As in data/weights/pretrain.py."""
+    monkeypatch.setattr(training.Run, "loss", lambda *_: {}["its own"])
+    with pytest.raises(KeyError, match="its own"):
+        train(tmp_path, CFG, data)
+
+
 @pytest.mark.parametrize(("seconds", "again"), [(-1, 4), (math.inf, 3)])  # saved at each step, or each epoch
 def test_a_run_stopped_inside_an_epoch_ends_in_the_same_bits(data, unbroken, tmp_path, monkeypatch, seconds, again):
     step, steps, seen = training.Run.train_step, [], {}

@@ -14,7 +14,7 @@ from aircraft_sae.sae import SparseAutoencoder
 
 @dataclass
 class Responses:
-    """What edits do to features j in pictures n, which are scenes s and their edits, for parts p.
+    """What edits do to features j. The pictures n are scenes s and their edits; p are parts.
 
     edits: number (of the scene's picture), part, changed (pixels), and as the table's index the number of the edit's
     picture; maxima: (n, j) image maxima; shows: (s, rows, columns, p) bool, the cells that show a part

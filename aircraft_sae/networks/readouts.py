@@ -49,6 +49,7 @@ class PooledReadout:
 
 def find_readout(network, site: str) -> PooledReadout | None:
     """The closed form from the mean over a site's cells, if forward passes of random acts agree with it; else None."""
+    # 10: large, so that neither eps nor a bias hides a difference
     acts = 10 * torch.randn(4, *network.shape(site), generator=torch.Generator().manual_seed(0))
     x, mean = torch.zeros(4, 3, network.size, network.size), acts.mean((1, 2))
     logits, others = (network.see(each, given={site: acts}).logits for each in (x, x + 1))

@@ -153,10 +153,8 @@ class Run(checkpoint.Training):
 
         def learn(part: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, int, tuple[torch.Tensor, ...]]:
             shown, wanted = part
-            with self.precision():
-                logits = self.model(shown).float()
-            loss = cross_entropy(logits, wanted, label_smoothing=self.cfg.label_smoothing) * len(wanted) / len(labels)
-            hits = (logits.argmax(1) == wanted).sum().item()
+            loss, logits = self.loss(shown, wanted)
+            loss, hits = loss * len(wanted) / len(labels), (logits.argmax(1) == wanted).sum().item()
             return loss.item(), hits, torch.autograd.grad(loss, self.learned, materialize_grads=True)
 
         parts = zip(pictures.chunk(self.n_parts), labels.chunk(self.n_parts), strict=True)
@@ -171,6 +169,12 @@ class Run(checkpoint.Training):
         self.ema.update(self.model, step=self.step)
         self.sums["loss"] += loss * len(labels)
         self.sums["hits"] += sum(hits)
+
+    def loss(self, pictures: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(training loss, logits (n, classes)) of pictures (n, 3, size, size); data/weights/pretrain.py adds to it."""
+        with self.precision():
+            logits = self.model(pictures).float()
+        return cross_entropy(logits, labels, label_smoothing=self.cfg.label_smoothing), logits
 
     def validate(self, size: int) -> tuple[float, float]:
         """(cross-entropy, top-1 accuracy) of the averaged weights on the validation split; nan without one."""

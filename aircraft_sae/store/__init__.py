@@ -2,7 +2,7 @@
 
 # ruff: noqa: I001
 from aircraft_sae.store.files import (
-    ENTRY, META, REPLACED, check_room, data_folder, digest, entries, make_parents, read_json, sha256, shipped,
+    ENTRY, META, check_room, data_folder, digest, entries, make_parents, read_json, sha256, shipped,
     source_digest, write_array, write_json, write_parquet, write_text, write_whole,
 )  # fmt: skip
-from aircraft_sae.store.stages import PROGRESS, Stage, load_meta, make_stage, say, stage_metas, watched
+from aircraft_sae.store.stages import PROGRESS, REPLACED, Stage, load_meta, make_stage, say, stage_metas, watched

@@ -23,7 +23,6 @@ import numpy as np
 
 META = "meta.json"  # the facts of a finished stage, in its folder
 ENTRY = ("value", "low", "high", "n")
-REPLACED = "was removed, or made anew by another study of the same name: open this one again, and rename one of them"
 _PARSING = threading.Lock()
 
 
@@ -157,7 +156,7 @@ def digest(value: Any) -> str:
 def source_digest(function: Callable) -> str:
     """16 hex digits for the sources of a function's room, without comments, docstrings and layout.
 
-    A room is what the first two names of a module lead to: all modules below aircraft_sae.features, say, or one file.
+    A room is all modules of aircraft_sae.features, for example, or the one file of aircraft_sae.metrics.
     Raises: ValueError for a function outside a module (a notebook's, a lambda, …), or a source changed since import.
     """
     name, module = getattr(function, "__qualname__", repr(function)), inspect.getmodule(function)
@@ -169,8 +168,11 @@ def source_digest(function: Callable) -> str:
         files = [file for folder in folders for file in sorted(glob(f"{escape(folder)}/**/*.py", recursive=True))]
     with _PARSING:
         now = digest([_without_words(Path(file).read_bytes()) for file in files])
+    for loaded, each in list(sys.modules.items()):
+        if f"{loaded}.".startswith(f"{room}.") and each.__spec__:
+            vars(each.__spec__).setdefault("source_digest", now)
     # else results of the loaded code would be filed under the new code; a reload makes a new spec
-    if vars(module.__spec__).setdefault("source_digest", now) != now:
+    if vars(module.__spec__)["source_digest"] != now:
         raise ValueError(f"the source of {room} was changed after it was loaded: restart the kernel")
     return now
 

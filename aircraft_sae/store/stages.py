@@ -24,18 +24,10 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from aircraft_sae.store.files import (
-    META,
-    REPLACED,
-    digest,
-    full_disk_named,
-    make_parents,
-    read_json,
-    sha256,
-    write_json,
-)
+from aircraft_sae.store.files import META, digest, full_disk_named, make_parents, read_json, sha256, write_json
 
 PROGRESS = ".making.json"  # in a partial folder: its fingerprint, seconds and peak memory so far
+REPLACED = "was removed, or made anew by another study of the same name: open this one again, and rename one of them"
 HEARTBEAT = 3.0  # seconds between two samples of time and memory, each of which takes 50 ms
 
 

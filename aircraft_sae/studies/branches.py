@@ -221,9 +221,9 @@ def agreement_across_blocks(first: csr_array, second: csr_array, homes: Sequence
     often = [np.flatnonzero((each > 0).sum(axis=0) >= fewest) for each in (first, second)]
     first, second = (_standardised(each[:, own]) for each, own in zip((first, second), often, strict=True))
     shifted = np.roll(second, len(second) // 2, axis=0)
+    chance = np.quantile((first.T @ shifted).max(1), BEYOND)  # before the next product: each takes 340 MB
     correlation = first.T @ second
-    partner, best = correlation.argmax(1), correlation.max(1)
-    matched = best > np.quantile((first.T @ shifted).max(1), BEYOND)
+    partner, matched = correlation.argmax(1), correlation.max(1) > chance
     if not matched.any():
         return {"kappa": point(0.0, 0), "permuted": point(0.0, 0), "p": 1.0, "matched": 0.0}
     kinds, shared = np.unique(np.concatenate(homes)), np.unique(partner[matched], return_inverse=True)[1]

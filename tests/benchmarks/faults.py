@@ -41,13 +41,18 @@ LIMIT = 120
 
 def run_stages(data_dir, stages=STAGES, changes=()):
     """In a child: make or load the study's stages in order."""
+    from aircraft_sae.studies.manipulation import segment
     from aircraft_sae.study import Study
+
+    def segmented():
+        inputs = {"acts": study.activations(), "pictures": study.pictures()}
+        study.stage("experiments/segmentation-main", segment, {}, inputs)
 
     study = Study.open(change(preset("smoke"), **dict(changes)), data_dir=data_dir)
     made = {"dataset": study.pictures, "networks/trained": study.network, "activations/trained": study.activations,
             "sae/main": study.sae, "features/main": study.features,
             "experiments/edit-remove": partial(study.removals, 1),
-            "experiments/segmentation-main": study.segmentation}  # fmt: skip
+            "experiments/segmentation-main": segmented}  # fmt: skip
     for stage in stages:
         made[stage]()
 

@@ -185,6 +185,7 @@ class Catalogue:
             raise ValueError(f"{one} and {two} have too few test pictures for two halves")
         return _records(tell_apart(self.trial, pair, n))
 
+    @lru_cache(maxsize=4096)  # noqa: B019 a catalogue lives as long as its kernel; each takes about 6 kB
     def thumbnail(self, row: int) -> bytes:
         """A picture as JPEG, TILE pixels square, as the network sees it; ValueError for an unknown row."""
         return as_jpeg(self.picture(row), TILE)
