@@ -632,7 +632,7 @@ def test_a_second_browser_starts_as_the_first_and_then_goes_its_own_way(page, ca
     app(page).get_by_label("close-ups").check()
     drawn(page, "gallery")
     now = """(root) => [root.dataset.feature, root.dataset.picture, root.dataset.entrance,
-      [...root.querySelectorAll('.panes select, .panes input')].map((each) => [
+      [...root.querySelectorAll('.panes select, .panes input')].filter((each) => each.checkVisibility()).map((each) => [
         each.ariaLabel || each.labels[0]?.innerText, each.type === 'checkbox' ? each.checked : each.value]),
       root.querySelector('.pager span').innerText.split(' of ')[1]]"""
     wanted, first = app(page).evaluate(now), app(page).first

@@ -18,6 +18,7 @@ from aircraft_sae.networks import predict
 from aircraft_sae.study import Study
 
 TRAINED = "networks/trained"
+UNFINISHED = shutil.ignore_patterns("*.partial", "experiments", "features", "sae")  # others may be making these
 
 
 def test_smoke_chain_is_made_once_and_then_loaded(smoke_study):
@@ -30,7 +31,7 @@ def test_smoke_chain_is_made_once_and_then_loaded(smoke_study):
 
 
 def test_a_changed_classifier_leaves_the_data_and_trains_again(smoke_study, tmp_path):
-    shutil.copytree(smoke_study.folder, tmp_path / "runs" / "smoke")
+    shutil.copytree(smoke_study.folder, tmp_path / "runs" / "smoke", ignore=UNFINISHED)
     changed = config.change(smoke_study.config, **{"classifier.epochs": (1,), "classifier.level": "family"})
     other = Study.open(changed, data_dir=tmp_path)
     assert len(other.network().history) == 1 and other.network().classes == other.pictures().classes("family")
@@ -39,7 +40,7 @@ def test_a_changed_classifier_leaves_the_data_and_trains_again(smoke_study, tmp_
 
 def test_two_configs_of_one_name_do_not_mix(smoke_study, tmp_path):
     for name in ("both", "alone"):
-        shutil.copytree(smoke_study.folder, tmp_path / name / "runs" / "smoke")
+        shutil.copytree(smoke_study.folder, tmp_path / name / "runs" / "smoke", ignore=UNFINISHED)
     one, alone = (Study.open("smoke", data_dir=tmp_path / name) for name in ("both", "alone"))
     acts = one.activations()
     other = config.change(smoke_study.config, **{"classifier.seed": 1, "classifier.epochs": (1,)})
@@ -51,7 +52,7 @@ def test_two_configs_of_one_name_do_not_mix(smoke_study, tmp_path):
 
 
 def test_pictures_that_another_config_rendered_anew_are_refused(smoke_study, tmp_path, monkeypatch):
-    shutil.copytree(smoke_study.folder, tmp_path / "runs" / "smoke", ignore=shutil.ignore_patterns("activations"))
+    shutil.copytree(smoke_study.folder, tmp_path / "runs" / "smoke", ignore=shutil.ignore_patterns("act*", "*.partial"))
     one = Study.open("smoke", data_dir=tmp_path)
     one.network()
     other = Study.open(config.change(smoke_study.config, **{"dataset.hangar.seed": 1}), data_dir=tmp_path)
