@@ -22,7 +22,7 @@
 #
 # **Reads** what the earlier notebooks made. **Writes** your labels to `data/runs/<preset>/labels.csv` at every change.
 #
-# **Runtime**: half a minute at first, then 15 seconds. The widgets need a running kernel; without one, a gallery
+# **Runtime**: ten seconds. The widgets need a running kernel; without one, a gallery
 # of this run stands in for the browser.
 
 # %%

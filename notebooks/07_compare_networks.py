@@ -26,7 +26,7 @@
 # (`data/runs/<preset>/experiments/varied`), the activations, autoencoders and profiles of each network, and the numbers
 # in `data/runs/<preset>/results/07_compare_networks.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: twelve minutes the first time, two minutes after that.
+# **Runtime** with the default preset on 2 CPU cores: thirteen minutes the first time, two minutes after that.
 
 # %%
 # %matplotlib inline

@@ -26,7 +26,7 @@
 # `…/tuning-<network>-<site>`, the cells and autoencoders of each site, and the numbers in
 # `data/runs/<preset>/results/09_curves.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: six minutes the first time, one minute after that.
+# **Runtime** with the default preset on 2 CPU cores: five minutes the first time, one minute after that.
 
 # %%
 # %matplotlib inline

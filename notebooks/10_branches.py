@@ -26,7 +26,7 @@
 # **Reads** the data set of notebook 01. **Writes** the cells and autoencoders of each block,
 # `data/runs/<preset>/experiments/blocks-<network>`, and the numbers in `data/runs/<preset>/results/10_branches.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: eight minutes the first time, three minutes after that.
+# **Runtime** with the default preset on 2 CPU cores: ten minutes the first time, up to four after that.
 
 # %%
 # %matplotlib inline
