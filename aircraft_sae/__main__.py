@@ -224,6 +224,8 @@ def main(arguments: list[str] | None = None) -> int:
         asked = asked or {number for number in notebooks if options.all or number <= MAIN}
         if unknown := sorted(asked - set(notebooks)):
             raise ValueError(f"no notebook {', '.join(unknown)}: there are {', '.join(notebooks)}")
+        if options.network and not asked & {"09", "10"}:
+            raise ValueError(f"--network is for notebooks 09 and 10: add run 09, run 10 or --all to {options.network}")
     except ValueError as error:
         parser.error(str(error))
     folder = data_dir / "runs" / name

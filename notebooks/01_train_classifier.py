@@ -22,8 +22,8 @@
 # 04 asks what the features show; 05 tests whether they do what they seem to do; and 06 lets you look for yourself.
 # Before we look inside a network, we have to know how good it is, and at what.
 #
-# **Reads** only the settings below. The default preset renders its own pictures, the *hangar*; other presets read
-# photographs in FGVC-Aircraft layout. **Writes** `data/runs/<preset>/dataset` and `…/networks/trained`, the numbers in
+# **Reads** only the settings below. The default preset renders its own pictures, the *hangar*; the presets `photos` and
+# `fgvc` read photographs. **Writes** `data/runs/<preset>/dataset` and `…/networks/trained`, the numbers in
 # `data/runs/<preset>/results/01_train_classifier.json`, and a contact sheet of rendered aircraft.
 #
 # **Runtime** with the default preset on 2 CPU cores: five minutes the first time, a quarter of a minute after that.
@@ -231,7 +231,8 @@ display(Markdown(text.replace("_", " ")))
 #
 # Later notebooks remove a part and record how the network responds. The response says something about the part only if
 # nothing else in the picture changes. Below, one scene is edited in three ways; orange marks every pixel whose colour
-# changed at all. (`tests/test_hangar.py` checks for every part that an edit changes that part's pixels and no others.)
+# changed at all. (`tests/test_hangar.py` checks for every part that removing it changes that part's pixels and no
+# others.)
 
 # %%
 edits = {}
@@ -438,8 +439,8 @@ lines = [
     *(f"At {name} level it is {accuracy[name]}." for name in levels[1:]),
 ]
 if "test/share_of_mistakes_within_family" in final:
-    within = in_words(final["test/share_of_mistakes_within_family"], unit="mistakes")
-    lines += [f"Mistakes stay within the family in {within} of the cases."]
+    within = in_words(final["test/share_of_mistakes_within_family"])
+    lines += [f"{within} of the mistakes stay within the family."]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 
 # %% [markdown]

@@ -245,11 +245,11 @@ for site, seen in aircraft.items():
         pair = (d * mask).sum((1, 2)) / mask.sum((1, 2)), (d * ~mask).sum((1, 2)) / (~mask).sum((1, 2))
         results[f"{site}/aircraft/{name}"] = with_interval(*pair)
     ratio, null = (results[f"{site}/aircraft/{name}"] for name in ("ratio", "null"))
-    lines += [f"{in_words(ratio, percent=False)} times as far from the mean at {site} (null: {null['value']:.2f})"]
+    lines += [f"{in_words(ratio, percent=False)} times as far at {site} (null: {null['value']:.2f})"]
     assert ratio["value"] >= promised["aircraft"] and (not promised["aircraft"] or ratio["low"] > null["high"])
 
 # %%
-text = f"**Takeaway.** Compared with other cells, cells that show aircraft lie {' and '.join(lines)}."
+text = f"**Takeaway.** Cells that show aircraft lie further from the mean than other cells: {' and '.join(lines)}."
 display(Markdown(text if data.region_names else NO_MASKS))
 assert all(np.isfinite(d).all() and d.min() >= 0 for d in distance.values())
 
@@ -272,8 +272,8 @@ for site in sites:
 
 # %%
 if data.region_names:
-    near, null = (in_words(final[f"{deep}/aircraft/{name}"], percent=False) for name in ("ratio", "null"))
-    lines += [f"At {deep}, cells with aircraft are {near} times as far from the mean as others (null: {null})."]
+    near, null = in_words(final[f"{deep}/aircraft/ratio"], percent=False), number[f"{deep}/aircraft/null"]
+    lines += [f"At {deep}, cells with aircraft are {near} times as far from the mean as others (null: {null:.2f})."]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 
 # %% [markdown]

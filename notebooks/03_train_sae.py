@@ -101,8 +101,10 @@ display(plots.titled(figure, "Does training settle, and do features stay alive?"
 seconds = history["seconds"].sum()
 results |= {"d_in": acts.d_in, "d_sae": sae.d_sae, "k": config.k, "n_cells": int(history["n_cells"].iloc[-1])}
 results |= {"train_seconds": seconds, "cells_per_second": results["n_cells"] / seconds}
+fvu, dead = history["fvu"], history["dead_share"].iloc[-1]
 text = f"""**Takeaway.** After {results["n_cells"]:,} cells and {seconds:.0f} s, the autoencoder leaves
-{history["fvu"].iloc[-1]:.1%} of the variance of its training cells unexplained."""
+{fvu.iloc[-1]:.1%} of the variance of its training cells unexplained (halfway: {fvu.iloc[len(fvu) // 2]:.1%}).
+{dead:.1%} of its features are dead."""
 display(Markdown(text))
 assert history["fvu"].iloc[-1] < history["fvu"].iloc[0]
 
@@ -268,7 +270,7 @@ gain = explained["trained network"]["value"] - explained["permuted weights"]["va
 results["control/gain"] = gain
 of_trained, of_permuted = (in_words(explained[name]) for name in ("trained network", "permuted weights"))
 text = f"""**Takeaway.** One autoencoder explains {of_trained} of the trained network's variance; another explains
-{of_permuted} of the permuted network's. A share that both reach cannot be credited to the network's learning."""
+{of_permuted} of the permuted network's. So a large share alone is no evidence that the network learned something."""
 display(Markdown(text))
 assert len({entry["n"] for entry in explained.values()}) == 1 and np.isfinite(gain)
 
@@ -426,18 +428,19 @@ table["chance"] = ["", f"{results['seed_chance_cosine']:.2f}", "0"]
 
 # %% [markdown]
 # How far has training moved features from their random start? Here frequent and rare features are shown separately. A
-# feature that is closer to its own start than to any partner may simply have been trained too little:
+# feature that is closer to its own start than to its partner may simply have been trained too little:
 
 # %%
 display(table)
 
 # %%
 least, most = spread["explained_variance"].min(), spread["explained_variance"].max()
+rare = [results[f"{name}_cosine/at most 1%"][0] for name in ("seed", "start")]
 text = f"""**Takeaway.** Explained variance varies between seeds ({least:.1%} to {most:.1%}, 3 seeds). Matched features
 have a mean cosine of {results["seed_matched_cosine"]:.2f}; chance gives {results["seed_chance_cosine"]:.2f}. The
 agreement is {results["seed_agreement"][0]:.2f} (3 pairs of seeds: {results["seed_agreement"][1]:.2f} to
-{results["seed_agreement"][2]:.2f}). {results["seed_share_above_0.7"]:.0%} of the features have a partner with a cosine
-above 0.7 (chance: {results["seed_share_above_0.7_chance"]:.0%})."""
+{results["seed_agreement"][2]:.2f}). Features active in at most 1% of the cells have a mean cosine of {rare[0]:.2f}
+with their partners, and of {rare[1]:.2f} with their own random start."""
 display(Markdown(text))
 assert results["seed_agreement"][0] > -0.1 and most - least < 0.1
 
@@ -502,7 +505,7 @@ lines = [
     {number["baseline/decoder stays random/explained_variance"]:.1%}. The best baseline with no more terms a cell
     ({best["name"]}) explains {best["explained_variance"]:.1%}.""",
     f"""The method explains {trained:.1%} of the trained network's variance, and {permuted:.1%} of the variance of a
-    network with permuted weights. A share that both reach cannot be credited to the network's learning.""",
+    network with permuted weights. So a large share alone is no evidence that the network learned something.""",
 ]
 
 # %%

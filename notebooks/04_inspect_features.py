@@ -106,8 +106,8 @@ plots.titled(figure, "What do the best local features show?")
 
 # %% [markdown]
 # Next, the *main* autoencoder, at the network's end. There, cells are twice as wide, and each sees nearly the whole
-# picture. Where one feature is the best match of two parts, its row appears twice. (We save the five best rows for the
-# README.)
+# picture. Where one feature is the best match of several parts, its row is repeated. (We save the five best rows for
+# the README.)
 
 # %%
 figure = patches_figure(indexes["main"], pictures, best_of["main"], rows_b)
@@ -520,8 +520,8 @@ if parts:
     most, silent = kinds_of.index[0], results["no_part/share"]
     own, other = (results[f"no_part/median_explained{end}"][0] for end in ("", "/random"))
     text = f"""**Takeaway.** {silent[0]:.0%} of the local features are active and claim no part (n = {silent[3]:,}). The
-    best factor is most often the {most} ({kinds_of[most]:.0%} of the features). For the median feature, the best factor
-    explains {own:.0%} of the variance (random directions: {other:.0%}).
+    best factor is most often the {most}. For the median feature, the best factor explains {own:.0%} of the variance
+    (random directions: {other:.0%}).
     {results["no_part/explained_above_chance"][0]:.0%} of the features lie above the 95th percentile of shuffled
     pictures (random directions: {results["no_part/explained_above_chance/random"][0]:.0%}; chance: 5%)."""
 display(Markdown(text))
@@ -557,7 +557,8 @@ for (name, maps), (i, way) in product(local.items(), enumerate(("vertical", "hor
         found = [np.corrcoef(each[:-1].ravel(), each[1:].ravel())[0, 1] for each in turned]
     rows[name].append(np.nanmedian(found))
     results[f"neighbour_correlation/{name}/{way}"] = (float(rows[name][-1]), None, None, len(found))
-display(pd.DataFrame(rows, index=["one above the other", "side by side"]).T.round(2))
+shown = {name if "/" in name else f"{LIKES['main']}/{name}": each for name, each in rows.items()}
+display(pd.DataFrame(shown, index=["one above the other", "side by side"]).T.round(2))
 
 # %%
 near = rows[f"{LIKES['local']}/features"]
@@ -649,8 +650,9 @@ plots.titled(figure, "Does another seed find the same features?")
 
 # %%
 random, chance = (in_words(entries[name], percent=False) for name in ("random", "chance: random, with random mixtures"))
-text = f"""**Takeaway.** A random feature's lowest cosine with its partners is {random} on average; chance gives
-{chance}. {results["seed_match_0.7"][0]:.1%} of all features reach 0.7 in both other seeds (chance:
+of_parts = f" (best matches: {each['value']:.2f})" if (each := entries.get("several best matches of each part")) else ""
+text = f"""**Takeaway.** A random feature's lowest cosine with its partners is {random} on average{of_parts}; chance
+gives {chance}. {results["seed_match_0.7"][0]:.1%} of all features reach 0.7 in both other seeds (chance:
 {results["seed_match_0.7_chance"][0]:.1%})."""
 display(Markdown(text))
 
@@ -723,8 +725,8 @@ value = {name: entry["value"] for name, entry in final.items()}
 lines = []
 if "blind_named_right" in value:
     lines += [
-        f"""Judging by looks, raters correctly named {value["blind_named_right"]} of 12 rows of patches for the trained
-        autoencoder, and {value["blind_named_right_null"]} of 12 for an untrained one."""
+        f"""Judging by looks, one rater correctly named {value["blind_named_right"]} of 12 rows of an earlier run's
+        local autoencoder; another, {value["blind_named_right_null"]} of 12 rows of an untrained one."""
     ]
 
 # %%
@@ -732,8 +734,8 @@ for like, site in LIKES.items() if parts else ():
     before, guess = "local/" * (like == "local"), "guess/outline, place, class/mean_part_ap"
     lines += [
         f"""At {site} the best features find parts with a mean AP of {value[f"{before}mean_part_ap"]:.2f}; the best null
-        reaches {means[like].max():.2f}, a guess {value[f"{before}{guess}"]:.2f}, and a fitted probe
-        {value[f"{before}probe/mean_part_ap"]:.2f}."""
+        of each part reaches {kinds[like]["best null"].mean():.2f}, a guess {value[f"{before}{guess}"]:.2f}, and a
+        fitted probe {value[f"{before}probe/mean_part_ap"]:.2f}."""
     ]
 
 # %%

@@ -17,10 +17,10 @@
 # **Question.** Do features do what they seem to do?
 #
 # Why care: "feature 12 detects propellers" is easy to say. It should mean that the feature tells propellers from their
-# surroundings, grows weaker when the propeller is gone, has a counterpart in other seeds, and does all this better than
-# a direction that learned nothing. This notebook intervenes in three ways. *Scene edits* take a part off the aircraft
-# and render the scene again. *Blurring* removes detail under a feature's peak. *Suppression* removes the feature from
-# the activations and asks what the classifier loses. Each has its own controls. Beside the best features, we report how
+# surroundings better than a direction that learned nothing, grows weaker when the propeller is gone, and has a
+# counterpart in other seeds. This notebook intervenes in three ways. *Scene edits* take a part off the aircraft and
+# render the scene again. *Blurring* removes detail under a feature's peak. *Suppression* removes the feature from the
+# activations and asks what the classifier loses. Each has its own controls. Beside the best features, we report how
 # many *random* features pass.
 #
 # **Reads** the features of notebook 04. **Writes** `data/runs/<preset>/experiments/<name>`, the activations of scenes
@@ -117,7 +117,7 @@ maps, logit, top = codes[..., feature_id].numpy(), seen.logits[:, label], float(
 heated = [plots.heat(network.as_picture(each), heat, top) for each, heat in zip(versions.values(), maps, strict=True)]
 shown = zip(versions, maps, logit, strict=True)
 captions = [f"{name}: feature {heat.max():.2f}, logit {each:.2f}" for name, heat, each in shown]
-plots.titled(plots.picture_grid([heated], [captions]), "What do the interventions do to one feature?")
+plots.titled(plots.picture_grid([heated], [captions]), "What do blurring and removal do to one feature?")
 
 # %% [markdown]
 # We chose this feature and picture because the activation is strong, so what it loses here is no measure of what
@@ -126,10 +126,11 @@ plots.titled(plots.picture_grid([heated], [captions]), "What do the intervention
 # %% [markdown]
 # ## How far does the best feature of each part get?
 #
-# A claim can climb four tiers, each of which also demands everything below it. The nulls are four dictionaries that
-# learned nothing from the trained network: random directions, an untrained autoencoder, one whose decoder stays random,
-# and one trained on the permuted network (the last two with the short training of notebook 03). *A null's best* is its
-# feature for the part, chosen by the same rule. All tests are at q < 0.05 (Benjamini-Hochberg).
+# A claim can climb four tiers, each of which also demands everything below it. The nulls are four dictionaries whose
+# directions were not learned from this network: random directions (with the covariance of its cells), an untrained
+# autoencoder, one whose decoder stays random, and one trained on the permuted network (the last two with the short
+# training of notebook 03). *A null's best* is its feature for the part, chosen by the same rule. All tests are at q <
+# 0.05 (Benjamini-Hochberg).
 #
 # 1. *Suggestive*: the feature's average precision (AP) is above that of every null's best, and above its own AP when
 #    each picture's masks are swapped for those of another picture of the same class.
@@ -141,9 +142,9 @@ plots.titled(plots.picture_grid([heated], [captions]), "What do the intervention
 # 4. *Replicated*: in each of two other seeds, the part's best feature reaches tier 3, too. (It need not be the same
 #    feature. Notebook 04 asks how many features recur.)
 #
-# Notebook 04 had two more nulls, the network's channels and its principal components. Channels are what the network
-# learned, and components are fitted to it, so neither counts here as a dictionary that learned nothing. For some parts
-# their AP in notebook 04 is above that of the four nulls used here: with them among the nulls, fewer parts might pass.
+# Notebook 04 had two more nulls, the network's channels and its principal components. Neither is used here: channels
+# are what the network learned, and components are the directions in which its cells vary most. For some parts their AP
+# in notebook 04 is above that of the four nulls used here: with them among the nulls, fewer parts might pass.
 
 # %%
 judged, removals = {}, study.removals() if editable else None
@@ -383,7 +384,7 @@ sized = {name: float(paired[name].median()) for name in ("feature", "random dire
 results |= {f"suppress/{name}/median_abs_specificity": point(value, len(paired)) for name, value in sized.items()}
 text = f"""**Takeaway.** Suppressing the median feature moves the true class's logit, relative to the others, by
 {sized["feature"]:.4f}, a random direction by {sized["random direction"]:.4f}, and the partner's direction by
-{sized["feature of like density"]:.4f} ({len(paired)} features, n = {in_b.sum()} pictures).
+{sized["feature of like density"]:.4f} ({len(paired)} features, each where it is active in half B).
 {in_words(results["share_beyond_control_95"], unit="features")} of the random features have a larger effect than 95% of
 random directions of their own length (chance: 5%)."""
 display(Markdown(text))
@@ -424,7 +425,7 @@ if len(tail):
         results |= {f"suppress/tail/{of}/{name}": with_interval(each[name], np.ones(len(each))) for name in each}
     logit_ = [in_words(results[f"suppress/tail/{of}/logit"], percent=False) for of in sizes_]
     points_ = [100 * results[f"suppress/tail/{of}/confidence"]["value"] for of in sizes_]
-    text = f"""**Takeaway.** The strongest features change the true class's logit by {logit_[0]} where they are
+    text = f"""**Takeaway.** The strongest features change the true class's logit itself by {logit_[0]} where they are
     strongest, and its probability by {points_[0]:.0f} percentage points. The strongest random directions change them by
     {logit_[1]} and {points_[1]:.0f} points."""
     display(Markdown(text))
@@ -555,8 +556,8 @@ back a random direction returns {back_random}."""
 display(Markdown(text))
 
 # %% [markdown]
-# But any direction has a peak, and loses something when that peak is blurred. How much do random directions, principal
-# components and probes lose under their own peaks?
+# But every direction has a peak, and loses something when that peak is blurred. How much do random directions,
+# principal components and probes lose under their own peaks?
 
 # %%
 nulls = study.nulls()
@@ -580,12 +581,13 @@ for name, one in dictionaries.items():
 lost_by = {"random features": ablation.feature_lost(blur[blur["feature_id"].isin(drawn_ids)], "target")} | lost_by
 results |= {f"blur/under the peak, {name}/feature_lost": entry for name, entry in lost_by.items()}
 figure = plots.dots(lost_by, "share of the maximum lost under its own peak, % (axis truncated)", "", 100)
-plots.titled(figure, "Does a feature lose more under its peak than any direction does?")
+plots.titled(figure, "Does a feature lose more under its peak than a random direction does?")
 
 # %%
 told_lost = "; ".join(f"{name} {in_words(entry)}" for name, entry in lost_by.items())
-text = f"""**Takeaway.** When their own peak is blurred, directions lose this share of their maximum: {told_lost}. The
-loss is evidence of a detector only as far as it exceeds the random directions'."""
+excess = "one" if lost_by["random features"]["low"] > lost_by["random directions"]["high"] else "no clear one"
+text = f"""**Takeaway.** When their own peak is blurred, directions lose this share of their maximum: {told_lost}. Only
+an excess over random directions would be evidence of a detector; here there is {excess}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -622,12 +624,12 @@ plots.titled(figure, "Do blurring and suppression agree?")
 median_, chance = (in_words(results[f"blur_suppress_spearman_median{end}"], percent=False) for end in ("", "_shuffled"))
 above_0 = in_words(results["blur_suppress_spearman_above_0"])
 text = f"""**Takeaway.** The median feature has a rank correlation of {median_}; with shuffled pictures it is {chance}.
-For {above_0} of the features, the interval lies above 0; chance gives 2.5%."""
+For {above_0} of the features, the correlation's interval lies above 0; chance gives 2.5%."""
 display(Markdown(text))
 
 # %% [markdown]
-# Blurring a window changes every feature that looks there; suppression changes only one. Agreement says that the two
-# effects go together, not that blurring acts through the feature; that is what mediation asks.
+# Blurring a window changes every feature that looks there; suppression changes only one. Any agreement would say that
+# the two effects go together, not that blurring acts through the feature; that is what mediation asks.
 
 # %% [markdown]
 # ## Does a feature detect a class?
@@ -668,7 +670,8 @@ named = [f"feature {j}, *{name}*" for j, name in zip(passed["feature_id"], passe
 text = f"""**Takeaway.** Of {len(classes)} random features, {len(passed)} pass every test as a detector of a class
 (those that pass: {"; ".join(named) or "none"}). Without the test of other seeds,
 {shares["features, without the seeds' test"]["value"]:.0%} of the features and
-{shares["random directions, without the seeds' test"]["value"]:.0%} of the random directions pass."""
+{shares["random directions, without the seeds' test"]["value"]:.0%} of the random directions pass (each with its
+feature's AUROC)."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -720,8 +723,8 @@ lines += [
 # %%
 if len(tail):
     lines += [
-        f"""The strongest twenty features change the logit by {logit_[0]} where they are strongest, the strongest twenty
-        random directions by {logit_[1]}. This says which way the head's weights point; it is no evidence of a
+        f"""The strongest twenty features change the logit itself by {logit_[0]} where they are strongest, the strongest
+        twenty random directions by {logit_[1]}. This says which way the head's weights point; it is no evidence of a
         detector."""
     ]
 
@@ -730,7 +733,7 @@ name = "blur/under the peak, {}/feature_lost"
 under = [value[name.format(of)] for of in ("random features", "random directions")]
 lines += [
     f"""A blur under its own peak takes {under[0]:.0%} of a random feature's maximum and {under[1]:.0%} of a random
-    direction's. Putting a feature back returns {back} of the logit's loss.""",
+    direction's. Putting features back returns {back} of the logit's loss; random directions return {back_random}.""",
     f"""{value["random_pass_share_classes"]:.0%} of random features pass every test as a detector of a class.""",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))

@@ -22,8 +22,8 @@
 #
 # **Reads** what the earlier notebooks made. **Writes** your labels to `data/runs/<preset>/labels.csv` at every change.
 #
-# **Runtime**: ten seconds. The widgets need a running kernel; without one, a gallery
-# of this run stands in for the browser.
+# **Runtime**: ten seconds. The widgets need a running kernel; without one, a gallery of this run stands in for the
+# browser.
 
 # %%
 from IPython.display import Markdown, display
@@ -38,8 +38,8 @@ study = Study.open()
 # ## The browser
 #
 # On the left are the features, in the middle are pictures in which the chosen feature is active, and on the right are
-# its measurements. Click a picture to put it on the bench below. All heat maps of a feature share one scale. Labels are
-# saved as you type. Press `?` for the keys.
+# its measurements. Click a picture to put it on the browser's own bench. All heat maps of a feature share one scale.
+# Labels are saved as you type. Press `?` for the keys.
 
 # %%
 browser = FeatureBrowser(study)
@@ -50,8 +50,8 @@ display(browser)
 #
 # The bench shows one picture, from the data set or your own. A slider multiplies a feature wherever it is active (1
 # leaves it as it is, 0 suppresses it). Two controls are shown beside the result: random directions of the same length,
-# and the reconstruction with no slider moved. The blur brush blurs the cells that you drag it over; with *sliders in
-# chosen cells only*, the brush selects the cells in which the sliders act.
+# and the reconstruction with no slider moved. The blur brush blurs the cells that you drag it over, with other cells as
+# the control; with *sliders in chosen cells only*, the brush selects the cells in which the sliders act.
 
 # %%
 bench = InterventionBench(study)

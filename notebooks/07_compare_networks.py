@@ -59,7 +59,7 @@ from aircraft_sae.view.plots import in_words
 # - *permuted*: the network of *this task* with its weights permuted. This is the null.
 # - *ImageNet*: EfficientNet-Lite0, which was trained on photographs and has never seen a render.
 #
-# To compare other networks, add their names: any network on timm's hub will do, such as `convnextv2_tiny.fcmae` or
+# To compare other networks, add their names: any CNN on timm's hub will do, such as `convnextv2_tiny.fcmae` or
 # `convnext_tiny.dinov3_lvd1689m`. We read each network at two depths, where a cell is 16 or 32 pixels wide. At each
 # depth, all autoencoders have the same number of features, of which 16 are active in a cell. Three seeds show how much
 # a result varies from one autoencoder to another.
@@ -153,7 +153,7 @@ plots.titled(figure, "What do features respond to?")
 # %% [markdown]
 # Each line spans the 95% intervals (over scenes) of all seeds. At the dotted line, features respond as strongly as
 # random directions do. We say that two networks differ in a factor if their lines do not overlap. For each pair of
-# networks, the table counts the factors, at either depth, in which they differ:
+# networks, the table counts the combinations of factor and depth in which they differ:
 
 # %%
 by_row = {key: row for key, row in relative.set_index(["stride", "factor", "network"]).iterrows()}
@@ -166,7 +166,8 @@ for (stride, factor), (first, second) in product(list(product(STRIDES, compariso
         apart[first, second].append((stride, factor))
 counts = pd.DataFrame({pair: len(found) for pair, found in apart.items()}, ["apart"]).T["apart"].unstack()
 n_factors = 2 * len(comparison.ALL)
-counts.reindex(list(NETWORKS)[:-1], columns=list(NETWORKS)[1:]).rename_axis(index=f"of {n_factors}", columns="apart")
+counts = counts.reindex(list(NETWORKS)[:-1], columns=list(NETWORKS)[1:]).map("{:g}".format).replace("nan", "")
+counts.rename_axis(index=f"of {n_factors}", columns="apart")
 
 # %%
 trained_for = list(combinations(list(NETWORKS)[:3], 2))
@@ -178,8 +179,8 @@ for (a, b), found in apart.items():
 
 # %%
 told_pairs = "; ".join(f"{a} and {b}: {len(apart[a, b])}" for a, b in trained_for)
-text = f"""**Takeaway.** We count the combinations of factor and depth, out of {n_factors}, in which two networks with
-different objectives differ by more than the spread over seeds and scenes ({told_pairs}). Features respond *less* than
+text = f"""**Takeaway.** Of {n_factors} combinations of factor and depth, two networks with different objectives differ,
+by more than the spread over seeds and scenes, in this many ({told_pairs}). Features respond *less* than
 random directions do in {quiet} of {len(relative)} lines of the figure, and *more* in {len(loud)}
 ({", ".join(loud) or "none"})."""
 display(Markdown(text))
@@ -228,15 +229,15 @@ results["about_more_than_random"] = (len(above), None, None, len(table))
 both = table.loc[above].round().astype(int)
 told = [f"{row}: {own['features']}%, random {own['random directions']}%" for row, own in both.iterrows()]
 below = int((table["largest seed"] < table["random directions"]).sum())
-text = f"""**Takeaway.** Do features about one factor have a smaller share of all activity than random directions about
-one factor have? In {below} of {len(table)} combinations of network and depth, every seed's share is smaller; in
-{len(above)}, every seed's share is larger ({"; ".join(told) or "none"})."""
+text = f"""**Takeaway.** In {below} of {len(table)} combinations of network and depth, features about one factor have
+less of all activity than random directions about one factor have, in every seed; in {len(above)}, they have more, in
+every seed ({"; ".join(told) or "none"})."""
 display(Markdown(text))
 
 # %% [markdown]
 # What do such features show? For each factor and network, the figure shows the three strongest test patches of the most
-# active feature about that factor (first seed). The feature was chosen by its responses, not by its looks. White means
-# that no feature is about that factor. First, the three networks that differ in their objective:
+# active feature about that factor (16 pixels, first seed). The feature was chosen by its responses, not by its looks.
+# White means that no feature is about that factor. First, the three networks that differ in their objective:
 
 # %%
 grid, columns = study.network().shape(sites["this task"][16])[:2], ["image", "row", "column"]
@@ -301,8 +302,8 @@ others = null[[(kind, "probe_5") for kind in ("channels", "PCA", comparison.RAND
 better = [name for name in NETWORKS if least.loc[name, ("features", "probe_5")] > others[name]]
 agreed = mean["all", "seed_agreement"]
 text = f"""**Takeaway.** At 16 pixels, the best features find parts better than random directions do in {finds} of
-{len(gain)} networks (the largest difference in mean AP is {gain.iloc[0]:.2f}, in *{gain.index[0]}*). Five features tell
-classes apart better than five channels, components or random directions do in {len(better)}
+{len(gain)} networks (the largest difference in mean AP is {gain.iloc[0]:.2f}, in *{gain.index[0]}*). There, five
+features tell families apart better than five channels, components or random directions do in {len(better)}
 ({", ".join(better) or "none"}). At either depth, two seeds agree by {agreed.max():.2f} at most."""
 display(Markdown(text))
 

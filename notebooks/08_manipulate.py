@@ -25,7 +25,7 @@
 # from which parts were removed. **Writes** `data/runs/<preset>/experiments/segmentation-local`, `…/knobs`,
 # `…/knobs-removed`, `…/edit-add`, `…/knobs-added`, and the numbers in `data/runs/<preset>/results/08_manipulate.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: one minute after notebook 05.
+# **Runtime** with the default preset on 2 CPU cores: one minute, once notebook 05 has run.
 
 # %%
 # %matplotlib inline
@@ -120,7 +120,7 @@ f1.round(2).transpose()
 
 # %%
 text = f"""**Takeaway.** For {no_worse} of {len(f1)} parts, the untrained dictionary's F1 is at least as high as the
-trained one's. Finding a part is one thing; being its knob is another."""
+trained one's. Finding a part does not make a feature its knob."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -223,9 +223,9 @@ for name, parts in {"n_beyond_random_direction": above, "n_beyond_both": both, "
     results[name] = (len(parts), None, None, len(by_part))
 listed = {name: ", ".join(parts).replace("_", " ") or "none" for name, parts in {"both": both, "under": under}.items()}
 text = f"""**Takeaway.** {len(above)} of {len(by_part)} knobs rename more of their target cells than random directions
-do; of these, {len(both)} also rename more than a random feature does ({listed["both"]}). The number of knobs that
-rename fewer than random directions do is {len(under)} ({listed["under"]}). (Each 95% interval is for one part, not for
-all parts at once.)"""
+do; of these, {len(both)} also rename more than a random feature does ({listed["both"]}). Knobs
+that rename fewer than random directions do: {len(under)} ({listed["under"]}). (Each 95% interval is for one part, not
+for all parts at once.)"""
 display(Markdown(text))
 
 # %% [markdown]
@@ -233,9 +233,9 @@ display(Markdown(text))
 #
 # For each experiment, we say beforehand what should happen if the feature is what it seems, and what would count
 # against it. For the second experiment, we made the prediction before we had run anything like it; what the notebook
-# shows is a repetition with one change, which is described there. Before the first and the third experiments, we had
-# seen a pilot on the same pictures, so there we speak of expectations, not predictions. All scenes are from half B and
-# are rendered without shadows. A *scene edit* removes or adds a part and leaves every other pixel as it was, apart from
+# shows is a repetition with one change, described below. Before the first and the third experiments, we had seen a
+# pilot on the same pictures, so there we speak of expectations, not predictions. All scenes are from half B and are
+# rendered without shadows. A *scene edit* removes or adds a part and leaves every other pixel as it was, apart from
 # JPEG artefacts and shading next to added engines.
 
 # %% [markdown]
@@ -399,16 +399,13 @@ figure = plots.dots(changes, f"{worst.replace('_', ' ')} cells renamed at s = -2
 plots.titled(figure, "Does the worst knob do anything?")
 
 # %%
-verdict = (
-    "The knob renames more, against expectation."
-    if pushed[worst]["low"] > 0
-    else "The knob does not clearly rename more, as expected."
-)
+either = "does not clearly rename more, as expected", "renames more, against expectation"
+outcome = f"the knob {either[int(pushed[worst]['low'] > 0)]}"
 low, high = (f"{100 * pushed[worst][end]:.0f}" for end in ("low", "high"))
-text = f"""**What happened.** The worst knob is that of the {worst.replace("_", " ")} (its F1 is {chosen_by[worst]:.2f};
-the head's IoU for this part is {scores[f"iou/{worst}"]["value"]:.2f}). The share of this part's cells that the knob
-renames, minus the share that random directions rename, is {100 * pushed[worst]["value"]:.0f} percentage points ({low}
-to {high}, n = {pushed[worst]["n"]}). {verdict}"""
+text = f"""**What happened.** The worst knob is that of the {worst.replace("_", " ")} (its F1 on half A is
+{chosen_by[worst]:.2f}; the head's IoU for this part is {scores[f"iou/{worst}"]["value"]:.2f}). The share of this part's
+cells that the knob renames, minus the share that random directions rename, is {100 * pushed[worst]["value"]:.0f}
+percentage points ({low} to {high}, n = {pushed[worst]["n"]}): {outcome}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -440,8 +437,8 @@ same, beyond = agreed["own"], agreed["beyond random direction"]
 left_out = ", ".join(part.replace("_", " ") for part in f1.index if part not in set(active["part"]))
 text = f"""**Takeaway.** The correlation is {same["value"]:.2f}; the difference from random directions is
 {in_words(beyond | {"n": None}, percent=False)}. (Against features and parts paired at random, p =
-{agreed["p"]["value"]:.1g}.) This p treats {len(active)} parts as independent; the number of different features among
-their knobs is {active["feature_id"].nunique()}. Left out: {left_out or "none"}."""
+{agreed["p"]["value"]:.1g}.) This p treats {len(active)} parts as independent (different features among
+their knobs: {active["feature_id"].nunique()}). Left out: {left_out or "none"}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -465,7 +462,7 @@ lines = [
     other cells.""",
     f"""Beyond random directions, the effects of features and of scene edits {agree}: the difference in rank correlation
     is {in_words(beyond, percent=False)}.""",
-    f"Fin, (a) to (c): {', '.join(fin_said)}. Engines, (a) to (c): {', '.join(said)}. Worst knob: {verdict}",
+    f"Fin, (a) to (c): {', '.join(fin_said)}. Engines, (a) to (c): {', '.join(said)}. Worst knob: {outcome}.",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 

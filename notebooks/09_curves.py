@@ -23,8 +23,8 @@
 # orientations than **equally many** neurons, and more than directions that no autoencoder learned.
 #
 # **Reads** the data set of notebook 01. **Writes** `data/runs/<preset>/experiments/stimuli-<network>`,
-# `…/tuning-<network>-<site>`, the cells and autoencoders of each site, and the numbers in
-# `data/runs/<preset>/results/09_curves.json`.
+# `…/tuning-<network>-<site>`, `…/in-pictures-<network>-<site>`, the cells and autoencoders of each site, and the
+# numbers in `data/runs/<preset>/results/09_curves.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: five minutes the first time, one minute after that.
 
@@ -55,7 +55,7 @@ from aircraft_sae.view.browser.catalogue import crops_figure
 # We study two networks. *InceptionV1* is the network of the claim, with weights of our own: it learned to name rendered
 # aircraft, turned by any angle. *EfficientNet-Lite0* has ImageNet weights, so we did not choose its training pictures.
 # (Its channels take both signs; we use only their positive part.) To study the published weights of InceptionV1, run
-# `python -m aircraft_sae run 09 --network inception5h.pth`.
+# `python -m aircraft_sae run 09 --network inception5h.pth` (`data/README.md` says where to find this file).
 #
 # At early sites a picture has up to 3,136 cells, so we draw 64 cells of each picture at random to train the
 # autoencoders. Each has 8 times as many features as the site has channels, and on average 16 features are active in a
@@ -108,8 +108,8 @@ for own, sites in SITES.items():
 # - No corner excites it more than the best arc does.
 #
 # We fixed these limits before we looked at a network, with two exceptions: "positive" was added because sparse units
-# are silent in most cells, and the rule for corners was added because, without it, a corner filter that we had planted
-# was counted as a curve detector.
+# are silent in most cells, and the rule for corners was added because, without it, a corner filter that we had put into
+# a test was counted as a curve detector.
 #
 # The units are the site's channels (*neurons*), the *features* of an autoencoder, and two nulls with as many units as
 # the autoencoder: *random directions*, and the features of an *untrained* autoencoder. Both nulls are encoded as
@@ -237,20 +237,22 @@ display(Markdown(text))
 # %% [markdown]
 # ## What does the best case look like?
 #
-# The best case for the claim is the layer in which features gain most over neurons when all detectors are candidates.
-# The rosettes show the first ten detectors of each family: the angle on the circle is the angle of the curve, and the
+# The best case for the claim is the layer in which features gain most over neurons when all detectors are candidates;
+# layers where no neuron or no feature detects curves do not count, if there are others. The rosettes show the first ten
+# detectors of each family (random directions are left out): the angle on the circle is the angle of the curve, and the
 # distance from the middle is the response. Triangles mark the published peaks of mixed3b's ten curve neurons (in a
 # network trained on photographs). Only the distances between these peaks can be compared with ours, because we do not
 # know where they lie on our circle.
 
 # %%
-best, members, rosettes = max(asked, key=bounds.get), {}, {}
 units = {pair: pd.read_parquet(folder / "units.parquet") for pair, folder in folders.items()}
+found = {pair: own.query("dictionary == 'features'")["detects"].any() for pair, own in units.items()}
+best, members, rosettes = max(asked, key=lambda pair: (found[pair], bounds[pair])), {}, {}
 for kind in ("neurons", "features", "random directions 0", "untrained 0"):
     own = units[best][(units[best]["dictionary"] == kind) & units[best]["detects"]]["unit"].to_numpy()
     tuning = np.load(folders[best] / f"tuning_{kind.replace(' ', '_')}.npy")
-    if len(chosen := own[family(tuning[own], min(size[best] or 10, LARGEST))]):
-        members[kind], rosettes[kind.removesuffix(" 0")] = np.sort(chosen).tolist(), tuning[chosen]
+    chosen = own[family(tuning[own], min(size[best] or 10, LARGEST))]
+    members[kind], rosettes[kind.removesuffix(" 0")] = np.sort(chosen).tolist(), tuning[chosen]
 
 # %%
 first_ten = {kind: each[:10] for kind, each in rosettes.items() if kind != "random directions"}
@@ -267,11 +269,12 @@ figure, ax = plots.sheet(3.6)
 for gap in ((181, 243), (290, 358)):
     ax.axvspan(*gap, color=plots.OUTSIDE, label="published gaps (mixed3b)" if gap[0] == 181 else None)
 for (kind, each), style in zip(rosettes.items(), ("-", "-", "--", ":"), strict=False):
-    ax.plot(np.arange(0, 361, 5), np.append(most := each.max(axis=0), most[0]), style, linewidth=2.5, label=kind)
+    most = each.max(axis=0, initial=0)
+    ax.plot(np.arange(0, 361, 5), np.append(most, most[0]), style, linewidth=2.5, label=kind)
 ax.axhline(0.307, color="black", linewidth=1, label="published least coverage (ten neurons)")
 ax.set(xlabel="angle of the curve, degrees", ylabel="coverage", ylim=(0, 1.03), xticks=range(0, 361, 45))
 figure.legend(loc="outside lower center", ncols=3)
-display(plots.titled(figure, f"Where are the gaps of {len(each)} detectors in {titles[best]}?"))
+display(plots.titled(figure, f"Where are the gaps of {len(rosettes['features'])} detectors in {titles[best]}?"))
 
 # %% [markdown]
 # ## Do neurons split into features?
@@ -291,7 +294,7 @@ for layer, own in splits.groupby("layer", sort=False):
     results |= {f"{layer}/split": entry, f"{layer}/split/chance": (own["chance"].mean(), None, None, len(own))}
     rows[layer] = {"neurons of several modes": len(own), "split, %": 100 * entry["value"]}
     rows[layer]["by chance, %"] = 100 * own["chance"].mean()
-pd.DataFrame(rows).T.round(1)
+pd.DataFrame.from_dict(rows, orient="index").round(1)
 
 # %% [markdown]
 # Among the neurons that split (or among all, if none does), our example is the one whose features carry the largest
@@ -331,7 +334,7 @@ patches = pd.read_parquet(folder / "patches.parquet")
 
 # %%
 peaks = units[best].query("dictionary == 'features'").set_index("unit")["peak"][kept].sort_values()
-rows = {f"{peak:.0f}°": patches[patches["unit"] == j] for j, peak in peaks.iloc[:: -(-len(peaks) // 8)].items()}
+rows = {f"{peak:.0f}°": patches[patches["unit"] == j] for j, peak in peaks.iloc[:: max(1, -(-len(peaks) // 8))].items()}
 figure = crops_figure(rows, study.pictures(), networks[best[0]].shape(best[1])[:2])
 plots.titled(figure, "Where in pictures are these detectors strongest?")
 
@@ -357,8 +360,8 @@ display(Markdown("\n".join(f"- {line}" for line in lines)))
 # %% [markdown]
 # ## What this does not show
 #
-# - **That these are the published detectors.** Our InceptionV1 has seen rendered aircraft only. The same notebook also
-#   runs with the published weights.
+# - **That these are the published detectors.** Our InceptionV1 has seen rendered aircraft only. The same notebook
+#   should also run with the published weights, but nobody has tried.
 # - **That learning is useless.** Both nulls read a trained network. They show how much of the coverage comes from the
 #   network, whatever an autoencoder learns; wider or better autoencoders may do better than ours.
 # - **Why neurons differ from features.** Their directions differ, but so does their sparsity: features and nulls are

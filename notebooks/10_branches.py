@@ -24,7 +24,8 @@
 # the same of directions that no autoencoder learned, and use ground truth to find out what a feature is about.
 #
 # **Reads** the data set of notebook 01. **Writes** the cells and autoencoders of each block,
-# `data/runs/<preset>/experiments/blocks-<network>`, and the numbers in `data/runs/<preset>/results/10_branches.json`.
+# `data/runs/<preset>/experiments/blocks-<network>` and `…/varied`, and the numbers in
+# `data/runs/<preset>/results/10_branches.json`.
 #
 # **Runtime** with the default preset on 2 CPU cores: ten minutes the first time, up to four after that.
 
@@ -55,7 +56,8 @@ from aircraft_sae.view.plots import in_words
 # ## Settings
 #
 # Here InceptionV1 has weights of our own: it learned to name rendered aircraft and never saw a photograph. To study the
-# published weights, run `python -m aircraft_sae run 10 --network inception5h.pth`.
+# published weights, run `python -m aircraft_sae run 10 --network inception5h.pth` (`data/README.md` says where to find
+# this file).
 
 # %%
 study, NETWORK = Study.open(), os.environ.get("AIRCRAFT_SAE_NETWORK")
@@ -107,14 +109,15 @@ for kind, site in wanted:
     shown[f"{site}, {kind}"] = row | {"cosine with start": own["cosine_with_start"]["value"]}
 n_cells = 10 * len(cells["mixed4a"].rows("train", "val"))
 passes = asked["mixed4a"].cfg.n_cells / n_cells
-pd.DataFrame(shown).T.round(2)
+pd.DataFrame.from_dict(shown, orient="index").round(2)
 
 # %%
 said = {f"{name}{end}": np.mean([results[f"{block}/{name}{end}"]["value"] for block in BLOCKS])
         for name, end in product(("cosine_with_start", "dead_share"), ("", "/ours"))}  # fmt: skip
 text = f"""**Takeaway.** Training passes {passes:.1f} times over {n_cells:,} cells. After it, the decoder row of a live
-feature of the paper's recipe has a cosine of {said["cosine_with_start"]:.2f} with its random start (median; mean of the
-blocks). {said["dead_share"]:.0%} of the recipe's features are dead, and {said["dead_share/ours"]:.0%} of ours."""
+feature of the paper's recipe has a cosine of {said["cosine_with_start"]:.2f} with its random start (median over
+features, mean over blocks). {said["dead_share"]:.0%} of the recipe's features are dead, and
+{said["dead_share/ours"]:.0%} of ours."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -256,7 +259,7 @@ for name in dictionaries:
     results |= {key: (found["value"], None, None, len(own)), f"{key}/permuted": found["null"], f"{key}/p": found["p"]}
     shown[name] = {"features": len(own), "information, nats": found["value"], "permuted": found["null"]["value"]}
     shown[name] |= {"permuted, at most (95%)": found["null"]["high"], "p": found["p"]}
-pd.DataFrame(shown).T.round(4)
+pd.DataFrame.from_dict(shown, orient="index").round(4)
 
 # %% [markdown]
 # A feature's *home* is the branch whose share lies furthest above chance, in standard deviations, whether the feature
@@ -271,8 +274,8 @@ told[block]["table"].round(1).rename_axis(f"{block}: leans to")
 
 # %% [markdown]
 # Do autoencoders of one branch alone hold different things from autoencoders of whole blocks? The table shows means
-# over blocks. By construction, some 5% of random directions are *about* something; their columns show what to expect by
-# chance.
+# over blocks. By construction, some 5% of random directions are *about* something (*unknown*: about nothing); their
+# columns show what to expect by chance.
 
 # %%
 columns = {}
@@ -303,9 +306,9 @@ text = f"""**Takeaway.** The home and the leaning of features are related in {in
 display(Markdown(text))
 
 # %% [markdown]
-# And does 5 x 5 hold one kind of content? For each factor, we compare how often features at home in 5 x 5 lean
-# to it with how often other features do. On half of the features (those with even ids), we choose the factor for which
-# 5 x 5 leads by most. On the other half, we measure how often each group leans to it.
+# And does 5 x 5 hold one kind of content? For each factor, we compare how often features at home in 5 x 5 lean to it
+# with how often other features do. On half of the features (those with even ids), we choose the factor for which the
+# difference is largest. On the other half, we measure how often each group leans to it.
 
 # %%
 leaning = leaning.assign(home=[homes[name][j] if name in homes else "" for name, j in
@@ -331,10 +334,10 @@ display(Markdown(text))
 #
 # A feature's partner in another block is the feature whose image maxima (largest activations in each picture) correlate
 # best with its own. As a null, we shift the pictures of one block against those of the other, and find each feature's
-# best partner again. The two are *matched* if they correlate better than 99.5% of these null pairs do. Do matched
-# features have their homes in branches of the same kind? Cohen's kappa is 1 if they always do, and 0 if they do so as
-# often as by chance. (There are about a thousand random directions in each block, fewer than there are features, so
-# expect wider intervals for them.)
+# best partner again. A feature and its partner are *matched* if they correlate better than 99.5% of these null pairs
+# do. Do matched features have their homes in branches of the same kind? Cohen's kappa is 1 if they always do, and 0 if
+# they do so as often as by chance. (There are about a thousand random directions in each block, fewer than there are
+# features, so expect wider intervals for them.)
 
 # %%
 maxima = {name: load_npz(folder / f"{name}.npz") for name in dictionaries}
@@ -358,7 +361,7 @@ alike = {kind: int((own["p"] < 0.05 / len(own)).sum()) for kind, own in by.items
 mean, at_chance = (ranges[kind][0] for kind in ("features", "random directions"))
 text = f"""**Takeaway.** The homes of matched features agree with a kappa of {mean:.2f} (mean of {len(by["features"])}
 pairs of blocks); the number of pairs in which they agree better than permuted homes is {alike["features"]}. For random
-directions, kappa is {at_chance:.2f}, and that number of pairs is {alike["random directions"]}."""
+directions, kappa is {at_chance:.2f}, and the number is {alike["random directions"]}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -379,8 +382,9 @@ figure, (left, right) = plots.sheet(4.2, 1, 2, sharex=True, sharey=True)
 marks = left.scatter(*xy.T, c=far["5x5"], s=4, cmap="cividis", vmin=-3, vmax=3)
 figure.colorbar(marks, ax=left, label="5 x 5, deviations above chance", location="left")
 right.scatter(*xy.T, s=2, color="#BBBBBB", label="any other")
-for name in known_of["leaning"][known_of["leaning"] != "unknown"].value_counts().index[:4]:
-    right.scatter(*xy[known_of["leaning"] == name].T, s=5, label=name)
+most = known_of["leaning"][known_of["leaning"] != "unknown"].value_counts().index[:4]
+for colour, name in zip(plots.FIVE, most, strict=False):
+    right.scatter(*xy[known_of["leaning"] == name].T, s=5, color=colour, label=name)
 left.set(xlabel="UMAP 1", ylabel="UMAP 2", title="by branch")
 right.set(xlabel="UMAP 1", title="by leaning")
 figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=5, markerscale=2)
@@ -445,8 +449,8 @@ display(Markdown(text))
 # %% [markdown]
 # ## What this does not show
 #
-# - **That the published network does the same.** Ours saw rendered aircraft, and no animals. The same notebook also
-#   runs with the published weights.
+# - **That the published network does the same.** Ours saw rendered aircraft, and no animals. The same notebook should
+#   also run with the published weights, but nobody has tried.
 # - **That features would not specialise with longer training.** The paper's autoencoders saw 12.8 million cells a
 #   hundred times. The first takeaway says how close ours still are to their start.
 # - **That a branch is needed for its features.** A share of a decoder row says where a feature is written, not what it

@@ -234,3 +234,5 @@ def test_patches_are_the_strongest_cells_of_pictures(smoke_study, tmp_path):
         np.testing.assert_allclose(own["value"], np.sort(codes[..., unit].max((1, 2)))[::-1][:9], atol=1e-3)
         for row in own.itertuples():
             assert codes[names.index(row.image), row.row, row.column, unit] == pytest.approx(row.value, abs=1e-3)
+    curves.find_patches(tmp_path, network=network, pictures=pictures, sae=sae, units=[])
+    assert pd.read_parquet(tmp_path / "patches.parquet").empty

@@ -160,11 +160,11 @@ def test_a_users_own_pictures_are_looked_at_each_time(notebooks, tmp_path):
 def test_the_network_reaches_the_notebooks(notebooks, tmp_path, monkeypatch):
     """A file by its absolute path, since kernels run in another folder; a shipped one by its name."""
     write = f"open({str(tmp_path / 'seen')!r}, 'w').write(__import__('os').environ['AIRCRAFT_SAE_NETWORK'])"
-    notebooks(**{"01_a": f"# %%\n{write}"})
+    notebooks(**{"09_a": f"# %%\n{write}"})
     monkeypatch.chdir(tmp_path)
     for given, wanted in (("w.pth", str(tmp_path.resolve() / "w.pth")), ("hangar_inceptionv1", "hangar_inceptionv1")):
-        assert run("--network", given) == 0 and (tmp_path / "seen").read_text() == wanted
-    assert run() == 0 and (tmp_path / "seen").read_text() == ""
+        assert run("09", "--network", given) == 0 and (tmp_path / "seen").read_text() == wanted
+    assert run("09") == 0 and (tmp_path / "seen").read_text() == ""
 
 
 def test_names_in_outputs_stay_text(notebooks, tmp_path):
@@ -279,6 +279,7 @@ REFUSED = {
     "--preset photos --data-root /not/there": "/not/there holds no folders",
     "--preset photos --data-root . --in-place": "would put the photographs",
     "--network inception5h.pth --record": "are for the default networks, not for",
+    "--network inception5h.pth": "for notebooks 09 and 10: add run 09",
 }
 
 

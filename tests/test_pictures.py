@@ -324,6 +324,7 @@ def test_sources_are_found_or_downloaded_whole(clean, tmp_path, monkeypatch):
 
     fetch._URL, broken = FGVCAircraft._URL, True
     monkeypatch.setattr(folders, "FGVCAircraft", fetch)
+    monkeypatch.setattr(folders, "DOWNLOAD_BYTES", 0)  # however full this disk is
     config = DatasetConfig(source="fgvc", banner=3)
     with pytest.raises(OSError, match=r"no route to host.* by hand.*data root.*hangar"):
         open_source(config, None, tmp_path)

@@ -119,8 +119,8 @@ def find_patches(
     """
     rows, site = [], sae.cfg.site
     for shown, seen in watch(network, pictures, [site], f"{site} in pictures"):
-        n, _, columns, _ = seen[site].shape
-        maps = encoded(sae, [seen[site]])[:, units].toarray().reshape(n, -1, len(units))
+        n, n_rows, columns, _ = seen[site].shape
+        maps = encoded(sae, [seen[site]])[:, units].toarray().reshape(n, n_rows * columns, len(units))
         rows += [(unit, image, *divmod(int(maps[i, :, j].argmax()), columns), maps[i, :, j].max())
                  for i, image in enumerate(shown) for j, unit in enumerate(units)]  # fmt: skip
     table = pd.DataFrame(rows, columns=["unit", "image", "row", "column", "value"])

@@ -119,11 +119,10 @@ def rosettes(families: Mapping[str, np.ndarray], marks: Mapping[str, Sequence[fl
         angles = np.linspace(0, 2 * np.pi, curves.shape[1] + 1)
         for curve in curves:
             colour = colormaps["twilight"](0.1 + 0.8 * curve.argmax() / len(curve))
-            ax.plot(angles, np.append(curve, curve[0]), color=colour, linewidth=1.8)
-            ax.fill(angles, np.append(curve, curve[0]), color=colour, alpha=0.15)
+            ax.fill(angles, np.append(curve, curve[0]), facecolor=(*colour[:3], 0.15), edgecolor=colour, linewidth=1.8)
         for label, own in (marks or {}).items():
             ax.plot(np.radians(own), np.full(len(own), 1.08), "v", color=GREY, markersize=5, label=label)
-        ax.set(xticks=np.radians(range(0, 360, 45)), yticks=[0.5, 1], yticklabels=[], ylim=(0, 1.15))
+        ax.set(xticks=np.radians(range(0, 360, 45)), yticks=[0.5, 1], yticklabels=[], ylim=(0, 1.15), title=" ")
         ax.set_xlabel(wrap(name + f" ({len(curves)})" * (len(curves) > 1), WIDTH / len(families)), size=12)
     if marks:
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center")

@@ -1,9 +1,9 @@
 """Train one network from nothing on the same scenes by one of three objectives, for notebook 07 to compare.
 
-    python data/weights/objectives.py self_supervised data/weights/hangar_self_supervised.safetensors
-    python data/weights/objectives.py parts data/weights/hangar_parts.safetensors
-    python data/weights/objectives.py classes data/weights/hangar_classes.safetensors
-    python data/weights/objectives.py inceptionv1 data/weights/hangar_inceptionv1.safetensors
+    python data/weights/objectives.py self_supervised data/weights/hangar_self_supervised.safetensors --steps 1000
+    python data/weights/objectives.py parts data/weights/hangar_parts.safetensors --steps 1000
+    python data/weights/objectives.py classes data/weights/hangar_classes.safetensors --steps 1000
+    python data/weights/objectives.py inceptionv1 data/weights/hangar_inceptionv1.safetensors --steps 4000
 
 The scenes are those of pretrain.py's third round, at 160 pixels; architecture, first weights and schedule are the
 same for the first three; crops and colours vary more where there are no labels. The last is InceptionV1 with class
@@ -18,8 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from pretrain import FRAMES  # which also puts this taxonomy in place of the hangar's
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from timm.optim import create_optimizer_v2, muon
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -29,7 +27,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from aircraft_sae.config import ClassifierConfig, DatasetConfig, HangarConfig, StudyConfig
 from aircraft_sae.devices import device, has_bfloat16
-from aircraft_sae.networks import BATCH, Network, build, inception
+from aircraft_sae.networks import build, inception
 from aircraft_sae.networks.build import keep_depthwise_in_float32
 from aircraft_sae.networks.training import ORTHOGONALISE
 from aircraft_sae.networks.weights import write_safetensors
@@ -259,23 +257,6 @@ class Run(checkpoint.Training):
                 if self.due(120):
                     self.save()
         self.save()
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, pictures: Pictures, size: int, level: str = "variant") -> dict[str, float]:
-    """Of class labels read off pooled acts of the last stage: 10 nearest neighbours, and a linear layer."""
-    network, found = Network(model, [], size), {}
-    for split in ("train", "test"):
-        rows = pictures.rows(split)
-        x = (torch.stack([network.as_input(pictures.picture(n)) for n in rows["image"][i : i + BATCH]])
-             for i in range(0, len(rows), BATCH))  # fmt: skip
-        acts = torch.cat([each.acts["stage4"].mean((1, 2)) for each in network.stream(x, ["stage4"], mixed=True)])
-        found[split] = acts.numpy(), rows[level].to_numpy()
-    (a, own), (b, other) = found["train"], found["test"]
-    mean, std = a.mean(0), a.std(0) + 1e-6
-    a, b = (a - mean) / std, (b - mean) / std
-    near = KNeighborsClassifier(10, metric="cosine").fit(a, own).score(b, other)
-    return {"knn": near, "linear": LogisticRegression(C=0.1, max_iter=300).fit(a, own).score(b, other)}
 
 
 def main(arguments: list[str] | None = None) -> None:

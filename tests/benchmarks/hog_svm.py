@@ -3,7 +3,7 @@
     python tests/benchmarks/hog_svm.py --data-root FOLDER [--record]
 
 Trains on the train split, chooses C on val and evaluates on test once. Prints the class-averaged test accuracy with its
-bootstrap interval; --record also merges it into data/results/photos/01_train_classifier.json.
+bootstrap interval; --record also merges it into notebook 01's results in data/runs/photos.
 Needs scikit-image: pip install -e ".[benchmarks]".
 Source: Dalal & Triggs 2005, "Histograms of Oriented Gradients for Human Detection".
 """
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--data-root", required=True, help="folder that holds fgvc-aircraft-2013b")
     parser.add_argument("--banner", type=int, default=0, help="rows to crop off the bottom: 20 for FGVC-Aircraft")
     parser.add_argument("--level", choices=LEVELS, default="variant")
-    parser.add_argument("--record", action="store_true", help=f"merge into data/results/photos/{NOTEBOOK}.json")
+    parser.add_argument("--record", action="store_true", help=f"merge into data/runs/photos/results/{NOTEBOOK}.json")
     given = parser.parse_args()
     study = Study.open("photos", data_root=given.data_root)
     result = run(FGVCLayout.open(given.data_root, banner=given.banner), given.level)
