@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
         if unknown := sorted(asked - set(notebooks)):
             raise ValueError(f"no notebook {', '.join(unknown)}: there are {', '.join(notebooks)}")
         if options.network and not asked & {"09", "10"}:
-            raise ValueError(f"--network is for notebooks 09 and 10: add run 09, run 10 or --all to {options.network}")
+            raise ValueError(f"--network is for notebooks 09 and 10, not {', '.join(sorted(asked))}: say run 09 10")
     except ValueError as error:
         parser.error(str(error))
     folder = data_dir / "runs" / name

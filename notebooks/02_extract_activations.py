@@ -245,11 +245,12 @@ for site, seen in aircraft.items():
         pair = (d * mask).sum((1, 2)) / mask.sum((1, 2)), (d * ~mask).sum((1, 2)) / (~mask).sum((1, 2))
         results[f"{site}/aircraft/{name}"] = with_interval(*pair)
     ratio, null = (results[f"{site}/aircraft/{name}"] for name in ("ratio", "null"))
-    lines += [f"{in_words(ratio, percent=False)} times as far at {site} (null: {null['value']:.2f})"]
+    of_what = "" if lines else " as far from the mean as other cells"
+    lines += [f"{in_words(ratio, percent=False)} times{of_what} at {site} (null: {null['value']:.2f})"]
     assert ratio["value"] >= promised["aircraft"] and (not promised["aircraft"] or ratio["low"] > null["high"])
 
 # %%
-text = f"**Takeaway.** Cells that show aircraft lie further from the mean than other cells: {' and '.join(lines)}."
+text = f"**Takeaway.** Cells that show aircraft lie {' and '.join(lines)}."
 display(Markdown(text if data.region_names else NO_MASKS))
 assert all(np.isfinite(d).all() and d.min() >= 0 for d in distance.values())
 

@@ -431,16 +431,18 @@ table["chance"] = ["", f"{results['seed_chance_cosine']:.2f}", "0"]
 # feature that is closer to its own start than to its partner may simply have been trained too little:
 
 # %%
-display(table)
+rare = [results[f"{name}_cosine/at most 1%"] for name in ("seed", "start")]
+text = f"""**Takeaway.** The {rare[0][3]} features that are active in at most 1% of the cells have a mean cosine of
+{rare[0][0]:.2f} with their partners, and of {rare[1][0]:.2f} with their own random start."""
+display(table, Markdown(text if rare[0][3] else "No feature is that rare."))
 
 # %%
 least, most = spread["explained_variance"].min(), spread["explained_variance"].max()
-rare = [results[f"{name}_cosine/at most 1%"][0] for name in ("seed", "start")]
 text = f"""**Takeaway.** Explained variance varies between seeds ({least:.1%} to {most:.1%}, 3 seeds). Matched features
 have a mean cosine of {results["seed_matched_cosine"]:.2f}; chance gives {results["seed_chance_cosine"]:.2f}. The
 agreement is {results["seed_agreement"][0]:.2f} (3 pairs of seeds: {results["seed_agreement"][1]:.2f} to
-{results["seed_agreement"][2]:.2f}). Features active in at most 1% of the cells have a mean cosine of {rare[0]:.2f}
-with their partners, and of {rare[1]:.2f} with their own random start."""
+{results["seed_agreement"][2]:.2f}). {results["seed_share_above_0.7"]:.0%} of the features have a partner with a cosine
+above 0.7 (chance: {results["seed_share_above_0.7_chance"]:.0%})."""
 display(Markdown(text))
 assert results["seed_agreement"][0] > -0.1 and most - least < 0.1
 

@@ -238,6 +238,7 @@ told = {}
 for like, site in LIKES.items() if parts else ():
     before, name = "local/" * (like == "local"), means[like].idxmax()
     guess, by_part = results[f"{before}guess/outline, place, class/mean_part_ap"], kinds[like]["best null"].mean()
+    results[f"{before}best_null_by_part/mean_part_ap"] = (float(by_part), None, None, len(parts))
     told[like] = f"""**Takeaway, {site}.** The best features have a mean AP of
     {in_words(results[f"{before}mean_part_ap"], percent=False)}. The best null ({name}) reaches
     {null_means[like, name]["value"]:.2f} (taking the strongest null for each part: {by_part:.2f}), a guess from
@@ -733,9 +734,9 @@ if "blind_named_right" in value:
 for like, site in LIKES.items() if parts else ():
     before, guess = "local/" * (like == "local"), "guess/outline, place, class/mean_part_ap"
     lines += [
-        f"""At {site} the best features find parts with a mean AP of {value[f"{before}mean_part_ap"]:.2f}; the best null
-        of each part reaches {kinds[like]["best null"].mean():.2f}, a guess {value[f"{before}{guess}"]:.2f}, and a
-        fitted probe {value[f"{before}probe/mean_part_ap"]:.2f}."""
+        f"""At {site} the best features find parts with a mean AP of {value[f"{before}mean_part_ap"]:.2f}; the best
+        null, chosen for each part, reaches {value[f"{before}best_null_by_part/mean_part_ap"]:.2f}, a guess
+        {value[f"{before}{guess}"]:.2f}, and a fitted probe {value[f"{before}probe/mean_part_ap"]:.2f}."""
     ]
 
 # %%

@@ -17,7 +17,7 @@
 # **Question.** Do features do what they seem to do?
 #
 # Why care: "feature 12 detects propellers" is easy to say. It should mean that the feature tells propellers from their
-# surroundings better than a direction that learned nothing, grows weaker when the propeller is gone, and has a
+# surroundings better than directions that were not learned, grows weaker when the propeller is gone, and has a
 # counterpart in other seeds. This notebook intervenes in three ways. *Scene edits* take a part off the aircraft and
 # render the scene again. *Blurring* removes detail under a feature's peak. *Suppression* removes the feature from the
 # activations and asks what the classifier loses. Each has its own controls. Beside the best features, we report how
@@ -127,10 +127,10 @@ plots.titled(plots.picture_grid([heated], [captions]), "What do blurring and rem
 # ## How far does the best feature of each part get?
 #
 # A claim can climb four tiers, each of which also demands everything below it. The nulls are four dictionaries whose
-# directions were not learned from this network: random directions (with the covariance of its cells), an untrained
-# autoencoder, one whose decoder stays random, and one trained on the permuted network (the last two with the short
-# training of notebook 03). *A null's best* is its feature for the part, chosen by the same rule. All tests are at q <
-# 0.05 (Benjamini-Hochberg).
+# decoder directions were not learned from this network: random directions (with the covariance of its cells), an
+# untrained autoencoder, one whose decoder stays random while its encoder learns, and one trained on the permuted
+# network (the last two with the short training of notebook 03). *A null's best* is its feature for the part, chosen by
+# the same rule. All tests are at q < 0.05 (Benjamini-Hochberg).
 #
 # 1. *Suggestive*: the feature's average precision (AP) is above that of every null's best, and above its own AP when
 #    each picture's masks are swapped for those of another picture of the same class.
@@ -585,9 +585,11 @@ plots.titled(figure, "Does a feature lose more under its peak than a random dire
 
 # %%
 told_lost = "; ".join(f"{name} {in_words(entry)}" for name, entry in lost_by.items())
-excess = "one" if lost_by["random features"]["low"] > lost_by["random directions"]["high"] else "no clear one"
-text = f"""**Takeaway.** When their own peak is blurred, directions lose this share of their maximum: {told_lost}. Only
-an excess over random directions would be evidence of a detector; here there is {excess}."""
+own, other = (lost_by[name] for name in ("random features", "random directions"))
+than = "less than" if (own["high"] or 1) < (other["low"] or 0) else "about as much as"
+than = "more than" if (own["low"] or 0) > (other["high"] or 1) else than
+text = f"""**Takeaway.** When their own peak is blurred, directions lose this share of their maximum: {told_lost}.
+Random features lose {than} random directions; only a larger loss would be evidence of detectors."""
 display(Markdown(text))
 
 # %% [markdown]

@@ -26,7 +26,7 @@
 # (`data/runs/<preset>/experiments/varied`), the activations, autoencoders and profiles of each network, and the numbers
 # in `data/runs/<preset>/results/07_compare_networks.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: thirteen minutes the first time, two minutes after that.
+# **Runtime** with the default preset on 2 CPU cores: twelve minutes the first time, two minutes after that.
 
 # %%
 # %matplotlib inline
@@ -179,9 +179,10 @@ for (a, b), found in apart.items():
 
 # %%
 told_pairs = "; ".join(f"{a} and {b}: {len(apart[a, b])}" for a, b in trained_for)
-text = f"""**Takeaway.** Of {n_factors} combinations of factor and depth, two networks with different objectives differ,
-by more than the spread over seeds and scenes, in this many ({told_pairs}). Features respond *less* than
-random directions do in {quiet} of {len(relative)} lines of the figure, and *more* in {len(loud)}
+least = min(len(apart[pair]) for pair in trained_for)
+text = f"""**Takeaway.** Two networks with different objectives differ by more than the spread over seeds and scenes in
+at least {least} of {n_factors} combinations of factor and depth ({told_pairs}). Features respond *less* than random
+directions do in {quiet} of {len(relative)} lines of the figure, and *more* in {len(loud)}
 ({", ".join(loud) or "none"})."""
 display(Markdown(text))
 
@@ -230,8 +231,8 @@ both = table.loc[above].round().astype(int)
 told = [f"{row}: {own['features']}%, random {own['random directions']}%" for row, own in both.iterrows()]
 below = int((table["largest seed"] < table["random directions"]).sum())
 text = f"""**Takeaway.** In {below} of {len(table)} combinations of network and depth, features about one factor have
-less of all activity than random directions about one factor have, in every seed; in {len(above)}, they have more, in
-every seed ({"; ".join(told) or "none"})."""
+a smaller share of all activity than random directions about one factor, in every seed; in {len(above)}, they have a
+larger share, in every seed ({"; ".join(told) or "none"})."""
 display(Markdown(text))
 
 # %% [markdown]

@@ -399,13 +399,14 @@ figure = plots.dots(changes, f"{worst.replace('_', ' ')} cells renamed at s = -2
 plots.titled(figure, "Does the worst knob do anything?")
 
 # %%
-either = "does not clearly rename more, as expected", "renames more, against expectation"
-outcome = f"the knob {either[int(pushed[worst]['low'] > 0)]}"
+outcome = "does not clearly rename more, as expected"
+outcome = "renames fewer, as expected" if pushed[worst]["high"] < 0 else outcome
+outcome = "renames more, against expectation" if pushed[worst]["low"] > 0 else outcome
 low, high = (f"{100 * pushed[worst][end]:.0f}" for end in ("low", "high"))
 text = f"""**What happened.** The worst knob is that of the {worst.replace("_", " ")} (its F1 on half A is
 {chosen_by[worst]:.2f}; the head's IoU for this part is {scores[f"iou/{worst}"]["value"]:.2f}). The share of this part's
 cells that the knob renames, minus the share that random directions rename, is {100 * pushed[worst]["value"]:.0f}
-percentage points ({low} to {high}, n = {pushed[worst]["n"]}): {outcome}."""
+percentage points ({low} to {high}, n = {pushed[worst]["n"]}): the knob {outcome}."""
 display(Markdown(text))
 
 # %% [markdown]
@@ -462,7 +463,7 @@ lines = [
     other cells.""",
     f"""Beyond random directions, the effects of features and of scene edits {agree}: the difference in rank correlation
     is {in_words(beyond, percent=False)}.""",
-    f"Fin, (a) to (c): {', '.join(fin_said)}. Engines, (a) to (c): {', '.join(said)}. Worst knob: {outcome}.",
+    f"Fin, (a) to (c): {', '.join(fin_said)}. Engines, (a) to (c): {', '.join(said)}. The worst knob {outcome}.",
 ]
 display(Markdown("\n".join(f"- {line}" for line in lines)))
 

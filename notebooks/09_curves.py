@@ -26,7 +26,7 @@
 # `…/tuning-<network>-<site>`, `…/in-pictures-<network>-<site>`, the cells and autoencoders of each site, and the
 # numbers in `data/runs/<preset>/results/09_curves.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: five minutes the first time, one minute after that.
+# **Runtime** with the default preset on 2 CPU cores: four minutes the first time, one minute after that.
 
 # %%
 # %matplotlib inline
@@ -336,7 +336,8 @@ patches = pd.read_parquet(folder / "patches.parquet")
 peaks = units[best].query("dictionary == 'features'").set_index("unit")["peak"][kept].sort_values()
 rows = {f"{peak:.0f}°": patches[patches["unit"] == j] for j, peak in peaks.iloc[:: max(1, -(-len(peaks) // 8))].items()}
 figure = crops_figure(rows, study.pictures(), networks[best[0]].shape(best[1])[:2])
-plots.titled(figure, "Where in pictures are these detectors strongest?")
+figure = plots.titled(figure, "Where in pictures are these detectors strongest?")
+display(figure if rows else Markdown("No feature of this layer detects curves."))
 
 # %% [markdown]
 # ## Takeaways

@@ -27,7 +27,7 @@
 # `data/runs/<preset>/experiments/blocks-<network>` and `…/varied`, and the numbers in
 # `data/runs/<preset>/results/10_branches.json`.
 #
-# **Runtime** with the default preset on 2 CPU cores: ten minutes the first time, up to four after that.
+# **Runtime** with the default preset on 2 CPU cores: eight minutes the first time, up to four after that.
 
 # %%
 # %matplotlib inline
@@ -307,8 +307,8 @@ display(Markdown(text))
 
 # %% [markdown]
 # And does 5 x 5 hold one kind of content? For each factor, we compare how often features at home in 5 x 5 lean to it
-# with how often other features do. On half of the features (those with even ids), we choose the factor for which the
-# difference is largest. On the other half, we measure how often each group leans to it.
+# with how often other features do. On half of the features (those with even ids), we choose the factor in which 5 x 5
+# leads the others by most. On the other half, we measure how often each group leans to it.
 
 # %%
 leaning = leaning.assign(home=[homes[name][j] if name in homes else "" for name, j in

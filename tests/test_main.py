@@ -279,7 +279,7 @@ REFUSED = {
     "--preset photos --data-root /not/there": "/not/there holds no folders",
     "--preset photos --data-root . --in-place": "would put the photographs",
     "--network inception5h.pth --record": "are for the default networks, not for",
-    "--network inception5h.pth": "for notebooks 09 and 10: add run 09",
+    "--network inception5h.pth": "for notebooks 09 and 10, not 01: say run 09 10",
 }
 
 

@@ -123,7 +123,7 @@ def rosettes(families: Mapping[str, np.ndarray], marks: Mapping[str, Sequence[fl
         for label, own in (marks or {}).items():
             ax.plot(np.radians(own), np.full(len(own), 1.08), "v", color=GREY, markersize=5, label=label)
         ax.set(xticks=np.radians(range(0, 360, 45)), yticks=[0.5, 1], yticklabels=[], ylim=(0, 1.15), title=" ")
-        ax.set_xlabel(wrap(name + f" ({len(curves)})" * (len(curves) > 1), WIDTH / len(families)), size=12)
+        ax.set_xlabel(wrap(name + f" ({len(curves)})" * (len(curves) != 1), WIDTH / len(families)), size=12)
     if marks:
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center")
     return figure
