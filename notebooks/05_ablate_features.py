@@ -87,8 +87,7 @@ print(f"{len(frozen)} claims to test: {frozen['chosen'].value_counts().to_dict()
 #
 # We take one feature of the network's end, the first of the best matches (on photographs: the first random one), and
 # the picture of half B in which it is strongest. We blur the patch under its peak. In the hangar, we also render the
-# scene without shadows, and then once more without the part that the feature matches (if the
-# scene shows enough of it).
+# scene without shadows, and then once more without the part that the feature matches (if the scene shows enough of it).
 
 # %%
 candidates = frozen[frozen["chosen"] == ("part" if parts else "random")]
