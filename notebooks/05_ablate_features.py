@@ -83,7 +83,7 @@ drawn_ids = frozen.query("chosen == 'random'")["feature_id"].tolist()
 print(f"{len(frozen)} claims to test: {frozen['chosen'].value_counts().to_dict()}")
 
 # %% [markdown]
-# ## What do the interventions do to one feature?
+# ## What do blurring and removal do to one feature?
 #
 # We take one feature of the network's end, the first of the best matches (on photographs: the first random one), and
 # the picture of half B in which it is strongest. We blur the patch under its peak. In the hangar, we also render the
